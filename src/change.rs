@@ -1,0 +1,127 @@
+//! What can happen to the state, and the numbered record of it.
+//!
+//! A record is at once a line of the state log, the input of [`Registry::apply`] and the source of
+//! one audit event, so these three cannot disagree.
+//!
+//! [`Registry::apply`]: crate::registry::Registry::apply
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    lease::{Client, EndReason, InstanceId, Lease, ProjectPath, ServiceName, Timestamp},
+    port::{Port, Protocol},
+    service_type::ServiceTypeName,
+};
+
+/// One change, with its number.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The number of the change: one more than that of the change before, for the life of a state
+    /// folder.
+    pub seq: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// Who asked for it, unless the service did it by itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub client: Option<Client>,
+    /// What happened.
+    #[serde(flatten)]
+    pub change: Change,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Change {
+    /// A port was leased.
+    Allocate {
+        /// The new lease.
+        lease: Arc<Lease>,
+    },
+    /// A caller was given the lease of a singleton that was there already.
+    Reuse {
+        /// The lease.
+        lease: Arc<Lease>,
+    },
+    /// A lease ended because somebody asked for it.
+    Release {
+        /// The lease as it was.
+        lease: Arc<Lease>,
+        /// Why it ended.
+        reason: EndReason,
+    },
+    /// A lease ended by itself.
+    Expire {
+        /// The lease as it was.
+        lease: Arc<Lease>,
+        /// Why it ended.
+        reason: EndReason,
+    },
+    /// A well-formed request was refused.
+    Deny(Denial),
+    /// The configuration was read anew and differs.
+    ConfigReload {
+        /// Service types that are there now and were not.
+        #[serde(default)]
+        added: Vec<ServiceTypeName>,
+        /// Service types that are gone.
+        #[serde(default)]
+        removed: Vec<ServiceTypeName>,
+    },
+    /// The configuration has a problem; the rest of it is in force.
+    ConfigError {
+        /// Where it is and what to do.
+        reason: String,
+    },
+    /// Something of the stored state was damaged.
+    Recover {
+        /// What was lost, and where the damaged file is now.
+        reason: String,
+    },
+}
+
+/// Who was refused what, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denial {
+    /// The class of service that was asked for.
+    pub service_type: ServiceTypeName,
+    /// The service that it was for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub service_name: Option<ServiceName>,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub instance_id: Option<InstanceId>,
+    /// The checkout that it was for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub project_path: Option<ProjectPath>,
+    /// The asked port.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub port: Option<Port>,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The code of the error that was answered.
+    pub reason: String,
+}
+
+impl Change {
+    /// The lease that it is about.
+    pub fn lease(&self) -> Option<&Arc<Lease>> {
+        match self {
+            Self::Allocate { lease }
+            | Self::Reuse { lease }
+            | Self::Release { lease, .. }
+            | Self::Expire { lease, .. } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// The end of that lease for that reason.
+    pub fn end(lease: Arc<Lease>, reason: EndReason) -> Self {
+        match reason {
+            EndReason::Released => Self::Release { lease, reason },
+            EndReason::NewBoot | EndReason::NotDurable => Self::Expire { lease, reason },
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Errors: one enum of kinds, and one table that says what each is called at every door.
+
+use std::fmt;
+
+use crate::service_type::ServiceTypeName;
+
+/// Why a request was refused, in words for the person who asked and with what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    /// The kind; it decides names and codes.
+    pub kind: ErrorKind,
+    /// What is wrong, and why.
+    pub message: String,
+    /// What to do about it, best first.
+    pub suggestions: Vec<String>,
+}
+
+/// The kinds of refusal. [`ErrorKind::names`] is the table of what they are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The request itself is wrong; nothing was changed.
+    InvalidArgument,
+    /// No service type of that name.
+    UnknownServiceType,
+    /// The asked port is leased, busy or excluded, and no other was wanted.
+    PortInUse,
+    /// No port of the type's range is free.
+    PoolExhausted,
+    /// No live lease of that id.
+    NoSuchLease,
+    /// Ranges for unknown types are switched off.
+    AutoAllocationDisabled,
+    /// A configured limit is reached.
+    LimitExceeded,
+    /// The state could not be written, so nothing was granted or released.
+    Storage,
+}
+
+/// What a kind of error is called at each door.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorNames {
+    /// The last part of the D-Bus error name, and the `code` of an HTTP answer.
+    pub code: &'static str,
+    /// The HTTP status (RFC 9110).
+    pub status: u16,
+}
+
+impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::InvalidArgument,
+        Self::UnknownServiceType,
+        Self::PortInUse,
+        Self::PoolExhausted,
+        Self::NoSuchLease,
+        Self::AutoAllocationDisabled,
+        Self::LimitExceeded,
+        Self::Storage,
+    ];
+
+    /// The table.
+    pub const fn names(self) -> ErrorNames {
+        let (code, status) = match self {
+            Self::InvalidArgument => ("InvalidArgument", 400),
+            Self::UnknownServiceType => ("UnknownServiceType", 404),
+            Self::PortInUse => ("PortInUse", 409),
+            Self::PoolExhausted => ("PoolExhausted", 503),
+            Self::NoSuchLease => ("NoSuchLease", 404),
+            Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403),
+            Self::LimitExceeded => ("LimitExceeded", 429),
+            Self::Storage => ("Storage", 507),
+        };
+        ErrorNames { code, status }
+    }
+
+    /// The kind with that code.
+    pub fn from_code(code: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.names().code == code)
+    }
+}
+
+impl Error {
+    /// An error of that kind, without suggestions.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), suggestions: Vec::new() }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn suggest(mut self, suggestion: impl Into<String>) -> Self {
+        self.suggestions.push(suggestion.into());
+        self
+    }
+
+    /// The request is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// The state could not be written.
+    pub fn storage(cause: &dyn fmt::Display) -> Self {
+        Self::new(
+            ErrorKind::Storage,
+            format!("the change could not be stored, so nothing was changed: {cause}"),
+        )
+        .suggest("free some disk space or make the state folder writable, then try again")
+    }
+
+    pub(crate) fn unknown_service_type<'a>(
+        name: &ServiceTypeName,
+        nearest: Option<&str>,
+        known: impl Iterator<Item = &'a str>,
+    ) -> Self {
+        let error = Self::new(
+            ErrorKind::UnknownServiceType,
+            format!("there is no service type {:?}", name.as_str()),
+        );
+        let known = known.collect::<Vec<_>>().join(", ");
+        match nearest {
+            Some(nearest) => error.suggest(format!("did you mean {nearest:?}?")),
+            None => error,
+        }
+        .suggest(format!("the known types are: {known}"))
+        .suggest("add the type under \"service_types\" in ~/.config/styxy/config.json")
+    }
+}
+
+/// The message with its first suggestion, for doors that have one line.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match self.suggestions.first() {
+            Some(first) => write!(f, "; {first}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_code_of_its_own() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(ErrorKind::from_code(kind.names().code), Some(kind));
+            assert!((400..600).contains(&kind.names().status));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+pub mod change;
+pub mod config;
+pub mod error;
+pub mod lease;
+pub mod port;
+pub mod registry;
+pub mod request;
+pub mod service_type;
+pub mod value;
+mod word;

@@ -1,0 +1,178 @@
+//! Ports, protocols and port ranges, as types that cannot hold a wrong value.
+
+use std::{fmt, num::NonZeroU16, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// A port number, 1 to 65535.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Port(NonZeroU16);
+
+impl Port {
+    /// The highest port.
+    pub const MAX: Self = Self(NonZeroU16::MAX);
+
+    /// Returns the port of that number; `None` for 0 and for more than 65535.
+    pub fn new(number: u64) -> Option<Self> {
+        u16::try_from(number).ok().and_then(NonZeroU16::new).map(Self)
+    }
+
+    /// The number.
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+
+    /// Whether browsers refuse to connect to this port: the ["bad ports" of the Fetch
+    /// standard](https://fetch.spec.whatwg.org/#port-blocking).
+    pub fn is_refused_by_browsers(self) -> bool {
+        BAD_PORTS.binary_search(&self.get()).is_ok()
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Port {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        text.parse().ok().and_then(Self::new).ok_or_else(|| {
+            Error::invalid(format!("{text:?} is not a port: give a number from 1 to 65535"))
+        })
+    }
+}
+
+/// <https://fetch.spec.whatwg.org/#bad-port>, ascending.
+const BAD_PORTS: [u16; 82] = [
+    1, 7, 9, 11, 13, 15, 17, 19, 20, 21, 22, 23, 25, 37, 42, 43, 53, 69, 77, 79, 87, 95, 101, 102,
+    103, 104, 109, 110, 111, 113, 115, 117, 119, 123, 135, 137, 139, 143, 161, 179, 389, 427, 465,
+    512, 513, 514, 515, 526, 530, 531, 532, 540, 548, 554, 556, 563, 587, 601, 636, 989, 990, 993,
+    995, 1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, 6665, 6666, 6667, 6668,
+    6669, 6679, 6697, 10080,
+];
+
+/// The transport protocol that a lease counts for.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, the default.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    /// The word for it in every interface: `tcp` or `udp`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Protocol {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "tcp" => Ok(Self::Tcp),
+            "udp" => Ok(Self::Udp),
+            _ => {
+                Err(Error::invalid(format!("{text:?} is not a protocol: give \"tcp\" or \"udp\"")))
+            }
+        }
+    }
+}
+
+/// Ports from `first` to `last`, both included, never reversed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRange {
+    first: Port,
+    last: Port,
+}
+
+impl PortRange {
+    /// Returns the range; `None` if `first` is above `last`.
+    pub fn new(first: Port, last: Port) -> Option<Self> {
+        (first <= last).then_some(Self { first, last })
+    }
+
+    /// The lowest port.
+    pub fn first(self) -> Port {
+        self.first
+    }
+
+    /// The highest port.
+    pub fn last(self) -> Port {
+        self.last
+    }
+
+    /// How many ports it has.
+    pub fn len(self) -> usize {
+        usize::from(self.last.get() - self.first.get()) + 1
+    }
+
+    /// Always false: a range has at least one port.
+    pub fn is_empty(self) -> bool {
+        false
+    }
+
+    /// Whether the port lies in it.
+    pub fn contains(self, port: Port) -> bool {
+        self.first <= port && port <= self.last
+    }
+
+    /// Whether a port lies in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_and_too_large_are_not_ports() {
+        assert!(Port::new(0).is_none());
+        assert!(Port::new(65_536).is_none());
+        assert_eq!(Port::new(65_535), Some(Port::MAX));
+    }
+
+    #[test]
+    fn the_list_of_bad_ports_is_sorted_so_that_it_can_be_searched() {
+        assert!(BAD_PORTS.is_sorted());
+        assert!(Port::new(6000).unwrap().is_refused_by_browsers());
+        assert!(!Port::new(6006).unwrap().is_refused_by_browsers());
+    }
+
+    #[test]
+    fn a_range_is_never_reversed() {
+        let (low, high) = (Port::new(3000).unwrap(), Port::new(3099).unwrap());
+        assert!(PortRange::new(high, low).is_none());
+        assert_eq!(PortRange::new(low, high).unwrap().len(), 100);
+        assert_eq!(PortRange::new(low, low).unwrap().len(), 1);
+    }
+}

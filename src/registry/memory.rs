@@ -1,0 +1,95 @@
+//! Which project had which port last.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use super::port_set::PortSet;
+use crate::{
+    lease::MemoryKey,
+    port::{Port, Protocol},
+};
+
+/// The remembered ports. Ages are counted in numbers of changes: a lower one is older.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    by_key: HashMap<Arc<MemoryKey>, (Port, u64)>,
+    by_age: BTreeMap<u64, Arc<MemoryKey>>,
+    by_port: HashMap<(Protocol, Port), BTreeSet<u64>>,
+    tcp: PortSet,
+    udp: PortSet,
+}
+
+impl Memory {
+    /// Remembers the port for that key instead of the one that it had, and forgets the oldest
+    /// beyond `most`.
+    pub(super) fn remember(&mut self, key: MemoryKey, port: Port, age: u64, most: usize) {
+        self.forget(&key);
+        let key = Arc::new(key);
+        self.by_port.entry((key.protocol, port)).or_default().insert(age);
+        self.set(key.protocol).insert(port);
+        self.by_age.insert(age, Arc::clone(&key));
+        self.by_key.insert(key, (port, age));
+        while self.by_key.len() > most.max(1) {
+            let oldest = self.by_age.values().next().map(Arc::clone);
+            self.forget(&oldest.expect("every key has an age"));
+        }
+    }
+
+    fn forget(&mut self, key: &MemoryKey) {
+        let Some((port, age)) = self.by_key.remove(key) else {
+            return;
+        };
+        self.by_age.remove(&age);
+        let place = (key.protocol, port);
+        if let Some(ages) = self.by_port.get_mut(&place) {
+            ages.remove(&age);
+            if ages.is_empty() {
+                self.by_port.remove(&place);
+                self.set(key.protocol).remove(port);
+            }
+        }
+    }
+
+    /// The port that the key had last.
+    pub fn get(&self, key: &MemoryKey) -> Option<Port> {
+        self.by_key.get(key).map(|(port, _)| *port)
+    }
+
+    /// The ports that anybody remembers.
+    pub(super) fn ports(&self, protocol: Protocol) -> &PortSet {
+        match protocol {
+            Protocol::Tcp => &self.tcp,
+            Protocol::Udp => &self.udp,
+        }
+    }
+
+    /// When somebody who remembers the port had it last.
+    pub(super) fn age(&self, protocol: Protocol, port: Port) -> u64 {
+        let ages = self.by_port.get(&(protocol, port));
+        ages.and_then(BTreeSet::last).copied().unwrap_or(0)
+    }
+
+    /// Everything that is remembered, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, Port, u64)> {
+        self.by_age.iter().map(|(age, key)| (key, self.by_key[key].0, *age))
+    }
+
+    /// How many keys are remembered.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
+    fn set(&mut self, protocol: Protocol) -> &mut PortSet {
+        match protocol {
+            Protocol::Tcp => &mut self.tcp,
+            Protocol::Udp => &mut self.udp,
+        }
+    }
+}
