@@ -1,10 +1,12 @@
 pub mod change;
 pub mod config;
 pub mod error;
+pub mod kernel;
 pub mod lease;
 pub mod port;
 pub mod registry;
 pub mod request;
 pub mod service_type;
+pub mod state;
 pub mod value;
 mod word;

@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(absent(&set, 62, 66), [62, 65, 66]);
         assert_eq!(absent(&set, 127, 129), [127, 129]);
         assert_eq!(absent(&set, 65_534, 65_535), [65_534]);
-        assert_eq!(absent(&set, 64, 64), []);
+        assert!(absent(&set, 64, 64).is_empty());
         assert_eq!(absent(&set, 1, 65_535).len(), 65_535 - 4);
     }
 

@@ -1,0 +1,131 @@
+//! One line of a state file: a checksum, a space, a JSON value, a line feed.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{
+    change::Record,
+    lease::{Lease, MemoryKey},
+    port::Port,
+};
+
+/// The version of the format. A file of another version is set aside unread.
+pub const VERSION: u32 = 1;
+
+/// What a line says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Line {
+    /// The first line of every file.
+    Header(Header),
+    /// A change (in a log).
+    Record(Record),
+    /// Every audit event up to this number is in the journal (in a log).
+    Confirmed(u64),
+    /// The machine was started anew; the boot's id (in a log).
+    Boot(String),
+    /// A live lease (in a snapshot).
+    Lease(Lease),
+    /// A remembered port (in a snapshot).
+    Memory(Memory),
+    /// The last line of a snapshot, with the number of lines between it and the header.
+    End(usize),
+}
+
+/// The first line of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Of the format.
+    pub version: u32,
+    /// Names this state folder; with the number of a change it names the change.
+    pub state_id: String,
+    /// The boot that the leases belong to.
+    pub boot_id: String,
+    /// The number of the last change before this file.
+    pub seq: u64,
+    /// Every audit event up to this number is in the journal.
+    pub confirmed: u64,
+}
+
+/// A remembered port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// What it is remembered for.
+    pub key: MemoryKey,
+    /// The port.
+    pub port: Port,
+    /// The number of the change that it was granted by.
+    pub seq: u64,
+}
+
+/// Only the version, which every version of the format has.
+#[derive(Deserialize)]
+struct AnyHeader {
+    header: AnyVersion,
+}
+
+#[derive(Deserialize)]
+struct AnyVersion {
+    version: u32,
+}
+
+/// Why a line cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// The checksum is wrong, or there is none.
+    Damaged,
+    /// It was written whole, by another version of the format.
+    Version(u32),
+}
+
+/// Adds a line to a buffer.
+pub fn write(buffer: &mut Vec<u8>, line: &Line) {
+    let start = buffer.len();
+    buffer.extend_from_slice(b"00000000 ");
+    serde_json::to_writer(&mut *buffer, line).expect("a line is plain data, and memory takes it");
+    let sum = format!("{:08x}", crc32fast::hash(&buffer[start + 9..]));
+    buffer[start..start + 8].copy_from_slice(sum.as_bytes());
+    buffer.push(b'\n');
+}
+
+/// Reads a line, without its line feed.
+pub fn read(bytes: &[u8]) -> Result<Line, Unreadable> {
+    let json = checked(bytes).ok_or(Unreadable::Damaged)?;
+    if let Some(AnyHeader { header: AnyVersion { version } }) = parse(json)
+        && version != VERSION
+    {
+        return Err(Unreadable::Version(version));
+    }
+    parse(json).ok_or(Unreadable::Damaged)
+}
+
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
+    let (sum, json) = bytes.split_at_checked(9)?;
+    let sum = std::str::from_utf8(sum.strip_suffix(b" ")?).ok()?;
+    let sum = u32::from_str_radix(sum, 16).ok()?;
+    (sum == crc32fast::hash(json)).then_some(json)
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
+    serde_json::from_slice(json).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flipped_bit_is_noticed_wherever_it_is() {
+        let mut buffer = Vec::new();
+        write(&mut buffer, &Line::Confirmed(42));
+        buffer.pop();
+        assert_eq!(read(&buffer), Ok(Line::Confirmed(42)));
+        for bit in 0..buffer.len() * 8 {
+            let mut flipped = buffer.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // A hexadecimal digit has two cases, which say the same.
+            if !flipped.eq_ignore_ascii_case(&buffer) {
+                assert_eq!(read(&flipped), Err(Unreadable::Damaged), "bit {bit}");
+            }
+        }
+    }
+}

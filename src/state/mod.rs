@@ -1,0 +1,85 @@
+//! What must outlive the process: an append-only log and a snapshot, in a private folder.
+//!
+//! The files are numbered by generation. `snapshot.N` is the state at the moment when `log.N` began,
+//! so the state is the newest snapshot and every log from its generation on, in order. Both are
+//! lines of JSON, each with a checksum in front. A log is also the queue of the audit: it is deleted
+//! only when a newer snapshot is durable and its events are known to be in the journal.
+//!
+//! - [`line`]: what a line says, and how it is written and read
+//! - [`store`]: appending, syncing, compacting
+//! - [`recover`]: what is read at the start, and what happens with damage
+//! - [`reader`]: the log as the audit reads it
+
+pub mod line;
+pub mod reader;
+pub mod recover;
+pub mod store;
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+pub use reader::Reader;
+pub use store::{OpenError, Snapshot, Store};
+
+/// The two kinds of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Snapshot,
+    Log,
+}
+
+/// A file's kind and generation, which are its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Name {
+    kind: Kind,
+    generation: u64,
+}
+
+impl Name {
+    fn log(generation: u64) -> Self {
+        Self { kind: Kind::Log, generation }
+    }
+
+    fn snapshot(generation: u64) -> Self {
+        Self { kind: Kind::Snapshot, generation }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (kind, generation) = name.split_once('.')?;
+        let kind = match kind {
+            "snapshot" => Kind::Snapshot,
+            "log" => Kind::Log,
+            _ => return None,
+        };
+        Some(Self { kind, generation: generation.parse().ok()? })
+    }
+
+    fn path(self, folder: &Path) -> PathBuf {
+        folder.join(self.to_string())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            Kind::Snapshot => "snapshot",
+            Kind::Log => "log",
+        };
+        write!(f, "{kind}.{:08}", self.generation)
+    }
+}
+
+/// The state files of a folder, the oldest generation first.
+fn files(folder: &Path) -> io::Result<Vec<Name>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        names.extend(entry?.file_name().to_str().and_then(Name::parse));
+    }
+    names.sort_unstable_by_key(|name| name.generation);
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests;

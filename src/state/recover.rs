@@ -1,0 +1,216 @@
+//! What is read at the start, and what happens with damage.
+//!
+//! - The end of the newest log without a line feed is a write that the end of the process (or of the
+//!   power) cut short. It was never acknowledged: it is cut off and reported.
+//! - Anything else that cannot be read is damage. The file is kept beside the others under a name
+//!   with the time, everything readable counts, and a new snapshot replaces it.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Kind, Name, files,
+    line::{self, Header, Line, Unreadable},
+    store::now_in_a_name,
+};
+use crate::registry::Registry;
+
+/// What the files say, beside what went into the registry.
+#[derive(Debug, Default)]
+pub(super) struct Recovered {
+    /// The newest generation there is, as a log.
+    pub(super) newest: Option<Name>,
+    /// How much of the newest log is good.
+    pub(super) length: u64,
+    /// How long the snapshot is.
+    pub(super) snapshot_length: u64,
+    /// The first header that could be read, with the boot that was marked last.
+    pub(super) header: Option<Header>,
+    /// The number of the last change.
+    pub(super) seq: u64,
+    /// The number of the last confirmed event.
+    pub(super) confirmed: u64,
+    /// What was damaged, for people.
+    pub(super) damage: Vec<String>,
+    /// That the end of the log was cut off, for people.
+    pub(super) torn: Option<String>,
+    aside: Vec<Aside>,
+}
+
+/// A damaged file and where it is to be kept.
+#[derive(Debug)]
+struct Aside {
+    from: PathBuf,
+    to: PathBuf,
+    /// Whether the file itself stays until a new snapshot has replaced it: something of it is good.
+    copy: bool,
+}
+
+/// Reads all state files into the registry.
+pub(super) fn read(folder: &Path, registry: &mut Registry) -> io::Result<Recovered> {
+    let mut recovered = Recovered::default();
+    remove_partial_files(folder)?;
+    let names = files(folder)?;
+    let newest_of = |kind| names.iter().rev().find(move |name| name.kind == kind).copied();
+    let snapshot = newest_of(Kind::Snapshot);
+    if let Some(snapshot) = snapshot {
+        recovered.read_file(folder, snapshot, false, registry);
+    }
+    let from = snapshot.map_or(0, |name| name.generation);
+    let newest = newest_of(Kind::Log).filter(|name| name.generation >= from);
+    for name in names.iter().filter(|n| n.kind == Kind::Log && n.generation >= from) {
+        recovered.read_file(folder, *name, Some(*name) == newest, registry);
+    }
+    recovered.newest = newest;
+    if newest.is_none()
+        && let Some(snapshot) = snapshot
+    {
+        recovered.newest = Some(Name::log(snapshot.generation));
+        recovered.damage.push(format!(
+            "{} is missing: changes after {snapshot} are lost, if there were any",
+            Name::log(snapshot.generation)
+        ));
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    fn read_file(&mut self, folder: &Path, name: Name, newest: bool, registry: &mut Registry) {
+        let path = name.path(folder);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                return self.damaged(folder, name, &format!("cannot be read ({error})"), false);
+            }
+        };
+        let mut lines = bytes.split(|byte| *byte == b'\n');
+        // What is behind the last line feed: nothing, or an unfinished line.
+        let tail = lines.next_back().unwrap_or_default();
+        let (mut good, mut bad, mut missing) = (0, 0, 0);
+        let mut end = None;
+        for (index, bytes) in lines.enumerate() {
+            match line::read(bytes) {
+                Ok(Line::Header(_)) if index != 0 => bad += 1,
+                Ok(Line::End(count)) => end = Some(count),
+                Ok(line) => {
+                    good += usize::from(matches!(line, Line::Lease(_) | Line::Memory(_)));
+                    missing += self.take(line, registry);
+                }
+                Err(Unreadable::Version(version)) => {
+                    let what = format!("has the unknown version {version} and was not read");
+                    return self.damaged(folder, name, &what, false);
+                }
+                Err(Unreadable::Damaged) => bad += 1,
+            }
+        }
+        let mut problems = Vec::new();
+        if bad > 0 {
+            problems.push(format!("has {bad} damaged lines"));
+        }
+        if missing > 0 {
+            problems.push(format!("lacks {missing} changes"));
+        }
+        match name.kind {
+            Kind::Snapshot => {
+                self.snapshot_length = bytes.len() as u64;
+                match end {
+                    Some(count) if count == good => {}
+                    Some(count) => problems.push(format!("has {good} of {count} entries")),
+                    None => problems.push(format!("lacks its end; {good} entries were read")),
+                }
+            }
+            Kind::Log if newest => {
+                self.length = (bytes.len() - tail.len()) as u64;
+                if !tail.is_empty() {
+                    self.torn = Some(format!(
+                        "the last line of {name} was written only in part ({} bytes) and was cut off",
+                        tail.len()
+                    ));
+                }
+            }
+            Kind::Log if !tail.is_empty() => problems.push("ends within a line".to_owned()),
+            Kind::Log => {}
+        }
+        if !problems.is_empty() {
+            self.damaged(folder, name, &problems.join(", "), true);
+        }
+    }
+
+    /// Takes what a line says; returns how many changes are missing before it.
+    fn take(&mut self, line: Line, registry: &mut Registry) -> u64 {
+        match line {
+            Line::Header(header) => {
+                self.confirmed = self.confirmed.max(header.confirmed);
+                let missing = header.seq.saturating_sub(self.seq);
+                self.seq = self.seq.max(header.seq);
+                // The first header says where the state begins; what a later one skips is lost.
+                if self.header.is_some() {
+                    return missing;
+                }
+                self.header = Some(header);
+                0
+            }
+            Line::Record(record) => {
+                if record.seq <= self.seq {
+                    return 0;
+                }
+                let known = self.header.is_some() || self.seq > 0;
+                let missing = if known { record.seq - self.seq - 1 } else { 0 };
+                registry.apply(record.seq, &record.change);
+                self.seq = record.seq;
+                missing
+            }
+            Line::Confirmed(seq) => {
+                self.confirmed = self.confirmed.max(seq);
+                0
+            }
+            Line::Boot(boot_id) => {
+                if let Some(header) = &mut self.header {
+                    header.boot_id = boot_id;
+                }
+                0
+            }
+            Line::Lease(lease) => {
+                registry.insert(Arc::new(lease));
+                0
+            }
+            Line::Memory(memory) => {
+                registry.remember(memory.key, memory.port, memory.seq);
+                0
+            }
+            Line::End(_) => 0,
+        }
+    }
+
+    fn damaged(&mut self, folder: &Path, name: Name, what: &str, copy: bool) {
+        let aside = format!("damaged.{}.{name}", now_in_a_name());
+        self.damage.push(format!("{name} {what}; it is kept as {aside}"));
+        self.aside.push(Aside { from: name.path(folder), to: folder.join(aside), copy });
+    }
+
+    /// Keeps the damaged files under their new names.
+    pub(super) fn set_aside(&self) -> io::Result<()> {
+        for Aside { from, to, copy } in &self.aside {
+            if *copy {
+                fs::copy(from, to)?;
+            } else {
+                fs::rename(from, to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Leftovers of a snapshot that was being written.
+fn remove_partial_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "tmp") {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
+}

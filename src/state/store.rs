@@ -1,0 +1,370 @@
+//! Appending, syncing and compacting.
+
+use std::{
+    fmt,
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io::{self, BufWriter, Write},
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::{
+    Kind, Name, files,
+    line::{self, Header, Line, Memory, VERSION},
+    recover,
+};
+use crate::{
+    change::Record,
+    lease::{Lease, Timestamp},
+    registry::Registry,
+};
+
+/// A log below this size is never compacted.
+const SMALL: u64 = 256 * 1024;
+
+/// The state folder, opened and locked: one service for each.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    _lock: Flock<File>,
+    generation: u64,
+    log: Arc<File>,
+    length: u64,
+    /// Whether a failed write may have left bytes behind `length`.
+    dirty: bool,
+    header: Header,
+    snapshot: SnapshotOnDisk,
+    buffer: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct SnapshotOnDisk {
+    generation: u64,
+    length: u64,
+}
+
+/// Why a state folder cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// Another service has it.
+    Locked(PathBuf),
+    /// It cannot be read or written.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(folder) => write!(
+                f,
+                "another styxy service uses the state folder {}: there can be one for each folder",
+                folder.display()
+            ),
+            Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+/// What `open` found.
+#[derive(Debug)]
+pub struct Opened {
+    /// The folder.
+    pub store: Store,
+    /// What was damaged, for a `recover` event each.
+    pub damage: Vec<String>,
+    /// Whether the leases are of another boot, and void.
+    pub other_boot: bool,
+}
+
+impl Store {
+    /// Opens the folder, made if need be, and puts what it has into the registry.
+    pub fn open(
+        folder: &Path,
+        boot_id: &str,
+        registry: &mut Registry,
+    ) -> Result<Opened, OpenError> {
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Io(path, error)
+        };
+        private_folder(folder).map_err(at(folder))?;
+        let lock = lock(folder)?;
+        let recovered = recover::read(folder, registry).map_err(at(folder))?;
+        let newest = recovered.newest;
+        let damage = recovered.damage.clone();
+        let mut header = recovered.header.clone().unwrap_or_else(|| Header {
+            version: VERSION,
+            state_id: uuid::Uuid::new_v4().to_string(),
+            boot_id: boot_id.to_owned(),
+            seq: 0,
+            confirmed: 0,
+        });
+        header.seq = header.seq.max(recovered.seq);
+        header.confirmed = header.confirmed.max(recovered.confirmed);
+        let other_boot = header.boot_id != boot_id;
+
+        let name = match newest {
+            Some(name) if damage.is_empty() => name,
+            // What is left of damaged files is written anew, beside them.
+            newest => Name::log(newest.map_or(1, |name| name.generation + 1)),
+        };
+        let path = name.path(folder);
+        let (log, length) = if damage.is_empty() && recovered.length > 0 {
+            (continue_log(&path, recovered.length).map_err(at(&path))?, recovered.length)
+        } else {
+            begin_log(&path, &header).map_err(at(&path))?
+        };
+        let mut store = Self {
+            folder: folder.to_owned(),
+            _lock: lock,
+            generation: name.generation,
+            log,
+            length,
+            dirty: false,
+            header,
+            snapshot: SnapshotOnDisk { generation: 0, length: recovered.snapshot_length },
+            buffer: Vec::new(),
+        };
+        if !damage.is_empty() {
+            recovered.set_aside().map_err(at(folder))?;
+            let snapshot = store.snapshot_of(registry);
+            let length = snapshot.write().map_err(at(folder))?;
+            store.compacted(snapshot.generation, length);
+        }
+        store.header.boot_id = boot_id.to_owned();
+        let damage = damage.into_iter().chain(recovered.torn).collect();
+        Ok(Opened { store, damage, other_boot })
+    }
+
+    /// The number of the last change.
+    pub fn seq(&self) -> u64 {
+        self.header.seq
+    }
+
+    /// The number up to which every audit event is known to be in the journal.
+    pub fn confirmed(&self) -> u64 {
+        self.header.confirmed
+    }
+
+    /// The name of this state folder for good.
+    pub fn state_id(&self) -> &str {
+        &self.header.state_id
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The log, to be synced.
+    pub fn log(&self) -> Arc<File> {
+        Arc::clone(&self.log)
+    }
+
+    /// Writes records, all or none, in one write. Their numbers must follow [`Store::seq`].
+    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        for (record, seq) in records.iter().zip(self.header.seq + 1..) {
+            debug_assert_eq!(record.seq, seq);
+            line::write(&mut buffer, &Line::Record(record.clone()));
+        }
+        let result = self.write(&buffer);
+        self.buffer = buffer;
+        result?;
+        self.header.seq += records.len() as u64;
+        Ok(())
+    }
+
+    /// Notes that the leases of before are void and that what follows is of this boot.
+    pub fn mark_boot(&mut self) -> io::Result<()> {
+        let boot = Line::Boot(self.header.boot_id.clone());
+        self.mark(&boot)
+    }
+
+    /// Notes that every audit event up to this number is in the journal.
+    pub fn mark_confirmed(&mut self, seq: u64) -> io::Result<()> {
+        self.header.confirmed = seq;
+        self.mark(&Line::Confirmed(seq))
+    }
+
+    fn mark(&mut self, line: &Line) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        line::write(&mut buffer, line);
+        self.write(&buffer)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.dirty {
+            self.log.set_len(self.length)?;
+            self.dirty = false;
+        }
+        if let Err(error) = self.log.write_all_at(bytes, self.length) {
+            // A full disk may have taken a part of it, which must not stay.
+            self.dirty = self.log.set_len(self.length).is_err();
+            return Err(error);
+        }
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Whether the log has grown to several times what it stands for.
+    pub fn wants_compaction(&self) -> bool {
+        self.length > SMALL.max(3 * self.snapshot.length)
+    }
+
+    /// Begins a new log, and gives the snapshot that makes the old ones superfluous once it is
+    /// written. That can be done elsewhere; until then nothing is lost.
+    pub fn rotate(&mut self, registry: &Registry) -> io::Result<(Snapshot, Arc<File>)> {
+        let name = Name::log(self.generation + 1);
+        let (log, length) = begin_log(&name.path(&self.folder), &self.header)?;
+        let old = std::mem::replace(&mut self.log, log);
+        self.generation = name.generation;
+        self.length = length;
+        self.dirty = false;
+        Ok((self.snapshot_of(registry), old))
+    }
+
+    fn snapshot_of(&self, registry: &Registry) -> Snapshot {
+        Snapshot {
+            folder: self.folder.clone(),
+            generation: self.generation,
+            header: self.header.clone(),
+            leases: registry.iter().map(Arc::clone).collect(),
+            memory: registry
+                .memory()
+                .iter()
+                .map(|(key, port, seq)| Memory { key: (**key).clone(), port, seq })
+                .collect(),
+        }
+    }
+
+    /// Notes that the snapshot of that generation is on disk.
+    pub fn compacted(&mut self, generation: u64, length: u64) {
+        self.snapshot = SnapshotOnDisk { generation, length };
+    }
+
+    /// Deletes what a snapshot has replaced, but no log that the audit still reads.
+    pub fn prune(&self, audit_generation: u64) -> io::Result<()> {
+        for name in files(&self.folder)? {
+            let limit = match name.kind {
+                Kind::Snapshot => self.snapshot.generation,
+                Kind::Log => self.snapshot.generation.min(audit_generation),
+            };
+            if name.generation < limit {
+                fs::remove_file(name.path(&self.folder))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The state at one moment, to be written.
+#[derive(Debug)]
+pub struct Snapshot {
+    folder: PathBuf,
+    /// Its generation.
+    pub generation: u64,
+    header: Header,
+    leases: Vec<Arc<Lease>>,
+    memory: Vec<Memory>,
+}
+
+impl Snapshot {
+    /// Writes it, durably, under its name only when it is whole. Returns its length in bytes.
+    pub fn write(&self) -> io::Result<u64> {
+        let path = Name::snapshot(self.generation).path(&self.folder);
+        let partial = path.with_extension("tmp");
+        let written = self.write_to(&partial).and_then(|length| {
+            fs::rename(&partial, &path)?;
+            File::open(&self.folder)?.sync_all()?;
+            Ok(length)
+        });
+        if written.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        written
+    }
+
+    fn write_to(&self, path: &Path) -> io::Result<u64> {
+        let file = private_file().create(true).truncate(true).open(path)?;
+        let mut writer = BufWriter::new(&file);
+        let mut length = 0;
+        let leases = self.leases.iter().map(|lease| Line::Lease((**lease).clone()));
+        let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
+        let count = self.leases.len() + self.memory.len();
+        let mut buffer = Vec::new();
+        for line in std::iter::once(Line::Header(self.header.clone()))
+            .chain(leases)
+            .chain(memory)
+            .chain([Line::End(count)])
+        {
+            buffer.clear();
+            line::write(&mut buffer, &line);
+            writer.write_all(&buffer)?;
+            length += buffer.len() as u64;
+        }
+        writer.flush()?;
+        file.sync_all()?;
+        Ok(length)
+    }
+}
+
+fn begin_log(path: &Path, header: &Header) -> io::Result<(Arc<File>, u64)> {
+    let file = private_file().create(true).truncate(true).open(path)?;
+    let mut buffer = Vec::new();
+    line::write(&mut buffer, &Line::Header(header.clone()));
+    if let Err(error) = file.write_all_at(&buffer, 0) {
+        // A log without its header would count as damage.
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok((Arc::new(file), buffer.len() as u64))
+}
+
+/// Opens a log to go on with, without what a cut-off write has left behind its good part.
+fn continue_log(path: &Path, length: u64) -> io::Result<Arc<File>> {
+    let log = OpenOptions::new().read(true).write(true).open(path)?;
+    if log.metadata()?.len() != length {
+        log.set_len(length)?;
+    }
+    Ok(Arc::new(log))
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).mode(0o600);
+    options
+}
+
+fn private_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let mode = fs::metadata(folder)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
+    }
+    Ok(())
+}
+
+fn lock(folder: &Path) -> Result<Flock<File>, OpenError> {
+    let path = folder.join("lock");
+    let file = private_file()
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(|error| OpenError::Io(path.clone(), error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked(folder.to_owned()),
+        errno => OpenError::Io(path, errno.into()),
+    })
+}
+
+/// The present moment as a part of a file name.
+pub(super) fn now_in_a_name() -> String {
+    Timestamp::now().to_calendar().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
+}

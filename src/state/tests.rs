@@ -1,0 +1,368 @@
+use std::{
+    collections::BTreeSet,
+    fs::{self, OpenOptions, Permissions},
+    os::unix::fs::{FileExt, PermissionsExt},
+};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    change::{Change, Record},
+    config::Config,
+    lease::{EndReason, Lease, LeaseId, Timestamp},
+    port::{Port, Protocol},
+    registry::Registry,
+};
+
+struct Home {
+    folder: TempDir,
+}
+
+/// A store as a service has it: the state on disk, and the same in memory.
+struct Service {
+    store: Store,
+    registry: Registry,
+    damage: Vec<String>,
+    other_boot: bool,
+}
+
+impl Home {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("state")
+    }
+
+    fn open_in(&self, boot: &str) -> Result<Service, OpenError> {
+        let mut registry = Registry::new(Config::built_in().rules());
+        let opened = Store::open(&self.path(), boot, &mut registry)?;
+        let store::Opened { store, damage, other_boot } = opened;
+        Ok(Service { store, registry, damage, other_boot })
+    }
+
+    fn open(&self) -> Service {
+        self.open_in("boot").unwrap()
+    }
+
+    fn file(&self, name: &str) -> std::path::PathBuf {
+        self.path().join(name)
+    }
+
+    fn set_aside(&self) -> usize {
+        let names = fs::read_dir(self.path()).unwrap();
+        names
+            .filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("damaged."))
+            .count()
+    }
+}
+
+impl Service {
+    fn change(&mut self, change: Change) {
+        let seq = self.store.seq() + 1;
+        let record = Record { seq, at: Timestamp(seq), client: None, change };
+        self.store.append(std::slice::from_ref(&record)).unwrap();
+        self.registry.apply(seq, &record.change);
+    }
+
+    fn grant(&mut self, port: u64) {
+        self.change(Change::Allocate { lease: lease(port).into() });
+    }
+
+    fn release(&mut self, port: u64) {
+        let lease = lease(port).into();
+        self.change(Change::Release { lease, reason: EndReason::Released });
+    }
+
+    fn ports(&self) -> BTreeSet<u64> {
+        self.registry.iter().map(|lease| lease.port.get().into()).collect()
+    }
+
+    fn compact(&mut self) {
+        let (snapshot, _) = self.store.rotate(&self.registry).unwrap();
+        let length = snapshot.write().unwrap();
+        self.store.compacted(snapshot.generation, length);
+    }
+}
+
+fn lease(port: u64) -> Lease {
+    Lease {
+        lease_id: LeaseId::from_number(port.into()),
+        port: Port::new(port).unwrap(),
+        protocol: Protocol::Tcp,
+        service_type: "dev".parse().unwrap(),
+        service_name: Some("web".parse().unwrap()),
+        instance_id: None,
+        project_path: Some(format!("/home/dev/{port}").parse().unwrap()),
+        singleton: false,
+        since: Timestamp(port),
+    }
+}
+
+#[test]
+fn what_was_written_is_there_after_a_start() {
+    let home = Home::new();
+    let mut service = home.open();
+    for port in 3000..3010 {
+        service.grant(port);
+    }
+    service.release(3004);
+    let expected = service.ports();
+    drop(service);
+    let service = home.open();
+    assert_eq!(service.ports(), expected);
+    assert_eq!(service.store.seq(), 11);
+    assert_eq!(service.registry.memory().len(), 10);
+    assert_eq!(service.damage, [""; 0]);
+    assert!(!service.other_boot);
+}
+
+#[test]
+fn files_and_folder_are_private() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    assert_eq!(fs::metadata(home.path()).unwrap().permissions().mode() & 0o777, 0o700);
+    for entry in fs::read_dir(home.path()).unwrap() {
+        assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn a_second_service_is_told_and_the_first_left_alone() {
+    let home = Home::new();
+    let mut service = home.open();
+    assert!(matches!(home.open_in("boot"), Err(OpenError::Locked(_))));
+    service.grant(3000);
+    assert_eq!(service.ports().len(), 1);
+}
+
+#[test]
+fn a_log_cut_at_any_byte_keeps_every_whole_record() {
+    let home = Home::new();
+    let mut service = home.open();
+    let mut ends = vec![fs::metadata(home.file("log.00000001")).unwrap().len()];
+    for port in 3000..3004 {
+        service.grant(port);
+        ends.push(fs::metadata(home.file("log.00000001")).unwrap().len());
+    }
+    drop(service);
+    let whole = fs::read(home.file("log.00000001")).unwrap();
+    for cut in (0..=whole.len()).rev() {
+        fs::write(home.file("log.00000001"), &whole[..cut]).unwrap();
+        let mut service = home.open();
+        let kept = ends.iter().filter(|end| **end <= cut as u64).count().saturating_sub(1);
+        assert_eq!(service.ports().len(), kept, "cut at {cut}");
+        let torn = !ends.contains(&(cut as u64)) && cut > 0;
+        assert_eq!(service.damage.len(), usize::from(torn), "{:?} at {cut}", service.damage);
+        // It goes on as if nothing had been.
+        service.grant(3050);
+        drop(service);
+        let service = home.open();
+        assert_eq!(service.ports().len(), kept + 1, "after a cut at {cut}");
+        assert_eq!(service.damage, [""; 0]);
+    }
+    assert_eq!(home.set_aside(), 0);
+}
+
+#[test]
+fn a_flipped_bit_loses_its_line_at_most_and_the_file_is_kept() {
+    let home = Home::new();
+    let mut service = home.open();
+    for port in 3000..3004 {
+        service.grant(port);
+    }
+    drop(service);
+    let whole = fs::read(home.file("log.00000001")).unwrap();
+    for at in (0..whole.len()).step_by(7) {
+        let home = Home::new();
+        fs::create_dir(home.path()).unwrap();
+        let mut flipped = whole.clone();
+        flipped[at] ^= 4;
+        fs::write(home.file("log.00000001"), &flipped).unwrap();
+        let service = home.open();
+        let count = service.ports().len();
+        // A line feed that is gone joins two lines.
+        let least = if whole[at] == b'\n' { 2 } else { 3 };
+        assert!(count >= least, "{count} at {at}");
+        assert!(!service.damage.is_empty(), "at {at}");
+        let last = whole.len() - 1 == at;
+        assert_eq!(home.set_aside(), usize::from(!last), "at {at}");
+        drop(service);
+        let service = home.open();
+        assert_eq!(service.ports().len(), count, "at {at}");
+        assert_eq!(service.damage, [""; 0], "reported once, at {at}");
+    }
+}
+
+#[test]
+fn a_log_of_junk_is_set_aside_and_the_snapshot_still_counts() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    drop(service);
+    fs::write(home.file("log.00000002"), "junk\nmore junk\n").unwrap();
+    let service = home.open();
+    assert_eq!(service.ports(), [3000].into());
+    assert_eq!(service.damage.len(), 1);
+    assert_eq!(home.set_aside(), 1);
+}
+
+#[test]
+fn a_damaged_snapshot_keeps_the_entries_that_can_be_read() {
+    let home = Home::new();
+    let mut service = home.open();
+    for port in 3000..3010 {
+        service.grant(port);
+    }
+    service.compact();
+    service.grant(3010);
+    drop(service);
+    let path = home.file("snapshot.00000002");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 4;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let service = home.open();
+    assert_eq!(service.ports().len(), 10);
+    assert!(service.damage[0].contains("19 of 20 entries"), "{:?}", service.damage);
+    assert_eq!(home.set_aside(), 1);
+    drop(service);
+    assert_eq!(home.open().ports().len(), 10);
+}
+
+#[test]
+fn a_file_of_another_version_or_that_cannot_be_read_is_set_aside_whole() {
+    for unreadable in [false, true] {
+        let home = Home::new();
+        let mut service = home.open();
+        service.grant(3000);
+        drop(service);
+        let path = home.file("log.00000001");
+        fs::remove_file(&path).unwrap();
+        if unreadable {
+            // Not even root can read a folder as a file.
+            fs::create_dir(&path).unwrap();
+        } else {
+            let json = br#"{"header":{"version":2,"novelty":true}}"#;
+            let line = format!("{:08x} {}\n", crc32fast::hash(json), String::from_utf8_lossy(json));
+            fs::write(&path, line).unwrap();
+        }
+        let mut service = home.open();
+        assert_eq!(service.damage.len(), 1);
+        assert_eq!(home.set_aside(), 1);
+        service.grant(3001);
+        drop(service);
+        let service = home.open();
+        assert_eq!(service.ports(), [3001].into());
+        assert_eq!(service.damage, [""; 0]);
+    }
+}
+
+#[test]
+fn a_failed_write_leaves_nothing_behind() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    // What a full disk took of the next record.
+    let log = OpenOptions::new().write(true).open(home.file("log.00000001")).unwrap();
+    let length = log.metadata().unwrap().len();
+    log.write_all_at(b"12345678 {\"rec", length).unwrap();
+    service.grant(3001);
+    drop(service);
+    let service = home.open();
+    assert_eq!(service.ports(), [3000, 3001].into());
+    assert_eq!(service.damage, [""; 0]);
+}
+
+#[test]
+fn a_snapshot_replaces_the_logs_before_it_once_the_audit_has_read_them() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    service.store.prune(1).unwrap();
+    assert!(home.file("log.00000001").exists());
+    service.store.prune(2).unwrap();
+    assert!(!home.file("log.00000001").exists());
+    drop(service);
+    assert_eq!(home.open().ports(), [3000, 3001].into());
+}
+
+#[test]
+fn an_end_between_the_new_log_and_its_snapshot_loses_nothing() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    let (snapshot, _) = service.store.rotate(&service.registry).unwrap();
+    service.grant(3001);
+    drop((snapshot, service));
+    let mut service = home.open();
+    assert_eq!(service.ports(), [3000, 3001].into());
+    service.grant(3002);
+    drop(service);
+    assert_eq!(home.open().ports(), [3000, 3001, 3002].into());
+}
+
+#[test]
+fn another_boot_is_noticed_until_it_is_marked() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    drop(service);
+    assert!(home.open_in("next").unwrap().other_boot);
+    let mut service = home.open_in("next").unwrap();
+    assert!(service.other_boot);
+    service.store.mark_boot().unwrap();
+    drop(service);
+    assert!(!home.open_in("next").unwrap().other_boot);
+}
+
+#[test]
+fn the_reader_sees_every_record_once_across_generations_while_they_grow() {
+    let home = Home::new();
+    let mut service = home.open();
+    let mut reader = Reader::new(&home.path());
+    let mut seen = Vec::new();
+    for step in 0..200 {
+        service.grant(3000 + step);
+        if step % 50 == 49 {
+            service.compact();
+        }
+        if step % 7 == 0 {
+            while let Some(record) = reader.next_record().unwrap() {
+                seen.push(record.seq);
+            }
+            service.store.prune(reader.generation()).unwrap();
+        }
+    }
+    while let Some(record) = reader.next_record().unwrap() {
+        seen.push(record.seq);
+    }
+    assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
+}
+
+#[test]
+fn what_is_confirmed_stays_confirmed() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.store.mark_confirmed(1).unwrap();
+    drop(service);
+    assert_eq!(home.open().store.confirmed(), 1);
+}
+
+#[test]
+fn a_folder_that_is_open_to_others_is_closed() {
+    let home = Home::new();
+    fs::create_dir(home.path()).unwrap();
+    fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
+    drop(home.open());
+    assert_eq!(fs::metadata(home.path()).unwrap().permissions().mode() & 0o777, 0o700);
+}
