@@ -10,8 +10,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    error::Error,
     lease::{Client, EndReason, InstanceId, Lease, ProjectPath, ServiceName, Timestamp},
     port::{Port, Protocol},
+    request::AllocateRequest,
     service_type::ServiceTypeName,
 };
 
@@ -103,6 +105,21 @@ pub struct Denial {
     pub protocol: Protocol,
     /// The code of the error that was answered.
     pub reason: String,
+}
+
+impl Denial {
+    /// What is told of a refused request.
+    pub fn new(request: &AllocateRequest, error: &Error) -> Self {
+        Self {
+            service_type: request.service_type.clone(),
+            service_name: request.service_name.clone(),
+            instance_id: request.instance_id.clone(),
+            project_path: request.project_path.clone(),
+            port: request.port,
+            protocol: request.protocol,
+            reason: error.kind.names().code.to_owned(),
+        }
+    }
 }
 
 impl Change {

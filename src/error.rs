@@ -43,6 +43,8 @@ pub struct ErrorNames {
     pub code: &'static str,
     /// The HTTP status (RFC 9110).
     pub status: u16,
+    /// The exit code of the command: 2 where the command was used wrongly.
+    pub exit: u8,
 }
 
 impl ErrorKind {
@@ -60,17 +62,17 @@ impl ErrorKind {
 
     /// The table.
     pub const fn names(self) -> ErrorNames {
-        let (code, status) = match self {
-            Self::InvalidArgument => ("InvalidArgument", 400),
-            Self::UnknownServiceType => ("UnknownServiceType", 404),
-            Self::PortInUse => ("PortInUse", 409),
-            Self::PoolExhausted => ("PoolExhausted", 503),
-            Self::NoSuchLease => ("NoSuchLease", 404),
-            Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403),
-            Self::LimitExceeded => ("LimitExceeded", 429),
-            Self::Storage => ("Storage", 507),
+        let (code, status, exit) = match self {
+            Self::InvalidArgument => ("InvalidArgument", 400, 2),
+            Self::UnknownServiceType => ("UnknownServiceType", 404, 1),
+            Self::PortInUse => ("PortInUse", 409, 1),
+            Self::PoolExhausted => ("PoolExhausted", 503, 1),
+            Self::NoSuchLease => ("NoSuchLease", 404, 1),
+            Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403, 1),
+            Self::LimitExceeded => ("LimitExceeded", 429, 1),
+            Self::Storage => ("Storage", 507, 1),
         };
-        ErrorNames { code, status }
+        ErrorNames { code, status, exit }
     }
 
     /// The kind with that code.

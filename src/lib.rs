@@ -1,8 +1,17 @@
+pub mod activity;
+pub mod audit;
+pub mod broker;
 pub mod change;
+pub mod cli;
+pub mod client;
 pub mod config;
+pub mod daemon;
+pub mod dbus;
 pub mod error;
+pub mod http;
 pub mod kernel;
 pub mod lease;
+pub mod places;
 pub mod port;
 pub mod registry;
 pub mod request;

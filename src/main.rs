@@ -1,1 +1,5 @@
-fn main() {}
+//! The command `styxy`.
+
+fn main() -> std::process::ExitCode {
+    styxy::cli::run()
+}

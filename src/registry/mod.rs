@@ -21,7 +21,7 @@ use crate::{
     lease::{Lease, LeaseId, MemoryKey},
     port::{Port, Protocol},
     request::Filter,
-    service_type::{ServiceTypeName, ServiceTypes},
+    service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes},
 };
 
 /// What the registry decides by; it comes from the configuration.
@@ -161,6 +161,12 @@ impl Registry {
         leases.retain(|lease| filter.matches(lease));
         leases.sort_unstable_by_key(|lease| (lease.port, lease.protocol));
         leases.into_iter().map(Arc::clone).collect()
+    }
+
+    /// Whether the type has one lease for everybody.
+    pub fn is_singleton(&self, service_type: &ServiceTypeName) -> bool {
+        let known = self.rules.types.0.get(service_type);
+        known.is_some_and(|t| t.instance_behavior == InstanceBehavior::Single)
     }
 
     /// How many live leases there are.

@@ -8,12 +8,14 @@
 //! - [`line`]: what a line says, and how it is written and read
 //! - [`store`]: appending, syncing, compacting
 //! - [`recover`]: what is read at the start, and what happens with damage
+//! - [`sync`]: making the log durable
 //! - [`reader`]: the log as the audit reads it
 
 pub mod line;
 pub mod reader;
 pub mod recover;
 pub mod store;
+pub mod sync;
 
 use std::{
     fmt, fs, io,

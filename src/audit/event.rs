@@ -1,0 +1,185 @@
+//! What each kind of change says in the journal. The `MESSAGE_ID`s are explained in
+//! `systemd/styxy.catalog`.
+
+use crate::{
+    change::{Change, Denial, Record},
+    lease::{Client, EndReason, Lease},
+    service_type::ServiceTypeName,
+    value::Fields,
+};
+
+/// A port was granted.
+pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
+/// A singleton's lease was shared.
+pub const REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
+/// A lease was released.
+pub const RELEASE: &str = "354c7f36c4ac4609863a2c9dfe17fe12";
+/// A lease ended by itself.
+pub const EXPIRE: &str = "1509ddd36fb140008d978425a0f1a8e6";
+/// A request was refused.
+pub const DENY: &str = "cfde4e3d666345f3b7631cc38a36a9ff";
+/// The configuration was read anew.
+pub const CONFIG_RELOAD: &str = "df62e7b773934858a66261eb60432f79";
+/// The configuration has a problem.
+pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
+/// Stored state was damaged.
+pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
+
+/// An event: a message for people, and the `STYXY_` fields for programs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// The kind, as sd-id128(3).
+    pub message_id: &'static str,
+    /// Whether somebody should look at it: priority 4 (warning) instead of 5 (notice).
+    pub warning: bool,
+    /// What happened, for people.
+    pub message: String,
+    /// The fields, by their journal names.
+    pub fields: Fields,
+}
+
+impl Event {
+    /// The event of a change.
+    pub fn of(record: &Record, state_id: &str) -> Self {
+        let mut event = match &record.change {
+            Change::Allocate { lease } => allocate(lease),
+            Change::Reuse { lease } => reuse(lease),
+            Change::Release { lease, reason } => release(lease, *reason),
+            Change::Expire { lease, reason } => expire(lease, *reason),
+            Change::Deny(denial) => deny(denial),
+            Change::ConfigReload { added, removed } => config_reload(added, removed),
+            Change::ConfigError { reason } => config_error(reason),
+            Change::Recover { reason } => recover(reason),
+        };
+        event.fields.put("STYXY_SEQ", record.seq);
+        event.fields.put("STYXY_STATE_ID", state_id);
+        event.fields.put("STYXY_TIME", record.at.to_string());
+        if let Some(Client { transport, pid, uid, comm }) = &record.client {
+            event.fields.put("STYXY_TRANSPORT", transport.as_str());
+            event.fields.put_some("STYXY_CLIENT_PID", *pid);
+            event.fields.put_some("STYXY_CLIENT_UID", *uid);
+            event.fields.put_some("STYXY_CLIENT_COMM", comm.as_deref());
+        }
+        event
+    }
+
+    fn new(message_id: &'static str, action: &str, message: String) -> Self {
+        let mut fields = Fields::default();
+        fields.put("STYXY_ACTION", action);
+        Self { message_id, warning: false, message, fields }
+    }
+
+    fn warning(mut self) -> Self {
+        self.warning = true;
+        self
+    }
+
+    fn with(mut self, key: &'static str, value: Option<&str>) -> Self {
+        self.fields.put_some(key, value);
+        self
+    }
+
+    fn about(mut self, lease: &Lease) -> Self {
+        let fields = &mut self.fields;
+        fields.put("STYXY_PORT", lease.port.get());
+        fields.put("STYXY_PROTOCOL", lease.protocol.as_str());
+        fields.put("STYXY_LEASE_ID", lease.lease_id.to_string());
+        fields.put("STYXY_OWNER", "none");
+        self.with("STYXY_SERVICE_TYPE", Some(lease.service_type.as_str()))
+            .with("STYXY_SERVICE_NAME", lease.service_name.as_ref().map(|name| name.as_str()))
+            .with("STYXY_INSTANCE_ID", lease.instance_id.as_ref().map(|id| id.as_str()))
+            .with("STYXY_PROJECT_PATH", lease.project_path.as_ref().map(|path| path.as_str()))
+    }
+}
+
+fn allocate(lease: &Lease) -> Event {
+    let message = format!("Granted {} port {} to {}", lease.protocol, lease.port, describe(lease));
+    Event::new(ALLOCATE, "allocate", message).about(lease)
+}
+
+fn reuse(lease: &Lease) -> Event {
+    let message = format!("Shared {} port {} of {}", lease.protocol, lease.port, describe(lease));
+    Event::new(REUSE, "reuse", message).about(lease)
+}
+
+fn release(lease: &Lease, reason: EndReason) -> Event {
+    let message = format!("Released {} port {} of {}", lease.protocol, lease.port, describe(lease));
+    Event::new(RELEASE, "release", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
+}
+
+fn expire(lease: &Lease, reason: EndReason) -> Event {
+    let why = match reason {
+        EndReason::NewBoot => "the machine was started anew",
+        EndReason::NotDurable => "the grant could not be stored",
+        EndReason::Released => "it was released",
+    };
+    let message = format!(
+        "The lease of {} port {} of {} ended: {why}",
+        lease.protocol,
+        lease.port,
+        describe(lease)
+    );
+    Event::new(EXPIRE, "expire", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
+}
+
+fn deny(denial: &Denial) -> Event {
+    let message = format!("Refused a port to {}: {}", denial.service_type, denial.reason);
+    let mut event = Event::new(DENY, "deny", message)
+        .with("STYXY_SERVICE_TYPE", Some(denial.service_type.as_str()))
+        .with("STYXY_SERVICE_NAME", denial.service_name.as_ref().map(|name| name.as_str()))
+        .with("STYXY_INSTANCE_ID", denial.instance_id.as_ref().map(|id| id.as_str()))
+        .with("STYXY_PROJECT_PATH", denial.project_path.as_ref().map(|path| path.as_str()))
+        .with("STYXY_PROTOCOL", Some(denial.protocol.as_str()))
+        .with("STYXY_REASON", Some(&denial.reason));
+    event.fields.put_some("STYXY_PORT", denial.port.map(|port| port.get()));
+    event
+}
+
+fn config_reload(added: &[ServiceTypeName], removed: &[ServiceTypeName]) -> Event {
+    let list = |what: &str, names: &[ServiceTypeName]| {
+        let names: Vec<_> = names.iter().map(ServiceTypeName::as_str).collect();
+        (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
+    };
+    let message = format!(
+        "The configuration changed{}{}",
+        list("new service types", added).unwrap_or_default(),
+        list("removed service types", removed).unwrap_or_default(),
+    );
+    Event::new(CONFIG_RELOAD, "config_reload", message)
+}
+
+fn config_error(reason: &str) -> Event {
+    let message = format!("A part of the configuration is not in force: {reason}");
+    Event::new(CONFIG_ERROR, "config_error", message).warning().with("STYXY_REASON", Some(reason))
+}
+
+fn recover(reason: &str) -> Event {
+    let message = format!("Stored state was damaged: {reason}");
+    Event::new(RECOVER, "recover", message).warning().with("STYXY_REASON", Some(reason))
+}
+
+fn describe(lease: &Lease) -> String {
+    let mut words = lease.service_type.to_string();
+    if let Some(name) = &lease.service_name {
+        words = format!("{words} {name}");
+    }
+    if let Some(project) = &lease.project_path {
+        words = format!("{words} of {project}");
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_event_is_explained_in_the_catalog() {
+        let catalog = include_str!("../../systemd/styxy.catalog");
+        let ids = [ALLOCATE, REUSE, RELEASE, EXPIRE, DENY, CONFIG_RELOAD, CONFIG_ERROR, RECOVER];
+        for id in ids {
+            assert!(catalog.contains(&format!("-- {id}\n")), "{id}");
+        }
+        assert_eq!(catalog.matches("\n-- ").count(), ids.len(), "nothing else is explained");
+    }
+}

@@ -1,0 +1,54 @@
+//! Reading back what arrived, by `journalctl` (journalctl(1)): the journal's files are its own
+//! business, and the command is there wherever journald is.
+
+use std::{
+    collections::HashSet,
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
+
+use serde::Deserialize;
+
+use crate::lease::Timestamp;
+
+/// What the journal has.
+#[derive(Debug)]
+pub enum ReadBack {
+    /// The events with these numbers.
+    Found(HashSet<u64>),
+    /// It cannot be read: volatile storage belongs to the system, or there is no `journalctl`.
+    Unreadable,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    #[serde(rename = "STYXY_SEQ")]
+    seq: Option<String>,
+}
+
+/// Asks which events of this state folder have arrived since that moment.
+pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
+    // Two seconds earlier, because a clock that is being set may step back a little.
+    let since = (since.0 / 1000).saturating_sub(2);
+    let child = Command::new("journalctl")
+        .args(["--quiet", "--no-pager", "--output=json", "--output-fields=STYXY_SEQ"])
+        .arg(format!("--since=@{since}"))
+        .arg("SYSLOG_IDENTIFIER=styxy")
+        .arg(format!("STYXY_STATE_ID={state_id}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return ReadBack::Unreadable };
+    let mut found = HashSet::new();
+    if let Some(output) = child.stdout.take() {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            let entry = serde_json::from_str::<Entry>(&line).ok();
+            found.extend(entry.and_then(|entry| entry.seq?.parse::<u64>().ok()));
+        }
+    }
+    match child.wait() {
+        Ok(status) if status.success() => ReadBack::Found(found),
+        _ => ReadBack::Unreadable,
+    }
+}

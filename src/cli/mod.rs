@@ -1,0 +1,137 @@
+//! The command line: one file a verb. A verb turns arguments into a call and an answer into text.
+
+mod allocate;
+mod check;
+mod daemon;
+mod list;
+mod release;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Args, Parser, Subcommand};
+use serde_json::Value as Json;
+
+use crate::{
+    client::{self, Call, Failure},
+    error::{Error, ErrorKind},
+};
+
+/// Hands out ports, so that dev servers, databases, tests and agents never collide.
+#[derive(Debug, Parser)]
+#[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done, 1 refused (stderr says why), 2 wrong usage, 3 no service can be reached";
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Allocate(allocate::Allocate),
+    Release(release::Release),
+    List(list::List),
+    Check(check::Check),
+    Daemon(daemon::Daemon),
+}
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, Args)]
+struct Output {
+    /// Print JSON, and nothing else, on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why a verb did not do what it was asked.
+enum Stop {
+    /// The service said no, or there is none.
+    Failure(Failure),
+    /// The answer is no; it was printed.
+    No,
+    /// Nobody reads the output any more.
+    Output(io::Error),
+    /// The daemon could not run.
+    Daemon(crate::daemon::Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Allocate(verb) => verb.run(),
+        Verb::Release(verb) => verb.run(),
+        Verb::List(verb) => verb.run(),
+        Verb::Check(verb) => verb.run(),
+        Verb::Daemon(verb) => verb.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::No) => ExitCode::from(1),
+        // As `styxy list | head -1` has it.
+        Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Stop::Output(error)) => complain(&error, 1),
+        Err(Stop::Daemon(failure)) => complain(&failure, 1),
+        Err(Stop::Failure(failure)) => {
+            let code = match &failure {
+                Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
+                Failure::Unreachable(_) => 3,
+            };
+            complain(&failure, code)
+        }
+    }
+}
+
+fn complain(words: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    // There is no other place to say it.
+    let _ = writeln!(io::stderr(), "styxy: {words}");
+    ExitCode::from(code)
+}
+
+fn ask(call: &Call) -> Result<Json, Stop> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(client::call(call))?)
+}
+
+fn print(text: &str) -> Result<(), Stop> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+fn print_json(answer: &Json) -> Result<(), Stop> {
+    print(&serde_json::to_string_pretty(answer).unwrap_or_default())
+}
+
+/// Turns a wrong argument into a message of the same form as the service's.
+fn usage(error: &Error) -> Stop {
+    let kind = Some(ErrorKind::InvalidArgument);
+    Stop::Failure(Failure::Refused { kind, message: error.to_string() })
+}
+
+/// The project that a command is for: the top of the git worktree of the current folder, else the
+/// folder. A worktree's own `.git` is a file, so that each worktree is a project of its own.
+fn project() -> Option<PathBuf> {
+    let folder = std::env::current_dir().ok()?;
+    let top = folder.ancestors().find(|folder| folder.join(".git").exists());
+    Some(top.unwrap_or(&folder).to_owned())
+}
+
+/// The text at a key of an answer, or nothing.
+fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
+    answer[key].as_str().unwrap_or_default()
+}

@@ -1,0 +1,99 @@
+//! Over the session bus.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value as Json};
+use zbus::{Connection, Message, Variant};
+
+use super::{Call, Failure, Miss};
+use crate::{
+    dbus::{self, ERROR_PREFIX, NAME, PATH},
+    error::ErrorKind,
+};
+
+type Dict<'a> = HashMap<String, Variant<'a>>;
+
+pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
+    let bus = Connection::session()
+        .await
+        .map_err(|error| Miss::Absent(format!("there is no session bus ({error})")))?;
+    let reply = match call {
+        Call::Allocate { service_type, options } => {
+            send(&bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
+        }
+        Call::Release { lease_id } => send(&bus, "Release", &(lease_id,)).await?,
+        Call::List { filter } => send(&bus, "List", &(dbus::Dict(filter.clone()),)).await?,
+        Call::Check { port, protocol } => {
+            send(&bus, "Check", &(port.get(), protocol.as_str())).await?
+        }
+    };
+    let body = reply.body();
+    let answer = match call {
+        Call::Allocate { .. } => {
+            body.deserialize::<(u16, String, Dict<'_>)>().map(|(_, _, lease)| object(&lease))
+        }
+        Call::Release { .. } => {
+            body.deserialize::<u16>().map(|port| serde_json::json!({"port": port}))
+        }
+        Call::List { .. } => {
+            body.deserialize::<Vec<Dict<'_>>>().map(|leases| leases.iter().map(object).collect())
+        }
+        Call::Check { .. } => body.deserialize::<Dict<'_>>().map(|result| object(&result)),
+    };
+    answer.map_err(|error| {
+        let message = format!("the service answered something unexpected: {error}");
+        Miss::Final(Failure::Unreachable(message))
+    })
+}
+
+async fn send<B>(bus: &Connection, method: &str, body: &B) -> Result<Message, Miss>
+where
+    B: serde::Serialize + zbus::wire::DynamicType,
+{
+    bus.call_method(Some(NAME), PATH, Some(NAME), method, body).await.map_err(|error| match error {
+        zbus::Error::MethodError(name, words, _) => {
+            let name = name.as_str();
+            let message = words.unwrap_or_else(|| name.to_owned());
+            match name.strip_prefix(ERROR_PREFIX) {
+                Some(code) => Failure::Refused { kind: ErrorKind::from_code(code), message }.into(),
+                None if is_absent(name) => {
+                    Miss::Absent(format!("the session bus has no styxy service ({message})"))
+                }
+                None => Failure::Unreachable(message).into(),
+            }
+        }
+        error => Failure::Unreachable(format!("the session bus does not answer: {error}")).into(),
+    })
+}
+
+/// Whether the bus says that there is nobody to send a call to.
+fn is_absent(name: &str) -> bool {
+    ["ServiceUnknown", "NameHasNoOwner", "Spawn."].iter().any(|end| {
+        name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|n| n.starts_with(end))
+    })
+}
+
+fn object(dict: &Dict<'_>) -> Json {
+    let fields = dict.iter().map(|(key, value)| (key.clone(), json(value)));
+    Json::Object(fields.collect::<Map<_, _>>())
+}
+
+fn json(value: &Variant<'_>) -> Json {
+    match value {
+        Variant::Bool(value) => (*value).into(),
+        Variant::U16(value) => (*value).into(),
+        Variant::U32(value) => (*value).into(),
+        Variant::U64(value) => (*value).into(),
+        Variant::Str(value) => value.as_str().into(),
+        Variant::Variant(value) => json(value),
+        Variant::Array(values) => values.iter().map(json).collect(),
+        Variant::Dict(fields) => {
+            let fields = fields.iter().filter_map(|(key, value)| match key {
+                Variant::Str(key) => Some((key.to_string(), json(value))),
+                _ => None,
+            });
+            Json::Object(fields.collect())
+        }
+        other => other.to_string().into(),
+    }
+}

@@ -1,0 +1,111 @@
+//! Over HTTP on the socket.
+
+use axum::body::{Body, to_bytes};
+use hyper::{Method, Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value as Json, json};
+use tokio::net::UnixStream;
+
+use super::{Call, Failure, Miss};
+use crate::{
+    error::ErrorKind,
+    places,
+    value::{Fields, Value},
+};
+
+/// An answer that is longer than this is none of the service's.
+const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
+
+pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
+    let path = places::socket(&places::runtime());
+    let stream = UnixStream::connect(&path)
+        .await
+        .map_err(|error| Miss::Absent(format!("nobody listens on {} ({error})", path.display())))?;
+    Ok(exchange(stream, request(call)).await?)
+}
+
+fn request(call: &Call) -> Request<Body> {
+    let (method, path, body) = match call {
+        Call::Allocate { service_type, options } => {
+            let mut body = json!(options);
+            body["service_type"] = json!(service_type);
+            (Method::POST, "/allocate".to_owned(), Body::from(body.to_string()))
+        }
+        Call::Release { lease_id } => {
+            (Method::DELETE, format!("/allocate/{}", escape(lease_id)), Body::empty())
+        }
+        Call::List { filter } => {
+            (Method::GET, format!("/allocations{}", query(filter)), Body::empty())
+        }
+        Call::Check { port, protocol } => {
+            (Method::GET, format!("/check/{port}?protocol={protocol}"), Body::empty())
+        }
+    };
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "localhost")
+        .header("content-type", "application/json")
+        .body(body)
+        .expect("an escaped path is a path")
+}
+
+async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::Unreachable(format!("the service broke off: {error}"))
+    };
+    let is_list = request.uri().path() == "/allocations";
+    let (mut sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let connection = tokio::spawn(connection);
+    let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    let is_success = answer.status().is_success();
+    let body = to_bytes(Body::new(answer.into_body()), LONGEST_ANSWER).await;
+    connection.abort();
+    let mut answer: Json = body
+        .map_err(|error| broken(&error))
+        .and_then(|body| serde_json::from_slice(&body).map_err(|error| broken(&error)))?;
+    if !is_success {
+        let text = |key: &str| answer[key].as_str().map(str::to_owned);
+        let kind = text("code").and_then(|code| ErrorKind::from_code(&code));
+        let mut message = text("error").unwrap_or_else(|| "the service refused".to_owned());
+        if let Some(suggestion) = answer["suggestions"][0].as_str() {
+            message = format!("{message}; {suggestion}");
+        }
+        return Err(Failure::Refused { kind, message });
+    }
+    if is_list {
+        return Ok(answer["allocations"].take());
+    }
+    // What only HTTP says.
+    if let Json::Object(fields) = &mut answer {
+        fields.remove("success");
+        fields.remove("lock_id");
+    }
+    Ok(answer)
+}
+
+fn query(filter: &Fields) -> String {
+    let mut query = String::new();
+    for (key, value) in &filter.0 {
+        let value = match value {
+            Value::Str(text) => escape(text),
+            other => json!(other).to_string(),
+        };
+        query.push(if query.is_empty() { '?' } else { '&' });
+        query.push_str(&format!("{key}={value}"));
+    }
+    query
+}
+
+/// Percent-encoding of everything but the unreserved characters (RFC 3986).
+fn escape(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(byte).to_string()
+            }
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,113 @@
+//! How a command reaches the service: the session bus, else the HTTP socket, else a private service
+//! that it starts itself, so that it also works in a container or a CI job without systemd.
+//!
+//! Only a service that is not there makes the next way be tried. A call that was sent is never sent
+//! again: an allocation that is repeated would be a second one.
+//!
+//! - [`bus`] and [`http`]: the two ways
+//! - [`private`]: starting a service
+
+mod bus;
+mod http;
+mod private;
+
+use std::fmt;
+
+use serde_json::Value as Json;
+
+use crate::{
+    error::ErrorKind,
+    port::{Port, Protocol},
+    value::Fields,
+};
+
+/// What a command asks.
+#[derive(Clone, Debug)]
+pub enum Call {
+    /// Grant a port.
+    Allocate {
+        /// The class of service.
+        service_type: String,
+        /// The options, by their names.
+        options: Fields,
+    },
+    /// Release this lease.
+    Release {
+        /// Its id.
+        lease_id: String,
+    },
+    /// The live leases.
+    List {
+        /// Which of them.
+        filter: Fields,
+    },
+    /// Whether a port could be had.
+    Check {
+        /// The port.
+        port: Port,
+        /// For this protocol.
+        protocol: Protocol,
+    },
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// The service refused; its words.
+    Refused {
+        /// The kind, if this command knows it.
+        kind: Option<ErrorKind>,
+        /// What is wrong and what to do.
+        message: String,
+    },
+    /// No service can be reached.
+    Unreachable(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused { message, .. } | Self::Unreachable(message) => f.write_str(message),
+        }
+    }
+}
+
+/// Why one way does not lead to an answer.
+enum Miss {
+    /// Nobody is there; the call was not sent.
+    Absent(String),
+    /// It is known what came of the call, or it is not known whether it was carried out.
+    Final(Failure),
+}
+
+impl From<Failure> for Miss {
+    fn from(failure: Failure) -> Self {
+        Self::Final(failure)
+    }
+}
+
+/// Asks the service, wherever it is; the answer in the words of the design.
+pub async fn call(call: &Call) -> Result<Json, Failure> {
+    let on_bus = match bus::call(call).await {
+        Ok(answer) => return Ok(answer),
+        Err(Miss::Final(failure)) => return Err(failure),
+        Err(Miss::Absent(why)) => why,
+    };
+    let on_socket = match http::call(call).await {
+        Ok(answer) => return Ok(answer),
+        Err(Miss::Final(failure)) => return Err(failure),
+        Err(Miss::Absent(why)) => why,
+    };
+    private::start().await.map_err(|why| {
+        Failure::Unreachable(format!(
+            "no styxy service can be reached: {on_bus}; {on_socket}; and none can be started: {why}"
+        ))
+    })?;
+    match http::call(call).await {
+        Ok(answer) => Ok(answer),
+        Err(Miss::Final(failure)) => Err(failure),
+        Err(Miss::Absent(why)) => Err(Failure::Unreachable(format!(
+            "the service that was started for this command cannot be reached: {why}"
+        ))),
+    }
+}

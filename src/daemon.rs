@@ -1,0 +1,274 @@
+//! The life of the service: sockets from systemd, readiness, watchdog, signals, reload, idle exit.
+
+use std::{
+    env, fmt, fs,
+    io::{self, Read, Write},
+    os::{
+        fd::AsFd,
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+
+use crate::{
+    broker::Broker,
+    dbus::{self, Door},
+    http,
+    kernel::process,
+    places,
+};
+
+/// What the command line says of the daemon.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Instead of the configured time; zero for never.
+    pub idle_exit: Option<Duration>,
+}
+
+/// How long calls that are under way may take when the service ends.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why the service could not run, for people.
+#[derive(Debug)]
+pub struct Failure(String);
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<T: std::error::Error> From<T> for Failure {
+    fn from(error: T) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Runs the service until it is told to end or is idle. Must be called before any thread is started:
+/// the variables of systemd's socket protocol are taken out of the environment.
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let inherited = inherited()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(options, inherited))
+}
+
+async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(), Failure> {
+    let broker = Broker::start(places::of_service())?;
+    tokio::spawn({
+        let broker = Arc::clone(&broker);
+        async move { broker.run_sync().await }
+    });
+    let (listener, own_socket) = match inherited {
+        Some(listener) => (listener, None),
+        None => bind(&places::runtime()).map(|(listener, path)| (listener, Some(path)))?,
+    };
+    listener.set_nonblocking(true)?;
+    let (stop, stopping) = watch::channel(false);
+    let listener = tokio::net::UnixListener::from_std(listener)?;
+    let http = tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping));
+    let door = match Door::open(&broker).await {
+        Ok(door) => Some(door),
+        // HTTP alone will do; a bus that comes later is the next service's.
+        Err(dbus::OpenError::NoBus(_)) => None,
+        Err(dbus::OpenError::NameTaken) => {
+            return Err(Failure(format!(
+                "another process has the name {} on the session bus: is a styxy service running already?",
+                dbus::NAME
+            )));
+        }
+    };
+
+    notify(&[NotifyState::Ready, NotifyState::Status(&summary(&broker, door.is_some()))]);
+    if let Some(path) = &own_socket {
+        // Whoever started the service waits for this line, and may be gone before a second one.
+        let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
+    }
+    tokio::spawn(watchdog());
+    tokio::spawn(keep_status(Arc::clone(&broker), door.is_some()));
+    let idle = options.idle_exit;
+    let stopped = until_the_end(&broker, door.as_ref(), idle).await;
+
+    notify(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
+    // The manager must know before the name is free, or it holds the service for running while the
+    // bus asks it for a new one.
+    tokio::task::spawn_blocking(barrier).await?;
+    stop.send_replace(true);
+    let _ = http.await;
+    if let Some(path) = own_socket {
+        let _ = fs::remove_file(path);
+    }
+    if let Some(door) = door {
+        door.close(PATIENCE).await;
+    }
+    let _ = tokio::time::timeout(PATIENCE, broker.activity().settled()).await;
+    broker.sync_now().await;
+    if let Some((seq, mut status)) = broker.audit() {
+        // What is not confirmed by then is looked after by the next service.
+        let patience = Duration::from_secs(2);
+        let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
+    }
+    stopped
+}
+
+/// Waits for a reason to end.
+async fn until_the_end(
+    broker: &Arc<Broker>,
+    door: Option<&Door>,
+    idle: Option<Duration>,
+) -> Result<(), Failure> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            () = closed(door) => return Ok(()),
+            () = quiet(broker, idle) => return Ok(()),
+            _ = hang_up.recv() => match broker.reload(None) {
+                Ok(problems) => {
+                    for problem in problems {
+                        tracing::warn!("{problem}");
+                    }
+                }
+                Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
+            },
+        }
+    }
+}
+
+/// Waits until the session bus is gone: the session is over.
+async fn closed(door: Option<&Door>) {
+    match door {
+        Some(door) => door.closed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until nothing has been going on for the idle time, and the audit has nothing on its way.
+async fn quiet(broker: &Broker, idle: Option<Duration>) {
+    loop {
+        let idle = idle.unwrap_or_else(|| broker.config().idle_exit);
+        if idle.is_zero() {
+            return std::future::pending().await;
+        }
+        broker.activity().idle(idle).await;
+        match broker.audit() {
+            Some((seq, mut status)) if status.borrow().done < seq => {
+                let _ = status.wait_for(|status| status.done >= seq).await;
+            }
+            _ => return,
+        }
+    }
+}
+
+/// The socket of `styxy.socket`, by its name (sd_listen_fds(3)).
+fn inherited() -> Result<Option<UnixListener>, Failure> {
+    // The crate takes the variables away and knows nothing of names, so they are read first.
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let mut descriptors = ListenFd::from_env();
+    if descriptors.len() == 0 {
+        return Ok(None);
+    }
+    let index = names.split(':').position(|name| name == "http");
+    let listener = match index {
+        Some(index) => descriptors.take_unix_listener(index)?,
+        None => None,
+    };
+    listener.map(Some).ok_or_else(|| {
+        Failure(format!(
+            "systemd passed descriptors named {names:?}, but none is named \"http\": \
+             styxy.socket needs FileDescriptorName=http"
+        ))
+    })
+}
+
+/// Binds the socket of a service that was started by hand.
+fn bind(folder: &Path) -> Result<(UnixListener, PathBuf), Failure> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let metadata = fs::metadata(folder)?;
+    if metadata.uid() != process::uid() {
+        let folder = folder.display();
+        return Err(Failure(format!("the folder {folder} belongs to another user")));
+    }
+    if metadata.mode() & 0o077 != 0 {
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    }
+    let path = places::socket(folder);
+    if UnixStream::connect(&path).is_ok() {
+        let path = path.display();
+        return Err(Failure(format!("a live service listens on {path} already")));
+    }
+    // What nobody answers on is a leftover.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    Ok((listener, path))
+}
+
+/// Tells systemd; without it, nobody listens.
+fn notify(states: &[NotifyState<'_>]) {
+    let _ = sd_notify::notify(states);
+}
+
+/// Waits until the manager has worked through what it was told (sd_notify(3), `BARRIER=1`).
+fn barrier() {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let Ok((mut ours, theirs)) = io::pipe() else { return };
+    let barrier = [NotifyState::Custom("BARRIER=1")];
+    if sd_notify::notify_with_fds(&barrier, &[theirs.as_fd()]).is_ok() {
+        drop(theirs);
+        // The manager closes its end; it is alive, or this process would be ended by it.
+        let _ = ours.read(&mut [0]);
+    }
+}
+
+/// Tells the manager that the loop is alive, twice in the time that the unit allows.
+async fn watchdog() {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let mut beat = tokio::time::interval(limit / 2);
+    loop {
+        beat.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Keeps the line of `systemctl --user status` up to date, at most once a second.
+async fn keep_status(broker: Arc<Broker>, on_bus: bool) {
+    let mut changed = broker.activity().watch();
+    let mut told = String::new();
+    while changed.changed().await.is_ok() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        changed.borrow_and_update();
+        let summary = summary(&broker, on_bus);
+        if summary != told {
+            notify(&[NotifyState::Status(&summary)]);
+            told = summary;
+        }
+    }
+}
+
+fn summary(broker: &Broker, on_bus: bool) -> String {
+    let leases = broker.lease_count();
+    let bus = if on_bus { "" } else { ", without a session bus" };
+    let problems = broker.problem_count();
+    let problems = if problems > 0 { format!(", {problems} problems") } else { String::new() };
+    format!("{leases} leases{bus}{problems}")
+}

@@ -1,0 +1,85 @@
+//! The door over HTTP. It translates, and decides nothing. Whoever can open the socket is the user.
+//!
+//! - [`routes`]: what can be asked
+//! - this file: the socket and its connections
+
+pub mod routes;
+
+use std::{sync::Arc, time::Duration};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+use tower_service::Service;
+
+use crate::{
+    broker::Broker,
+    kernel::process,
+    lease::{Client, Transport},
+};
+
+/// How long a connection may be silent: between requests, or within a request's head.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Accepts connections until `stop` says so. Those that are open then finish what they are at; each
+/// counts as activity until it is closed.
+pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch::Receiver<bool>) {
+    let router = routes::router(Arc::clone(&broker));
+    loop {
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: let some connections end first.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            },
+            () = stopped(&mut stop) => return,
+        };
+        let Some(client) = peer(&stream) else { continue };
+        let busy = broker.activity().busy();
+        let (router, mut stop) = (router.clone(), stop.clone());
+        tokio::spawn(async move {
+            let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                request.extensions_mut().insert(client.clone());
+                router.clone().call(request)
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(SILENCE)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            // What goes wrong on a connection is the client's to see.
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stopped(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
+            drop(busy);
+        });
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is gone has stopped too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Who is on the other side (`SO_PEERCRED`, unix(7)); `None` for another user.
+fn peer(stream: &UnixStream) -> Option<Client> {
+    let credentials = stream.peer_cred().ok()?;
+    let uid = credentials.uid();
+    if uid != process::uid() && uid != 0 {
+        return None;
+    }
+    let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+    let comm = pid.and_then(process::comm);
+    Some(Client { transport: Transport::Http, pid, uid: Some(uid), comm })
+}

@@ -1,0 +1,211 @@
+//! What can be asked over HTTP. Every answer is JSON, also every error.
+
+use std::{collections::HashMap, sync::Arc};
+
+use axum::{
+    Extension, Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Query, State, rejection::BytesRejection},
+    http::{Method, StatusCode, Uri},
+    response::{IntoResponse, Response},
+    routing::{delete, get, post},
+};
+use serde_json::{Value as Body, json};
+
+use crate::{
+    broker::Broker,
+    error::{Error, ErrorKind},
+    lease::{Client, LeaseId},
+    port::{Port, Protocol},
+    request::{AllocateRequest, Filter},
+    value::{Fields, Value},
+    word::shortened,
+};
+
+/// The largest body, in bytes.
+const LARGEST_BODY: usize = 10_000;
+
+/// The routes.
+pub fn router(broker: Arc<Broker>) -> Router {
+    Router::new()
+        .route("/allocate", post(allocate))
+        .route("/allocate/{lock_id}", delete(release))
+        .route("/allocations", get(list))
+        .route("/check/{port}", get(check))
+        .route("/status", get(status))
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .with_state(broker)
+}
+
+type Answer = Result<Success, Failure>;
+type Parameters = Query<HashMap<String, String>>;
+
+async fn allocate(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let (service_type, options) = read_body(&body?)?;
+    let request = AllocateRequest::parse(&service_type, options)?;
+    let granted = broker.allocate(&request, &client).await?;
+    let mut fields = granted.fields();
+    if !granted.lease_id().is_empty() {
+        fields.put("lock_id", granted.lease_id());
+    }
+    Ok(Success(fields))
+}
+
+async fn release(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    Path(lock_id): Path<String>,
+) -> Answer {
+    let lease_id: LeaseId = lock_id.parse()?;
+    let lease = broker.release(lease_id, &client)?;
+    let mut fields = Fields::default();
+    fields.put("port", lease.port.get());
+    fields.put("lease_id", lease_id.to_string());
+    fields.put("lock_id", lease_id.to_string());
+    Ok(Success(fields))
+}
+
+async fn list(State(broker): State<Arc<Broker>>, Query(filter): Parameters) -> Response {
+    // A query has only strings; a port is given as one here.
+    let keys = filter.into_iter().map(|(key, text)| match text.parse() {
+        Ok(number) if key == "port" => (key, Value::U64(number)),
+        _ => (key, Value::Str(text)),
+    });
+    match Filter::parse(keys).and_then(|filter| broker.list(&filter)) {
+        Ok(leases) => Json(json!({"success": true, "allocations": leases})).into_response(),
+        Err(error) => Failure::from(error).into_response(),
+    }
+}
+
+async fn check(
+    State(broker): State<Arc<Broker>>,
+    Path(port): Path<String>,
+    Query(query): Parameters,
+) -> Answer {
+    let port: Port = port.parse()?;
+    let mut protocol = Protocol::default();
+    for (key, value) in query {
+        match key.as_str() {
+            "protocol" => protocol = value.parse()?,
+            _ => {
+                let message = format!("there is no parameter {:?}", shortened(&key));
+                return Err(Error::invalid(message).suggest("the known one is protocol").into());
+            }
+        }
+    }
+    Ok(Success(broker.check(port, protocol)?))
+}
+
+async fn status(State(broker): State<Arc<Broker>>) -> Success {
+    let mut fields = broker.status();
+    fields.put("transport", "http");
+    Success(fields)
+}
+
+async fn unknown_path(uri: Uri) -> Failure {
+    let message = format!("there is no path {:?}", shortened(uri.path()));
+    Failure {
+        status: StatusCode::NOT_FOUND,
+        code: "NotFound",
+        error: Error::invalid(message).suggest(
+            "the paths are POST /allocate, DELETE /allocate/{lock_id}, GET /allocations, \
+             GET /check/{port} and GET /status",
+        ),
+    }
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> Failure {
+    let path = shortened(uri.path());
+    Failure {
+        status: StatusCode::METHOD_NOT_ALLOWED,
+        code: "MethodNotAllowed",
+        error: Error::invalid(format!("{path} does not take {}", shortened(method.as_str())))
+            .suggest("the Allow header of this answer names the methods that it takes"),
+    }
+}
+
+/// The type and the options of a request's body.
+fn read_body(body: &[u8]) -> Result<(String, Vec<(String, Value)>), Error> {
+    let example = "send an object such as {\"service_type\": \"dev\", \"service_name\": \"web\"}";
+    let body: Body = serde_json::from_slice(body).map_err(|error| {
+        Error::invalid(format!("the body is not JSON: {error}")).suggest(example)
+    })?;
+    let Body::Object(mut options) = body else {
+        return Err(Error::invalid("the body is not a JSON object").suggest(example));
+    };
+    let service_type = match options.remove("service_type") {
+        Some(Body::String(service_type)) => service_type,
+        Some(_) => return Err(Error::invalid("service_type must be a string").suggest(example)),
+        None => return Err(Error::invalid("service_type is missing").suggest(example)),
+    };
+    let options = options.into_iter().filter(|(_, value)| !value.is_null());
+    Ok((service_type, options.map(|(key, value)| (key, from_json(value))).collect()))
+}
+
+fn from_json(value: Body) -> Value {
+    match value {
+        Body::Bool(value) => Value::Bool(value),
+        Body::String(text) => Value::Str(text),
+        Body::Number(number) => {
+            number.as_u64().map_or_else(|| Value::Other(number.to_string()), Value::U64)
+        }
+        Body::Array(_) => Value::Other("a list".to_owned()),
+        Body::Object(_) => Value::Other("an object".to_owned()),
+        Body::Null => Value::Other("null".to_owned()),
+    }
+}
+
+/// An answer.
+struct Success(Fields);
+
+impl IntoResponse for Success {
+    fn into_response(mut self) -> Response {
+        self.0.0.insert(0, ("success", Value::Bool(true)));
+        Json(self.0).into_response()
+    }
+}
+
+/// A refusal.
+struct Failure {
+    status: StatusCode,
+    code: &'static str,
+    error: Error,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let names = error.kind.names();
+        let status = StatusCode::from_u16(names.status).unwrap_or(StatusCode::BAD_REQUEST);
+        Self { status, code: names.code, error }
+    }
+}
+
+impl From<BytesRejection> for Failure {
+    fn from(rejection: BytesRejection) -> Self {
+        let status = rejection.status();
+        let error = if status == StatusCode::PAYLOAD_TOO_LARGE {
+            Error::invalid(format!("the body has more than {LARGEST_BODY} bytes"))
+        } else {
+            Error::invalid("the body could not be read")
+        };
+        Self { status, code: ErrorKind::InvalidArgument.names().code, error }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let body = json!({
+            "success": false,
+            "code": self.code,
+            "error": self.error.message,
+            "suggestions": self.error.suggestions,
+        });
+        (self.status, Json(body)).into_response()
+    }
+}
