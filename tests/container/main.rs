@@ -1,1 +1,56 @@
-fn main() {}
+//! Tests in booted machines with a real systemd, a real session bus and a real journal: each test on
+//! each version, in a machine of its own, with the package installed as a distribution does it, and as
+//! the unprivileged user `dev`.
+//!
+//! `tests/run` sets them up; a single one is run so:
+//! `STYXY_DEB=target/debian/styxy_….deb STYXY_MACHINE=tests/machine/machine cargo test --test container kill_9`
+//!
+//! - `machine`: a machine, and what runs in it
+//! - `inside`: this program again, inside a machine, as a client that does many things quickly
+//! - the other modules: the tests, by what they are about
+
+mod activation;
+mod audit;
+mod crash;
+mod damage;
+mod idle;
+mod inside;
+mod listeners;
+mod machine;
+mod package;
+
+use libtest_mimic::{Arguments, Trial};
+use machine::Machine;
+
+/// Debian 12 has systemd 252, Debian 13 has 257.
+const SUITES: [&str; 2] = ["bookworm", "trixie"];
+
+/// A test: its name, and what it does with a machine.
+type Test = (&'static str, fn(&Machine));
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() == Some("inside") {
+        return inside::main(&arguments.collect::<Vec<_>>());
+    }
+    let tests = [
+        activation::TESTS,
+        audit::TESTS,
+        crash::TESTS,
+        damage::TESTS,
+        idle::TESTS,
+        listeners::TESTS,
+        package::TESTS,
+    ]
+    .concat();
+    let trials = SUITES.iter().flat_map(|suite| tests.iter().map(|test| trial(suite, *test)));
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}
+
+fn trial(suite: &'static str, (name, test): Test) -> Trial {
+    Trial::test(format!("{suite}::{name}"), move || {
+        let machine = Machine::boot(suite, name);
+        test(&machine);
+        Ok(())
+    })
+}

@@ -1,0 +1,59 @@
+//! This program again, inside a machine, as a client that does many things quickly. Each command
+//! prints one line of JSON at its end.
+
+use std::time::Duration;
+
+use zbus::{Connection, Variant};
+
+use crate::{activation, audit, crash, idle};
+
+/// A grant, as far as tests look at it.
+pub type Granted = (u16, String);
+
+/// Runs the command that the arguments name.
+pub fn main(arguments: &[String]) {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let result = runtime.block_on(async {
+        match arguments.split_first().expect("a command") {
+            (&"crowd", rest) => activation::crowd(rest).await,
+            (&"audit", rest) => audit::inside(rest).await,
+            (&"crash", rest) => crash::inside(rest).await,
+            (&"idle", rest) => idle::inside(rest).await,
+            (other, _) => panic!("there is no command {other}"),
+        }
+    });
+    println!("{result}");
+}
+
+/// A connection to the session bus that waits longer than any activation takes.
+pub async fn bus() -> Connection {
+    let builder = zbus::connection::Builder::session();
+    builder.method_timeout(Duration::from_secs(60)).build().await.unwrap()
+}
+
+/// Calls a method of styxy; the error's name and words if it fails.
+pub async fn call<B>(bus: &Connection, method: &str, body: &B) -> Result<zbus::Message, String>
+where
+    B: serde::Serialize + zbus::wire::DynamicType,
+{
+    let name = Some("org.styxy.Styxy1");
+    let reply = bus.call_method(name, "/org/styxy/Styxy1", name, method, body).await;
+    reply.map_err(|error| error.to_string())
+}
+
+/// Allocates a port.
+pub async fn allocate(bus: &Connection, service_type: &str) -> Result<Granted, String> {
+    let options = std::collections::HashMap::<&str, Variant<'_>>::new();
+    let reply = call(bus, "Allocate", &(service_type, options)).await?;
+    let body = reply.body();
+    let (port, lease_id, _): (u16, String, std::collections::HashMap<String, Variant<'_>>) =
+        body.deserialize().map_err(|error| error.to_string())?;
+    Ok((port, lease_id))
+}
+
+/// Releases a lease.
+pub async fn release(bus: &Connection, lease_id: &str) -> Result<u16, String> {
+    let reply = call(bus, "Release", &(lease_id,)).await?;
+    reply.body().deserialize().map_err(|error| error.to_string())
+}

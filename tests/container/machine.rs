@@ -1,0 +1,173 @@
+//! A machine, and what runs in it; by tests/machine/machine.
+
+use std::{
+    env,
+    ffi::OsStr,
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value as Json;
+
+/// The user that tests are.
+pub const USER: &str = "dev";
+
+/// What `busctl call` wants in front of a method.
+const OBJECT: [&str; 3] = ["org.styxy.Styxy1", "/org/styxy/Styxy1", "org.styxy.Styxy1"];
+
+/// A booted machine with the package; it is ended with the value.
+pub struct Machine {
+    name: String,
+}
+
+/// What a command in a machine did.
+#[derive(Debug)]
+pub struct Done {
+    pub stdout: String,
+    pub stderr: String,
+    pub code: Option<i32>,
+}
+
+impl Done {
+    /// What it printed; fails unless it succeeded.
+    #[track_caller]
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{}{}", self.stdout, self.stderr);
+        self.stdout
+    }
+}
+
+impl Machine {
+    /// Boots a machine for that test, with the package installed and the user `dev` logged in.
+    pub fn boot(suite: &str, test: &str) -> Self {
+        let package = env::var("STYXY_DEB").expect("STYXY_DEB names the package; see tests/run");
+        // The name is a host name, too.
+        let mut name = format!("{suite}-{}", test.replace('_', "-"));
+        name.truncate(40);
+        let machine = Self { name: name.trim_end_matches('-').to_owned() };
+        machine.script(["stop", &machine.name]);
+        machine.script(["boot", suite, &machine.name, "--deb", &package]).ok();
+        machine
+    }
+
+    /// Runs a verb of the script.
+    pub fn script<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
+        let script = env::var("STYXY_MACHINE").expect("STYXY_MACHINE names the script");
+        done(Command::new(script).args(arguments).stdin(Stdio::null()).output().unwrap())
+    }
+
+    /// The name by which the script knows it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs a shell command as root.
+    pub fn root(&self, command: &str) -> Done {
+        self.script(["exec", &self.name, "--", "bash", "-c", command])
+    }
+
+    /// Runs a shell command as the user.
+    pub fn user(&self, command: &str) -> Done {
+        self.script(["as", &self.name, USER, "--", "bash", "-c", command])
+    }
+
+    /// Starts a shell command as the user.
+    pub fn start(&self, command: &str) -> Child {
+        let script = env::var("STYXY_MACHINE").expect("STYXY_MACHINE names the script");
+        let arguments = ["as", &self.name, USER, "--", "bash", "-c", command];
+        Command::new(script).args(arguments).stdout(Stdio::piped()).spawn().unwrap()
+    }
+
+    /// Runs this program as the user in the machine; see `inside`.
+    #[track_caller]
+    pub fn inside(&self, arguments: &str) -> Json {
+        self.put_inside();
+        let output = self.user(&format!("/usr/local/bin/inside inside {arguments}")).ok();
+        let last = output.lines().next_back().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|error| panic!("{error}: {output}"))
+    }
+
+    /// Puts this program into the machine, once.
+    pub fn put_inside(&self) {
+        if self.root("test -x /usr/local/bin/inside").code != Some(0) {
+            let this: PathBuf = env::current_exe().unwrap();
+            self.put(this.to_str().unwrap(), "/usr/local/bin/inside");
+        }
+    }
+
+    /// Copies a file into the machine.
+    pub fn put(&self, file: &str, destination: &str) {
+        self.script(["put", &self.name, file, destination]).ok();
+    }
+
+    /// Calls a method of styxy with `busctl`; the data of its reply, or the error's message.
+    pub fn call(&self, method: &str, arguments: &str) -> Result<Json, String> {
+        let object = OBJECT.join(" ");
+        let done =
+            self.user(&format!("busctl --user --json=short call {object} {method} {arguments}"));
+        match done.code {
+            Some(0) => {
+                let reply: Json = serde_json::from_str(&done.stdout).unwrap();
+                Ok(reply["data"].clone())
+            }
+            _ => Err(done.stderr),
+        }
+    }
+
+    /// The events of styxy that the user finds in the journal, the oldest first.
+    pub fn events(&self) -> Vec<Json> {
+        let lines = self.user("journalctl -q -t styxy -o json").ok();
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The state of a unit of the user, as `systemctl is-active` has it.
+    pub fn unit_state(&self, unit: &str) -> String {
+        self.user(&format!("systemctl --user is-active {unit}")).stdout.trim().to_owned()
+    }
+
+    /// A property of a unit of the user.
+    pub fn unit(&self, unit: &str, property: &str) -> String {
+        let command = format!("systemctl --user show --value -p {property} {unit}");
+        self.user(&command).ok().trim().to_owned()
+    }
+
+    /// Changes a setting of the user's configuration and has it read.
+    pub fn configure(&self, json: &str) {
+        self.user(&format!(
+            "mkdir -p ~/.config/styxy && printf %s '{json}' > ~/.config/styxy/config.json"
+        ))
+        .ok();
+        self.call("Reload", "").unwrap();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // For whoever reads the failure.
+            let log = self.root("journalctl -b --no-pager -n 40");
+            eprintln!("---- {}\n{}", self.name, log.stdout);
+        }
+        self.script(["stop", &self.name]);
+    }
+}
+
+fn done(output: Output) -> Done {
+    Done {
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        code: output.status.code(),
+    }
+}
+
+/// Waits until the condition holds; fails after a time that no machine needs.
+#[track_caller]
+pub fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
