@@ -174,7 +174,7 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
     }
 }
 
-/// The socket of `styxy.socket`, by its name (sd_listen_fds(3)).
+/// The socket of `styxy.socket`, by its name (`sd_listen_fds(3)`).
 fn inherited() -> Result<Option<UnixListener>, Failure> {
     // The crate takes the variables away and knows nothing of names, so they are read first.
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -226,7 +226,7 @@ fn notify(states: &[NotifyState<'_>]) {
     let _ = sd_notify::notify(states);
 }
 
-/// Waits until the manager has worked through what it was told (sd_notify(3), `BARRIER=1`).
+/// Waits until the manager has worked through what it was told (`sd_notify(3)`, `BARRIER=1`).
 fn barrier() {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return;

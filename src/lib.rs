@@ -1,3 +1,42 @@
+//! styxy hands out ports on a Linux machine, so that dev servers, databases, test runs and coding
+//! agents never collide. It is a systemd user service that starts on demand; this library is all of
+//! it, and the binary is one call.
+//!
+//! # What it promises
+//!
+//! - No port is leased twice at the same time.
+//! - No port is granted while anything on the machine listens on it (TCP) or has it bound (UDP).
+//! - An acknowledged grant or release survives `kill -9` of the service at any instant.
+//! - The same project asking for the same service gets the same port again, whenever it is free.
+//! - Every change reaches the journal as one numbered event, and none is ever missing.
+//! - An idle service ends, and no call is lost in the race with its end.
+//! - Bad input gets an error that says what to do, and changes nothing.
+//!
+//! # Layout
+//!
+//! The words of the trade, as types that cannot hold a wrong value:
+//! - [`port`]: ports, protocols, ranges. [`service_type`]: classes of services. [`lease`]: leases and
+//!   what describes them. [`request`]: what a client may ask. [`value`]: values as they cross a door.
+//! - [`change`]: what can happen to the state. [`error`]: the one table of what goes wrong.
+//!
+//! The core:
+//! - [`registry`]: who has what, and who gets what. Pure.
+//! - [`broker`]: the one path that every change takes: check → registry → kernel → state → audit →
+//!   signal.
+//!
+//! What the broker uses; none of these knows another:
+//! - [`kernel`]: all that asks Linux. [`state`]: the log and the snapshot. [`audit`]: the way to the
+//!   journal. [`config`]: the layers of the configuration.
+//!
+//! The doors, which translate and decide nothing:
+//! - [`dbus`] and [`http`].
+//!
+//! The service as a process:
+//! - [`daemon`]: its life. [`activity`]: what keeps it from ending. [`places`]: where things are.
+//!
+//! The command:
+//! - [`cli`]: one file a verb. [`client`]: how a command reaches the service.
+
 pub mod activity;
 pub mod audit;
 pub mod broker;

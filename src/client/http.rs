@@ -92,8 +92,8 @@ fn query(filter: &Fields) -> String {
             Value::Str(text) => escape(text),
             other => json!(other).to_string(),
         };
-        query.push(if query.is_empty() { '?' } else { '&' });
-        query.push_str(&format!("{key}={value}"));
+        let separator = if query.is_empty() { '?' } else { '&' };
+        query.extend([separator.to_string().as_str(), key, "=", &value]);
     }
     query
 }

@@ -115,12 +115,11 @@ impl Source<'_> {
     }
 
     pub(super) fn string<'v>(&mut self, node: Node<'v>) -> Option<&'v str> {
-        match node.value {
-            Value::StringLit(text) => Some(&text.value),
-            _ => {
-                self.mismatch(node, "a string");
-                None
-            }
+        if let Value::StringLit(text) = node.value {
+            Some(&text.value)
+        } else {
+            self.mismatch(node, "a string");
+            None
         }
     }
 

@@ -32,7 +32,7 @@ pub(super) fn apply(config: &mut Config, file: &Path, text: &str, problems: &mut
         "limits" => source.fields(node, |source, name, node| match name {
             "leases" => set(&mut config.most_leases, source.number(node, 1, 131_070)),
             "remembered_ports" => {
-                set(&mut config.most_remembered, source.number(node, 1, 1_000_000))
+                set(&mut config.most_remembered, source.number(node, 1, 1_000_000));
             }
             _ => source.unknown(node, name, &["leases", "remembered_ports"]),
         }),

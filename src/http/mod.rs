@@ -52,6 +52,8 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(SILENCE)
+                // A shell's client may close its side when it has asked.
+                .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             // What goes wrong on a connection is the client's to see.

@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use axum::{
     Extension, Json, Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State, rejection::BytesRejection},
+    extract::{
+        DefaultBodyLimit, Path, Query, State,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
     routing::{delete, get, post},
@@ -40,7 +43,9 @@ pub fn router(broker: Arc<Broker>) -> Router {
 }
 
 type Answer = Result<Success, Failure>;
-type Parameters = Query<HashMap<String, String>>;
+/// axum's own refusals are plain text, so they are taken as values.
+type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+type Part = Result<Path<String>, PathRejection>;
 
 async fn allocate(
     State(broker): State<Arc<Broker>>,
@@ -60,8 +65,9 @@ async fn allocate(
 async fn release(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
-    Path(lock_id): Path<String>,
+    lock_id: Part,
 ) -> Answer {
+    let Path(lock_id) = lock_id?;
     let lease_id: LeaseId = lock_id.parse()?;
     let lease = broker.release(lease_id, &client)?;
     let mut fields = Fields::default();
@@ -71,32 +77,27 @@ async fn release(
     Ok(Success(fields))
 }
 
-async fn list(State(broker): State<Arc<Broker>>, Query(filter): Parameters) -> Response {
+async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
+    let Query(filter) = filter?;
     // A query has only strings; a port is given as one here.
     let keys = filter.into_iter().map(|(key, text)| match text.parse() {
         Ok(number) if key == "port" => (key, Value::U64(number)),
         _ => (key, Value::Str(text)),
     });
-    match Filter::parse(keys).and_then(|filter| broker.list(&filter)) {
-        Ok(leases) => Json(json!({"success": true, "allocations": leases})).into_response(),
-        Err(error) => Failure::from(error).into_response(),
-    }
+    let leases = broker.list(&Filter::parse(keys)?)?;
+    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
 }
 
-async fn check(
-    State(broker): State<Arc<Broker>>,
-    Path(port): Path<String>,
-    Query(query): Parameters,
-) -> Answer {
+async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {
+    let (Path(port), Query(query)) = (port?, query?);
     let port: Port = port.parse()?;
     let mut protocol = Protocol::default();
     for (key, value) in query {
-        match key.as_str() {
-            "protocol" => protocol = value.parse()?,
-            _ => {
-                let message = format!("there is no parameter {:?}", shortened(&key));
-                return Err(Error::invalid(message).suggest("the known one is protocol").into());
-            }
+        if key.as_str() == "protocol" {
+            protocol = value.parse()?;
+        } else {
+            let message = format!("there is no parameter {:?}", shortened(&key));
+            return Err(Error::invalid(message).suggest("the known one is protocol").into());
         }
     }
     Ok(Success(broker.check(port, protocol)?))
@@ -183,6 +184,18 @@ impl From<Error> for Failure {
         let names = error.kind.names();
         let status = StatusCode::from_u16(names.status).unwrap_or(StatusCode::BAD_REQUEST);
         Self { status, code: names.code, error }
+    }
+}
+
+impl From<PathRejection> for Failure {
+    fn from(_: PathRejection) -> Self {
+        Error::invalid("the path is not percent-encoded UTF-8").into()
+    }
+}
+
+impl From<QueryRejection> for Failure {
+    fn from(_: QueryRejection) -> Self {
+        Error::invalid("the query is not of the form key=value&key=value").into()
     }
 }
 

@@ -136,7 +136,7 @@ impl Store {
             let length = snapshot.write().map_err(at(folder))?;
             store.compacted(snapshot.generation, length);
         }
-        store.header.boot_id = boot_id.to_owned();
+        boot_id.clone_into(&mut store.header.boot_id);
         let damage = damage.into_iter().chain(recovered.torn).collect();
         Ok(Opened { store, damage, other_boot })
     }

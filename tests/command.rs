@@ -1,0 +1,158 @@
+//! What the command does, seen from outside.
+
+mod support;
+
+use std::{
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    process::{Output, Stdio},
+    thread,
+};
+
+use serde_json::Value as Json;
+use support::Home;
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn allocate_starts_a_private_service_where_there_is_none_and_prints_the_port() {
+    let home = Home::with_type();
+    let port: u16 = home.ok(&["allocate", "mine"]).parse().unwrap();
+    assert!((home.port(0)..=home.port(9)).contains(&port));
+    let next: u16 = home.ok(&["allocate", "mine", "--name", "web"]).parse().unwrap();
+    assert_ne!(port, next);
+}
+
+#[test]
+fn commands_that_start_at_once_start_one_service() {
+    let home = Home::with_type();
+    let ports: Vec<String> = thread::scope(|scope| {
+        let name = |i| format!("web{i}");
+        let commands: Vec<_> = (0..6)
+            .map(|i| {
+                scope.spawn({
+                    let home = &home;
+                    move || home.ok(&["allocate", "mine", "--name", &name(i)])
+                })
+            })
+            .collect();
+        commands.into_iter().map(|command| command.join().unwrap()).collect()
+    });
+    let mut different = ports.clone();
+    different.sort();
+    different.dedup();
+    assert_eq!(different.len(), 6, "{ports:?}");
+}
+
+#[test]
+fn json_is_all_there_is_on_stdout() {
+    let home = Home::with_type();
+    let lease: Json =
+        serde_json::from_str(&home.ok(&["allocate", "mine", "--name", "web", "--json"])).unwrap();
+    let id = lease["lease_id"].as_str().unwrap();
+    let leases: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
+    assert_eq!(leases[0]["lease_id"], id);
+    let port = lease["port"].to_string();
+    let check = home.run(&["check", &port, "--json"]);
+    assert_eq!(check.status.code(), Some(1));
+    assert_eq!(serde_json::from_slice::<Json>(&check.stdout).unwrap()["reason"], "leased");
+    let released: Json = serde_json::from_str(&home.ok(&["release", id, "--json"])).unwrap();
+    assert_eq!(released["port"], lease["port"]);
+    assert_eq!(home.ok(&["list", "--json"]), "[]");
+}
+
+#[test]
+fn list_shows_a_table_and_says_when_there_is_nothing() {
+    let home = Home::with_type();
+    assert_eq!(home.ok(&["list"]), "no port is leased");
+    let port = home.port(3).to_string();
+    home.ok(&["allocate", "mine", "--name", "web", "--port", &port]);
+    let table = home.ok(&["list"]);
+    let row = table.lines().nth(1).unwrap();
+    let (port, project) = (format!("{port}/tcp"), home.path("."));
+    let project = project.to_str().unwrap().trim_end_matches("/.");
+    for word in [port.as_str(), "reserved", "mine", "web", project] {
+        assert!(row.contains(word), "{word} is not in {row}");
+    }
+}
+
+#[test]
+fn the_same_project_gets_the_same_port_again() {
+    let home = Home::with_type();
+    let allocate = |project: &str| home.ok(&["allocate", "mine", "--project", project, "--json"]);
+    let port = |lease: &str| serde_json::from_str::<Json>(lease).unwrap()["port"].clone();
+    let first = allocate("/a");
+    let id = serde_json::from_str::<Json>(&first).unwrap()["lease_id"].clone();
+    home.ok(&["release", id.as_str().unwrap()]);
+    assert_ne!(port(&allocate("/b")), port(&first));
+    assert_eq!(port(&allocate("/a")), port(&first));
+}
+
+#[test]
+fn a_port_that_something_listens_on_is_not_granted() {
+    let home = Home::with_type();
+    let _listener = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();
+    let (busy, free) = (home.port(5).to_string(), home.port(9).to_string());
+    let refused = home.run(&["allocate", "mine", "--port", &busy, "--strict"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("in use by another program"), "{}", stderr(&refused));
+    assert_ne!(home.ok(&["allocate", "mine", "--port", &busy]), busy);
+    assert!(home.ok(&["check", &free]).contains("is free"));
+}
+
+#[test]
+fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
+    let home = Home::with_type();
+    let code = |arguments: &[&str]| home.run(arguments).status.code();
+    assert_eq!(code(&["allocate", "mien"]), Some(1));
+    assert_eq!(code(&["release", "00000000-0000-4000-8000-000000000000"]), Some(1));
+    assert_eq!(code(&["allocate", "not a type"]), Some(2));
+    assert_eq!(code(&["allocate", "mine", "--name", "a b"]), Some(2));
+    assert_eq!(code(&["allocate", "mine", "--strict"]), Some(2));
+    assert_eq!(code(&["release", "1234"]), Some(2));
+    assert_eq!(code(&["check", "0"]), Some(2));
+    assert_eq!(code(&["frobnicate"]), Some(2));
+    let nowhere = Home::new();
+    std::fs::write(nowhere.path("state"), "not a folder").unwrap();
+    let output = nowhere.run(&["list"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no styxy service can be reached"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_unknown_type_is_answered_with_the_one_that_was_meant() {
+    let home = Home::with_type();
+    let output = home.run(&["allocate", "mien"]);
+    assert!(stderr(&output).contains("did you mean \"mine\"?"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine"]);
+    let mut command = home.styxy().arg("list").stdout(Stdio::piped()).spawn().unwrap();
+    drop(command.stdout.take());
+    assert!(command.wait().unwrap().success());
+}
+
+#[test]
+fn a_state_folder_that_cannot_be_written_ends_in_a_refusal_and_not_in_a_grant() {
+    if nix::unistd::getuid().is_root() {
+        // Root writes everywhere; the container tests do this as an ordinary user. A folder where
+        // the log should be stops root too.
+        let home = Home::with_type();
+        std::fs::create_dir_all(home.state().join("lock")).unwrap();
+        let output = home.run(&["allocate", "mine"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("nothing was changed"), "{}", stderr(&output));
+        std::fs::remove_dir(home.state().join("lock")).unwrap();
+        home.ok(&["allocate", "mine"]);
+        return;
+    }
+    let home = Home::with_type();
+    std::fs::create_dir_all(home.state()).unwrap();
+    std::fs::set_permissions(home.state(), std::fs::Permissions::from_mode(0o500)).unwrap();
+    assert_ne!(home.run(&["allocate", "mine"]).status.code(), Some(0));
+}

@@ -1,0 +1,160 @@
+//! What the HTTP door answers, to good requests and to nonsense.
+
+mod support;
+
+use nix::sys::signal::Signal;
+use serde_json::json;
+use support::{Answer, Home, end};
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.body["success"], false, "{answer:?}");
+    assert_eq!(answer.body["code"], code, "{answer:?}");
+    assert!(!answer.body["error"].as_str().unwrap().is_empty(), "{answer:?}");
+    assert!(answer.body["suggestions"].is_array(), "{answer:?}");
+    assert!(answer.head.contains("application/json"), "{answer:?}");
+}
+
+#[test]
+fn a_port_is_granted_listed_checked_and_released() {
+    let home = Home::with_type();
+    let service = home.service();
+    let granted =
+        home.http("POST", "/allocate", r#"{"service_type": "mine", "service_name": "web"}"#);
+    assert_eq!(granted.status, 200, "{granted:?}");
+    assert_eq!(granted.body["success"], true);
+    let port = granted.body["port"].as_u64().unwrap();
+    let id = granted.body["lock_id"].as_str().unwrap().to_owned();
+    assert_eq!(granted.body["lease_id"], id);
+
+    let listed = home.http("GET", "/allocations?service_type=mine", "");
+    assert_eq!(listed.body["allocations"][0]["port"], port);
+    assert_eq!(listed.body["allocations"][0]["state"], "reserved");
+    let checked = home.http("GET", &format!("/check/{port}"), "");
+    assert_eq!(checked.body["available"], false);
+    assert_eq!(checked.body["lease"]["service_name"], "web");
+    assert_eq!(
+        home.http("GET", &format!("/check/{port}?protocol=udp"), "").body["available"],
+        true
+    );
+
+    let released = home.http("DELETE", &format!("/allocate/{id}"), "");
+    assert_eq!(
+        released.body,
+        json!({"success": true, "port": port, "lease_id": id, "lock_id": id})
+    );
+    refused(&home.http("DELETE", &format!("/allocate/{id}"), ""), 404, "NoSuchLease");
+    let status = home.http("GET", "/status", "");
+    assert_eq!(status.body["leases"], 0);
+    assert!(status.body["audit_pending"].is_u64());
+    end(service, Signal::SIGTERM);
+    assert!(!home.socket().exists(), "the service has cleaned up");
+}
+
+#[test]
+fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
+    let home = Home::with_type();
+    let service = home.service();
+    let post = |body: &str| home.http("POST", "/allocate", body);
+    for body in [
+        "",
+        "{",
+        "null",
+        "[]",
+        "3000",
+        "{}",
+        r#"{"service_type": 7}"#,
+        r#"{"service_type": "no such"}"#,
+        r#"{"service_type": "mine", "port": "3000"}"#,
+        r#"{"service_type": "mine", "port": 0}"#,
+        r#"{"service_type": "mine", "port": -1}"#,
+        r#"{"service_type": "mine", "port": 65536}"#,
+        r#"{"service_type": "mine", "port": 1e99}"#,
+        r#"{"service_type": "mine", "service_name": "a b"}"#,
+        r#"{"service_type": "mine", "service_name": ""}"#,
+        r#"{"service_type": "mine", "project_path": "relative"}"#,
+        r#"{"service_type": "mine", "project_path": "/a\u0000b"}"#,
+        r#"{"service_type": "mine", "strict": true}"#,
+        r#"{"service_type": "mine", "strict": "yes", "port": 3000}"#,
+        r#"{"service_type": "mine", "protocol": "sctp"}"#,
+        r#"{"service_type": "mine", "novelty": 1}"#,
+    ] {
+        refused(&post(body), 400, "InvalidArgument");
+    }
+    refused(&post(r#"{"service_type": "mien"}"#), 404, "UnknownServiceType");
+    let long = format!(r#"{{"service_type": "mine", "service_name": "{}"}}"#, "x".repeat(10_000));
+    refused(&post(&long), 413, "InvalidArgument");
+    refused(&home.http("GET", "/nowhere", ""), 404, "NotFound");
+    refused(&home.http("GET", "/", ""), 404, "NotFound");
+    refused(&home.http("GET", "/allocate", ""), 405, "MethodNotAllowed");
+    refused(&home.http("PATCH", "/allocations", ""), 405, "MethodNotAllowed");
+    refused(&home.http("DELETE", "/allocate/1234", ""), 400, "InvalidArgument");
+    refused(&home.http("DELETE", "/allocate/%ff", ""), 400, "InvalidArgument");
+    for path in ["/check/0", "/check/65536", "/check/web", "/check/80?protocol=x", "/check/80?p=x"]
+    {
+        refused(&home.http("GET", path, ""), 400, "InvalidArgument");
+    }
+    refused(&home.http("GET", "/allocations?port=x", ""), 400, "InvalidArgument");
+    refused(&home.http("GET", "/allocations?novelty=x", ""), 400, "InvalidArgument");
+    assert_eq!(home.http("GET", "/allocations", "").body["allocations"], json!([]));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_strict_request_names_who_has_the_port() {
+    let home = Home::with_type();
+    let service = home.service();
+    let port = home.port(4);
+    let body = format!(
+        r#"{{"service_type": "mine", "service_name": "web", "port": {port}, "strict": true}}"#
+    );
+    assert_eq!(home.http("POST", "/allocate", &body).body["port"], port);
+    let answer = home.http("POST", "/allocate", &body);
+    refused(&answer, 409, "PortInUse");
+    assert!(answer.body["error"].as_str().unwrap().contains("leased to mine web"), "{answer:?}");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let home = Home::with_type();
+    let service = home.service();
+    let body = r#"{"service_type": "mine", "dry_run": true}"#;
+    let answer = home.http("POST", "/allocate", body);
+    assert_eq!(answer.body["dry_run"], true);
+    assert!(answer.body["lease_id"].is_null());
+    assert_eq!(home.http("POST", "/allocate", body).body["port"], answer.body["port"]);
+    assert_eq!(home.http("GET", "/status", "").body["seq"], 0);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_singleton_is_shared() {
+    let home = Home::new();
+    home.configure(&format!(
+        r#"{{"service_types": {{"model": {{"port_range": [{}, {}], "instance_behavior": "single"}}}}}}"#,
+        home.port(0),
+        home.port(9)
+    ));
+    let service = home.service();
+    let first = home.http("POST", "/allocate", r#"{"service_type": "model"}"#);
+    let second = home.http("POST", "/allocate", r#"{"service_type": "model"}"#);
+    assert!(first.body["existing"].is_null());
+    assert_eq!(second.body["existing"], true);
+    assert_eq!(first.body["lease_id"], second.body["lease_id"]);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_killed_service_has_lost_nothing() {
+    let home = Home::with_type();
+    let service = home.service();
+    let body = r#"{"service_type": "mine", "service_name": "web", "project_path": "/p"}"#;
+    let granted = home.http("POST", "/allocate", body);
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    let listed = home.http("GET", "/allocations", "");
+    assert_eq!(listed.body["allocations"][0]["lease_id"], granted.body["lease_id"]);
+    end(service, Signal::SIGKILL);
+}

@@ -1,0 +1,213 @@
+//! A service of its own for each test: started by hand, in folders of its own, without a session bus.
+
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, TcpListener, UdpSocket},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// Folders of a user, and the services that were started in them.
+pub struct Home {
+    folder: TempDir,
+    services: Mutex<Vec<Pid>>,
+    first: u16,
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: Json,
+}
+
+impl Home {
+    /// A home in which nothing is.
+    pub fn new() -> Self {
+        let home = Self {
+            folder: tempfile::tempdir().unwrap(),
+            services: Mutex::default(),
+            first: free_ports(),
+        };
+        fs::create_dir_all(home.path("runtime")).unwrap();
+        home
+    }
+
+    /// A home with a service type `mine` of ten ports that are free on this machine and no other
+    /// test's.
+    pub fn with_type() -> Self {
+        let home = Self::new();
+        home.configure(&format!(
+            r#"{{"service_types": {{"mine": {{"port_range": [{}, {}]}}}}}}"#,
+            home.port(0),
+            home.port(9)
+        ));
+        home
+    }
+
+    /// One of the ten ports.
+    pub fn port(&self, index: u16) -> u16 {
+        self.first + index
+    }
+
+    /// A path in it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.path("state/styxy/state")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("runtime/styxy/http.sock")
+    }
+
+    /// Writes the user's configuration.
+    pub fn configure(&self, json: &str) {
+        fs::create_dir_all(self.path("config/styxy")).unwrap();
+        fs::write(self.path("config/styxy/config.json"), json).unwrap();
+    }
+
+    /// The command, in this home.
+    pub fn styxy(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_styxy"));
+        command
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("XDG_RUNTIME_DIR", self.path("runtime"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command with these arguments.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let output = self.styxy().args(arguments).output().unwrap();
+        self.adopt();
+        output
+    }
+
+    /// Runs a command that must succeed; what it printed.
+    #[track_caller]
+    pub fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Starts a service and waits until it listens.
+    pub fn service(&self) -> Child {
+        let mut service = self
+            .styxy()
+            .arg("daemon")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.contains("listening on"), "{line:?}");
+        service
+    }
+
+    /// Remembers the private service that a command started, to end it with the test.
+    fn adopt(&self) {
+        if let Ok(stream) = UnixStream::connect(self.socket())
+            && let Some(pid) = exchange(stream, "GET", "/status", "").body["pid"].as_i64()
+        {
+            let pid = Pid::from_raw(i32::try_from(pid).unwrap());
+            let mut services = self.services.lock().unwrap();
+            if !services.contains(&pid) {
+                services.push(pid);
+            }
+        }
+    }
+
+    /// A request on the socket.
+    #[track_caller]
+    pub fn http(&self, method: &str, path: &str, body: &str) -> Answer {
+        exchange(UnixStream::connect(self.socket()).unwrap(), method, path, body)
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.adopt();
+        }
+        for pid in self.services.get_mut().unwrap().drain(..) {
+            if is_ours(pid, self.folder.path()) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+        }
+    }
+}
+
+/// Whether the process is the command, in that home.
+fn is_ours(pid: Pid, home: &Path) -> bool {
+    let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let home = format!("HOME={}", home.display());
+    environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
+}
+
+fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Answer {
+    let length = body.len();
+    // A refusal may come before the whole body is sent.
+    let _ = write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let _ = stream.shutdown(Shutdown::Write);
+    let mut text = Vec::new();
+    let _ = stream.read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
+    Answer { status, head: head.to_owned(), body }
+}
+
+/// Ends a service with that signal, and waits for it.
+pub fn end(mut service: Child, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(service.id()).unwrap()), signal).unwrap();
+    service.wait().unwrap();
+}
+
+/// The first of ten ports that nothing on this machine uses. They lie below those that the kernel
+/// gives away by itself.
+fn free_ports() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 1_000).unwrap() * 10;
+    loop {
+        let offset = start + NEXT.fetch_add(10, Ordering::Relaxed);
+        let first = 12_000 + offset % 20_000;
+        let is_free = |port| {
+            TcpListener::bind(("0.0.0.0", port)).is_ok()
+                && UdpSocket::bind(("0.0.0.0", port)).is_ok()
+        };
+        if (first..first + 10).all(is_free) {
+            return first;
+        }
+    }
+}
