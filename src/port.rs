@@ -30,6 +30,11 @@ impl Port {
     pub fn is_refused_by_browsers(self) -> bool {
         BAD_PORTS.binary_search(&self.get()).is_ok()
     }
+
+    /// All of these.
+    pub fn refused_by_browsers() -> impl Iterator<Item = Self> {
+        BAD_PORTS.into_iter().filter_map(|number| Self::new(number.into()))
+    }
 }
 
 impl fmt::Display for Port {

@@ -201,9 +201,6 @@ impl Registry {
 
 fn avoided(rules: &Rules) -> PortSet {
     let mut avoided = rules.excluded.clone();
-    (1..=65_535)
-        .filter_map(Port::new)
-        .filter(|port| port.is_refused_by_browsers())
-        .for_each(|port| avoided.insert(port));
+    Port::refused_by_browsers().for_each(|port| avoided.insert(port));
     avoided
 }

@@ -1,0 +1,500 @@
+//! The registry beside a naive model of it: both live through the same random steps, and every
+//! answer and everything that can be seen of them is compared.
+//!
+//! The model says with plain lists, searched from the beginning, what the design says in words
+//! ("How a port is chosen"). There are few ports, so they are used up and used again all the time.
+
+use std::{collections::BTreeMap, ops::RangeInclusive, str::FromStr, sync::Arc};
+
+use proptest::{
+    option::weighted,
+    prelude::*,
+    sample::{Index, select},
+};
+use styxy::{
+    change::Change,
+    error::{Error, ErrorKind},
+    lease::{EndReason, Lease, LeaseId, MemoryKey, Timestamp},
+    port::{Port, PortRange, Protocol},
+    registry::{Choice, Obstacle, Registry, Rules},
+    request::{AllocateRequest, Filter},
+    service_type::{InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
+};
+
+/// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.
+const PORTS: RangeInclusive<u16> = 5054..=5064;
+
+/// Those of them that browsers refuse (<https://fetch.spec.whatwg.org/#port-blocking>).
+const REFUSED_BY_BROWSERS: [u16; 2] = [5060, 5061];
+
+const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
+
+const TYPES: [&str; 3] = ["dev", "api", "ai"];
+
+// The model.
+
+/// What the configuration says, in plain lists.
+#[derive(Clone, Debug)]
+struct Plan {
+    types: BTreeMap<ServiceTypeName, ServiceType>,
+    excluded: Vec<Port>,
+    most_leases: usize,
+    most_remembered: usize,
+}
+
+impl Plan {
+    fn rules(&self) -> Rules {
+        Rules {
+            types: ServiceTypes(self.types.clone()),
+            excluded: self.excluded.iter().copied().collect(),
+            most_leases: self.most_leases,
+            most_remembered: self.most_remembered,
+        }
+    }
+}
+
+struct Model {
+    plan: Plan,
+    /// What other programs of the machine have.
+    busy: Vec<(Port, Protocol)>,
+    leases: Vec<Arc<Lease>>,
+    /// Who had which port last and the number of that change, the oldest first.
+    memory: Vec<(MemoryKey, Port, u64)>,
+}
+
+impl Model {
+    fn choose(&self, request: &AllocateRequest) -> Result<Choice, ErrorKind> {
+        let name = &request.service_type;
+        let service_type = self.plan.types.get(name).ok_or(ErrorKind::UnknownServiceType)?;
+        // A lease from before the type became a singleton is not for everybody.
+        let mut singletons = self.leases.iter().filter(|lease| lease.singleton);
+        if service_type.instance_behavior == InstanceBehavior::Single
+            && let Some(lease) = singletons.find(|lease| lease.service_type == *name)
+        {
+            return Ok(Choice::Existing(Arc::clone(lease)));
+        }
+        if self.leases.len() >= self.plan.most_leases {
+            return Err(ErrorKind::LimitExceeded);
+        }
+        let mut candidates: Vec<_> = request.port.into_iter().collect();
+        if !request.strict {
+            // What is remembered though browsers refuse it was asked for by number.
+            candidates.extend(self.remembered(request));
+            candidates.extend(self.ordinary(service_type, request.protocol));
+        }
+        candidates
+            .into_iter()
+            .find(|port| self.may_have(*port, request.protocol))
+            .map(Choice::Port)
+            .ok_or(if request.strict { ErrorKind::PortInUse } else { ErrorKind::PoolExhausted })
+    }
+
+    /// The port that the same service of the same project had last.
+    fn remembered(&self, request: &AllocateRequest) -> Option<Port> {
+        let wanted = memory_key(request)?;
+        self.memory.iter().find(|(key, ..)| *key == wanted).map(|(_, port, _)| *port)
+    }
+
+    /// The preferred ports and the range; those that somebody remembers last, the oldest first.
+    fn ordinary(&self, service_type: &ServiceType, protocol: Protocol) -> Vec<Port> {
+        let range = service_type.port_range;
+        let ascending = (range.first().get()..=range.last().get()).map(port);
+        let mut ports = service_type.preferred_ports.clone();
+        ports.extend(ascending);
+        ports.retain(|port| !REFUSED_BY_BROWSERS.contains(&port.get()));
+        // A stable sort, and `None` comes before all ages.
+        ports.sort_by_key(|port| {
+            self.memory.iter().rposition(|(key, had, _)| key.protocol == protocol && had == port)
+        });
+        ports
+    }
+
+    fn may_have(&self, port: Port, protocol: Protocol) -> bool {
+        self.at(port, protocol).is_none()
+            && !self.busy.contains(&(port, protocol))
+            && !self.plan.excluded.contains(&port)
+    }
+
+    fn at(&self, port: Port, protocol: Protocol) -> Option<&Arc<Lease>> {
+        self.leases.iter().find(|lease| lease.port == port && lease.protocol == protocol)
+    }
+
+    fn grant(&mut self, seq: u64, request: &AllocateRequest, lease: Arc<Lease>) {
+        if let Some(key) = memory_key(request) {
+            self.memory.retain(|(other, ..)| *other != key);
+            self.memory.push((key, lease.port, seq));
+            self.forget();
+        }
+        self.leases.push(lease);
+    }
+
+    /// Forgets the oldest beyond the limit. A lower limit counts from the next grant on.
+    fn forget(&mut self) {
+        let excess = self.memory.len().saturating_sub(self.plan.most_remembered);
+        self.memory.drain(..excess);
+    }
+
+    fn list(&self, filter: &Filter) -> Vec<Arc<Lease>> {
+        let meant = |lease: &&Arc<Lease>| {
+            let conditions = [
+                filter.lease_id.is_none_or(|id| id == lease.lease_id),
+                filter.port.is_none_or(|port| port == lease.port),
+                filter.protocol.is_none_or(|protocol| protocol == lease.protocol),
+                filter.service_type.as_ref().is_none_or(|name| *name == lease.service_type),
+                filter.service_name.is_none() || filter.service_name == lease.service_name,
+                filter.instance_id.is_none() || filter.instance_id == lease.instance_id,
+                filter.project_path.is_none() || filter.project_path == lease.project_path,
+            ];
+            conditions.iter().all(|holds| *holds)
+        };
+        let mut leases: Vec<_> = self.leases.iter().filter(meant).map(Arc::clone).collect();
+        leases.sort_by_key(|lease| (lease.port, lease.protocol));
+        leases
+    }
+}
+
+fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
+    Some(MemoryKey {
+        project_path: request.project_path.clone()?,
+        service_type: request.service_type.clone(),
+        service_name: request.service_name.clone(),
+        protocol: request.protocol,
+    })
+}
+
+// The registry and the model side by side.
+
+struct Both {
+    registry: Registry,
+    model: Model,
+    seq: u64,
+    /// The ends of leases so far.
+    ends: Vec<(LeaseId, Change)>,
+}
+
+impl Both {
+    fn new(plan: Plan) -> Self {
+        let registry = Registry::new(plan.rules());
+        let model = Model { plan, busy: Vec::new(), leases: Vec::new(), memory: Vec::new() };
+        Self { registry, model, seq: 0, ends: Vec::new() }
+    }
+
+    /// Asks both and makes the lease, as the service would.
+    fn allocate(&mut self, request: &AllocateRequest) -> Result<Choice, Error> {
+        let choose = || {
+            self.registry.choose(request, |port| {
+                let protocol = request.protocol;
+                assert_eq!(self.model.at(port, protocol), None, "the kernel is asked needlessly");
+                let busy = self.model.busy.contains(&(port, protocol));
+                if busy { Err(Obstacle::InUse) } else { Ok(()) }
+            })
+        };
+        let answer = choose();
+        assert_eq!(answer, choose(), "choosing changes nothing");
+        assert_eq!(answer.clone().map_err(|error| error.kind), self.model.choose(request));
+        match &answer {
+            _ if request.dry_run => {}
+            Ok(Choice::Port(port)) => self.grant(request, *port),
+            Ok(Choice::Existing(lease)) => self.apply(&Change::Reuse { lease: Arc::clone(lease) }),
+            Err(_) => {}
+        }
+        self.compare();
+        answer
+    }
+
+    fn grant(&mut self, request: &AllocateRequest, port: Port) {
+        let service_type = &self.model.plan.types[&request.service_type];
+        let lease = Arc::new(Lease {
+            lease_id: LeaseId::from_number(u128::from(self.seq + 1)),
+            port,
+            protocol: request.protocol,
+            service_type: request.service_type.clone(),
+            service_name: request.service_name.clone(),
+            instance_id: request.instance_id.clone(),
+            project_path: request.project_path.clone(),
+            singleton: service_type.instance_behavior == InstanceBehavior::Single,
+            since: Timestamp::default(),
+        });
+        self.apply(&Change::Allocate { lease: Arc::clone(&lease) });
+        self.model.grant(self.seq, request, lease);
+    }
+
+    fn apply(&mut self, change: &Change) {
+        self.seq += 1;
+        self.registry.apply(self.seq, change);
+    }
+
+    fn release(&mut self, lease: Arc<Lease>, reason: EndReason) {
+        self.model.leases.retain(|other| other.lease_id != lease.lease_id);
+        self.ends.push((lease.lease_id, Change::end(lease, reason)));
+        self.seq += 1;
+        // An end that is told again ends nothing, whoever has the port by now.
+        for (id, end) in &self.ends {
+            self.registry.apply(self.seq, end);
+            let found = self.registry.get(*id).map_err(|error| error.kind);
+            assert_eq!(found, Err(ErrorKind::NoSuchLease));
+        }
+    }
+
+    /// Builds the registry anew, as from a snapshot.
+    fn restart(&mut self) {
+        let mut registry = Registry::new(self.model.plan.rules());
+        self.registry.iter().for_each(|lease| registry.insert(Arc::clone(lease)));
+        for (key, port, age) in self.registry.memory().iter() {
+            registry.remember(MemoryKey::clone(key), port, age);
+        }
+        self.registry = registry;
+        self.model.forget();
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Allocate(request) => drop(self.allocate(&request)),
+            Step::Release(_, _) if self.model.leases.is_empty() => {}
+            Step::Release(index, reason) => {
+                self.release(Arc::clone(index.get(&self.model.leases)), reason);
+            }
+            Step::Bind(place) => self.model.busy.push(place),
+            Step::Close(place) => self.model.busy.retain(|busy| *busy != place),
+            Step::Configure(plan) => {
+                self.registry.set_rules(plan.rules());
+                self.model.plan = plan;
+            }
+            Step::Restart => self.restart(),
+            Step::List(filter) => {
+                let live = self.model.leases.iter().map(|lease| Some(lease.lease_id));
+                let ended = self.ends.iter().map(|(id, _)| Some(*id));
+                for lease_id in live.chain(ended).chain([None]) {
+                    let filter = Filter { lease_id, ..filter.clone() };
+                    assert_eq!(self.registry.list(&filter), self.model.list(&filter), "{filter:?}");
+                }
+            }
+        }
+        self.compare();
+    }
+
+    /// Compares all that can be seen, and checks what must hold always.
+    fn compare(&self) {
+        let live = self.registry.list(&Filter::default());
+        let places: Vec<_> = live.iter().map(|lease| (lease.port, lease.protocol)).collect();
+        assert!(places.is_sorted_by(|a, b| a < b), "leased twice, or out of order: {places:?}");
+        for name in TYPES.map(word::<ServiceTypeName>) {
+            let leases = live.iter().filter(|lease| lease.singleton && lease.service_type == name);
+            assert!(leases.count() <= 1, "the singleton {name} is leased twice");
+        }
+
+        assert_eq!(live, self.model.list(&Filter::default()));
+        assert_eq!(self.registry.len(), live.len());
+        for lease in &live {
+            assert_eq!(self.registry.get(lease.lease_id), Ok(lease));
+        }
+        for (number, protocol) in PORTS.flat_map(|number| PROTOCOLS.map(|p| (number, p))) {
+            let (port, model) = (port(number), &self.model);
+            assert_eq!(self.registry.at(port, protocol), model.at(port, protocol));
+        }
+
+        let memory = self.registry.memory();
+        let entries = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
+        assert_eq!(entries.collect::<Vec<_>>(), self.model.memory);
+        for (key, port, _) in &self.model.memory {
+            assert_eq!(memory.get(key), Some(*port));
+        }
+    }
+}
+
+// The steps.
+
+#[derive(Clone, Debug)]
+enum Step {
+    Allocate(AllocateRequest),
+    /// Ends one of the live leases.
+    Release(Index, EndReason),
+    /// Another program takes a port.
+    Bind((Port, Protocol)),
+    Close((Port, Protocol)),
+    Configure(Plan),
+    Restart,
+    /// Lists what the filter means, and what it means of each lease.
+    List(Filter),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    use EndReason::{NewBoot, NotDurable, Released};
+    let reason = select(&[Released, NewBoot, NotDurable]);
+    prop_oneof![
+        8 => request().prop_map(Step::Allocate),
+        6 => (any::<Index>(), reason).prop_map(|(index, reason)| Step::Release(index, reason)),
+        1 => (any_port(), select(&PROTOCOLS)).prop_map(Step::Bind),
+        1 => (any_port(), select(&PROTOCOLS)).prop_map(Step::Close),
+        1 => any_plan().prop_map(Step::Configure),
+        1 => Just(Step::Restart),
+        1 => filter().prop_map(Step::List),
+    ]
+}
+
+prop_compose! {
+    fn request()(
+        service_type in select(&["dev", "dev", "api", "ai"]).prop_map(word),
+        service_name in weighted(0.3, select(&["web", "db"]).prop_map(word)),
+        instance_id in weighted(0.5, select(&["i", "j"]).prop_map(word)),
+        project_path in weighted(0.8, select(&["/a", "/a", "/b", "/c"]).prop_map(word)),
+        port in weighted(0.4, any_port()),
+        strict in any::<bool>(),
+        udp in prop::bool::weighted(0.25),
+        dry_run in prop::bool::weighted(0.1),
+    ) -> AllocateRequest {
+        AllocateRequest {
+            service_name, instance_id, project_path, port, dry_run,
+            strict: strict && port.is_some(),
+            protocol: PROTOCOLS[usize::from(udp)],
+            ..AllocateRequest::new(service_type)
+        }
+    }
+}
+
+prop_compose! {
+    fn filter()(
+        port in weighted(0.1, any_port()),
+        protocol in weighted(0.3, select(&PROTOCOLS)),
+        service_type in weighted(0.3, select(&TYPES).prop_map(word)),
+        service_name in weighted(0.3, select(&["web", "db"]).prop_map(word)),
+        instance_id in weighted(0.3, select(&["i", "j"]).prop_map(word)),
+        project_path in weighted(0.3, select(&["/a", "/b", "/c"]).prop_map(word)),
+    ) -> Filter {
+        let lease_id = None;
+        Filter { lease_id, port, protocol, service_type, service_name, instance_id, project_path }
+    }
+}
+
+prop_compose! {
+    /// A type may be missing. Ranges may overlap, as they do in time when one is moved.
+    fn any_plan()(
+        types in TYPES.map(|_| weighted(0.9, any_type())),
+        excluded in prop::collection::vec(any_port(), 0..3),
+        most_leases in prop_oneof![3 => Just(100), 1 => 1_usize..8],
+        most_remembered in prop_oneof![1 => Just(100), 1 => 1_usize..6],
+    ) -> Plan {
+        let types = TYPES.into_iter().zip(types);
+        let types = types.filter_map(|(name, it)| Some((word(name), it?))).collect();
+        Plan { types, excluded, most_leases, most_remembered }
+    }
+}
+
+prop_compose! {
+    /// A range of 5 to 8 ports, with some preferred ones in it.
+    fn any_type()(
+        (first, length) in (*PORTS.start()..=PORTS.end() - 7, 5_u16..=8),
+        preferred in prop::collection::vec(0_u16..5, 0..3),
+        single in prop::bool::weighted(0.25),
+    ) -> ServiceType {
+        use InstanceBehavior::{Multi, Single};
+        let preferred: Vec<_> = preferred.into_iter().map(|place| first + place).collect();
+        let service_type = service_type(first..=first + length - 1, &preferred);
+        ServiceType { instance_behavior: if single { Single } else { Multi }, ..service_type }
+    }
+}
+
+fn any_port() -> impl Strategy<Value = Port> {
+    PORTS.prop_map(port)
+}
+
+fn word<T: FromStr<Err = Error>>(text: &str) -> T {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+fn port(number: u16) -> Port {
+    Port::new(number.into()).expect("no test has a port 0")
+}
+
+fn service_type(range: RangeInclusive<u16>, preferred: &[u16]) -> ServiceType {
+    ServiceType {
+        port_range: PortRange::new(port(*range.start()), port(*range.end())).expect("ascending"),
+        preferred_ports: preferred.iter().copied().map(port).collect(),
+        instance_behavior: InstanceBehavior::Multi,
+        description: String::new(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_registry_does_what_the_model_does(
+        plan in any_plan(),
+        steps in prop::collection::vec(step(), 1..100),
+    ) {
+        let mut both = Both::new(plan);
+        for step in steps {
+            both.step(step);
+        }
+    }
+}
+
+// Stories, told to both.
+
+/// One service type, `dev`, with that range and these preferred ports.
+fn dev(range: RangeInclusive<u16>, preferred: &[u16]) -> Both {
+    let types = BTreeMap::from([(word("dev"), service_type(range, preferred))]);
+    Both::new(Plan { types, excluded: Vec::new(), most_leases: 100, most_remembered: 100 })
+}
+
+fn of(project: &str) -> AllocateRequest {
+    AllocateRequest { project_path: Some(word(project)), ..AllocateRequest::new(word("dev")) }
+}
+
+fn asking(number: u16) -> AllocateRequest {
+    AllocateRequest { port: Some(port(number)), ..of("/asking") }
+}
+
+impl Both {
+    /// The port that the request gets. Its lease ends at once.
+    fn get(&mut self, request: &AllocateRequest) -> u16 {
+        let Ok(Choice::Port(port)) = self.allocate(request) else { panic!("{request:?}") };
+        let lease = self.model.leases.last().map(Arc::clone);
+        self.release(lease.expect("just granted"), EndReason::Released);
+        port.get()
+    }
+}
+
+#[test]
+fn the_same_project_gets_the_same_port_again() {
+    let mut both = dev(5054..=5056, &[5055]);
+    assert_eq!(["/a", "/b"].map(|project| both.get(&of(project))), [5055, 5054]);
+    assert_eq!(["/b", "/a"].map(|project| both.get(&of(project))), [5054, 5055]);
+}
+
+#[test]
+fn ports_that_another_project_remembers_come_last_oldest_first() {
+    let mut both = dev(5054..=5056, &[5055]);
+    let ports = ["/a", "/b", "/c", "/d", "/e"].map(|project| both.get(&of(project)));
+    assert_eq!(ports, [5055, 5054, 5056, 5055, 5054]);
+}
+
+#[test]
+fn another_service_of_the_same_project_counts_like_another_project() {
+    let mut both = dev(5054..=5056, &[]);
+    let of = |name| AllocateRequest { service_name: Some(word(name)), ..of("/a") };
+    let ports = ["web", "db", "web", "db"].map(|name| both.get(&of(name)));
+    assert_eq!(ports, [5054, 5055, 5054, 5055]);
+}
+
+#[test]
+fn a_port_that_browsers_refuse_is_granted_only_when_asked_for_by_number() {
+    let mut both = dev(5060..=5062, &[5060]);
+    both.allocate(&of("/a")).expect("5062 is free");
+    assert_eq!(both.allocate(&of("/b")).unwrap_err().kind, ErrorKind::PoolExhausted);
+    assert_eq!(both.get(&asking(5060)), 5060);
+}
+
+#[test]
+fn strict_names_who_has_the_port() {
+    let mut both = dev(5054..=5056, &[]);
+    both.allocate(&of("/a")).expect("5054 is free");
+    let strictly = AllocateRequest { strict: true, ..asking(5054) };
+    let error = both.allocate(&strictly).unwrap_err();
+    assert_eq!(error.kind, ErrorKind::PortInUse);
+    for part in ["5054", "dev", "/a", &LeaseId::from_number(1).to_string()] {
+        assert!(error.message.contains(part), "{part} is not in {:?}", error.message);
+    }
+    assert_eq!(both.get(&asking(5054)), 5055);
+}
