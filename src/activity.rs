@@ -44,12 +44,14 @@ impl Activity {
         self.0.changed.subscribe()
     }
 
-    /// Waits until nothing has been going on for that long.
-    pub async fn idle(&self, time: Duration) {
+    /// Waits until nothing has been going on for that long; for ever if that is zero. The time is
+    /// asked for anew after each change, because a reload may have changed it.
+    pub async fn idle(&self, time: impl Fn() -> Duration) {
         let mut changed = self.watch();
         loop {
             let busy = self.0.busy.load(Ordering::Relaxed) + self.0.leases.load(Ordering::Relaxed);
-            if busy > 0 {
+            let time = time();
+            if busy > 0 || time.is_zero() {
                 // The sender lives as long as this does, so there is no error to see.
                 let _ = changed.changed().await;
             } else if tokio::time::timeout(time, changed.changed()).await.is_err() {
@@ -92,7 +94,7 @@ mod tests {
             tokio::time::sleep(second * 5).await;
             activity.touch(0);
         };
-        tokio::join!(activity.idle(second), calls);
+        tokio::join!(activity.idle(|| second), calls);
         assert_eq!(start.elapsed(), second * 7);
     }
 }

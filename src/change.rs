@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
-    lease::{Client, EndReason, InstanceId, Lease, ProjectPath, ServiceName, Timestamp},
+    lease::{
+        Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName,
+        Timestamp,
+    },
     port::{Port, Protocol},
     request::AllocateRequest,
     service_type::ServiceTypeName,
@@ -60,6 +63,35 @@ pub enum Change {
         lease: Arc<Lease>,
         /// Why it ended.
         reason: EndReason,
+    },
+    /// The owner of a lease is gone, but something listens on its port.
+    Orphan {
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+    },
+    /// The time limit of a lease begins anew.
+    Renew {
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+    },
+    /// A remembered port was forgotten because somebody asked for it.
+    Forget {
+        /// What it was remembered for.
+        key: MemoryKey,
+        /// The port.
+        port: Port,
+    },
+    /// An instance announced itself.
+    RegisterInstance {
+        /// The instance.
+        instance: Arc<Instance>,
+    },
+    /// An instance is gone.
+    EndInstance {
+        /// The instance as it was.
+        instance: Arc<Instance>,
+        /// Why: its process ended, or its heartbeats stopped.
+        reason: String,
     },
     /// A well-formed request was refused.
     Deny(Denial),
@@ -128,6 +160,8 @@ impl Change {
         match self {
             Self::Allocate { lease }
             | Self::Reuse { lease }
+            | Self::Orphan { lease }
+            | Self::Renew { lease }
             | Self::Release { lease, .. }
             | Self::Expire { lease, .. } => Some(lease),
             _ => None,
@@ -138,7 +172,7 @@ impl Change {
     pub fn end(lease: Arc<Lease>, reason: EndReason) -> Self {
         match reason {
             EndReason::Released => Self::Release { lease, reason },
-            EndReason::NewBoot | EndReason::NotDurable => Self::Expire { lease, reason },
+            _ => Self::Expire { lease, reason },
         }
     }
 }

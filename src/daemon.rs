@@ -4,7 +4,7 @@ use std::{
     env, fmt, fs,
     io::{self, Read, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, OwnedFd},
         unix::{
             fs::{DirBuilderExt, MetadataExt, PermissionsExt},
             net::{UnixListener, UnixStream},
@@ -16,17 +16,20 @@ use std::{
 };
 
 use listenfd::ListenFd;
+use nix::libc::{AF_INET, SOCK_STREAM};
 use sd_notify::NotifyState;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 use crate::{
-    broker::Broker,
+    audit,
+    broker::{Broker, Places},
     dbus::{self, Door},
     http,
-    kernel::process,
+    kernel::{guard, process},
+    lease::LeaseId,
     places,
 };
 
@@ -56,33 +59,55 @@ impl<T: std::error::Error> From<T> for Failure {
     }
 }
 
+/// How the service came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// There is nothing left to do.
+    Done,
+    /// It was idle, but a lease was granted while it ended: its guard and its owner need a service.
+    Again,
+}
+
 /// Runs the service until it is told to end or is idle. Must be called before any thread is started:
 /// the variables of systemd's socket protocol are taken out of the environment.
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let inherited = inherited()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+pub fn run(options: &Options) -> Result<End, Failure> {
+    let inherited = Inherited::from_systemd()?;
+    audit::sink::log_there();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        // A thread for syncing is not kept waiting for the next one.
+        .thread_keep_alive(Duration::from_secs(1))
+        .build()?;
     runtime.block_on(serve(options, inherited))
 }
 
-async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(), Failure> {
-    let broker = Broker::start(places::of_service())?;
-    tokio::spawn({
-        let broker = Arc::clone(&broker);
-        async move { broker.run_sync().await }
-    });
-    let (listener, own_socket) = match inherited {
+async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> {
+    // First of all: a signal that comes while the service starts must not kill it.
+    let signals = Signals::new()?;
+    let Inherited { listener, guards } = inherited;
+    let broker = Broker::start(Places { guards, ..places::of_service() })?;
+    let (sync, deadlines) = (Arc::clone(&broker), Arc::clone(&broker));
+    tokio::spawn(async move { sync.run_sync().await });
+    tokio::spawn(async move { deadlines.run_deadlines().await });
+    let (listener, own_socket) = match listener {
         Some(listener) => (listener, None),
         None => bind(&places::runtime()).map(|(listener, path)| (listener, Some(path)))?,
     };
     listener.set_nonblocking(true)?;
     let (stop, stopping) = watch::channel(false);
     let listener = tokio::net::UnixListener::from_std(listener)?;
-    let http = tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping));
     let door = match Door::open(&broker).await {
         Ok(door) => Some(door),
         // HTTP alone will do; a bus that comes later is the next service's.
-        Err(dbus::OpenError::NoBus(_)) => None,
+        Err(dbus::OpenError::NoBus(_)) => {
+            broker.owners().set_bus(None);
+            broker.end_changes();
+            None
+        }
         Err(dbus::OpenError::NameTaken) => {
+            if let Some(path) = own_socket {
+                let _ = fs::remove_file(path);
+            }
             return Err(Failure(format!(
                 "another process has the name {} on the session bus: is a styxy service running already?",
                 dbus::NAME
@@ -91,6 +116,9 @@ async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(),
     };
 
     notify(&[NotifyState::Ready, NotifyState::Status(&summary(&broker, door.is_some()))]);
+    // What waits on the socket is taken when the manager counts the service as started: a very short
+    // one could be over before.
+    let http = tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping));
     if let Some(path) = &own_socket {
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
@@ -98,7 +126,7 @@ async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(),
     tokio::spawn(watchdog());
     tokio::spawn(keep_status(Arc::clone(&broker), door.is_some()));
     let idle = options.idle_exit;
-    let stopped = until_the_end(&broker, door.as_ref(), idle).await;
+    let is_idle = until_the_end(&broker, door.as_ref(), idle, signals).await?;
 
     notify(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
     // The manager must know before the name is free, or it holds the service for running while the
@@ -106,7 +134,7 @@ async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(),
     tokio::task::spawn_blocking(barrier).await?;
     stop.send_replace(true);
     let _ = http.await;
-    if let Some(path) = own_socket {
+    if let Some(path) = &own_socket {
         let _ = fs::remove_file(path);
     }
     if let Some(door) = door {
@@ -119,25 +147,44 @@ async fn serve(options: &Options, inherited: Option<UnixListener>) -> Result<(),
         let patience = Duration::from_secs(2);
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
-    stopped
+    if is_idle && own_socket.is_none() && broker.lease_count() > 0 {
+        broker.store_guards();
+        return Ok(End::Again);
+    }
+    Ok(End::Done)
 }
 
-/// Waits for a reason to end.
+/// The signals that the service takes.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+/// Waits for a reason to end; whether it is that nothing is left to do.
 async fn until_the_end(
     broker: &Arc<Broker>,
     door: Option<&Door>,
     idle: Option<Duration>,
-) -> Result<(), Failure> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
+    mut signals: Signals,
+) -> Result<bool, Failure> {
     loop {
         tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            () = closed(door) => return Ok(()),
-            () = quiet(broker, idle) => return Ok(()),
-            _ = hang_up.recv() => match broker.reload(None) {
+            _ = signals.terminate.recv() => return Ok(false),
+            _ = signals.interrupt.recv() => return Ok(false),
+            () = closed(door) => return Ok(false),
+            () = quiet(broker, idle) => return Ok(true),
+            _ = signals.hang_up.recv() => match broker.reload(None) {
                 Ok(problems) => {
                     for problem in problems {
                         tracing::warn!("{problem}");
@@ -160,11 +207,7 @@ async fn closed(door: Option<&Door>) {
 /// Waits until nothing has been going on for the idle time, and the audit has nothing on its way.
 async fn quiet(broker: &Broker, idle: Option<Duration>) {
     loop {
-        let idle = idle.unwrap_or_else(|| broker.config().idle_exit);
-        if idle.is_zero() {
-            return std::future::pending().await;
-        }
-        broker.activity().idle(idle).await;
+        broker.activity().idle(|| idle.unwrap_or_else(|| broker.idle_exit())).await;
         match broker.audit() {
             Some((seq, mut status)) if status.borrow().done < seq => {
                 let _ = status.wait_for(|status| status.done >= seq).await;
@@ -174,25 +217,39 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
     }
 }
 
-/// The socket of `styxy.socket`, by its name (`sd_listen_fds(3)`).
-fn inherited() -> Result<Option<UnixListener>, Failure> {
-    // The crate takes the variables away and knows nothing of names, so they are read first.
-    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
-    let mut descriptors = ListenFd::from_env();
-    if descriptors.len() == 0 {
-        return Ok(None);
+/// What systemd has passed, by its names (`sd_listen_fds(3)`).
+#[derive(Default)]
+struct Inherited {
+    /// The socket of `styxy.socket`.
+    listener: Option<UnixListener>,
+    /// The guards of a service before this one.
+    guards: Vec<(LeaseId, OwnedFd)>,
+}
+
+impl Inherited {
+    fn from_systemd() -> Result<Self, Failure> {
+        // The crate takes the variables away and knows nothing of names, so they are read first.
+        let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let mut descriptors = ListenFd::from_env();
+        let mut inherited = Self::default();
+        for (index, name) in names.split(':').enumerate().take(descriptors.len()) {
+            if name == "http" {
+                inherited.listener = descriptors.take_unix_listener(index)?;
+            } else if let Some(lease_id) = guard::lease_of(name) {
+                // AF_INET lets AF_INET6 pass, too.
+                let guard = descriptors.take_custom(index, AF_INET, SOCK_STREAM, "guard");
+                let guard = guard.ok().flatten();
+                inherited.guards.extend(guard.map(|guard| (lease_id, guard)));
+            }
+        }
+        if inherited.listener.is_none() && descriptors.len() > inherited.guards.len() {
+            return Err(Failure(format!(
+                "systemd passed descriptors named {names:?}, but none is named \"http\": \
+                 styxy.socket needs FileDescriptorName=http"
+            )));
+        }
+        Ok(inherited)
     }
-    let index = names.split(':').position(|name| name == "http");
-    let listener = match index {
-        Some(index) => descriptors.take_unix_listener(index)?,
-        None => None,
-    };
-    listener.map(Some).ok_or_else(|| {
-        Failure(format!(
-            "systemd passed descriptors named {names:?}, but none is named \"http\": \
-             styxy.socket needs FileDescriptorName=http"
-        ))
-    })
 }
 
 /// Binds the socket of a service that was started by hand.

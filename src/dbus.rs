@@ -9,6 +9,7 @@ pub const ERROR_PREFIX: &str = "org.styxy.Styxy1.Error.";
 
 use std::{
     collections::HashMap,
+    os::fd::AsFd,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,11 +28,11 @@ use zbus::{
 use crate::{
     broker::Broker,
     change::{Change, Record},
-    error::Error,
+    error::{Error, ErrorKind},
     kernel::process,
     lease::{Client, LeaseId, Transport},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter},
+    request::{AllocateRequest, Filter, InstanceRequest},
     value::{Fields, Value},
 };
 
@@ -75,8 +76,33 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?;
         let client = self.callers.client(connection, &header).await?;
-        let granted = self.broker.allocate(&request, &client).await?;
+        let sender = header.sender().map(|name| name.as_str());
+        let granted = self.broker.allocate(&request, &client, sender, false).await?;
         Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
+    }
+
+    #[zbus(out_args("socket", "port", "lease_id", "lease"))]
+    async fn allocate_socket(
+        &self,
+        service_type: &str,
+        options: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(zbus::OwnedFd, u16, String, Dict), Error> {
+        let _busy = self.broker.activity().busy();
+        let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
+        let client = self.callers.client(connection, &header).await?;
+        let sender = header.sender().map(|name| name.as_str());
+        let mut granted = self.broker.allocate(&request, &client, sender, true).await?;
+        let socket = granted.socket.take().ok_or_else(|| {
+            Error::new(
+                ErrorKind::PortInUse,
+                "this service runs once, and its lease has no socket to hand over",
+            )
+            .suggest("call Allocate to learn its port")
+        })?;
+        let port = granted.lease.port.get();
+        Ok((socket.into(), port, granted.lease_id(), Dict(granted.fields())))
     }
 
     #[zbus(out_args("port"))]
@@ -90,6 +116,72 @@ impl Styxy {
         let lease_id: LeaseId = lease_id.parse()?;
         let client = self.callers.client(connection, &header).await?;
         Ok(self.broker.release(lease_id, &client)?.port.get())
+    }
+
+    #[zbus(out_args("released"))]
+    async fn release_matching(
+        &self,
+        filter: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let filter = Filter::parse(values(&filter))?;
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.release_matching(filter, &client)
+    }
+
+    #[zbus(out_args("lease"))]
+    async fn renew(
+        &self,
+        lease_id: &str,
+        ttl: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let lease_id: LeaseId = lease_id.parse()?;
+        let client = self.callers.client(connection, &header).await?;
+        let ttl = (ttl != 0).then_some(ttl);
+        Ok(Dict(self.broker.renew(lease_id, ttl, &client)?.fields()))
+    }
+
+    #[zbus(out_args("forgotten"))]
+    async fn forget(
+        &self,
+        filter: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let filter = Filter::parse(values(&filter))?;
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.forget(filter, &client).await
+    }
+
+    #[zbus(out_args("instance"))]
+    async fn register_instance(
+        &self,
+        instance_id: &str,
+        options: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let request = InstanceRequest::parse(instance_id, values(&options))?;
+        let client = self.callers.client(connection, &header).await?;
+        Ok(Dict(self.broker.register_instance(&request, &client).await?.fields()))
+    }
+
+    fn heartbeat(&self, instance_id: &str) -> Result<(), Error> {
+        let _busy = self.broker.activity().busy();
+        self.broker.heartbeat(&instance_id.parse()?)
+    }
+
+    #[zbus(out_args("instances"))]
+    fn list_instances(&self) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        Ok(self.broker.instances()?.into_iter().map(Dict).collect())
     }
 
     #[zbus(out_args("leases"))]
@@ -164,6 +256,14 @@ impl Styxy {
     ) -> zbus::Result<()>;
 
     #[zbus(signal)]
+    async fn lease_orphaned(
+        emitter: &SignalEmitter<'_>,
+        port: u16,
+        lease_id: &str,
+        lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
     async fn service_type_added(
         emitter: &SignalEmitter<'_>,
         service_type: &str,
@@ -202,11 +302,15 @@ impl Door {
             .build()
             .await
             .map_err(OpenError::NoBus)?;
-        let changes = broker.subscribe();
-        let signals = tokio::spawn(tell(connection.clone(), changes));
+        // The call that comes with the name may name an owner on the bus.
+        broker.owners().set_bus(Some(connection.clone()));
         let flags = RequestNameFlags::DO_NOT_QUEUE;
         match connection.request_name_with_flags(NAME, flags).await {
-            Ok(_) => Ok(Self { connection, signals, broker: Arc::clone(broker) }),
+            Ok(_) => {
+                // Signals before the name would come from nobody that a listener knows.
+                let signals = tokio::spawn(tell(connection.clone(), broker.changes()));
+                Ok(Self { connection, signals, broker: Arc::clone(broker) })
+            }
             Err(zbus::Error::NameTaken) => Err(OpenError::NameTaken),
             Err(error) => Err(OpenError::NoBus(error)),
         }
@@ -228,7 +332,8 @@ impl Door {
             let peer = Some("org.freedesktop.DBus.Peer");
             let _ = connection.call_method(own.as_deref(), PATH, peer, "Ping", &()).await;
             broker.activity().settled().await;
-            broker.unsubscribe();
+            broker.owners().close();
+            broker.end_changes();
             let _ = signals.await;
             // Waits for the replies that are still being sent.
             connection.graceful_shutdown().await;
@@ -238,7 +343,8 @@ impl Door {
 }
 
 /// Tells changes as signals.
-async fn tell(connection: Connection, mut changes: mpsc::UnboundedReceiver<Record>) {
+async fn tell(connection: Connection, changes: Option<mpsc::UnboundedReceiver<Record>>) {
+    let Some(mut changes) = changes else { return };
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
     while let Some(record) = changes.recv().await {
         // A bus that is gone is noticed elsewhere.
@@ -266,7 +372,15 @@ async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()
             }
             Ok(())
         }
+        Change::Orphan { lease } => {
+            let id = lease.lease_id.to_string();
+            Styxy::lease_orphaned(emitter, lease.port.get(), &id, Dict(lease.fields())).await
+        }
         Change::Reuse { .. }
+        | Change::Renew { .. }
+        | Change::Forget { .. }
+        | Change::RegisterInstance { .. }
+        | Change::EndInstance { .. }
         | Change::Deny(_)
         | Change::ConfigError { .. }
         | Change::Recover { .. } => Ok(()),
@@ -353,6 +467,10 @@ fn from_variant(variant: &Variant<'_>) -> Value {
         Variant::I64(value) => whole(*value),
         Variant::Str(value) => Value::Str(value.to_string()),
         Variant::Variant(value) => from_variant(value),
+        Variant::Fd(fd) => match fd.as_fd().try_clone_to_owned() {
+            Ok(fd) => Value::Descriptor(Arc::new(fd)),
+            Err(error) => Value::Other(format!("a descriptor that cannot be kept ({error})")),
+        },
         other => Value::Other(format!("a value of type {}", other.value_signature())),
     }
 }
@@ -365,6 +483,9 @@ fn to_variant(value: &Value) -> Variant<'_> {
         Value::U64(value) => (*value).into(),
         Value::Str(value) | Value::Other(value) => value.as_str().into(),
         Value::Strings(values) => values.into(),
+        Value::Ports(ports) => ports.into(),
+        // No answer has one in its dictionary.
+        Value::Descriptor(_) => false.into(),
         Value::Fields(fields) => {
             let entries = fields.0.iter().map(|(key, value)| (*key, to_variant(value)));
             entries.collect::<HashMap<_, _>>().into()

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::service_type::ServiceTypeName;
-
 /// Why a request was refused, in words for the person who asked and with what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -109,14 +107,12 @@ impl Error {
     }
 
     pub(crate) fn unknown_service_type<'a>(
-        name: &ServiceTypeName,
+        name: &str,
         nearest: Option<&str>,
         known: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let error = Self::new(
-            ErrorKind::UnknownServiceType,
-            format!("there is no service type {:?}", name.as_str()),
-        );
+        let error =
+            Self::new(ErrorKind::UnknownServiceType, format!("there is no service type {name:?}"));
         let known = known.collect::<Vec<_>>().join(", ");
         match nearest {
             Some(nearest) => error.suggest(format!("did you mean {nearest:?}?")),

@@ -6,7 +6,11 @@
 //!
 //! - No port is leased twice at the same time.
 //! - No port is granted while anything on the machine listens on it (TCP) or has it bound (UDP).
+//! - Between grant and use nobody else gets the port by accident: the service holds it, or hands over
+//!   the bound socket.
 //! - An acknowledged grant or release survives `kill -9` of the service at any instant.
+//! - A lease ends as soon as its owner is gone and nobody listens on the port; a port that is still
+//!   listened on is never given away.
 //! - The same project asking for the same service gets the same port again, whenever it is free.
 //! - Every change reaches the journal as one numbered event, and none is ever missing.
 //! - An idle service ends, and no call is lost in the race with its end.
@@ -27,6 +31,7 @@
 //! What the broker uses; none of these knows another:
 //! - [`kernel`]: all that asks Linux. [`state`]: the log and the snapshot. [`audit`]: the way to the
 //!   journal. [`config`]: the layers of the configuration.
+//! - [`owners`]: what ends leases: processes, units, connections, deadlines.
 //!
 //! The doors, which translate and decide nothing:
 //! - [`dbus`] and [`http`].
@@ -50,6 +55,7 @@ pub mod error;
 pub mod http;
 pub mod kernel;
 pub mod lease;
+pub mod owners;
 pub mod places;
 pub mod port;
 pub mod registry;

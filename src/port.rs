@@ -25,6 +25,11 @@ impl Port {
         self.0.get()
     }
 
+    /// The port that many numbers higher, if there is one.
+    pub fn plus(self, count: u16) -> Option<Self> {
+        self.0.checked_add(count).map(Self)
+    }
+
     /// Whether browsers refuse to connect to this port: the ["bad ports" of the Fetch
     /// standard](https://fetch.spec.whatwg.org/#port-blocking).
     pub fn is_refused_by_browsers(self) -> bool {
@@ -73,14 +78,26 @@ pub enum Protocol {
     Tcp,
     /// UDP.
     Udp,
+    /// The same number in both.
+    Both,
 }
 
 impl Protocol {
-    /// The word for it in every interface: `tcp` or `udp`.
+    /// The protocols that it consists of.
+    pub fn parts(self) -> &'static [Self] {
+        match self {
+            Self::Tcp => &[Self::Tcp],
+            Self::Udp => &[Self::Udp],
+            Self::Both => &[Self::Tcp, Self::Udp],
+        }
+    }
+
+    /// The word for it in every interface: `tcp`, `udp` or `both`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Both => "both",
         }
     }
 }
@@ -98,9 +115,10 @@ impl FromStr for Protocol {
         match text {
             "tcp" => Ok(Self::Tcp),
             "udp" => Ok(Self::Udp),
-            _ => {
-                Err(Error::invalid(format!("{text:?} is not a protocol: give \"tcp\" or \"udp\"")))
-            }
+            "both" => Ok(Self::Both),
+            _ => Err(Error::invalid(format!(
+                "{text:?} is not a protocol: give \"tcp\", \"udp\" or \"both\""
+            ))),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Service types: classes of services, each with a range of ports of its own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, str::FromStr};
+
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
     port::{Port, PortRange},
-    word::{spelled, word},
+    word::{shortened, spelled, word},
 };
 
 word! {
@@ -34,6 +36,46 @@ impl InstanceBehavior {
     }
 }
 
+/// How a port is kept until it is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// The service keeps a socket bound to it, not listening. TCP only.
+    Guard,
+    /// Not at all.
+    #[default]
+    None,
+    /// The bound socket goes to the client.
+    Socket,
+}
+
+impl Hold {
+    /// The word for it in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::None => "none",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+impl FromStr for Hold {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "guard" => Ok(Self::Guard),
+            "none" => Ok(Self::None),
+            "socket" => Ok(Self::Socket),
+            _ => Err(Error::invalid(format!(
+                "{:?} is not a way to hold a port: give \"guard\", \"none\" or \"socket\"",
+                shortened(text)
+            ))),
+        }
+    }
+}
+
 /// What the configuration says of a service type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceType {
@@ -43,6 +85,8 @@ pub struct ServiceType {
     pub preferred_ports: Vec<Port>,
     /// One lease for all, or one each.
     pub instance_behavior: InstanceBehavior,
+    /// How its ports are kept until they are used, unless a request says otherwise.
+    pub hold: Hold,
     /// What it is for, for people.
     pub description: String,
 }
@@ -56,7 +100,7 @@ impl ServiceTypes {
     pub fn get(&self, name: &ServiceTypeName) -> Result<&ServiceType, Error> {
         self.0.get(name).ok_or_else(|| {
             let known = || self.0.keys().map(ServiceTypeName::as_str);
-            Error::unknown_service_type(name, nearest(name.as_str(), known()), known())
+            Error::unknown_service_type(name.as_str(), nearest(name.as_str(), known()), known())
         })
     }
 }

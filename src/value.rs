@@ -3,10 +3,12 @@
 //! Both doors translate to and from these, so that every key is spelled, typed and checked in one
 //! place.
 
+use std::{os::fd::OwnedFd, sync::Arc};
+
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 /// One value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub enum Value {
     /// A boolean (`b`).
     Bool(bool),
@@ -22,12 +24,16 @@ pub enum Value {
     Strings(Vec<String>),
     /// A dictionary (`a{sv}`).
     Fields(Fields),
+    /// Ports (`aq`).
+    Ports(Vec<u16>),
+    /// A descriptor (`h`), on the bus only.
+    Descriptor(Arc<OwnedFd>),
     /// Something that no option takes; the words name it for an error message.
     Other(String),
 }
 
 /// A dictionary whose keys keep their order.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub struct Fields(pub Vec<(&'static str, Value)>);
 
 impl Fields {
@@ -68,7 +74,9 @@ impl Serialize for Value {
             Self::U64(value) => serializer.serialize_u64(*value),
             Self::Str(value) | Self::Other(value) => serializer.serialize_str(value),
             Self::Strings(values) => values.serialize(serializer),
+            Self::Ports(ports) => ports.serialize(serializer),
             Self::Fields(fields) => fields.serialize(serializer),
+            Self::Descriptor(_) => serializer.serialize_none(),
         }
     }
 }
@@ -83,7 +91,7 @@ macro_rules! from {
     };
 }
 
-from!(bool => Bool, u16 => U16, u32 => U32, u64 => U64, String => Str, Vec<String> => Strings, Fields => Fields);
+from!(bool => Bool, u16 => U16, u32 => U32, u64 => U64, String => Str, Vec<String> => Strings, Vec<u16> => Ports, Fields => Fields);
 
 impl From<&str> for Value {
     fn from(value: &str) -> Self {

@@ -14,11 +14,11 @@ use proptest::{
 use styxy::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Lease, LeaseId, MemoryKey, Timestamp},
+    lease::{EndReason, Lease, LeaseId, MemoryKey, Owner, Timestamp},
     port::{Port, PortRange, Protocol},
     registry::{Choice, Obstacle, Registry, Rules},
     request::{AllocateRequest, Filter},
-    service_type::{InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
+    service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
 };
 
 /// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.
@@ -212,6 +212,12 @@ impl Both {
             service_name: request.service_name.clone(),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
+            owner: Owner::None,
+            hold: Hold::None,
+            ttl: None,
+            deadline: None,
+            orphaned: false,
+            block_id: None,
             singleton: service_type.instance_behavior == InstanceBehavior::Single,
             since: Timestamp::default(),
         });
@@ -362,7 +368,7 @@ prop_compose! {
         project_path in weighted(0.3, select(&["/a", "/b", "/c"]).prop_map(word)),
     ) -> Filter {
         let lease_id = None;
-        Filter { lease_id, port, protocol, service_type, service_name, instance_id, project_path }
+        Filter { lease_id, port, protocol, service_type, service_name, instance_id, project_path, block_id: None }
     }
 }
 
@@ -411,6 +417,7 @@ fn service_type(range: RangeInclusive<u16>, preferred: &[u16]) -> ServiceType {
         port_range: PortRange::new(port(*range.start()), port(*range.end())).expect("ascending"),
         preferred_ports: preferred.iter().copied().map(port).collect(),
         instance_behavior: InstanceBehavior::Multi,
+        hold: Hold::None,
         description: String::new(),
     }
 }

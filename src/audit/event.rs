@@ -3,7 +3,8 @@
 
 use crate::{
     change::{Change, Denial, Record},
-    lease::{Client, EndReason, Lease},
+    lease::{Client, EndReason, Instance, Lease, MemoryKey},
+    port::{Port, Protocol},
     service_type::ServiceTypeName,
     value::Fields,
 };
@@ -16,6 +17,16 @@ pub const REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
 pub const RELEASE: &str = "354c7f36c4ac4609863a2c9dfe17fe12";
 /// A lease ended by itself.
 pub const EXPIRE: &str = "1509ddd36fb140008d978425a0f1a8e6";
+/// The owner of a lease is gone, its listener not.
+pub const ORPHAN: &str = "6d2001f74961400cb42ded243b0d997f";
+/// The time limit of a lease began anew.
+pub const RENEW: &str = "9a3fe27289e74510b977571f1bc60d01";
+/// A remembered port was forgotten.
+pub const FORGET: &str = "8561abbd12364e56aa3dbb8988ac57cf";
+/// An instance announced itself.
+pub const REGISTER_INSTANCE: &str = "57b7abd127434281a4121bc1e10b4840";
+/// An instance is gone.
+pub const END_INSTANCE: &str = "9c7b2e33b478400b87e4cb62d86751d1";
 /// A request was refused.
 pub const DENY: &str = "cfde4e3d666345f3b7631cc38a36a9ff";
 /// The configuration was read anew.
@@ -26,7 +37,7 @@ pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
 pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
 
 /// An event: a message for people, and the `STYXY_` fields for programs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Event {
     /// The kind, as sd-id128(3).
     pub message_id: &'static str,
@@ -46,6 +57,11 @@ impl Event {
             Change::Reuse { lease } => reuse(lease),
             Change::Release { lease, reason } => release(lease, *reason),
             Change::Expire { lease, reason } => expire(lease, *reason),
+            Change::Orphan { lease } => orphan(lease),
+            Change::Renew { lease } => renew(lease),
+            Change::Forget { key, port } => forget(key, *port),
+            Change::RegisterInstance { instance } => register_instance(instance),
+            Change::EndInstance { instance, reason } => end_instance(instance, reason),
             Change::Deny(denial) => deny(denial),
             Change::ConfigReload { added, removed } => config_reload(added, removed),
             Change::ConfigError { reason } => config_error(reason),
@@ -84,7 +100,8 @@ impl Event {
         fields.put("STYXY_PORT", lease.port.get());
         fields.put("STYXY_PROTOCOL", lease.protocol.as_str());
         fields.put("STYXY_LEASE_ID", lease.lease_id.to_string());
-        fields.put("STYXY_OWNER", "none");
+        fields.put("STYXY_OWNER", lease.owner.to_string());
+        fields.put("STYXY_HOLD", lease.hold.as_str());
         self.with("STYXY_SERVICE_TYPE", Some(lease.service_type.as_str()))
             .with("STYXY_SERVICE_NAME", lease.service_name.as_ref().map(|name| name.as_str()))
             .with("STYXY_INSTANCE_ID", lease.instance_id.as_ref().map(|id| id.as_str()))
@@ -93,33 +110,73 @@ impl Event {
 }
 
 fn allocate(lease: &Lease) -> Event {
-    let message = format!("Granted {} port {} to {}", lease.protocol, lease.port, describe(lease));
+    let message = format!("Granted {} to {}", port(lease), describe(lease));
     Event::new(ALLOCATE, "allocate", message).about(lease)
 }
 
 fn reuse(lease: &Lease) -> Event {
-    let message = format!("Shared {} port {} of {}", lease.protocol, lease.port, describe(lease));
+    let message = format!("Shared {} of {}", port(lease), describe(lease));
     Event::new(REUSE, "reuse", message).about(lease)
 }
 
 fn release(lease: &Lease, reason: EndReason) -> Event {
-    let message = format!("Released {} port {} of {}", lease.protocol, lease.port, describe(lease));
+    let message = format!("Released {} of {}", port(lease), describe(lease));
     Event::new(RELEASE, "release", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
 }
 
 fn expire(lease: &Lease, reason: EndReason) -> Event {
     let why = match reason {
+        EndReason::OwnerGone => "its owner is gone",
+        EndReason::InstanceGone => "its instance is gone",
+        EndReason::Ttl => "its time limit is reached",
+        EndReason::Unused => "it has not been listened on for long",
+        EndReason::ListenerGone => "its owner and now its listener are gone",
         EndReason::NewBoot => "the machine was started anew",
         EndReason::NotDurable => "the grant could not be stored",
         EndReason::Released => "it was released",
     };
+    let message = format!("The lease of {} of {} ended: {why}", port(lease), describe(lease));
+    Event::new(EXPIRE, "expire", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
+}
+
+fn orphan(lease: &Lease) -> Event {
     let message = format!(
-        "The lease of {} port {} of {} ended: {why}",
-        lease.protocol,
-        lease.port,
+        "The owner of {} of {} is gone, but something listens on it",
+        port(lease),
         describe(lease)
     );
-    Event::new(EXPIRE, "expire", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
+    Event::new(ORPHAN, "orphan", message).about(lease)
+}
+
+fn renew(lease: &Lease) -> Event {
+    let message = format!("Renewed {} of {}", port(lease), describe(lease));
+    Event::new(RENEW, "renew", message).about(lease)
+}
+
+fn forget(key: &MemoryKey, port: Port) -> Event {
+    let message = format!("Forgot that {} had {} port {port}", key.project_path, key.protocol);
+    let mut event = Event::new(FORGET, "forget", message)
+        .with("STYXY_PROTOCOL", Some(key.protocol.as_str()))
+        .with("STYXY_SERVICE_TYPE", Some(key.service_type.as_str()))
+        .with("STYXY_SERVICE_NAME", key.service_name.as_ref().map(|name| name.as_str()))
+        .with("STYXY_PROJECT_PATH", Some(key.project_path.as_str()));
+    event.fields.put("STYXY_PORT", port.get());
+    event
+}
+
+fn register_instance(instance: &Instance) -> Event {
+    let message = format!("The instance {} announced itself", instance.instance_id);
+    Event::new(REGISTER_INSTANCE, "register_instance", message)
+        .with("STYXY_INSTANCE_ID", Some(instance.instance_id.as_str()))
+        .with("STYXY_OWNER", Some(&instance.owner.to_string()))
+}
+
+fn end_instance(instance: &Instance, reason: &str) -> Event {
+    let message = format!("The instance {} is gone: {reason}", instance.instance_id);
+    Event::new(END_INSTANCE, "end_instance", message)
+        .with("STYXY_INSTANCE_ID", Some(instance.instance_id.as_str()))
+        .with("STYXY_OWNER", Some(&instance.owner.to_string()))
+        .with("STYXY_REASON", Some(reason))
 }
 
 fn deny(denial: &Denial) -> Event {
@@ -158,6 +215,13 @@ fn recover(reason: &str) -> Event {
     Event::new(RECOVER, "recover", message).warning().with("STYXY_REASON", Some(reason))
 }
 
+fn port(lease: &Lease) -> String {
+    match lease.protocol {
+        Protocol::Both => format!("tcp and udp port {}", lease.port),
+        protocol => format!("{protocol} port {}", lease.port),
+    }
+}
+
 fn describe(lease: &Lease) -> String {
     let mut words = lease.service_type.to_string();
     if let Some(name) = &lease.service_name {
@@ -176,7 +240,21 @@ mod tests {
     #[test]
     fn every_kind_of_event_is_explained_in_the_catalog() {
         let catalog = include_str!("../../systemd/styxy.catalog");
-        let ids = [ALLOCATE, REUSE, RELEASE, EXPIRE, DENY, CONFIG_RELOAD, CONFIG_ERROR, RECOVER];
+        let ids = [
+            ALLOCATE,
+            REUSE,
+            RELEASE,
+            EXPIRE,
+            ORPHAN,
+            RENEW,
+            FORGET,
+            REGISTER_INSTANCE,
+            END_INSTANCE,
+            DENY,
+            CONFIG_RELOAD,
+            CONFIG_ERROR,
+            RECOVER,
+        ];
         for id in ids {
             assert!(catalog.contains(&format!("-- {id}\n")), "{id}");
         }

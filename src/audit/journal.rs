@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::lease::Timestamp;
+use crate::{kernel::process::uid, lease::Timestamp};
 
 /// What the journal has.
 #[derive(Debug)]
@@ -29,15 +29,10 @@ struct Entry {
 /// Asks which events of this state folder have arrived since that moment.
 pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
     // Two seconds earlier, because a clock that is being set may step back a little.
-    let since = (since.0 / 1000).saturating_sub(2);
-    let child = Command::new("journalctl")
-        .args(["--quiet", "--no-pager", "--output=json", "--output-fields=STYXY_SEQ"])
-        .arg(format!("--since=@{since}"))
+    let child = journalctl((since.0 / 1000).saturating_sub(2))
+        .arg("--output-fields=STYXY_SEQ")
         .arg("SYSLOG_IDENTIFIER=styxy")
         .arg(format!("STYXY_STATE_ID={state_id}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn();
     let Ok(mut child) = child else { return ReadBack::Unreadable };
     let mut found = HashSet::new();
@@ -51,4 +46,24 @@ pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
         Ok(status) if status.success() => ReadBack::Found(found),
         _ => ReadBack::Unreadable,
     }
+}
+
+/// Whether the journal has any entry of this user of so many last seconds. journald drops what is too
+/// much only while it takes what is not, so without one nothing was dropped: what arrives cannot be
+/// read here.
+pub fn has_entries(seconds: u64) -> bool {
+    let since = (Timestamp::now().0 / 1000).saturating_sub(seconds);
+    let output = journalctl(since).arg("--lines=1").arg(format!("_UID={}", uid())).output();
+    output.is_ok_and(|output| !output.stdout.is_empty())
+}
+
+fn journalctl(since: u64) -> Command {
+    let mut command = Command::new("journalctl");
+    command
+        .args(["--quiet", "--no-pager", "--output=json"])
+        .arg(format!("--since=@{since}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
 }

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     event::Event,
-    journal::{ReadBack, read_back},
+    journal::{ReadBack, has_entries, read_back},
     sink::Sink,
 };
 use crate::{change::Record, lease::Timestamp, state::Reader};
@@ -37,6 +37,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const BUSY: Duration = Duration::from_secs(2);
 /// How long nothing arrives until the limit is taken for closed.
 const SILENCE: Duration = Duration::from_secs(10);
+/// How long journald counts for its limit (30 s by default, journald.conf(5)), and a while more.
+const LIMIT_SECONDS: u64 = 40;
 /// How often an event is tried while the limit is closed.
 const TRIAL: Duration = Duration::from_secs(4);
 
@@ -111,6 +113,7 @@ impl Outbox {
             last_sent: Instant::now(),
             last_check: Instant::now(),
             wait: QUIET,
+            is_closed: false,
         };
         thread::Builder::new().name("styxy-audit".to_owned()).spawn(move || worker.run())?;
         Ok(Self { shared, status })
@@ -176,6 +179,8 @@ struct Worker {
     last_check: Instant,
     /// How long to wait for the next check.
     wait: Duration,
+    /// Whether journald's limit is taken for closed.
+    is_closed: bool,
 }
 
 impl Worker {
@@ -254,15 +259,17 @@ impl Worker {
         if self.flights.values().all(|flight| flight.sent.is_none()) {
             // Nothing is on its way, so that nothing has arrived says nothing.
             self.progress = Instant::now();
+            self.wait = QUIET;
         }
-        for flight in self.flights.values_mut().filter(|flight| flight.sent.is_none()) {
+        // While the limit is closed, one event at a time tries it.
+        let most = if self.is_closed { 1 } else { WINDOW };
+        for flight in self.flights.values_mut().take(most).filter(|flight| flight.sent.is_none()) {
             if let Err(pause) = self.bucket.take() {
                 return Some(pause);
             }
             self.order += 1;
             flight.sent = Some((self.order, Timestamp::now()));
             self.last_sent = Instant::now();
-            self.wait = QUIET;
             self.sink.send(&Event::of(&flight.record, &self.state_id));
         }
         None
@@ -291,8 +298,7 @@ impl Worker {
             // A user's first entry makes the file that the user may read, so wait a little.
             self.wait = (self.wait * 2).min(BUSY);
             if self.progress.elapsed() >= SILENCE {
-                self.status.send_modify(|status| status.confirming = false);
-                self.bucket = Bucket::new(BLIND_RATE);
+                self.give_up_confirming();
             }
             return;
         };
@@ -308,14 +314,25 @@ impl Worker {
         if self.flights.len() < sent {
             self.progress = self.last_check;
             self.wait = QUIET;
+            self.is_closed = false;
             self.send_again(|order| order < last);
+        } else if self.progress.elapsed() >= SILENCE && !has_entries(LIMIT_SECONDS) {
+            self.give_up_confirming();
         } else if self.progress.elapsed() >= SILENCE {
             self.wait = TRIAL;
-            let oldest = self.flights.values().filter_map(|f| f.sent).min();
+            self.is_closed = true;
+            let oldest = self.flights.values().next().and_then(|flight| flight.sent);
             self.send_again(|order| oldest.is_some_and(|oldest| order == oldest.0));
         } else {
             self.wait = (self.wait * 2).min(BUSY);
         }
+    }
+
+    /// From now on, events are sent slowly and not read back.
+    fn give_up_confirming(&mut self) {
+        self.is_closed = false;
+        self.status.send_modify(|status| status.confirming = false);
+        self.bucket = Bucket::new(BLIND_RATE);
     }
 
     /// Marks the flights whose order is meant as not sent, and slows down if there are any.

@@ -18,6 +18,18 @@ pub enum Sink {
     Stderr,
 }
 
+/// Sends what the service says beside the audit, its warnings, to the same place.
+pub fn log_there() {
+    let there = match Sink::open() {
+        Sink::Journal(dispatch) => dispatch,
+        Sink::Stderr => Dispatch::new(
+            tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().finish(),
+        ),
+    };
+    // Fails only where it was done before.
+    let _ = tracing::dispatcher::set_global_default(there);
+}
+
 impl Sink {
     /// The journal if there is one.
     pub fn open() -> Self {
@@ -75,6 +87,7 @@ fn trace(event: &Event) {
                 STYXY_INSTANCE_ID = text("STYXY_INSTANCE_ID"),
                 STYXY_PROJECT_PATH = text("STYXY_PROJECT_PATH"),
                 STYXY_OWNER = text("STYXY_OWNER"),
+                STYXY_HOLD = text("STYXY_HOLD"),
                 STYXY_REASON = text("STYXY_REASON"),
                 STYXY_SEQ = number("STYXY_SEQ"),
                 STYXY_STATE_ID = text("STYXY_STATE_ID"),

@@ -3,7 +3,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Stop;
-use crate::daemon;
+use crate::daemon::{self, End};
 
 /// Run the service; systemd does this on demand
 #[derive(Debug, Args)]
@@ -24,6 +24,9 @@ impl Daemon {
             let _ = nix::unistd::setsid();
         }
         let options = daemon::Options { idle_exit: self.idle_exit.map(Duration::from_secs) };
-        daemon::run(&options).map_err(Stop::Daemon)
+        match daemon::run(&options).map_err(Stop::Daemon)? {
+            End::Done => Ok(()),
+            End::Again => Err(Stop::Again),
+        }
     }
 }

@@ -3,8 +3,10 @@
 mod allocate;
 mod check;
 mod daemon;
+mod forget;
 mod list;
 mod release;
+mod renew;
 
 use std::{
     io::{self, Write},
@@ -37,6 +39,8 @@ enum Verb {
     Release(release::Release),
     List(list::List),
     Check(check::Check),
+    Renew(renew::Renew),
+    Forget(forget::Forget),
     Daemon(daemon::Daemon),
 }
 
@@ -58,6 +62,8 @@ enum Stop {
     Output(io::Error),
     /// The daemon could not run.
     Daemon(crate::daemon::Failure),
+    /// The daemon wants to be started again at once: `RestartForceExitStatus=` of the unit.
+    Again,
 }
 
 impl From<Failure> for Stop {
@@ -79,11 +85,14 @@ pub fn run() -> ExitCode {
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Renew(verb) => verb.run(),
+        Verb::Forget(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::No) => ExitCode::from(1),
+        Err(Stop::Again) => ExitCode::from(75),
         // As `styxy list | head -1` has it.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Stop::Output(error)) => complain(&error, 1),

@@ -22,6 +22,10 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
             send(&bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
         }
         Call::Release { lease_id } => send(&bus, "Release", &(lease_id,)).await?,
+        Call::Renew { lease_id, ttl } => {
+            send(&bus, "Renew", &(lease_id.to_string(), ttl.unwrap_or(0))).await?
+        }
+        Call::Forget { filter } => send(&bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
         Call::List { filter } => send(&bus, "List", &(dbus::Dict(filter.clone()),)).await?,
         Call::Check { port, protocol } => {
             send(&bus, "Check", &(port.get(), protocol.as_str())).await?
@@ -38,7 +42,12 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
         Call::List { .. } => {
             body.deserialize::<Vec<Dict<'_>>>().map(|leases| leases.iter().map(object).collect())
         }
-        Call::Check { .. } => body.deserialize::<Dict<'_>>().map(|result| object(&result)),
+        Call::Forget { .. } => {
+            body.deserialize::<u32>().map(|count| serde_json::json!({"forgotten": count}))
+        }
+        Call::Check { .. } | Call::Renew { .. } => {
+            body.deserialize::<Dict<'_>>().map(|result| object(&result))
+        }
     };
     answer.map_err(|error| {
         let message = format!("the service answered something unexpected: {error}");

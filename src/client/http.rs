@@ -34,6 +34,13 @@ fn request(call: &Call) -> Request<Body> {
         Call::Release { lease_id } => {
             (Method::DELETE, format!("/allocate/{}", escape(lease_id)), Body::empty())
         }
+        Call::Renew { lease_id, ttl } => {
+            let body = ttl.map(|ttl| json!({"ttl": ttl}).to_string()).unwrap_or_default();
+            (Method::PUT, format!("/allocate/{lease_id}/renew"), Body::from(body))
+        }
+        Call::Forget { filter } => {
+            (Method::DELETE, format!("/memory{}", query(filter)), Body::empty())
+        }
         Call::List { filter } => {
             (Method::GET, format!("/allocations{}", query(filter)), Body::empty())
         }

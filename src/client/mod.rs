@@ -17,6 +17,7 @@ use serde_json::Value as Json;
 
 use crate::{
     error::ErrorKind,
+    lease::LeaseId,
     port::{Port, Protocol},
     value::Fields,
 };
@@ -35,6 +36,18 @@ pub enum Call {
     Release {
         /// Its id.
         lease_id: String,
+    },
+    /// Begin its time limit anew.
+    Renew {
+        /// The lease.
+        lease_id: LeaseId,
+        /// The new limit in seconds, or the one that it has.
+        ttl: Option<u64>,
+    },
+    /// Forget remembered ports.
+    Forget {
+        /// Which of them.
+        filter: Fields,
     },
     /// The live leases.
     List {

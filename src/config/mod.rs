@@ -35,6 +35,10 @@ pub struct Config {
     pub most_leases: usize,
     /// The most remembered ports; the oldest are forgotten first.
     pub most_remembered: usize,
+    /// The most guards at once; further leases go without.
+    pub most_guards: usize,
+    /// How many seconds a lease without an owner may go without a listener.
+    pub unused: u64,
     /// How long without a lease and without a client until the service ends; zero for never.
     pub idle_exit: Duration,
 }
@@ -89,6 +93,8 @@ impl Config {
             excluded: PortSet::default(),
             most_leases: 0,
             most_remembered: 0,
+            most_guards: 0,
+            unused: 0,
             idle_exit: Duration::ZERO,
         };
         let mut problems = Vec::new();

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     port::{Port, PortRange},
     registry::PortSet,
-    service_type::{InstanceBehavior, ServiceType, ServiceTypeName},
+    service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName},
 };
 
 /// Puts the good fields of a layer over the configuration, and notes the others.
@@ -29,12 +29,18 @@ pub(super) fn apply(config: &mut Config, file: &Path, text: &str, problems: &mut
                 config.idle_exit = Duration::from_secs(seconds);
             }
         }
+        "unused_seconds" => {
+            if let Some(seconds) = source.number(node, 1, 31_536_000) {
+                config.unused = seconds;
+            }
+        }
         "limits" => source.fields(node, |source, name, node| match name {
             "leases" => set(&mut config.most_leases, source.number(node, 1, 131_070)),
+            "guards" => set(&mut config.most_guards, source.number(node, 0, 65_535)),
             "remembered_ports" => {
                 set(&mut config.most_remembered, source.number(node, 1, 1_000_000));
             }
-            _ => source.unknown(node, name, &["leases", "remembered_ports"]),
+            _ => source.unknown(node, name, &["guards", "leases", "remembered_ports"]),
         }),
         "excluded_ports" => {
             if let Some(ports) = source.list(node, excluded) {
@@ -52,7 +58,7 @@ pub(super) fn apply(config: &mut Config, file: &Path, text: &str, problems: &mut
         _ => source.unknown(
             node,
             name,
-            &["excluded_ports", "idle_exit_seconds", "limits", "service_types"],
+            &["excluded_ports", "idle_exit_seconds", "limits", "service_types", "unused_seconds"],
         ),
     });
     merge(config, edits, &mut source);
@@ -102,6 +108,7 @@ struct Edit {
     range: Option<(PortRange, Range)>,
     preferred: Option<(Vec<Port>, Range)>,
     behavior: Option<InstanceBehavior>,
+    hold: Option<Hold>,
     description: Option<String>,
 }
 
@@ -114,6 +121,7 @@ fn edit(source: &mut Source<'_>, name: ServiceTypeName, node: Node<'_>) -> Edit 
         range: None,
         preferred: None,
         behavior: None,
+        hold: None,
         description: None,
     };
     if edit.removed {
@@ -130,11 +138,15 @@ fn edit(source: &mut Source<'_>, name: ServiceTypeName, node: Node<'_>) -> Edit 
                 let words = [InstanceBehavior::Multi, InstanceBehavior::Single];
                 edit.behavior = source.one_of(node, &words.map(|b| (b.as_str(), b)));
             }
+            "hold" => {
+                let words = [Hold::Guard, Hold::None].map(|hold| (hold.as_str(), hold));
+                edit.hold = source.one_of(node, &words);
+            }
             "description" => edit.description = source.string(node).map(str::to_owned),
             _ => source.unknown(
                 node,
                 name,
-                &["description", "instance_behavior", "port_range", "preferred_ports"],
+                &["description", "hold", "instance_behavior", "port_range", "preferred_ports"],
             ),
         }
     });
@@ -200,6 +212,7 @@ fn put(types: &mut BTreeMap<ServiceTypeName, ServiceType>, edit: &Edit) -> Resul
             .behavior
             .or(before.map(|t| t.instance_behavior))
             .unwrap_or_default(),
+        hold: edit.hold.or(before.map(|t| t.hold)).unwrap_or(Hold::Guard),
         description: edit
             .description
             .clone()

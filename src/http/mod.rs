@@ -5,9 +5,21 @@
 
 pub mod routes;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -45,9 +57,19 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
         let busy = broker.activity().busy();
         let (router, mut stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
+            let asked = Arc::new(AtomicBool::new(false));
+            let (asking, stopping) = (Arc::clone(&asked), stop.clone());
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
+                asking.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(client.clone());
-                router.clone().call(request)
+                let (answer, stopping) = (router.clone().call(request), stopping.clone());
+                async move {
+                    let mut answer = answer.await?;
+                    if *stopping.borrow() {
+                        answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -60,7 +82,10 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
             tokio::select! {
                 _ = connection.as_mut() => {}
                 () = stopped(&mut stop) => {
-                    connection.as_mut().graceful_shutdown();
+                    // One that was accepted just now has a request on its way, which would be lost.
+                    if asked.load(Ordering::Relaxed) {
+                        connection.as_mut().graceful_shutdown();
+                    }
                     let _ = connection.await;
                 }
             }

@@ -11,7 +11,7 @@ use axum::{
     },
     http::{Method, StatusCode, Uri},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{delete, get, post, put},
 };
 use serde_json::{Value as Body, json};
 
@@ -20,7 +20,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter},
+    request::{AllocateRequest, Filter, InstanceRequest},
     value::{Fields, Value},
     word::shortened,
 };
@@ -33,7 +33,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
     Router::new()
         .route("/allocate", post(allocate))
         .route("/allocate/{lock_id}", delete(release))
-        .route("/allocations", get(list))
+        .route("/allocate/{lock_id}/renew", put(renew))
+        .route("/allocations", get(list).delete(release_matching))
+        .route("/memory", delete(forget))
+        .route("/instances", get(instances))
+        .route("/instances/{instance_id}", put(register))
+        .route("/instances/{instance_id}/heartbeat", post(heartbeat))
         .route("/check/{port}", get(check))
         .route("/status", get(status))
         .fallback(unknown_path)
@@ -54,7 +59,7 @@ async fn allocate(
 ) -> Answer {
     let (service_type, options) = read_body(&body?)?;
     let request = AllocateRequest::parse(&service_type, options)?;
-    let granted = broker.allocate(&request, &client).await?;
+    let granted = broker.allocate(&request, &client, None, false).await?;
     let mut fields = granted.fields();
     if !granted.lease_id().is_empty() {
         fields.put("lock_id", granted.lease_id());
@@ -77,15 +82,78 @@ async fn release(
     Ok(Success(fields))
 }
 
+async fn renew(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    lock_id: Part,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let Path(lock_id) = lock_id?;
+    let mut ttl = None;
+    for (key, value) in read_options(&body?)? {
+        let ("ttl", Value::U64(seconds)) = (key.as_str(), value) else {
+            let message = "the body may have a ttl in whole seconds, and nothing else";
+            return Err(Error::invalid(message).into());
+        };
+        ttl = Some(seconds);
+    }
+    Ok(Success(broker.renew(lock_id.parse()?, ttl, &client)?.fields()))
+}
+
+async fn release_matching(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    filter: Parameters,
+) -> Answer {
+    let mut fields = Fields::default();
+    fields.put("released", broker.release_matching(read_filter(filter?)?, &client)?);
+    Ok(Success(fields))
+}
+
+async fn forget(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    filter: Parameters,
+) -> Answer {
+    let mut fields = Fields::default();
+    fields.put("forgotten", broker.forget(read_filter(filter?)?, &client).await?);
+    Ok(Success(fields))
+}
+
+async fn instances(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+    let instances = broker.instances()?;
+    Ok(Json(json!({"success": true, "instances": instances})).into_response())
+}
+
+async fn register(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    instance_id: Part,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let Path(instance_id) = instance_id?;
+    let request = InstanceRequest::parse(&instance_id, read_options(&body?)?)?;
+    Ok(Success(broker.register_instance(&request, &client).await?.fields()))
+}
+
+async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answer {
+    let Path(instance_id) = instance_id?;
+    broker.heartbeat(&instance_id.parse()?)?;
+    Ok(Success(Fields::default()))
+}
+
 async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
-    let Query(filter) = filter?;
+    let leases = broker.list(&read_filter(filter?)?)?;
+    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
+}
+
+fn read_filter(Query(filter): Query<HashMap<String, String>>) -> Result<Filter, Error> {
     // A query has only strings; a port is given as one here.
     let keys = filter.into_iter().map(|(key, text)| match text.parse() {
         Ok(number) if key == "port" => (key, Value::U64(number)),
         _ => (key, Value::Str(text)),
     });
-    let leases = broker.list(&Filter::parse(keys)?)?;
-    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
+    Filter::parse(keys)
 }
 
 async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {
@@ -115,8 +183,10 @@ async fn unknown_path(uri: Uri) -> Failure {
         status: StatusCode::NOT_FOUND,
         code: "NotFound",
         error: Error::invalid(message).suggest(
-            "the paths are POST /allocate, DELETE /allocate/{lock_id}, GET /allocations, \
-             GET /check/{port} and GET /status",
+            "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
+             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, DELETE /memory, \
+             GET /instances, PUT /instances/{instance_id}, \
+             POST /instances/{instance_id}/heartbeat, GET /check/{port} and GET /status",
         ),
     }
 }
@@ -128,6 +198,20 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
         code: "MethodNotAllowed",
         error: Error::invalid(format!("{path} does not take {}", shortened(method.as_str())))
             .suggest("the Allow header of this answer names the methods that it takes"),
+    }
+}
+
+/// The options of a body that may be empty.
+fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Vec::new());
+    }
+    match serde_json::from_slice(body) {
+        Ok(Body::Object(options)) => {
+            Ok(options.into_iter().map(|(key, value)| (key, from_json(value))).collect())
+        }
+        Ok(_) => Err(Error::invalid("the body is not a JSON object")),
+        Err(error) => Err(Error::invalid(format!("the body is not JSON: {error}"))),
     }
 }
 

@@ -18,18 +18,23 @@ use nix::{
     },
 };
 
+use super::diag;
 use crate::{
     port::{Port, Protocol},
     registry::Obstacle,
 };
 
-/// Asks whether the port is free. The bound socket is given back; while it lives, it keeps out
+/// Asks whether the port is free for TCP or UDP. The bound socket is given back; while it lives, it keeps out
 /// whoever binds without `SO_REUSEADDR`.
 pub fn probe(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
     let both = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port.get(), 0, 0);
     match bound(AddressFamily::Inet6, protocol, &SockaddrIn6::from(both)) {
         // Without IPv6: no such family, or no such address when it is switched off by sysctl.
         Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            // Others may still have it, if it is only denied to this service.
+            if diag::listened(protocol).contains(port) {
+                return Err(Obstacle::InUse);
+            }
             let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port.get());
             bound(AddressFamily::Inet, protocol, &SockaddrIn::from(any))
         }
@@ -42,20 +47,26 @@ pub fn probe(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
     })
 }
 
+/// Asks whether the port is free in every part of the protocol. The bound sockets are given back, the
+/// one for TCP last.
+pub fn probe_all(port: Port, protocol: Protocol) -> Result<Vec<OwnedFd>, Obstacle> {
+    protocol.parts().iter().rev().map(|part| probe(port, *part)).collect()
+}
+
 fn bound(
     family: AddressFamily,
     protocol: Protocol,
     address: &dyn SockaddrLike,
 ) -> Result<OwnedFd, Errno> {
     let kind = match protocol {
-        Protocol::Tcp => SockType::Stream,
         Protocol::Udp => SockType::Datagram,
+        Protocol::Tcp | Protocol::Both => SockType::Stream,
     };
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
     if family == AddressFamily::Inet6 {
         setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
     }
-    if protocol == Protocol::Tcp {
+    if kind == SockType::Stream {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }
     bind(socket.as_raw_fd(), address)?;

@@ -1,6 +1,93 @@
-//! Who a client is, and which boot this is: from `/proc` (proc(5)).
+//! Processes and who they are: pidfds (`pidfd_open(2)`), and `/proc` (proc(5)).
 
-use std::{fs, sync::Arc};
+use std::{
+    fs, io,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+/// A process that is being held on to: its PID cannot become another's while `pidfd` says that it
+/// lives.
+#[derive(Debug)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// When it was started, in clock ticks since the boot: with the number it names it for good.
+    pub start: u64,
+    /// Readable when it has ended.
+    pub pidfd: OwnedFd,
+}
+
+/// Why a process cannot be held on to.
+#[derive(Debug)]
+pub enum Trouble {
+    /// There is none.
+    Gone,
+    /// It is another user's.
+    Foreign(Process),
+    /// The kernel refused, most likely for a lack of descriptors.
+    Io(io::Error),
+}
+
+impl Process {
+    /// The process of that PID.
+    pub fn of_pid(pid: u32) -> Result<Self, Trouble> {
+        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Trouble::Gone)?;
+        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|errno| match errno {
+            // A thread's number is no process's: EINVAL, or ENOENT since Linux 6.9.
+            Errno::SRCH | Errno::INVAL | Errno::NOENT => Trouble::Gone,
+            errno => Trouble::Io(errno.into()),
+        })?;
+        Self::with(pid, pidfd)
+    }
+
+    /// The process that a descriptor is of.
+    pub fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Trouble> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
+        let info = info.map_err(Trouble::Io)?;
+        // -1 when it has ended; no such line when it is no pidfd.
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+        Self::with(pid.ok_or(Trouble::Gone)?, pidfd)
+    }
+
+    fn with(pid: u32, pidfd: OwnedFd) -> Result<Self, Trouble> {
+        let start = start(pid).ok_or(Trouble::Gone)?;
+        let owner = owner(pid).ok_or(Trouble::Gone)?;
+        let process = Self { pid, start, pidfd };
+        // What was read is of this process only if it still lives now.
+        if process.has_ended() {
+            return Err(Trouble::Gone);
+        }
+        if owner == uid() { Ok(process) } else { Err(Trouble::Foreign(process)) }
+    }
+
+    fn has_ended(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// When a process was started, in clock ticks since the boot: field 22 of `/proc/PID/stat`.
+fn start(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the command's name in brackets, and may contain anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// The real user of a process. Not the owner of `/proc/PID`, which is root's for some.
+fn owner(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    users.split_ascii_whitespace().next()?.parse().ok()
+}
 
 /// The name of a process's command; `None` when it is gone.
 pub fn comm(pid: u32) -> Option<Arc<str>> {
@@ -17,4 +104,36 @@ pub fn boot_id() -> String {
 /// The user that this process runs as.
 pub fn uid() -> u32 {
     nix::unistd::getuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_its_number_and_its_start() {
+        let ours = Process::of_pid(std::process::id()).unwrap();
+        let again = Process::of_pidfd(ours.pidfd.try_clone().unwrap()).unwrap();
+        assert_eq!((again.pid, again.start), (ours.pid, ours.start));
+        assert!(!ours.has_ended());
+    }
+
+    #[test]
+    fn an_ended_process_is_gone_by_number_and_by_descriptor() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of_pid(child.id()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(process.has_ended());
+        assert!(matches!(Process::of_pidfd(process.pidfd), Err(Trouble::Gone)));
+        assert!(matches!(Process::of_pid(process.pid), Err(Trouble::Gone)));
+    }
+
+    #[test]
+    fn what_is_no_pidfd_is_no_process() {
+        let file = fs::File::open("/dev/null").unwrap();
+        assert!(matches!(Process::of_pidfd(file.into()), Err(Trouble::Gone)));
+    }
 }

@@ -6,7 +6,7 @@ use super::{Registry, port_set::select};
 use crate::{
     error::{Error, ErrorKind},
     lease::Lease,
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     request::AllocateRequest,
     service_type::{InstanceBehavior, ServiceType},
 };
@@ -16,7 +16,7 @@ use crate::{
 pub enum Choice {
     /// The lease of a singleton that is there already.
     Existing(Arc<Lease>),
-    /// This port.
+    /// This port, or as many from this one on as were asked for.
     Port(Port),
 }
 
@@ -81,29 +81,83 @@ impl Registry {
         {
             return Ok(Choice::Existing(lease));
         }
-        if self.leases.len() >= self.rules.most_leases {
+        let count = usize::from(request.count);
+        if self.leases.len() + count > self.rules.most_leases {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
-                format!("all {} leases that the configuration allows are taken", self.leases.len()),
+                format!(
+                    "{} leases are live, and the configuration allows {}",
+                    self.leases.len(),
+                    self.rules.most_leases
+                ),
             )
             .suggest("release some, or raise limits.leases in the configuration"));
         }
         if let Some(port) = request.port {
-            match self.asked(port, request.protocol, &mut probe) {
+            match self.asked_block(port, request, &mut probe) {
                 Ok(()) => return Ok(Choice::Port(port)),
-                Err(obstacle) if request.strict => return Err(refused(port, request, &obstacle)),
+                Err((port, obstacle)) if request.strict => {
+                    return Err(refused(port, request, &obstacle));
+                }
                 Err(_) => {}
             }
         }
         let mut busy = 0;
-        self.candidates(request, service_type)
-            .find(|port| {
-                let free = probe(*port).is_ok();
-                busy += usize::from(!free);
-                free
-            })
-            .map(Choice::Port)
-            .ok_or_else(|| exhausted(request, service_type, busy))
+        let mut probe = |port: Port| {
+            let free = probe(port).is_ok();
+            busy += usize::from(!free);
+            free
+        };
+        let first = if count == 1 {
+            self.candidates(request, service_type).find(|port| probe(*port))
+        } else {
+            self.block(request, service_type, probe)
+        };
+        first.map(Choice::Port).ok_or_else(|| exhausted(request, service_type, busy))
+    }
+
+    /// What is in the way of the asked ports, if anything is.
+    fn asked_block(
+        &self,
+        first: Port,
+        request: &AllocateRequest,
+        mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
+    ) -> Result<(), (Port, Obstacle)> {
+        for offset in 0..request.count {
+            // Beyond the last port there is none to be had.
+            let port = first.plus(offset).ok_or((Port::MAX, Obstacle::InUse))?;
+            self.asked(port, request.protocol, &mut probe).map_err(|obstacle| (port, obstacle))?;
+        }
+        Ok(())
+    }
+
+    /// The first of `count` consecutive ports that are free: where the block was last, at a preferred
+    /// port, in the range where nobody remembers a port, in the range.
+    fn block(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        mut probe: impl FnMut(Port) -> bool,
+    ) -> Option<Port> {
+        let (protocol, range) = (request.protocol, service_type.port_range);
+        let own = request.memory_key().and_then(|key| self.memory.get(&key));
+        let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
+        for first in own.into_iter().chain(service_type.preferred_ports.iter().copied()) {
+            let Some(block) =
+                first.plus(request.count - 1).and_then(|last| PortRange::new(first, last))
+            else {
+                continue;
+            };
+            let others = |i| if own == Some(first) { 0 } else { self.memory.word(protocol, i) };
+            let free = select(block, |i| !(taken(i) | others(i)));
+            let inside = own == Some(first) || range.contains(block.last());
+            if inside && run(free, request.count, &mut probe).is_some() {
+                return Some(first);
+            }
+        }
+        let fresh = select(range, |i| !(taken(i) | self.memory.word(protocol, i)));
+        run(fresh, request.count, &mut probe)
+            .or_else(|| run(select(range, |i| !taken(i)), request.count, &mut probe))
     }
 
     /// What is in the way of a port that was asked for by number.
@@ -135,20 +189,24 @@ impl Registry {
         service_type: &'a ServiceType,
     ) -> impl Iterator<Item = Port> + 'a {
         let protocol = request.protocol;
-        let leased = &self.leased(protocol).ports;
-        let remembered = self.memory.ports(protocol);
-        let may = |port: &Port| !leased.contains(*port) && !self.avoided.contains(*port);
+        let leased = move |port: Port| self.at(port, protocol).is_some();
         let own = request
             .memory_key()
             .and_then(|key| self.memory.get(&key))
-            .filter(|port| !leased.contains(*port) && !self.rules.excluded.contains(*port));
-        let preferred = service_type.preferred_ports.iter().copied();
-        let ascending = select(service_type.port_range, move |i| {
-            !(leased.word(i) | self.avoided.word(i) | remembered.word(i))
+            .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
+        let preferred = service_type.preferred_ports.iter().copied().filter(move |port| {
+            !leased(*port)
+                && !self.avoided.contains(*port)
+                && !self.memory.contains(protocol, *port)
         });
+        // A preferred port that was busy is not asked about again.
+        let ascending = select(service_type.port_range, move |i| {
+            let taken = self.leased_word(protocol, i) | self.avoided.word(i);
+            !(taken | self.memory.word(protocol, i))
+        })
+        .filter(|port| !service_type.preferred_ports.contains(port));
         own.into_iter().chain(
             preferred
-                .filter(move |port| may(port) && !remembered.contains(*port))
                 .chain(ascending)
                 .chain(self.remembered_by_others(service_type, protocol))
                 .filter(move |port| Some(*port) != own),
@@ -163,10 +221,9 @@ impl Registry {
         protocol: Protocol,
     ) -> impl Iterator<Item = Port> + 'a {
         std::iter::once_with(move || {
-            let leased = &self.leased(protocol).ports;
-            let remembered = self.memory.ports(protocol);
             let mut ports: Vec<_> = select(service_type.port_range, |i| {
-                remembered.word(i) & !(leased.word(i) | self.avoided.word(i))
+                let taken = self.leased_word(protocol, i) | self.avoided.word(i);
+                self.memory.word(protocol, i) & !taken
             })
             .map(|port| (self.memory.age(protocol, port), port))
             .collect();
@@ -175,6 +232,30 @@ impl Registry {
         })
         .flatten()
     }
+}
+
+/// The first of the first `count` consecutive ports that are free.
+fn run(
+    ports: impl Iterator<Item = Port>,
+    count: u16,
+    mut is_free: impl FnMut(Port) -> bool,
+) -> Option<Port> {
+    let mut run: Option<(Port, u16)> = None;
+    for port in ports {
+        if !is_free(port) {
+            run = None;
+            continue;
+        }
+        let (first, length) = match run {
+            Some((first, length)) if first.plus(length) == Some(port) => (first, length + 1),
+            _ => (port, 1),
+        };
+        if length == count {
+            return Some(first);
+        }
+        run = Some((first, length));
+    }
+    None
 }
 
 fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error {
@@ -195,6 +276,16 @@ fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error 
 
 fn exhausted(request: &AllocateRequest, service_type: &ServiceType, busy: usize) -> Error {
     let range = service_type.port_range;
+    if request.count > 1 {
+        return Error::new(
+            ErrorKind::PoolExhausted,
+            format!(
+                "{} has no {} consecutive {} ports that are free ({range})",
+                request.service_type, request.count, request.protocol
+            ),
+        )
+        .suggest("ask for fewer, or release leases that are no longer needed (`styxy list`)");
+    }
     Error::new(
         ErrorKind::PoolExhausted,
         format!(

@@ -19,6 +19,7 @@ pub struct Memory {
     by_port: HashMap<(Protocol, Port), BTreeSet<u64>>,
     tcp: PortSet,
     udp: PortSet,
+    both: PortSet,
 }
 
 impl Memory {
@@ -37,7 +38,8 @@ impl Memory {
         }
     }
 
-    fn forget(&mut self, key: &MemoryKey) {
+    /// Forgets what is remembered for that key.
+    pub(super) fn forget(&mut self, key: &MemoryKey) {
         let Some((port, age)) = self.by_key.remove(key) else {
             return;
         };
@@ -57,18 +59,29 @@ impl Memory {
         self.by_key.get(key).map(|(port, _)| *port)
     }
 
-    /// The ports that anybody remembers.
-    pub(super) fn ports(&self, protocol: Protocol) -> &PortSet {
+    /// Those of 64 ports that anybody remembers, for a protocol that has a part in common.
+    pub(super) fn word(&self, protocol: Protocol, index: usize) -> u64 {
+        let [tcp, udp, both] = [&self.tcp, &self.udp, &self.both].map(|set| set.word(index));
         match protocol {
-            Protocol::Tcp => &self.tcp,
-            Protocol::Udp => &self.udp,
+            Protocol::Tcp => tcp | both,
+            Protocol::Udp => udp | both,
+            Protocol::Both => tcp | udp | both,
         }
+    }
+
+    /// Whether anybody remembers the port.
+    pub(super) fn contains(&self, protocol: Protocol, port: Port) -> bool {
+        self.word(protocol, usize::from(port.get()) / 64) >> (port.get() % 64) & 1 == 1
     }
 
     /// When somebody who remembers the port had it last.
     pub(super) fn age(&self, protocol: Protocol, port: Port) -> u64 {
-        let ages = self.by_port.get(&(protocol, port));
-        ages.and_then(BTreeSet::last).copied().unwrap_or(0)
+        [Protocol::Tcp, Protocol::Udp, Protocol::Both]
+            .into_iter()
+            .filter(|other| other.parts().iter().any(|part| protocol.parts().contains(part)))
+            .filter_map(|other| self.by_port.get(&(other, port))?.last().copied())
+            .max()
+            .unwrap_or(0)
     }
 
     /// Everything that is remembered, the oldest first.
@@ -90,6 +103,7 @@ impl Memory {
         match protocol {
             Protocol::Tcp => &mut self.tcp,
             Protocol::Udp => &mut self.udp,
+            Protocol::Both => &mut self.both,
         }
     }
 }

@@ -9,7 +9,10 @@ mod choose;
 mod memory;
 mod port_set;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 pub use choose::{Choice, Obstacle};
 pub use memory::Memory;
@@ -18,7 +21,7 @@ pub use port_set::PortSet;
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{Lease, LeaseId, MemoryKey},
+    lease::{Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner},
     port::{Port, Protocol},
     request::Filter,
     service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes},
@@ -47,6 +50,9 @@ pub struct Registry {
     tcp: Leased,
     udp: Leased,
     singletons: HashMap<ServiceTypeName, LeaseId>,
+    owned: HashMap<Owner, BTreeSet<LeaseId>>,
+    orphans: BTreeSet<LeaseId>,
+    instances: HashMap<InstanceId, Arc<Instance>>,
     memory: Memory,
 }
 
@@ -67,6 +73,9 @@ impl Registry {
             tcp: Leased::default(),
             udp: Leased::default(),
             singletons: HashMap::new(),
+            owned: HashMap::new(),
+            orphans: BTreeSet::new(),
+            instances: HashMap::new(),
             memory: Memory::default(),
         }
     }
@@ -93,6 +102,12 @@ impl Registry {
                 self.insert(Arc::clone(lease));
             }
             Change::Release { lease, .. } | Change::Expire { lease, .. } => self.remove(lease),
+            Change::Orphan { lease } | Change::Renew { lease } => self.replace(lease),
+            Change::Forget { key, .. } => self.memory.forget(key),
+            Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),
+            Change::EndInstance { instance, .. } => {
+                self.instances.remove(&instance.instance_id);
+            }
             Change::Reuse { .. }
             | Change::Deny(_)
             | Change::ConfigReload { .. }
@@ -103,13 +118,34 @@ impl Registry {
 
     /// Takes a lease as it is, from a snapshot.
     pub fn insert(&mut self, lease: Arc<Lease>) {
-        let leased = self.leased_mut(lease.protocol);
-        leased.ports.insert(lease.port);
-        leased.leases.insert(lease.port, lease.lease_id);
+        for protocol in lease.protocol.parts() {
+            let leased = self.leased_mut(*protocol);
+            leased.ports.insert(lease.port);
+            leased.leases.insert(lease.port, lease.lease_id);
+        }
         if lease.singleton {
             self.singletons.insert(lease.service_type.clone(), lease.lease_id);
         }
+        if lease.owner != Owner::None {
+            self.owned.entry(lease.owner.clone()).or_default().insert(lease.lease_id);
+        }
+        if lease.orphaned {
+            self.orphans.insert(lease.lease_id);
+        }
         self.leases.insert(lease.lease_id, lease);
+    }
+
+    /// Takes an instance as it is, from a snapshot.
+    pub fn insert_instance(&mut self, instance: Arc<Instance>) {
+        self.instances.insert(instance.instance_id.clone(), instance);
+    }
+
+    /// Puts a lease in the place of what it was before.
+    fn replace(&mut self, lease: &Arc<Lease>) {
+        if self.leases.contains_key(&lease.lease_id) {
+            self.remove(lease);
+            self.insert(Arc::clone(lease));
+        }
     }
 
     /// Takes a remembered port as it is, from a snapshot.
@@ -121,15 +157,24 @@ impl Registry {
         let Some(lease) = self.leases.remove(&lease.lease_id) else {
             return;
         };
-        let leased = self.leased_mut(lease.protocol);
-        // A log whose middle is lost may have leased the port anew.
-        if leased.leases.get(&lease.port) == Some(&lease.lease_id) {
-            leased.ports.remove(lease.port);
-            leased.leases.remove(&lease.port);
+        for protocol in lease.protocol.parts() {
+            let leased = self.leased_mut(*protocol);
+            // A log whose middle is lost may have leased the port anew.
+            if leased.leases.get(&lease.port) == Some(&lease.lease_id) {
+                leased.ports.remove(lease.port);
+                leased.leases.remove(&lease.port);
+            }
         }
         if self.singletons.get(&lease.service_type) == Some(&lease.lease_id) {
             self.singletons.remove(&lease.service_type);
         }
+        if let Some(owned) = self.owned.get_mut(&lease.owner) {
+            owned.remove(&lease.lease_id);
+            if owned.is_empty() {
+                self.owned.remove(&lease.owner);
+            }
+        }
+        self.orphans.remove(&lease.lease_id);
     }
 
     /// The live lease of that id.
@@ -140,10 +185,47 @@ impl Registry {
         })
     }
 
-    /// The lease of that port.
+    /// The lease of that port in any of the protocols that are meant.
     pub fn at(&self, port: Port, protocol: Protocol) -> Option<&Arc<Lease>> {
-        let id = self.leased(protocol).leases.get(&port)?;
-        self.leases.get(id)
+        let mut ids = protocol.parts().iter().map(|part| self.leased(*part).leases.get(&port));
+        self.leases.get(ids.find_map(|id| id)?)
+    }
+
+    /// The leases of that owner.
+    pub fn owned_by(&self, owner: &Owner) -> Vec<Arc<Lease>> {
+        let ids = self.owned.get(owner).into_iter().flatten();
+        ids.filter_map(|id| self.leases.get(id)).map(Arc::clone).collect()
+    }
+
+    /// The instances of that owner.
+    pub fn instances_of(&self, owner: &Owner) -> Vec<Arc<Instance>> {
+        let instances = self.instances.values();
+        instances.filter(|instance| instance.owner == *owner).map(Arc::clone).collect()
+    }
+
+    /// Whether a lease or an instance lives by that owner.
+    pub fn needs(&self, owner: &Owner) -> bool {
+        self.owned.contains_key(owner) || self.instances.values().any(|i| i.owner == *owner)
+    }
+
+    /// The leases whose owner is gone.
+    pub fn orphans(&self) -> Vec<Arc<Lease>> {
+        self.orphans.iter().filter_map(|id| self.leases.get(id)).map(Arc::clone).collect()
+    }
+
+    /// The instance of that name.
+    pub fn instance(&self, instance_id: &InstanceId) -> Result<&Arc<Instance>, Error> {
+        self.instances.get(instance_id).ok_or_else(|| {
+            Error::invalid(format!("no instance {instance_id} is registered"))
+                .suggest("register it first; its heartbeats may have come too late")
+        })
+    }
+
+    /// Every registered instance, by name.
+    pub fn instances(&self) -> Vec<Arc<Instance>> {
+        let mut instances: Vec<_> = self.instances.values().map(Arc::clone).collect();
+        instances.sort_unstable_by(|a, b| a.instance_id.cmp(&b.instance_id));
+        instances
     }
 
     /// Every live lease, in no order.
@@ -184,18 +266,19 @@ impl Registry {
         &self.memory
     }
 
-    fn leased(&self, protocol: Protocol) -> &Leased {
-        match protocol {
-            Protocol::Tcp => &self.tcp,
-            Protocol::Udp => &self.udp,
-        }
+    /// The table of one part of a protocol.
+    fn leased(&self, part: Protocol) -> &Leased {
+        if part == Protocol::Udp { &self.udp } else { &self.tcp }
     }
 
-    fn leased_mut(&mut self, protocol: Protocol) -> &mut Leased {
-        match protocol {
-            Protocol::Tcp => &mut self.tcp,
-            Protocol::Udp => &mut self.udp,
-        }
+    fn leased_mut(&mut self, part: Protocol) -> &mut Leased {
+        if part == Protocol::Udp { &mut self.udp } else { &mut self.tcp }
+    }
+
+    /// The leased ones of 64 ports, in any part of the protocol.
+    fn leased_word(&self, protocol: Protocol, index: usize) -> u64 {
+        let parts = protocol.parts().iter();
+        parts.fold(0, |bits, part| bits | self.leased(*part).ports.word(index))
     }
 }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     change::Record,
-    lease::{Lease, MemoryKey},
+    lease::{Instance, Lease, MemoryKey},
     port::Port,
 };
 
@@ -27,8 +27,17 @@ pub enum Line {
     Lease(Lease),
     /// A remembered port (in a snapshot).
     Memory(Memory),
+    /// A registered instance (in a snapshot).
+    Instance(Instance),
     /// The last line of a snapshot, with the number of lines between it and the header.
     End(usize),
+}
+
+/// A record that is written from where it is.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Borrowed<'a> {
+    Record(&'a Record),
 }
 
 /// The first line of a file.
@@ -79,6 +88,15 @@ pub enum Unreadable {
 
 /// Adds a line to a buffer.
 pub fn write(buffer: &mut Vec<u8>, line: &Line) {
+    write_any(buffer, line);
+}
+
+/// Adds the line of a record to a buffer.
+pub fn write_record(buffer: &mut Vec<u8>, record: &Record) {
+    write_any(buffer, &Borrowed::Record(record));
+}
+
+fn write_any(buffer: &mut Vec<u8>, line: &impl Serialize) {
     let start = buffer.len();
     buffer.extend_from_slice(b"00000000 ");
     serde_json::to_writer(&mut *buffer, line).expect("a line is plain data, and memory takes it");

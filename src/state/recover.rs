@@ -14,9 +14,8 @@ use std::{
 use super::{
     Kind, Name, files,
     line::{self, Header, Line, Unreadable},
-    store::now_in_a_name,
 };
-use crate::registry::Registry;
+use crate::{lease::Timestamp, registry::Registry};
 
 /// What the files say, beside what went into the registry.
 #[derive(Debug, Default)]
@@ -96,7 +95,10 @@ impl Recovered {
                 Ok(Line::Header(_)) if index != 0 => bad += 1,
                 Ok(Line::End(count)) => end = Some(count),
                 Ok(line) => {
-                    good += usize::from(matches!(line, Line::Lease(_) | Line::Memory(_)));
+                    good += usize::from(matches!(
+                        line,
+                        Line::Lease(_) | Line::Memory(_) | Line::Instance(_)
+                    ));
                     missing += self.take(line, registry);
                 }
                 Err(Unreadable::Version(version)) => {
@@ -124,7 +126,9 @@ impl Recovered {
             }
             Kind::Log if newest => {
                 self.length = (bytes.len() - tail.len()) as u64;
-                if !tail.is_empty() {
+                if self.length == 0 {
+                    problems.push("has no header".to_owned());
+                } else if !tail.is_empty() && problems.is_empty() {
                     self.torn = Some(format!(
                         "the last line of {name} was written only in part ({} bytes) and was cut off",
                         tail.len()
@@ -181,6 +185,10 @@ impl Recovered {
                 registry.remember(memory.key, memory.port, memory.seq);
                 0
             }
+            Line::Instance(instance) => {
+                registry.insert_instance(Arc::new(instance));
+                0
+            }
             Line::End(_) => 0,
         }
     }
@@ -195,7 +203,10 @@ impl Recovered {
     pub(super) fn set_aside(&self) -> io::Result<()> {
         for Aside { from, to, copy } in &self.aside {
             if *copy {
-                fs::copy(from, to)?;
+                fs::copy(from, to).inspect_err(|_| {
+                    // On a full disk, the part that fitted would take the last space.
+                    let _ = fs::remove_file(to);
+                })?;
             } else {
                 fs::rename(from, to)?;
             }
@@ -213,4 +224,9 @@ fn remove_partial_files(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The present moment as a part of a file name.
+fn now_in_a_name() -> String {
+    Timestamp::now().to_calendar().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
 }

@@ -7,9 +7,14 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use super::{
     Kind, Name, files,
@@ -18,7 +23,7 @@ use super::{
 };
 use crate::{
     change::Record,
-    lease::{Lease, Timestamp},
+    lease::{Instance, Lease},
     registry::Registry,
 };
 
@@ -104,8 +109,12 @@ impl Store {
             seq: 0,
             confirmed: 0,
         });
-        header.seq = header.seq.max(recovered.seq);
         header.confirmed = header.confirmed.max(recovered.confirmed);
+        header.seq = header.seq.max(recovered.seq).max(header.confirmed);
+        if !damage.is_empty() {
+            // The numbers of lost changes are given again, so they get another name.
+            header.state_id = uuid::Uuid::new_v4().to_string();
+        }
         let other_boot = header.boot_id != boot_id;
 
         let name = match newest {
@@ -172,7 +181,7 @@ impl Store {
         buffer.clear();
         for (record, seq) in records.iter().zip(self.header.seq + 1..) {
             debug_assert_eq!(record.seq, seq);
-            line::write(&mut buffer, &Line::Record(record.clone()));
+            line::write_record(&mut buffer, record);
         }
         let result = self.write(&buffer);
         self.buffer = buffer;
@@ -241,6 +250,7 @@ impl Store {
                 .iter()
                 .map(|(key, port, seq)| Memory { key: (**key).clone(), port, seq })
                 .collect(),
+            instances: registry.instances(),
         }
     }
 
@@ -273,6 +283,7 @@ pub struct Snapshot {
     header: Header,
     leases: Vec<Arc<Lease>>,
     memory: Vec<Memory>,
+    instances: Vec<Arc<Instance>>,
 }
 
 impl Snapshot {
@@ -297,11 +308,13 @@ impl Snapshot {
         let mut length = 0;
         let leases = self.leases.iter().map(|lease| Line::Lease((**lease).clone()));
         let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
-        let count = self.leases.len() + self.memory.len();
+        let instances = self.instances.iter().map(|instance| Line::Instance((**instance).clone()));
+        let count = self.leases.len() + self.memory.len() + self.instances.len();
         let mut buffer = Vec::new();
         for line in std::iter::once(Line::Header(self.header.clone()))
             .chain(leases)
             .chain(memory)
+            .chain(instances)
             .chain([Line::End(count)])
         {
             buffer.clear();
@@ -315,13 +328,15 @@ impl Snapshot {
     }
 }
 
+/// Begins a log. It gets its name with its header in it, so that one without is damage.
 fn begin_log(path: &Path, header: &Header) -> io::Result<(Arc<File>, u64)> {
-    let file = private_file().create(true).truncate(true).open(path)?;
+    let partial = path.with_extension("tmp");
+    let file = private_file().create(true).truncate(true).open(&partial)?;
     let mut buffer = Vec::new();
     line::write(&mut buffer, &Line::Header(header.clone()));
-    if let Err(error) = file.write_all_at(&buffer, 0) {
-        // A log without its header would count as damage.
-        let _ = fs::remove_file(path);
+    let begun = file.write_all_at(&buffer, 0).and_then(|()| fs::rename(&partial, path));
+    if let Err(error) = begun {
+        let _ = fs::remove_file(&partial);
         return Err(error);
     }
     Ok((Arc::new(file), buffer.len() as u64))
@@ -358,13 +373,17 @@ fn lock(folder: &Path) -> Result<Flock<File>, OpenError> {
         .truncate(false)
         .open(&path)
         .map_err(|error| OpenError::Io(path.clone(), error))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => OpenError::Locked(folder.to_owned()),
-        errno => OpenError::Io(path, errno.into()),
-    })
-}
-
-/// The present moment as a part of a file name.
-pub(super) fn now_in_a_name() -> String {
-    Timestamp::now().to_calendar().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
+    // A killed service may have been starting a journalctl, which has the lock until it is another
+    // program.
+    let last = Instant::now() + Duration::from_secs(1);
+    let mut file = file;
+    loop {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => return Ok(lock),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < last => file = unlocked,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(OpenError::Locked(folder.to_owned())),
+            Err((_, errno)) => return Err(OpenError::Io(path, errno.into())),
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }

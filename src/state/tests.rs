@@ -10,9 +10,10 @@ use super::*;
 use crate::{
     change::{Change, Record},
     config::Config,
-    lease::{EndReason, Lease, LeaseId, Timestamp},
+    lease::{EndReason, Lease, LeaseId, Owner, Timestamp},
     port::{Port, Protocol},
     registry::Registry,
+    service_type::Hold,
 };
 
 struct Home {
@@ -96,6 +97,12 @@ fn lease(port: u64) -> Lease {
         service_name: Some("web".parse().unwrap()),
         instance_id: None,
         project_path: Some(format!("/home/dev/{port}").parse().unwrap()),
+        owner: Owner::None,
+        hold: Hold::None,
+        ttl: None,
+        deadline: None,
+        orphaned: false,
+        block_id: None,
         singleton: false,
         since: Timestamp(port),
     }
@@ -151,12 +158,12 @@ fn a_log_cut_at_any_byte_keeps_every_whole_record() {
     }
     drop(service);
     let whole = fs::read(home.file("log.00000001")).unwrap();
-    for cut in (0..=whole.len()).rev() {
+    for cut in (usize::try_from(ends[0]).unwrap()..=whole.len()).rev() {
         fs::write(home.file("log.00000001"), &whole[..cut]).unwrap();
         let mut service = home.open();
         let kept = ends.iter().filter(|end| **end <= cut as u64).count().saturating_sub(1);
         assert_eq!(service.ports().len(), kept, "cut at {cut}");
-        let torn = !ends.contains(&(cut as u64)) && cut > 0;
+        let torn = !ends.contains(&(cut as u64));
         assert_eq!(service.damage.len(), usize::from(torn), "{:?} at {cut}", service.damage);
         // It goes on as if nothing had been.
         service.grant(3050);
@@ -166,6 +173,38 @@ fn a_log_cut_at_any_byte_keeps_every_whole_record() {
         assert_eq!(service.damage, [""; 0]);
     }
     assert_eq!(home.set_aside(), 0);
+}
+
+#[test]
+fn an_emptied_log_is_damage_and_not_a_beginning() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    drop(service);
+    fs::write(home.file("log.00000002"), "").unwrap();
+    let service = home.open();
+    assert_eq!(service.ports(), [3000].into());
+    assert_eq!(service.damage.len(), 1);
+}
+
+#[test]
+fn numbers_never_fall_below_what_is_confirmed_and_a_loss_names_them_anew() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.grant(3001);
+    let before = service.store.state_id().to_owned();
+    service.store.mark_confirmed(2).unwrap();
+    drop(service);
+    let path = home.file("log.00000001");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace("\"port\":3001", "\"port\":3801")).unwrap();
+    let service = home.open();
+    assert_eq!(service.damage.len(), 1);
+    assert_eq!((service.store.seq(), service.store.confirmed()), (2, 2));
+    assert_ne!(service.store.state_id(), before);
 }
 
 #[test]

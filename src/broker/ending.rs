@@ -1,0 +1,211 @@
+//! What happens when an owner, a deadline or a listener has come to its end.
+
+use std::sync::Arc;
+
+use super::{Broker, Inner};
+use crate::{
+    change::Change,
+    kernel::{clock, diag, probe},
+    lease::{EndReason, InstanceId, Lease, LeaseId, Moment, Owner},
+    owners::deadlines::{Due, OwnerKey},
+    port::Protocol,
+    registry::PortSet,
+    request::Filter,
+    service_type::Hold,
+};
+
+/// How often the listeners of orphans are looked at, in seconds: the kernel does not tell their end.
+const ORPHANS_SECONDS: u64 = 1;
+/// How often guards that could not be bound are tried again, in seconds.
+const GUARDS_SECONDS: u64 = 10;
+/// When an end that could not be stored is tried again, in seconds.
+const AGAIN_SECONDS: u64 = 5;
+
+impl Broker {
+    /// An owner has ended: its leases end, and the instances that it was.
+    pub fn owner_gone(&self, owner: &Owner) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let mut ended = end_all(inner.registry.owned_by(owner), EndReason::OwnerGone);
+        for instance in inner.registry.instances_of(owner) {
+            ended.extend(end_of_instance(inner, &instance.instance_id, "its process ended"));
+        }
+        if !self.end(inner, ended) {
+            let again = clock::now().plus_seconds(AGAIN_SECONDS);
+            self.deadlines.add(again, Due::Owner(OwnerKey(owner.clone())));
+        }
+    }
+
+    /// Ends what has lost its reason to live: a lease whose port is listened on lives on as an orphan.
+    /// False if that could not be stored.
+    fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
+        if changes.is_empty() {
+            return true;
+        }
+        // Asked once for all of them, and only what is needed.
+        let protocols = changes.iter().filter_map(|change| Some(change.lease()?.protocol));
+        let listened = Listened::of(protocols);
+        let mut orphaned = false;
+        let changes: Vec<_> = changes
+            .into_iter()
+            .filter_map(|change| match change {
+                Change::Expire { lease, .. } if listened.contains(&lease) => {
+                    orphaned = true;
+                    (!lease.orphaned).then(|| {
+                        let lease = Arc::new(Lease { orphaned: true, ..(*lease).clone() });
+                        Change::Orphan { lease }
+                    })
+                }
+                change => Some(change),
+            })
+            .collect();
+        let stored = self.commit(inner, changes, None).is_ok();
+        if orphaned {
+            let next = clock::now().plus_seconds(ORPHANS_SECONDS);
+            self.deadlines.add_once(next, Due::Orphans);
+        }
+        stored
+    }
+
+    /// Something is due.
+    pub fn due(&self, due: Due) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let now = clock::now();
+        match due {
+            Due::Lease(lease_id) => self.lease_due(inner, lease_id, now),
+            Due::Instance(instance_id) => self.heartbeat_due(inner, instance_id, now),
+            Due::Orphans => {
+                let orphans = end_all(inner.registry.orphans(), EndReason::ListenerGone);
+                self.end(inner, orphans);
+            }
+            Due::Store => {
+                if inner.guards.store(now) {
+                    self.deadlines.add_once(now.plus_seconds(1), Due::Store);
+                }
+            }
+            Due::Guards => self.bind_guards(inner),
+            Due::Owner(OwnerKey(owner)) => {
+                let this = self.this.clone();
+                // Not from here, where the state is locked.
+                tokio::spawn(async move {
+                    if let Some(broker) = this.upgrade() {
+                        broker.owner_gone(&owner);
+                    }
+                });
+            }
+        }
+    }
+
+    fn lease_due(&self, inner: &mut Inner, lease_id: LeaseId, now: Moment) {
+        let Ok(lease) = inner.registry.get(lease_id).map(Arc::clone) else { return };
+        if lease.orphaned {
+            return;
+        }
+        let again = now.plus_seconds(AGAIN_SECONDS);
+        match lease.deadline {
+            // It was renewed.
+            Some(deadline) if deadline > now => {}
+            Some(_) => {
+                if !self.end(inner, vec![Change::end(lease, EndReason::Ttl)]) {
+                    self.deadlines.add(again, Due::Lease(lease_id));
+                }
+            }
+            None if lease.owner != Owner::None => {}
+            None => {
+                let listened = Listened::of([lease.protocol].into_iter()).contains(&lease);
+                if listened || !self.end(inner, vec![Change::end(lease, EndReason::Unused)]) {
+                    let again = now.plus_seconds(inner.config.unused);
+                    self.deadlines.add(again, Due::Lease(lease_id));
+                }
+            }
+        }
+    }
+
+    /// Sets the next moment at which a lease is to be looked at, if any.
+    pub(super) fn set_deadline(&self, inner: &Inner, lease: &Lease, now: Moment) {
+        let when = match lease.deadline {
+            Some(deadline) => deadline,
+            None if lease.owner == Owner::None => now.plus_seconds(inner.config.unused),
+            None => return,
+        };
+        self.deadlines.add(when, Due::Lease(lease.lease_id));
+    }
+
+    fn heartbeat_due(&self, inner: &mut Inner, instance_id: InstanceId, now: Moment) {
+        match inner.heartbeats.get(&instance_id) {
+            Some(next) if *next > now => {
+                let next = *next;
+                self.deadlines.add(next, Due::Instance(instance_id));
+            }
+            Some(_) => {
+                let ended = end_of_instance(inner, &instance_id, "its heartbeats stopped");
+                if !self.end(inner, ended) {
+                    self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Instance(instance_id));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Binds the guards that are missing: after a start, or because something listened on the port.
+    pub(super) fn bind_guards(&self, inner: &mut Inner) {
+        let mut missing = false;
+        for lease in inner.registry.list(&Filter::default()) {
+            if lease.hold != Hold::Guard || inner.guards.contains(lease.lease_id) {
+                continue;
+            }
+            if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
+                missing = true;
+                break;
+            }
+            match probe::probe(lease.port, Protocol::Tcp) {
+                Ok(socket) => inner.guards.insert(lease.lease_id, socket),
+                Err(_) => missing = true,
+            }
+        }
+        let now = clock::now();
+        if missing {
+            self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Guards);
+        }
+        if !inner.guards.is_empty() {
+            self.deadlines.add_once(now.plus_seconds(1), Due::Store);
+        }
+    }
+}
+
+fn end_all(leases: Vec<Arc<Lease>>, reason: EndReason) -> Vec<Change> {
+    leases.into_iter().map(|lease| Change::end(lease, reason)).collect()
+}
+
+/// The end of an instance, and of the leases that were granted in its name.
+fn end_of_instance(inner: &Inner, instance_id: &InstanceId, reason: &str) -> Vec<Change> {
+    let Ok(instance) = inner.registry.instance(instance_id).map(Arc::clone) else {
+        return Vec::new();
+    };
+    let filter = Filter { instance_id: Some(instance_id.clone()), ..Filter::default() };
+    let mut changes = end_all(inner.registry.list(&filter), EndReason::InstanceGone);
+    changes.push(Change::EndInstance { instance, reason: reason.to_owned() });
+    changes
+}
+
+/// What is listened on, for the protocols that were asked about.
+struct Listened {
+    tcp: Option<PortSet>,
+    udp: Option<PortSet>,
+}
+
+impl Listened {
+    fn of(protocols: impl Iterator<Item = Protocol>) -> Self {
+        let parts: Vec<_> = protocols.flat_map(|protocol| protocol.parts()).collect();
+        let ask = |part| parts.contains(&&part).then(|| diag::listened(part));
+        Self { tcp: ask(Protocol::Tcp), udp: ask(Protocol::Udp) }
+    }
+
+    fn contains(&self, lease: &Lease) -> bool {
+        lease.protocol.parts().iter().any(|part| {
+            let ports = if *part == Protocol::Udp { &self.udp } else { &self.tcp };
+            ports.as_ref().is_some_and(|ports| ports.contains(lease.port))
+        })
+    }
+}

@@ -1,0 +1,406 @@
+//! The one path that every change takes: check → registry → kernel → state → audit → signal. Doors
+//! call it and translate its answers; nothing else changes anything.
+//!
+//! - this file: starting, and making a change
+//! - [`grant`]: granting, renewing, releasing
+//! - `ending`: what happens when an owner, a deadline or a listener has come to its end
+//! - `query`: what can be asked without changing anything
+
+mod ending;
+pub mod grant;
+mod query;
+
+use std::{
+    collections::HashMap,
+    os::fd::OwnedFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    activity::Activity,
+    audit::{Outbox, Sink, outbox},
+    change::{Change, Record},
+    config::{Config, Problem},
+    error::Error,
+    kernel::{
+        clock,
+        guard::{self, Guards},
+        process,
+    },
+    lease::{Client, EndReason, InstanceId, Lease, LeaseId, Moment, Owner, Timestamp},
+    owners::{
+        Owners,
+        deadlines::{Deadlines, Due},
+    },
+    registry::Registry,
+    request::Filter,
+    service_type::ServiceTypeName,
+    state::{Store, store::OpenError, sync::Sync},
+};
+
+/// Where things are, and what the service was given. All of it comes from the daemon.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The state folder.
+    pub state: PathBuf,
+    /// The folders of the configuration, in the order in which they count.
+    pub config: Vec<PathBuf>,
+    /// The guards that the service manager has kept.
+    pub guards: Vec<(LeaseId, OwnedFd)>,
+}
+
+/// The service, behind its doors.
+#[derive(Debug)]
+pub struct Broker {
+    state: PathBuf,
+    config: Vec<PathBuf>,
+    boot_id: String,
+    /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
+    inner: Mutex<Inner>,
+    sync: Sync,
+    activity: Activity,
+    owners: Owners,
+    deadlines: Deadlines,
+    this: Weak<Self>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    config: Config,
+    problems: Vec<Problem>,
+    /// The state, or why it cannot be used; then every change is refused and opening is tried again.
+    state: Result<State, String>,
+    guards: Guards,
+    /// What the limit of descriptors allows.
+    most_guards: usize,
+    /// Guards that the service manager has kept, until the state says whose they are.
+    kept: Vec<(LeaseId, OwnedFd)>,
+    /// By when each instance with heartbeats must send the next one.
+    heartbeats: HashMap<InstanceId, Moment>,
+    signals: Option<mpsc::UnboundedSender<Record>>,
+    /// The other end, until a door takes it; what happens before that is not lost.
+    changes: Option<mpsc::UnboundedReceiver<Record>>,
+}
+
+#[derive(Debug)]
+struct State {
+    store: Store,
+    outbox: Outbox,
+    /// Which generation of the log the audit reads.
+    audit_generation: u64,
+    compacting: bool,
+}
+
+impl Broker {
+    /// A service on these places. Fails only if another service has the state folder; a folder that
+    /// cannot be used is tried again at each request.
+    pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
+        let (config, problems) = Config::load(&places.config);
+        let (signals, changes) = mpsc::unbounded_channel();
+        let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
+            boot_id: process::boot_id(),
+            inner: Mutex::new(Inner {
+                registry: Registry::new(config.rules()),
+                config,
+                problems,
+                state: Err("it was not opened yet".to_owned()),
+                guards: Guards::default(),
+                most_guards: guard::most(),
+                kept: places.guards,
+                heartbeats: HashMap::new(),
+                signals: Some(signals),
+                changes: Some(changes),
+            }),
+            state: places.state,
+            config: places.config,
+            sync: Sync::default(),
+            activity: Activity::default(),
+            owners: Owners::new({
+                let this = Weak::clone(this);
+                move |owner| {
+                    if let Some(broker) = this.upgrade() {
+                        broker.owner_gone(owner);
+                    }
+                }
+            }),
+            deadlines: Deadlines::default(),
+            this: Weak::clone(this),
+        });
+        match broker.open(&mut broker.lock()) {
+            Err(error @ OpenError::Locked(_)) => return Err(error),
+            // It is told to whoever asks for a change.
+            Err(OpenError::Io(..)) | Ok(()) => {}
+        }
+        Ok(broker)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the state, tells what was damaged, and ends the leases of an earlier boot.
+    fn open(&self, inner: &mut Inner) -> Result<(), OpenError> {
+        let mut registry = Registry::new(inner.config.rules());
+        let opened = Store::open(&self.state, &self.boot_id, &mut registry);
+        let opened = opened.inspect_err(|error| inner.state = Err(error.to_string()))?;
+        let start = outbox::Start {
+            folder: self.state.clone(),
+            state_id: opened.store.state_id().to_owned(),
+            confirmed: opened.store.confirmed(),
+            seq: opened.store.seq(),
+        };
+        let this = Weak::clone(&self.this);
+        let outbox = Outbox::start(start, Sink::open(), move |done, generation| {
+            if let Some(broker) = this.upgrade() {
+                broker.audited(done, generation);
+            }
+        });
+        let io = |error| OpenError::Io(self.state.clone(), error);
+        let outbox = outbox.map_err(io)?;
+        inner.registry = registry;
+        inner.state =
+            Ok(State { store: opened.store, outbox, audit_generation: 0, compacting: false });
+        let mut changes: Vec<_> =
+            opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
+        let problems = inner.problems.iter().map(ToString::to_string);
+        changes.extend(problems.map(|reason| Change::ConfigError { reason }));
+        if opened.other_boot {
+            let void = inner.registry.list(&Filter::default()).into_iter();
+            changes.extend(void.map(|lease| Change::end(lease, EndReason::NewBoot)));
+            let instances = inner.registry.instances().into_iter();
+            changes.extend(instances.map(|instance| {
+                let reason = EndReason::NewBoot.as_str().to_owned();
+                Change::EndInstance { instance, reason }
+            }));
+        }
+        let told = self.commit(inner, changes, None).and_then(|_| match &mut inner.state {
+            Ok(state) if opened.other_boot => state.store.mark_boot().map_err(storage),
+            _ => Ok(()),
+        });
+        self.activity.touch(inner.registry.len());
+        // Leases of another boot must not live on because their end could not be stored.
+        told.map_err(|error| {
+            inner.state = Err(error.message.clone());
+            io(std::io::Error::other(error.message))
+        })?;
+        self.resume(inner);
+        Ok(())
+    }
+
+    /// Makes changes: stored first, then in force, then told. All of them or none.
+    fn commit(
+        &self,
+        inner: &mut Inner,
+        changes: Vec<Change>,
+        client: Option<&Client>,
+    ) -> Result<u64, Error> {
+        let state = inner.state.as_mut().map_err(|reason| Error::storage(reason))?;
+        let first = state.store.seq() + 1;
+        let at = Timestamp::now();
+        let records: Vec<_> = (first..)
+            .zip(changes)
+            .map(|(seq, change)| Record { seq, at, client: client.cloned(), change })
+            .collect();
+        if records.is_empty() {
+            return Ok(state.store.seq());
+        }
+        state.store.append(&records).map_err(storage)?;
+        let seq = state.store.seq();
+        self.sync.soon(&state.store.log(), seq);
+        state.outbox.appended(seq);
+        for record in records {
+            inner.registry.apply(record.seq, &record.change);
+            match &record.change {
+                Change::Release { lease, .. } | Change::Expire { lease, .. } => {
+                    self.let_go(inner, lease);
+                }
+                Change::EndInstance { instance, .. } => {
+                    inner.heartbeats.remove(&instance.instance_id);
+                    self.let_go_of_owner(inner, &instance.owner);
+                }
+                _ => {}
+            }
+            if let Some(signals) = &inner.signals {
+                // Nobody listens any more when the bus is gone, and that is fine.
+                let _ = signals.send(record);
+            }
+        }
+        self.activity.touch(inner.registry.len());
+        self.compact_if_due(inner);
+        Ok(seq)
+    }
+
+    /// Lets go of what a lease that has ended was held by.
+    fn let_go(&self, inner: &mut Inner, lease: &Lease) {
+        inner.guards.remove(lease.lease_id);
+        if inner.guards.wants_storing() {
+            let soon = clock::now().plus_seconds(guard::SETTLED_SECONDS);
+            self.deadlines.add_once(soon, Due::Store);
+        }
+        self.deadlines.remove(&Due::Lease(lease.lease_id));
+        self.let_go_of_owner(inner, &lease.owner);
+    }
+
+    /// Watches an owner no longer that nothing lives by.
+    fn let_go_of_owner(&self, inner: &Inner, owner: &Owner) {
+        if !inner.registry.needs(owner) {
+            self.owners.unwatch(owner);
+        }
+    }
+
+    /// Begins a new log when the present one is long, and has the snapshot written in the background.
+    fn compact_if_due(&self, inner: &mut Inner) {
+        let Ok(state) = &mut inner.state else { return };
+        if state.compacting || !state.store.wants_compaction() {
+            return;
+        }
+        // Without space for it, the long log serves on.
+        let Ok((snapshot, _)) = state.store.rotate(&inner.registry) else { return };
+        state.compacting = true;
+        let this = Weak::clone(&self.this);
+        tokio::task::spawn_blocking(move || {
+            let written = snapshot.write();
+            let Some(broker) = this.upgrade() else { return };
+            if let Ok(state) = &mut broker.lock().state {
+                state.compacting = false;
+                if let Ok(length) = written {
+                    state.store.compacted(snapshot.generation, length);
+                    let _ = state.store.prune(state.audit_generation);
+                }
+            }
+        });
+    }
+
+    /// Notes how far the audit has come.
+    fn audited(&self, done: u64, generation: u64) {
+        if let Ok(state) = &mut self.lock().state {
+            // If the note is lost, the journal is read back once more at the next start.
+            let _ = state.store.mark_confirmed(done);
+            if generation != state.audit_generation {
+                state.audit_generation = generation;
+                let _ = state.store.prune(generation);
+            }
+        }
+    }
+
+    /// Opens the state again if it could not be used.
+    fn usable(&self, inner: &mut Inner) -> Result<(), Error> {
+        match &inner.state {
+            Ok(_) => Ok(()),
+            Err(_) => self.open(inner).map_err(|error| Error::storage(&error)),
+        }
+    }
+
+    /// Reads the configuration anew; returns what is wrong with it.
+    pub fn reload(&self, client: Option<&Client>) -> Result<Vec<String>, Error> {
+        let (config, problems) = Config::load(&self.config);
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        self.usable(inner)?;
+        let mut changes = Vec::new();
+        if config != inner.config {
+            let missing = |from: &Config, of: &Config| -> Vec<ServiceTypeName> {
+                let names = of.types.0.keys();
+                names.filter(|name| !from.types.0.contains_key(*name)).cloned().collect()
+            };
+            changes.push(Change::ConfigReload {
+                added: missing(&inner.config, &config),
+                removed: missing(&config, &inner.config),
+            });
+        }
+        let news = problems.iter().filter(|problem| !inner.problems.contains(problem));
+        changes.extend(news.map(|problem| Change::ConfigError { reason: problem.to_string() }));
+        self.commit(inner, changes, client)?;
+        inner.registry.set_rules(config.rules());
+        inner.config = config;
+        inner.problems = problems;
+        Ok(inner.problems.iter().map(ToString::to_string).collect())
+    }
+
+    /// Every change since the start, for the one door that tells them.
+    pub fn changes(&self) -> Option<mpsc::UnboundedReceiver<Record>> {
+        self.lock().changes.take()
+    }
+
+    /// Ends the stream of changes.
+    pub fn end_changes(&self) {
+        let mut inner = self.lock();
+        (inner.signals, inner.changes) = (None, None);
+    }
+
+    /// What the service is busy with.
+    pub fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    /// Who is being watched.
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
+    /// How the audit is doing, to wait for; `None` while the state cannot be used.
+    pub fn audit(&self) -> Option<(u64, watch::Receiver<outbox::Status>)> {
+        let inner = self.lock();
+        let state = inner.state.as_ref().ok()?;
+        Some((state.store.seq(), state.outbox.watch()))
+    }
+
+    /// Makes changes durable, for ever.
+    pub async fn run_sync(&self) {
+        self.sync.run().await;
+    }
+
+    /// Minds the deadlines, for ever.
+    pub async fn run_deadlines(&self) {
+        self.deadlines.run(|due| self.due(due)).await;
+    }
+
+    /// Makes all changes so far durable.
+    pub async fn sync_now(&self) {
+        self.sync.now().await;
+    }
+
+    /// Stores as many guards as may be, whatever their age: the service is ending.
+    pub fn store_guards(&self) {
+        self.lock().guards.store(Moment(u64::MAX));
+    }
+
+    /// Watches again what a service before this one has watched, and holds what it has held.
+    fn resume(&self, inner: &mut Inner) {
+        for (lease_id, socket) in std::mem::take(&mut inner.kept) {
+            match inner.registry.get(lease_id) {
+                Ok(_) => inner.guards.take_back(lease_id, socket),
+                // The lease has ended since.
+                Err(_) => guard::forget(lease_id),
+            }
+        }
+        self.bind_guards(inner);
+        let now = clock::now();
+        for lease in inner.registry.list(&Filter::default()) {
+            if !lease.orphaned {
+                self.owners.watch(&lease.owner, None);
+            }
+            self.set_deadline(inner, &lease, now);
+        }
+        if !inner.registry.orphans().is_empty() {
+            self.deadlines.add_once(now, Due::Orphans);
+        }
+        for instance in inner.registry.instances() {
+            self.owners.watch(&instance.owner, None);
+            if let Some(heartbeat) = instance.heartbeat {
+                // It could not send any while the service was down.
+                let next = now.plus_seconds(heartbeat);
+                inner.heartbeats.insert(instance.instance_id.clone(), next);
+                self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
+            }
+        }
+    }
+}
+
+fn storage(error: std::io::Error) -> Error {
+    Error::storage(&error)
+}

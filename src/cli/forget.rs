@@ -1,0 +1,41 @@
+use clap::Args;
+
+use super::{Output, Stop, ask, print, print_json};
+use crate::{cli::allocate::current_project, client::Call, port::Port, value::Fields};
+
+/// Forget which ports a project had
+#[derive(Debug, Args)]
+pub(super) struct Forget {
+    /// The project [default: the git worktree of this folder, or the folder]
+    #[arg(long, value_name = "PATH")]
+    project: Option<String>,
+    /// Only of this class of service
+    #[arg(long = "type", value_name = "TYPE")]
+    service_type: Option<String>,
+    /// Only of this service
+    #[arg(long)]
+    name: Option<String>,
+    /// Only this port
+    #[arg(long)]
+    port: Option<Port>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Forget {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let mut filter = Fields::default();
+        filter.put_some("project_path", self.project.or_else(current_project));
+        filter.put_some("service_type", self.service_type);
+        filter.put_some("service_name", self.name);
+        filter.put_some("port", self.port.map(Port::get));
+        let answer = ask(&Call::Forget { filter })?;
+        if self.output.json {
+            return print_json(&answer);
+        }
+        match &answer["forgotten"] {
+            count if count == 1 => print("forgot 1 port"),
+            count => print(&format!("forgot {count} ports")),
+        }
+    }
+}

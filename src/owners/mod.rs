@@ -1,0 +1,149 @@
+//! What ends leases: processes, units, bus connections, deadlines. Each is waited for, none is
+//! polled; only the listeners of orphans, of which the kernel does not tell, are looked at now and
+//! then.
+//!
+//! - [`deadlines`]: one timer for the nearest
+//! - [`units`] and [`connections`]: what the bus tells
+//! - this file: who is being watched
+
+pub mod connections;
+pub mod deadlines;
+pub mod units;
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::AbortHandle};
+use zbus::Connection;
+
+use crate::{
+    kernel::{
+        process::{Process, Trouble},
+        readable::readable,
+    },
+    lease::Owner,
+};
+
+/// When an owner that could not be watched is tried again: for a lack of descriptors, most likely.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// The tasks that watch.
+#[derive(Default)]
+struct Watched(Mutex<HashMap<Owner, AbortHandle>>);
+
+impl Watched {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, AbortHandle>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Who is being watched.
+pub struct Owners {
+    on_gone: Arc<dyn Fn(&Owner) + Send + Sync>,
+    watched: Arc<Watched>,
+    bus: watch::Sender<Option<Connection>>,
+}
+
+impl fmt::Debug for Owners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.watched.lock().keys()).finish()
+    }
+}
+
+impl Owners {
+    /// Watches nobody yet. `on_gone` is told of an owner's end.
+    pub fn new(on_gone: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
+        let bus = watch::Sender::new(None);
+        Self { on_gone: Arc::new(on_gone), watched: Arc::default(), bus }
+    }
+
+    /// The session bus, once it is there.
+    pub fn set_bus(&self, bus: Option<Connection>) {
+        self.bus.send_replace(bus);
+    }
+
+    /// The session bus, if it is there.
+    pub fn bus(&self) -> Option<Connection> {
+        self.bus.borrow().clone()
+    }
+
+    /// Watches an owner. A process comes with its pidfd if it is at hand; else it is found again by
+    /// its number and its start.
+    pub fn watch(&self, owner: &Owner, pidfd: Option<OwnedFd>) {
+        let mut watched = self.watched.lock();
+        if *owner == Owner::None || watched.contains_key(owner) {
+            return;
+        }
+        let (on_gone, list) = (Arc::clone(&self.on_gone), Arc::clone(&self.watched));
+        let (bus, owner_) = (self.bus.subscribe(), owner.clone());
+        let task = tokio::spawn(async move {
+            let mut pidfd = pidfd;
+            while let Err(error) = ended(&owner_, pidfd.take(), bus.clone()).await {
+                tracing::warn!("the owner {owner_} cannot be watched: {error}");
+                tokio::time::sleep(AGAIN).await;
+            }
+            list.lock().remove(&owner_);
+            on_gone(&owner_);
+        });
+        watched.insert(owner.clone(), task.abort_handle());
+    }
+
+    /// Watches an owner no longer.
+    pub fn unwatch(&self, owner: &Owner) {
+        if let Some(task) = self.watched.lock().remove(owner) {
+            task.abort();
+        }
+    }
+
+    /// Watches nobody any more, and lets the bus go.
+    pub fn close(&self) {
+        self.set_bus(None);
+        for (_, task) in self.watched.lock().drain() {
+            task.abort();
+        }
+    }
+}
+
+async fn connected(mut bus: watch::Receiver<Option<Connection>>) -> Connection {
+    match bus.wait_for(Option::is_some).await.ok().and_then(|bus| bus.clone()) {
+        Some(bus) => bus,
+        // The service is ending.
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until an owner has ended.
+async fn ended(
+    owner: &Owner,
+    pidfd: Option<OwnedFd>,
+    bus: watch::Receiver<Option<Connection>>,
+) -> zbus::Result<()> {
+    match owner {
+        Owner::None => std::future::pending().await,
+        Owner::Process { pid, start } => Ok(process(*pid, *start, pidfd).await?),
+        Owner::Unit { unit } => units::ended(&connected(bus).await, unit).await,
+        Owner::Connection { name, bus: id } => {
+            connections::ended(&connected(bus).await, name, id).await
+        }
+    }
+}
+
+/// Waits until the process has ended.
+async fn process(pid: u32, start: u64, pidfd: Option<OwnedFd>) -> io::Result<()> {
+    let pidfd = match pidfd {
+        Some(pidfd) => pidfd,
+        None => match Process::of_pid(pid) {
+            // By now it may run as another user; its start says that it is the same.
+            Ok(process) | Err(Trouble::Foreign(process)) if process.start == start => process.pidfd,
+            // Another one has the number now.
+            Ok(_) | Err(Trouble::Gone | Trouble::Foreign(_)) => return Ok(()),
+            Err(Trouble::Io(error)) => return Err(error),
+        },
+    };
+    readable(pidfd).await
+}
