@@ -1,11 +1,11 @@
 //! This program again, inside a machine, as a client that does many things quickly. Each command
 //! prints one line of JSON at its end.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use zbus::{Connection, Variant};
 
-use crate::{activation, audit, crash, idle};
+use crate::{activation, audit, crash, damage, guards, idle, owners, race};
 
 /// A grant, as far as tests look at it.
 pub type Granted = (u16, String);
@@ -19,7 +19,11 @@ pub fn main(arguments: &[String]) {
             (&"crowd", rest) => activation::crowd(rest).await,
             (&"audit", rest) => audit::inside(rest).await,
             (&"crash", rest) => crash::inside(rest).await,
+            (&"damage", rest) => damage::inside(rest).await,
+            (&"guards", rest) => guards::inside(rest).await,
             (&"idle", rest) => idle::inside(rest).await,
+            (&"owners", rest) => owners::inside(rest).await,
+            (&"race", rest) => race::inside(rest).await,
             (other, _) => panic!("there is no command {other}"),
         }
     });
@@ -44,10 +48,10 @@ where
 
 /// Allocates a port.
 pub async fn allocate(bus: &Connection, service_type: &str) -> Result<Granted, String> {
-    let options = std::collections::HashMap::<&str, Variant<'_>>::new();
+    let options = HashMap::<&str, Variant<'_>>::new();
     let reply = call(bus, "Allocate", &(service_type, options)).await?;
     let body = reply.body();
-    let (port, lease_id, _): (u16, String, std::collections::HashMap<String, Variant<'_>>) =
+    let (port, lease_id, _): (u16, String, HashMap<String, Variant<'_>>) =
         body.deserialize().map_err(|error| error.to_string())?;
     Ok((port, lease_id))
 }
@@ -56,4 +60,31 @@ pub async fn allocate(bus: &Connection, service_type: &str) -> Result<Granted, S
 pub async fn release(bus: &Connection, lease_id: &str) -> Result<u16, String> {
     let reply = call(bus, "Release", &(lease_id,)).await?;
     reply.body().deserialize().map_err(|error| error.to_string())
+}
+
+/// The live leases: what ports they have, by their ids.
+pub async fn list(bus: &Connection) -> Result<HashMap<String, u16>, String> {
+    let filter = HashMap::<&str, Variant<'_>>::new();
+    let reply = call(bus, "List", &(filter,)).await?;
+    let body = reply.body();
+    let leases: Vec<HashMap<String, Variant<'_>>> =
+        body.deserialize().map_err(|error| error.to_string())?;
+    let lease = |lease: &HashMap<_, _>| match (lease.get("lease_id"), lease.get("port")) {
+        (Some(Variant::Str(id)), Some(Variant::U16(port))) => (id.to_string(), *port),
+        _ => panic!("not a lease: {lease:?}"),
+    };
+    Ok(leases.iter().map(lease).collect())
+}
+
+/// Random numbers that are the same in every run (xorshift64).
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
 }

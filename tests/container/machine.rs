@@ -42,13 +42,21 @@ impl Done {
 impl Machine {
     /// Boots a machine for that test, with the package installed and the user `dev` logged in.
     pub fn boot(suite: &str, test: &str) -> Self {
-        let package = env::var("STYXY_DEB").expect("STYXY_DEB names the package; see tests/run");
+        Self::boot_with(suite, test, &["--deb", &package()])
+    }
+
+    /// Boots a machine without the package, with the user `dev` logged in.
+    pub fn boot_without_package(suite: &str, test: &str) -> Self {
+        Self::boot_with(suite, test, &[])
+    }
+
+    fn boot_with(suite: &str, test: &str, options: &[&str]) -> Self {
         // The name is a host name, too.
         let mut name = format!("{suite}-{}", test.replace('_', "-"));
         name.truncate(40);
         let machine = Self { name: name.trim_end_matches('-').to_owned() };
         machine.script(["stop", &machine.name]);
-        machine.script(["boot", suite, &machine.name, "--deb", &package]).ok();
+        machine.script(["boot", suite, &machine.name].iter().chain(options)).ok();
         machine
     }
 
@@ -152,6 +160,11 @@ impl Drop for Machine {
         }
         self.script(["stop", &self.name]);
     }
+}
+
+/// The package that is tested.
+pub fn package() -> String {
+    env::var("STYXY_DEB").expect("STYXY_DEB names the package; see tests/run")
 }
 
 fn done(output: Output) -> Done {

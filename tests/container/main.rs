@@ -13,11 +13,14 @@ mod activation;
 mod audit;
 mod crash;
 mod damage;
+mod guards;
 mod idle;
 mod inside;
 mod listeners;
 mod machine;
+mod owners;
 mod package;
+mod race;
 
 use libtest_mimic::{Arguments, Trial};
 use machine::Machine;
@@ -38,9 +41,12 @@ fn main() {
         audit::TESTS,
         crash::TESTS,
         damage::TESTS,
+        guards::TESTS,
         idle::TESTS,
         listeners::TESTS,
+        owners::TESTS,
         package::TESTS,
+        race::TESTS,
     ]
     .concat();
     let trials = SUITES.iter().flat_map(|suite| tests.iter().map(|test| trial(suite, *test)));

@@ -1,3 +1,286 @@
-use crate::Test;
+//! What the package brings, to whom it is open, and what it leaves.
 
-pub const TESTS: &[Test] = &[];
+use std::collections::BTreeMap;
+
+use serde_json::json;
+
+use crate::{
+    Test,
+    crash::state_folder,
+    machine::{Machine, package},
+};
+
+pub const TESTS: &[Test] = &[
+    ("after_the_installation_a_login_is_enough", login),
+    ("after_the_installation_who_is_logged_in_needs_nothing", logged_in),
+    ("the_files_and_units_are_what_they_should_be", files_and_units),
+    ("the_installed_introspection_is_what_the_service_answers", introspection),
+    ("another_user_can_neither_call_nor_read", another_user),
+    ("the_service_cannot_see_the_files_of_its_user", sandbox),
+    ("an_upgrade_keeps_leases", upgrade),
+    ("a_purge_leaves_the_state_of_the_user_and_nothing_else", purge),
+];
+
+const CURL: &str = "curl -sS --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost";
+
+fn login(machine: &Machine) {
+    assert_listens(machine);
+    // Who comes later finds it, too.
+    machine.script(["user", machine.name(), "eve"]).ok();
+    let arguments = ["as", machine.name(), "eve", "--", "bash", "-c"];
+    let command = format!("systemctl --user is-active styxy.socket && {CURL}/check/3000");
+    let answer = machine.script(arguments.into_iter().chain([command.as_str()])).ok();
+    assert!(answer.starts_with("active\n{\"success\":true,"), "{answer}");
+}
+
+fn logged_in(machine: &Machine) {
+    let (suite, _) = machine.name().split_once('-').unwrap();
+    let machine = Machine::boot_without_package(suite, "package-comes-late");
+    assert_eq!(machine.call("List", "'a{sv}' 0").unwrap_err().lines().count(), 1);
+    machine.put(&package(), "/var/tmp/styxy.deb");
+    machine.root("apt-get install -y /var/tmp/styxy.deb").ok();
+    assert_listens(&machine);
+}
+
+/// The socket is there without a process, and both ways in lead to an answer.
+#[track_caller]
+fn assert_listens(machine: &Machine) {
+    assert_eq!(machine.unit_state("styxy.socket"), "active");
+    assert_eq!(machine.unit("styxy.socket", "UnitFileState"), "enabled");
+    assert_eq!(machine.unit_state("styxy.service"), "inactive");
+    assert_eq!(machine.user("pgrep -x styxy").code, Some(1));
+    let modes = "cd $XDG_RUNTIME_DIR/styxy && stat -c '%A %U %n' . *";
+    assert_eq!(machine.user(modes).ok(), "drwx------ dev .\nsrw------- dev http.sock\n");
+    let answer = machine.user(&format!("{CURL}/check/3000")).ok();
+    assert!(answer.contains("\"available\":true"), "{answer}");
+    assert_eq!(machine.call("Allocate", "'sa{sv}' dev 0").unwrap()[0], 3000);
+}
+
+fn files_and_units(machine: &Machine) {
+    let list =
+        "dpkg -L styxy | while read -r f; do [ -f $f ] && stat -c '%a %U %n' $f; done | sort";
+    assert_eq!(
+        machine.root(list).ok().lines().collect::<Vec<_>>(),
+        [
+            "644 root /usr/lib/systemd/catalog/styxy.catalog",
+            "644 root /usr/lib/systemd/user-preset/90-styxy.preset",
+            "644 root /usr/lib/systemd/user/styxy.service",
+            "644 root /usr/lib/systemd/user/styxy.socket",
+            "644 root /usr/share/dbus-1/interfaces/org.styxy.Styxy1.xml",
+            "644 root /usr/share/dbus-1/services/org.styxy.Styxy1.service",
+            "644 root /usr/share/doc/styxy/CHANGELOG.md",
+            "644 root /usr/share/doc/styxy/LICENSE-APACHE",
+            "644 root /usr/share/doc/styxy/README.md",
+            "644 root /usr/share/doc/styxy/copyright",
+            "644 root /usr/share/styxy/default.json",
+            "755 root /usr/bin/styxy",
+        ]
+    );
+    assert_eq!(machine.root("dpkg --verify styxy").ok(), "");
+
+    let verified = machine.user("systemd-analyze --user verify styxy.service styxy.socket 2>&1");
+    assert_eq!(verified.ok(), "");
+    machine.call("Check", "qs 3000 tcp").unwrap();
+    for (property, value) in [
+        ("FragmentPath", "/usr/lib/systemd/user/styxy.service"),
+        ("Type", "notify"),
+        ("NotifyAccess", "main"),
+        ("BusName", "org.styxy.Styxy1"),
+        ("WatchdogUSec", "5min"),
+        ("Restart", "on-failure"),
+        ("StartLimitIntervalUSec", "0"),
+        ("StateDirectory", "styxy/state"),
+        ("StateDirectoryMode", "0700"),
+        ("RuntimeDirectory", "styxy"),
+        ("RuntimeDirectoryPreserve", "yes"),
+        ("ConfigurationDirectory", "styxy"),
+        ("StatusText", "0 leases"),
+    ] {
+        assert_eq!(machine.unit("styxy.service", property), value, "{property}");
+    }
+    for (property, value) in [
+        ("FragmentPath", "/usr/lib/systemd/user/styxy.socket"),
+        ("Triggers", "styxy.service"),
+        ("SocketMode", "0600"),
+        ("DirectoryMode", "0700"),
+        ("FileDescriptorName", "http"),
+        ("UnitFilePreset", "enabled"),
+    ] {
+        assert_eq!(machine.unit("styxy.socket", property), value, "{property}");
+    }
+    for (unit, property) in [("service", "Requires"), ("service", "After")] {
+        let units = machine.unit(&format!("styxy.{unit}"), property);
+        assert!(units.split(' ').any(|unit| unit == "styxy.socket"), "{property}: {units}");
+    }
+}
+
+fn introspection(machine: &Machine) {
+    let file = "/usr/share/dbus-1/interfaces/org.styxy.Styxy1.xml";
+    let well_formed = "import sys, xml.dom.minidom as dom; dom.parse(sys.argv[1])";
+    machine.user(&format!("python3 -c '{well_formed}' {file}")).ok();
+    let installed = machine.user(&format!("cat {file}")).ok();
+    let introspect = "introspect org.styxy.Styxy1 /org/styxy/Styxy1";
+    let answered = machine.user(&format!("busctl --user --xml-interface {introspect}")).ok();
+    let (installed, answered) = (members(&installed), members(&answered));
+    assert!(installed.contains_key(r#"method name="Allocate""#), "{installed:#?}");
+    assert_eq!(installed, answered, "the file, and what the service answers");
+}
+
+/// The members of styxy's interface, each with its arguments and annotations.
+fn members(xml: &str) -> BTreeMap<String, Vec<String>> {
+    let mut parts = xml.split("<!--");
+    let before = parts.next().unwrap_or_default().to_owned();
+    let xml = parts.fold(before, |xml, part| xml + part.split_once("-->").unwrap().1);
+    let (_, interface) = xml.split_once(r#"<interface name="org.styxy.Styxy1">"#).unwrap();
+    let (interface, _) = interface.split_once("</interface>").unwrap();
+    let mut members = BTreeMap::new();
+    let mut member = String::new();
+    for tag in interface.split('<').skip(1).filter(|tag| !tag.starts_with('/')) {
+        let (tag, _) = tag.split_once('>').unwrap();
+        // The order of attributes says nothing; there is no white space in one.
+        let (element, attributes) = tag.trim_end_matches('/').split_once(' ').unwrap();
+        let mut attributes: Vec<_> = attributes.split_whitespace().collect();
+        attributes.sort_unstable();
+        let tag = format!("{element} {}", attributes.join(" "));
+        if ["method", "signal", "property"].contains(&element) {
+            member.clone_from(&tag);
+            members.insert(tag, Vec::new());
+        } else {
+            members.get_mut(&member).unwrap().push(tag);
+        }
+    }
+    members
+}
+
+fn another_user(machine: &Machine) {
+    let lease = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
+    machine.script(["user", machine.name(), "eve"]).ok();
+    let eve =
+        |command: &str| machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]);
+    let runtime = machine.user("echo $XDG_RUNTIME_DIR").ok().trim().to_owned();
+    let state = state_folder(machine);
+    let curl = CURL.replace("$XDG_RUNTIME_DIR", &runtime) + "/allocations";
+    let read = format!("cat {state}/log.*");
+    let list = format!("ls {state}");
+    let call = format!(
+        "DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus busctl --user \
+         call org.styxy.Styxy1 /org/styxy/Styxy1 org.styxy.Styxy1 List 'a{{sv}}' 0"
+    );
+    let attempts = [&curl, &read, &list, &call];
+    let refused = || {
+        for attempt in attempts {
+            machine.user(attempt).ok();
+            let done = eve(attempt);
+            assert_ne!(done.code, Some(0), "{attempt}: {done:?}");
+            assert_eq!(done.stdout, "", "{attempt}");
+        }
+    };
+    refused();
+
+    // Each of its own walls stands without those around it.
+    machine
+        .root(&format!(
+            "folder={state}; while folder=${{folder%/*}}; [ \"$folder\" ]; do chmod o+rx $folder; done
+             chmod o+rx {runtime}"
+        ))
+        .ok();
+    refused();
+    machine.root(&format!("chmod o+rx {runtime}/styxy")).ok();
+    let done = eve(&curl);
+    assert_ne!(done.code, Some(0), "the socket has a mode of its own: {done:?}");
+
+    // What eve has is a service of her own.
+    let own = eve("styxy allocate dev && journalctl -q -t styxy -o json").ok();
+    assert!(!own.contains(lease[1].as_str().unwrap()), "{own}");
+    let leases = machine.call("List", "'a{sv}' 0").unwrap();
+    assert_eq!(leases[0].as_array().unwrap().len(), 1);
+    assert_eq!(machine.events().len(), 1);
+}
+
+fn sandbox(machine: &Machine) {
+    machine.user("mkdir ~/.ssh && echo secret >~/.ssh/id && echo secret >~/notes").ok();
+    machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
+    machine.user("echo secret >~/later && echo secret >/tmp/later").ok();
+    let pid = machine.unit("styxy.service", "MainPID");
+
+    let home = machine.root(&format!("ls -A /proc/{pid}/root/home/dev")).ok();
+    let own = [".config", ".local"]; // the latter since systemd 254
+    assert!(home.lines().all(|name| own.contains(&name)), "{home}");
+    assert_eq!(machine.root(&format!("ls -A /proc/{pid}/root/tmp")).ok(), "");
+    let runtime = machine.root(&format!("ls -A /proc/{pid}/root/run/user/1000")).ok();
+    assert_eq!(runtime, "bus\nstyxy\nsystemd\n");
+
+    let within = |command: &str| {
+        let enter = format!("nsenter -t {pid} --user --mount --preserve-credentials");
+        machine.user(&format!("{enter} bash -c '{command}'"))
+    };
+    within("test -w $XDG_RUNTIME_DIR/styxy && test -w ~/.config/styxy").ok();
+    for command in ["cat ~/.ssh/id", "cat ~/notes", "touch ~/new", "touch /usr/new"] {
+        let done = within(command);
+        assert_eq!(done.code, Some(1), "{command}: {done:?}");
+    }
+
+    let status = machine.root(&format!("cat /proc/{pid}/status")).ok();
+    for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    let rating = machine.user("systemd-analyze --user security --no-pager styxy.service").ok();
+    let (_, exposure) = rating.rsplit_once("exposure level for styxy.service: ").unwrap();
+    let exposure: f32 = exposure.split(' ').next().unwrap().parse().unwrap();
+    assert!(exposure <= 2.0, "{rating}");
+}
+
+fn upgrade(machine: &Machine) {
+    let leases = || machine.call("List", "'a{sv}' 0").unwrap();
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let before = leases();
+    let pid = machine.unit("styxy.service", "MainPID");
+    machine
+        .root(
+            "cd /var/tmp && dpkg-deb -R styxy*.deb newer
+             sed -i 's/^Version:.*/Version: 99/' newer/DEBIAN/control
+             dpkg-deb -b newer newer.deb && apt-get install -y ./newer.deb",
+        )
+        .ok();
+    assert_eq!(machine.root("dpkg-query -W -f '${Version}' styxy").ok(), "99");
+    assert_eq!(machine.unit_state("styxy.service"), "active");
+    assert_ne!(machine.unit("styxy.service", "MainPID"), pid, "the new version runs");
+    assert_eq!(leases(), before);
+
+    // What does not run is not started by an upgrade.
+    machine.user("systemctl --user stop styxy.service").ok();
+    machine.root("apt-get install -y --reinstall /var/tmp/newer.deb").ok();
+    assert_eq!(machine.unit_state("styxy.service"), "inactive");
+    assert_eq!(machine.unit_state("styxy.socket"), "active");
+    assert_eq!(leases(), before);
+}
+
+fn purge(machine: &Machine) {
+    let leases = || machine.call("List", "'a{sv}' 0");
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let before = leases().unwrap();
+    let state = state_folder(machine);
+    let files = || machine.user(&format!("cd {state} && sha256sum *")).ok();
+    let gone = || {
+        assert_eq!(machine.root("pgrep -x styxy").code, Some(1), "it still runs");
+        assert_eq!(machine.user("ls -A $XDG_RUNTIME_DIR/styxy").ok(), "");
+        let error = leases().unwrap_err();
+        assert!(error.contains("not provided by any .service files"), "{error}");
+    };
+
+    machine.root("apt-get remove -y styxy").ok();
+    gone();
+    let kept = files();
+    assert!(kept.contains("log."), "{kept}");
+    machine.root("apt-get purge -y styxy").ok();
+    gone();
+    assert_eq!(files(), kept);
+    let found = "find / -xdev -iname '*styxy*' -not -path '/var/tmp/*' -not -path '/home/*' \
+                 -not -path '/proc/*' -not -path '/sys/*'";
+    assert_eq!(machine.root(found).ok(), "");
+
+    machine.root("apt-get install -y /var/tmp/styxy*.deb").ok();
+    assert_eq!(machine.unit_state("styxy.socket"), "active");
+    assert_eq!(leases().unwrap(), before);
+    assert_ne!(before, json!([[]]));
+}

@@ -1,0 +1,389 @@
+//! When leases end, on a machine without a session bus: a service by hand, asked over HTTP.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::{TcpListener, UdpSocket},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value as Json, json};
+use support::{Answer, Home, end};
+
+/// Generous; nothing here takes more than a few seconds.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A process that does nothing until it is ended.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn new() -> Self {
+        let mut sleep = Command::new("sleep");
+        Self(sleep.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Json {
+        self.0.id().into()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Leases a port with these options.
+#[track_caller]
+fn allocate(home: &Home, mut options: Json) -> Json {
+    options["service_type"] = "mine".into();
+    let answer = home.http("POST", "/allocate", &options.to_string());
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.body
+}
+
+fn port(lease: &Json) -> u16 {
+    lease["port"].as_u64().unwrap().try_into().unwrap()
+}
+
+fn id(lease: &Json) -> &str {
+    lease["lease_id"].as_str().unwrap()
+}
+
+/// How a lease is; `None` when it has ended.
+fn state(home: &Home, lease: &Json) -> Option<String> {
+    let answer = home.http("GET", &format!("/allocations?lease_id={}", id(lease)), "");
+    Some(answer.body["allocations"].get(0)?["state"].as_str()?.to_owned())
+}
+
+#[track_caller]
+fn until(home: &Home, lease: &Json, wanted: Option<&str>) {
+    let start = Instant::now();
+    loop {
+        let state = state(home, lease);
+        if state.as_deref() == wanted {
+            return;
+        }
+        assert!(start.elapsed() < LIMIT, "{lease} is {state:?}, not {wanted:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Not sooner than that, give or take what milliseconds are rounded to.
+#[track_caller]
+fn assert_took(start: Instant, seconds: u64) {
+    let took = start.elapsed() + Duration::from_millis(10);
+    assert!(took >= Duration::from_secs(seconds), "{took:?} is less than {seconds} s");
+}
+
+#[track_caller]
+fn refused(answer: &Answer, status: u16, code: &str) {
+    assert_eq!((answer.status, &answer.body["code"]), (status, &json!(code)), "{answer:?}");
+}
+
+#[test]
+fn a_lease_ends_with_its_process_also_while_no_service_runs() {
+    let home = Home::with_type();
+    let service = home.service();
+    let [at_once, while_down, survivor] = [(); 3].map(|()| Sleeper::new());
+    let first = allocate(&home, json!({"pid": at_once.pid(), "count": 2}));
+    let second = allocate(&home, json!({"pid": while_down.pid()}));
+    let third = allocate(&home, json!({"pid": survivor.pid(), "owner": "process"}));
+    assert_eq!((&third["owner"], &third["pid"]), (&json!("process"), &survivor.pid()));
+    drop(at_once);
+    until(&home, &first, None);
+    let all = home.http("GET", "/allocations", "").body;
+    assert_eq!(all["allocations"].as_array().unwrap().len(), 2, "the block has ended: {all}");
+
+    end(service, Signal::SIGKILL);
+    drop(while_down);
+    let service = home.service();
+    until(&home, &second, None);
+    assert_eq!(state(&home, &third).as_deref(), Some("reserved"));
+    drop(survivor);
+    until(&home, &third, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_port_that_is_listened_on_outlives_its_owner_and_every_service() {
+    for protocol in ["tcp", "udp"] {
+        let home = Home::with_type();
+        let service = home.service();
+        let owner = Sleeper::new();
+        let lease = allocate(&home, json!({"pid": owner.pid(), "protocol": protocol}));
+        assert_eq!(state(&home, &lease).as_deref(), Some("reserved"));
+        let address = ("127.0.0.1", port(&lease));
+        let listener = (protocol == "tcp").then(|| TcpListener::bind(address).unwrap());
+        let socket = (protocol == "udp").then(|| UdpSocket::bind(address).unwrap());
+        assert_eq!(state(&home, &lease).as_deref(), Some("listening"));
+        drop(owner);
+        until(&home, &lease, Some("orphaned"));
+
+        end(service, Signal::SIGKILL);
+        let service = home.service();
+        assert_eq!(state(&home, &lease).as_deref(), Some("orphaned"));
+        let asked = json!({"service_type": "mine", "port": port(&lease), "strict": true,
+                           "protocol": protocol});
+        refused(&home.http("POST", "/allocate", &asked.to_string()), 409, "PortInUse");
+        // Longer than it takes to look at orphans.
+        thread::sleep(Duration::from_millis(1_500));
+        assert_eq!(state(&home, &lease).as_deref(), Some("orphaned"));
+        drop((listener, socket));
+        until(&home, &lease, None);
+        end(service, Signal::SIGTERM);
+    }
+}
+
+#[test]
+fn a_time_limit_ends_a_lease_unless_it_is_renewed() {
+    let home = Home::with_type();
+    let service = home.service();
+    let renew = |lease: &Json, body: &str| {
+        home.http("PUT", &format!("/allocate/{}/renew", id(lease)), body)
+    };
+    let start = Instant::now();
+    let lease = allocate(&home, json!({"ttl": 2}));
+    let renewed = allocate(&home, json!({"ttl": 3}));
+    let without = allocate(&home, json!({}));
+    until(&home, &lease, None);
+    assert_took(start, 2);
+    let mut start = Instant::now();
+    for (body, ttl) in [("", 3), (r#"{"ttl": 4}"#, 4)] {
+        start = Instant::now();
+        assert_eq!(renew(&renewed, body).body["ttl"], ttl);
+        thread::sleep(Duration::from_secs(2));
+    }
+    until(&home, &renewed, None);
+    assert_took(start, 4);
+
+    refused(&renew(&renewed, ""), 404, "NoSuchLease");
+    for body in
+        ["", r#"{"ttl": 0}"#, r#"{"ttl": 31536001}"#, r#"{"ttl": "1"}"#, "[]", r#"{"a": 1}"#]
+    {
+        refused(&renew(&without, body), 400, "InvalidArgument");
+    }
+    assert_eq!(renew(&without, r#"{"ttl": 1}"#).body["ttl"], 1);
+    until(&home, &without, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn an_orphan_that_is_renewed_is_one_no_longer() {
+    let home = Home::with_type();
+    let service = home.service();
+    let lease = allocate(&home, json!({"ttl": 1}));
+    let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+    until(&home, &lease, Some("orphaned"));
+    let path = format!("/allocate/{}/renew", id(&lease));
+    assert_eq!(home.http("PUT", &path, r#"{"ttl": 1000}"#).status, 200);
+    assert_eq!(state(&home, &lease).as_deref(), Some("listening"));
+    drop(listener);
+    // Longer than it takes to look at orphans.
+    thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(state(&home, &lease).as_deref(), Some("reserved"));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
+    let home = Home::with_type();
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    home.configure(&types.replacen('{', r#"{"unused_seconds": 2, "#, 1));
+    let service = home.service();
+    let owner = Sleeper::new();
+    let start = Instant::now();
+    let [unused, used] = [(); 2].map(|()| allocate(&home, json!({})));
+    let listener = TcpListener::bind(("127.0.0.1", port(&used))).unwrap();
+    let kept = [json!({"pid": owner.pid()}), json!({"ttl": 1_000})];
+    let kept = kept.map(|options| allocate(&home, options));
+    until(&home, &unused, None);
+    assert_took(start, 2);
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(state(&home, &used).as_deref(), Some("listening"));
+    drop(listener);
+    until(&home, &used, None);
+    for lease in kept {
+        assert_eq!(state(&home, &lease).as_deref(), Some("reserved"));
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn an_instance_lives_as_long_as_its_process_or_its_heartbeats() {
+    let home = Home::with_type();
+    let service = home.service();
+    let process = Sleeper::new();
+    let register = |name: &str, body: &Json| {
+        home.http("PUT", &format!("/instances/{name}"), &body.to_string())
+    };
+    let beat = || home.http("POST", "/instances/beating/heartbeat", "");
+    refused(&register("nobody", &json!({})), 400, "InvalidArgument");
+    refused(&beat(), 400, "InvalidArgument");
+    assert_eq!(register("living", &json!({"pid": process.pid()})).status, 200);
+    assert_eq!(register("beating", &json!({"heartbeat": 3})).body["heartbeat"], 3);
+    let instances = home.http("GET", "/instances", "").body["instances"].clone();
+    let names: Vec<_> = instances.as_array().unwrap().iter().map(|i| &i["instance_id"]).collect();
+    assert_eq!(names, ["beating", "living"]);
+
+    let [living, beating] =
+        ["living", "beating"].map(|name| allocate(&home, json!({"instance_id": name})));
+    let start = Instant::now();
+    let mut last = start;
+    while start.elapsed() < Duration::from_secs(5) {
+        last = Instant::now();
+        assert_eq!(beat().status, 200);
+        thread::sleep(Duration::from_millis(300));
+    }
+    until(&home, &beating, None);
+    assert_took(last, 3);
+    assert_eq!(state(&home, &living).as_deref(), Some("reserved"));
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    assert_eq!(state(&home, &living).as_deref(), Some("reserved"));
+    drop(process);
+    until(&home, &living, None);
+    assert_eq!(home.http("GET", "/instances", "").body["instances"], json!([]));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn leases_are_released_together_by_what_they_have_in_common() {
+    let home = Home::with_type();
+    let service = home.service();
+    let release = |query: &str| home.http("DELETE", &format!("/allocations{query}"), "");
+    let meant = json!({
+        "service_name": "web", "instance_id": "agent", "project_path": "/home/dev/shop",
+        "protocol": "udp",
+    });
+    let other = allocate(&home, json!({"service_name": "api", "port": home.port(9)}));
+    let filters: [&dyn Fn(&Json) -> String; 7] = [
+        &|_| "service_name=web".to_owned(),
+        &|_| "instance_id=agent".to_owned(),
+        &|_| "project_path=%2Fhome%2Fdev%2Fshop".to_owned(),
+        &|_| "protocol=udp".to_owned(),
+        &|lease| format!("port={}", port(lease)),
+        &|lease| format!("lease_id={}", id(lease)),
+        &|_| "service_type=mine&service_name=web&protocol=udp".to_owned(),
+    ];
+    for filter in filters {
+        let lease = allocate(&home, meant.clone());
+        let query = format!("?{}", filter(&lease));
+        assert_eq!(release(&query).body, json!({"success": true, "released": 1}), "{query}");
+        assert_eq!(state(&home, &lease), None);
+        assert_eq!(release(&query).body["released"], 0, "{query}");
+        assert_eq!(state(&home, &other).as_deref(), Some("reserved"));
+    }
+    let block = allocate(&home, json!({"count": 3}));
+    assert_eq!(release(&format!("?block_id={}", id(&block))).body["released"], 3);
+    let lease = allocate(&home, meant);
+    for wrong in ["", "?", "?prot=udp", "?port=0", "?service_name=web&service_nam=web"] {
+        refused(&release(wrong), 400, "InvalidArgument");
+    }
+    assert_eq!(release("?service_name=api&protocol=udp").body["released"], 0, "all must hold");
+    assert!(state(&home, &lease).is_some());
+    assert_eq!(release("?service_type=mine").body["released"], 2);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn who_cannot_be_watched_is_no_owner() {
+    let home = Home::with_type();
+    let service = home.service();
+    let ended = Sleeper::new().pid();
+    for owner in [
+        json!({"pid": ended}),
+        json!({"pid": 0}),
+        json!({"pid": -1}),
+        json!({"pid": 4_294_967_297_u64}),
+        json!({"owner": "connection"}),
+        json!({"unit": "web.service"}),
+        json!({"owner": "process"}),
+        json!({"owner": "unit", "pid": std::process::id()}),
+    ] {
+        let mut options = owner.clone();
+        options["service_type"] = "mine".into();
+        let answer = home.http("POST", "/allocate", &options.to_string());
+        refused(&answer, 400, "InvalidArgument");
+    }
+    assert_eq!(home.http("GET", "/allocations", "").body["allocations"], json!([]));
+    end(service, Signal::SIGTERM);
+}
+
+/// Shifts all clocks but `CLOCK_MONOTONIC` by as many seconds as a file says, which may change.
+const CLOCKS: &str = r#"
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    int (*real)(clockid_t, struct timespec *) = dlsym(RTLD_NEXT, "clock_gettime");
+    int result = real(clock, now);
+    if (clock != CLOCK_MONOTONIC && clock != CLOCK_MONOTONIC_COARSE) {
+        char seconds[32] = "";
+        int file = open(getenv("CLOCKS"), O_RDONLY | O_CLOEXEC);
+        if (read(file, seconds, sizeof seconds - 1) > 0)
+            now->tv_sec += atol(seconds);
+        close(file);
+    }
+    return result;
+}
+"#;
+
+/// The date jumps, and `CLOCK_BOOTTIME` does as after a suspend, while the service runs.
+#[test]
+fn a_date_that_jumps_ends_no_lease_and_saves_none() {
+    let home = Home::with_type();
+    let (source, library) = (home.path("clocks.c"), home.path("clocks.so"));
+    fs::write(&source, CLOCKS).unwrap();
+    // Rust needs a C compiler to link with, so there is one.
+    let cc =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(cc.unwrap().success());
+    let clocks = home.path("clocks");
+    let jump = |seconds: &str| fs::write(&clocks, seconds).unwrap();
+    jump("0");
+    let mut service = home
+        .styxy()
+        .arg("daemon")
+        .env("LD_PRELOAD", &library)
+        .env("CLOCKS", &clocks)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+
+    assert_eq!(home.http("PUT", "/instances/agent", r#"{"heartbeat": 3600}"#).status, 200);
+    let leases = [json!({"ttl": 3_600}), json!({"instance_id": "agent"}), json!({})];
+    let mut leases = leases.map(|options| allocate(&home, options)).to_vec();
+    let mut since = vec![leases[0]["since"].as_str().unwrap().to_owned()];
+    for seconds in ["200000", "-200000"] {
+        jump(seconds);
+        // Its end makes the service look at all that is due.
+        let start = Instant::now();
+        let short = allocate(&home, json!({"ttl": 2}));
+        since.push(short["since"].as_str().unwrap().to_owned());
+        until(&home, &short, None);
+        assert_took(start, 2);
+        for lease in &leases {
+            assert_eq!(state(&home, lease).as_deref(), Some("reserved"), "{lease}");
+        }
+        leases.push(allocate(&home, json!({"ttl": 3_600})));
+    }
+    assert!(
+        since[1] > since[0] && since[2] < since[0],
+        "the service has seen the jumps: {since:?}"
+    );
+    end(service, Signal::SIGTERM);
+}
