@@ -1,7 +1,9 @@
 //! Units of the user's manager as owners (org.freedesktop.systemd1(5)).
 
+use std::collections::HashMap;
+
 use futures_util::StreamExt;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, OwnedVariant, Variant};
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Variant};
 
 use crate::lease::UnitName;
 
@@ -51,25 +53,20 @@ async fn load(bus: &Connection, unit: &UnitName) -> zbus::Result<OwnedObjectPath
 
 /// Whether the unit is down for good: not while a job, such as a restart, is about to bring it up.
 async fn has_ended(bus: &Connection, path: &OwnedObjectPath) -> zbus::Result<bool> {
-    let state = property(bus, path, "ActiveState").await?;
-    if !matches!(&*state, Variant::Str(state) if matches!(state.as_str(), "inactive" | "failed")) {
-        return Ok(false);
-    }
-    // The job's number and its object; number 0 is none.
-    let job = property(bus, path, "Job").await?;
-    Ok(match &*job {
-        Variant::Structure(job) => matches!(job.fields().first(), Some(Variant::U32(0))),
-        _ => true,
-    })
-}
-
-async fn property(
-    bus: &Connection,
-    path: &OwnedObjectPath,
-    name: &str,
-) -> zbus::Result<OwnedVariant> {
-    let property = ("org.freedesktop.systemd1.Unit", name);
+    // All at once: asked one after the other, a restart comes in between.
+    let unit = "org.freedesktop.systemd1.Unit";
     let reply =
-        bus.call_method(Some(MANAGER), path.as_str(), Some(PROPERTIES), "Get", &property).await?;
-    reply.body().deserialize()
+        bus.call_method(Some(MANAGER), path.as_str(), Some(PROPERTIES), "GetAll", &unit).await?;
+    let body = reply.body();
+    let properties: HashMap<&str, Variant<'_>> = body.deserialize()?;
+    let is_down = matches!(
+        properties.get("ActiveState"),
+        Some(Variant::Str(state)) if matches!(state.as_str(), "inactive" | "failed")
+    );
+    // The job's number and its object; number 0 is none.
+    let has_job = matches!(
+        properties.get("Job"),
+        Some(Variant::Structure(job)) if !matches!(job.fields().first(), Some(Variant::U32(0)))
+    );
+    Ok(is_down && !has_job)
 }
