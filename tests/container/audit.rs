@@ -140,13 +140,13 @@ fn pending(machine: &Machine) {
     let done: Json = serde_json::from_str(&machine.user(get).ok()).unwrap();
     assert_eq!((&done["audit_pending"], &done["audit_confirmed"]), (&json!(0), &json!(true)));
     // The journal takes nothing until it goes on.
-    machine.root("pkill -STOP -x systemd-journal").ok();
+    machine.journald("STOP");
     for _ in 0..3 {
         allocate(machine, "dev 0");
     }
     let http: Json = serde_json::from_str(&machine.user(get).ok()).unwrap();
     let bus = status(machine);
-    machine.root("pkill -CONT -x systemd-journal").ok();
+    machine.journald("CONT");
     assert_eq!((&http["audit_pending"], &http["seq"]), (&json!(3), &json!(4)), "{http}");
     assert_eq!((&bus["audit_pending"], &bus["seq"]), (&json!(3), &json!(4)), "{bus}");
     settle(machine, LIMIT);
@@ -243,10 +243,10 @@ fn flood_and_kills(machine: &Machine) {
 fn hanging_journal(machine: &Machine) {
     machine.inside("audit pairs 1 1");
     settle(machine, LIMIT);
-    machine.root("pkill -STOP -x systemd-journal").ok();
+    machine.journald("STOP");
     // More than a socket's queue takes.
     let burst = machine.inside("audit pairs 4 1000");
-    machine.root("pkill -CONT -x systemd-journal").ok();
+    machine.journald("CONT");
     assert_eq!(burst["errors"], json!({}));
     does_not_wait(&burst);
     settle(machine, LIMIT);

@@ -135,6 +135,12 @@ impl Machine {
         self.user(&format!("systemctl --user is-active {unit}")).stdout.trim().to_owned()
     }
 
+    /// Sends a signal to the machine's journald.
+    pub fn journald(&self, signal: &str) {
+        let pid = "$(systemctl show --value -p MainPID systemd-journald)";
+        self.root(&format!("kill -{signal} {pid}")).ok();
+    }
+
     /// A property of a unit of the user.
     pub fn unit(&self, unit: &str, property: &str) -> String {
         let command = format!("systemctl --user show --value -p {property} {unit}");

@@ -141,11 +141,16 @@ fn connect_to(ip: IpAddr) -> nix::Result<OwnedFd> {
         IpAddr::V4(_) => (Ipv4Addr::LOCALHOST.into(), AddressFamily::Inet),
         IpAddr::V6(_) => (Ipv6Addr::LOCALHOST.into(), AddressFamily::Inet6),
     };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // Ends with a reset, or ten ports would soon all be in TIME_WAIT.
-    setsockopt(&socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
-    connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, LISTENER)))?;
-    Ok(socket)
+    loop {
+        let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // Ends with a reset, or ten ports would soon all be in TIME_WAIT.
+        setsockopt(&socket, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
+        match connect(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(ip, LISTENER))) {
+            // The reset of a connection before this one, which had the same ports.
+            Err(Errno::ECONNREFUSED | Errno::ECONNRESET) => {}
+            result => return result.map(|()| socket),
+        }
+    }
 }
 
 const ADDRESSES: [IpAddr; 4] = [
