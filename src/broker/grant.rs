@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, hash_map::Entry},
     os::fd::OwnedFd,
-    sync::{Arc, Weak},
+    sync::Arc,
 };
 
 use super::{Broker, Inner, storage};
@@ -351,11 +351,6 @@ impl Broker {
         if inner.heartbeats.insert(instance.instance_id.clone(), next).is_none() {
             self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
         }
-    }
-
-    /// A handle for tasks that outlive a call.
-    pub fn weak(&self) -> Weak<Self> {
-        Weak::clone(&self.this)
     }
 }
 
