@@ -4,7 +4,6 @@ mod support;
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
     net::{TcpListener, UdpSocket},
     process::{Child, Command, Stdio},
     thread,
@@ -13,7 +12,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::{Value as Json, json};
-use support::{Answer, Home, end};
+use support::{Answer, Home, end, started};
 
 /// Generous; nothing here takes more than a few seconds.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -352,17 +351,9 @@ fn a_date_that_jumps_ends_no_lease_and_saves_none() {
     let clocks = home.path("clocks");
     let jump = |seconds: &str| fs::write(&clocks, seconds).unwrap();
     jump("0");
-    let mut service = home
-        .styxy()
-        .arg("daemon")
-        .env("LD_PRELOAD", &library)
-        .env("CLOCKS", &clocks)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let mut command = home.styxy();
+    command.env("LD_PRELOAD", &library).env("CLOCKS", &clocks);
+    let service = started(command);
 
     assert_eq!(home.http("PUT", "/instances/agent", r#"{"heartbeat": 3600}"#).status, 200);
     let leases = [json!({"ttl": 3_600}), json!({"instance_id": "agent"}), json!({})];

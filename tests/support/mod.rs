@@ -118,17 +118,7 @@ impl Home {
 
     /// Starts a service and waits until it listens.
     pub fn service(&self) -> Child {
-        let mut service = self
-            .styxy()
-            .arg("daemon")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert!(line.contains("listening on"), "{line:?}");
-        service
+        started(self.styxy())
     }
 
     /// Remembers the private service that a command started, to end it with the test.
@@ -186,6 +176,16 @@ fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Ans
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
     Answer { status, head: head.to_owned(), body }
+}
+
+/// Starts a service by that command, and waits until it listens.
+pub fn started(mut command: Command) -> Child {
+    let command = command.arg("daemon").stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut service = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("listening on"), "{line:?}");
+    service
 }
 
 /// Ends a service with that signal, and waits for it.
