@@ -11,13 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::Error,
-    lease::{
-        Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName,
-        Timestamp,
-    },
+    lease::{Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName},
     port::{Port, Protocol},
     request::AllocateRequest,
     service_type::ServiceTypeName,
+    time::Timestamp,
 };
 
 /// One change, with its number.

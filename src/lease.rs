@@ -1,11 +1,6 @@
 //! Leases, and the words that describe them.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -14,6 +9,7 @@ use crate::{
     error::Error,
     port::{Port, Protocol},
     service_type::{Hold, ServiceTypeName},
+    time::{Moment, Timestamp},
     value::Fields,
     word::{shortened, spelled, word},
 };
@@ -89,50 +85,6 @@ impl FromStr for LeaseId {
             Error::invalid(format!("lease_id {:?} is not a UUID", shortened(text)))
                 .suggest("`styxy list` shows the leases with their ids")
         })
-    }
-}
-
-/// A moment, in milliseconds since 1970 (UTC). For people and logs; no deadline is counted with it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// The present moment.
-    pub fn now() -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH);
-        Self(since.map_or(0, |d| d.as_millis().try_into().unwrap_or(u64::MAX)))
-    }
-
-    /// The same moment for a calendar.
-    pub fn to_calendar(self) -> jiff::Timestamp {
-        jiff::Timestamp::try_from(UNIX_EPOCH + Duration::from_millis(self.0)).unwrap_or_default()
-    }
-}
-
-/// RFC 3339, in UTC.
-impl fmt::Display for Timestamp {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.3}", self.to_calendar())
-    }
-}
-
-/// A moment of `CLOCK_MONOTONIC` in milliseconds (`clock_gettime(2)`): neither a suspended machine nor
-/// a changed date can run ahead of it. It means something within one boot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Moment(pub u64);
-
-impl Moment {
-    /// The moment that many seconds later.
-    #[must_use]
-    pub fn plus_seconds(self, seconds: u64) -> Self {
-        Self(self.0.saturating_add(seconds.saturating_mul(1_000)))
-    }
-
-    /// How long it is until then; zero if it has passed.
-    pub fn until(self, then: Self) -> Duration {
-        Duration::from_millis(then.0.saturating_sub(self.0))
     }
 }
 
@@ -430,10 +382,5 @@ mod tests {
         ] {
             assert!(bad.parse::<ProjectPath>().is_err(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn times_are_shown_as_rfc_3339() {
-        assert_eq!(Timestamp(1_700_000_000_123).to_string(), "2023-11-14T22:13:20.123Z");
     }
 }

@@ -20,7 +20,8 @@
 //!
 //! The words of the trade, as types that cannot hold a wrong value:
 //! - [`port`]: ports, protocols, ranges. [`service_type`]: classes of services. [`lease`]: leases and
-//!   what describes them. [`request`]: what a client may ask. [`value`]: values as they cross a door.
+//!   what describes them. [`time`]: moments. [`request`]: what a client may ask. [`value`]:
+//!   values as they cross a door.
 //! - [`change`]: what can happen to the state. [`error`]: the one table of what goes wrong.
 //!
 //! The core:
@@ -62,5 +63,6 @@ pub mod registry;
 pub mod request;
 pub mod service_type;
 pub mod state;
+pub mod time;
 pub mod value;
 mod word;

@@ -14,11 +14,12 @@ use proptest::{
 use styxy::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Lease, LeaseId, MemoryKey, Owner, Timestamp},
+    lease::{EndReason, Lease, LeaseId, MemoryKey, Owner},
     port::{Port, PortRange, Protocol},
     registry::{Choice, Obstacle, Registry, Rules},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
+    time::Timestamp,
 };
 
 /// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.

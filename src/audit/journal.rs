@@ -9,7 +9,7 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{kernel::process::uid, lease::Timestamp};
+use crate::{kernel::process::uid, time::Timestamp};
 
 /// What the journal has.
 #[derive(Debug)]

@@ -21,7 +21,7 @@ use super::{
     journal::{ReadBack, has_entries, read_back},
     sink::Sink,
 };
-use crate::{change::Record, lease::Timestamp, state::Reader};
+use crate::{change::Record, state::Reader, time::Timestamp};
 
 /// The most events that are sent and not yet confirmed.
 const WINDOW: usize = 4_000;

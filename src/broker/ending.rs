@@ -6,12 +6,13 @@ use super::{Broker, Inner};
 use crate::{
     change::Change,
     kernel::{clock, diag, probe},
-    lease::{EndReason, InstanceId, Lease, LeaseId, Moment, Owner},
+    lease::{EndReason, InstanceId, Lease, LeaseId, Owner},
     owners::deadlines::{Due, OwnerKey},
     port::Protocol,
     registry::PortSet,
     request::Filter,
     service_type::Hold,
+    time::Moment,
 };
 
 /// How often the listeners of orphans are looked at, in seconds: the kernel does not tell their end.

@@ -14,12 +14,13 @@ use crate::{
         clock, guard, probe,
         process::{Process, Trouble},
     },
-    lease::{Client, EndReason, Instance, InstanceId, Lease, LeaseId, Owner, Timestamp},
+    lease::{Client, EndReason, Instance, InstanceId, Lease, LeaseId, Owner},
     owners::{connections, deadlines::Due, units},
     port::{Port, Protocol},
     registry::Choice,
     request::{AllocateRequest, Filter, InstanceRequest, LONGEST_TTL, OwnerRequest},
     service_type::Hold,
+    time::Timestamp,
     value::Fields,
 };
 

@@ -30,7 +30,7 @@ use crate::{
         guard::{self, Guards},
         process,
     },
-    lease::{Client, EndReason, InstanceId, Lease, LeaseId, Moment, Owner, Timestamp},
+    lease::{Client, EndReason, InstanceId, Lease, LeaseId, Owner},
     owners::{
         Owners,
         deadlines::{Deadlines, Due},
@@ -39,6 +39,7 @@ use crate::{
     request::Filter,
     service_type::ServiceTypeName,
     state::{Store, store::OpenError, sync::Sync},
+    time::{Moment, Timestamp},
 };
 
 /// Where things are, and what the service was given. All of it comes from the daemon.

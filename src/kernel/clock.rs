@@ -2,7 +2,7 @@
 
 use nix::time::{ClockId, clock_gettime};
 
-use crate::lease::Moment;
+use crate::time::Moment;
 
 /// The present moment of `CLOCK_MONOTONIC` (`clock_gettime(2)`): it stands still while the machine is
 /// suspended, and a changed date does not touch it.

@@ -14,7 +14,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 
 use super::clock;
-use crate::lease::{LeaseId, Moment};
+use crate::{lease::LeaseId, time::Moment};
 
 /// The most guards that are stored.
 const MOST_STORED: usize = 512;

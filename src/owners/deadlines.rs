@@ -9,7 +9,8 @@ use tokio::sync::Notify;
 
 use crate::{
     kernel::clock,
-    lease::{InstanceId, LeaseId, Moment, Owner},
+    lease::{InstanceId, LeaseId, Owner},
+    time::Moment,
 };
 
 /// What is to be looked at.

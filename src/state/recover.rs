@@ -15,7 +15,7 @@ use super::{
     Kind, Name, files,
     line::{self, Header, Line, Unreadable},
 };
-use crate::{lease::Timestamp, registry::Registry};
+use crate::{registry::Registry, time::Timestamp};
 
 /// What the files say, beside what went into the registry.
 #[derive(Debug, Default)]

@@ -10,10 +10,11 @@ use super::*;
 use crate::{
     change::{Change, Record},
     config::Config,
-    lease::{EndReason, Lease, LeaseId, Owner, Timestamp},
+    lease::{EndReason, Lease, LeaseId, Owner},
     port::{Port, Protocol},
     registry::Registry,
     service_type::Hold,
+    time::Timestamp,
 };
 
 struct Home {
