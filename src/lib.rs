@@ -41,7 +41,8 @@
 //! - [`daemon`]: its life. [`activity`]: what keeps it from ending. [`places`]: where things are.
 //!
 //! The command:
-//! - [`cli`]: one file a verb. [`client`]: how a command reaches the service.
+//! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
+//!   project folder says it will need.
 
 pub mod activity;
 pub mod audit;
@@ -59,6 +60,7 @@ pub mod lease;
 pub mod owners;
 pub mod places;
 pub mod port;
+pub mod project;
 pub mod registry;
 pub mod request;
 pub mod service_type;

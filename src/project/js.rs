@@ -1,0 +1,93 @@
+//! A search in JavaScript that is never run: the `port` of a section, without comments and strings.
+
+use super::text;
+use crate::port::Port;
+
+/// No configuration has more of one name, and each is searched to its end.
+const MOST_SECTIONS: usize = 20;
+
+/// The port that one of these sections gives as a number, or as what to take if a variable is unset.
+pub(super) fn port(source: &str, sections: &[&str]) -> Option<Port> {
+    let tokens = tokens(source);
+    let starts = tokens
+        .windows(3)
+        .enumerate()
+        .filter(|(_, next)| next[1..] == [":", "{"] && sections.contains(&unquoted(next[0])));
+    starts.take(MOST_SECTIONS).find_map(|(at, _)| in_section(&tokens[at + 3..]))
+}
+
+/// The port in a section whose brace is open; not in the objects within it.
+fn in_section(tokens: &[&str]) -> Option<Port> {
+    let mut depth = 1;
+    for (at, token) in tokens.iter().enumerate() {
+        match *token {
+            "{" | "[" | "(" => depth += 1,
+            "}" | "]" | ")" => depth -= 1,
+            ":" if depth == 1 && at > 0 && unquoted(tokens[at - 1]) == "port" => {
+                let rest = &tokens[at + 1..];
+                let end = rest.iter().position(|token| matches!(*token, "," | "}"));
+                return number(&rest[..end.unwrap_or(rest.len())]);
+            }
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    None
+}
+
+fn number(expression: &[&str]) -> Option<Port> {
+    match expression {
+        [number] | [.., "|", "|", number] | [.., "?", "?", number] => text::port(unquoted(number)),
+        _ => None,
+    }
+}
+
+fn unquoted(token: &str) -> &str {
+    token.trim_matches(['"', '\''])
+}
+
+/// Names, numbers and strings whole, everything else as single characters.
+fn tokens(source: &str) -> Vec<&str> {
+    let mut tokens = Vec::new();
+    let mut rest = source;
+    while let Some(first) = rest.chars().next() {
+        let is_comment = rest.starts_with("//") || rest.starts_with("/*");
+        let length = if rest.starts_with("//") {
+            rest.find('\n').unwrap_or(rest.len())
+        } else if let Some(comment) = rest.strip_prefix("/*") {
+            comment.find("*/").map_or(rest.len(), |end| end + 4)
+        } else if matches!(first, '"' | '\'' | '`') {
+            string(rest, first)
+        } else if is_of_a_word(first) {
+            rest.find(|c| !is_of_a_word(c)).unwrap_or(rest.len())
+        } else {
+            first.len_utf8()
+        };
+        if !is_comment && !first.is_whitespace() {
+            tokens.push(&rest[..length]);
+        }
+        rest = &rest[length..];
+    }
+    tokens
+}
+
+fn is_of_a_word(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '$')
+}
+
+/// The length of the string that the text begins with. Only a template may go past its line.
+fn string(text: &str, quote: char) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        if !escaped && c == quote {
+            return at + 1;
+        }
+        if c == '\n' && quote != '`' {
+            return at;
+        }
+        escaped = !escaped && c == '\\';
+    }
+    text.len()
+}

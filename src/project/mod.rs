@@ -1,0 +1,146 @@
+//! What a project needs, told by the files in its folder: which service types, and which ports it
+//! names itself.
+//!
+//! Files are read and never run, as what they say by custom, not as what they could do. A file that
+//! is broken, large or not there tells nothing; the rest still counts. Nothing outside of the folder
+//! is read, whatever its links say.
+//!
+//! `node`, `compose` and `manifests` know the files, each for a family of projects; `command` knows
+//! command lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` makes one need of what
+//! two files tell.
+
+use std::{collections::HashSet, path::Path};
+
+use crate::port::Port;
+
+mod command;
+mod compose;
+mod folder;
+mod found;
+mod js;
+mod manifests;
+mod node;
+#[cfg(test)]
+mod tests;
+mod text;
+mod tree;
+
+use folder::{Folder, Project};
+use found::Found;
+use text::Env;
+use tree::Tree;
+
+/// A service that a project will need a port for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// The class of service, one of those that ship.
+    pub service_type: &'static str,
+    /// Which one it is, where a project has several or the file has a name for it; it is spelled as
+    /// a `service_name` must be.
+    pub service_name: Option<String>,
+    /// The port that the project names itself, if it does.
+    pub port: Option<Port>,
+    /// The file that tells, and what in it; fit to be shown.
+    pub because: String,
+}
+
+/// The order in which people think of what they need: what they work on, then what that works with.
+const ORDER: [&str; 17] = [
+    "dev",
+    "api",
+    "functions",
+    "ui",
+    "storybook",
+    "docs",
+    "test",
+    "hub",
+    "database",
+    "infrastructure",
+    "messaging",
+    "auth",
+    "proxy",
+    "monitoring",
+    "ai",
+    "coordination",
+    "build",
+];
+
+/// More needs than these are nobody's.
+const MOST: usize = 500;
+
+/// Returns what the project in that folder needs, each need once: what it is about first, then what
+/// that relies on; the root of a workspace before its members. Empty, if nothing tells.
+pub fn needs(folder: &Path) -> Vec<Need> {
+    let Some(project) = Project::at(folder) else { return Vec::new() };
+    let root = project.root();
+    let (found, members) = look(&root);
+    let mut names = Names::default();
+    let mut needs: Vec<Need> = Vec::new();
+    for need in found.needs() {
+        needs.push(names.named(need, Path::new("")));
+    }
+    for member in members {
+        for need in look(&member).0.needs() {
+            needs.push(names.named(need, member.place()));
+        }
+        if needs.len() >= MOST {
+            break;
+        }
+    }
+    needs.truncate(MOST);
+    needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
+    needs
+}
+
+/// What one folder tells, and the members of the workspace whose root it is. The sources come in the
+/// order in which they are believed.
+fn look<'a>(folder: &Folder<'a>) -> (Found, Vec<Folder<'a>>) {
+    let mut found = Found::default();
+    let env = Env::parse(&folder.read(".env").unwrap_or_default());
+    let package = Tree::json(&folder.read("package.json").unwrap_or_default());
+    let members = node::members(folder, &package);
+    node::scripts(folder, &package, &env, &mut found);
+    manifests::procfiles(folder, &env, &mut found);
+    node::configs(folder, &mut found);
+    // The root of a workspace has them for its members.
+    if members.is_none() {
+        node::dependencies(folder, &package, &mut found);
+    }
+    manifests::python(folder, &mut found);
+    manifests::ruby(folder, &mut found);
+    let crates = manifests::rust(folder, &mut found);
+    manifests::go(folder, &mut found);
+    compose::services(folder, &env, &mut found);
+    if let Some(port) = env.port() {
+        found.web(Some(port), format!("{}: PORT={port}", folder.file(".env")), None);
+    }
+    let mut members = members.unwrap_or_default();
+    let others: Vec<_> =
+        crates.into_iter().filter(|c| members.iter().all(|m| m.place() != c.place())).collect();
+    members.extend(others);
+    (found, members)
+}
+
+/// The names that are given away: two needs of one type must not share a lease.
+#[derive(Default)]
+struct Names(HashSet<(&'static str, Option<String>)>);
+
+impl Names {
+    /// The need with a name that no other of its type has: a member's begins with the member's.
+    fn named(&mut self, mut need: Need, place: &Path) -> Need {
+        let own = need.service_name.take();
+        let whole = place.to_string_lossy();
+        let last = whole.rsplit('/').next().unwrap_or_default();
+        let joined = |place: &str| match &own {
+            Some(own) if place.is_empty() => Some(own.clone()),
+            Some(own) => text::name(&format!("{place}-{own}")),
+            None => text::name(place),
+        };
+        let longest = joined(&whole);
+        let numbered = (2..=MOST).map(|n| longest.as_ref().map(|name| format!("{name}-{n}")));
+        let mut names = [joined(last), longest.clone()].into_iter().chain(numbered);
+        need.service_name =
+            names.find(|name| self.0.insert((need.service_type, name.clone()))).flatten();
+        need
+    }
+}

@@ -1,0 +1,399 @@
+use std::{fs, path::Path};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::config::Config;
+
+mod hostile;
+
+/// A folder with these files in it.
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+/// The needs in short: `type name port`, with a dash where there is none.
+fn short(needs: &[Need]) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let line = |need: &Need| {
+        let name = need.service_name.clone().unwrap_or_else(dash);
+        let port = need.port.map_or_else(dash, |port| port.to_string());
+        format!("{} {name} {port}", need.service_type)
+    };
+    needs.iter().map(line).collect()
+}
+
+fn told(files: &[(&str, &str)]) -> Vec<String> {
+    short(&needs(folder(files).path()))
+}
+
+fn reasons(files: &[(&str, &str)]) -> Vec<String> {
+    needs(folder(files).path()).into_iter().map(|need| need.because).collect()
+}
+
+/// A package with that script.
+fn script(line: &str) -> String {
+    serde_json::json!({"scripts": {"dev": line}}).to_string()
+}
+
+#[test]
+fn an_empty_folder_needs_nothing_and_one_that_is_not_there_neither() {
+    assert_eq!(told(&[]), [""; 0]);
+    assert_eq!(needs(Path::new("/no/such/folder")), []);
+    assert_eq!(needs(Path::new("/dev/null")), []);
+}
+
+#[test]
+fn the_program_of_a_script_tells_the_type_and_its_options_the_port() {
+    for (line, expected) in [
+        ("vite", "dev - -"),
+        ("vite --port 3100", "dev - 3100"),
+        ("vite --port=3100 --host", "dev - 3100"),
+        ("next dev --turbo -p 3001", "dev - 3001"),
+        ("next dev -p3001", "dev - 3001"),
+        ("next dev -p ${PORT:-3002}", "dev - 3002"),
+        ("PORT=3003 react-scripts start", "dev - 3003"),
+        ("cross-env NODE_ENV=development PORT=\"3003\" react-scripts start", "dev - 3003"),
+        ("npx -y nuxi dev --port 3004", "dev - 3004"),
+        ("node ./node_modules/vite/bin/vite.js", "dev - -"),
+        ("rimraf dist && astro dev", "dev - -"),
+        ("dotenv -e .env.local -- remix vite:dev", "dev - -"),
+        ("webpack serve --mode development", "dev - -"),
+        ("nest start --watch", "api - -"),
+        ("PORT=4000 node server.js", "api - 4000"),
+        ("poetry run uvicorn app:app --port 8001", "api - 8001"),
+        ("python -m flask run -p 5050", "api - 5050"),
+        ("python manage.py runserver 0.0.0.0:8010", "api - 8010"),
+        ("gunicorn -w 4 -b 0.0.0.0:8020 app:app", "api - 8020"),
+        ("php -S localhost:8080 -t public", "dev - 8080"),
+        ("storybook dev -p 6007", "storybook - 6007"),
+        ("vitest --ui", "test - -"),
+        ("playwright test --ui", "test - -"),
+        ("docusaurus start --port 4101", "docs - 4101"),
+        ("vitepress dev docs", "docs - -"),
+        ("firebase emulators:start", "hub - -"),
+    ] {
+        assert_eq!(told(&[("package.json", &script(line))]), [expected], "{line}");
+    }
+}
+
+#[test]
+fn a_script_that_starts_no_server_needs_nothing() {
+    for line in [
+        "vite build",
+        "next build && next lint",
+        "storybook build",
+        "vitest run",
+        "node build.js",
+        "npm install vite",
+        "npm run vite",
+        "rimraf vite next",
+        "tsc -p 3000",
+        "echo 'next dev'",
+        "PORT=3000",
+        "",
+        "\"' && | ;; $ ${ \\",
+    ] {
+        assert_eq!(told(&[("package.json", &script(line))]), [""; 0], "{line}");
+    }
+}
+
+#[test]
+fn a_port_that_is_none_is_not_told() {
+    for line in ["vite --port 0", "vite --port 65536", "vite --port -1", "vite --port", "vite -p x"]
+    {
+        assert_eq!(told(&[("package.json", &script(line))]), ["dev - -"], "{line}");
+    }
+}
+
+#[test]
+fn one_script_may_start_several_servers() {
+    let package = script("concurrently -k \"vite --port 3000\" 'json-server db.json -p 3500'");
+    assert_eq!(told(&[("package.json", &package)]), ["dev - 3000", "api - 3500"]);
+    let package = script("concurrently \"vite\" \"next dev -p 3001\"");
+    assert_eq!(told(&[("package.json", &package)]), ["dev - -", "dev next 3001"]);
+}
+
+#[test]
+fn parts_of_a_project_have_names_and_variants_of_a_script_do_not() {
+    let package = r#"{"scripts": {
+        "dev:web": "vite --port 3000", "dev:admin": "vite --port 3001", "storybook": "storybook dev"}}"#;
+    let expected = ["dev web 3000", "dev admin 3001", "storybook - -"];
+    assert_eq!(told(&[("package.json", package)]), expected);
+    let package = r#"{"scripts": {
+        "start": "nest start", "start:dev": "nest start --watch", "start:prod": "nest start"}}"#;
+    assert_eq!(told(&[("package.json", package)]), ["api - -"]);
+}
+
+#[test]
+fn the_port_of_a_preview_is_not_the_dev_servers() {
+    let package = r#"{"scripts": {"preview": "vite preview --port 4173", "dev": "vite"}}"#;
+    assert_eq!(told(&[("package.json", package)]), ["dev - -"]);
+}
+
+#[test]
+fn what_three_sources_tell_is_told_once_with_the_best_reason_first() {
+    let files = [
+        ("package.json", r#"{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "^7"}}"#),
+        ("vite.config.ts", "export default defineConfig({ server: { port: 5180 } })"),
+    ];
+    assert_eq!(told(&files), ["dev - 5180"]);
+    assert_eq!(
+        reasons(&files),
+        ["package.json: the script dev runs vite; vite.config.ts: Vite on port 5180"]
+    );
+}
+
+#[test]
+fn dependencies_tell_what_no_script_does() {
+    let package = r#"{"dependencies": {"express": "5", "next": "15"}, "peerDependencies": {"nuxt": "3"},
+        "devDependencies": {"@playwright/test": "1", "storybook": "9"}}"#;
+    let expected = ["dev - -", "api - -", "storybook - -", "test - -"];
+    assert_eq!(told(&[("package.json", package)]), expected);
+    assert_eq!(reasons(&[("package.json", package)])[1], "package.json: depends on express");
+}
+
+#[test]
+fn the_port_of_a_configuration_is_the_servers_and_no_other() {
+    for (name, text, expected) in [
+        ("vite.config.js", "export default { server: { host: true, port: 3000, }, }", "dev - 3000"),
+        ("vite.config.js", "export default { preview: { port: 3000 } }", "dev - -"),
+        ("vite.config.js", "export default { server: { hmr: { port: 3000 } } }", "dev - -"),
+        ("vite.config.js", "/* server: { port: 1 } */ x = { server: { // port: 2\n } }", "dev - -"),
+        ("vite.config.js", "s = 'server: { port: 3000 }'; t = `server: {\nport: 3 }`", "dev - -"),
+        ("vite.config.mts", "x = { server: { port: +env.PORT || 3000 } }", "dev - 3000"),
+        ("vite.config.mts", "x = { server: { port: env.PORT ?? 3000 } }", "dev - 3000"),
+        ("vite.config.ts", "x = { server: { port: base + 1 } }", "dev - -"),
+        (
+            "vite.config.ts",
+            "x = { 'server': { proxy: { '/a': 'http://b:1' }, 'port': 3000",
+            "dev - 3000",
+        ),
+        (
+            "astro.config.mjs",
+            "export default defineConfig({ server: { port: 4000 } })",
+            "dev - 4000",
+        ),
+        ("nuxt.config.ts", "defineNuxtConfig({ devServer: { port: 3500 } })", "dev - 3500"),
+        ("next.config.mjs", "export default { port: 3000 }", "dev - -"),
+        ("playwright.config.ts", "", "test - -"),
+    ] {
+        assert_eq!(told(&[(name, text)]), [expected], "{text}");
+    }
+    assert_eq!(told(&[(".storybook/main.ts", "")]), ["storybook - -"]);
+}
+
+const COMPOSE: &str = r#"
+x-common: &common
+  restart: unless-stopped
+services:
+  web:
+    <<: *common
+    build: ./frontend
+    ports: ["3000:3000"]
+  backend:
+    build: {context: ./backend}
+    ports:
+      - target: 8080
+        published: "${API_PORT:-8081}"
+        protocol: tcp
+      - target: 9229
+        published: 9229
+  db:
+    <<: *common
+    image: docker.io/library/postgres:${PG:-16}
+    ports:
+      - 127.0.0.1:5433:5432
+      - "[::1]:5433:5432"
+  cache: {image: "redis:7-alpine", ports: [6379:6379]}
+  queue: {image: "rabbitmq:4-management", ports: ["5672:5672", "15672:15672"]}
+  metrics: {image: prom/prometheus, ports: ["9090-9092:9090-9092"]}
+  dns: {image: acme/dns, ports: ["53:53/udp"]}
+  worker: {build: ./worker}
+"#;
+
+#[test]
+fn every_service_of_a_compose_file_that_has_a_port_is_a_need() {
+    let expected = [
+        "dev web 3000",
+        "api backend 8081",
+        "api backend-9229 9229",
+        "database db 5433",
+        "infrastructure cache 6379",
+        "messaging queue 5672",
+        "messaging queue-15672 15672",
+        "monitoring metrics 9090",
+    ];
+    for name in ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"] {
+        assert_eq!(told(&[(name, COMPOSE)]), expected);
+    }
+    let reasons = reasons(&[("compose.yaml", COMPOSE)]);
+    assert_eq!(reasons[3], "compose.yaml: the service db runs postgres on 5433");
+    assert_eq!(
+        reasons[7],
+        "compose.yaml: the service metrics runs prometheus on 9090-9092, a range"
+    );
+}
+
+#[test]
+fn only_the_first_compose_file_counts() {
+    let other = "services: {db: {image: mysql, ports: ['3307:3306']}}";
+    let files = [("docker-compose.yml", COMPOSE), ("compose.yaml", other)];
+    assert_eq!(told(&files), ["database db 3307"]);
+}
+
+#[test]
+fn a_container_of_the_project_itself_is_no_second_need() {
+    let files = [
+        ("requirements.txt", "Flask[async]>=3 # web\n"),
+        ("compose.yaml", "services: {web: {build: ., ports: ['8001:5000']}}"),
+    ];
+    assert_eq!(told(&files), ["api - 8001"]);
+    assert_eq!(told(&files[1..]), ["dev web 8001"]);
+}
+
+#[test]
+fn variables_of_a_compose_file_come_from_the_env_file() {
+    let files = [
+        (".env", "# local\nexport DB_PORT=\"5439\"\nPASSWORD=secret\n"),
+        ("compose.yaml", "services: {db: {image: postgres, ports: ['${DB_PORT:-5432}:5432']}}"),
+    ];
+    assert_eq!(told(&files), ["database db 5439"]);
+}
+
+#[test]
+fn a_port_in_the_env_file_is_the_web_servers_that_has_none() {
+    let env = (".env", "SECRET=hush\nPORT=4321\n");
+    assert_eq!(told(&[env]), ["dev - 4321"]);
+    assert_eq!(reasons(&[env]), [".env: PORT=4321"]);
+    let package = r#"{"scripts": {"dev": "vite"}, "dependencies": {"express": "5"}}"#;
+    assert_eq!(told(&[env, ("package.json", package)]), ["dev - -", "api - 4321"]);
+    let package = script("vite --port 3000");
+    assert_eq!(told(&[env, ("package.json", &package)]), ["dev - 3000"]);
+}
+
+#[test]
+fn python_rust_go_and_ruby_tell_by_what_they_depend_on() {
+    let cargo = "[package]\nname = 'x'\n[dependencies]\naxum = '0.8'\n";
+    let go = "module x\nrequire (\n\tgithub.com/gin-gonic/gin v1.10.0\n)\n";
+    for (files, expected) in [
+        (&[("manage.py", "import django")][..], &["api - -"][..]),
+        (&[("manage.py", "print('no')")], &[]),
+        (
+            &[("pyproject.toml", "[project]\ndependencies = ['fastapi[standard]>=0.1', 'x']")],
+            &["api - -"],
+        ),
+        (&[("pyproject.toml", "[tool.poetry.dependencies]\nDjango = '^5'")], &["api - -"]),
+        (&[("requirements.txt", "flask-cors\nrequests==2\n-r other.txt")], &[]),
+        (&[("Cargo.toml", cargo), ("src/main.rs", "")], &["api - -"]),
+        (&[("Cargo.toml", cargo), ("src/lib.rs", "")], &[]),
+        (&[("go.mod", go)], &["api - -"]),
+        (&[("go.mod", "require github.com/labstack/echo/v4 v4.1.0 // indirect")], &[]),
+        (&[("go.mod", "require github.com/labstack/echo/v4 v4.1.0")], &["api - -"]),
+        (&[("Gemfile", "source 'x'\n  gem \"rails\", '~> 8'\n")], &["dev - -"]),
+        (&[("Gemfile", "# gem 'rails'\ngem 'rails-i18n'\n")], &[]),
+        (
+            &[("bin/rails", ""), ("config/puma.rb", "# port 1\nport ENV.fetch(\"PORT\") { 3005 }")],
+            &["dev - 3005"],
+        ),
+        (&[("mkdocs.yml", "site_name: x")], &["docs - -"]),
+    ] {
+        assert_eq!(told(files), expected, "{files:?}");
+    }
+}
+
+#[test]
+fn a_procfile_names_its_processes_and_web_is_the_project() {
+    let procfile = "# all\nweb: bundle exec puma -p ${PORT:-3000}\ncss: yarn build:css --watch\n\
+        cache: redis-server --port 6390\nnonsense\n";
+    let files = [("Procfile.dev", procfile), ("Gemfile", "gem 'rails'")];
+    assert_eq!(told(&files), ["dev - 3000", "infrastructure cache 6390"]);
+    assert_eq!(told(&[("Procfile", "web: ./serve-it")]), ["dev - -"]);
+    let files =
+        [("Procfile", "web: npm start"), ("package.json", r#"{"dependencies": {"koa": "2"}}"#)];
+    assert_eq!(told(&files), ["api - -"]);
+}
+
+#[test]
+fn the_members_of_a_workspace_have_their_names() {
+    let api = r#"{"name": "@acme/api", "dependencies": {"fastify": "5"}}"#;
+    for (name, text) in [
+        (
+            "package.json",
+            r#"{"workspaces": ["apps/*", "./tools", "!apps/old"], "devDependencies": {"vite": "7"}}"#,
+        ),
+        ("package.json", r#"{"workspaces": {"packages": ["apps/**", "tools/", "!**/old"]}}"#),
+        ("pnpm-workspace.yaml", "packages:\n  - 'apps/*'\n  - tools\n  - '!apps/old'\n"),
+    ] {
+        let files = [
+            (name, text),
+            ("apps/web/package.json", &script("vite --port 3000")),
+            ("apps/admin/package.json", &script("vite --port 3000")),
+            ("apps/old/package.json", &script("vite")),
+            ("apps/api/package.json", api),
+            ("apps/api/compose.yaml", "services: {db: {image: postgres, ports: ['5433:5432']}}"),
+            ("apps/notes/readme", ""),
+            ("apps/node_modules/package.json", &script("vite")),
+            ("tools/package.json", &script("storybook dev")),
+            ("elsewhere/package.json", &script("vite")),
+        ];
+        let expected = [
+            "dev admin 3000",
+            "dev web 3000",
+            "api api -",
+            "storybook tools -",
+            "database api-db 5433",
+        ];
+        assert_eq!(told(&files), expected, "{text}");
+        assert_eq!(reasons(&files)[1], "apps/web/package.json: the script dev runs vite");
+    }
+}
+
+#[test]
+fn members_of_the_same_name_and_type_do_not_share_a_lease() {
+    let vite = &script("vite");
+    let files = [
+        ("package.json", r#"{"workspaces": ["apps/*", "packages/*"]}"#),
+        ("apps/web/package.json", vite),
+        ("packages/web/package.json", vite),
+        ("packages/w+b/package.json", vite),
+        ("packages/w,b/package.json", vite),
+    ];
+    let expected = ["dev web -", "dev w-b -", "dev packages-w-b -", "dev packages-web -"];
+    assert_eq!(told(&files), expected);
+}
+
+#[test]
+fn crates_of_a_workspace_are_looked_at_too() {
+    let files = [
+        (
+            "Cargo.toml",
+            "[workspace]\nmembers = ['crates/*']\nexclude = ['crates/out']\n[workspace.dependencies]\naxum = '1'",
+        ),
+        (
+            "crates/server/Cargo.toml",
+            "[dependencies]\naxum = { workspace = true }\n[[bin]]\nname = 'x'",
+        ),
+        ("crates/out/Cargo.toml", "[dependencies]\naxum = '1'\n[[bin]]\nname = 'x'"),
+        ("crates/core/Cargo.toml", "[dependencies]\nserde = '1'"),
+    ];
+    assert_eq!(told(&files), ["api server -"]);
+}
+
+#[test]
+fn every_type_that_is_named_ships() {
+    let types = Config::built_in().types.0;
+    assert_eq!(types.len(), ORDER.len());
+    let named =
+        command::service_types().chain(compose::service_types()).chain(node::service_types());
+    for name in ORDER.into_iter().chain(named) {
+        assert!(types.contains_key(&name.parse().unwrap()), "{name}");
+        assert!(ORDER.contains(&name), "{name}");
+    }
+}

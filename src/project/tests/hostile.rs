@@ -1,0 +1,195 @@
+//! Folders that nobody made with good intent, or with care.
+
+use std::{fs, os::unix::fs::symlink, time::Instant};
+
+use proptest::prelude::*;
+
+use super::{folder, needs, script, short, told};
+
+#[test]
+fn a_broken_file_is_skipped_and_the_rest_counts() {
+    let good = ("compose.yaml", "services: {db: {image: mongo, ports: [27017:27017]}}");
+    for (name, text) in [
+        ("package.json", "{"),
+        ("package.json", "[1, {\"scripts\": 3}]"),
+        ("package.json", "{\"scripts\": [\"vite\"], \"workspaces\": 7, \"dependencies\": null}"),
+        ("Cargo.toml", "[[["),
+        ("pyproject.toml", "project = 'x'"),
+        ("pnpm-workspace.yaml", "packages: *none"),
+        ("vite.config", "export"),
+        ("go.mod", "\u{0}\u{0}"),
+        ("Procfile", ":::"),
+        (".env", "=\nPORT\nPORT=no"),
+    ] {
+        assert_eq!(told(&[good, (name, text)]), ["database db 27017"], "{text}");
+    }
+    for text in
+        ["services: [", "a: &a [*a]", "- x", "services: 3", "--- {}\n--- {}", "? {a: b}\n: c"]
+    {
+        assert_eq!(told(&[("compose.yaml", text)]), [""; 0], "{text}");
+    }
+    let text = "services:\n  3: {image: redis, ports: !reset ['6380:6379']}\n  bad: {ports: {a: b}}\n  no:";
+    assert_eq!(told(&[("compose.yml", text)]), ["infrastructure 3 6380"]);
+}
+
+#[test]
+fn names_become_fit_to_be_used_and_reasons_fit_to_be_shown() {
+    let long = "n".repeat(300);
+    let compose = format!(
+        "services:\n  \"a b/\\e[31mc\": {{image: redis, ports: [1:1]}}\n  \"äö\": {{image: redis, ports: [2:2]}}\n  {long}: {{image: redis, ports: [3:3]}}\n"
+    );
+    let folder = folder(&[("compose.yaml", &compose)]);
+    let needs = needs(folder.path());
+    assert_eq!(short(&needs)[..2], ["infrastructure a-b-31mc 1", "infrastructure - 2"]);
+    assert_eq!(needs[2].service_name, Some("n".repeat(90)));
+    for need in &needs {
+        assert!(!need.because.contains('\u{1b}'), "{}", need.because);
+        assert!(need.because.chars().count() < 200, "{}", need.because);
+    }
+}
+
+#[test]
+fn a_file_of_more_than_a_mebibyte_is_not_read() {
+    let package = |size: usize| format!("{}{}", script("vite"), " ".repeat(size));
+    assert_eq!(told(&[("package.json", &package(1 << 19))]), ["dev - -"]);
+    assert_eq!(told(&[("package.json", &package(1 << 20))]), [""; 0]);
+}
+
+#[test]
+fn no_link_leads_out_of_the_folder_and_nothing_installed_counts() {
+    let outside =
+        folder(&[("package.json", &script("vite")), ("web/package.json", &script("vite"))]);
+    let inside = folder(&[
+        (
+            "pnpm-workspace.yaml",
+            "packages: ['../*', 'links/*', '/tmp/*', 'node_modules/*', 'a/../../*']",
+        ),
+        ("node_modules/x/package.json", &script("vite")),
+        ("links/own/package.json", &script("next dev")),
+        ("a/readme", ""),
+    ]);
+    let links = inside.path().join("links");
+    symlink(outside.path().join("package.json"), inside.path().join("package.json")).unwrap();
+    symlink(outside.path().join("web"), links.join("out")).unwrap();
+    symlink(inside.path().join("node_modules/x"), links.join("installed")).unwrap();
+    symlink("own", links.join("same")).unwrap();
+    symlink("loop", links.join("loop")).unwrap();
+    symlink(inside.path(), links.join("up")).unwrap();
+    assert_eq!(short(&needs(inside.path())), ["dev own -"]);
+    // The folder itself may be reached by a link.
+    let link = outside.path().join("link");
+    symlink(inside.path(), &link).unwrap();
+    assert_eq!(short(&needs(&link)), ["dev own -"]);
+}
+
+#[test]
+fn a_pipe_in_place_of_a_file_keeps_nobody_waiting() {
+    let folder = folder(&[("compose.yaml", "services: {db: {image: mysql}}")]);
+    let mode = nix::sys::stat::Mode::S_IRWXU;
+    nix::unistd::mkfifo(&folder.path().join("package.json"), mode).unwrap();
+    assert_eq!(short(&needs(folder.path())), ["database db -"]);
+}
+
+#[test]
+fn a_workspace_without_end_ends_at_two_hundred_members() {
+    let folder = folder(&[("package.json", r#"{"workspaces": ["p/*"]}"#)]);
+    for index in 0..300 {
+        let member = folder.path().join(format!("p/{index:03}"));
+        fs::create_dir_all(&member).unwrap();
+        fs::write(member.join("package.json"), script("vite")).unwrap();
+    }
+    let needs = needs(folder.path());
+    assert_eq!(needs.len(), 200);
+    assert_eq!(needs[199].service_name.as_deref(), Some("199"));
+}
+
+#[test]
+fn hostile_files_of_the_allowed_size_end_soon_and_break_nothing() {
+    let most = (1 << 20) - 100;
+    let bomb: String = (1..20).fold("a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned(), |text, n| {
+        format!("{text}a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 9].join(","))
+    });
+    let services: Vec<String> =
+        (0..20_000).map(|n| format!("  s{n}: {{image: redis, ports: ['{n}:1']}}\n")).collect();
+    let services = services.concat();
+    let workspaces = format!("{{\"workspaces\": [{}\"x\"]}}", "\"*/*/*/*\",".repeat(80_000));
+    let patterns = format!("{{\"workspaces\": [\"a/*\", \"!{}\"]}}", "**/".repeat(200_000));
+    for (name, text) in [
+        ("compose.yaml", bomb),
+        ("compose.yaml", "[".repeat(most)),
+        ("compose.yaml", "- ".repeat(most / 2)),
+        ("compose.yaml", format!("services:\n{services}")),
+        ("compose.yaml", format!("services: {{a: {{ports: ['{}']}}}}", "${a:-".repeat(most / 10))),
+        ("package.json", "[".repeat(most)),
+        ("package.json", format!("{{\"a\":{}", "{\"a\":".repeat(most / 10))),
+        ("package.json", workspaces),
+        ("package.json", patterns),
+        ("package.json", script(&"'\" ".repeat(most / 10))),
+        ("package.json", script(&"concurrently 'a b' ".repeat(most / 30))),
+        ("Cargo.toml", format!("a = {}", "[".repeat(most / 2))),
+        ("Cargo.toml", "[a.".repeat(most / 4)),
+        ("vite.config.ts", "server:{".repeat(most / 8)),
+        ("vite.config.ts", "server:{port:[".repeat(most / 20)),
+        ("vite.config.ts", "`".repeat(most)),
+        (".env", "A=$A\n".repeat(most / 6)),
+        ("Procfile", "web: vite\n".repeat(most / 12)),
+        ("go.mod", "require ".repeat(most / 9)),
+    ] {
+        let folder = folder(&[(name, &text), ("a/package.json", "{}")]);
+        let start = Instant::now();
+        let needs = needs(folder.path());
+        assert!(needs.len() <= 500);
+        let (took, text) = (start.elapsed(), &text[..text.len().min(30)]);
+        assert!(took.as_secs() < 20, "{name}: {text}: {took:?}");
+    }
+}
+
+/// Files that are looked at, and how one begins that is worth reading.
+const FILES: [(&str, &str); 16] = [
+    ("package.json", "{\"scripts\": {\"dev\": \""),
+    ("package.json", "{\"workspaces\": [\""),
+    ("pnpm-workspace.yaml", "packages:\n  - "),
+    ("compose.yaml", "services:\n  a:\n    ports:\n      - "),
+    ("compose.yaml", "services:\n  "),
+    ("vite.config.ts", "x = { server: { port: "),
+    ("Cargo.toml", "[workspace]\nmembers = ["),
+    ("Cargo.toml", "[dependencies]\n"),
+    ("pyproject.toml", "[project]\ndependencies = ['"),
+    ("requirements.txt", ""),
+    ("Gemfile", "gem "),
+    ("config/puma.rb", "port "),
+    ("go.mod", "require "),
+    ("Procfile", "web: vite "),
+    (".env", "PORT="),
+    ("manage.py", "django"),
+];
+
+fn content() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 0..200),
+        // What the readers care about, in an order in which nobody writes it.
+        "([-{}\\[\\]\"'$:|&;,.*/!#=<>@ \n]|PORT|port|server|vite|--port|-p|\\$\\{|:-|8080|web|é){0,60}"
+            .prop_map(String::into_bytes),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_content_of_any_file_panics_and_every_name_is_valid(
+        which in 0..FILES.len(),
+        begun: bool,
+        content in content(),
+        ending in prop_oneof![Just(""), Just("\"}}"), Just("\"]}"), Just("']")],
+    ) {
+        let (name, beginning) = FILES[which];
+        let folder = folder(&[(name, "")]);
+        let beginning = if begun { beginning.as_bytes() } else { b"" };
+        fs::write(folder.path().join(name), [beginning, &content, ending.as_bytes()].concat()).unwrap();
+        for need in needs(folder.path()) {
+            if let Some(name) = &need.service_name {
+                prop_assert!(name.parse::<crate::lease::ServiceName>().is_ok(), "{}", name);
+            }
+            prop_assert!(!need.because.chars().any(char::is_control), "{:?}", need.because);
+        }
+    }
+}

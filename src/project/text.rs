@@ -1,0 +1,127 @@
+//! Words out of files: made fit to be shown, to be a name, or to be a port.
+
+use std::collections::HashMap;
+
+use crate::port::Port;
+
+/// No value that holds a port is longer.
+const MOST_OF_A_VALUE: usize = 200;
+/// No name that is worth reading is longer.
+const MOST_SHOWN: usize = 100;
+/// Defaults within defaults, and variables of variables.
+const DEEPEST: u8 = 5;
+
+/// The variables of the folder's `.env`.
+#[derive(Default)]
+pub(super) struct Env(HashMap<String, String>);
+
+impl Env {
+    pub(super) fn parse(text: &str) -> Self {
+        let pairs = text.lines().filter_map(|line| {
+            let line = line.trim();
+            let (name, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+            let value = value.split(" #").next().unwrap_or_default().trim();
+            Some((name.trim().to_owned(), value.trim_matches(['"', '\'']).to_owned()))
+        });
+        Self(pairs.collect())
+    }
+
+    pub(super) fn port(&self) -> Option<Port> {
+        port(self.0.get("PORT")?)
+    }
+
+    /// The text with its variables replaced, by their values or by the defaults given in the text.
+    pub(super) fn resolve(&self, text: &str) -> String {
+        self.resolved(text, DEEPEST)
+    }
+
+    fn resolved(&self, text: &str, deep: u8) -> String {
+        let mut text: &str = &text.chars().take(MOST_OF_A_VALUE).collect::<String>();
+        let mut done = String::new();
+        while let Some((before, after)) = text.split_once('$') {
+            done.push_str(before);
+            if let Some(rest) = after.strip_prefix('{')
+                && let Some(end) = closing(rest)
+            {
+                done.push_str(&self.value(&rest[..end], deep));
+                text = &rest[end + 1..];
+            } else {
+                let end = after.find(|c| !is_of_a_name(c)).unwrap_or(after.len());
+                done.push_str(&self.value(&after[..end], deep));
+                text = &after[end..];
+            }
+            if done.len() > MOST_OF_A_VALUE {
+                return String::new();
+            }
+        }
+        done + text
+    }
+
+    /// What `NAME`, `NAME-default` or `NAME:-default` stands for.
+    fn value(&self, expression: &str, deep: u8) -> String {
+        let end = expression.find(|c| !is_of_a_name(c)).unwrap_or(expression.len());
+        let (name, rest) = expression.split_at(end);
+        let value = self.0.get(name).map_or("", String::as_str);
+        let default = rest.strip_prefix(":-").or_else(|| rest.strip_prefix('-')).unwrap_or("");
+        let value = if value.is_empty() { default } else { value };
+        if deep == 0 { String::new() } else { self.resolved(value, deep - 1) }
+    }
+}
+
+fn is_of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_'
+}
+
+/// Where the brace closes that was open before the text.
+fn closing(text: &str) -> Option<usize> {
+    let mut open = 1;
+    text.char_indices().find_map(|(at, c)| {
+        match c {
+            '{' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        (open == 0).then_some(at)
+    })
+}
+
+/// The port that the text is.
+pub(super) fn port(text: &str) -> Option<Port> {
+    let digits = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Port::new(text.parse().ok()?)).flatten()
+}
+
+/// The text as part of a message: short, and nothing in it that a terminal obeys.
+pub(super) fn shown(text: &str) -> String {
+    let is_plain = |c: &char| !c.is_control() && !is_invisible(*c);
+    let mut plain: String = text.chars().filter(is_plain).take(MOST_SHOWN + 1).collect();
+    if let Some((last, _)) = plain.char_indices().nth(MOST_SHOWN) {
+        plain.truncate(last);
+        plain.push('…');
+    }
+    plain
+}
+
+/// Characters that change how the text around them is shown.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// The text as a `service_name`, with room for a number after it; `None` if nothing of it can stay.
+pub(super) fn name(text: &str) -> Option<String> {
+    let mut name = String::new();
+    for c in text.chars().take(90) {
+        match c {
+            'A'..='Z' | 'a'..='z' | '0'..='9' | '.' | '_' => name.push(c),
+            _ if name.ends_with('-') => {}
+            _ => name.push('-'),
+        }
+    }
+    let name = name.trim_matches(['-', '.']);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// The words of a name: what stands between its punctuation.
+pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
+}

@@ -1,0 +1,134 @@
+//! JSON, YAML and TOML in one shape, read leniently: a number and the same number in quotes are the
+//! same, and what is broken is nothing.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+
+/// A value of a file.
+#[derive(Debug, PartialEq)]
+pub(super) enum Tree {
+    Nothing,
+    /// A string, a number or a truth value, as text.
+    Text(String),
+    List(Vec<Tree>),
+    /// In the order of the file, except TOML: by name.
+    Map(Vec<(String, Tree)>),
+}
+
+impl Tree {
+    pub(super) fn json(text: &str) -> Self {
+        serde_json::from_str(text).unwrap_or(Self::Nothing)
+    }
+
+    pub(super) fn toml(text: &str) -> Self {
+        toml::from_str(text).unwrap_or(Self::Nothing)
+    }
+
+    pub(super) fn yaml(text: &str) -> Self {
+        // The crate's limits end a file that is nested deep, or that multiplies itself by aliases.
+        let options = serde_saphyr::options! {
+            duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+        };
+        serde_saphyr::from_str_with_options(text, options).unwrap_or(Self::Nothing)
+    }
+
+    /// The field of that name; nothing, if there is none.
+    pub(super) fn get(&self, name: &str) -> &Self {
+        self.entries().iter().rev().find(|(key, _)| key == name).map_or(&Self::Nothing, |e| &e.1)
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries().iter().any(|(key, _)| key == name)
+    }
+
+    pub(super) fn entries(&self) -> &[(String, Self)] {
+        if let Self::Map(entries) = self { entries } else { &[] }
+    }
+
+    pub(super) fn list(&self) -> &[Self] {
+        if let Self::List(list) = self { list } else { &[] }
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    /// The texts of a list.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.list().iter().filter_map(Self::text)
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Shape)
+    }
+}
+
+struct Shape;
+
+impl<'de> Visitor<'de> for Shape {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_string()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_string()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_string()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_string()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_owned()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Nothing)
+    }
+
+    fn visit_none<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Nothing)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, inner: D) -> Result<Tree, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Tree, D::Error> {
+        inner.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        while let Some(value) = access.next_element()? {
+            list.push(value);
+        }
+        Ok(Tree::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some((key, value)) = access.next_entry::<Tree, Tree>()? {
+            if let Tree::Text(key) = key {
+                entries.push((key, value));
+            }
+        }
+        Ok(Tree::Map(entries))
+    }
+}
