@@ -10,9 +10,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    auto_allocation::Placement,
     error::Error,
     lease::{Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName},
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     request::AllocateRequest,
     service_type::ServiceTypeName,
     time::Timestamp,
@@ -44,9 +45,16 @@ pub enum Change {
         lease: Arc<Lease>,
     },
     /// A caller was given the lease of a singleton that was there already.
-    Reuse {
-        /// The lease.
+    SingletonReuse {
+        /// The lease as it is now.
         lease: Arc<Lease>,
+    },
+    /// One of those who share a singleton is gone; the others hold it.
+    SingletonLeave {
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+        /// Why that one is gone.
+        reason: EndReason,
     },
     /// A lease ended because somebody asked for it.
     Release {
@@ -93,16 +101,45 @@ pub enum Change {
     },
     /// A well-formed request was refused.
     Deny(Denial),
-    /// The configuration was read anew and differs.
+    /// A service type that nobody configured got a range, or a further one.
+    AutoAllocate {
+        /// The type.
+        service_type: ServiceTypeName,
+        /// The new range.
+        range: PortRange,
+        /// All its ranges.
+        ranges: Vec<PortRange>,
+        /// How the place was found.
+        placement: Placement,
+        /// The request that it was for.
+        #[serde(flatten)]
+        asker: Asker,
+    },
+    /// Such a type was taken away again.
+    UndoAutoAllocation {
+        /// The type.
+        service_type: ServiceTypeName,
+        /// The ranges that it had.
+        ranges: Vec<PortRange>,
+        /// How their place was found.
+        placement: Placement,
+    },
+    /// The configuration that people have written is another than the one that was told last.
     ConfigReload {
         /// Service types that are there now and were not.
         #[serde(default)]
-        added: Vec<ServiceTypeName>,
+        added: Vec<TypeRanges>,
+        /// Service types that have other ranges now.
+        #[serde(default)]
+        changed: Vec<TypeRanges>,
         /// Service types that are gone.
         #[serde(default)]
         removed: Vec<ServiceTypeName>,
+        /// Tells this configuration from others.
+        #[serde(default)]
+        fingerprint: u32,
     },
-    /// The configuration has a problem; the rest of it is in force.
+    /// The configuration has a problem.
     ConfigError {
         /// Where it is and what to do.
         reason: String,
@@ -112,6 +149,36 @@ pub enum Change {
         /// What was lost, and where the damaged file is now.
         reason: String,
     },
+}
+
+/// A service type and its ranges.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TypeRanges {
+    /// The type.
+    pub service_type: ServiceTypeName,
+    /// Its ranges, in the order in which they are used.
+    pub ranges: Vec<PortRange>,
+}
+
+/// Whom a request was for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub instance_id: Option<InstanceId>,
+    /// The checkout that it was for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub project_path: Option<ProjectPath>,
+}
+
+impl Asker {
+    /// Whom that request is for.
+    pub fn of(request: &AllocateRequest) -> Self {
+        Self {
+            instance_id: request.instance_id.clone(),
+            project_path: request.project_path.clone(),
+        }
+    }
 }
 
 /// Who was refused what, and why.
@@ -146,7 +213,7 @@ impl Denial {
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
             port: request.port,
-            protocol: request.protocol,
+            protocol: request.protocol(),
             reason: error.kind.names().code.to_owned(),
         }
     }
@@ -157,7 +224,8 @@ impl Change {
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         match self {
             Self::Allocate { lease }
-            | Self::Reuse { lease }
+            | Self::SingletonReuse { lease }
+            | Self::SingletonLeave { lease, .. }
             | Self::Orphan { lease }
             | Self::Renew { lease }
             | Self::Release { lease, .. }

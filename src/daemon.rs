@@ -184,7 +184,7 @@ async fn until_the_end(
             _ = signals.interrupt.recv() => return Ok(false),
             () = closed(door) => return Ok(false),
             () = quiet(broker, idle) => return Ok(true),
-            _ = signals.hang_up.recv() => match broker.reload(None) {
+            _ = signals.hang_up.recv() => match broker.reload(None).await {
                 Ok(problems) => {
                     for problem in problems {
                         tracing::warn!("{problem}");

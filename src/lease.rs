@@ -11,7 +11,7 @@ use crate::{
     service_type::{Hold, ServiceTypeName},
     time::{Moment, Timestamp},
     value::Fields,
-    word::{shortened, spelled, word},
+    word::{disturbs, shortened, spelled, word},
 };
 
 word! {
@@ -27,6 +27,12 @@ word! {
 }
 
 word! {
+    /// Tells singletons of one service type from one another: 1 to 100 characters of `[A-Za-z0-9._-]`.
+    SingletonKey, "singleton_key", |text| spelled(text, 100, "._-"),
+    "use 1 to 100 letters, digits, dots, underscores or hyphens"
+}
+
+word! {
     /// A unit of the user's manager: `web.service`, … 1 to 255 characters, as systemd.unit(5) has it.
     UnitName, "unit",
     |text| spelled(text, 255, ":-_.\\@") && text.contains('.'),
@@ -39,13 +45,6 @@ word! {
     ProjectPath, "project_path",
     |text| text.starts_with('/') && text.len() <= 1_000 && !text.chars().any(disturbs),
     "give an absolute path of at most 1,000 bytes, without control characters"
-}
-
-/// Whether a character would do something to a terminal: controls, and those that turn the direction of
-/// what follows (UAX #9).
-fn disturbs(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The name of a lease: a UUID of version 4 (RFC 9562).
@@ -140,6 +139,35 @@ impl fmt::Display for Owner {
     }
 }
 
+/// What a caller of a shared lease lives by: whichever of these ends first ends its share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Whose end ends it.
+    #[serde(default)]
+    pub owner: Owner,
+    /// Who asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub instance_id: Option<InstanceId>,
+    /// Its time limit in seconds.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ttl: Option<u64>,
+    /// When the time limit is reached.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub deadline: Option<Moment>,
+}
+
+impl Holder {
+    /// Whether there is anything that could end it: a caller that only asks holds nothing.
+    pub fn holds(&self) -> bool {
+        self.owner != Owner::None || self.ttl.is_some() || self.instance_id.is_some()
+    }
+
+    /// Whether it is the same caller, asking again.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.owner == other.owner && self.instance_id == other.instance_id
+    }
+}
+
 /// A granted port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
@@ -175,12 +203,15 @@ pub struct Lease {
     /// Whether its owner is gone while something listened on the port.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub orphaned: bool,
+    /// Who else shares it: the further callers of a singleton, the longest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub sharers: Vec<Holder>,
+    /// Tells singletons of one type from one another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub singleton_key: Option<SingletonKey>,
     /// The first lease of the block that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub block_id: Option<LeaseId>,
-    /// Whether it is a singleton's lease, which every caller shares.
-    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
-    pub singleton: bool,
     /// When it was granted.
     pub since: Timestamp,
 }
@@ -205,8 +236,53 @@ impl Lease {
         fields.put("hold", self.hold.as_str());
         fields.put_some("ttl", self.ttl);
         fields.put_some("block_id", self.block_id.map(|id| id.to_string()));
+        fields.put_some("singleton_key", self.singleton_key.as_ref().map(SingletonKey::as_str));
+        if !self.sharers.is_empty() {
+            fields.put("holders", u32::try_from(self.sharers.len() + 1).unwrap_or(u32::MAX));
+        }
         fields.put("since", self.since.to_string());
         fields
+    }
+
+    /// Everybody who holds it, the longest first.
+    pub fn holders(&self) -> impl Iterator<Item = Holder> {
+        let first = Holder {
+            owner: self.owner.clone(),
+            instance_id: self.instance_id.clone(),
+            ttl: self.ttl,
+            deadline: self.deadline,
+        };
+        std::iter::once(first).chain(self.sharers.iter().cloned())
+    }
+
+    /// The lease as it is when only these hold it, the longest first; `None` for nobody.
+    pub fn held_by(&self, holders: impl IntoIterator<Item = Holder>) -> Option<Self> {
+        let mut holders = holders.into_iter();
+        let Holder { owner, instance_id, ttl, deadline } = holders.next()?;
+        let sharers = holders.collect();
+        Some(Self { instance_id, owner, ttl, deadline, sharers, ..self.clone() })
+    }
+
+    /// When the nearest of its time limits is reached.
+    pub fn nearest_deadline(&self) -> Option<Moment> {
+        let sharers = self.sharers.iter().filter_map(|holder| holder.deadline);
+        sharers.chain(self.deadline).min()
+    }
+
+    /// Who holds it, for people.
+    pub fn describe_holder(&self) -> String {
+        let mut words = match &self.owner {
+            Owner::None => Vec::new(),
+            Owner::Process { pid, .. } => vec![format!("process {pid}")],
+            Owner::Unit { unit } => vec![format!("unit {unit}")],
+            Owner::Connection { name, .. } => vec![format!("bus connection {name}")],
+        };
+        words.extend(self.instance_id.as_ref().map(|id| format!("instance {id}")));
+        words.extend(self.project_path.as_ref().map(|path| path.to_string()));
+        if words.is_empty() {
+            words.push("nobody in particular".to_owned());
+        }
+        format!("held by {} since {}", words.join(", "), self.since)
     }
 
     /// What a later request of the same project is recognised by, if it has a project. A block is

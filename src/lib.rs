@@ -46,6 +46,7 @@
 
 pub mod activity;
 pub mod audit;
+pub mod auto_allocation;
 pub mod broker;
 pub mod change;
 pub mod cli;
@@ -53,6 +54,7 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dbus;
+pub mod durable;
 pub mod error;
 pub mod http;
 pub mod kernel;

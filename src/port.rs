@@ -8,10 +8,13 @@ use crate::error::Error;
 
 /// A port number, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Port(NonZeroU16);
 
 impl Port {
+    /// The lowest port.
+    pub const MIN: Self = Self(NonZeroU16::MIN);
     /// The highest port.
     pub const MAX: Self = Self(NonZeroU16::MAX);
 
@@ -28,6 +31,11 @@ impl Port {
     /// The port that many numbers higher, if there is one.
     pub fn plus(self, count: u16) -> Option<Self> {
         self.0.checked_add(count).map(Self)
+    }
+
+    /// The port that many numbers lower, if there is one.
+    pub fn minus(self, count: u16) -> Option<Self> {
+        Self::new(u64::from(self.get()).checked_sub(count.into())?)
     }
 
     /// Whether browsers refuse to connect to this port: the ["bad ports" of the Fetch
@@ -71,6 +79,7 @@ const BAD_PORTS: [u16; 82] = [
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Protocol {
     /// TCP, the default.
@@ -123,8 +132,10 @@ impl FromStr for Protocol {
     }
 }
 
-/// Ports from `first` to `last`, both included, never reversed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Ports from `first` to `last`, both included, never reversed. As JSON: `[first, last]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "[Port; 2]"))]
+#[serde(try_from = "[Port; 2]", into = "[Port; 2]")]
 pub struct PortRange {
     first: Port,
     last: Port,
@@ -136,6 +147,11 @@ impl PortRange {
         (first <= last).then_some(Self { first, last })
     }
 
+    /// The range of one port.
+    pub fn only(port: Port) -> Self {
+        Self { first: port, last: port }
+    }
+
     /// The lowest port.
     pub fn first(self) -> Port {
         self.first
@@ -144,6 +160,11 @@ impl PortRange {
     /// The highest port.
     pub fn last(self) -> Port {
         self.last
+    }
+
+    /// Its ports, ascending.
+    pub fn ports(self) -> impl Iterator<Item = Port> {
+        (self.first.get()..=self.last.get()).filter_map(|number| Port::new(number.into()))
     }
 
     /// How many ports it has.
@@ -161,9 +182,30 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
+    /// The range with so many ports more at each end, as far as there are ports.
+    #[must_use]
+    pub fn widened(self, by: u16) -> Self {
+        let first = self.first.minus(by).unwrap_or(Port::MIN);
+        Self { first, last: self.last.plus(by).unwrap_or(Port::MAX) }
+    }
+
     /// Whether a port lies in both.
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
+    }
+}
+
+impl TryFrom<[Port; 2]> for PortRange {
+    type Error = &'static str;
+
+    fn try_from([first, last]: [Port; 2]) -> Result<Self, Self::Error> {
+        Self::new(first, last).ok_or("the range is reversed")
+    }
+}
+
+impl From<PortRange> for [Port; 2] {
+    fn from(range: PortRange) -> Self {
+        [range.first, range.last]
     }
 }
 

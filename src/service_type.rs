@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    auto_allocation::Placement,
     error::Error,
-    port::{Port, PortRange},
+    port::{Port, PortRange, Protocol},
+    time::Timestamp,
+    value::Fields,
     word::{shortened, spelled, word},
 };
 
@@ -16,8 +19,19 @@ word! {
     "use 1 to 50 letters, digits or hyphens"
 }
 
+word! {
+    /// The name of an offset that a request may give instead of a port: `main`, `dev`, …
+    TemplateName, "template", |text| spelled(text, 50, "-"),
+    "use 1 to 50 letters, digits or hyphens"
+}
+
+/// Named offsets from the first preferred port of a type.
+pub type Templates = BTreeMap<TemplateName, u16>;
+
 /// How many leases of a service type there may be at once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum InstanceBehavior {
     /// Any number; every request gets a port of its own.
     #[default]
@@ -38,6 +52,7 @@ impl InstanceBehavior {
 
 /// How a port is kept until it is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Hold {
     /// The service keeps a socket bound to it, not listening. TCP only.
@@ -81,14 +96,98 @@ impl FromStr for Hold {
 pub struct ServiceType {
     /// The ports that it may have, unless another is asked for by number.
     pub port_range: PortRange,
+    /// Further ranges, used when the first is full.
+    pub more_ranges: Vec<PortRange>,
     /// Ports to try first, in this order.
     pub preferred_ports: Vec<Port>,
     /// One lease for all, or one each.
     pub instance_behavior: InstanceBehavior,
     /// How its ports are kept until they are used, unless a request says otherwise.
     pub hold: Hold,
+    /// The protocol of its ports, unless a request says otherwise.
+    pub protocol: Protocol,
     /// What it is for, for people.
     pub description: String,
+    /// Programs that are of this type, for people.
+    pub examples: Vec<String>,
+    /// How it came about, if nobody wrote it: only such a type grows and can be undone.
+    pub created: Option<Created>,
+}
+
+impl ServiceType {
+    /// A type of which nothing is known but its range.
+    pub fn new(port_range: PortRange) -> Self {
+        Self {
+            port_range,
+            more_ranges: Vec::new(),
+            preferred_ports: Vec::new(),
+            instance_behavior: InstanceBehavior::Multi,
+            hold: Hold::Guard,
+            protocol: Protocol::Tcp,
+            description: String::new(),
+            examples: Vec::new(),
+            created: None,
+        }
+    }
+
+    /// The type as every door shows it.
+    pub fn fields(&self, name: &ServiceTypeName) -> Fields {
+        let mut fields = Fields::default();
+        fields.put("service_type", name.as_str());
+        fields.put("ranges", self.ranges().map(|range| range.to_string()).collect::<Vec<_>>());
+        let preferred = self.preferred_ports.iter();
+        fields.put("preferred_ports", preferred.map(|port| port.get()).collect::<Vec<_>>());
+        fields.put("instance_behavior", self.instance_behavior.as_str());
+        fields.put("hold", self.hold.as_str());
+        fields.put("protocol", self.protocol.as_str());
+        fields.put("description", self.description.as_str());
+        fields.put("examples", self.examples.clone());
+        fields.put("automatic", self.created.is_some());
+        fields.put_some("placement", self.created.as_ref().map(|c| c.placement.as_str()));
+        fields
+    }
+
+    /// All its ranges, in the order in which they are used.
+    pub fn ranges(&self) -> impl Iterator<Item = PortRange> {
+        std::iter::once(self.port_range).chain(self.more_ranges.iter().copied())
+    }
+
+    /// Whether the port lies in one of them.
+    pub fn contains(&self, port: Port) -> bool {
+        self.ranges().any(|range| range.contains(port))
+    }
+
+    /// How many ports it has.
+    pub fn len(&self) -> usize {
+        self.ranges().map(PortRange::len).sum()
+    }
+
+    /// Always false: a range has at least one port.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// Its ranges for people: `10000-10009, 10030-10039`.
+    pub fn describe_ranges(&self) -> String {
+        let ranges: Vec<_> = self.ranges().map(|range| range.to_string()).collect();
+        ranges.join(", ")
+    }
+}
+
+/// How a service type came about that nobody wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Created {
+    /// When, in RFC 3339.
+    #[serde(with = "crate::time::rfc3339")]
+    #[cfg_attr(test, schemars(with = "String", length(max = 40)))]
+    pub at: Timestamp,
+    /// How its place was found.
+    pub placement: Placement,
+    /// The command that asked first, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    #[cfg_attr(test, schemars(length(max = 100)))]
+    pub by: Option<String>,
 }
 
 /// All service types, by name.
@@ -99,10 +198,43 @@ impl ServiceTypes {
     /// Returns the type of that name, or an error that names the nearest one.
     pub fn get(&self, name: &ServiceTypeName) -> Result<&ServiceType, Error> {
         self.0.get(name).ok_or_else(|| {
-            let known = || self.0.keys().map(ServiceTypeName::as_str);
-            Error::unknown_service_type(name.as_str(), nearest(name.as_str(), known()), known())
+            Error::unknown_service_type(
+                name.as_str(),
+                nearest(name.as_str(), self.names()),
+                self.names(),
+            )
         })
     }
+
+    /// Their names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(ServiceTypeName::as_str)
+    }
+}
+
+/// The known name that this one is a slip of the hand away from, if there is one: another case, letters
+/// exchanged, one too many, one missing. Names that differ in a number, or have a part more, are meant so.
+pub fn near_miss<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known.find(|known| is_near_miss(name, known))
+}
+
+fn is_near_miss(name: &str, known: &str) -> bool {
+    let (name, known) = (name.to_ascii_lowercase(), known.to_ascii_lowercase());
+    if name.replace('-', "") == known.replace('-', "") {
+        return true;
+    }
+    let parts = |text: &str| text.split('-').map(str::to_owned).collect::<Vec<_>>();
+    let (mine, theirs) = (parts(&name), parts(&known));
+    mine.len() == theirs.len()
+        && mine.iter().zip(&theirs).all(|(mine, theirs)| mine == theirs || slipped(mine, theirs))
+}
+
+fn slipped(mine: &str, theirs: &str) -> bool {
+    let letters = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let most = if mine.len().min(theirs.len()) < 8 { 1 } else { 2 };
+    mine.len().min(theirs.len()) >= 3
+        && letters(mine) != letters(theirs)
+        && strsim::damerau_levenshtein(mine, theirs) <= most
 }
 
 /// The candidate that looks most like the text, if one looks like it at all.
@@ -139,5 +271,24 @@ mod tests {
         assert_eq!(nearest("Dev", known.into_iter()), Some("dev"));
         assert_eq!(nearest("databse", known.into_iter()), Some("database"));
         assert_eq!(nearest("grafana", known.into_iter()), None);
+    }
+
+    #[test]
+    fn a_slip_of_the_hand_is_told_from_a_name_of_its_own() {
+        let known = ["dev", "api", "database", "frontend", "tool-1", "monitoring", "ui"];
+        for (slip, meant) in [
+            ("dve", "dev"),
+            ("Dev", "dev"),
+            ("dev-", "dev"),
+            ("frontned", "frontend"),
+            ("front-end", "frontend"),
+            ("databsae", "database"),
+            ("tol-1", "tool-1"),
+        ] {
+            assert_eq!(near_miss(slip, known.into_iter()), Some(meant), "{slip}");
+        }
+        for own in ["grafana", "tool-2", "tool-17", "dev2", "dev-2", "monitoring-a", "gui", "db"] {
+            assert_eq!(near_miss(own, known.into_iter()), None, "{own}");
+        }
     }
 }

@@ -69,3 +69,10 @@ pub(crate) fn spelled(text: &str, most: usize, others: &str) -> bool {
     (1..=most).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
+
+/// Whether a character would do something to a terminal: controls, and those that turn the direction of
+/// what follows (UAX #9).
+pub(crate) fn disturbs(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}

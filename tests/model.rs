@@ -12,6 +12,7 @@ use proptest::{
     sample::{Index, select},
 };
 use styxy::{
+    auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
     lease::{EndReason, Lease, LeaseId, MemoryKey, Owner},
@@ -47,6 +48,8 @@ impl Plan {
     fn rules(&self) -> Rules {
         Rules {
             types: ServiceTypes(self.types.clone()),
+            templates: BTreeMap::new(),
+            auto: AutoAllocation::off(),
             excluded: self.excluded.iter().copied().collect(),
             most_leases: self.most_leases,
             most_remembered: self.most_remembered,
@@ -67,12 +70,20 @@ impl Model {
     fn choose(&self, request: &AllocateRequest) -> Result<Choice, ErrorKind> {
         let name = &request.service_type;
         let service_type = self.plan.types.get(name).ok_or(ErrorKind::UnknownServiceType)?;
-        // A lease from before the type became a singleton is not for everybody.
-        let mut singletons = self.leases.iter().filter(|lease| lease.singleton);
-        if service_type.instance_behavior == InstanceBehavior::Single
-            && let Some(lease) = singletons.find(|lease| lease.service_type == *name)
-        {
-            return Ok(Choice::Existing(Arc::clone(lease)));
+        if service_type.instance_behavior == InstanceBehavior::Single {
+            // Of those from before the type became single, the oldest is everybody's.
+            let same = |lease: &&Arc<Lease>| {
+                lease.service_type == *name && lease.singleton_key == request.singleton_key
+            };
+            let oldest = self.leases.iter().filter(same).min_by_key(|lease| lease.lease_id);
+            if let Some(lease) = oldest {
+                if request.strict && request.port != Some(lease.port) {
+                    return Err(ErrorKind::PortInUse);
+                }
+                return Ok(Choice::Existing(Arc::clone(lease)));
+            }
+        } else if request.singleton_key.is_some() {
+            return Err(ErrorKind::InvalidArgument);
         }
         if self.leases.len() >= self.plan.most_leases {
             return Err(ErrorKind::LimitExceeded);
@@ -81,11 +92,11 @@ impl Model {
         if !request.strict {
             // What is remembered though browsers refuse it was asked for by number.
             candidates.extend(self.remembered(request));
-            candidates.extend(self.ordinary(service_type, request.protocol));
+            candidates.extend(self.ordinary(service_type, request.protocol()));
         }
         candidates
             .into_iter()
-            .find(|port| self.may_have(*port, request.protocol))
+            .find(|port| self.may_have(*port, request.protocol()))
             .map(Choice::Port)
             .ok_or(if request.strict { ErrorKind::PortInUse } else { ErrorKind::PoolExhausted })
     }
@@ -98,8 +109,8 @@ impl Model {
 
     /// The preferred ports and the range; those that somebody remembers last, the oldest first.
     fn ordinary(&self, service_type: &ServiceType, protocol: Protocol) -> Vec<Port> {
-        let range = service_type.port_range;
-        let ascending = (range.first().get()..=range.last().get()).map(port);
+        let ascending = service_type.ranges().flat_map(|r| r.first().get()..=r.last().get());
+        let ascending = ascending.map(port);
         let mut ports = service_type.preferred_ports.clone();
         ports.extend(ascending);
         ports.retain(|port| !REFUSED_BY_BROWSERS.contains(&port.get()));
@@ -159,7 +170,7 @@ fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
         project_path: request.project_path.clone()?,
         service_type: request.service_type.clone(),
         service_name: request.service_name.clone(),
-        protocol: request.protocol,
+        protocol: request.protocol(),
     })
 }
 
@@ -183,20 +194,29 @@ impl Both {
     /// Asks both and makes the lease, as the service would.
     fn allocate(&mut self, request: &AllocateRequest) -> Result<Choice, Error> {
         let choose = || {
-            self.registry.choose(request, |port| {
-                let protocol = request.protocol;
+            let types = &self.registry.rules().types;
+            let service_type = types.get(&request.service_type)?;
+            let request = request.completed(service_type)?;
+            self.registry.choose(&request, service_type, |port| {
+                let protocol = request.protocol();
                 assert_eq!(self.model.at(port, protocol), None, "the kernel is asked needlessly");
                 let busy = self.model.busy.contains(&(port, protocol));
                 if busy { Err(Obstacle::InUse) } else { Ok(()) }
             })
         };
         let answer = choose();
+        // What a type says of its requests is all that the model does not repeat.
+        let types = &self.model.plan.types;
+        let completed = types.get(&request.service_type).map(|t| request.completed(t));
+        let request = &completed.and_then(Result::ok).unwrap_or_else(|| request.clone());
         assert_eq!(answer, choose(), "choosing changes nothing");
         assert_eq!(answer.clone().map_err(|error| error.kind), self.model.choose(request));
         match &answer {
             _ if request.dry_run => {}
             Ok(Choice::Port(port)) => self.grant(request, *port),
-            Ok(Choice::Existing(lease)) => self.apply(&Change::Reuse { lease: Arc::clone(lease) }),
+            Ok(Choice::Existing(lease)) => {
+                self.apply(&Change::SingletonReuse { lease: Arc::clone(lease) });
+            }
             Err(_) => {}
         }
         self.compare();
@@ -204,11 +224,10 @@ impl Both {
     }
 
     fn grant(&mut self, request: &AllocateRequest, port: Port) {
-        let service_type = &self.model.plan.types[&request.service_type];
         let lease = Arc::new(Lease {
             lease_id: LeaseId::from_number(u128::from(self.seq + 1)),
             port,
-            protocol: request.protocol,
+            protocol: request.protocol(),
             service_type: request.service_type.clone(),
             service_name: request.service_name.clone(),
             instance_id: request.instance_id.clone(),
@@ -219,7 +238,8 @@ impl Both {
             deadline: None,
             orphaned: false,
             block_id: None,
-            singleton: service_type.instance_behavior == InstanceBehavior::Single,
+            sharers: Vec::new(),
+            singleton_key: request.singleton_key.clone(),
             since: Timestamp::default(),
         });
         self.apply(&Change::Allocate { lease: Arc::clone(&lease) });
@@ -285,10 +305,6 @@ impl Both {
         let live = self.registry.list(&Filter::default());
         let places: Vec<_> = live.iter().map(|lease| (lease.port, lease.protocol)).collect();
         assert!(places.is_sorted_by(|a, b| a < b), "leased twice, or out of order: {places:?}");
-        for name in TYPES.map(word::<ServiceTypeName>) {
-            let leases = live.iter().filter(|lease| lease.singleton && lease.service_type == name);
-            assert!(leases.count() <= 1, "the singleton {name} is leased twice");
-        }
 
         assert_eq!(live, self.model.list(&Filter::default()));
         assert_eq!(self.registry.len(), live.len());
@@ -347,13 +363,13 @@ prop_compose! {
         project_path in weighted(0.8, select(&["/a", "/a", "/b", "/c"]).prop_map(word)),
         port in weighted(0.4, any_port()),
         strict in any::<bool>(),
-        udp in prop::bool::weighted(0.25),
+        protocol in select(&[None, None, Some(Protocol::Tcp), Some(Protocol::Udp)]),
+        singleton_key in weighted(0.1, select(&["k", "l"]).prop_map(word)),
         dry_run in prop::bool::weighted(0.1),
     ) -> AllocateRequest {
         AllocateRequest {
-            service_name, instance_id, project_path, port, dry_run,
+            service_name, instance_id, project_path, port, dry_run, protocol, singleton_key,
             strict: strict && port.is_some(),
-            protocol: PROTOCOLS[usize::from(udp)],
             ..AllocateRequest::new(service_type)
         }
     }
@@ -393,11 +409,20 @@ prop_compose! {
         (first, length) in (*PORTS.start()..=PORTS.end() - 7, 5_u16..=8),
         preferred in prop::collection::vec(0_u16..5, 0..3),
         single in prop::bool::weighted(0.25),
+        udp in prop::bool::weighted(0.25),
+        more in weighted(0.3, 0_u16..3),
     ) -> ServiceType {
         use InstanceBehavior::{Multi, Single};
         let preferred: Vec<_> = preferred.into_iter().map(|place| first + place).collect();
         let service_type = service_type(first..=first + length - 1, &preferred);
-        ServiceType { instance_behavior: if single { Single } else { Multi }, ..service_type }
+        let behind = first + length;
+        let more = more.map(|more| PortRange::new(port(behind), port(behind + more)));
+        ServiceType {
+            instance_behavior: if single { Single } else { Multi },
+            protocol: PROTOCOLS[usize::from(udp)],
+            more_ranges: more.flatten().into_iter().collect(),
+            ..service_type
+        }
     }
 }
 
@@ -414,13 +439,9 @@ fn port(number: u16) -> Port {
 }
 
 fn service_type(range: RangeInclusive<u16>, preferred: &[u16]) -> ServiceType {
-    ServiceType {
-        port_range: PortRange::new(port(*range.start()), port(*range.end())).expect("ascending"),
-        preferred_ports: preferred.iter().copied().map(port).collect(),
-        instance_behavior: InstanceBehavior::Multi,
-        hold: Hold::None,
-        description: String::new(),
-    }
+    let range = PortRange::new(port(*range.start()), port(*range.end())).expect("ascending");
+    let preferred_ports = preferred.iter().copied().map(port).collect();
+    ServiceType { preferred_ports, hold: Hold::None, ..ServiceType::new(range) }
 }
 
 proptest! {

@@ -2,9 +2,10 @@
 //! `systemd/styxy.catalog`.
 
 use crate::{
-    change::{Change, Denial, Record},
+    auto_allocation::Placement,
+    change::{Asker, Change, Denial, Record, TypeRanges},
     lease::{Client, EndReason, Instance, Lease, MemoryKey},
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     service_type::ServiceTypeName,
     value::Fields,
 };
@@ -12,7 +13,13 @@ use crate::{
 /// A port was granted.
 pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
 /// A singleton's lease was shared.
-pub const REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
+pub const SINGLETON_REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
+/// One of those who share a singleton is gone.
+pub const SINGLETON_LEAVE: &str = "5e35c48e6797480185b95382b4a5b596";
+/// A service type got a range by itself.
+pub const AUTO_ALLOCATE: &str = "ad7a5fac114f47b69f923521ae2e1e90";
+/// Such a type was taken away.
+pub const UNDO_AUTO_ALLOCATION: &str = "fbf9cccd72e24ae69e6bacb7a77d35fa";
 /// A lease was released.
 pub const RELEASE: &str = "354c7f36c4ac4609863a2c9dfe17fe12";
 /// A lease ended by itself.
@@ -54,7 +61,8 @@ impl Event {
     pub fn of(record: &Record, state_id: &str) -> Self {
         let mut event = match &record.change {
             Change::Allocate { lease } => allocate(lease),
-            Change::Reuse { lease } => reuse(lease),
+            Change::SingletonReuse { lease } => singleton_reuse(lease),
+            Change::SingletonLeave { lease, reason } => singleton_leave(lease, *reason),
             Change::Release { lease, reason } => release(lease, *reason),
             Change::Expire { lease, reason } => expire(lease, *reason),
             Change::Orphan { lease } => orphan(lease),
@@ -63,7 +71,15 @@ impl Event {
             Change::RegisterInstance { instance } => register_instance(instance),
             Change::EndInstance { instance, reason } => end_instance(instance, reason),
             Change::Deny(denial) => deny(denial),
-            Change::ConfigReload { added, removed } => config_reload(added, removed),
+            Change::AutoAllocate { service_type, range, ranges, placement, asker } => {
+                auto_allocate(service_type, *range, ranges, *placement, asker)
+            }
+            Change::UndoAutoAllocation { service_type, ranges, placement } => {
+                undo_auto_allocation(service_type, ranges, *placement)
+            }
+            Change::ConfigReload { added, changed, removed, .. } => {
+                config_reload(added, changed, removed)
+            }
             Change::ConfigError { reason } => config_error(reason),
             Change::Recover { reason } => recover(reason),
         };
@@ -114,9 +130,60 @@ fn allocate(lease: &Lease) -> Event {
     Event::new(ALLOCATE, "allocate", message).about(lease)
 }
 
-fn reuse(lease: &Lease) -> Event {
+fn singleton_reuse(lease: &Lease) -> Event {
     let message = format!("Shared {} of {}", port(lease), describe(lease));
-    Event::new(REUSE, "reuse", message).about(lease)
+    Event::new(SINGLETON_REUSE, "singleton_reuse", message).about(lease)
+}
+
+fn singleton_leave(lease: &Lease, reason: EndReason) -> Event {
+    let message = format!(
+        "One of those who share {} of {} is gone, and the others hold it",
+        port(lease),
+        describe(lease)
+    );
+    Event::new(SINGLETON_LEAVE, "singleton_leave", message)
+        .about(lease)
+        .with("STYXY_REASON", Some(reason.as_str()))
+}
+
+fn auto_allocate(
+    service_type: &ServiceTypeName,
+    range: PortRange,
+    ranges: &[PortRange],
+    placement: Placement,
+    asker: &Asker,
+) -> Event {
+    let message = match ranges {
+        [only] if *only == range => {
+            format!("The new service type {service_type} got the ports {range}")
+        }
+        _ => format!("The service type {service_type} was full and got the ports {range}, too"),
+    };
+    Event::new(AUTO_ALLOCATE, "auto_allocate", message)
+        .with("STYXY_SERVICE_TYPE", Some(service_type.as_str()))
+        .with("STYXY_RANGE", Some(&range.to_string()))
+        .with("STYXY_PLACEMENT", Some(placement.as_str()))
+        .with("STYXY_INSTANCE_ID", asker.instance_id.as_ref().map(|id| id.as_str()))
+        .with("STYXY_PROJECT_PATH", asker.project_path.as_ref().map(|path| path.as_str()))
+}
+
+fn undo_auto_allocation(
+    service_type: &ServiceTypeName,
+    ranges: &[PortRange],
+    placement: Placement,
+) -> Event {
+    let ranges = list(ranges);
+    let message =
+        format!("The service type {service_type} was taken away; its ports were {ranges}");
+    Event::new(UNDO_AUTO_ALLOCATION, "undo_auto_allocation", message)
+        .with("STYXY_SERVICE_TYPE", Some(service_type.as_str()))
+        .with("STYXY_RANGE", Some(&ranges))
+        .with("STYXY_PLACEMENT", Some(placement.as_str()))
+}
+
+fn list(ranges: &[PortRange]) -> String {
+    let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+    ranges.join(", ")
 }
 
 fn release(lease: &Lease, reason: EndReason) -> Event {
@@ -192,21 +259,35 @@ fn deny(denial: &Denial) -> Event {
     event
 }
 
-fn config_reload(added: &[ServiceTypeName], removed: &[ServiceTypeName]) -> Event {
-    let list = |what: &str, names: &[ServiceTypeName]| {
-        let names: Vec<_> = names.iter().map(ServiceTypeName::as_str).collect();
-        (!names.is_empty()).then(|| format!("; {what}: {}", names.join(", ")))
+fn config_reload(
+    added: &[TypeRanges],
+    changed: &[TypeRanges],
+    removed: &[ServiceTypeName],
+) -> Event {
+    let types = |types: &[TypeRanges]| {
+        let types = types.iter();
+        types.map(|t| format!("{} {}", t.service_type, list(&t.ranges))).collect::<Vec<_>>()
     };
-    let message = format!(
-        "The configuration changed{}{}",
-        list("new service types", added).unwrap_or_default(),
-        list("removed service types", removed).unwrap_or_default(),
-    );
-    Event::new(CONFIG_RELOAD, "config_reload", message)
+    let removed = removed.iter().map(ToString::to_string).collect();
+    let mut message = "The configuration changed".to_owned();
+    let mut ranges = Vec::new();
+    for (what, types) in [
+        ("new service types", types(added)),
+        ("other ranges", types(changed)),
+        ("removed service types", removed),
+    ] {
+        if !types.is_empty() {
+            message = format!("{message}; {what}: {}", types.join(", "));
+            ranges.extend(types);
+        }
+    }
+    let ranges = (!ranges.is_empty()).then(|| ranges.join(", "));
+    Event::new(CONFIG_RELOAD, "config_reload", message).with("STYXY_RANGE", ranges.as_deref())
 }
 
 fn config_error(reason: &str) -> Event {
-    let message = format!("A part of the configuration is not in force: {reason}");
+    let message =
+        format!("The configuration is wrong, so the last good one stays in force: {reason}");
     Event::new(CONFIG_ERROR, "config_error", message).warning().with("STYXY_REASON", Some(reason))
 }
 
@@ -242,7 +323,10 @@ mod tests {
         let catalog = include_str!("../../systemd/styxy.catalog");
         let ids = [
             ALLOCATE,
-            REUSE,
+            SINGLETON_REUSE,
+            SINGLETON_LEAVE,
+            AUTO_ALLOCATE,
+            UNDO_AUTO_ALLOCATION,
             RELEASE,
             EXPIRE,
             ORPHAN,

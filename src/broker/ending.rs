@@ -6,9 +6,9 @@ use super::{Broker, Inner};
 use crate::{
     change::Change,
     kernel::{clock, diag, probe},
-    lease::{EndReason, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
     owners::deadlines::{Due, OwnerKey},
-    port::Protocol,
+    port::{Port, Protocol},
     registry::PortSet,
     request::Filter,
     service_type::Hold,
@@ -27,7 +27,10 @@ impl Broker {
     pub fn owner_gone(&self, owner: &Owner) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let mut ended = end_all(inner.registry.owned_by(owner), EndReason::OwnerGone);
+        let owned = inner.registry.owned_by(owner).into_iter();
+        let mut ended: Vec<_> = owned
+            .map(|lease| leave(&lease, |holder| holder.owner == *owner, EndReason::OwnerGone))
+            .collect();
         for instance in inner.registry.instances_of(owner) {
             ended.extend(end_of_instance(inner, &instance.instance_id, "its process ended"));
         }
@@ -53,7 +56,9 @@ impl Broker {
                 Change::Expire { lease, .. } if listened.contains(&lease) => {
                     orphaned = true;
                     (!lease.orphaned).then(|| {
-                        let lease = Arc::new(Lease { orphaned: true, ..(*lease).clone() });
+                        let sharers = Vec::new();
+                        let lease = Lease { orphaned: true, sharers, ..(*lease).clone() };
+                        let lease = Arc::new(lease);
                         Change::Orphan { lease }
                     })
                 }
@@ -104,15 +109,20 @@ impl Broker {
             return;
         }
         let again = now.plus_seconds(AGAIN_SECONDS);
-        match lease.deadline {
+        match lease.nearest_deadline() {
             // It was renewed.
             Some(deadline) if deadline > now => {}
             Some(_) => {
-                if !self.end(inner, vec![Change::end(lease, EndReason::Ttl)]) {
+                let over = |holder: &Holder| holder.deadline.is_some_and(|end| end <= now);
+                if !self.end(inner, vec![leave(&lease, over, EndReason::Ttl)]) {
                     self.deadlines.add(again, Due::Lease(lease_id));
+                } else if let Ok(lease) = inner.registry.get(lease_id).map(Arc::clone)
+                    && !lease.orphaned
+                {
+                    self.set_deadline(inner, &lease, now);
                 }
             }
-            None if lease.owner != Owner::None => {}
+            None if lease.holders().any(|holder| holder.owner != Owner::None) => {}
             None => {
                 let listened = Listened::of([lease.protocol].into_iter()).contains(&lease);
                 if listened || !self.end(inner, vec![Change::end(lease, EndReason::Unused)]) {
@@ -125,10 +135,10 @@ impl Broker {
 
     /// Sets the next moment at which a lease is to be looked at, if any.
     pub(super) fn set_deadline(&self, inner: &Inner, lease: &Lease, now: Moment) {
-        let when = match lease.deadline {
+        let when = match lease.nearest_deadline() {
             Some(deadline) => deadline,
-            None if lease.owner == Owner::None => now.plus_seconds(inner.config.unused),
-            None => return,
+            None if lease.holders().any(|holder| holder.owner != Owner::None) => return,
+            None => now.plus_seconds(inner.config.unused),
         };
         self.deadlines.add(when, Due::Lease(lease.lease_id));
     }
@@ -179,28 +189,44 @@ fn end_all(leases: Vec<Arc<Lease>>, reason: EndReason) -> Vec<Change> {
     leases.into_iter().map(|lease| Change::end(lease, reason)).collect()
 }
 
+/// What becomes of a lease when some of those who hold it are gone: the others hold it, or it ends.
+fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
+    match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
+        Some(rest) => Change::SingletonLeave { lease: Arc::new(rest), reason },
+        None => Change::end(Arc::clone(lease), reason),
+    }
+}
+
 /// The end of an instance, and of the leases that were granted in its name.
 fn end_of_instance(inner: &Inner, instance_id: &InstanceId, reason: &str) -> Vec<Change> {
     let Ok(instance) = inner.registry.instance(instance_id).map(Arc::clone) else {
         return Vec::new();
     };
     let filter = Filter { instance_id: Some(instance_id.clone()), ..Filter::default() };
-    let mut changes = end_all(inner.registry.list(&filter), EndReason::InstanceGone);
+    let is_its = |holder: &Holder| holder.instance_id.as_ref() == Some(instance_id);
+    let leases = inner.registry.list(&filter).into_iter();
+    let mut changes: Vec<_> =
+        leases.map(|lease| leave(&lease, is_its, EndReason::InstanceGone)).collect();
     changes.push(Change::EndInstance { instance, reason: reason.to_owned() });
     changes
 }
 
 /// What is listened on, for the protocols that were asked about.
-struct Listened {
+pub(super) struct Listened {
     tcp: Option<PortSet>,
     udp: Option<PortSet>,
 }
 
 impl Listened {
-    fn of(protocols: impl Iterator<Item = Protocol>) -> Self {
+    pub(super) fn of(protocols: impl Iterator<Item = Protocol>) -> Self {
         let parts: Vec<_> = protocols.flat_map(|protocol| protocol.parts()).collect();
         let ask = |part| parts.contains(&&part).then(|| diag::listened(part));
         Self { tcp: ask(Protocol::Tcp), udp: ask(Protocol::Udp) }
+    }
+
+    /// Whether the port is listened on in any of them.
+    pub(super) fn any(&self, port: Port) -> bool {
+        [&self.tcp, &self.udp].into_iter().flatten().any(|ports| ports.contains(port))
     }
 
     fn contains(&self, lease: &Lease) -> bool {

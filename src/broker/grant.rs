@@ -1,4 +1,4 @@
-//! Granting, renewing, releasing, forgetting; and instances.
+//! Granting.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -6,23 +6,25 @@ use std::{
     sync::Arc,
 };
 
-use super::{Broker, Inner, storage};
+use super::{Broker, Inner, holding::Held, storage};
 use crate::{
     change::{Change, Denial},
     error::{Error, ErrorKind},
-    kernel::{
-        clock, guard, probe,
-        process::{Process, Trouble},
-    },
-    lease::{Client, EndReason, Instance, InstanceId, Lease, LeaseId, Owner},
-    owners::{connections, deadlines::Due, units},
-    port::{Port, Protocol},
+    kernel::{clock, guard, probe},
+    lease::{Client, EndReason, Holder, Lease, LeaseId, Owner},
+    owners::deadlines::Due,
+    port::{Port, PortRange, Protocol},
     registry::Choice,
-    request::{AllocateRequest, Filter, InstanceRequest, LONGEST_TTL, OwnerRequest},
-    service_type::Hold,
+    request::AllocateRequest,
+    service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
     value::Fields,
 };
+
+/// The most callers that share a singleton.
+const MOST_HOLDERS: usize = 1_000;
+/// How often one request may make its type's range wider: others may take what it has made room for.
+const MOST_CHUNKS: usize = 8;
 
 /// What was granted, or would be.
 #[derive(Debug)]
@@ -35,6 +37,10 @@ pub struct Granted {
     pub outcome: Outcome,
     /// Something that the client should know.
     pub note: Option<String>,
+    /// Whether the service runs once.
+    pub is_single: bool,
+    /// The range that appeared for it, or would.
+    pub created: Option<PortRange>,
     /// The bound socket, if that was asked for.
     pub socket: Option<OwnedFd>,
 }
@@ -60,9 +66,19 @@ impl Granted {
             fields.put("lease_ids", all().map(|l| l.lease_id.to_string()).collect::<Vec<_>>());
         }
         fields.put_some("note", self.note.clone());
+        if self.is_single {
+            fields.put("instance_behavior", InstanceBehavior::Single.as_str());
+        }
+        if let Some(range) = self.created {
+            fields.put("auto_allocated", true);
+            fields.put("port_range", vec![range.first().get(), range.last().get()]);
+        }
         match self.outcome {
             Outcome::New => {}
-            Outcome::Existing => fields.put("existing", true),
+            Outcome::Existing => {
+                fields.put("existing", true);
+                fields.put("held", self.lease.describe_holder());
+            }
             Outcome::DryRun => {
                 fields.0.retain(|(key, _)| !["lease_id", "lease_ids", "block_id"].contains(key));
                 fields.put("dry_run", true);
@@ -80,11 +96,28 @@ impl Granted {
     }
 }
 
-/// An owner, held on to until it is watched.
-struct Held {
-    owner: Owner,
-    pidfd: Option<OwnedFd>,
+/// What came of an attempt.
+enum Attempt {
+    /// The port, and the change that must be made durable before it is told.
+    Granted(Granted, Option<u64>),
+    /// There is no range with room for it yet.
+    NeedsRange,
 }
+
+/// What a request gets, before anything is changed.
+struct Decision {
+    choice: Choice,
+    /// With what its type says.
+    request: AllocateRequest,
+    hold: Hold,
+    note: Option<String>,
+    is_single: bool,
+    /// The range that does not exist yet.
+    planned: Option<PortRange>,
+}
+
+/// The sockets that were bound to find out whether ports are free.
+pub(super) type Sockets = HashMap<Port, Vec<OwnedFd>>;
 
 impl Broker {
     /// Grants a port. `connection` is the caller's name on the bus. With `hand_over` the bound socket
@@ -96,8 +129,16 @@ impl Broker {
         connection: Option<&str>,
         hand_over: bool,
     ) -> Result<Granted, Error> {
-        let held = self.hold_on_to(&request.owner, connection).await?;
-        let (granted, durable) = self.allocate_now(request, client, held, hand_over)?;
+        let mut held = self.hold_on_to(&request.owner, connection).await?;
+        let attempt = self.attempt(request, client, &mut held, hand_over).await;
+        let (granted, durable) = attempt.inspect_err(|error| {
+            let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
+            if refused && !request.dry_run {
+                let denial = Change::Deny(Denial::new(request, error));
+                // The refusal stands whether or not it can be stored.
+                let _ = self.commit(&mut self.lock(), vec![denial], Some(client));
+            }
+        })?;
         if let Some(seq) = durable
             && let Err(error) = self.sync.until(seq).await
         {
@@ -109,93 +150,63 @@ impl Broker {
         Ok(granted)
     }
 
-    /// Makes sure that an owner is there, and finds out who it is.
-    async fn hold_on_to(
+    async fn attempt(
         &self,
-        owner: &OwnerRequest,
-        connection: Option<&str>,
-    ) -> Result<Held, Error> {
-        let bus = || {
-            self.owners.bus().ok_or_else(|| {
-                Error::invalid(
-                    "there is no session bus, so no unit and no connection can be an owner",
-                )
-                .suggest("give a pid, or a ttl")
-            })
-        };
-        let unknown = |error: zbus::Error| Error::invalid(format!("the owner is unknown: {error}"));
-        let process = |process: Result<Process, Trouble>| {
-            let Process { pid, start, pidfd } = process.map_err(no_owner)?;
-            Ok(Held { owner: Owner::Process { pid, start }, pidfd: Some(pidfd) })
-        };
-        match owner {
-            OwnerRequest::None => Ok(Held { owner: Owner::None, pidfd: None }),
-            OwnerRequest::Pid(pid) => process(Process::of_pid(*pid)),
-            OwnerRequest::Pidfd(pidfd) => {
-                process(pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd))
-            }
-            OwnerRequest::Unit(unit) => {
-                if !units::is_active(&bus()?, unit).await.map_err(unknown)? {
-                    return Err(Error::invalid(format!("the unit {unit} is not active"))
-                        .suggest("start it first, or ask from inside it"));
+        request: &AllocateRequest,
+        client: &Client,
+        held: &mut Held,
+        hand_over: bool,
+    ) -> Result<(Granted, Option<u64>), Error> {
+        let mut created = None;
+        for _ in 0..MOST_CHUNKS {
+            match self.allocate_now(request, client, held, hand_over)? {
+                Attempt::Granted(mut granted, durable) => {
+                    granted.created = granted.created.or(created);
+                    return Ok((granted, durable));
                 }
-                Ok(Held { owner: Owner::Unit { unit: unit.clone() }, pidfd: None })
-            }
-            OwnerRequest::Connection => {
-                let name = connection.ok_or_else(|| {
-                    Error::invalid(
-                        "only a caller on the session bus has a connection to own a lease",
-                    )
-                    .suggest("give a pid, or a ttl")
-                })?;
-                let bus = connections::bus_id(&bus()?).await.map_err(unknown)?;
-                Ok(Held { owner: Owner::Connection { name: name.to_owned(), bus }, pidfd: None })
+                Attempt::NeedsRange => created = self.widen(request, client).await?.or(created),
             }
         }
+        Err(Error::new(
+            ErrorKind::PoolExhausted,
+            format!("others take the ports of {} as fast as they appear", request.service_type),
+        )
+        .suggest("ask again"))
     }
 
-    /// Grants a port; also gives the change that must be made durable before it is told.
     fn allocate_now(
         &self,
         request: &AllocateRequest,
         client: &Client,
-        held: Held,
+        held: &mut Held,
         hand_over: bool,
-    ) -> Result<(Granted, Option<u64>), Error> {
+    ) -> Result<Attempt, Error> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
         // The bound sockets keep the ports until the lease is stored, and longer as guards.
-        let mut sockets: HashMap<Port, Vec<OwnedFd>> = HashMap::new();
-        let choice = inner.registry.choose(request, |port| {
-            // A port that was tried as a part of another block is bound already.
-            if let Entry::Vacant(untried) = sockets.entry(port) {
-                untried.insert(probe::probe_all(port, request.protocol)?);
-            }
-            Ok(())
-        });
-        let choice = match choice {
-            Ok(choice) => choice,
-            Err(error) => {
-                if !request.dry_run {
-                    let denial = Change::Deny(Denial::new(request, &error));
-                    // The refusal stands whether or not it can be stored.
-                    let _ = self.commit(inner, vec![denial], Some(client));
-                }
-                return Err(error);
-            }
+        let mut sockets = Sockets::new();
+        let Some(decision) = inner.decide(request, hand_over, &mut sockets)? else {
+            return Ok(Attempt::NeedsRange);
         };
+        let Decision { choice, request, hold, note, is_single, planned } = decision;
         let first = match choice {
-            Choice::Existing(lease) => return self.share(inner, lease, request, client),
+            Choice::Existing(lease) => return self.share(inner, lease, &request, client, held),
             Choice::Port(port) => port,
         };
-        let (hold, note) = inner.hold(request, hand_over);
-        let mut leases = new_leases(inner, request, first, &held.owner, hold);
+        let mut leases = new_leases(&request, first, &held.owner, hold);
         let lease = leases.remove(0);
-        let mut granted =
-            Granted { lease, others: leases, outcome: Outcome::DryRun, note, socket: None };
+        let mut granted = Granted {
+            lease,
+            others: leases,
+            outcome: Outcome::DryRun,
+            note,
+            is_single,
+            created: planned,
+            socket: None,
+        };
         if request.dry_run {
-            return Ok((granted, None));
+            return Ok(Attempt::Granted(granted, None));
         }
         granted.outcome = Outcome::New;
         let key = granted.lease.memory_key();
@@ -217,154 +228,151 @@ impl Broker {
         if hold == Hold::Guard {
             self.deadlines.add_once(now.plus_seconds(guard::SETTLED_SECONDS), Due::Store);
         }
-        self.owners.watch(&held.owner, held.pidfd);
-        Ok((granted, is_news.then_some(seq)))
+        self.owners.watch(&held.owner, held.pidfd.take());
+        Ok(Attempt::Granted(granted, is_news.then_some(seq)))
     }
 
+    /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
     fn share(
         &self,
         inner: &mut Inner,
         lease: Arc<Lease>,
         request: &AllocateRequest,
         client: &Client,
-    ) -> Result<(Granted, Option<u64>), Error> {
+        held: &mut Held,
+    ) -> Result<Attempt, Error> {
         let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
-        if !request.dry_run {
-            let change = Change::Reuse { lease: Arc::clone(&lease) };
-            self.commit(inner, vec![change], Some(client))?;
-        }
-        let granted = Granted { lease, others: Vec::new(), outcome, note: None, socket: None };
-        Ok((granted, None))
-    }
-
-    /// Begins the time limit of a lease anew; without `ttl`, the one that it has.
-    pub fn renew(
-        &self,
-        lease_id: LeaseId,
-        ttl: Option<u64>,
-        client: &Client,
-    ) -> Result<Arc<Lease>, Error> {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        self.usable(inner)?;
-        let lease = inner.registry.get(lease_id)?;
-        let ttl =
-            ttl.or(lease.ttl).filter(|ttl| (1..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
-                Error::invalid(format!(
-                    "ttl must be a whole number of seconds from 1 to {LONGEST_TTL}"
-                ))
-            })?;
-        let now = clock::now();
-        let deadline = Some(now.plus_seconds(ttl));
-        // An orphan lives by its time limit from now on: the owner that it had is gone.
-        let owner = if lease.orphaned { Owner::None } else { lease.owner.clone() };
-        let orphaned = false;
-        let lease = Lease { owner, ttl: Some(ttl), deadline, orphaned, ..(**lease).clone() };
-        let lease = Arc::new(lease);
-        let change = Change::Renew { lease: Arc::clone(&lease) };
-        self.commit(inner, vec![change], Some(client))?;
-        self.set_deadline(inner, &lease, now);
-        Ok(lease)
-    }
-
-    /// Releases a lease; returns it as it was.
-    pub fn release(&self, lease_id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
-        let mut inner = self.lock();
-        self.usable(&mut inner)?;
-        let lease = Arc::clone(inner.registry.get(lease_id)?);
-        let change = Change::end(Arc::clone(&lease), EndReason::Released);
-        self.commit(&mut inner, vec![change], Some(client))?;
-        Ok(lease)
-    }
-
-    /// Releases all leases that the filter means; returns how many.
-    pub fn release_matching(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
-        let filter = filter.some()?;
-        let mut inner = self.lock();
-        self.usable(&mut inner)?;
-        let leases = inner.registry.list(&filter).into_iter();
-        let ends: Vec<_> = leases.map(|lease| Change::end(lease, EndReason::Released)).collect();
-        let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
-        self.commit(&mut inner, ends, Some(client))?;
-        Ok(count)
-    }
-
-    /// Forgets the remembered ports that the filter means; returns how many.
-    pub async fn forget(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
-        let filter = filter.some()?;
-        let (count, seq) = {
-            let mut inner = self.lock();
-            self.usable(&mut inner)?;
-            let remembered = inner.registry.memory().iter();
-            let meant = remembered.filter(|(key, port, _)| filter.matches_memory(key, *port));
-            let changes: Vec<_> =
-                meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port }).collect();
-            let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
-            (count, self.commit(&mut inner, changes, Some(client))?)
+        let answer = |lease| Granted {
+            lease,
+            others: Vec::new(),
+            outcome,
+            note: None,
+            is_single: true,
+            created: None,
+            socket: None,
         };
-        if count > 0 {
-            self.sync.until(seq).await.map_err(storage)?;
+        if request.dry_run {
+            return Ok(Attempt::Granted(answer(lease), None));
         }
-        Ok(count)
-    }
-
-    /// Makes an instance known, or known anew.
-    pub async fn register_instance(
-        &self,
-        request: &InstanceRequest,
-        client: &Client,
-    ) -> Result<Arc<Instance>, Error> {
-        let held = self.hold_on_to(&request.owner, None).await?;
-        let instance = Arc::new(Instance {
+        let now = clock::now();
+        let caller = Holder {
+            owner: held.owner.clone(),
             instance_id: request.instance_id.clone(),
-            owner: held.owner,
-            heartbeat: request.heartbeat,
-            since: Timestamp::now(),
-        });
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        self.usable(inner)?;
-        let before = inner.registry.instance(&instance.instance_id).map(Arc::clone);
-        let change = Change::RegisterInstance { instance: Arc::clone(&instance) };
+            ttl: request.ttl,
+            deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
+        };
+        let shared = Arc::new(shared(&lease, caller)?);
+        let change = Change::SingletonReuse { lease: Arc::clone(&shared) };
         self.commit(inner, vec![change], Some(client))?;
-        if let Ok(before) = before {
-            self.let_go_of_owner(inner, &before.owner);
+        self.set_deadline(inner, &shared, now);
+        if inner.registry.needs(&held.owner) {
+            self.owners.watch(&held.owner, held.pidfd.take());
         }
-        inner.heartbeats.remove(&instance.instance_id);
-        self.beat(inner, &instance);
-        self.owners.watch(&instance.owner, held.pidfd);
-        Ok(instance)
-    }
-
-    /// Notes that an instance is alive.
-    pub fn heartbeat(&self, instance_id: &InstanceId) -> Result<(), Error> {
-        let mut inner = self.lock();
-        self.usable(&mut inner)?;
-        let instance = Arc::clone(inner.registry.instance(instance_id)?);
-        self.beat(&mut inner, &instance);
-        Ok(())
-    }
-
-    fn beat(&self, inner: &mut Inner, instance: &Instance) {
-        let Some(heartbeat) = instance.heartbeat else { return };
-        let next = clock::now().plus_seconds(heartbeat);
-        // One deadline is on its way; when it comes, it sees the newest heartbeat.
-        if inner.heartbeats.insert(instance.instance_id.clone(), next).is_none() {
-            self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
-        }
+        // The owner of an orphan holds nothing any more.
+        let nobody = || Arc::new(Lease { owner: Owner::None, ..(*shared).clone() });
+        let told = if lease.orphaned { nobody() } else { shared };
+        Ok(Attempt::Granted(answer(told), None))
     }
 }
 
+/// The lease with one who shares it more. A caller that nothing would end only asks.
+fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
+    if !caller.holds() {
+        return Ok(lease.clone());
+    }
+    // The holders of an orphan are gone.
+    let mut holders: Vec<_> = lease.holders().filter(|_| !lease.orphaned).collect();
+    match holders.iter_mut().find(|holder| holder.is_same_as(&caller)) {
+        Some(holder) => *holder = caller,
+        None => holders.push(caller),
+    }
+    if holders.len() > MOST_HOLDERS {
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!("{MOST_HOLDERS} callers share {} already", lease.service_type),
+        )
+        .suggest("ask without an owner to learn its port"));
+    }
+    let shared = lease.held_by(holders).unwrap_or_else(|| lease.clone());
+    Ok(Lease { orphaned: false, ..shared })
+}
+
 impl Inner {
+    /// Decides what a request gets; `None` if its type has no range with room for it yet.
+    fn decide(
+        &self,
+        request: &AllocateRequest,
+        hand_over: bool,
+        sockets: &mut Sockets,
+    ) -> Result<Option<Decision>, Error> {
+        let name = &request.service_type;
+        let known = self.registry.rules().types.0.get(name);
+        if known.is_none() && !request.dry_run {
+            return Ok(None);
+        }
+        let new = if known.is_none() { Some(self.plan(request)?) } else { None };
+        let mut planned = new.as_ref().map(|plan| plan.range);
+        let wider;
+        let mut service_type = match (known, &new) {
+            (Some(known), _) => known,
+            (None, Some(new)) => &new.service_type,
+            (None, None) => return Ok(None),
+        };
+        let request = request.completed(service_type)?;
+        if hand_over && request.protocol() == Protocol::Both {
+            return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
+        }
+        let mut choice = self.choose(&request, service_type, sockets);
+        if self.may_grow(service_type, &choice) {
+            if !request.dry_run {
+                return Ok(None);
+            }
+            wider = self.plan(&request)?;
+            (service_type, planned) = (&wider.service_type, Some(wider.range));
+            choice = self.choose(&request, service_type, sockets);
+        }
+        let choice = choice?;
+        let (hold, note) = self.hold(&request, service_type, hand_over);
+        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+        Ok(Some(Decision { choice, request, hold, note, is_single, planned }))
+    }
+
+    /// Which port a request gets; the sockets that were bound to find out are kept.
+    pub(super) fn choose(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        sockets: &mut Sockets,
+    ) -> Result<Choice, Error> {
+        self.registry.choose(request, service_type, |port| {
+            // A port that was tried as a part of another block is bound already.
+            if let Entry::Vacant(untried) = sockets.entry(port) {
+                untried.insert(probe::probe_all(port, request.protocol())?);
+            }
+            Ok(())
+        })
+    }
+
+    /// Whether there is no room in the type's range, and it may have a further one.
+    fn may_grow(&self, service_type: &ServiceType, choice: &Result<Choice, Error>) -> bool {
+        matches!(choice, Err(error) if error.kind == ErrorKind::PoolExhausted)
+            && service_type.created.is_some()
+            && self.config.auto.enabled
+    }
+
     /// How the ports of a request are held, and what to say of it.
-    fn hold(&self, request: &AllocateRequest, hand_over: bool) -> (Hold, Option<String>) {
+    fn hold(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        hand_over: bool,
+    ) -> (Hold, Option<String>) {
         if hand_over {
             return (Hold::Socket, None);
         }
-        let service_type = self.registry.rules().types.0.get(&request.service_type);
-        let wanted = request.hold.or(service_type.map(|t| t.hold)).unwrap_or_default();
+        let wanted = request.hold.unwrap_or(service_type.hold);
         // UDP has no socket that is bound and lets another in.
-        if wanted != Hold::Guard || request.protocol == Protocol::Udp {
+        if wanted != Hold::Guard || request.protocol() == Protocol::Udp {
             return (Hold::None, None);
         }
         let most = self.most_guards.min(self.config.most_guards);
@@ -377,7 +385,6 @@ impl Inner {
 }
 
 fn new_leases(
-    inner: &Inner,
     request: &AllocateRequest,
     first: Port,
     owner: &Owner,
@@ -391,7 +398,7 @@ fn new_leases(
             Arc::new(Lease {
                 lease_id: if port == first { first_id } else { LeaseId::random() },
                 port,
-                protocol: request.protocol,
+                protocol: request.protocol(),
                 service_type: request.service_type.clone(),
                 service_name: request.service_name.clone(),
                 instance_id: request.instance_id.clone(),
@@ -402,20 +409,10 @@ fn new_leases(
                 deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
                 orphaned: false,
                 block_id: (request.count > 1).then_some(first_id),
-                singleton: inner.registry.is_singleton(&request.service_type),
+                sharers: Vec::new(),
+                singleton_key: request.singleton_key.clone(),
                 since: Timestamp::now(),
             })
         })
         .collect()
-}
-
-fn no_owner(trouble: Trouble) -> Error {
-    match trouble {
-        Trouble::Gone => Error::invalid("the owner is no live process")
-            .suggest("give the PID of a process that runs now, as the service sees it"),
-        Trouble::Foreign(_) => Error::invalid("the owner is another user's process"),
-        Trouble::Io(error) => {
-            Error::new(ErrorKind::LimitExceeded, format!("the owner cannot be watched: {error}"))
-        }
-    }
 }

@@ -2,13 +2,21 @@
 //! call it and translate its answers; nothing else changes anything.
 //!
 //! - this file: starting, and making a change
-//! - [`grant`]: granting, renewing, releasing
+//! - [`grant`]: granting, also what is granted already
+//! - `holding`: finding out who an owner is
+//! - `leases`: renewing, releasing, forgetting
+//! - `instances`: agents that have announced themselves
+//! - `types`: service types that appear and go, and the configuration
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
 
 mod ending;
 pub mod grant;
+mod holding;
+mod instances;
+mod leases;
 mod query;
+mod types;
 
 use std::{
     collections::HashMap,
@@ -23,7 +31,7 @@ use crate::{
     activity::Activity,
     audit::{Outbox, Sink, outbox},
     change::{Change, Record},
-    config::{Config, Problem},
+    config::{Config, Files, Merged, Problem},
     error::Error,
     kernel::{
         clock,
@@ -37,7 +45,6 @@ use crate::{
     },
     registry::Registry,
     request::Filter,
-    service_type::ServiceTypeName,
     state::{Store, store::OpenError, sync::Sync},
     time::{Moment, Timestamp},
 };
@@ -57,7 +64,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Broker {
     state: PathBuf,
-    config: Vec<PathBuf>,
+    /// Whoever holds these has the turn to change the configuration.
+    files: Arc<tokio::sync::Mutex<Files>>,
     boot_id: String,
     /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
     inner: Mutex<Inner>,
@@ -100,7 +108,8 @@ impl Broker {
     /// A service on these places. Fails only if another service has the state folder; a folder that
     /// cannot be used is tried again at each request.
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
-        let (config, problems) = Config::load(&places.config);
+        let mut files = Files::new(places.config, places.state.join("config.good"));
+        let Merged { config, problems, .. } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
             boot_id: process::boot_id(),
@@ -117,7 +126,7 @@ impl Broker {
                 changes: Some(changes),
             }),
             state: places.state,
-            config: places.config,
+            files: Arc::new(tokio::sync::Mutex::new(files)),
             sync: Sync::default(),
             activity: Activity::default(),
             owners: Owners::new({
@@ -146,6 +155,8 @@ impl Broker {
     /// Opens the state, tells what was damaged, and ends the leases of an earlier boot.
     fn open(&self, inner: &mut Inner) -> Result<(), OpenError> {
         let mut registry = Registry::new(inner.config.rules());
+        // A new state knows of nothing but what is built in.
+        registry.set_told(Config::built_in().to_tell());
         let opened = Store::open(&self.state, &self.boot_id, &mut registry);
         let opened = opened.inspect_err(|error| inner.state = Err(error.to_string()))?;
         let start = outbox::Start {
@@ -167,8 +178,8 @@ impl Broker {
             Ok(State { store: opened.store, outbox, audit_generation: 0, compacting: false });
         let mut changes: Vec<_> =
             opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
-        let problems = inner.problems.iter().map(ToString::to_string);
-        changes.extend(problems.map(|reason| Change::ConfigError { reason }));
+        let told = inner.registry.told();
+        changes.extend(types::differences(told, &inner.config, &inner.problems));
         if opened.other_boot {
             let void = inner.registry.list(&Filter::default()).into_iter();
             changes.extend(void.map(|lease| Change::end(lease, EndReason::NewBoot)));
@@ -214,7 +225,15 @@ impl Broker {
         self.sync.soon(&state.store.log(), seq);
         state.outbox.appended(seq);
         for record in records {
+            let left = match &record.change {
+                Change::SingletonLeave { lease, .. } => inner.registry.get(lease.lease_id).ok(),
+                _ => None,
+            };
+            let left = left.map(Arc::clone);
             inner.registry.apply(record.seq, &record.change);
+            for holder in left.iter().flat_map(|lease| lease.holders()) {
+                self.let_go_of_owner(inner, &holder.owner);
+            }
             match &record.change {
                 Change::Release { lease, .. } | Change::Expire { lease, .. } => {
                     self.let_go(inner, lease);
@@ -243,7 +262,7 @@ impl Broker {
             self.deadlines.add_once(soon, Due::Store);
         }
         self.deadlines.remove(&Due::Lease(lease.lease_id));
-        self.let_go_of_owner(inner, &lease.owner);
+        lease.holders().for_each(|holder| self.let_go_of_owner(inner, &holder.owner));
     }
 
     /// Watches an owner no longer that nothing lives by.
@@ -294,32 +313,6 @@ impl Broker {
             Ok(_) => Ok(()),
             Err(_) => self.open(inner).map_err(|error| Error::storage(&error)),
         }
-    }
-
-    /// Reads the configuration anew; returns what is wrong with it.
-    pub fn reload(&self, client: Option<&Client>) -> Result<Vec<String>, Error> {
-        let (config, problems) = Config::load(&self.config);
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        self.usable(inner)?;
-        let mut changes = Vec::new();
-        if config != inner.config {
-            let missing = |from: &Config, of: &Config| -> Vec<ServiceTypeName> {
-                let names = of.types.0.keys();
-                names.filter(|name| !from.types.0.contains_key(*name)).cloned().collect()
-            };
-            changes.push(Change::ConfigReload {
-                added: missing(&inner.config, &config),
-                removed: missing(&config, &inner.config),
-            });
-        }
-        let news = problems.iter().filter(|problem| !inner.problems.contains(problem));
-        changes.extend(news.map(|problem| Change::ConfigError { reason: problem.to_string() }));
-        self.commit(inner, changes, client)?;
-        inner.registry.set_rules(config.rules());
-        inner.config = config;
-        inner.problems = problems;
-        Ok(inner.problems.iter().map(ToString::to_string).collect())
     }
 
     /// Every change since the start, for the one door that tells them.
@@ -383,7 +376,7 @@ impl Broker {
         let now = clock::now();
         for lease in inner.registry.list(&Filter::default()) {
             if !lease.orphaned {
-                self.owners.watch(&lease.owner, None);
+                lease.holders().for_each(|holder| self.owners.watch(&holder.owner, None));
             }
             self.set_deadline(inner, &lease, now);
         }

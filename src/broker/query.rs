@@ -1,13 +1,15 @@
 //! What can be asked without changing anything.
 
-use super::Broker;
+use super::{Broker, Inner, ending::Listened, grant::Sockets};
 use crate::{
+    config::{self, Origin},
     error::Error,
     kernel::{diag, probe},
     lease::Instance,
-    port::{Port, Protocol},
-    registry::Obstacle,
-    request::Filter,
+    port::{Port, PortRange, Protocol},
+    registry::{Obstacle, Reason},
+    request::{AllocateRequest, Filter},
+    service_type::{Created, ServiceType},
     value::Fields,
 };
 
@@ -69,6 +71,74 @@ impl Broker {
         Ok(fields)
     }
 
+    /// The ports that the next requests of this kind would get, best first; as many as it counts. Fewer, if
+    /// there are no more.
+    pub fn suggest(&self, request: &AllocateRequest) -> Result<Vec<Suggestion>, Error> {
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let most = usize::from(request.count);
+        let request = AllocateRequest { count: 1, ..request.clone() };
+        let rules = inner.registry.rules();
+        let known = rules.types.0.get(&request.service_type);
+        let mut plan = if known.is_none() { Some(inner.plan(&request)?) } else { None };
+        let Some(mut service_type) = known.or(plan.as_ref().map(|plan| &plan.service_type)) else {
+            return Ok(Vec::new());
+        };
+        let request = request.completed(service_type)?;
+        if let Some(lease) = inner.registry.existing(&request, service_type) {
+            let held = Some(lease.describe_holder());
+            return Ok(vec![Suggestion { port: lease.port, reason: Reason::Existing, held }]);
+        }
+        let template = request.template_port(service_type, &rules.templates)?;
+        let next = |service_type: &ServiceType| -> Vec<_> {
+            let candidates = inner.registry.candidates(&request, service_type, template);
+            let free = candidates
+                .filter(|(port, _)| probe::probe_all(*port, request.protocol()).is_ok())
+                .map(|(port, reason)| Suggestion { port, reason, held: None });
+            free.take(most).collect()
+        };
+        let mut suggestions = next(service_type);
+        if suggestions.is_empty() && service_type.created.is_some() && known.is_some() {
+            service_type = &plan.insert(inner.plan(&request)?).service_type;
+            suggestions = next(service_type);
+        }
+        if suggestions.is_empty() {
+            // In the words of the refusal that a request would get.
+            inner.choose(&request, service_type, &mut Sockets::new())?;
+        }
+        Ok(suggestions)
+    }
+
+    /// Every service type, with how much of it is used.
+    pub async fn service_types(&self) -> Result<Vec<Fields>, Error> {
+        let origins = self.files.lock().await.origins();
+        let listened = Listened::of([Protocol::Both].into_iter());
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let types = inner.registry.rules().types.0.iter();
+        Ok(types
+            .map(|(name, service_type)| {
+                let mut fields = service_type.fields(name);
+                let origin = origins.get(&format!("service_types.{name}.port_range"));
+                fields.put("made_by", made_by(service_type, origin));
+                inner.usage([service_type].into_iter(), &listened).put(&mut fields);
+                fields
+            })
+            .collect())
+    }
+
+    /// The configuration in force, as JSON; with origins, the file that each value comes from.
+    pub async fn configuration(&self, origins: bool) -> serde_json::Value {
+        let files = self.files.lock().await;
+        let origins = origins.then(|| files.origins());
+        config::show(&self.lock().config, origins.as_ref())
+    }
+
+    /// Whether unknown types get a range.
+    pub fn auto_allocation(&self) -> bool {
+        self.lock().config.auto.enabled
+    }
+
     /// The registered instances.
     pub fn instances(&self) -> Result<Vec<Fields>, Error> {
         let mut inner = self.lock();
@@ -79,6 +149,7 @@ impl Broker {
 
     /// How the service is doing.
     pub fn status(&self) -> Fields {
+        let listened = Listened::of([Protocol::Both].into_iter());
         let inner = self.lock();
         let mut fields = Fields::default();
         fields.put("version", env!("CARGO_PKG_VERSION"));
@@ -86,7 +157,12 @@ impl Broker {
         fields.put("leases", count(inner.registry.len()));
         fields.put("guards", count(inner.guards.len()));
         fields.put("remembered_ports", count(inner.registry.memory().len()));
-        fields.put("service_types", count(inner.config.types.0.len()));
+        let types = &inner.config.types.0;
+        fields.put("service_types", count(types.len()));
+        let automatic = types.values().filter(|t| t.created.is_some()).count();
+        fields.put("automatic_types", count(automatic));
+        fields.put("auto_allocation", inner.config.auto.enabled);
+        inner.usage(types.values(), &listened).put(&mut fields);
         match &inner.state {
             Ok(state) => {
                 let audit = state.outbox.status();
@@ -124,6 +200,79 @@ impl Broker {
     /// How long without a lease and without a client until the service ends; zero for never.
     pub fn idle_exit(&self) -> std::time::Duration {
         self.lock().config.idle_exit
+    }
+}
+
+/// A port that the next request would get.
+#[derive(Clone, Debug)]
+pub struct Suggestion {
+    /// The port.
+    pub port: Port,
+    /// Why it is the next.
+    pub reason: Reason,
+    /// Who has it already, if the service runs once.
+    held: Option<String>,
+}
+
+impl Suggestion {
+    /// The suggestion as every door shows it.
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.put("port", self.port.get());
+        fields.put("reason", self.reason.as_str());
+        fields.put("message", self.reason.describe());
+        fields.put_some("held", self.held.clone());
+        fields
+    }
+}
+
+/// How much of some ranges is used.
+#[derive(Default)]
+struct Usage {
+    total: usize,
+    leased: usize,
+    listening: usize,
+    free: usize,
+}
+
+impl Usage {
+    fn put(&self, fields: &mut Fields) {
+        fields.put("ports", count(self.total));
+        fields.put("leased", count(self.leased));
+        fields.put("listening", count(self.listening));
+        fields.put("free", count(self.free));
+    }
+}
+
+impl Inner {
+    fn usage<'a>(
+        &self,
+        types: impl Iterator<Item = &'a ServiceType>,
+        listened: &Listened,
+    ) -> Usage {
+        let mut usage = Usage::default();
+        for service_type in types {
+            for port in service_type.ranges().flat_map(PortRange::ports) {
+                let leased = self.registry.at(port, Protocol::Both).is_some();
+                let listening = listened.any(port);
+                let excluded = self.registry.rules().excluded.contains(port);
+                usage.total += 1;
+                usage.leased += usize::from(leased);
+                usage.listening += usize::from(listening);
+                usage.free += usize::from(!leased && !listening && !excluded);
+            }
+        }
+        usage
+    }
+}
+
+/// Who made a type, for people.
+fn made_by(service_type: &ServiceType, origin: Option<&Origin>) -> String {
+    match (&service_type.created, origin) {
+        (Some(Created { at, by: Some(by), .. }), _) => format!("automatic, for {by}, {at}"),
+        (Some(Created { at, by: None, .. }), _) => format!("automatic, {at}"),
+        (None, Some(Origin::File(file, _))) => file.display().to_string(),
+        (None, _) => "built in".to_owned(),
     }
 }
 

@@ -2,7 +2,9 @@ use std::{os::unix::process::parent_id, str::FromStr};
 
 use clap::Args;
 
-use super::{Output, Stop, ask, print, print_json, project, usage};
+use serde_json::Value as Json;
+
+use super::{Output, Stop, ask, print, print_json, project, text, usage};
 use crate::{
     client::Call,
     error::Error,
@@ -25,12 +27,16 @@ pub(super) struct Allocate {
     /// Try this port first
     #[arg(long)]
     port: Option<Port>,
+    /// Try first the port that is so far from the type's first preferred one: main, dev, staging, features,
+    /// or what the configuration names under `instance_templates`
+    #[arg(long, conflicts_with = "port")]
+    template: Option<String>,
     /// Fail if the asked port cannot be had, instead of taking another
     #[arg(long, requires = "port")]
     strict: bool,
-    /// tcp, udp, or both for the same number in both
-    #[arg(long, default_value_t = Protocol::Tcp)]
-    protocol: Protocol,
+    /// tcp, udp, or both for the same number in both [default: as the type has it, else tcp]
+    #[arg(long)]
+    protocol: Option<Protocol>,
     /// Lease so many consecutive ports, all or none; each is printed on a line of its own
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
@@ -49,6 +55,12 @@ pub(super) struct Allocate {
     /// The project that the port is for [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<String>,
+    /// Which one is meant of a type that runs once, if there is one for each of several things
+    #[arg(long, value_name = "KEY")]
+    singleton_key: Option<String>,
+    /// Make a new service type even if its name looks like a mistyped one
+    #[arg(long)]
+    create: bool,
     /// Print what would be granted, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -64,7 +76,12 @@ impl Allocate {
         if self.strict {
             options.put("strict", true);
         }
-        options.put("protocol", self.protocol.as_str());
+        options.put_some("template", self.template);
+        options.put_some("protocol", self.protocol.map(Protocol::as_str));
+        options.put_some("singleton_key", self.singleton_key);
+        if self.create {
+            options.put("create", true);
+        }
         options.put_some("instance_id", self.instance);
         options.put_some("count", self.count.map(u32::from));
         options.put_some("hold", self.hold.map(Hold::as_str));
@@ -84,7 +101,7 @@ impl Allocate {
         if self.output.json {
             return print_json(&answer);
         }
-        if let Some(note) = answer["note"].as_str() {
+        for note in notes(&answer) {
             eprintln!("styxy: {note}");
         }
         match answer["ports"].as_array() {
@@ -92,6 +109,33 @@ impl Allocate {
             None => print(&answer["port"].to_string()),
         }
     }
+}
+
+/// What a person should know of an answer beside the port.
+fn notes(answer: &Json) -> Vec<String> {
+    let service_type = text(answer, "service_type");
+    let mut notes = Vec::new();
+    notes.extend(answer["note"].as_str().map(str::to_owned));
+    if answer["auto_allocated"] == true {
+        let (first, last) = (&answer["port_range"][0], &answer["port_range"][1]);
+        let what = if answer["dry_run"] == true { "would get" } else { "got" };
+        notes.push(format!(
+            "{service_type} {what} the ports {first}-{last} \
+             (`styxy config undo-auto-allocation {service_type}` takes them away)"
+        ));
+    }
+    if answer["instance_behavior"] == "single" {
+        let port = &answer["port"];
+        notes.push(if answer["existing"] == true {
+            let held = text(answer, "held");
+            format!("{service_type} runs once, and it has port {port}: connect to it ({held})")
+        } else {
+            format!(
+                "{service_type} runs once: whoever asks for it from now on gets port {port}, too"
+            )
+        });
+    }
+    notes
 }
 
 /// Whose end ends the lease, as the command line says it.

@@ -2,11 +2,14 @@
 
 mod allocate;
 mod check;
+mod config;
 mod daemon;
 mod forget;
 mod list;
 mod release;
 mod renew;
+mod suggest;
+mod types;
 
 use std::{
     io::{self, Write},
@@ -39,6 +42,9 @@ enum Verb {
     Release(release::Release),
     List(list::List),
     Check(check::Check),
+    Suggest(suggest::Suggest),
+    Types(types::Types),
+    Config(config::Config),
     Renew(renew::Renew),
     Forget(forget::Forget),
     Daemon(daemon::Daemon),
@@ -85,6 +91,9 @@ pub fn run() -> ExitCode {
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Suggest(verb) => verb.run(),
+        Verb::Types(verb) => verb.run(),
+        Verb::Config(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
@@ -130,6 +139,11 @@ fn print_json(answer: &Json) -> Result<(), Stop> {
 fn usage(error: &Error) -> Stop {
     let kind = Some(ErrorKind::InvalidArgument);
     Stop::Failure(Failure::Refused { kind, message: error.to_string() })
+}
+
+/// Says no in the command's own words.
+fn refused(message: String) -> Stop {
+    Stop::Failure(Failure::Refused { kind: None, message })
 }
 
 /// The project that a command is for: the top of the git worktree of the current folder, else the

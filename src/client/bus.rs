@@ -30,6 +30,19 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
         Call::Check { port, protocol } => {
             send(&bus, "Check", &(port.get(), protocol.as_str())).await?
         }
+        Call::Suggest { service_type, options } => {
+            send(&bus, "SuggestFor", &(service_type, dbus::Dict(options.clone()))).await?
+        }
+        Call::Types => send(&bus, "ListServiceTypes", &()).await?,
+        Call::Status => send(&bus, "Status", &()).await?,
+        Call::Configuration { origins } => send(&bus, "GetConfiguration", origins).await?,
+        Call::Reload => send(&bus, "Reload", &()).await?,
+        Call::SetAutoAllocation { enabled } => send(&bus, "SetAutoAllocation", enabled).await?,
+        Call::UndoAutoAllocation { service_type, force } => {
+            send(&bus, "UndoAutoAllocation", &(service_type, force)).await?
+        }
+        Call::Backups => send(&bus, "ListBackups", &()).await?,
+        Call::Restore { version, force } => send(&bus, "RestoreBackup", &(version, force)).await?,
     };
     let body = reply.body();
     let answer = match call {
@@ -39,13 +52,23 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
         Call::Release { .. } => {
             body.deserialize::<u16>().map(|port| serde_json::json!({"port": port}))
         }
-        Call::List { .. } => {
+        Call::List { .. } | Call::Suggest { .. } | Call::Types | Call::Backups => {
             body.deserialize::<Vec<Dict<'_>>>().map(|leases| leases.iter().map(object).collect())
         }
         Call::Forget { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"forgotten": count}))
         }
-        Call::Check { .. } | Call::Renew { .. } => {
+        Call::Configuration { .. } => {
+            body.deserialize::<String>().map(|text| serde_json::from_str(&text).unwrap_or_default())
+        }
+        Call::Reload => body
+            .deserialize::<Vec<String>>()
+            .map(|problems| serde_json::json!({"problems": problems})),
+        Call::SetAutoAllocation { enabled } => Ok(serde_json::json!({"enabled": enabled})),
+        Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
+            body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))
+        }
+        Call::Check { .. } | Call::Renew { .. } | Call::Status => {
             body.deserialize::<Dict<'_>>().map(|result| object(&result))
         }
     };

@@ -21,7 +21,23 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
     let stream = UnixStream::connect(&path)
         .await
         .map_err(|error| Miss::Absent(format!("nobody listens on {} ({error})", path.display())))?;
-    Ok(exchange(stream, request(call)).await?)
+    let mut answer = exchange(stream, request(call)).await?;
+    Ok(match part(call) {
+        Some(part) => answer[part].take(),
+        None => answer,
+    })
+}
+
+/// The part of an answer that is all that was asked for.
+fn part(call: &Call) -> Option<&'static str> {
+    match call {
+        Call::List { .. } => Some("allocations"),
+        Call::Suggest { .. } => Some("suggestions"),
+        Call::Types => Some("service_types"),
+        Call::Configuration { .. } => Some("configuration"),
+        Call::Backups => Some("backups"),
+        _ => None,
+    }
 }
 
 fn request(call: &Call) -> Request<Body> {
@@ -47,6 +63,29 @@ fn request(call: &Call) -> Request<Body> {
         Call::Check { port, protocol } => {
             (Method::GET, format!("/check/{port}?protocol={protocol}"), Body::empty())
         }
+        Call::Suggest { service_type, options } => {
+            let path = format!("/suggest/{}{}", escape(service_type), query(options));
+            (Method::GET, path, Body::empty())
+        }
+        Call::Types => (Method::GET, "/types".to_owned(), Body::empty()),
+        Call::Status => (Method::GET, "/status".to_owned(), Body::empty()),
+        Call::Configuration { origins } => {
+            (Method::GET, format!("/config?origins={origins}"), Body::empty())
+        }
+        Call::Reload => (Method::POST, "/config/reload".to_owned(), Body::empty()),
+        Call::SetAutoAllocation { enabled } => {
+            let body = json!({"enabled": enabled}).to_string();
+            (Method::PUT, "/config/auto-allocation".to_owned(), Body::from(body))
+        }
+        Call::UndoAutoAllocation { service_type, force } => {
+            let path = format!("/types/{}?force={force}", escape(service_type));
+            (Method::DELETE, path, Body::empty())
+        }
+        Call::Backups => (Method::GET, "/config/backups".to_owned(), Body::empty()),
+        Call::Restore { version, force } => {
+            let body = json!({"version": version, "force": force}).to_string();
+            (Method::POST, "/config/restore".to_owned(), Body::from(body))
+        }
     };
     Request::builder()
         .method(method)
@@ -61,7 +100,6 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
     let broken = |error: &dyn std::fmt::Display| {
         Failure::Unreachable(format!("the service broke off: {error}"))
     };
-    let is_list = request.uri().path() == "/allocations";
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
     let connection = tokio::spawn(connection);
@@ -80,9 +118,6 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
             message = format!("{message}; {suggestion}");
         }
         return Err(Failure::Refused { kind, message });
-    }
-    if is_list {
-        return Ok(answer["allocations"].take());
     }
     // What only HTTP says.
     if let Json::Object(fields) = &mut answer {

@@ -54,6 +54,45 @@ pub enum Call {
         /// Which of them.
         filter: Fields,
     },
+    /// The ports that the next requests would get.
+    Suggest {
+        /// The class of service.
+        service_type: String,
+        /// The options, by their names.
+        options: Fields,
+    },
+    /// The service types and how much of them is used.
+    Types,
+    /// How the service is doing.
+    Status,
+    /// The configuration in force.
+    Configuration {
+        /// With the file that each value comes from.
+        origins: bool,
+    },
+    /// Read the configuration anew.
+    Reload,
+    /// Switch ranges for unknown types on or off.
+    SetAutoAllocation {
+        /// Whether they are on.
+        enabled: bool,
+    },
+    /// Take away a type that appeared by itself.
+    UndoAutoAllocation {
+        /// The type.
+        service_type: String,
+        /// Release its leases first.
+        force: bool,
+    },
+    /// The earlier versions of what the service has added to the configuration.
+    Backups,
+    /// Put one of them in force.
+    Restore {
+        /// Its number.
+        version: u32,
+        /// Release the leases of types that it does not have.
+        force: bool,
+    },
     /// Whether a port could be had.
     Check {
         /// The port.

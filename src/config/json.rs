@@ -1,6 +1,6 @@
 //! JSON values that know their place in the file, so that an error can name line and column.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use jsonc_parser::{
     ParseOptions,
@@ -10,7 +10,7 @@ use jsonc_parser::{
 };
 
 use super::Problem;
-use crate::{port::Port, service_type::nearest};
+use crate::{port::Port, service_type::nearest, word::disturbs};
 
 /// Strict JSON: none of the parser's leniencies.
 const STRICT: ParseOptions = ParseOptions {
@@ -30,7 +30,9 @@ const STRICT: ParseOptions = ParseOptions {
 pub(super) struct Source<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
-    pub(super) problems: &'a mut Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
+    /// Where each field is.
+    pub(super) places: BTreeMap<String, Range>,
 }
 
 /// A value with the path to its field.
@@ -40,20 +42,35 @@ pub(super) struct Node<'v> {
     pub(super) field: &'v str,
 }
 
+impl<'a> Source<'a> {
+    /// A file that nothing of is read yet.
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, problems: Vec::new(), places: BTreeMap::new() }
+    }
+}
+
 impl Source<'_> {
     /// Notes a problem at a place.
     pub(super) fn note(&mut self, range: Range, field: &str, message: impl Into<String>) {
-        let before = &self.text[..range.start.min(self.text.len())];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
         self.problems.push(Problem {
             file: self.file.to_owned(),
-            place: Some((
-                before.matches('\n').count() + 1,
-                before[line_start..].chars().count() + 1,
-            )),
+            place: Some(self.line_and_column(range)),
             field: field.to_owned(),
             message: message.into(),
         });
+    }
+
+    /// Notes a problem of a field that was read before.
+    pub(super) fn note_field(&mut self, field: &str, message: impl Into<String>) {
+        let range = self.places.get(field).copied().unwrap_or(Range::new(0, 0));
+        self.note(range, field, message);
+    }
+
+    /// Line and column, counted from 1.
+    pub(super) fn line_and_column(&self, range: Range) -> (usize, usize) {
+        let before = &self.text[..range.start.min(self.text.len())];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
     }
 
     /// Parses the text and calls `read` with each field of the object that it must be.
@@ -88,6 +105,7 @@ impl Source<'_> {
             if twice {
                 self.note(property.range, &field, "this field is given twice: keep one of the two");
             } else {
+                self.places.insert(field.clone(), property.value.range());
                 read(self, name, Node { value: &property.value, field: &field });
             }
         }
@@ -102,7 +120,7 @@ impl Source<'_> {
         self.note(node.value.range(), node.field, format!("there is no such field; {hint}"));
     }
 
-    fn mismatch(&mut self, node: Node<'_>, wanted: &str) {
+    pub(super) fn mismatch(&mut self, node: Node<'_>, wanted: &str) {
         let have = match node.value {
             Value::StringLit(text) => format!("the string {:?}", text.value),
             Value::NumberLit(number) => number.value.to_owned(),
@@ -119,6 +137,31 @@ impl Source<'_> {
             Some(&text.value)
         } else {
             self.mismatch(node, "a string");
+            None
+        }
+    }
+
+    /// A text that can be shown on a terminal, of 500 characters at most.
+    pub(super) fn words(&mut self, node: Node<'_>) -> Option<String> {
+        let text = self.string(node)?;
+        let long = text.chars().count();
+        if text.chars().any(disturbs) || long > 500 {
+            let message = if long > 500 {
+                format!("has {long} characters: 500 are enough")
+            } else {
+                "must not have control characters".to_owned()
+            };
+            self.note(node.value.range(), node.field, message);
+            return None;
+        }
+        Some(text.to_owned())
+    }
+
+    pub(super) fn boolean(&mut self, node: Node<'_>) -> Option<bool> {
+        if let Value::BooleanLit(flag) = node.value {
+            Some(flag.value)
+        } else {
+            self.mismatch(node, "true or false");
             None
         }
     }
@@ -143,6 +186,14 @@ impl Source<'_> {
             self.mismatch(node, &format!("a whole number from {least} to {most}"));
         }
         number
+    }
+
+    pub(super) fn small(&mut self, node: Node<'_>, least: u16, most: u16) -> Option<u16> {
+        self.number(node, least.into(), most.into()).and_then(|number| number.try_into().ok())
+    }
+
+    pub(super) fn size(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<usize> {
+        self.number(node, least, most).and_then(|number| number.try_into().ok())
     }
 
     pub(super) fn port(&mut self, node: Node<'_>) -> Option<Port> {

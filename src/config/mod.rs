@@ -1,36 +1,56 @@
 //! The configuration: built in, then `/etc/styxy/`, then `~/.config/styxy/`; in each folder
 //! `config.json` and then `config.d/*.json` by name. A later layer changes the fields that it gives.
+//! The service's own drop-in counts less than what people have written beside it.
 //!
-//! What is wrong is reported with file, line, column and field, all of it at once, and the rest
-//! stays in force.
+//! What is wrong is reported with file, line, column and field, all of it at once. A configuration with
+//! problems does not replace the last good one.
 //!
-//! - `read`: one layer, field by field
-//! - `json`: JSON values that know their place in the file
+//! - `layer`: what a layer can say
+//! - `read` and `json`: a file, field by field, with places for the problems
+//! - `merge`: putting a layer over those below
+//! - [`files`]: which files there are, and the last good ones
+//! - [`drop_in`]: the file that the service writes
+//! - `show`: the result as a file, and where each value comes from
 
+pub mod drop_in;
+pub mod files;
 mod json;
+pub mod layer;
+mod merge;
 mod read;
+mod show;
 
-use std::{
-    fmt, fs, io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
+pub use drop_in::DropIn;
+pub use files::{Files, Text};
+pub use show::show;
+
+use self::json::Source;
 use crate::{
-    registry::{PortSet, Rules},
-    service_type::ServiceTypes,
+    auto_allocation::AutoAllocation,
+    port::PortRange,
+    registry::{Automatic, Rules, Told},
+    service_type::{ServiceTypes, Templates},
 };
 
 /// What is compiled in: the file `config/default.json` of the source.
 pub const BUILT_IN: &str = include_str!("../../config/default.json");
+
+/// The JSON Schema of a layer.
+pub const SCHEMA: &str = include_str!("../../config/config.schema.json");
 
 /// The configuration in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The service types.
     pub types: ServiceTypes,
+    /// Named offsets from a type's first preferred port.
+    pub templates: Templates,
+    /// How unknown types get a range.
+    pub auto: AutoAllocation,
     /// Ports that are never granted.
-    pub excluded: PortSet,
+    pub excluded: Vec<PortRange>,
     /// The most leases at once.
     pub most_leases: usize,
     /// The most remembered ports; the oldest are forgotten first.
@@ -41,6 +61,38 @@ pub struct Config {
     pub unused: u64,
     /// How long without a lease and without a client until the service ends; zero for never.
     pub idle_exit: Duration,
+}
+
+/// Where values come from, by their fields.
+pub type Origins = BTreeMap<String, Origin>;
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// What is compiled in.
+    BuiltIn,
+    /// A file, and the line in it.
+    File(PathBuf, usize),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("what is built in"),
+            Self::File(file, line) => write!(f, "{}:{line}", file.display()),
+        }
+    }
+}
+
+/// What came of reading layers.
+#[derive(Clone, Debug)]
+pub struct Merged {
+    /// What is good of them.
+    pub config: Config,
+    /// What is not.
+    pub problems: Vec<Problem>,
+    /// Where each value comes from.
+    pub origins: Origins,
 }
 
 /// Something that is wrong in a layer, and where.
@@ -69,78 +121,94 @@ impl fmt::Display for Problem {
     }
 }
 
-impl Config {
-    /// Reads all layers: what is good of them, and what is not.
-    pub fn load(folders: &[PathBuf]) -> (Self, Vec<Problem>) {
-        let mut problems = Vec::new();
-        let mut config = Self::built_in();
-        for folder in folders {
-            for file in layers(folder, &mut problems) {
-                match fs::read_to_string(&file) {
-                    Ok(text) => read::apply(&mut config, &file, &text, &mut problems),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    Err(error) => problems.push(unreadable(&file, &error)),
-                }
+/// Puts layers over what is built in, in their order.
+pub fn merge(texts: &[Text]) -> Merged {
+    let config = Config::empty();
+    let mut merged = Merged { config, problems: Vec::new(), origins: Origins::new() };
+    let built_in = Text { path: PathBuf::from("config/default.json"), text: BUILT_IN.to_owned() };
+    merged.put(&built_in, |_| Origin::BuiltIn);
+    for text in texts {
+        merged.put(text, |line| Origin::File(text.path.clone(), line));
+    }
+    merged
+}
+
+impl Merged {
+    fn put(&mut self, Text { path, text }: &Text, origin: impl Fn(usize) -> Origin) {
+        let mut source = Source::new(path, text);
+        let layer = read::layer(&mut source, files::is_drop_in(path));
+        for (field, message) in self.config.put(layer) {
+            source.note_field(&field, message);
+        }
+        for (field, place) in &source.places {
+            let inside = format!("{field}.");
+            if &text[place.start..place.end] == "null" {
+                self.origins.retain(|known, _| known != field && !known.starts_with(&inside));
+            } else if !source.problems.iter().any(|problem| problem.field == *field) {
+                let line = source.line_and_column(*place).0;
+                self.origins.insert(field.clone(), origin(line));
             }
         }
-        (config, problems)
+        self.problems.append(&mut source.problems);
     }
+}
 
+impl Config {
     /// The configuration without any file.
     pub fn built_in() -> Self {
-        let mut config = Self {
+        let merged = merge(&[]);
+        debug_assert!(merged.problems.is_empty(), "{:?}", merged.problems);
+        merged.config
+    }
+
+    fn empty() -> Self {
+        Self {
             types: ServiceTypes::default(),
-            excluded: PortSet::default(),
+            templates: Templates::default(),
+            auto: AutoAllocation::off(),
+            excluded: Vec::new(),
             most_leases: 0,
             most_remembered: 0,
             most_guards: 0,
             unused: 0,
             idle_exit: Duration::ZERO,
-        };
-        let mut problems = Vec::new();
-        read::apply(&mut config, Path::new("config/default.json"), BUILT_IN, &mut problems);
-        debug_assert!(problems.is_empty(), "{problems:?}");
-        config
+        }
     }
 
     /// What the registry decides by.
     pub fn rules(&self) -> Rules {
         Rules {
             types: self.types.clone(),
-            excluded: self.excluded.clone(),
+            templates: self.templates.clone(),
+            auto: self.auto.clone(),
+            excluded: self.excluded.iter().copied().collect(),
             most_leases: self.most_leases,
             most_remembered: self.most_remembered,
         }
     }
-}
 
-/// The files of a folder in the order in which they count.
-fn layers(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
-    let drop_ins = folder.join("config.d");
-    let mut files = match fs::read_dir(&drop_ins) {
-        Ok(entries) => entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "json"))
-            .collect(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => {
-            problems.push(unreadable(&drop_ins, &error));
-            Vec::new()
+    /// What there is to tell of it.
+    pub fn to_tell(&self) -> Told {
+        let mut people = self.clone();
+        people.types.0.retain(|_, service_type| service_type.created.is_none());
+        let text = serde_json::to_vec(&show::layer(&people)).unwrap_or_default();
+        Told {
+            fingerprint: crc32fast::hash(&text),
+            written: (people.types.0.iter())
+                .map(|(name, t)| (name.clone(), t.ranges().collect()))
+                .collect(),
+            automatic: (self.types.0.iter())
+                .filter_map(|(name, t)| {
+                    let placement = t.created.as_ref()?.placement;
+                    Some((name.clone(), Automatic { ranges: t.ranges().collect(), placement }))
+                })
+                .collect(),
+            problems: [].into(),
         }
-    };
-    files.sort_unstable();
-    files.insert(0, folder.join("config.json"));
-    files
-}
-
-fn unreadable(file: &Path, error: &io::Error) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        place: None,
-        field: String::new(),
-        message: format!("cannot be read: {error}"),
     }
 }
 
+#[cfg(test)]
+mod schema;
 #[cfg(test)]
 mod tests;

@@ -1,82 +1,98 @@
-//! One layer: its fields are read, checked and put over what is in force.
+//! One file, field by field. A field that is wrong is noted and left out.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{fmt::Display, str::FromStr};
 
-use jsonc_parser::{
-    ast::Value,
-    common::{Range, Ranged},
-};
+use jsonc_parser::{ast::Value, common::Ranged};
 
 use super::{
-    Config, Problem,
     json::{Node, Source},
+    layer::{AutoLayer, Excluded, Layer, LimitsLayer, RuleLayer, TypeLayer},
 };
 use crate::{
-    port::{Port, PortRange},
-    registry::PortSet,
-    service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName},
+    auto_allocation::Placement,
+    error::Error,
+    port::{PortRange, Protocol},
+    service_type::{Created, Hold, InstanceBehavior},
+    time::Timestamp,
 };
 
-/// Puts the good fields of a layer over the configuration, and notes the others.
-pub(super) fn apply(config: &mut Config, file: &Path, text: &str, problems: &mut Vec<Problem>) {
-    let mut edits = Vec::new();
-    let mut source = Source { file, text, problems };
+/// The longest time of the configuration, in seconds: a year.
+const YEAR: u64 = 31_536_000;
+
+/// Reads a layer. Only the service's own drop-in may say how a type came about.
+pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
+    let mut layer = Layer::default();
     source.parse(|source, name, node| match name {
-        // For editors; nothing is fetched.
-        "$schema" => {}
-        "idle_exit_seconds" => {
-            if let Some(seconds) = source.number(node, 0, 31_536_000) {
-                config.idle_exit = Duration::from_secs(seconds);
+        "$schema" => layer.schema = source.string(node).map(str::to_owned),
+        "idle_exit_seconds" => layer.idle_exit_seconds = source.number(node, 0, YEAR),
+        "unused_seconds" => layer.unused_seconds = source.number(node, 1, YEAR),
+        "limits" => layer.limits = Some(limits(source, node)),
+        "excluded_ports" => layer.excluded_ports = source.list(node, excluded),
+        "instance_templates" => source.fields(node, |source, name, node| {
+            if let Some(name) = named(source, name, node)
+                && let Some(offset) = unless_null(node, || source.small(node, 0, 1_000))
+            {
+                layer.instance_templates.insert(name, offset);
             }
-        }
-        "unused_seconds" => {
-            if let Some(seconds) = source.number(node, 1, 31_536_000) {
-                config.unused = seconds;
-            }
-        }
-        "limits" => source.fields(node, |source, name, node| match name {
-            "leases" => set(&mut config.most_leases, source.number(node, 1, 131_070)),
-            "guards" => set(&mut config.most_guards, source.number(node, 0, 65_535)),
-            "remembered_ports" => {
-                set(&mut config.most_remembered, source.number(node, 1, 1_000_000));
-            }
-            _ => source.unknown(node, name, &["guards", "leases", "remembered_ports"]),
         }),
-        "excluded_ports" => {
-            if let Some(ports) = source.list(node, excluded) {
-                config.excluded = PortSet::default();
-                ports.into_iter().for_each(|range| config.excluded.insert_range(range));
-            }
-        }
-        "service_types" => source.fields(node, |source, name, node| match name.parse() {
-            Ok(name) => edits.push(edit(source, name, node)),
-            Err(error) => {
-                let error: crate::error::Error = error;
-                source.note(node.value.range(), node.field, error.message);
+        "auto_allocation" => layer.auto_allocation = Some(auto(source, node)),
+        "service_types" => source.fields(node, |source, name, node| {
+            if let Some(name) = named(source, name, node)
+                && let Some(edit) =
+                    unless_null(node, || Some(service_type(source, node, is_drop_in)))
+            {
+                layer.service_types.insert(name, edit);
             }
         }),
         _ => source.unknown(
             node,
             name,
-            &["excluded_ports", "idle_exit_seconds", "limits", "service_types", "unused_seconds"],
+            &[
+                "auto_allocation",
+                "excluded_ports",
+                "idle_exit_seconds",
+                "instance_templates",
+                "limits",
+                "service_types",
+                "unused_seconds",
+            ],
         ),
     });
-    merge(config, edits, &mut source);
+    layer
 }
 
-fn set(field: &mut usize, value: Option<u64>) {
-    if let Some(value) = value.and_then(|value| value.try_into().ok()) {
-        *field = value;
-    }
+/// What the name of a field means, or a note that it cannot mean anything.
+fn named<T: FromStr<Err = Error>>(
+    source: &mut Source<'_>,
+    name: &str,
+    node: Node<'_>,
+) -> Option<T> {
+    let parsed = name.parse();
+    parsed.map_err(|error: Error| source.note(node.value.range(), node.field, error.message)).ok()
 }
 
-/// A port, or a pair of first and last.
-fn excluded(source: &mut Source<'_>, node: Node<'_>) -> Option<PortRange> {
+/// `Some(None)` for null, which removes what it stands for.
+#[allow(clippy::option_option)] // wrong, null, or a value
+fn unless_null<T>(node: Node<'_>, read: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
+    if matches!(node.value, Value::NullKeyword(_)) { Some(None) } else { read().map(Some) }
+}
+
+fn limits(source: &mut Source<'_>, node: Node<'_>) -> LimitsLayer {
+    let mut limits = LimitsLayer::default();
+    source.fields(node, |source, name, node| match name {
+        "leases" => limits.leases = source.size(node, 1, 131_070),
+        "guards" => limits.guards = source.size(node, 0, 65_535),
+        "remembered_ports" => limits.remembered_ports = source.size(node, 1, 1_000_000),
+        _ => source.unknown(node, name, &["guards", "leases", "remembered_ports"]),
+    });
+    limits
+}
+
+fn excluded(source: &mut Source<'_>, node: Node<'_>) -> Option<Excluded> {
     if matches!(node.value, Value::Array(_)) {
-        return range(source, node);
+        return range(source, node).map(Excluded::Range);
     }
-    let port = source.port(node)?;
-    PortRange::new(port, port)
+    source.port(node).map(Excluded::Port)
 }
 
 fn range(source: &mut Source<'_>, node: Node<'_>) -> Option<PortRange> {
@@ -100,142 +116,122 @@ fn range(source: &mut Source<'_>, node: Node<'_>) -> Option<PortRange> {
     range
 }
 
-/// What a layer says of one service type. What it doesn't say stays as it was.
-struct Edit {
-    name: ServiceTypeName,
-    place: Range,
-    removed: bool,
-    range: Option<(PortRange, Range)>,
-    preferred: Option<(Vec<Port>, Range)>,
-    behavior: Option<InstanceBehavior>,
-    hold: Option<Hold>,
-    description: Option<String>,
+fn auto(source: &mut Source<'_>, node: Node<'_>) -> AutoLayer {
+    let mut auto = AutoLayer::default();
+    source.fields(node, |source, name, node| match name {
+        "enabled" => auto.enabled = source.boolean(node),
+        "default_chunk_size" => auto.default_chunk_size = source.small(node, 1, 1_000),
+        "placement" => auto.placement = placement(source, node),
+        "min_port" => auto.min_port = source.port(node),
+        "max_port" => auto.max_port = source.port(node),
+        "preserve_gaps" => auto.preserve_gaps = source.boolean(node),
+        "gap_size" => auto.gap_size = source.small(node, 0, 1_000),
+        "rules" => source.fields(node, |source, name, node| {
+            if let Some(pattern) = named(source, name, node)
+                && let Some(rule) = unless_null(node, || Some(rule(source, node)))
+            {
+                auto.rules.insert(pattern, rule);
+            }
+        }),
+        _ => source.unknown(
+            node,
+            name,
+            &[
+                "default_chunk_size",
+                "enabled",
+                "gap_size",
+                "max_port",
+                "min_port",
+                "placement",
+                "preserve_gaps",
+                "rules",
+            ],
+        ),
+    });
+    auto
 }
 
-fn edit(source: &mut Source<'_>, name: ServiceTypeName, node: Node<'_>) -> Edit {
-    let place = node.value.range();
-    let mut edit = Edit {
-        name,
-        place,
-        removed: matches!(node.value, Value::NullKeyword(_)),
-        range: None,
-        preferred: None,
-        behavior: None,
-        hold: None,
-        description: None,
-    };
-    if edit.removed {
-        return edit;
-    }
-    source.fields(node, |source, name, node| {
-        let place = node.value.range();
-        match name {
-            "port_range" => edit.range = range(source, node).map(|range| (range, place)),
-            "preferred_ports" => {
-                edit.preferred = source.list(node, Source::port).map(|ports| (ports, place));
-            }
-            "instance_behavior" => {
-                let words = [InstanceBehavior::Multi, InstanceBehavior::Single];
-                edit.behavior = source.one_of(node, &words.map(|b| (b.as_str(), b)));
-            }
-            "hold" => {
-                let words = [Hold::Guard, Hold::None].map(|hold| (hold.as_str(), hold));
-                edit.hold = source.one_of(node, &words);
-            }
-            "description" => edit.description = source.string(node).map(str::to_owned),
-            _ => source.unknown(
-                node,
-                name,
-                &["description", "hold", "instance_behavior", "port_range", "preferred_ports"],
-            ),
+fn placement(source: &mut Source<'_>, node: Node<'_>) -> Option<Placement> {
+    source.one_of(node, &Placement::ALL.map(|placement| (placement.as_str(), placement)))
+}
+
+fn rule(source: &mut Source<'_>, node: Node<'_>) -> RuleLayer {
+    let mut rule = RuleLayer::default();
+    source.fields(node, |source, name, node| match name {
+        "chunk_size" => rule.chunk_size = source.small(node, 1, 1_000),
+        "placement" => rule.placement = placement(source, node),
+        "preferred_range_start" => rule.preferred_range_start = source.port(node),
+        _ => source.unknown(node, name, &["chunk_size", "placement", "preferred_range_start"]),
+    });
+    rule
+}
+
+fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> TypeLayer {
+    let mut edit = TypeLayer::default();
+    source.fields(node, |source, name, node| match name {
+        "port_range" => edit.port_range = range(source, node),
+        "more_port_ranges" => edit.more_port_ranges = source.list(node, range),
+        "preferred_ports" => edit.preferred_ports = source.list(node, Source::port),
+        "instance_behavior" => {
+            let words = [InstanceBehavior::Multi, InstanceBehavior::Single];
+            edit.instance_behavior = source.one_of(node, &words.map(|b| (b.as_str(), b)));
         }
+        "hold" => {
+            let words = [Hold::Guard, Hold::None];
+            edit.hold = source.one_of(node, &words.map(|hold| (hold.as_str(), hold)));
+        }
+        "protocol" => {
+            let words = [Protocol::Tcp, Protocol::Udp, Protocol::Both];
+            edit.protocol = source.one_of(node, &words.map(|p| (p.as_str(), p)));
+        }
+        "description" => edit.description = source.words(node),
+        "examples" => edit.examples = source.list(node, Source::words),
+        "created" if is_drop_in => edit.created = created(source, node),
+        "created" => source.note(
+            node.value.range(),
+            node.field,
+            "only the service's own drop-in says how a type came about: leave it out",
+        ),
+        _ => source.unknown(
+            node,
+            name,
+            &[
+                "description",
+                "examples",
+                "hold",
+                "instance_behavior",
+                "more_port_ranges",
+                "port_range",
+                "preferred_ports",
+                "protocol",
+            ],
+        ),
     });
     edit
 }
 
-/// Puts all edits over the types, then takes back those that do not fit until the rest does: types
-/// may swap their ranges in one layer.
-fn merge(config: &mut Config, mut edits: Vec<Edit>, source: &mut Source<'_>) {
-    loop {
-        let mut types = config.types.0.clone();
-        let mut misfit = None;
-        for (index, edit) in edits.iter().enumerate() {
-            if let Err(problem) = put(&mut types, edit) {
-                misfit.get_or_insert((index, problem));
-            }
-        }
-        let misfit = misfit.or_else(|| overlap(&types, &edits));
-        let Some((index, (place, field, message))) = misfit else {
-            config.types.0 = types;
-            return;
-        };
-        let field = format!("service_types.{}{field}", edits[index].name);
-        source.note(place, &field, message);
-        edits.remove(index);
+fn created(source: &mut Source<'_>, node: Node<'_>) -> Option<Created> {
+    let (mut at, mut found, mut by) = (None, None, None);
+    source.fields(node, |source, name, node| match name {
+        "at" => at = parsed::<Timestamp>(source, node, "a time such as 2026-01-31T12:00:00Z"),
+        "placement" => found = placement(source, node),
+        "by" => by = source.words(node),
+        _ => source.unknown(node, name, &["at", "by", "placement"]),
+    });
+    if at.is_none() || found.is_none() {
+        source.note(node.value.range(), node.field, "needs a time (at) and a placement");
     }
+    Some(Created { at: at?, placement: found?, by })
 }
 
-type Misfit = (Range, &'static str, String);
-
-fn put(types: &mut BTreeMap<ServiceTypeName, ServiceType>, edit: &Edit) -> Result<(), Misfit> {
-    if edit.removed {
-        types.remove(&edit.name);
-        return Ok(());
+fn parsed<T: FromStr<Err: Display>>(
+    source: &mut Source<'_>,
+    node: Node<'_>,
+    wanted: &str,
+) -> Option<T> {
+    let value = source.string(node)?.parse().ok();
+    if value.is_none() {
+        source.mismatch(node, wanted);
     }
-    let before = types.get(&edit.name);
-    let port_range = edit.range.map(|(range, _)| range).or(before.map(|t| t.port_range));
-    let Some(port_range) = port_range else {
-        return Err((
-            edit.place,
-            "",
-            "a new service type needs a port_range: add \"port_range\": [first, last]".to_owned(),
-        ));
-    };
-    let preferred_ports = match &edit.preferred {
-        Some((ports, place)) => {
-            if let Some(port) = ports.iter().find(|port| !port_range.contains(**port)) {
-                let message = format!("{port} is outside the type's port_range, {port_range}");
-                return Err((*place, ".preferred_ports", message));
-            }
-            ports.clone()
-        }
-        // Those of a layer below that a new range leaves outside are nobody's mistake.
-        None => before.map_or_else(Vec::new, |t| {
-            let ports = t.preferred_ports.iter().copied();
-            ports.filter(|port| port_range.contains(*port)).collect()
-        }),
-    };
-    let service_type = ServiceType {
-        port_range,
-        preferred_ports,
-        instance_behavior: edit
-            .behavior
-            .or(before.map(|t| t.instance_behavior))
-            .unwrap_or_default(),
-        hold: edit.hold.or(before.map(|t| t.hold)).unwrap_or(Hold::Guard),
-        description: edit
-            .description
-            .clone()
-            .or(before.map(|t| t.description.clone()))
-            .unwrap_or_default(),
-    };
-    types.insert(edit.name.clone(), service_type);
-    Ok(())
-}
-
-/// The first edit whose range overlaps another type's.
-fn overlap(
-    types: &BTreeMap<ServiceTypeName, ServiceType>,
-    edits: &[Edit],
-) -> Option<(usize, Misfit)> {
-    edits.iter().enumerate().find_map(|(index, edit)| {
-        let (range, place) = edit.range.filter(|_| types.contains_key(&edit.name))?;
-        let (other, with) =
-            types.iter().find(|(name, t)| **name != edit.name && t.port_range.overlaps(range))?;
-        let message = format!(
-            "{range} overlaps the range of {other}, {}: choose ports that no other type has",
-            with.port_range
-        );
-        Some((index, (place, ".port_range", message)))
-    })
+    value
 }

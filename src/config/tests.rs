@@ -3,6 +3,11 @@ use std::{fs, time::Duration};
 use super::*;
 use crate::port::PortRange;
 
+/// Files that stand alone, with whether the schema sees what is wrong, if something is.
+pub(super) fn cases() -> Vec<(String, Option<bool>)> {
+    Vec::new()
+}
+
 /// Loads the built-in configuration with these texts as further layers.
 fn load(layers: &[&str]) -> (Config, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
@@ -11,7 +16,10 @@ fn load(layers: &[&str]) -> (Config, Vec<String>) {
     for (index, layer) in layers.iter().enumerate() {
         fs::write(drop_ins.join(format!("{index:02}.json")), layer).unwrap();
     }
-    let (config, problems) = Config::load(&[folder.path().to_owned()]);
+    let (texts, mut problems) = files::read(&[folder.path().to_owned()]);
+    let mut merged = merge(&texts);
+    problems.append(&mut merged.problems);
+    let config = merged.config;
     let cut = format!("{}/", drop_ins.display());
     let problems = problems.iter().map(|p| p.to_string().replace(&cut, ""));
     (config, problems.collect())

@@ -1,9 +1,11 @@
 //! The door over HTTP. It translates, and decides nothing. Whoever can open the socket is the user.
 //!
 //! - [`routes`]: what can be asked
+//! - `types`: the part of it that is about service types and the configuration
 //! - this file: the socket and its connections
 
 pub mod routes;
+mod types;
 
 use std::{
     convert::Infallible,

@@ -15,6 +15,7 @@ use axum::{
 };
 use serde_json::{Value as Body, json};
 
+use super::types;
 use crate::{
     broker::Broker,
     error::{Error, ErrorKind},
@@ -41,16 +42,24 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/instances/{instance_id}/heartbeat", post(heartbeat))
         .route("/check/{port}", get(check))
         .route("/status", get(status))
+        .route("/types", get(types::types))
+        .route("/types/{service_type}", delete(types::undo))
+        .route("/suggest/{service_type}", get(types::suggest))
+        .route("/config", get(types::config))
+        .route("/config/auto-allocation", put(types::set_auto_allocation))
+        .route("/config/backups", get(types::backups))
+        .route("/config/restore", post(types::restore))
+        .route("/config/reload", post(types::reload))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(broker)
 }
 
-type Answer = Result<Success, Failure>;
+pub(super) type Answer = Result<Success, Failure>;
 /// axum's own refusals are plain text, so they are taken as values.
-type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
-type Part = Result<Path<String>, PathRejection>;
+pub(super) type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+pub(super) type Part = Result<Path<String>, PathRejection>;
 
 async fn allocate(
     State(broker): State<Arc<Broker>>,
@@ -148,12 +157,21 @@ async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<R
 }
 
 fn read_filter(Query(filter): Query<HashMap<String, String>>) -> Result<Filter, Error> {
-    // A query has only strings; a port is given as one here.
-    let keys = filter.into_iter().map(|(key, text)| match text.parse() {
-        Ok(number) if key == "port" => (key, Value::U64(number)),
-        _ => (key, Value::Str(text)),
+    let keys = filter.into_iter().map(|(key, text)| {
+        let value = from_text(&key, text);
+        (key, value)
     });
     Filter::parse(keys)
+}
+
+/// A query has only strings: numbers and flags are given as such.
+pub(super) fn from_text(key: &str, text: String) -> Value {
+    match (key, text.parse(), text.as_str()) {
+        ("port" | "count", Ok(number), _) => Value::U64(number),
+        ("create" | "strict", _, "true") => Value::Bool(true),
+        ("create" | "strict", _, "false") => Value::Bool(false),
+        _ => Value::Str(text),
+    }
 }
 
 async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {
@@ -186,7 +204,10 @@ async fn unknown_path(uri: Uri) -> Failure {
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
              PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
-             POST /instances/{instance_id}/heartbeat, GET /check/{port} and GET /status",
+             POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
+             DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
+             PUT /config/auto-allocation, GET /config/backups, POST /config/restore and \
+             POST /config/reload",
         ),
     }
 }
@@ -202,7 +223,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
 }
 
 /// The options of a body that may be empty.
-fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
+pub(super) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
@@ -247,7 +268,7 @@ fn from_json(value: Body) -> Value {
 }
 
 /// An answer.
-struct Success(Fields);
+pub(super) struct Success(pub(super) Fields);
 
 impl IntoResponse for Success {
     fn into_response(mut self) -> Response {
@@ -257,7 +278,7 @@ impl IntoResponse for Success {
 }
 
 /// A refusal.
-struct Failure {
+pub(super) struct Failure {
     status: StatusCode,
     code: &'static str,
     error: Error,

@@ -7,9 +7,20 @@
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
 //! - [`clock`]: the clock that deadlines are counted with
 
+use std::fs;
+
+use crate::port::PortRange;
+
 pub mod clock;
 pub mod diag;
 pub mod guard;
 pub mod probe;
 pub mod process;
 pub mod readable;
+
+/// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).
+pub fn ephemeral_ports() -> Option<PortRange> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ports = text.split_whitespace().map(|port| port.parse().ok());
+    PortRange::new(ports.next()??, ports.next()??)
+}

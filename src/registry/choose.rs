@@ -11,6 +11,49 @@ use crate::{
     service_type::{InstanceBehavior, ServiceType},
 };
 
+/// Why a port is the next to be tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The service runs once, and has it.
+    Existing,
+    /// This service of this project had it last.
+    Remembered,
+    /// The request's template stands for it.
+    Template,
+    /// The type prefers it.
+    Preferred,
+    /// It is the first that is free.
+    Free,
+    /// It is free, but another project had it and may come back.
+    RememberedByOther,
+}
+
+impl Reason {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Existing => "existing",
+            Self::Remembered => "remembered",
+            Self::Template => "template",
+            Self::Preferred => "preferred",
+            Self::Free => "first_free",
+            Self::RememberedByOther => "remembered_by_another",
+        }
+    }
+
+    /// The same for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Existing => "the service runs once, and has this port",
+            Self::Remembered => "this project had it last",
+            Self::Template => "the template stands for it",
+            Self::Preferred => "the service type prefers it",
+            Self::Free => "the first that is free",
+            Self::RememberedByOther => "free, but another project had it last",
+        }
+    }
+}
+
 /// What a request gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -68,17 +111,30 @@ impl Obstacle {
 }
 
 impl Registry {
-    /// Decides which port a request gets. `probe` asks the kernel whether a port is free, and is
-    /// asked only about ports that are free here.
+    /// Decides which port a request gets that is [`completed`] with its type. `probe` asks the kernel
+    /// whether a port is free, and is asked only about ports that are free here.
+    ///
+    /// [`completed`]: AllocateRequest::completed
     pub fn choose(
         &self,
         request: &AllocateRequest,
+        service_type: &ServiceType,
         mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<Choice, Error> {
-        let service_type = self.rules.types.get(&request.service_type)?;
-        if service_type.instance_behavior == InstanceBehavior::Single
-            && let Some(lease) = self.singleton(request)
-        {
+        let template = request.template_port(service_type, &self.rules.templates)?;
+        if let Some(lease) = self.existing(request, service_type) {
+            if request.strict && request.port != Some(lease.port) {
+                return Err(Error::new(
+                    ErrorKind::PortInUse,
+                    format!(
+                        "{} runs once, and it has port {} ({})",
+                        lease.service_type,
+                        lease.port,
+                        lease.describe_holder()
+                    ),
+                )
+                .suggest("ask without strict to get that port"));
+            }
             return Ok(Choice::Existing(lease));
         }
         let count = usize::from(request.count);
@@ -109,9 +165,11 @@ impl Registry {
             free
         };
         let first = if count == 1 {
-            self.candidates(request, service_type).find(|port| probe(*port))
+            self.candidates(request, service_type, template)
+                .map(|(port, _)| port)
+                .find(|p| probe(*p))
         } else {
-            self.block(request, service_type, probe)
+            self.block(request, service_type, template, probe)
         };
         first.map(Choice::Port).ok_or_else(|| exhausted(request, service_type, busy))
     }
@@ -126,7 +184,8 @@ impl Registry {
         for offset in 0..request.count {
             // Beyond the last port there is none to be had.
             let port = first.plus(offset).ok_or((Port::MAX, Obstacle::InUse))?;
-            self.asked(port, request.protocol, &mut probe).map_err(|obstacle| (port, obstacle))?;
+            self.asked(port, request.protocol(), &mut probe)
+                .map_err(|obstacle| (port, obstacle))?;
         }
         Ok(())
     }
@@ -137,12 +196,14 @@ impl Registry {
         &self,
         request: &AllocateRequest,
         service_type: &ServiceType,
+        template: Option<Port>,
         mut probe: impl FnMut(Port) -> bool,
     ) -> Option<Port> {
-        let (protocol, range) = (request.protocol, service_type.port_range);
+        let protocol = request.protocol();
         let own = request.memory_key().and_then(|key| self.memory.get(&key));
         let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
-        for first in own.into_iter().chain(service_type.preferred_ports.iter().copied()) {
+        let preferred = template.into_iter().chain(service_type.preferred_ports.iter().copied());
+        for first in own.into_iter().chain(preferred) {
             let Some(block) =
                 first.plus(request.count - 1).and_then(|last| PortRange::new(first, last))
             else {
@@ -150,14 +211,20 @@ impl Registry {
             };
             let others = |i| if own == Some(first) { 0 } else { self.memory.word(protocol, i) };
             let free = select(block, |i| !(taken(i) | others(i)));
-            let inside = own == Some(first) || range.contains(block.last());
+            let inside = own == Some(first) || service_type.contains(block.last());
             if inside && run(free, request.count, &mut probe).is_some() {
                 return Some(first);
             }
         }
-        let fresh = select(range, |i| !(taken(i) | self.memory.word(protocol, i)));
-        run(fresh, request.count, &mut probe)
-            .or_else(|| run(select(range, |i| !taken(i)), request.count, &mut probe))
+        let fresh = |i| !(taken(i) | self.memory.word(protocol, i));
+        service_type
+            .ranges()
+            .find_map(|range| run(select(range, fresh), request.count, &mut probe))
+            .or_else(|| {
+                let mut ranges = service_type.ranges();
+                ranges
+                    .find_map(|range| run(select(range, |i| !taken(i)), request.count, &mut probe))
+            })
     }
 
     /// What is in the way of a port that was asked for by number.
@@ -176,40 +243,61 @@ impl Registry {
         probe(port)
     }
 
-    fn singleton(&self, request: &AllocateRequest) -> Option<Arc<Lease>> {
-        let id = self.singletons.get(&request.service_type)?;
-        self.leases.get(id).map(Arc::clone)
+    /// The lease that the request shares, if its service runs once and runs already.
+    pub fn existing(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+    ) -> Option<Arc<Lease>> {
+        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+        let lease = self.singleton(&request.service_type, request.singleton_key.as_ref());
+        lease.filter(|_| is_single).map(Arc::clone)
     }
 
-    /// The ports to try, best first: what this service of this project had last, the preferred ones,
-    /// the range ascending; then the ports that somebody else remembers, oldest first.
-    fn candidates<'a>(
+    /// The ports to try, best first: what this service of this project had last, the template's, the
+    /// preferred ones, the ranges ascending; then the ports that somebody else remembers, oldest first.
+    pub fn candidates<'a>(
         &'a self,
         request: &AllocateRequest,
         service_type: &'a ServiceType,
-    ) -> impl Iterator<Item = Port> + 'a {
-        let protocol = request.protocol;
+        template: Option<Port>,
+    ) -> impl Iterator<Item = (Port, Reason)> + 'a {
+        let protocol = request.protocol();
         let leased = move |port: Port| self.at(port, protocol).is_some();
         let own = request
             .memory_key()
             .and_then(|key| self.memory.get(&key))
             .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
-        let preferred = service_type.preferred_ports.iter().copied().filter(move |port| {
+        let fresh = move |port: &Port| {
             !leased(*port)
                 && !self.avoided.contains(*port)
                 && !self.memory.contains(protocol, *port)
-        });
-        // A preferred port that was busy is not asked about again.
-        let ascending = select(service_type.port_range, move |i| {
-            let taken = self.leased_word(protocol, i) | self.avoided.word(i);
-            !(taken | self.memory.word(protocol, i))
-        })
-        .filter(|port| !service_type.preferred_ports.contains(port));
-        own.into_iter().chain(
-            preferred
-                .chain(ascending)
-                .chain(self.remembered_by_others(service_type, protocol))
-                .filter(move |port| Some(*port) != own),
+        };
+        let template = template.filter(fresh);
+        let preferred = service_type.preferred_ports.iter().copied();
+        let preferred = preferred.filter(fresh).filter(move |port| Some(*port) != template);
+        // A port that was tried before is not asked about again.
+        let ascending = service_type
+            .ranges()
+            .flat_map(move |range| {
+                select(range, move |i| {
+                    let taken = self.leased_word(protocol, i) | self.avoided.word(i);
+                    !(taken | self.memory.word(protocol, i))
+                })
+            })
+            .filter(move |port| {
+                Some(*port) != template && !service_type.preferred_ports.contains(port)
+            });
+        let because = |reason| move |port| (port, reason);
+        own.into_iter().map(because(Reason::Remembered)).chain(
+            (template.into_iter().map(because(Reason::Template)))
+                .chain(preferred.map(because(Reason::Preferred)))
+                .chain(ascending.map(because(Reason::Free)))
+                .chain(
+                    self.remembered_by_others(service_type, protocol)
+                        .map(because(Reason::RememberedByOther)),
+                )
+                .filter(move |(port, _)| Some(*port) != own),
         )
     }
 
@@ -221,12 +309,15 @@ impl Registry {
         protocol: Protocol,
     ) -> impl Iterator<Item = Port> + 'a {
         std::iter::once_with(move || {
-            let mut ports: Vec<_> = select(service_type.port_range, |i| {
+            let remembered = |i| {
                 let taken = self.leased_word(protocol, i) | self.avoided.word(i);
                 self.memory.word(protocol, i) & !taken
-            })
-            .map(|port| (self.memory.age(protocol, port), port))
-            .collect();
+            };
+            let mut ports: Vec<_> = service_type
+                .ranges()
+                .flat_map(|range| select(range, remembered))
+                .map(|port| (self.memory.age(protocol, port), port))
+                .collect();
             ports.sort_unstable();
             ports.into_iter().map(|(_, port)| port)
         })
@@ -259,7 +350,7 @@ fn run(
 }
 
 fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error {
-    let error = Error::new(ErrorKind::PortInUse, obstacle.describe(port, request.protocol));
+    let error = Error::new(ErrorKind::PortInUse, obstacle.describe(port, request.protocol()));
     match obstacle {
         Obstacle::Leased(lease) => error.suggest(format!(
             "release it (`styxy release {}`), or ask without strict to get another port",
@@ -275,13 +366,15 @@ fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error 
 }
 
 fn exhausted(request: &AllocateRequest, service_type: &ServiceType, busy: usize) -> Error {
-    let range = service_type.port_range;
+    let ranges = service_type.describe_ranges();
     if request.count > 1 {
         return Error::new(
             ErrorKind::PoolExhausted,
             format!(
-                "{} has no {} consecutive {} ports that are free ({range})",
-                request.service_type, request.count, request.protocol
+                "{} has no {} consecutive {} ports that are free ({ranges})",
+                request.service_type,
+                request.count,
+                request.protocol()
             ),
         )
         .suggest("ask for fewer, or release leases that are no longer needed (`styxy list`)");
@@ -289,11 +382,11 @@ fn exhausted(request: &AllocateRequest, service_type: &ServiceType, busy: usize)
     Error::new(
         ErrorKind::PoolExhausted,
         format!(
-            "no {} port of {} ({range}) is free: of {}, {busy} are in use by other programs and the \
+            "no {} port of {} ({ranges}) is free: of {}, {busy} are in use by other programs and the \
              rest are leased or excluded",
-            request.protocol,
+            request.protocol(),
             request.service_type,
-            range.len(),
+            service_type.len(),
         ),
     )
     .suggest("release leases that are no longer needed (`styxy list`)")

@@ -9,6 +9,7 @@ use super::port_set::PortSet;
 use crate::{
     lease::MemoryKey,
     port::{Port, Protocol},
+    service_type::ServiceTypeName,
 };
 
 /// The remembered ports. Ages are counted in numbers of changes: a lower one is older.
@@ -52,6 +53,13 @@ impl Memory {
                 self.set(key.protocol).remove(port);
             }
         }
+    }
+
+    /// Forgets everything of that type: its ranges may be another's soon.
+    pub(super) fn forget_type(&mut self, service_type: &ServiceTypeName) {
+        let keys = self.by_key.keys().filter(|key| key.service_type == *service_type);
+        let keys: Vec<_> = keys.map(Arc::clone).collect();
+        keys.iter().for_each(|key| self.forget(key));
     }
 
     /// The port that the key had last.

@@ -3,28 +3,35 @@
 //!
 //! - `choose`: which port a request gets
 //! - `memory`: which project had which port last
+//! - `placement`: where a range goes that appears by itself
 //! - `port_set`: sets of ports as bitmaps
+//! - `told`: what the journal knows of the configuration
 
 mod choose;
 mod memory;
+pub mod placement;
 mod port_set;
+mod told;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
-pub use choose::{Choice, Obstacle};
+pub use choose::{Choice, Obstacle, Reason};
 pub use memory::Memory;
 pub use port_set::PortSet;
+pub use told::{Automatic, Told};
 
 use crate::{
+    auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
-    lease::{Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner},
+    lease::{Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey},
     port::{Port, Protocol},
     request::Filter,
-    service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes},
+    service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
+    time::Timestamp,
 };
 
 /// What the registry decides by; it comes from the configuration.
@@ -32,6 +39,10 @@ use crate::{
 pub struct Rules {
     /// The service types.
     pub types: ServiceTypes,
+    /// Named offsets from a type's first preferred port.
+    pub templates: Templates,
+    /// How unknown types get a range.
+    pub auto: AutoAllocation,
     /// Ports that are never granted.
     pub excluded: PortSet,
     /// The most leases at once.
@@ -49,12 +60,17 @@ pub struct Registry {
     leases: HashMap<LeaseId, Arc<Lease>>,
     tcp: Leased,
     udp: Leased,
-    singletons: HashMap<ServiceTypeName, LeaseId>,
+    /// The leases of single types, the oldest of each key first.
+    singletons: HashMap<Singleton, BTreeSet<(Timestamp, LeaseId)>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
     instances: HashMap<InstanceId, Arc<Instance>>,
     memory: Memory,
+    told: Told,
 }
+
+/// What there is one of.
+type Singleton = (ServiceTypeName, Option<SingletonKey>);
 
 /// The leased ports of one protocol.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +93,7 @@ impl Registry {
             orphans: BTreeSet::new(),
             instances: HashMap::new(),
             memory: Memory::default(),
+            told: Told::default(),
         }
     }
 
@@ -89,11 +106,26 @@ impl Registry {
     pub fn set_rules(&mut self, rules: Rules) {
         self.avoided = avoided(&rules);
         self.rules = rules;
+        // A type may run once from now on.
+        self.singletons.clear();
+        let leases: Vec<_> = self.leases.values().map(Arc::clone).collect();
+        leases.iter().for_each(|lease| self.note_singleton(lease));
+    }
+
+    /// What the journal was told of the configuration.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Takes what the journal was told, from a snapshot.
+    pub fn set_told(&mut self, told: Told) {
+        self.told = told;
     }
 
     /// Makes a change. `seq` is its number, by which remembered ports age. What is not about leases
     /// changes nothing here.
     pub fn apply(&mut self, seq: u64, change: &Change) {
+        self.told.apply(change);
         match change {
             Change::Allocate { lease } => {
                 if let Some(key) = lease.memory_key() {
@@ -102,13 +134,19 @@ impl Registry {
                 self.insert(Arc::clone(lease));
             }
             Change::Release { lease, .. } | Change::Expire { lease, .. } => self.remove(lease),
-            Change::Orphan { lease } | Change::Renew { lease } => self.replace(lease),
+            Change::Orphan { lease }
+            | Change::Renew { lease }
+            | Change::SingletonReuse { lease }
+            | Change::SingletonLeave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
             Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),
             Change::EndInstance { instance, .. } => {
                 self.instances.remove(&instance.instance_id);
             }
-            Change::Reuse { .. }
+            Change::UndoAutoAllocation { service_type, .. } => {
+                self.memory.forget_type(service_type);
+            }
+            Change::AutoAllocate { .. }
             | Change::Deny(_)
             | Change::ConfigReload { .. }
             | Change::ConfigError { .. }
@@ -123,11 +161,9 @@ impl Registry {
             leased.ports.insert(lease.port);
             leased.leases.insert(lease.port, lease.lease_id);
         }
-        if lease.singleton {
-            self.singletons.insert(lease.service_type.clone(), lease.lease_id);
-        }
-        if lease.owner != Owner::None {
-            self.owned.entry(lease.owner.clone()).or_default().insert(lease.lease_id);
+        self.note_singleton(&lease);
+        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
+            self.owned.entry(holder.owner).or_default().insert(lease.lease_id);
         }
         if lease.orphaned {
             self.orphans.insert(lease.lease_id);
@@ -165,16 +201,40 @@ impl Registry {
                 leased.leases.remove(&lease.port);
             }
         }
-        if self.singletons.get(&lease.service_type) == Some(&lease.lease_id) {
-            self.singletons.remove(&lease.service_type);
+        let singleton = (lease.service_type.clone(), lease.singleton_key.clone());
+        if let Entry::Occupied(mut ids) = self.singletons.entry(singleton) {
+            ids.get_mut().remove(&(lease.since, lease.lease_id));
+            if ids.get().is_empty() {
+                ids.remove();
+            }
         }
-        if let Some(owned) = self.owned.get_mut(&lease.owner) {
-            owned.remove(&lease.lease_id);
-            if owned.is_empty() {
-                self.owned.remove(&lease.owner);
+        for holder in lease.holders() {
+            if let Entry::Occupied(mut owned) = self.owned.entry(holder.owner) {
+                owned.get_mut().remove(&lease.lease_id);
+                if owned.get().is_empty() {
+                    owned.remove();
+                }
             }
         }
         self.orphans.remove(&lease.lease_id);
+    }
+
+    fn note_singleton(&mut self, lease: &Lease) {
+        if self.is_singleton(&lease.service_type) {
+            let singleton = (lease.service_type.clone(), lease.singleton_key.clone());
+            let ids = self.singletons.entry(singleton).or_default();
+            ids.insert((lease.since, lease.lease_id));
+        }
+    }
+
+    /// The lease of what there is one of.
+    fn singleton(
+        &self,
+        service_type: &ServiceTypeName,
+        key: Option<&SingletonKey>,
+    ) -> Option<&Arc<Lease>> {
+        let ids = self.singletons.get(&(service_type.clone(), key.cloned()))?;
+        ids.first().and_then(|(_, id)| self.leases.get(id))
     }
 
     /// The live lease of that id.

@@ -27,6 +27,11 @@ impl PortSet {
         }
     }
 
+    /// Adds every port of another set.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.0.iter_mut().zip(other.0.iter()).for_each(|(word, other)| *word |= other);
+    }
+
     /// Takes a port out.
     pub fn remove(&mut self, port: Port) {
         self.0[word(port)] &= !bit(port);
@@ -35,6 +40,14 @@ impl PortSet {
     /// Whether the port is in the set.
     pub fn contains(&self, port: Port) -> bool {
         self.0[word(port)] & bit(port) != 0
+    }
+}
+
+impl FromIterator<PortRange> for PortSet {
+    fn from_iter<I: IntoIterator<Item = PortRange>>(ranges: I) -> Self {
+        let mut set = Self::default();
+        ranges.into_iter().for_each(|range| set.insert_range(range));
+        set
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     change::Record,
     lease::{Instance, Lease, MemoryKey},
     port::Port,
+    registry::Told,
 };
 
 /// The version of the format. A file of another version is set aside unread.
@@ -29,6 +30,8 @@ pub enum Line {
     Memory(Memory),
     /// A registered instance (in a snapshot).
     Instance(Instance),
+    /// What the journal was told of the configuration (in a snapshot).
+    Told(Told),
     /// The last line of a snapshot, with the number of lines between it and the header.
     End(usize),
 }

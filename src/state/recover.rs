@@ -97,7 +97,7 @@ impl Recovered {
                 Ok(line) => {
                     good += usize::from(matches!(
                         line,
-                        Line::Lease(_) | Line::Memory(_) | Line::Instance(_)
+                        Line::Lease(_) | Line::Memory(_) | Line::Instance(_) | Line::Told(_)
                     ));
                     missing += self.take(line, registry);
                 }
@@ -187,6 +187,10 @@ impl Recovered {
             }
             Line::Instance(instance) => {
                 registry.insert_instance(Arc::new(instance));
+                0
+            }
+            Line::Told(told) => {
+                registry.set_told(told);
                 0
             }
             Line::End(_) => 0,

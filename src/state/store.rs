@@ -24,7 +24,7 @@ use super::{
 use crate::{
     change::Record,
     lease::{Instance, Lease},
-    registry::Registry,
+    registry::{Registry, Told},
 };
 
 /// A log below this size is never compacted.
@@ -251,6 +251,7 @@ impl Store {
                 .map(|(key, port, seq)| Memory { key: (**key).clone(), port, seq })
                 .collect(),
             instances: registry.instances(),
+            told: registry.told().clone(),
         }
     }
 
@@ -284,6 +285,7 @@ pub struct Snapshot {
     leases: Vec<Arc<Lease>>,
     memory: Vec<Memory>,
     instances: Vec<Arc<Instance>>,
+    told: Told,
 }
 
 impl Snapshot {
@@ -309,12 +311,13 @@ impl Snapshot {
         let leases = self.leases.iter().map(|lease| Line::Lease((**lease).clone()));
         let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
         let instances = self.instances.iter().map(|instance| Line::Instance((**instance).clone()));
-        let count = self.leases.len() + self.memory.len() + self.instances.len();
+        let count = self.leases.len() + self.memory.len() + self.instances.len() + 1;
         let mut buffer = Vec::new();
         for line in std::iter::once(Line::Header(self.header.clone()))
             .chain(leases)
             .chain(memory)
             .chain(instances)
+            .chain([Line::Told(self.told.clone())])
             .chain([Line::End(count)])
         {
             buffer.clear();

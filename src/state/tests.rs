@@ -104,7 +104,8 @@ fn lease(port: u64) -> Lease {
         deadline: None,
         orphaned: false,
         block_id: None,
-        singleton: false,
+        sharers: Vec::new(),
+        singleton_key: None,
         since: Timestamp(port),
     }
 }
@@ -270,7 +271,7 @@ fn a_damaged_snapshot_keeps_the_entries_that_can_be_read() {
     fs::write(&path, bytes).unwrap();
     let service = home.open();
     assert_eq!(service.ports().len(), 10);
-    assert!(service.damage[0].contains("19 of 20 entries"), "{:?}", service.damage);
+    assert!(service.damage[0].contains("20 of 21 entries"), "{:?}", service.damage);
     assert_eq!(home.set_aside(), 1);
     drop(service);
     assert_eq!(home.open().ports().len(), 10);

@@ -1,0 +1,198 @@
+//! How a service type that nobody configured gets a range: the words of it, as types.
+
+use std::{collections::BTreeMap, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::Error,
+    port::Port,
+    word::{shortened, word},
+};
+
+/// Where a new range goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// Behind the last range within the limits; at their end, the first hole that fits.
+    #[default]
+    After,
+    /// In front of the first range within the limits; at their beginning, the first hole that fits.
+    Before,
+    /// Near types of the same family, else the first hole that fits.
+    Smart,
+}
+
+impl Placement {
+    /// Every placement.
+    pub const ALL: [Self; 3] = [Self::After, Self::Before, Self::Smart];
+
+    /// The word for it in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::After => "after",
+            Self::Before => "before",
+            Self::Smart => "smart",
+        }
+    }
+}
+
+impl FromStr for Placement {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::ALL.into_iter().find(|placement| placement.as_str() == text).ok_or_else(|| {
+            Error::invalid(format!(
+                "{:?} is not a placement: give \"after\", \"before\" or \"smart\"",
+                shortened(text)
+            ))
+        })
+    }
+}
+
+word! {
+    /// A pattern of service types: their alphabet, with `*` for any text and `?` for any character.
+    Pattern, "pattern", can_match,
+    "no service type can match it: use letters, digits, hyphens, * and ?, 50 characters at most besides *"
+}
+
+fn can_match(text: &str) -> bool {
+    let is_known = |c: char| c.is_ascii_alphanumeric() || "-*?".contains(c);
+    let length = text.chars().filter(|c| *c != '*').count();
+    !text.is_empty() && text.len() <= 100 && text.chars().all(is_known) && length <= 50
+}
+
+impl Pattern {
+    /// Whether the name is one of those that are meant.
+    pub fn matches(&self, name: &str) -> bool {
+        matches(self.as_str().as_bytes(), name.as_bytes())
+    }
+
+    /// How much it says: a pattern with more letters is more specific, then one with fewer `*`.
+    fn specificity(&self) -> (usize, std::cmp::Reverse<usize>) {
+        let stars = self.as_str().matches('*').count();
+        let letters = self.as_str().chars().filter(|c| !"*?".contains(*c)).count();
+        (letters, std::cmp::Reverse(stars))
+    }
+}
+
+/// Compares from the left, and comes back to the last `*` when it does not fit.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star = None;
+    while n < name.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, n));
+                p += 1;
+            }
+            Some(c) if *c == b'?' || *c == name[n] => (p, n) = (p + 1, n + 1),
+            _ => {
+                let Some((at, taken)) = star else { return false };
+                star = Some((at, taken + 1));
+                (p, n) = (at + 1, taken + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|c| *c == b'*')
+}
+
+/// What the configuration says of automatic ranges.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AutoAllocation {
+    /// Whether unknown types get a range at all.
+    pub enabled: bool,
+    /// How many ports a new range has, 1 to 1000.
+    pub chunk_size: u16,
+    /// Where it goes.
+    pub placement: Placement,
+    /// The lowest port of any new range.
+    pub min_port: Port,
+    /// The highest port of any new range.
+    pub max_port: Port,
+    /// Whether ranges keep a distance.
+    pub preserve_gaps: bool,
+    /// The distance, in ports, 0 to 1000.
+    pub gap_size: u16,
+    /// What else holds for types whose names match.
+    pub rules: BTreeMap<Pattern, AutoRule>,
+}
+
+/// What holds for types whose names match a pattern.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AutoRule {
+    /// How many ports a new range has.
+    pub chunk_size: Option<u16>,
+    /// Where it goes.
+    pub placement: Option<Placement>,
+    /// The place is the nearest to this port that the limits allow.
+    pub preferred_range_start: Option<Port>,
+}
+
+impl AutoAllocation {
+    /// Nothing of its own, as a beginning.
+    pub fn off() -> Self {
+        Self {
+            enabled: false,
+            chunk_size: 1,
+            placement: Placement::After,
+            min_port: Port::MAX,
+            max_port: Port::MAX,
+            preserve_gaps: false,
+            gap_size: 0,
+            rules: BTreeMap::new(),
+        }
+    }
+
+    /// The most specific rule for that name.
+    pub fn rule(&self, name: &str) -> AutoRule {
+        let rules = self.rules.iter().filter(|(pattern, _)| pattern.matches(name));
+        let best = rules.max_by_key(|(pattern, _)| (pattern.specificity(), pattern.as_str()));
+        best.map(|(_, rule)| rule.clone()).unwrap_or_default()
+    }
+
+    /// The distance that new ranges keep, in ports.
+    pub fn gap(&self) -> u16 {
+        if self.preserve_gaps { self.gap_size } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_knows_stars_and_question_marks_and_nothing_else() {
+        for (pattern, good, bad) in [
+            ("monitoring-*", "monitoring-a", "monitoring"),
+            ("*", "x", ""),
+            ("a?c", "abc", "ac"),
+            ("*-db-*", "my-db-2", "my-db"),
+            ("a*b*c", "aXbYbc", "abcd"),
+        ] {
+            let parsed: Pattern = pattern.parse().unwrap();
+            assert!(parsed.matches(good), "{pattern} {good}");
+            assert!(bad.is_empty() || !parsed.matches(bad), "{pattern} {bad}");
+        }
+        for never in ["", "a b", "[ab]", "a.b", &"x".repeat(51), "ü*"] {
+            assert!(never.parse::<Pattern>().is_err(), "{never}");
+        }
+        // A pattern that would take exponential time by trying every way.
+        let hostile: Pattern = "*a".repeat(25).parse().unwrap();
+        assert!(!hostile.matches(&"a".repeat(24)));
+    }
+
+    #[test]
+    fn the_most_specific_pattern_wins() {
+        let rule = |size| AutoRule { chunk_size: Some(size), ..AutoRule::default() };
+        let rules = [("*", 1), ("db-*", 2), ("db-test-*", 3), ("db-?est-*", 4), ("*db-test-*", 5)];
+        let auto = AutoAllocation {
+            rules: rules.iter().map(|(p, size)| (p.parse().unwrap(), rule(*size))).collect(),
+            ..AutoAllocation::off()
+        };
+        for (name, size) in [("web", 1), ("db-x", 2), ("db-test-x", 3), ("db-best-x", 4)] {
+            assert_eq!(auto.rule(name).chunk_size, Some(size), "{name}");
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Renewing, releasing, forgetting.
+
+use std::sync::Arc;
+
+use super::{Broker, storage};
+use crate::{
+    change::Change,
+    error::Error,
+    kernel::clock,
+    lease::{Client, EndReason, Lease, LeaseId, Owner},
+    request::{Filter, LONGEST_TTL},
+};
+
+impl Broker {
+    /// Begins the time limit of a lease anew; without `ttl`, the one that it has.
+    pub fn renew(
+        &self,
+        lease_id: LeaseId,
+        ttl: Option<u64>,
+        client: &Client,
+    ) -> Result<Arc<Lease>, Error> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        self.usable(inner)?;
+        let lease = inner.registry.get(lease_id)?;
+        let ttl =
+            ttl.or(lease.ttl).filter(|ttl| (1..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
+                Error::invalid(format!(
+                    "ttl must be a whole number of seconds from 1 to {LONGEST_TTL}"
+                ))
+            })?;
+        let now = clock::now();
+        let deadline = Some(now.plus_seconds(ttl));
+        // An orphan lives by its time limit from now on: the owner that it had is gone.
+        let owner = if lease.orphaned { Owner::None } else { lease.owner.clone() };
+        let orphaned = false;
+        let lease = Lease { owner, ttl: Some(ttl), deadline, orphaned, ..(**lease).clone() };
+        let lease = Arc::new(lease);
+        let change = Change::Renew { lease: Arc::clone(&lease) };
+        self.commit(inner, vec![change], Some(client))?;
+        self.set_deadline(inner, &lease, now);
+        Ok(lease)
+    }
+
+    /// Releases a lease; returns it as it was.
+    pub fn release(&self, lease_id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let lease = Arc::clone(inner.registry.get(lease_id)?);
+        let change = Change::end(Arc::clone(&lease), EndReason::Released);
+        self.commit(&mut inner, vec![change], Some(client))?;
+        Ok(lease)
+    }
+
+    /// Releases all leases that the filter means; returns how many.
+    pub fn release_matching(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
+        let filter = filter.some()?;
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let leases = inner.registry.list(&filter).into_iter();
+        let ends: Vec<_> = leases.map(|lease| Change::end(lease, EndReason::Released)).collect();
+        let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
+        self.commit(&mut inner, ends, Some(client))?;
+        Ok(count)
+    }
+
+    /// Forgets the remembered ports that the filter means; returns how many.
+    pub async fn forget(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
+        let filter = filter.some()?;
+        let (count, seq) = {
+            let mut inner = self.lock();
+            self.usable(&mut inner)?;
+            let remembered = inner.registry.memory().iter();
+            let meant = remembered.filter(|(key, port, _)| filter.matches_memory(key, *port));
+            let changes: Vec<_> =
+                meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port }).collect();
+            let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+            (count, self.commit(&mut inner, changes, Some(client))?)
+        };
+        if count > 0 {
+            self.sync.until(seq).await.map_err(storage)?;
+        }
+        Ok(count)
+    }
+}

@@ -1,0 +1,440 @@
+//! Service types that appear by themselves and go again, and every other change of the configuration.
+//!
+//! Each takes its turn: the files are locked first, then the state, and the state only for as long as it
+//! takes to decide or to note the result. A type is in its file before it is in force; what a crash leaves
+//! between the two is told at the next start.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::{Broker, Inner, grant::Sockets, storage};
+use crate::{
+    change::{Asker, Change, TypeRanges},
+    config::{self, Config, DropIn, Files, Merged, Problem, Text, drop_in},
+    error::{Error, ErrorKind},
+    kernel::{self, diag},
+    lease::{Client, EndReason, Lease},
+    port::{PortRange, Protocol},
+    registry::{
+        Told,
+        placement::{self, Ground},
+    },
+    request::{AllocateRequest, Filter},
+    service_type::{Created, ServiceType, ServiceTypeName, near_miss},
+    time::Timestamp,
+};
+
+/// A type with a range that does not exist yet.
+pub(super) struct Plan {
+    pub(super) service_type: ServiceType,
+    /// The new range.
+    pub(super) range: PortRange,
+    created: Created,
+}
+
+impl Inner {
+    /// Finds a range for a request whose type has none, or none with room.
+    pub(super) fn plan(&self, request: &AllocateRequest) -> Result<Plan, Error> {
+        let name = &request.service_type;
+        let rules = self.registry.rules();
+        let known = rules.types.0.get(name);
+        if known.is_none() {
+            self.may_appear(name, request.create)?;
+        }
+        let mut in_use = diag::listened(Protocol::Tcp);
+        in_use.insert_all(&diag::listened(Protocol::Udp));
+        let ground = Ground {
+            types: &rules.types,
+            excluded: &rules.excluded,
+            ephemeral: kernel::ephemeral_ports(),
+            in_use: &in_use,
+        };
+        let place = match known {
+            Some(known) => placement::grow(name, known, request.count, &rules.auto, ground)?,
+            None => placement::place(name, request.count, &rules.auto, ground)?,
+        };
+        let now = Created { at: Timestamp::now(), placement: place.placement, by: None };
+        let mut service_type = known.cloned().unwrap_or_else(|| ServiceType::new(place.range));
+        if known.is_some() {
+            placement::add(&mut service_type, place.range);
+        }
+        Ok(Plan { service_type, range: place.range, created: now })
+    }
+
+    /// Whether an unknown type may get a range.
+    fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
+        let types = &self.registry.rules().types;
+        if !self.config.auto.enabled {
+            let unknown = types.get(name).map(drop).err();
+            let mut error = Error::new(
+                ErrorKind::AutoAllocationDisabled,
+                format!(
+                    "there is no service type \"{name}\", and automatic ranges are switched off"
+                ),
+            );
+            error.suggestions = unknown.map(|unknown| unknown.suggestions).unwrap_or_default();
+            return Err(error.suggest("`styxy config auto-allocation enable` switches them on"));
+        }
+        match near_miss(name.as_str(), types.names()) {
+            Some(meant) if !create => Err(Error::new(
+                ErrorKind::UnknownServiceType,
+                format!("there is no service type \"{name}\""),
+            )
+            .suggest(format!("did you mean \"{meant}\"?"))
+            .suggest("if it is a type of its own, say so with create (`--create`)")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a configuration in force, and gives what is to be told of it.
+    fn differences(&self, merged: &Merged) -> Vec<Change> {
+        differences(self.registry.told(), &merged.config, &merged.problems)
+    }
+
+    fn set_config(&mut self, merged: Merged) {
+        self.registry.set_rules(merged.config.rules());
+        self.config = merged.config;
+        self.problems = merged.problems;
+    }
+}
+
+/// What a configuration is told by, after what was told before.
+pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) -> Vec<Change> {
+    let now = config.to_tell();
+    let ranges = |name: &ServiceTypeName, ranges: &Vec<PortRange>| TypeRanges {
+        service_type: name.clone(),
+        ranges: ranges.clone(),
+    };
+    let mut changes = Vec::new();
+    let gone = told
+        .automatic
+        .keys()
+        .filter(|name| !now.automatic.contains_key(*name) && !now.written.contains_key(*name));
+    changes.extend(gone.map(|name| Change::UndoAutoAllocation {
+        service_type: name.clone(),
+        ranges: told.automatic[name].ranges.clone(),
+        placement: told.automatic[name].placement,
+    }));
+    let is_well_again = problems.is_empty() && !told.problems.is_empty();
+    if now.fingerprint != told.fingerprint || is_well_again {
+        let written = || now.written.iter();
+        changes.push(Change::ConfigReload {
+            added: written()
+                .filter(|(name, _)| !told.written.contains_key(*name))
+                .map(|(name, new)| ranges(name, new))
+                .collect(),
+            changed: written()
+                .filter(|(name, new)| told.written.get(*name).is_some_and(|old| old != *new))
+                .map(|(name, new)| ranges(name, new))
+                .collect(),
+            removed: told
+                .written
+                .keys()
+                .filter(|n| !now.written.contains_key(*n))
+                .cloned()
+                .collect(),
+            fingerprint: now.fingerprint,
+        });
+    }
+    for (name, new) in &now.automatic {
+        let before = told.automatic.get(name);
+        if before == Some(new) {
+            continue;
+        }
+        let is_new = |range: &&PortRange| before.is_none_or(|old| !old.ranges.contains(range));
+        let Some(range) = new.ranges.iter().find(is_new).or(new.ranges.first()) else { continue };
+        changes.push(Change::AutoAllocate {
+            service_type: name.clone(),
+            range: *range,
+            ranges: new.ranges.clone(),
+            placement: new.placement,
+            asker: Asker::default(),
+        });
+    }
+    let reasons = problems.iter().map(ToString::to_string);
+    let news = reasons.filter(|reason| !told.problems.contains(reason));
+    changes.extend(news.map(|reason| Change::ConfigError { reason }));
+    changes
+}
+
+impl Broker {
+    /// Makes a range with room for a request. `None` if there is room already: another request has made
+    /// it in the meantime.
+    pub(super) async fn widen(
+        &self,
+        request: &AllocateRequest,
+        client: &Client,
+    ) -> Result<Option<PortRange>, Error> {
+        let (request, client) = (request.clone(), client.clone());
+        self.change_types(move |this, files| this.widen_now(files, &request, &client)).await
+    }
+
+    fn widen_now(
+        &self,
+        files: &mut Files,
+        request: &AllocateRequest,
+        client: &Client,
+    ) -> Result<Option<PortRange>, Error> {
+        let mut drop_in = self.lock_drop_in(files)?;
+        let Some(Plan { mut service_type, range, created }) = self.planned(request)? else {
+            return Ok(None);
+        };
+        let name = &request.service_type;
+        let placement = created.placement;
+        let by = client.comm.as_deref().map(|comm| match client.pid {
+            Some(pid) => format!("{comm}[{pid}]"),
+            None => comm.to_owned(),
+        });
+        service_type.created.get_or_insert(Created { by, ..created });
+        let text = drop_in.with_type(name, Some(&service_type)).map_err(broken)?;
+        let merged = self.write(files, &mut drop_in, &text)?;
+        let mut inner = self.lock();
+        let change = Change::AutoAllocate {
+            service_type: name.clone(),
+            range,
+            ranges: service_type.ranges().collect(),
+            placement,
+            asker: Asker::of(request),
+        };
+        inner.set_config(merged);
+        self.commit(&mut inner, vec![change], Some(client))?;
+        Ok(Some(range))
+    }
+
+    /// What is still missing for a request.
+    fn planned(&self, request: &AllocateRequest) -> Result<Option<Plan>, Error> {
+        let inner = self.lock();
+        let Some(known) = inner.registry.rules().types.0.get(&request.service_type) else {
+            return inner.plan(request).map(Some);
+        };
+        let completed = request.completed(known)?;
+        match inner.choose(&completed, known, &mut Sockets::new()) {
+            Err(error) if error.kind == ErrorKind::PoolExhausted => inner.plan(request).map(Some),
+            // There is room, or a reason that room is no remedy for.
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes away a type that has appeared by itself. `force` releases its leases first; returns how many.
+    pub async fn undo_auto_allocation(
+        &self,
+        name: &ServiceTypeName,
+        force: bool,
+        client: &Client,
+    ) -> Result<u32, Error> {
+        let (name, client) = (name.clone(), client.clone());
+        self.change_types(move |this, files| this.undo_now(files, &name, force, &client)).await
+    }
+
+    fn undo_now(
+        &self,
+        files: &mut Files,
+        name: &ServiceTypeName,
+        force: bool,
+        client: &Client,
+    ) -> Result<u32, Error> {
+        let mut drop_in = self.lock_drop_in(files)?;
+        let known = self.lock().registry.rules().types.get(name)?.clone();
+        if known.created.is_none() {
+            let origin = files.origins().remove(&format!("service_types.{name}.port_range"));
+            let place = origin.map_or_else(String::new, |origin| origin.to_string());
+            return Err(Error::invalid(format!(
+                "{name} did not appear by itself: it is in {place}"
+            ))
+            .suggest("set it to null in a later layer of the configuration to be rid of it"));
+        }
+        let text = drop_in.with_type(name, None).map_err(broken)?;
+        self.fit(files, &text)?;
+        let released = {
+            let mut inner = self.lock();
+            let released = self.release_types(&mut inner, &[name], force, client)?;
+            // Nobody gets a port of it while its file is being written.
+            let mut rules = inner.registry.rules().clone();
+            rules.types.0.remove(name);
+            inner.registry.set_rules(rules);
+            released
+        };
+        let written = self.write(files, &mut drop_in, &text);
+        let mut inner = self.lock();
+        let rules = inner.config.rules();
+        let merged = written.inspect_err(|_| inner.registry.set_rules(rules))?;
+        self.adopt(&mut inner, merged, Some(client))?;
+        Ok(released)
+    }
+
+    /// Releases the leases of types that are about to go, or refuses to let them go.
+    fn release_types(
+        &self,
+        inner: &mut Inner,
+        names: &[&ServiceTypeName],
+        force: bool,
+        client: &Client,
+    ) -> Result<u32, Error> {
+        self.usable(inner)?;
+        let leases = names.iter().flat_map(|name| {
+            let service_type = Some((*name).clone());
+            inner.registry.list(&Filter { service_type, ..Filter::default() })
+        });
+        let leases: Vec<Arc<Lease>> = leases.collect();
+        if let Some(lease) = leases.first()
+            && !force
+        {
+            let count = leases.len();
+            let many =
+                if count == 1 { "lease is".to_owned() } else { format!("{count} leases are") };
+            return Err(Error::new(
+                ErrorKind::PortInUse,
+                format!("{many} live: port {} of {}", lease.port, lease.service_type),
+            )
+            .suggest("release them first, or use force (`--force`) to have that done"));
+        }
+        let count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
+        let ends = leases.into_iter().map(|lease| Change::end(lease, EndReason::Released));
+        self.commit(inner, ends.collect(), Some(client))?;
+        Ok(count)
+    }
+
+    /// Switches automatic ranges on or off.
+    pub async fn set_auto_allocation(&self, enabled: bool, client: &Client) -> Result<(), Error> {
+        let client = client.clone();
+        self.change_types(move |this, files| {
+            let mut drop_in = this.lock_drop_in(files)?;
+            let text = drop_in.with_auto_allocation(enabled).map_err(broken)?;
+            let merged = this.fit(files, &text)?.1;
+            if merged.config.auto.enabled != enabled {
+                let origin = merged.origins.get("auto_allocation.enabled");
+                let place = origin.map_or_else(String::new, |origin| origin.to_string());
+                return Err(Error::invalid(format!("{place} sets auto_allocation.enabled"))
+                    .suggest("change it there: what people have written counts more"));
+            }
+            if this.lock().config.auto.enabled == enabled {
+                return Ok(());
+            }
+            let merged = this.write(files, &mut drop_in, &text)?;
+            this.adopt(&mut this.lock(), merged, Some(&client))
+        })
+        .await
+    }
+
+    /// The earlier versions of the service's own drop-in, the oldest first.
+    pub fn config_backups(&self) -> Result<Vec<drop_in::Backup>, Error> {
+        drop_in::backups(&self.backups()).map_err(storage)
+    }
+
+    /// Puts an earlier version of the drop-in in force. Types that it does not have go; `force` releases
+    /// their leases first. Returns how many.
+    pub async fn restore_config(
+        &self,
+        number: u32,
+        force: bool,
+        client: &Client,
+    ) -> Result<u32, Error> {
+        let client = client.clone();
+        self.change_types(move |this, files| {
+            let mut drop_in = this.lock_drop_in(files)?;
+            let backups = this.config_backups()?;
+            let numbers: Vec<_> = backups.iter().map(|b| b.number.to_string()).collect();
+            let Some(backup) = backups.into_iter().find(|backup| backup.number == number) else {
+                return Err(Error::invalid(format!("there is no version {number}")).suggest(
+                    if numbers.is_empty() {
+                        "no version was kept yet".to_owned()
+                    } else {
+                        format!("the kept versions are {}", numbers.join(", "))
+                    },
+                ));
+            };
+            let (_, merged) = this.fit(files, backup.text())?;
+            let released = {
+                let mut inner = this.lock();
+                let types = inner.config.types.0.keys().cloned().collect::<Vec<_>>();
+                let gone = types.iter().filter(|name| !merged.config.types.0.contains_key(*name));
+                this.release_types(&mut inner, &gone.collect::<Vec<_>>(), force, &client)?
+            };
+            let merged = this.write(files, &mut drop_in, backup.text())?;
+            this.adopt(&mut this.lock(), merged, Some(&client))?;
+            Ok(released)
+        })
+        .await
+    }
+
+    /// Reads the configuration anew; returns what is wrong with it.
+    pub async fn reload(&self, client: Option<&Client>) -> Result<Vec<String>, Error> {
+        let mut files = self.files.lock().await;
+        self.reload_now(&mut files, client)
+    }
+
+    fn reload_now(&self, files: &mut Files, client: Option<&Client>) -> Result<Vec<String>, Error> {
+        let merged = files.load();
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        self.adopt(&mut inner, merged, client)?;
+        Ok(inner.problems.iter().map(ToString::to_string).collect())
+    }
+
+    /// Puts a configuration in force and tells what is new in it.
+    fn adopt(
+        &self,
+        inner: &mut Inner,
+        merged: Merged,
+        client: Option<&Client>,
+    ) -> Result<(), Error> {
+        let changes = inner.differences(&merged);
+        self.commit(inner, changes, client)?;
+        inner.set_config(merged);
+        Ok(())
+    }
+
+    /// Runs something that writes files, one at a time, and where it may take its time.
+    async fn change_types<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Self, &mut Files) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let ending = || Error::storage(&"the service is ending");
+        let this = self.this.upgrade().ok_or_else(ending)?;
+        let mut files = Arc::clone(&self.files).lock_owned().await;
+        spawn_blocking(move || change(&this, &mut files)).await.map_err(|_| ending())?
+    }
+
+    /// Locks the drop-in, and takes over what another writer has done to it.
+    fn lock_drop_in(&self, files: &mut Files) -> Result<DropIn, Error> {
+        let drop_in = DropIn::lock(&files.drop_in(), &self.backups()).map_err(storage)?;
+        if drop_in.text() != files.drop_in_text() {
+            self.reload_now(files, None)?;
+        }
+        Ok(drop_in)
+    }
+
+    /// What the layers are with this drop-in; an error if it does not fit them.
+    fn fit(&self, files: &Files, text: &str) -> Result<(Vec<Text>, Merged), Error> {
+        let text = Text { path: files.drop_in(), text: text.to_owned() };
+        let texts = files.with_drop_in(Some(text));
+        let mut merged = config::merge(&texts);
+        let before = config::merge(files.in_force()).problems;
+        let news = merged.problems.iter().find(|problem| !before.contains(problem));
+        if let Some(problem) = news {
+            return Err(Error::invalid(format!("the configuration would be wrong: {problem}")));
+        }
+        merged.problems.clone_from(&self.lock().problems);
+        Ok((texts, merged))
+    }
+
+    /// Writes the drop-in; the result is to be put in force.
+    fn write(&self, files: &mut Files, drop_in: &mut DropIn, text: &str) -> Result<Merged, Error> {
+        let (texts, merged) = self.fit(files, text)?;
+        drop_in.replace(text).map_err(storage)?;
+        files.set_in_force(texts);
+        Ok(merged)
+    }
+
+    fn backups(&self) -> std::path::PathBuf {
+        self.state.join("auto-backups")
+    }
+}
+
+/// The service does not write over what it cannot read.
+fn broken(problems: Vec<Problem>) -> Error {
+    let words: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    Error::invalid(words.join("; also: "))
+        .suggest("mend that file, or put an earlier version in its place (`styxy config backups`)")
+}

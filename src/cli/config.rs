@@ -1,0 +1,304 @@
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use comfy_table::{Table, presets};
+use serde_json::{Value as Json, json};
+
+use super::{Output, Stop, ask, print, print_json, text};
+use crate::{
+    client::Call,
+    config::{self, Problem, Text, files},
+    places,
+};
+
+/// Show, check and change the configuration
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Show the configuration in force
+    Show {
+        /// With the file and the line that each value comes from
+        #[arg(long)]
+        origin: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check the files of the configuration, or one file; exit code 1 if something is wrong
+    Validate {
+        /// Check this file as if it were a layer of the configuration
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Have the running service read the configuration anew
+    Reload {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the JSON Schema of the configuration files, for editors
+    Schema,
+    /// Show, switch on or switch off ranges for unknown service types
+    AutoAllocation {
+        #[arg(value_enum, default_value_t = Switch::Status)]
+        switch: Switch,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Take away a service type that appeared by itself
+    UndoAutoAllocation {
+        /// The type
+        #[arg(value_name = "TYPE")]
+        service_type: String,
+        /// Release its leases first
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the earlier versions of what the service has added to the configuration
+    Backups {
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put an earlier version in force
+    Restore {
+        /// Its number, as `styxy config backups` shows it
+        version: u32,
+        /// Release the leases of types that it does not have
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Switch {
+    /// Show whether they are on, and how they are placed
+    Status,
+    /// Switch them on
+    Enable,
+    /// Switch them off
+    Disable,
+}
+
+impl Config {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        match self.what {
+            What::Show { origin, output } => show(origin, output),
+            What::Validate { file, output } => validate(file.as_deref(), output),
+            What::Reload { output } => reload(output),
+            What::Schema => print(config::SCHEMA.trim_end()),
+            What::AutoAllocation { switch, output } => auto_allocation(switch, output),
+            What::UndoAutoAllocation { service_type, force, output } => {
+                let call = Call::UndoAutoAllocation { service_type: service_type.clone(), force };
+                released(&format!("{service_type} is gone"), &call, output)
+            }
+            What::Backups { output } => backups(output),
+            What::Restore { version, force, output } => {
+                let call = Call::Restore { version, force };
+                released(&format!("version {version} is in force again"), &call, output)
+            }
+        }
+    }
+}
+
+fn show(origin: bool, output: Output) -> Result<(), Stop> {
+    let answer = ask(&Call::Configuration { origins: origin })?;
+    if output.json || !origin {
+        return print_json(&answer);
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["FIELD", "VALUE", "ORIGIN"]);
+    rows(&mut table, "", &answer);
+    print(&table.trim_fmt())
+}
+
+fn rows(table: &mut Table, field: &str, value: &Json) {
+    let Some(fields) = value.as_object() else { return };
+    if let (Some(value), Some(origin)) = (fields.get("value"), fields.get("origin")) {
+        let origin = origin.as_str().unwrap_or_default();
+        table.add_row([field.to_owned(), value.to_string(), origin.to_owned()]);
+        return;
+    }
+    for (name, value) in fields {
+        let inner = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+        rows(table, &inner, value);
+    }
+}
+
+/// Reads the files itself, so that they can be checked where no service runs.
+fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
+    let folders = places::of_service().config;
+    let (mut texts, mut problems) = files::read(&folders);
+    if let Some(file) = file {
+        let path = std::path::absolute(file)?;
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                problems.clear();
+                // In the place of a layer that it is, else over all of them but the user's.
+                let is_layer = texts.iter().any(|text| text.path == path);
+                let user = folders.last();
+                texts.retain(|text| {
+                    is_layer || user.is_none_or(|user| !text.path.starts_with(user))
+                });
+                if !is_layer {
+                    texts.push(Text { path: path.clone(), text });
+                }
+            }
+            Err(error) => {
+                return Err(super::refused(format!("{} cannot be read: {error}", path.display())));
+            }
+        }
+        let mut found = config::merge(&texts).problems;
+        found.retain(|problem| problem.file == path);
+        problems.append(&mut found);
+    } else {
+        problems.append(&mut config::merge(&texts).problems);
+    }
+    report(&problems, texts.len(), output)
+}
+
+fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop> {
+    if output.json {
+        let problems: Vec<_> = problems
+            .iter()
+            .map(|problem| {
+                json!({
+                    "file": problem.file,
+                    "line": problem.place.map(|place| place.0),
+                    "column": problem.place.map(|place| place.1),
+                    "field": problem.field,
+                    "message": problem.message,
+                })
+            })
+            .collect();
+        print_json(&json!({"valid": problems.is_empty(), "problems": problems}))?;
+    } else if problems.is_empty() {
+        let files = match files {
+            0 => "no file, only what is built in".to_owned(),
+            1 => "1 file".to_owned(),
+            files => format!("{files} files"),
+        };
+        print(&format!("the configuration is good ({files})"))?;
+    } else {
+        problems.iter().try_for_each(|problem| print(&problem.to_string()))?;
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Stop::No) }
+}
+
+fn reload(output: Output) -> Result<(), Stop> {
+    let answer = ask(&Call::Reload)?;
+    let problems = answer["problems"].as_array().cloned().unwrap_or_default();
+    if output.json {
+        print_json(&answer)?;
+    } else if problems.is_empty() {
+        print("the configuration was read, and is in force")?;
+    } else {
+        for problem in &problems {
+            print(problem.as_str().unwrap_or_default())?;
+        }
+        eprintln!("styxy: the last good configuration stays in force");
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Stop::No) }
+}
+
+fn auto_allocation(switch: Switch, output: Output) -> Result<(), Stop> {
+    let enabled = match switch {
+        Switch::Status => {
+            let config = ask(&Call::Configuration { origins: false })?;
+            let mut auto = config["auto_allocation"].clone();
+            let types = ask(&Call::Types)?;
+            let types = types.as_array().into_iter().flatten();
+            let automatic: Vec<_> = types.filter(|t| t["automatic"] == true).cloned().collect();
+            if output.json {
+                auto["service_types"] = automatic.into();
+                return print_json(&auto);
+            }
+            return print(&describe_auto(&auto, &automatic));
+        }
+        Switch::Enable => true,
+        Switch::Disable => false,
+    };
+    let answer = ask(&Call::SetAutoAllocation { enabled })?;
+    if output.json {
+        return print_json(&answer);
+    }
+    print(if enabled {
+        "unknown service types get a range"
+    } else {
+        "unknown service types are refused"
+    })
+}
+
+fn describe_auto(auto: &Json, types: &[Json]) -> String {
+    let gap = if auto["preserve_gaps"] == true { &auto["gap_size"] } else { &json!(0) };
+    let mut text = format!(
+        "{}: {} ports each, placed {}, from {} to {}, {gap} ports apart",
+        if auto["enabled"] == true {
+            "unknown service types get a range"
+        } else {
+            "unknown service types are refused"
+        },
+        auto["default_chunk_size"],
+        auto["placement"].as_str().unwrap_or_default(),
+        auto["min_port"],
+        auto["max_port"],
+    );
+    for (pattern, rule) in auto["rules"].as_object().into_iter().flatten() {
+        text = format!("{text}\n{pattern}: {rule}");
+    }
+    if types.is_empty() {
+        text += "\nno service type has appeared by itself";
+    }
+    for service_type in types {
+        let ranges = service_type["ranges"].as_array().into_iter().flatten();
+        let ranges: Vec<_> = ranges.filter_map(Json::as_str).collect();
+        let name = super::text(service_type, "service_type");
+        let (ranges, made_by) = (ranges.join(", "), super::text(service_type, "made_by"));
+        text = format!("{text}\n{name} has {ranges} ({made_by})");
+    }
+    text
+}
+
+fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
+    let answer = ask(call)?;
+    if output.json {
+        return print_json(&answer);
+    }
+    match answer["released"].as_u64() {
+        None | Some(0) => print(done),
+        Some(1) => print(&format!("{done}; 1 lease was released")),
+        Some(count) => print(&format!("{done}; {count} leases were released")),
+    }
+}
+
+fn backups(output: Output) -> Result<(), Stop> {
+    let backups = ask(&Call::Backups)?;
+    if output.json {
+        return print_json(&backups);
+    }
+    let backups = backups.as_array().cloned().unwrap_or_default();
+    if backups.is_empty() {
+        return print("the service has added nothing to the configuration yet");
+    }
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["VERSION", "IN FORCE UNTIL", "SERVICE TYPES"]);
+    for backup in &backups {
+        let types = backup["service_types"].as_array().into_iter().flatten();
+        let types: Vec<_> = types.filter_map(Json::as_str).collect();
+        table.add_row([
+            backup["version"].to_string(),
+            text(backup, "until").to_owned(),
+            if types.is_empty() { "none".to_owned() } else { types.join(", ") },
+        ]);
+    }
+    print(&table.trim_fmt())
+}

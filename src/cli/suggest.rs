@@ -1,0 +1,109 @@
+use std::path::Path;
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde_json::{Value as Json, json};
+
+use super::{Output, Stop, allocate::current_project, ask, print, print_json, text, usage};
+use crate::{
+    client::Call,
+    port::{Port, Protocol},
+    project,
+    request::{AllocateRequest, MOST_PORTS},
+    value::Fields,
+};
+
+/// Show which ports the next requests would get, and why; without a type, what this project needs
+#[derive(Debug, Args)]
+pub(super) struct Suggest {
+    /// The class of service [default: those that the files of the project point to]
+    #[arg(value_name = "TYPE")]
+    service_type: Option<String>,
+    /// How many
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
+    count: u16,
+    /// What the port is for
+    #[arg(long)]
+    name: Option<String>,
+    /// tcp, udp, or both [default: as the type has it, else tcp]
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// The project that the port is for [default: the git worktree of this folder, or the folder]
+    #[arg(long, value_name = "PATH")]
+    project: Option<String>,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Suggest {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let project = self.project.clone().or_else(current_project);
+        let Some(service_type) = &self.service_type else {
+            return self.of_project(project.as_deref());
+        };
+        let mut options = Fields::default();
+        options.put("count", u32::from(self.count));
+        options.put_some("service_name", self.name.clone());
+        options.put_some("protocol", self.protocol.map(Protocol::as_str));
+        options.put_some("project_path", project);
+        AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
+        let suggestions = ask(&Call::Suggest { service_type: service_type.clone(), options })?;
+        if self.output.json {
+            return print_json(&suggestions);
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["PORT", "WHY"]);
+        for suggestion in suggestions.as_array().into_iter().flatten() {
+            let held = suggestion["held"].as_str().map(|held| format!(" ({held})"));
+            table.add_row([
+                suggestion["port"].to_string(),
+                format!("{}{}", text(suggestion, "message"), held.unwrap_or_default()),
+            ]);
+        }
+        print(&table.trim_fmt())
+    }
+
+    /// What the files of a project point to, each with the port that it would get.
+    fn of_project(&self, project: Option<&str>) -> Result<(), Stop> {
+        let needs = project.map(|project| project::needs(Path::new(project))).unwrap_or_default();
+        let mut found = Vec::new();
+        for need in needs {
+            let mut options = Fields::default();
+            options.put("count", 1_u32);
+            options.put_some("service_name", need.service_name.clone());
+            options.put_some("project_path", project.map(str::to_owned));
+            let service_type = need.service_type.to_owned();
+            let suggestions = ask(&Call::Suggest { service_type, options })?;
+            found.push(json!({
+                "service_type": need.service_type,
+                "service_name": need.service_name,
+                "wants": need.port.map(Port::get),
+                "port": suggestions[0]["port"],
+                "reason": suggestions[0]["reason"],
+                "because": need.because,
+            }));
+        }
+        if self.output.json {
+            return print_json(&Json::Array(found));
+        }
+        if found.is_empty() {
+            let project = project.unwrap_or("this folder");
+            return print(&format!(
+                "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
+            ));
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["TYPE", "NAME", "PORT", "BECAUSE"]);
+        for need in &found {
+            table.add_row([
+                text(need, "service_type").to_owned(),
+                text(need, "service_name").to_owned(),
+                need["port"].to_string(),
+                text(need, "because").to_owned(),
+            ]);
+        }
+        print(&table.trim_fmt())
+    }
+}

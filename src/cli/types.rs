@@ -1,0 +1,52 @@
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde_json::Value as Json;
+
+use super::{Output, Stop, ask, print, print_json, text};
+use crate::client::Call;
+
+/// Show the service types: their ranges, how much of them is used, and who made them
+#[derive(Debug, Args)]
+pub(super) struct Types {
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Types {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let types = ask(&Call::Types)?;
+        if self.output.json {
+            return print_json(&types);
+        }
+        print(&table(types.as_array().map(Vec::as_slice).unwrap_or_default()))
+    }
+}
+
+fn table(types: &[Json]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["TYPE", "PORTS", "LEASED", "LISTENING", "FREE", "MADE BY", "WHAT IT IS FOR"]);
+    let columns = ["ports", "leased", "listening", "free"];
+    let mut totals = [0; 4];
+    for service_type in types {
+        for (total, column) in totals.iter_mut().zip(columns) {
+            *total += service_type[column].as_u64().unwrap_or(0);
+        }
+        let ranges = service_type["ranges"].as_array().into_iter().flatten();
+        let ranges: Vec<_> = ranges.filter_map(Json::as_str).collect();
+        let once = if service_type["instance_behavior"] == "single" { " (runs once)" } else { "" };
+        table.add_row([
+            text(service_type, "service_type").to_owned(),
+            ranges.join(", "),
+            service_type["leased"].to_string(),
+            service_type["listening"].to_string(),
+            service_type["free"].to_string(),
+            text(service_type, "made_by").to_owned(),
+            format!("{}{once}", text(service_type, "description")),
+        ]);
+    }
+    let [ports, leased, listening, free] = totals.map(|total| total.to_string());
+    let all = format!("{ports} in {} types", types.len());
+    table.add_row(["in all".to_owned(), all, leased, listening, free]);
+    table.trim_fmt()
+}

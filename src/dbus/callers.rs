@@ -1,0 +1,63 @@
+//! Who calls.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+use zbus::{Connection, fdo::ConnectionCredentials, message::Header, names::OwnedUniqueName};
+
+use crate::{
+    error::Error,
+    kernel::process,
+    lease::{Client, Transport},
+};
+
+/// Who called. The bus is asked once for each connection, while the caller waits for its answer: so
+/// it still exists, and its PID is its own. A unique name is never used twice.
+#[derive(Default)]
+pub(super) struct Callers(Mutex<HashMap<OwnedUniqueName, Client>>);
+
+impl Callers {
+    /// The most connections to remember; a busctl is never seen again.
+    const MOST: usize = 1_024;
+
+    pub(super) async fn client(
+        &self,
+        bus: &Connection,
+        header: &Header<'_>,
+    ) -> Result<Client, Error> {
+        let Some(sender) = header.sender() else {
+            return Ok(Client { transport: Transport::Dbus, pid: None, uid: None, comm: None });
+        };
+        if let Some(known) = self.lock().get(sender.as_str()) {
+            return Ok(known.clone());
+        }
+        let client = ask(bus, sender.as_str()).await;
+        // The bus lets in only its user and root; this is for a bus that is configured otherwise.
+        if client.uid.is_some_and(|uid| uid != process::uid() && uid != 0) {
+            return Err(Error::invalid("this service belongs to another user"));
+        }
+        let mut known = self.lock();
+        if known.len() >= Self::MOST {
+            known.clear();
+        }
+        known.insert(sender.to_owned().into(), client.clone());
+        Ok(client)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OwnedUniqueName, Client>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn ask(bus: &Connection, sender: &str) -> Client {
+    let name = Some("org.freedesktop.DBus");
+    let reply = bus
+        .call_method(name, "/org/freedesktop/DBus", name, "GetConnectionCredentials", &sender)
+        .await;
+    let credentials = reply.ok().and_then(|r| r.body().deserialize::<ConnectionCredentials>().ok());
+    let pid = credentials.as_ref().and_then(ConnectionCredentials::process_id);
+    let uid = credentials.as_ref().and_then(ConnectionCredentials::unix_user_id);
+    Client { transport: Transport::Dbus, pid, uid, comm: pid.and_then(process::comm) }
+}

@@ -1,0 +1,134 @@
+//! Opening and closing the door, and telling changes as signals.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use zbus::{Connection, fdo::RequestNameFlags, object_server::SignalEmitter};
+
+use super::{NAME, PATH, Styxy, callers::Callers, values::Dict};
+use crate::{
+    broker::Broker,
+    change::{Change, Record, TypeRanges},
+};
+
+/// The door, open.
+pub struct Door {
+    connection: Connection,
+    signals: tokio::task::JoinHandle<()>,
+    broker: Arc<Broker>,
+}
+
+/// Why the door cannot be opened.
+#[derive(Debug)]
+pub enum OpenError {
+    /// There is no session bus.
+    NoBus(zbus::Error),
+    /// Another process has the name.
+    NameTaken,
+}
+
+impl Door {
+    /// Serves the object on the session bus, and only then asks for the name: a call that comes with
+    /// the name must find the object.
+    pub async fn open(broker: &Arc<Broker>) -> Result<Self, OpenError> {
+        let object = Styxy { broker: Arc::clone(broker), callers: Callers::default() };
+        let connection = zbus::connection::Builder::session()
+            .serve_at(PATH, object)
+            .build()
+            .await
+            .map_err(OpenError::NoBus)?;
+        // The call that comes with the name may name an owner on the bus.
+        broker.owners().set_bus(Some(connection.clone()));
+        let flags = RequestNameFlags::DO_NOT_QUEUE;
+        match connection.request_name_with_flags(NAME, flags).await {
+            Ok(_) => {
+                // Signals before the name would come from nobody that a listener knows.
+                let signals = tokio::spawn(tell(connection.clone(), broker.changes()));
+                Ok(Self { connection, signals, broker: Arc::clone(broker) })
+            }
+            Err(zbus::Error::NameTaken) => Err(OpenError::NameTaken),
+            Err(error) => Err(OpenError::NoBus(error)),
+        }
+    }
+
+    /// Waits until the bus is gone.
+    pub async fn closed(&self) {
+        self.connection.closed().await;
+    }
+
+    /// Gives the name back, answers every call that reached this process before that, and closes.
+    pub async fn close(self, patience: Duration) {
+        let Self { connection, signals, broker } = self;
+        let finish = async {
+            let _ = connection.release_name(NAME).await;
+            // The bus delivers in order: when this call to ourselves is answered, every call that
+            // was sent to the name has been taken from the queue.
+            let own = connection.unique_name().map(|name| name.to_string());
+            let peer = Some("org.freedesktop.DBus.Peer");
+            let _ = connection.call_method(own.as_deref(), PATH, peer, "Ping", &()).await;
+            broker.activity().settled().await;
+            broker.owners().close();
+            broker.end_changes();
+            let _ = signals.await;
+            // Waits for the replies that are still being sent.
+            connection.graceful_shutdown().await;
+        };
+        let _ = tokio::time::timeout(patience, finish).await;
+    }
+}
+
+/// Tells changes as signals.
+async fn tell(connection: Connection, changes: Option<mpsc::UnboundedReceiver<Record>>) {
+    let Some(mut changes) = changes else { return };
+    let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
+    while let Some(record) = changes.recv().await {
+        // A bus that is gone is noticed elsewhere.
+        let _ = signal(&emitter, &record.change).await;
+    }
+}
+
+async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()> {
+    match change {
+        Change::Allocate { lease } => {
+            let id = lease.lease_id.to_string();
+            Styxy::lease_granted(emitter, lease.port.get(), &id, Dict(lease.fields())).await
+        }
+        Change::Release { lease, reason } | Change::Expire { lease, reason } => {
+            let (port, id) = (lease.port.get(), lease.lease_id.to_string());
+            let (reason, lease) = (reason.as_str(), Dict(lease.fields()));
+            Styxy::lease_released(emitter, port, &id, reason, lease).await
+        }
+        Change::AutoAllocate { service_type, range, ranges, .. } => {
+            // A further range makes no new type.
+            if ranges.first() == Some(range) && ranges.len() == 1 {
+                Styxy::service_type_added(emitter, service_type.as_str()).await?;
+            }
+            Ok(())
+        }
+        Change::UndoAutoAllocation { service_type, .. } => {
+            Styxy::service_type_removed(emitter, service_type.as_str()).await
+        }
+        Change::ConfigReload { added, removed, .. } => {
+            for TypeRanges { service_type, .. } in added {
+                Styxy::service_type_added(emitter, service_type.as_str()).await?;
+            }
+            for name in removed {
+                Styxy::service_type_removed(emitter, name.as_str()).await?;
+            }
+            Ok(())
+        }
+        Change::Orphan { lease } => {
+            let id = lease.lease_id.to_string();
+            Styxy::lease_orphaned(emitter, lease.port.get(), &id, Dict(lease.fields())).await
+        }
+        Change::SingletonReuse { .. }
+        | Change::SingletonLeave { .. }
+        | Change::Renew { .. }
+        | Change::Forget { .. }
+        | Change::RegisterInstance { .. }
+        | Change::EndInstance { .. }
+        | Change::Deny(_)
+        | Change::ConfigError { .. }
+        | Change::Recover { .. } => Ok(()),
+    }
+}

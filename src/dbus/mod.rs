@@ -1,0 +1,326 @@
+//! The door on the session bus. It translates, and decides nothing.
+//!
+//! - this file: the object
+//! - `door`: opening, closing, and signals
+//! - `callers`: who calls
+//! - `values`: dictionaries and errors
+
+mod callers;
+mod door;
+mod values;
+
+/// The bus name, and the interface's.
+pub const NAME: &str = "org.styxy.Styxy1";
+/// The object's path.
+pub const PATH: &str = "/org/styxy/Styxy1";
+/// What error names begin with.
+pub const ERROR_PREFIX: &str = "org.styxy.Styxy1.Error.";
+
+use std::sync::Arc;
+
+use zbus::{Connection, interface, message::Header, object_server::SignalEmitter};
+
+pub use self::door::{Door, OpenError};
+pub(crate) use self::values::Dict;
+use self::{
+    callers::Callers,
+    values::{Options, values},
+};
+use crate::{
+    broker::Broker,
+    error::{Error, ErrorKind},
+    lease::LeaseId,
+    port::{Port, Protocol},
+    request::{AllocateRequest, Filter, InstanceRequest},
+    value::Value,
+};
+
+/// The object on the bus.
+struct Styxy {
+    broker: Arc<Broker>,
+    callers: Callers,
+}
+
+#[interface(name = "org.styxy.Styxy1", introspection_docs = false)]
+impl Styxy {
+    #[zbus(out_args("port", "lease_id", "lease"))]
+    async fn allocate(
+        &self,
+        service_type: &str,
+        options: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(u16, String, Dict), Error> {
+        let _busy = self.broker.activity().busy();
+        let request = AllocateRequest::parse(service_type, values(&options))?;
+        let client = self.callers.client(connection, &header).await?;
+        let sender = header.sender().map(|name| name.as_str());
+        let granted = self.broker.allocate(&request, &client, sender, false).await?;
+        Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
+    }
+
+    #[zbus(out_args("socket", "port", "lease_id", "lease"))]
+    async fn allocate_socket(
+        &self,
+        service_type: &str,
+        options: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(zbus::OwnedFd, u16, String, Dict), Error> {
+        let _busy = self.broker.activity().busy();
+        let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
+        let client = self.callers.client(connection, &header).await?;
+        let sender = header.sender().map(|name| name.as_str());
+        let mut granted = self.broker.allocate(&request, &client, sender, true).await?;
+        let socket = granted.socket.take().ok_or_else(|| {
+            Error::new(
+                ErrorKind::PortInUse,
+                "this service runs once, and its lease has no socket to hand over",
+            )
+            .suggest("call Allocate to learn its port")
+        })?;
+        let port = granted.lease.port.get();
+        Ok((socket.into(), port, granted.lease_id(), Dict(granted.fields())))
+    }
+
+    #[zbus(out_args("port"))]
+    async fn release(
+        &self,
+        lease_id: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u16, Error> {
+        let _busy = self.broker.activity().busy();
+        let lease_id: LeaseId = lease_id.parse()?;
+        let client = self.callers.client(connection, &header).await?;
+        Ok(self.broker.release(lease_id, &client)?.port.get())
+    }
+
+    #[zbus(out_args("released"))]
+    async fn release_matching(
+        &self,
+        filter: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let filter = Filter::parse(values(&filter))?;
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.release_matching(filter, &client)
+    }
+
+    #[zbus(out_args("lease"))]
+    async fn renew(
+        &self,
+        lease_id: &str,
+        ttl: u64,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let lease_id: LeaseId = lease_id.parse()?;
+        let client = self.callers.client(connection, &header).await?;
+        let ttl = (ttl != 0).then_some(ttl);
+        Ok(Dict(self.broker.renew(lease_id, ttl, &client)?.fields()))
+    }
+
+    #[zbus(out_args("forgotten"))]
+    async fn forget(
+        &self,
+        filter: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let filter = Filter::parse(values(&filter))?;
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.forget(filter, &client).await
+    }
+
+    #[zbus(out_args("instance"))]
+    async fn register_instance(
+        &self,
+        instance_id: &str,
+        options: Options<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let request = InstanceRequest::parse(instance_id, values(&options))?;
+        let client = self.callers.client(connection, &header).await?;
+        Ok(Dict(self.broker.register_instance(&request, &client).await?.fields()))
+    }
+
+    fn heartbeat(&self, instance_id: &str) -> Result<(), Error> {
+        let _busy = self.broker.activity().busy();
+        self.broker.heartbeat(&instance_id.parse()?)
+    }
+
+    #[zbus(out_args("instances"))]
+    fn list_instances(&self) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        Ok(self.broker.instances()?.into_iter().map(Dict).collect())
+    }
+
+    #[zbus(out_args("leases"))]
+    fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        let leases = self.broker.list(&Filter::parse(values(&filter))?)?;
+        Ok(leases.into_iter().map(Dict).collect())
+    }
+
+    #[zbus(out_args("result"))]
+    fn check(&self, port: u16, protocol: &str) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let port = Port::new(port.into()).ok_or_else(|| {
+            Error::invalid("port 0 does not exist: give a number from 1 to 65535")
+        })?;
+        let protocol = match protocol {
+            "" => Protocol::default(),
+            word => word.parse()?,
+        };
+        self.broker.check(port, protocol).map(Dict)
+    }
+
+    #[zbus(out_args("ports"))]
+    fn suggest(&self, service_type: &str, count: u32) -> Result<Vec<u16>, Error> {
+        let _busy = self.broker.activity().busy();
+        let request = AllocateRequest::parse(service_type, [("count", Value::U32(count))])?;
+        let suggested = self.broker.suggest(&request)?;
+        Ok(suggested.into_iter().map(|suggestion| suggestion.port.get()).collect())
+    }
+
+    #[zbus(out_args("suggestions"))]
+    fn suggest_for(&self, service_type: &str, options: Options<'_>) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        let request = AllocateRequest::parse(service_type, values(&options))?;
+        let suggested = self.broker.suggest(&request)?;
+        Ok(suggested.into_iter().map(|suggestion| Dict(suggestion.fields())).collect())
+    }
+
+    #[zbus(out_args("types"))]
+    async fn list_service_types(&self) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        Ok(self.broker.service_types().await?.into_iter().map(Dict).collect())
+    }
+
+    #[zbus(out_args("released"))]
+    async fn undo_auto_allocation(
+        &self,
+        service_type: &str,
+        force: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let name = service_type.parse()?;
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.undo_auto_allocation(&name, force, &client).await
+    }
+
+    async fn set_auto_allocation(
+        &self,
+        enabled: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let _busy = self.broker.activity().busy();
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.set_auto_allocation(enabled, &client).await
+    }
+
+    #[zbus(out_args("json"))]
+    async fn get_configuration(&self, origins: bool) -> String {
+        let _busy = self.broker.activity().busy();
+        self.broker.configuration(origins).await.to_string()
+    }
+
+    #[zbus(out_args("backups"))]
+    fn list_backups(&self) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        Ok(self.broker.config_backups()?.iter().map(|backup| Dict(backup.fields())).collect())
+    }
+
+    #[zbus(out_args("released"))]
+    async fn restore_backup(
+        &self,
+        version: u32,
+        force: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<u32, Error> {
+        let _busy = self.broker.activity().busy();
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.restore_config(version, force, &client).await
+    }
+
+    #[zbus(out_args("problems"))]
+    async fn reload(
+        &self,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<String>, Error> {
+        let _busy = self.broker.activity().busy();
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.reload(Some(&client)).await
+    }
+
+    #[zbus(out_args("status"))]
+    fn status(&self) -> Dict {
+        let _busy = self.broker.activity().busy();
+        Dict(self.broker.status())
+    }
+
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    // Its changes are told by LeaseGranted and LeaseReleased.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn lease_count(&self) -> u32 {
+        self.broker.lease_count()
+    }
+
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn auto_allocation(&self) -> bool {
+        self.broker.auto_allocation()
+    }
+
+    #[zbus(signal)]
+    async fn lease_granted(
+        emitter: &SignalEmitter<'_>,
+        port: u16,
+        lease_id: &str,
+        lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn lease_released(
+        emitter: &SignalEmitter<'_>,
+        port: u16,
+        lease_id: &str,
+        reason: &str,
+        lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn lease_orphaned(
+        emitter: &SignalEmitter<'_>,
+        port: u16,
+        lease_id: &str,
+        lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn service_type_added(
+        emitter: &SignalEmitter<'_>,
+        service_type: &str,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn service_type_removed(
+        emitter: &SignalEmitter<'_>,
+        service_type: &str,
+    ) -> zbus::Result<()>;
+}

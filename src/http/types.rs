@@ -1,0 +1,141 @@
+//! What can be asked over HTTP about service types and the configuration.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{Path, Query, State, rejection::BytesRejection},
+    response::{IntoResponse, Response},
+};
+use serde_json::json;
+
+use super::routes::{Answer, Failure, Parameters, Part, Success, from_text, read_options};
+use crate::{
+    broker::Broker,
+    error::Error,
+    lease::Client,
+    request::AllocateRequest,
+    value::{Fields, Value},
+    word::shortened,
+};
+
+pub(super) async fn types(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+    let types = broker.service_types().await?;
+    Ok(Json(json!({"success": true, "service_types": types})).into_response())
+}
+
+pub(super) async fn undo(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    service_type: Part,
+    query: Parameters,
+) -> Answer {
+    let (Path(service_type), Query(query)) = (service_type?, query?);
+    let mut force = false;
+    for (key, value) in query {
+        match (key.as_str(), value.as_str()) {
+            ("force", "true") => force = true,
+            ("force", "false") => {}
+            _ => return Err(parameter(&key, "the known one is force, true or false").into()),
+        }
+    }
+    let released = broker.undo_auto_allocation(&service_type.parse()?, force, &client).await?;
+    let mut fields = Fields::default();
+    fields.put("released", released);
+    Ok(Success(fields))
+}
+
+pub(super) async fn suggest(
+    State(broker): State<Arc<Broker>>,
+    service_type: Part,
+    query: Parameters,
+) -> Result<Response, Failure> {
+    let (Path(service_type), Query(query)) = (service_type?, query?);
+    let options = query.into_iter().map(|(key, text)| {
+        let value = from_text(&key, text);
+        (key, value)
+    });
+    let request = AllocateRequest::parse(&service_type, options)?;
+    let suggestions = broker.suggest(&request)?;
+    let suggestions: Vec<_> = suggestions.iter().map(|suggestion| suggestion.fields()).collect();
+    Ok(Json(json!({"success": true, "suggestions": suggestions})).into_response())
+}
+
+pub(super) async fn config(
+    State(broker): State<Arc<Broker>>,
+    query: Parameters,
+) -> Result<Response, Failure> {
+    let Query(query) = query?;
+    let mut origins = false;
+    for (key, value) in query {
+        match (key.as_str(), value.as_str()) {
+            ("origins", "true") => origins = true,
+            ("origins", "false") => {}
+            _ => return Err(parameter(&key, "the known one is origins, true or false").into()),
+        }
+    }
+    let config = broker.configuration(origins).await;
+    Ok(Json(json!({"success": true, "configuration": config})).into_response())
+}
+
+pub(super) async fn set_auto_allocation(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let options = read_options(&body?)?;
+    let [(key, Value::Bool(enabled))] = options.as_slice() else {
+        return Err(Error::invalid("the body has enabled, true or false, and nothing else").into());
+    };
+    if key != "enabled" {
+        return Err(parameter(key, "the known one is enabled").into());
+    }
+    broker.set_auto_allocation(*enabled, &client).await?;
+    let mut fields = Fields::default();
+    fields.put("enabled", *enabled);
+    Ok(Success(fields))
+}
+
+pub(super) async fn backups(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+    let backups = broker.config_backups()?;
+    let backups: Vec<_> = backups.iter().map(|backup| backup.fields()).collect();
+    Ok(Json(json!({"success": true, "backups": backups})).into_response())
+}
+
+pub(super) async fn restore(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let (mut version, mut force) = (None, false);
+    for (key, value) in read_options(&body?)? {
+        match (key.as_str(), value) {
+            ("version", Value::U64(number)) => version = u32::try_from(number).ok(),
+            ("force", Value::Bool(flag)) => force = flag,
+            _ => {
+                return Err(parameter(&key, "the body has a version and, if need be, force").into());
+            }
+        }
+    }
+    let version = version.ok_or_else(|| {
+        Error::invalid("version is missing").suggest("GET /config/backups shows the versions")
+    })?;
+    let mut fields = Fields::default();
+    fields.put("released", broker.restore_config(version, force, &client).await?);
+    Ok(Success(fields))
+}
+
+pub(super) async fn reload(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+) -> Answer {
+    let mut fields = Fields::default();
+    fields.put("problems", broker.reload(Some(&client)).await?);
+    Ok(Success(fields))
+}
+
+fn parameter(key: &str, hint: &str) -> Error {
+    Error::invalid(format!("there is no parameter {:?}, or not with that value", shortened(key)))
+        .suggest(hint)
+}

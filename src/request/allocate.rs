@@ -1,0 +1,230 @@
+use super::{
+    LONGEST_TTL, MOST_PORTS, OwnerRequest, Problems, flag, owner::OwnerOptions, placeholder, port,
+    unknown, whole, word,
+};
+use crate::{
+    error::Error,
+    lease::{InstanceId, MemoryKey, ProjectPath, ServiceName, SingletonKey},
+    port::{Port, Protocol},
+    service_type::{
+        Hold, InstanceBehavior, ServiceType, ServiceTypeName, TemplateName, Templates, nearest,
+    },
+    value::Value,
+};
+
+/// A request for a port.
+#[derive(Clone, Debug)]
+pub struct AllocateRequest {
+    /// The class of service.
+    pub service_type: ServiceTypeName,
+    /// What the port is for.
+    pub service_name: Option<ServiceName>,
+    /// Who asks.
+    pub instance_id: Option<InstanceId>,
+    /// The checkout that it is for.
+    pub project_path: Option<ProjectPath>,
+    /// The port to try first.
+    pub port: Option<Port>,
+    /// The port to try first of all that the type prefers, by the name of its offset.
+    pub template: Option<TemplateName>,
+    /// Whether no other port than `port` will do.
+    pub strict: bool,
+    /// TCP, UDP, or the same number in both; else as the service type has it.
+    pub protocol: Option<Protocol>,
+    /// How many consecutive ports, all or none.
+    pub count: u16,
+    /// How to keep the port until it is used; else as the service type has it.
+    pub hold: Option<Hold>,
+    /// The time limit in seconds.
+    pub ttl: Option<u64>,
+    /// Whose end ends the lease.
+    pub owner: OwnerRequest,
+    /// Which singleton of the type is meant, if it has more than one.
+    pub singleton_key: Option<SingletonKey>,
+    /// Whether an unknown type is made even if its name looks like a slip of the hand.
+    pub create: bool,
+    /// Whether to answer what would happen, and change nothing.
+    pub dry_run: bool,
+}
+
+impl AllocateRequest {
+    /// A request with nothing but its type.
+    pub fn new(service_type: ServiceTypeName) -> Self {
+        Self {
+            service_type,
+            service_name: None,
+            instance_id: None,
+            project_path: None,
+            port: None,
+            template: None,
+            strict: false,
+            protocol: None,
+            count: 1,
+            hold: None,
+            ttl: None,
+            owner: OwnerRequest::None,
+            singleton_key: None,
+            create: false,
+            dry_run: false,
+        }
+    }
+
+    /// Reads a request from what came through a door; the error names every wrong option.
+    pub fn parse<K: AsRef<str>>(
+        service_type: &str,
+        options: impl IntoIterator<Item = (K, Value)>,
+    ) -> Result<Self, Error> {
+        let mut problems = Problems::default();
+        let service_type = problems.note(service_type.parse());
+        let mut request = Self::new(service_type.unwrap_or_else(placeholder));
+        let mut owner = OwnerOptions::default();
+        for (key, value) in options {
+            let key = key.as_ref();
+            problems.note(match key {
+                "service_name" => word(key, &value).map(|v| request.service_name = Some(v)),
+                "instance_id" => word(key, &value).map(|v| request.instance_id = Some(v)),
+                "project_path" => word(key, &value).map(|v| request.project_path = Some(v)),
+                "port" => port(key, &value).map(|v| request.port = Some(v)),
+                "template" => word(key, &value).map(|v| request.template = Some(v)),
+                "protocol" => word(key, &value).map(|v| request.protocol = Some(v)),
+                "singleton_key" => word(key, &value).map(|v| request.singleton_key = Some(v)),
+                "create" => flag(key, &value).map(|v| request.create = v),
+                "strict" => flag(key, &value).map(|v| request.strict = v),
+                "dry_run" => flag(key, &value).map(|v| request.dry_run = v),
+                "count" => whole(key, &value, MOST_PORTS.into())
+                    .map(|v| request.count = u16::try_from(v).unwrap_or(MOST_PORTS)),
+                "hold" => word(key, &value).map(|v| request.hold = Some(v)),
+                "ttl" => whole(key, &value, LONGEST_TTL).map(|v| request.ttl = Some(v)),
+                _ => owner
+                    .take(key, &value)
+                    .unwrap_or_else(|| Err(unknown("option", key, &Self::OPTIONS))),
+            });
+        }
+        if let Some(owner) = problems.note(owner.request()) {
+            request.owner = owner;
+        }
+        if request.hold == Some(Hold::Guard) && request.protocol == Some(Protocol::Udp) {
+            problems.note::<()>(Err(Error::invalid(
+                "a guard can hold a TCP port only: UDP takes hold none, or AllocateSocket",
+            )));
+        }
+        if request.hold == Some(Hold::Socket) {
+            problems.note::<()>(Err(Error::invalid(
+                "hold socket needs a way to hand the socket over: call AllocateSocket on the bus",
+            )));
+        }
+        if request.strict && request.port.is_none() {
+            problems.note::<()>(Err(Error::invalid(
+                "strict says that only the asked port counts, but no port is asked for: add a port",
+            )));
+        }
+        if request.port.is_some() && request.template.is_some() {
+            problems.note::<()>(Err(Error::invalid(
+                "a template names a port, and so does port: give one of the two",
+            )));
+        }
+        problems.or(request)
+    }
+
+    /// The same for a request whose socket is handed over.
+    pub fn for_socket(self) -> Result<Self, Error> {
+        if self.count > 1 || self.protocol == Some(Protocol::Both) {
+            return Err(Error::invalid(
+                "one socket is handed over at a time: ask for one port and one protocol",
+            ));
+        }
+        if self.hold.is_some() || self.dry_run {
+            return Err(Error::invalid(
+                "a socket that is handed over takes neither hold nor dry_run",
+            ));
+        }
+        Ok(self)
+    }
+
+    const OPTIONS: [&str; 17] = [
+        "service_name",
+        "instance_id",
+        "project_path",
+        "port",
+        "template",
+        "protocol",
+        "strict",
+        "count",
+        "hold",
+        "ttl",
+        "owner",
+        "pid",
+        "pidfd",
+        "unit",
+        "singleton_key",
+        "create",
+        "dry_run",
+    ];
+
+    /// The protocol that is asked for.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol.unwrap_or_default()
+    }
+
+    /// The request with what its service type says where it says nothing itself; fails if the two do
+    /// not fit.
+    pub fn completed(&self, service_type: &ServiceType) -> Result<Self, Error> {
+        let name = &self.service_type;
+        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+        if is_single && self.count > 1 {
+            return Err(Error::invalid(format!("{name} runs once, so it has one port"))
+                .suggest("ask without count"));
+        }
+        if !is_single && self.singleton_key.is_some() {
+            return Err(Error::invalid(format!(
+                "singleton_key tells singletons of one type from one another, but {name} is none"
+            ))
+            .suggest(format!(
+                "ask without it, or set service_types.{name}.instance_behavior to \"single\""
+            )));
+        }
+        Ok(Self { protocol: Some(self.protocol.unwrap_or(service_type.protocol)), ..self.clone() })
+    }
+
+    /// The port that the request's template stands for: the type's first preferred port, or its first,
+    /// and so many on.
+    pub fn template_port(
+        &self,
+        service_type: &ServiceType,
+        templates: &Templates,
+    ) -> Result<Option<Port>, Error> {
+        let Some(template) = &self.template else { return Ok(None) };
+        let Some(offset) = templates.get(template) else {
+            let known = || templates.keys().map(TemplateName::as_str);
+            let error = Error::invalid(format!("there is no template {template}"));
+            return Err(match nearest(template.as_str(), known()) {
+                Some(nearest) => error.suggest(format!("did you mean {nearest:?}?")),
+                None => error.suggest(format!(
+                    "the known ones are {}",
+                    known().collect::<Vec<_>>().join(", ")
+                )),
+            });
+        };
+        let first = service_type.preferred_ports.first();
+        let first = first.copied().unwrap_or(service_type.port_range.first());
+        let port = first.plus(*offset).filter(|port| service_type.contains(*port));
+        port.map(Some).ok_or_else(|| {
+            Error::invalid(format!(
+                "the template {template} is {offset} ports after {first}, beyond the range of {} ({})",
+                self.service_type,
+                service_type.describe_ranges()
+            ))
+            .suggest("ask with another template, or without one")
+        })
+    }
+
+    /// What the answer will be remembered for, if it has a project.
+    pub fn memory_key(&self) -> Option<MemoryKey> {
+        MemoryKey::new(
+            self.project_path.as_ref(),
+            &self.service_type,
+            self.service_name.as_ref(),
+            self.protocol(),
+        )
+    }
+}

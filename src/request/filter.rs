@@ -1,0 +1,103 @@
+use super::{Problems, port, unknown, word};
+use crate::{
+    error::Error,
+    lease::{InstanceId, Lease, LeaseId, MemoryKey, ProjectPath, ServiceName},
+    port::{Port, Protocol},
+    service_type::ServiceTypeName,
+    value::Value,
+};
+
+/// Which leases are meant. Every condition that is given must hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only this lease.
+    pub lease_id: Option<LeaseId>,
+    /// Only leases of this port.
+    pub port: Option<Port>,
+    /// Only leases of this protocol.
+    pub protocol: Option<Protocol>,
+    /// Only leases of this type.
+    pub service_type: Option<ServiceTypeName>,
+    /// Only leases of this name.
+    pub service_name: Option<ServiceName>,
+    /// Only leases of this asker.
+    pub instance_id: Option<InstanceId>,
+    /// Only leases of this checkout.
+    pub project_path: Option<ProjectPath>,
+    /// Only leases of this block.
+    pub block_id: Option<LeaseId>,
+}
+
+impl Filter {
+    /// Reads a filter from what came through a door; the error names every wrong key.
+    pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
+        let mut problems = Problems::default();
+        let mut filter = Self::default();
+        for (key, value) in keys {
+            let key = key.as_ref();
+            problems.note(match key {
+                "lease_id" | "lock_id" => word(key, &value).map(|v| filter.lease_id = Some(v)),
+                "port" => port(key, &value).map(|v| filter.port = Some(v)),
+                "protocol" => word(key, &value).map(|v| filter.protocol = Some(v)),
+                "service_type" => word(key, &value).map(|v| filter.service_type = Some(v)),
+                "service_name" => word(key, &value).map(|v| filter.service_name = Some(v)),
+                "instance_id" => word(key, &value).map(|v| filter.instance_id = Some(v)),
+                "project_path" => word(key, &value).map(|v| filter.project_path = Some(v)),
+                "block_id" => word(key, &value).map(|v| filter.block_id = Some(v)),
+                _ => Err(unknown("filter key", key, &Self::KEYS)),
+            });
+        }
+        problems.or(filter)
+    }
+
+    const KEYS: [&str; 8] = [
+        "lease_id",
+        "port",
+        "protocol",
+        "service_type",
+        "service_name",
+        "instance_id",
+        "project_path",
+        "block_id",
+    ];
+
+    /// Refuses a filter that means every lease: nobody wants to end all of them by a slip.
+    pub fn some(self) -> Result<Self, Error> {
+        if self == Self::default() {
+            return Err(Error::invalid("an empty filter would mean every lease")
+                .suggest("name a port, project_path, instance_id, service_type or service_name"));
+        }
+        Ok(self)
+    }
+
+    /// Whether the lease is meant.
+    pub fn matches(&self, lease: &Lease) -> bool {
+        same(self.lease_id.as_ref(), Some(&lease.lease_id))
+            && same(self.port.as_ref(), Some(&lease.port))
+            && same(self.protocol.as_ref(), Some(&lease.protocol))
+            && same(self.service_type.as_ref(), Some(&lease.service_type))
+            && same(self.service_name.as_ref(), lease.service_name.as_ref())
+            && self
+                .instance_id
+                .as_ref()
+                .is_none_or(|id| lease.holders().any(|h| h.instance_id.as_ref() == Some(id)))
+            && same(self.project_path.as_ref(), lease.project_path.as_ref())
+            && same(self.block_id.as_ref(), lease.block_id.as_ref())
+    }
+
+    /// Whether what is remembered for that key at that port is meant.
+    pub fn matches_memory(&self, key: &MemoryKey, port: Port) -> bool {
+        self.lease_id.is_none()
+            && self.instance_id.is_none()
+            && self.block_id.is_none()
+            && same(self.port.as_ref(), Some(&port))
+            && same(self.protocol.as_ref(), Some(&key.protocol))
+            && same(self.service_type.as_ref(), Some(&key.service_type))
+            && same(self.service_name.as_ref(), key.service_name.as_ref())
+            && same(self.project_path.as_ref(), Some(&key.project_path))
+    }
+}
+
+fn same<T: PartialEq>(wanted: Option<&T>, have: Option<&T>) -> bool {
+    wanted.is_none_or(|wanted| have == Some(wanted))
+}

@@ -1,0 +1,181 @@
+//! Requests: what a client may ask, checked whole before anything happens.
+//!
+//! - `allocate`: a request for a port
+//! - `filter`: which leases are meant
+//! - `owner`: who is to own a lease, and instances
+//! - this file: how options are read
+
+mod allocate;
+mod filter;
+mod owner;
+
+pub use allocate::AllocateRequest;
+pub use filter::Filter;
+pub use owner::{InstanceRequest, OwnerRequest};
+
+use crate::{
+    error::Error,
+    port::Port,
+    service_type::{ServiceTypeName, nearest},
+    value::Value,
+    word::shortened,
+};
+
+/// The most ports of one request.
+pub const MOST_PORTS: u16 = 1_000;
+
+/// The longest time limit, in seconds: a year.
+pub const LONGEST_TTL: u64 = 31_536_000;
+
+/// All that is wrong with a request, so that it is told at once.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn note<T>(&mut self, result: Result<T, Error>) -> Option<T> {
+        result.map_err(|error| self.0.push(error.to_string())).ok()
+    }
+
+    fn or<T>(self, request: T) -> Result<T, Error> {
+        if self.0.is_empty() { Ok(request) } else { Err(Error::invalid(self.0.join("; also: "))) }
+    }
+}
+
+/// Stands in for a type that was spelled wrong, so that the other options are still checked.
+fn placeholder() -> ServiceTypeName {
+    "x".parse().expect("a letter is a name")
+}
+
+fn word<T: std::str::FromStr<Err = Error>>(key: &str, value: &Value) -> Result<T, Error> {
+    match value {
+        Value::Str(text) => text.parse(),
+        other => Err(mismatch(key, "a string", other)),
+    }
+}
+
+fn flag(key: &str, value: &Value) -> Result<bool, Error> {
+    match value {
+        Value::Bool(flag) => Ok(*flag),
+        other => Err(mismatch(key, "true or false", other)),
+    }
+}
+
+fn number(value: &Value) -> Option<u64> {
+    match *value {
+        Value::U16(number) => Some(number.into()),
+        Value::U32(number) => Some(number.into()),
+        Value::U64(number) => Some(number),
+        _ => None,
+    }
+}
+
+/// A whole number from 1 to `most`.
+fn whole(key: &str, value: &Value, most: u64) -> Result<u64, Error> {
+    number(value)
+        .filter(|number| (1..=most).contains(number))
+        .ok_or_else(|| mismatch(key, &format!("a whole number from 1 to {most}"), value))
+}
+
+fn port(key: &str, value: &Value) -> Result<Port, Error> {
+    number(value)
+        .and_then(Port::new)
+        .ok_or_else(|| mismatch(key, "a number from 1 to 65535", value))
+}
+
+fn mismatch(key: &str, wanted: &str, have: &Value) -> Error {
+    let have = match have {
+        Value::Bool(value) => value.to_string(),
+        Value::Str(text) => format!("the string {:?}", shortened(text)),
+        Value::Other(words) => words.clone(),
+        other => number(other).map_or_else(|| "a list".to_owned(), |number| number.to_string()),
+    };
+    Error::invalid(format!("{key} must be {wanted}, not {have}"))
+}
+
+fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
+    let error = Error::invalid(format!("there is no {what} {:?}", shortened(key)));
+    match nearest(key, known.iter().copied()) {
+        Some(nearest) => error.suggest(format!("did you mean {nearest:?}?")),
+        None => error.suggest(format!("the known ones are {}", known.join(", "))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Protocol;
+
+    fn parse(service_type: &str, options: &[(&str, Value)]) -> Result<AllocateRequest, Error> {
+        AllocateRequest::parse(service_type, options.iter().cloned())
+    }
+
+    #[test]
+    fn a_whole_request_is_read() {
+        let request = parse(
+            "dev",
+            &[
+                ("service_name", "web".into()),
+                ("port", Value::U32(3001)),
+                ("strict", true.into()),
+                ("protocol", "udp".into()),
+            ],
+        )
+        .unwrap();
+        assert_eq!(request.service_name.unwrap().as_str(), "web");
+        assert_eq!(request.port, Port::new(3001));
+        assert!(request.strict);
+        assert_eq!(request.protocol, Some(Protocol::Udp));
+    }
+
+    #[test]
+    fn an_owner_is_named_once_and_completely() {
+        let owner = |options: &[(&str, Value)]| parse("dev", options).map(|r| r.owner);
+        let pid = ("pid", Value::U32(7));
+        let unit = ("unit", Value::from("web.service"));
+        assert!(matches!(owner(&[]), Ok(OwnerRequest::None)));
+        assert!(matches!(owner(std::slice::from_ref(&pid)), Ok(OwnerRequest::Pid(7))));
+        assert!(matches!(owner(std::slice::from_ref(&unit)), Ok(OwnerRequest::Unit(_))));
+        let connection = ("owner", Value::from("connection"));
+        assert!(matches!(owner(std::slice::from_ref(&connection)), Ok(OwnerRequest::Connection)));
+        for wrong in [
+            vec![pid.clone(), unit.clone()],
+            vec![pid.clone(), connection],
+            vec![("owner", "process".into())],
+            vec![("owner", "unit".into()), pid],
+            vec![("owner", "somebody".into())],
+            vec![("unit", "no-suffix".into())],
+        ] {
+            assert!(owner(&wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn every_wrong_option_is_named_at_once() {
+        let error = parse(
+            "no such!",
+            &[("port", Value::U64(70_000)), ("strcit", true.into()), ("service_name", 7u16.into())],
+        )
+        .unwrap_err();
+        let text = error.to_string();
+        for part in [
+            "service_type",
+            "port must be",
+            "did you mean \"strict\"?",
+            "service_name must be a string, not 7",
+        ] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+    }
+
+    #[test]
+    fn strict_without_a_port_makes_no_sense() {
+        assert!(parse("dev", &[("strict", true.into())]).is_err());
+    }
+
+    #[test]
+    fn a_filter_knows_its_keys() {
+        assert!(Filter::parse([("prot", Value::U16(1))]).is_err());
+        let filter = Filter::parse([("port", Value::U16(3000))]).unwrap();
+        assert_eq!(filter.port, Port::new(3000));
+    }
+}
