@@ -156,6 +156,7 @@ impl Broker {
         fields.put("pid", std::process::id());
         fields.put("leases", count(inner.registry.len()));
         fields.put("guards", count(inner.guards.len()));
+        fields.put("guards_limit", count(inner.most_guards.min(inner.config.most_guards)));
         fields.put("remembered_ports", count(inner.registry.memory().len()));
         let types = &inner.config.types.0;
         fields.put("service_types", count(types.len()));

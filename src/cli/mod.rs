@@ -4,10 +4,12 @@ mod allocate;
 mod check;
 mod config;
 mod daemon;
+mod doctor;
 mod forget;
 mod list;
 mod release;
 mod renew;
+mod status;
 mod suggest;
 mod types;
 
@@ -45,6 +47,8 @@ enum Verb {
     Suggest(suggest::Suggest),
     Types(types::Types),
     Config(config::Config),
+    Status(status::Status),
+    Doctor(doctor::Doctor),
     Renew(renew::Renew),
     Forget(forget::Forget),
     Daemon(daemon::Daemon),
@@ -94,6 +98,8 @@ pub fn run() -> ExitCode {
         Verb::Suggest(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
+        Verb::Status(verb) => verb.run(),
+        Verb::Doctor(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
@@ -123,8 +129,11 @@ fn complain(words: &dyn std::fmt::Display, code: u8) -> ExitCode {
 }
 
 fn ask(call: &Call) -> Result<Json, Stop> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(client::call(call))?)
+    Ok(block_on(client::call(call))??)
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
 fn print(text: &str) -> Result<(), Stop> {

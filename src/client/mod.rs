@@ -138,21 +138,42 @@ impl From<Failure> for Miss {
     }
 }
 
-/// Asks the service, wherever it is; the answer in the words of the design.
+/// The way on which a service was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The session bus.
+    Bus,
+    /// The HTTP socket.
+    Socket,
+}
+
+impl Way {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bus => "dbus",
+            Self::Socket => "http",
+        }
+    }
+
+    /// The same for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Bus => "the session bus",
+            Self::Socket => "its HTTP socket",
+        }
+    }
+}
+
+/// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
-    let on_bus = match bus::call(call).await {
-        Ok(answer) => return Ok(answer),
-        Err(Miss::Final(failure)) => return Err(failure),
-        Err(Miss::Absent(why)) => why,
-    };
-    let on_socket = match http::call(call).await {
-        Ok(answer) => return Ok(answer),
-        Err(Miss::Final(failure)) => return Err(failure),
-        Err(Miss::Absent(why)) => why,
+    let absent = match call_running(call).await? {
+        Ok((answer, _)) => return Ok(answer),
+        Err(why) => why,
     };
     private::start().await.map_err(|why| {
         Failure::Unreachable(format!(
-            "no styxy service can be reached: {on_bus}; {on_socket}; and none can be started: {why}"
+            "no styxy service can be reached: {absent}; and none can be started: {why}"
         ))
     })?;
     match http::call(call).await {
@@ -161,5 +182,19 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
         Err(Miss::Absent(why)) => Err(Failure::Unreachable(format!(
             "the service that was started for this command cannot be reached: {why}"
         ))),
+    }
+}
+
+/// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
+pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Failure> {
+    let on_bus = match bus::call(call).await {
+        Ok(answer) => return Ok(Ok((answer, Way::Bus))),
+        Err(Miss::Final(failure)) => return Err(failure),
+        Err(Miss::Absent(why)) => why,
+    };
+    match http::call(call).await {
+        Ok(answer) => Ok(Ok((answer, Way::Socket))),
+        Err(Miss::Final(failure)) => Err(failure),
+        Err(Miss::Absent(why)) => Ok(Err(format!("{on_bus}; {why}"))),
     }
 }

@@ -1,0 +1,377 @@
+use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+
+use clap::Args;
+use serde_json::{Value as Json, json};
+use zbus::{Connection, fdo::DBusProxy};
+
+use super::{Output, Stop, block_on, print, print_json, text};
+use crate::{
+    client::{self, Call, Way},
+    config::{self, files},
+    dbus,
+    kernel::{self, diag},
+    places,
+    port::{PortRange, Protocol},
+    value::Fields,
+};
+
+/// Look for what could be wrong with styxy on this machine, and say what to do; changes nothing
+#[derive(Debug, Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What came of one look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    /// It works, but not as well as it could, or not here.
+    Note,
+    Bad,
+}
+
+impl Verdict {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Note => "note",
+            Self::Bad => "bad",
+        }
+    }
+}
+
+struct Finding {
+    check: &'static str,
+    verdict: Verdict,
+    message: String,
+    /// What to do, if anything.
+    remedy: Option<String>,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn good(&mut self, check: &'static str, message: impl Into<String>) {
+        self.0.push(Finding {
+            check,
+            verdict: Verdict::Good,
+            message: message.into(),
+            remedy: None,
+        });
+    }
+
+    fn note(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+        let remedy = Some(remedy.into());
+        self.0.push(Finding { check, verdict: Verdict::Note, message: message.into(), remedy });
+    }
+
+    fn bad(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+        let remedy = Some(remedy.into());
+        self.0.push(Finding { check, verdict: Verdict::Bad, message: message.into(), remedy });
+    }
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let mut findings = Findings::default();
+        block_on(bus(&mut findings))?;
+        units(&mut findings);
+        configuration(&mut findings);
+        block_on(service(&mut findings))?;
+        ephemeral(&mut findings);
+        journal(&mut findings);
+        let Findings(findings) = findings;
+        if self.output.json {
+            let list = findings.iter().map(|finding| {
+                json!({
+                    "check": finding.check,
+                    "verdict": finding.verdict.as_str(),
+                    "message": finding.message,
+                    "remedy": finding.remedy,
+                })
+            });
+            print_json(&list.collect())?;
+        } else {
+            for finding in &findings {
+                print(&format!(
+                    "{:<4}  {:<14}  {}",
+                    finding.verdict.as_str(),
+                    finding.check,
+                    finding.message
+                ))?;
+                if let Some(remedy) = &finding.remedy {
+                    print(&format!("{:<22}→ {remedy}", ""))?;
+                }
+            }
+        }
+        let is_bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+        if is_bad { Err(Stop::No) } else { Ok(()) }
+    }
+}
+
+/// The session bus, and whether it can start the service.
+async fn bus(findings: &mut Findings) {
+    let bus = match Connection::session().await {
+        Ok(bus) => bus,
+        Err(error) => {
+            return findings.note(
+                "bus",
+                format!("there is no session bus ({error})"),
+                "commands use the HTTP socket, or start a service of their own; a login session has a bus",
+            );
+        }
+    };
+    findings.good("bus", "the session bus answers");
+    let Ok(proxy) = DBusProxy::new(&bus).await else { return };
+    let names = proxy.list_activatable_names().await.unwrap_or_default();
+    if names.iter().any(|name| name.as_str() == dbus::NAME) {
+        findings.good("activation", "the bus can start the service");
+    } else {
+        findings.bad(
+            "activation",
+            format!("the bus does not know {}", dbus::NAME),
+            "install the package, or log in again; `busctl --user call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig` makes a running bus look again",
+        );
+    }
+}
+
+/// The units, as the user's manager knows them.
+fn units(findings: &mut Findings) {
+    for unit in ["styxy.socket", "styxy.service"] {
+        let show = Command::new("systemctl")
+            .args(["--user", "show", unit])
+            .args(["--property=LoadState,ActiveState,Result,NeedDaemonReload,UnitFileState"])
+            .output();
+        let Some(show) = show.ok().filter(|show| show.status.success()) else {
+            return findings.note(
+                "units",
+                "there is no systemd user manager to ask",
+                "commands start a service of their own, which ends when it is idle",
+            );
+        };
+        let show = String::from_utf8_lossy(&show.stdout).into_owned();
+        let value = |key: &str| {
+            let line = show.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default().to_owned()
+        };
+        if value("LoadState") != "loaded" {
+            findings.bad(
+                "units",
+                format!("{unit} is {}", value("LoadState")),
+                "install the package, then `systemctl --user daemon-reload`",
+            );
+        } else if value("ActiveState") == "failed" {
+            findings.bad(
+                "units",
+                format!("{unit} has failed ({})", value("Result")),
+                format!("`journalctl --user -u {unit}` says why; `systemctl --user restart {unit}` tries again"),
+            );
+        } else if unit == "styxy.socket" && value("ActiveState") != "active" {
+            findings.bad(
+                "units",
+                "styxy.socket does not listen",
+                "systemctl --user enable --now styxy.socket",
+            );
+        } else if value("NeedDaemonReload") == "yes" {
+            findings.note(
+                "units",
+                format!("{unit} was changed on disk"),
+                "systemctl --user daemon-reload",
+            );
+        } else {
+            findings.good("units", format!("{unit} is {}", value("ActiveState")));
+        }
+    }
+    socket(findings);
+}
+
+fn socket(findings: &mut Findings) {
+    let path = places::socket(&places::runtime());
+    match fs::metadata(&path) {
+        Err(error) => findings.note(
+            "socket",
+            format!("{}: {error}", path.display()),
+            "systemctl --user start styxy.socket",
+        ),
+        Ok(metadata) if metadata.mode() & 0o077 != 0 => findings.bad(
+            "socket",
+            format!("others may open {}", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
+        Ok(_) => findings.good("socket", format!("{} is the user's alone", path.display())),
+    }
+}
+
+/// The files of the configuration, as they are now.
+fn configuration(findings: &mut Findings) {
+    let (texts, mut problems) = files::read(&places::of_service().config);
+    problems.append(&mut config::merge(&texts).problems);
+    if problems.is_empty() {
+        return findings.good("configuration", format!("{} files, nothing wrong", texts.len()));
+    }
+    for problem in problems {
+        findings.bad(
+            "configuration",
+            problem.to_string(),
+            "mend it, then `styxy config reload`; until then the last good configuration is in force",
+        );
+    }
+}
+
+/// What the service says of itself.
+async fn service(findings: &mut Findings) {
+    let status = match client::call_running(&Call::Status).await {
+        Ok(Ok((status, way))) => {
+            let over = match way {
+                Way::Bus => "the bus",
+                Way::Socket => "the socket",
+            };
+            findings
+                .good("service", format!("it answers over {over}, as process {}", status["pid"]));
+            status
+        }
+        Ok(Err(why)) => {
+            let remedy = "the next command starts one";
+            return findings.note("service", format!("no service runs: {why}"), remedy);
+        }
+        Err(failure) => {
+            return findings.bad(
+                "service",
+                format!("it does not answer: {failure}"),
+                "`journalctl --user -u styxy.service` says more",
+            );
+        }
+    };
+    version(findings, &status);
+    match status["state_problem"].as_str() {
+        None => findings.good("state", "the state can be written"),
+        Some(problem) => findings.bad(
+            "state",
+            format!("nothing is granted: {problem}"),
+            "free some disk space, or make that folder the user's, and writable",
+        ),
+    }
+    let (guards, limit) = (&status["guards"], status["guards_limit"].as_u64().unwrap_or(0));
+    if limit < 1_000 {
+        findings.note(
+            "guards",
+            format!("{guards} guards of at most {limit}: the limit of descriptors is low"),
+            "raise LimitNOFILE= of styxy.service, or limits.guards in the configuration",
+        );
+    } else {
+        findings.good("guards", format!("{guards} guards of at most {limit}"));
+    }
+    if status["audit_confirmed"] == true {
+        findings.good("audit", format!("{} events on their way", status["audit_pending"]));
+    } else {
+        findings.note(
+            "audit",
+            text(&status, "audit_note"),
+            "let the user read the journal: Storage=persistent in journald.conf(5), or the group systemd-journal",
+        );
+    }
+    ports(findings).await;
+}
+
+fn version(findings: &mut Findings, status: &Json) {
+    let (mine, its) = (env!("CARGO_PKG_VERSION"), text(status, "version"));
+    let restart = "systemctl --user restart styxy.service; no lease is lost";
+    if mine != its {
+        let message = format!("the command is {mine}, the running service {its}");
+        return findings.note("version", message, restart);
+    }
+    // An upgrade replaces the file of a program that runs.
+    let exe = fs::read_link(Path::new("/proc").join(status["pid"].to_string()).join("exe"));
+    if exe.is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)")) {
+        findings.note("version", "the program was replaced while the service runs", restart);
+    } else {
+        findings.good("version", format!("{mine}, command and service"));
+    }
+}
+
+/// Programs that listen on ports of service types without having leased them.
+async fn ports(findings: &mut Findings) {
+    let call = |call| async move { client::call_running(&call).await.ok()?.ok() };
+    let (Some((types, _)), Some((leases, _))) =
+        (call(Call::Types).await, call(Call::List { filter: Fields::default() }).await)
+    else {
+        return;
+    };
+    let leased: Vec<_> = leases.as_array().into_iter().flatten().map(|l| &l["port"]).collect();
+    let listened = diag::listened(Protocol::Tcp);
+    let mut strangers = Vec::new();
+    for service_type in types.as_array().into_iter().flatten() {
+        let ranges = service_type["ranges"].as_array().into_iter().flatten();
+        let ports = ranges.filter_map(|range| parse(range.as_str()?)).flat_map(PortRange::ports);
+        let strange = ports.filter(|p| listened.contains(*p) && !leased.contains(&&json!(p.get())));
+        let name = text(service_type, "service_type");
+        strangers.extend(strange.map(|port| format!("{port} ({name})")));
+    }
+    if strangers.is_empty() {
+        findings.good("ports", "only leased ports of the service types are listened on");
+    } else {
+        findings.note(
+            "ports",
+            format!("programs without a lease listen on {}", strangers.join(", ")),
+            "nobody is granted these ports; start such programs on a port of `styxy allocate` to have them listed",
+        );
+    }
+}
+
+fn parse(range: &str) -> Option<PortRange> {
+    let (first, last) = range.split_once('-')?;
+    PortRange::new(first.parse().ok()?, last.parse().ok()?)
+}
+
+/// Whether the kernel may give ports of service types to outgoing connections.
+fn ephemeral(findings: &mut Findings) {
+    let Some(ephemeral) = kernel::ephemeral_ports() else { return };
+    let (texts, _) = files::read(&places::of_service().config);
+    let types = config::merge(&texts).config.types.0;
+    let within: Vec<_> = types
+        .iter()
+        .filter(|(_, t)| t.ranges().any(|range| range.overlaps(ephemeral)))
+        .map(|(name, _)| name.to_string())
+        .collect();
+    if within.is_empty() {
+        findings.good(
+            "ephemeral",
+            format!(
+                "the kernel's ip_local_port_range, {ephemeral}, is apart from all service types"
+            ),
+        );
+    } else {
+        findings.note(
+            "ephemeral",
+            format!(
+                "the kernel's ip_local_port_range, {ephemeral}, has ports of {}",
+                within.join(", ")
+            ),
+            "narrow net.ipv4.ip_local_port_range (sysctl), or move these types",
+        );
+    }
+}
+
+/// Whether this user can read the events.
+fn journal(findings: &mut Findings) {
+    let shown = Command::new("journalctl")
+        .args(["-t", "styxy", "-n", "1", "-o", "cat", "--quiet"])
+        .output();
+    match shown {
+        Err(error) => findings.note(
+            "journal",
+            format!("journalctl cannot be run ({error})"),
+            "without a journal the events go to the standard error of the service",
+        ),
+        Ok(shown) if shown.status.success() && !shown.stdout.is_empty() => {
+            findings.good("journal", "events can be read with `journalctl -t styxy`");
+        }
+        Ok(_) => findings.note(
+            "journal",
+            "no event of styxy can be read",
+            "there is none yet, or the user may not read the journal (Storage=persistent in journald.conf(5))",
+        ),
+    }
+}
