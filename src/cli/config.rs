@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, print, print_json, text};
+use super::{Output, Stop, ask, counted, print, print_json, text};
 use crate::{
     client::Call,
     config::{self, Problem, Text, files},
@@ -183,8 +183,7 @@ fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop
     } else if problems.is_empty() {
         let files = match files {
             0 => "no file, only what is built in".to_owned(),
-            1 => "1 file".to_owned(),
-            files => format!("{files} files"),
+            files => counted(files as u64, "file"),
         };
         print(&format!("the configuration is good ({files})"))?;
     } else {
@@ -274,8 +273,7 @@ fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
     }
     match answer["released"].as_u64() {
         None | Some(0) => print(done),
-        Some(1) => print(&format!("{done}; 1 lease was released")),
-        Some(count) => print(&format!("{done}; {count} leases were released")),
+        Some(count) => print(&format!("{done}; released: {}", counted(count, "lease"))),
     }
 }
 

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 use zbus::{Connection, fdo::DBusProxy};
 
-use super::{Output, Stop, block_on, print, print_json, text};
+use super::{Output, Stop, block_on, counted, print, print_json, text};
 use crate::{
     client::{self, Call, Way},
     config::{self, files},
@@ -209,7 +209,8 @@ fn configuration(findings: &mut Findings) {
     let (texts, mut problems) = files::read(&places::of_service().config);
     problems.append(&mut config::merge(&texts).problems);
     if problems.is_empty() {
-        return findings.good("configuration", format!("{} files, nothing wrong", texts.len()));
+        let files = counted(texts.len() as u64, "file");
+        return findings.good("configuration", format!("{files}, nothing wrong"));
     }
     for problem in problems {
         findings.bad(
@@ -253,18 +254,20 @@ async fn service(findings: &mut Findings) {
             "free some disk space, or make that folder the user's, and writable",
         ),
     }
-    let (guards, limit) = (&status["guards"], status["guards_limit"].as_u64().unwrap_or(0));
+    let guards = counted(status["guards"].as_u64().unwrap_or(0), "guard");
+    let limit = status["guards_limit"].as_u64().unwrap_or(u64::MAX);
     if limit < 1_000 {
         findings.note(
             "guards",
-            format!("{guards} guards of at most {limit}: the limit of descriptors is low"),
+            format!("{guards} of at most {limit}: the limit of descriptors is low"),
             "raise LimitNOFILE= of styxy.service, or limits.guards in the configuration",
         );
     } else {
-        findings.good("guards", format!("{guards} guards of at most {limit}"));
+        findings.good("guards", format!("{guards} of at most {limit}"));
     }
     if status["audit_confirmed"] == true {
-        findings.good("audit", format!("{} events on their way", status["audit_pending"]));
+        let pending = counted(status["audit_pending"].as_u64().unwrap_or(0), "event");
+        findings.good("audit", format!("{pending} on the way to the journal"));
     } else {
         findings.note(
             "audit",
@@ -277,7 +280,7 @@ async fn service(findings: &mut Findings) {
 
 fn version(findings: &mut Findings, status: &Json) {
     let (mine, its) = (env!("CARGO_PKG_VERSION"), text(status, "version"));
-    let restart = "systemctl --user restart styxy.service; no lease is lost";
+    let restart = "systemctl --user restart styxy.service, or end that process: no lease is lost";
     if mine != its {
         let message = format!("the command is {mine}, the running service {its}");
         return findings.note("version", message, restart);

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use super::{Output, Stop, ask, print, print_json};
+use super::{Output, Stop, ask, counted, print, print_json};
 use crate::{cli::allocate::current_project, client::Call, port::Port, value::Fields};
 
 /// Forget which ports a project had
@@ -33,9 +33,6 @@ impl Forget {
         if self.output.json {
             return print_json(&answer);
         }
-        match &answer["forgotten"] {
-            count if count == 1 => print("forgot 1 port"),
-            count => print(&format!("forgot {count} ports")),
-        }
+        print(&format!("forgot {}", counted(answer["forgotten"].as_u64().unwrap_or(0), "port")))
     }
 }

@@ -163,6 +163,11 @@ fn project() -> Option<PathBuf> {
     Some(top.unwrap_or(&folder).to_owned())
 }
 
+/// A number of things: `1 lease`, `2 leases`.
+fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// The text at a key of an answer, or nothing.
 fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
     answer[key].as_str().unwrap_or_default()

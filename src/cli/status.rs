@@ -1,7 +1,7 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, block_on, print, print_json, text};
+use super::{Output, Stop, block_on, counted, print, print_json, text};
 use crate::client::{self, Call, Way};
 
 /// Tell how the service is doing
@@ -41,13 +41,13 @@ fn describe(status: &Json, way: Way) -> String {
             way.describe()
         ),
         format!(
-            "{} leases, {} guards, {} remembered ports; {} of {} ports in {} service types are free",
-            number("leases"),
-            number("guards"),
-            number("remembered_ports"),
+            "{}, {}, {}; {} of {} in {} are free",
+            counted(number("leases"), "lease"),
+            counted(number("guards"), "guard"),
+            counted(number("remembered_ports"), "remembered port"),
             number("free"),
-            number("ports"),
-            number("service_types")
+            counted(number("ports"), "port"),
+            counted(number("service_types"), "service type")
         ),
     ];
     if status["auto_allocation"] == false {
@@ -55,7 +55,9 @@ fn describe(status: &Json, way: Way) -> String {
     }
     lines.push(match (status["audit_confirmed"].as_bool(), number("audit_pending")) {
         (Some(true), 0) => "every event is in the journal".to_owned(),
-        (Some(true), pending) => format!("{pending} events are on their way to the journal"),
+        (Some(true), pending) => {
+            format!("on their way to the journal: {}", counted(pending, "event"))
+        }
         _ => text(status, "audit_note").to_owned(),
     });
     if let Some(problem) = status["state_problem"].as_str() {

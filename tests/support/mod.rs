@@ -61,6 +61,27 @@ impl Home {
         home
     }
 
+    /// The same, and the type runs once.
+    pub fn with_single() -> Self {
+        let home = Self::new();
+        home.configure(&format!(
+            r#"{{"service_types": {{"mine":
+                {{"port_range": [{}, {}], "instance_behavior": "single"}}}}}}"#,
+            home.port(0),
+            home.port(9)
+        ));
+        home
+    }
+
+    /// Waits until it is so.
+    pub fn until(&self, is_so: impl Fn() -> bool) {
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while !is_so() {
+            assert!(std::time::Instant::now() < patience, "it never was so");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// One of the ten ports.
     pub fn port(&self, index: u16) -> u16 {
         self.first + index
