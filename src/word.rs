@@ -70,6 +70,11 @@ pub(crate) fn spelled(text: &str, most: usize, others: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
+/// The text with what would do something to a terminal replaced.
+pub(crate) fn harmless(text: &str) -> String {
+    text.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }).collect()
+}
+
 /// Whether a character would do something to a terminal: controls, and those that turn the direction of
 /// what follows (UAX #9).
 pub(crate) fn disturbs(c: char) -> bool {

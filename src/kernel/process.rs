@@ -12,6 +12,8 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use crate::word::harmless;
+
 /// A process that is being held on to: its PID cannot become another's while `pidfd` says that it
 /// lives.
 #[derive(Debug)]
@@ -89,10 +91,12 @@ fn owner(pid: u32) -> Option<u32> {
     users.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The name of a process's command; `None` when it is gone.
+/// The name of a process's command; `None` when it is gone. A process chooses it freely, so it is made
+/// harmless for terminals.
 pub fn comm(pid: u32) -> Option<Arc<str>> {
-    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    Some(comm.trim_end_matches('\n').into())
+    let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
+    Some(harmless(&comm).into())
 }
 
 /// The id of this boot of the machine (random(4)).
@@ -118,6 +122,20 @@ mod tests {
         let again = Process::of_pidfd(ours.pidfd.try_clone().unwrap()).unwrap();
         assert_eq!((again.pid, again.start), (ours.pid, ours.start));
         assert!(!ours.has_ended());
+    }
+
+    #[test]
+    fn a_command_that_calls_itself_something_hostile_is_shown_harmlessly() {
+        let mut child = Command::new("bash")
+            .args(["-c", r"printf 'a\033[1m\xff' >/proc/$$/comm; echo; read -r _"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+        assert_eq!(comm(child.id()).as_deref(), Some("a\u{fffd}[1m\u{fffd}"));
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]
