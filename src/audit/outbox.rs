@@ -68,6 +68,8 @@ struct Shared {
 struct Wanted {
     /// The number of the last record in the log.
     seq: u64,
+    /// Whether the thread waits for nothing but a record.
+    asleep: bool,
     stop: bool,
 }
 
@@ -123,7 +125,11 @@ impl Outbox {
     pub fn appended(&self, seq: u64) {
         let mut wanted = self.shared.lock();
         wanted.seq = wanted.seq.max(seq);
-        self.shared.changed.notify_one();
+        // While it is busy, it looks by itself soon: under load, waking it for each record would cost
+        // more than the records.
+        if std::mem::take(&mut wanted.asleep) {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// How it is doing.
@@ -191,6 +197,7 @@ impl Worker {
                 let mut wanted = shared.lock();
                 // Asleep without a timeout when there is nothing to do: idle costs nothing.
                 while !wanted.stop && wanted.seq <= self.taken && self.flights.is_empty() {
+                    wanted.asleep = true;
                     wanted = shared.changed.wait(wanted).unwrap_or_else(PoisonError::into_inner);
                 }
                 if wanted.stop {

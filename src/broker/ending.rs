@@ -11,7 +11,6 @@ use crate::{
     port::{Port, Protocol},
     registry::PortSet,
     request::Filter,
-    service_type::Hold,
     time::Moment,
 };
 
@@ -19,6 +18,8 @@ use crate::{
 const ORPHANS_SECONDS: u64 = 1;
 /// How often guards that could not be bound are tried again, in seconds.
 const GUARDS_SECONDS: u64 = 10;
+/// How many guards are bound at once: in between, requests are answered.
+const GUARDS_AT_ONCE: usize = 64;
 /// When an end that could not be stored is tried again, in seconds.
 const AGAIN_SECONDS: u64 = 5;
 
@@ -159,27 +160,29 @@ impl Broker {
         }
     }
 
-    /// Binds the guards that are missing: after a start, or because something listened on the port.
-    pub(super) fn bind_guards(&self, inner: &mut Inner) {
-        let mut missing = false;
-        for lease in inner.registry.list(&Filter::default()) {
-            if lease.hold != Hold::Guard || inner.guards.contains(lease.lease_id) {
+    /// Binds some of the guards that are missing: after a start, or because something listened on the port.
+    fn bind_guards(&self, inner: &mut Inner) {
+        let mut failed = Vec::new();
+        for _ in 0..GUARDS_AT_ONCE.min(inner.unguarded.len()) {
+            let Some(lease_id) = inner.unguarded.pop_front() else { break };
+            let Ok(lease) = inner.registry.get(lease_id) else { continue };
+            if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
+                failed.push(lease_id);
                 continue;
             }
-            if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
-                missing = true;
-                break;
-            }
             match probe::probe(lease.port, Protocol::Tcp) {
-                Ok(socket) => inner.guards.insert(lease.lease_id, socket),
-                Err(_) => missing = true,
+                Ok(socket) => inner.guards.insert(lease_id, socket),
+                Err(_) => failed.push(lease_id),
             }
         }
         let now = clock::now();
-        if missing {
+        if !inner.unguarded.is_empty() {
+            self.deadlines.add_once(now, Due::Guards);
+        } else if !failed.is_empty() {
             self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Guards);
         }
-        if !inner.guards.is_empty() {
+        inner.unguarded.extend(failed);
+        if inner.guards.wants_storing() {
             self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         }
     }

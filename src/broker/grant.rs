@@ -10,11 +10,11 @@ use super::{Broker, Inner, holding::Held, storage};
 use crate::{
     change::{Change, Denial},
     error::{Error, ErrorKind},
-    kernel::{clock, guard, probe},
+    kernel::{clock, diag, guard, probe},
     lease::{Client, EndReason, Holder, Lease, LeaseId, Owner},
     owners::deadlines::Due,
     port::{Port, PortRange, Protocol},
-    registry::Choice,
+    registry::{Choice, Obstacle, PortSet},
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
@@ -23,6 +23,10 @@ use crate::{
 
 /// The most callers that share a singleton.
 const MOST_HOLDERS: usize = 1_000;
+/// After how many ports in use the kernel is asked which ones are.
+const FEW_IN_USE: usize = 16;
+/// How long its answer serves as a hint for the order, in seconds.
+const HINT_SECONDS: u64 = 1;
 /// How often one request may make its type's range wider: others may take what it has made room for.
 const MOST_CHUNKS: usize = 8;
 
@@ -300,10 +304,34 @@ fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
 impl Inner {
     /// Decides what a request gets; `None` if its type has no range with room for it yet.
     fn decide(
+        &mut self,
+        request: &AllocateRequest,
+        hand_over: bool,
+        sockets: &mut Sockets,
+    ) -> Result<Option<Decision>, Error> {
+        let now = clock::now();
+        if self.hint_until.take_if(|until| *until <= now).is_some() {
+            self.registry.set_in_use(PortSet::default());
+        }
+        let mut patience = FEW_IN_USE;
+        let decided = self.decided(request, hand_over, sockets, &mut patience);
+        if patience > 0 {
+            return decided;
+        }
+        // Asking the kernel once for all is cheaper than asking for each. It is a hint for the order
+        // and no more: what is granted is asked about by itself.
+        self.registry.set_in_use(diag::listened(request.protocol()));
+        self.hint_until = Some(now.plus_seconds(HINT_SECONDS));
+        self.decided(request, hand_over, sockets, &mut { usize::MAX })
+    }
+
+    /// The same; gives up when so many ports were found in use.
+    fn decided(
         &self,
         request: &AllocateRequest,
         hand_over: bool,
         sockets: &mut Sockets,
+        patience: &mut usize,
     ) -> Result<Option<Decision>, Error> {
         let name = &request.service_type;
         let known = self.registry.rules().types.0.get(name);
@@ -322,14 +350,14 @@ impl Inner {
         if hand_over && request.protocol() == Protocol::Both {
             return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
         }
-        let mut choice = self.choose(&request, service_type, sockets);
-        if self.may_grow(service_type, &choice) {
+        let mut choice = self.choose(&request, service_type, sockets, patience);
+        if *patience > 0 && self.may_grow(service_type, &choice) {
             if !request.dry_run {
                 return Ok(None);
             }
             wider = self.plan(&request)?;
             (service_type, planned) = (&wider.service_type, Some(wider.range));
-            choice = self.choose(&request, service_type, sockets);
+            choice = self.choose(&request, service_type, sockets, patience);
         }
         let choice = choice?;
         let (hold, note) = self.hold(&request, service_type, hand_over);
@@ -337,17 +365,23 @@ impl Inner {
         Ok(Some(Decision { choice, request, hold, note, is_single, planned }))
     }
 
-    /// Which port a request gets; the sockets that were bound to find out are kept.
+    /// Which port a request gets; the sockets that were bound to find out are kept. Out of patience with
+    /// ports in use, it takes the others for in use, too.
     pub(super) fn choose(
         &self,
         request: &AllocateRequest,
         service_type: &ServiceType,
         sockets: &mut Sockets,
+        patience: &mut usize,
     ) -> Result<Choice, Error> {
         self.registry.choose(request, service_type, |port| {
+            if *patience == 0 {
+                return Err(Obstacle::InUse);
+            }
             // A port that was tried as a part of another block is bound already.
             if let Entry::Vacant(untried) = sockets.entry(port) {
-                untried.insert(probe::probe_all(port, request.protocol())?);
+                let bound = probe::probe_all(port, request.protocol());
+                untried.insert(bound.inspect_err(|_| *patience -= 1)?);
             }
             Ok(())
         })

@@ -19,7 +19,7 @@ mod query;
 mod types;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -45,6 +45,7 @@ use crate::{
     },
     registry::Registry,
     request::Filter,
+    service_type::Hold,
     state::{Store, store::OpenError, sync::Sync},
     time::{Moment, Timestamp},
 };
@@ -86,10 +87,14 @@ struct Inner {
     guards: Guards,
     /// What the limit of descriptors allows.
     most_guards: usize,
+    /// Leases whose guards are still to be bound.
+    unguarded: VecDeque<LeaseId>,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Vec<(LeaseId, OwnedFd)>,
     /// By when each instance with heartbeats must send the next one.
     heartbeats: HashMap<InstanceId, Moment>,
+    /// Until when the registry's hint of ports in use may stand.
+    hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
     /// The other end, until a door takes it; what happens before that is not lost.
     changes: Option<mpsc::UnboundedReceiver<Record>>,
@@ -120,8 +125,10 @@ impl Broker {
                 state: Err("it was not opened yet".to_owned()),
                 guards: Guards::default(),
                 most_guards: guard::most(),
+                unguarded: VecDeque::new(),
                 kept: places.guards,
                 heartbeats: HashMap::new(),
+                hint_until: None,
                 signals: Some(signals),
                 changes: Some(changes),
             }),
@@ -372,14 +379,19 @@ impl Broker {
                 Err(_) => guard::forget(lease_id),
             }
         }
-        self.bind_guards(inner);
         let now = clock::now();
-        for lease in inner.registry.list(&Filter::default()) {
+        for lease in inner.registry.iter() {
             if !lease.orphaned {
                 lease.holders().for_each(|holder| self.owners.watch(&holder.owner, None));
             }
-            self.set_deadline(inner, &lease, now);
+            if lease.hold == Hold::Guard && !inner.guards.contains(lease.lease_id) {
+                inner.unguarded.push_back(lease.lease_id);
+            }
+            self.set_deadline(inner, lease, now);
         }
+        // The first caller waits for some of them at most.
+        self.deadlines.add_once(now, Due::Guards);
+        self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         if !inner.registry.orphans().is_empty() {
             self.deadlines.add_once(now, Due::Orphans);
         }

@@ -104,7 +104,7 @@ impl Broker {
         }
         if suggestions.is_empty() {
             // In the words of the refusal that a request would get.
-            inner.choose(&request, service_type, &mut Sockets::new())?;
+            inner.choose(&request, service_type, &mut Sockets::new(), &mut { usize::MAX })?;
         }
         Ok(suggestions)
     }

@@ -209,7 +209,7 @@ impl Broker {
             return inner.plan(request).map(Some);
         };
         let completed = request.completed(known)?;
-        match inner.choose(&completed, known, &mut Sockets::new()) {
+        match inner.choose(&completed, known, &mut Sockets::new(), &mut { usize::MAX }) {
             Err(error) if error.kind == ErrorKind::PoolExhausted => inner.plan(request).map(Some),
             // There is room, or a reason that room is no remedy for.
             _ => Ok(None),

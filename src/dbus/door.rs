@@ -11,6 +11,11 @@ use crate::{
     change::{Change, Record, TypeRanges},
 };
 
+/// How long changes are gathered until they are told.
+const GATHER: Duration = Duration::from_millis(5);
+/// How many of them are told at once: in between, calls are answered.
+const MOST_AT_ONCE: usize = 256;
+
 /// The door, open.
 pub struct Door {
     connection: Connection,
@@ -81,9 +86,14 @@ impl Door {
 async fn tell(connection: Connection, changes: Option<mpsc::UnboundedReceiver<Record>>) {
     let Some(mut changes) = changes else { return };
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
-    while let Some(record) = changes.recv().await {
+    let mut gathered = Vec::new();
+    while changes.recv_many(&mut gathered, MOST_AT_ONCE).await > 0 {
         // A bus that is gone is noticed elsewhere.
-        let _ = signal(&emitter, &record.change).await;
+        for record in gathered.drain(..) {
+            let _ = signal(&emitter, &record.change).await;
+        }
+        // Answers go before signals: a client that asks again at once does not wait for those.
+        tokio::time::sleep(GATHER).await;
     }
 }
 

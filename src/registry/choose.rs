@@ -282,7 +282,7 @@ impl Registry {
             .flat_map(move |range| {
                 select(range, move |i| {
                     let taken = self.leased_word(protocol, i) | self.avoided.word(i);
-                    !(taken | self.memory.word(protocol, i))
+                    !(taken | self.memory.word(protocol, i) | self.in_use.word(i))
                 })
             })
             .filter(move |port| {
@@ -297,8 +297,25 @@ impl Registry {
                     self.remembered_by_others(service_type, protocol)
                         .map(because(Reason::RememberedByOther)),
                 )
+                .chain(self.in_use_before(service_type, protocol).map(because(Reason::Free)))
                 .filter(move |(port, _)| Some(*port) != own),
         )
+    }
+
+    /// The ports of the range that are passed over at first because they were in use a moment ago.
+    fn in_use_before<'a>(
+        &'a self,
+        service_type: &'a ServiceType,
+        protocol: Protocol,
+    ) -> impl Iterator<Item = Port> + 'a {
+        let passed_over = move |i| {
+            let taken = self.leased_word(protocol, i) | self.avoided.word(i);
+            self.in_use.word(i) & !(taken | self.memory.word(protocol, i))
+        };
+        service_type
+            .ranges()
+            .flat_map(move |range| select(range, passed_over))
+            .filter(|port| !service_type.preferred_ports.contains(port))
     }
 
     /// Free ports of the range that others remember, oldest first. Collected only when the

@@ -67,6 +67,8 @@ pub struct Registry {
     instances: HashMap<InstanceId, Arc<Instance>>,
     memory: Memory,
     told: Told,
+    /// Ports that were in use a moment ago, and are tried last.
+    in_use: PortSet,
 }
 
 /// What there is one of.
@@ -94,6 +96,7 @@ impl Registry {
             instances: HashMap::new(),
             memory: Memory::default(),
             told: Told::default(),
+            in_use: PortSet::default(),
         }
     }
 
@@ -110,6 +113,11 @@ impl Registry {
         self.singletons.clear();
         let leases: Vec<_> = self.leases.values().map(Arc::clone).collect();
         leases.iter().for_each(|lease| self.note_singleton(lease));
+    }
+
+    /// Notes which ports were in use a moment ago. Their only effect is to be tried last in a range.
+    pub fn set_in_use(&mut self, in_use: PortSet) {
+        self.in_use = in_use;
     }
 
     /// What the journal was told of the configuration.

@@ -111,7 +111,8 @@ fn write_any(buffer: &mut Vec<u8>, line: &impl Serialize) {
 /// Reads a line, without its line feed.
 pub fn read(bytes: &[u8]) -> Result<Line, Unreadable> {
     let json = checked(bytes).ok_or(Unreadable::Damaged)?;
-    if let Some(AnyHeader { header: AnyVersion { version } }) = parse(json)
+    if json.starts_with(b"{\"header\"")
+        && let Some(AnyHeader { header: AnyVersion { version } }) = parse(json)
         && version != VERSION
     {
         return Err(Unreadable::Version(version));
