@@ -18,6 +18,9 @@ pub const STYXY: &str = "org.styxy.Styxy1";
 /// The object.
 pub const PATH: &str = "/org/styxy/Styxy1";
 
+/// So many pairs are more events than the audit sends without a pause.
+const WARM_UP: usize = 3_000;
+
 /// Options of a call.
 pub type Options<'a> = HashMap<&'a str, Variant<'a>>;
 
@@ -84,6 +87,12 @@ impl Caller {
             releases.push(start.elapsed().as_secs_f64() * 1e6);
         }
         (grants, releases)
+    }
+
+    /// Until caches are warm and the audit sends at its steady pace: it begins with a rush of what it
+    /// may send in four seconds.
+    pub async fn warm_up(&self) {
+        self.pairs(WARM_UP, &Options::new()).await;
     }
 
     /// How many events are not known to be in the journal yet, and how many changes there were.
@@ -186,6 +195,11 @@ impl Http {
     /// Gives it back.
     pub fn release(&mut self, lease_id: &str) {
         self.ask("DELETE", &format!("/allocate/{lease_id}"), "");
+    }
+
+    /// As on the bus.
+    pub fn warm_up(&mut self) {
+        self.pairs(WARM_UP);
     }
 
     /// Allocates and releases so often; how long each grant took.

@@ -12,7 +12,6 @@ use crate::{
     floor::{ECHO, Floor},
     results::{Results, Row},
     service::{self, RANGE},
-    speed::ready,
     stats::{in_turn, median, percentile},
 };
 
@@ -26,10 +25,7 @@ const CALLS: usize = 20;
 pub async fn throughput(results: &mut Results) {
     let _floor = Floor::on_bus();
     for count in [8, 64] {
-        service::fresh(RANGE);
-        ready(ECHO).await;
-        ready(STYXY).await;
-        let (echo, styxy) = (callers(ECHO, count).await, callers(STYXY, count).await);
+        let (echo, styxy) = ready(count).await;
         let (base, pairs) =
             in_turn(ROUNDS, async || rate(&echo).await, async || rate(&styxy).await).await;
         let name = format!("Allocate and Release over the bus, {count} clients");
@@ -39,11 +35,8 @@ pub async fn throughput(results: &mut Results) {
 
 /// How much longer than the others some have to wait.
 pub async fn crowd(results: &mut Results) {
-    service::fresh(RANGE);
     let _floor = Floor::on_bus();
-    ready(ECHO).await;
-    ready(STYXY).await;
-    let (echo, styxy) = (callers(ECHO, 100).await, callers(STYXY, 100).await);
+    let (echo, styxy) = ready(100).await;
     let (mut middle, mut late) = (Vec::new(), Vec::new());
     let (base, ratio) = in_turn(
         ROUNDS,
@@ -64,6 +57,16 @@ pub async fn crowd(results: &mut Results) {
 
 fn spread(latencies: &[f64]) -> f64 {
     percentile(latencies, 99) / median(latencies)
+}
+
+/// So many clients each, of services that have run for a while.
+async fn ready(count: usize) -> (Rc<[Caller]>, Rc<[Caller]>) {
+    service::fresh(RANGE);
+    let (echo, styxy) = (callers(ECHO, count).await, callers(STYXY, count).await);
+    echo[0].appears().await;
+    echo[0].warm_up().await;
+    styxy[0].warm_up().await;
+    (echo, styxy)
 }
 
 /// Clients that tasks can share.

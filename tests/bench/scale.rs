@@ -45,8 +45,7 @@ async fn with_leases(range: (u16, u16), leases: usize) -> f64 {
     fixture::write(range, leases, 0);
     systemctl(&["start", UNIT]);
     let styxy = Caller::new(STYXY).await;
-    styxy.pairs(50, &Options::new()).await;
-    styxy.settle().await;
+    styxy.warm_up().await;
     median(&styxy.pairs(CALLS, &Options::new()).await.0)
 }
 
@@ -56,7 +55,7 @@ pub async fn busy(results: &mut Results) {
     service::fresh(range);
     let styxy = Caller::new(STYXY).await;
     let plain = Options::new();
-    styxy.pairs(50, &plain).await;
+    styxy.warm_up().await;
     let (none, many) = in_turn(
         ROUNDS,
         async || median(&styxy.pairs(CALLS, &plain).await.0),

@@ -16,39 +16,44 @@ const CALLS: usize = 300;
 pub async fn bus(results: &mut Results) {
     service::fresh(RANGE);
     let floor = Floor::on_bus();
-    let (echo, styxy) = (ready(ECHO).await, ready(STYXY).await);
+    let (echo, styxy) = (Caller::new(ECHO).await, Caller::new(STYXY).await);
+    echo.appears().await;
+    echo.warm_up().await;
+    styxy.warm_up().await;
     let plain = Options::new();
-    let mut pair = [Vec::new(), Vec::new()];
-    let (base, grant) = in_turn(
-        ROUNDS,
-        async || {
-            let (grants, releases) = echo.pairs(CALLS, &plain).await;
-            pair[0].push(median(&grants) + median(&releases));
-            median(&grants)
-        },
-        async || median(&styxy.pairs(CALLS, &plain).await.0),
-    )
-    .await;
+
+    // Events are on their way to the journal all the time, as many as are sent in a second.
+    let (mut echoes, mut pairs) = (Series::default(), Series::default());
     for _ in 0..ROUNDS {
-        let (grants, releases) = styxy.pairs(CALLS, &plain).await;
-        pair[1].push(median(&grants) + median(&releases));
+        echoes.round(&echo, CALLS, &plain).await;
+        pairs.round(&styxy, CALLS, &plain).await;
     }
+    let base = echoes.grant();
     let name = "Allocate over the bus, one client";
-    results.add(Row::new(name, grant, "µs").floor(base).at_most_times(1.5));
-    let [echoes, pairs] = pair.map(|values| median(&values));
-    results
-        .add(Row::new("Allocate and Release over the bus, one client", pairs, "µs").floor(echoes));
+    results.add(Row::new(name, pairs.grant(), "µs").floor(base).at_most_times(1.5));
+    let name = "Allocate and Release over the bus, one client";
+    results.add(Row::new(name, pairs.pair(), "µs").floor(echoes.pair()));
+
+    // Now and then: every event is sent at once, while the next grants are made.
+    let (mut echoes, mut pairs) = (Series::default(), Series::default());
+    for _ in 0..ROUNDS {
+        echoes.round(&echo, 50, &plain).await;
+        styxy.settle().await;
+        pairs.round(&styxy, 50, &plain).await;
+    }
+    let name = "Allocate, 50 times after a rest";
+    results.add(Row::new(name, pairs.grant(), "µs").floor(echoes.grant()).at_most_times(1.5));
 
     // What is known of a project is not new, and is answered before it is on the disk.
     let known = options("/home/dev/shop".to_owned());
     let grant = median(&styxy.pairs(CALLS, &known).await.0);
-    results.add(Row::new("the same for a project with a remembered port", grant, "µs").floor(base));
+    results.add(Row::new("Allocate for a project with a remembered port", grant, "µs").floor(base));
     let mut grants = Vec::new();
     for index in 0..100 {
         let new = options(format!("/home/dev/new-{index}"));
         grants.extend(styxy.pairs(1, &new).await.0);
     }
-    let name = "the same for a new project, which waits for the disk";
+    let name = "Allocate for a new project, which waits for the disk";
     results.add(Row::new(name, median(&grants), "µs").floor(base));
 
     // Counted while nothing is on its way to the journal.
@@ -66,15 +71,27 @@ fn options(project: String) -> Options<'static> {
     Options::from([("project_path", project.into()), ("service_name", "web".into())])
 }
 
-/// A client of a service that answers by now.
-pub async fn ready(name: &'static str) -> Caller {
-    let caller = Caller::new(name).await;
-    if name == ECHO {
-        // It is a process that was started just now; nobody activates it.
-        caller.appears().await;
+/// The medians of rounds.
+#[derive(Default)]
+struct Series {
+    grants: Vec<f64>,
+    releases: Vec<f64>,
+}
+
+impl Series {
+    async fn round(&mut self, caller: &Caller, calls: usize, options: &Options<'_>) {
+        let (grants, releases) = caller.pairs(calls, options).await;
+        self.grants.push(median(&grants));
+        self.releases.push(median(&releases));
     }
-    caller.pairs(50, &Options::new()).await;
-    caller
+
+    fn grant(&self) -> f64 {
+        median(&self.grants)
+    }
+
+    fn pair(&self) -> f64 {
+        self.grant() + median(&self.releases)
+    }
 }
 
 /// Over the socket.
@@ -82,8 +99,8 @@ pub async fn http(results: &mut Results) {
     service::fresh(RANGE);
     let (_floor, socket) = Floor::on_socket();
     let (mut echo, mut styxy) = (Http::new(&socket), Http::new(&service::socket()));
-    styxy.pairs(50);
-    echo.pairs(50);
+    echo.warm_up();
+    styxy.warm_up();
     let (base, grant) =
         in_turn(ROUNDS, async || median(&echo.pairs(CALLS)), async || median(&styxy.pairs(CALLS)))
             .await;
