@@ -36,7 +36,8 @@ pub async fn burst(results: &mut Results) {
     let rate = |from: usize, to: usize| (to - from) as f64 / (ends[to - 1] - ends[from]);
     let name = "the last quarter of 40,000 grants (floor: the first)";
     let (first, last) = (rate(0, quarter), rate(3 * quarter, GRANTS));
-    // A tenth is what two rounds of the same differ by.
+    // The first quarter has the rush of the audit in it, the last its steady pace; of the guards, only
+    // as many as the limit allows. A tenth is what two rounds of the same differ by.
     results.add(Row::new(name, last, "grants/s").floor(first).at_least_times(0.9));
     results.add(Row::new("p99 of these grants", percentile(&latencies, 99) / 1e3, "ms"));
     results.add(Row::new("p100 of these grants", percentile(&latencies, 100) / 1e3, "ms"));

@@ -9,53 +9,69 @@ use crate::{
     syscalls::Syscalls,
 };
 
-const ROUNDS: usize = 11;
-const CALLS: usize = 300;
+/// How often servers and clients are started anew: where the kernel puts them decides for as long as they
+/// live how quickly one wakes the other.
+const STARTS: usize = 3;
+const ROUNDS: usize = 4;
+const CALLS: usize = 250;
 
 /// Over the bus.
 pub async fn bus(results: &mut Results) {
+    let plain = Options::new();
+    let known = options("/home/dev/shop".to_owned());
+    let mut echoes: [Series; 2] = Default::default();
+    let mut pairs: [Series; 4] = Default::default();
+    for _ in 0..STARTS {
+        let (_floor, echo, styxy) = start().await;
+        // Events are on their way to the journal all the time, as many as are sent in a second.
+        for round in 0..ROUNDS {
+            echoes[0].round(&echo, CALLS, &plain).await;
+            pairs[0].round(&styxy, CALLS, &plain).await;
+            pairs[1].round(&styxy, CALLS, &known).await;
+            for project in 0..10 {
+                let new = options(format!("/home/dev/new-{round}-{project}"));
+                pairs[2].round(&styxy, 1, &new).await;
+            }
+        }
+        // Now and then: every event is sent at once, while the next grants are made.
+        for _ in 0..ROUNDS {
+            styxy.settle().await;
+            echoes[1].round(&echo, 50, &plain).await;
+            pairs[3].round(&styxy, 50, &plain).await;
+        }
+    }
+    let [base, base_after_rest] = echoes;
+    let [plain, known, new, after_rest] = pairs;
+    let name = "Allocate over the bus, one client";
+    results.add(Row::new(name, plain.grant(), "µs").floor(base.grant()).at_most_times(1.5));
+    let name = "Allocate and Release over the bus, one client";
+    results.add(Row::new(name, plain.pair(), "µs").floor(base.pair()));
+    let name = "Allocate for a project with a remembered port";
+    results.add(Row::new(name, known.grant(), "µs").floor(base.grant()));
+    // What is new of a project must be on the disk first.
+    let name = "Allocate for a new project, which waits for the disk";
+    results.add(Row::new(name, new.grant(), "µs").floor(base.grant()));
+    let name = "Allocate, 50 times after a rest";
+    let rested = Row::new(name, after_rest.grant(), "µs");
+    results.add(rested.floor(base_after_rest.grant()).at_most_times(1.5));
+    calls(results).await;
+}
+
+/// A floor, a client of it, and one of a service that has nothing; both have run for a while.
+async fn start() -> (Floor, Caller, Caller) {
     service::fresh(RANGE);
     let floor = Floor::on_bus();
     let (echo, styxy) = (Caller::new(ECHO).await, Caller::new(STYXY).await);
     echo.appears().await;
     echo.warm_up().await;
     styxy.warm_up().await;
+    (floor, echo, styxy)
+}
+
+/// What is asked of the kernel.
+async fn calls(results: &mut Results) {
+    let (floor, echo, styxy) = start().await;
     let plain = Options::new();
-
-    // Events are on their way to the journal all the time, as many as are sent in a second.
-    let (mut echoes, mut pairs) = (Series::default(), Series::default());
-    for _ in 0..ROUNDS {
-        echoes.round(&echo, CALLS, &plain).await;
-        pairs.round(&styxy, CALLS, &plain).await;
-    }
-    let base = echoes.grant();
-    let name = "Allocate over the bus, one client";
-    results.add(Row::new(name, pairs.grant(), "µs").floor(base).at_most_times(1.5));
-    let name = "Allocate and Release over the bus, one client";
-    results.add(Row::new(name, pairs.pair(), "µs").floor(echoes.pair()));
-
-    // Now and then: every event is sent at once, while the next grants are made.
-    let (mut echoes, mut pairs) = (Series::default(), Series::default());
-    for _ in 0..ROUNDS {
-        echoes.round(&echo, 50, &plain).await;
-        styxy.settle().await;
-        pairs.round(&styxy, 50, &plain).await;
-    }
-    let name = "Allocate, 50 times after a rest";
-    results.add(Row::new(name, pairs.grant(), "µs").floor(echoes.grant()).at_most_times(1.5));
-
-    // What is known of a project is not new, and is answered before it is on the disk.
-    let known = options("/home/dev/shop".to_owned());
-    let grant = median(&styxy.pairs(CALLS, &known).await.0);
-    results.add(Row::new("Allocate for a project with a remembered port", grant, "µs").floor(base));
-    let mut grants = Vec::new();
-    for index in 0..100 {
-        let new = options(format!("/home/dev/new-{index}"));
-        grants.extend(styxy.pairs(1, &new).await.0);
-    }
-    let name = "Allocate for a new project, which waits for the disk";
-    results.add(Row::new(name, median(&grants), "µs").floor(base));
-
     // Counted while nothing is on its way to the journal.
     styxy.settle().await;
     let ours = Syscalls::of(service::pid(), async || _ = styxy.pairs(100, &plain).await).await;
