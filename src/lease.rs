@@ -255,6 +255,17 @@ impl Lease {
         std::iter::once(first).chain(self.sharers.iter().cloned())
     }
 
+    /// Whether it has an owner whose end ends it, or a part of it.
+    pub fn is_owned(&self) -> bool {
+        self.owner != Owner::None || self.sharers.iter().any(|s| s.owner != Owner::None)
+    }
+
+    /// The owners that it lives by.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        let owners = std::iter::once(&self.owner).chain(self.sharers.iter().map(|s| &s.owner));
+        owners.filter(|owner| **owner != Owner::None)
+    }
+
     /// The lease as it is when only these hold it, the longest first; `None` for nobody.
     pub fn held_by(&self, holders: impl IntoIterator<Item = Holder>) -> Option<Self> {
         let mut holders = holders.into_iter();

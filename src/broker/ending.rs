@@ -123,7 +123,7 @@ impl Broker {
                     self.set_deadline(inner, &lease, now);
                 }
             }
-            None if lease.holders().any(|holder| holder.owner != Owner::None) => {}
+            None if lease.is_owned() => {}
             None => {
                 let listened = Listened::of([lease.protocol].into_iter()).contains(&lease);
                 if listened || !self.end(inner, vec![Change::end(lease, EndReason::Unused)]) {
@@ -136,12 +136,9 @@ impl Broker {
 
     /// Sets the next moment at which a lease is to be looked at, if any.
     pub(super) fn set_deadline(&self, inner: &Inner, lease: &Lease, now: Moment) {
-        let when = match lease.nearest_deadline() {
-            Some(deadline) => deadline,
-            None if lease.holders().any(|holder| holder.owner != Owner::None) => return,
-            None => now.plus_seconds(inner.config.unused),
-        };
-        self.deadlines.add(when, Due::Lease(lease.lease_id));
+        if let Some((when, due)) = inner.deadline(lease, now) {
+            self.deadlines.add(when, due);
+        }
     }
 
     fn heartbeat_due(&self, inner: &mut Inner, instance_id: InstanceId, now: Moment) {
@@ -185,6 +182,18 @@ impl Broker {
         if inner.guards.wants_storing() {
             self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         }
+    }
+}
+
+impl Inner {
+    /// The next moment at which a lease is to be looked at, if any.
+    pub(super) fn deadline(&self, lease: &Lease, now: Moment) -> Option<(Moment, Due)> {
+        let when = match lease.nearest_deadline() {
+            Some(deadline) => deadline,
+            None if lease.is_owned() => return None,
+            None => now.plus_seconds(self.config.unused),
+        };
+        Some((when, Due::Lease(lease.lease_id)))
     }
 }
 

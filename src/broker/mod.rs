@@ -238,8 +238,8 @@ impl Broker {
             };
             let left = left.map(Arc::clone);
             inner.registry.apply(record.seq, &record.change);
-            for holder in left.iter().flat_map(|lease| lease.holders()) {
-                self.let_go_of_owner(inner, &holder.owner);
+            for owner in left.iter().flat_map(|lease| lease.owners()) {
+                self.let_go_of_owner(inner, owner);
             }
             match &record.change {
                 Change::Release { lease, .. } | Change::Expire { lease, .. } => {
@@ -269,7 +269,7 @@ impl Broker {
             self.deadlines.add_once(soon, Due::Store);
         }
         self.deadlines.remove(&Due::Lease(lease.lease_id));
-        lease.holders().for_each(|holder| self.let_go_of_owner(inner, &holder.owner));
+        lease.owners().for_each(|owner| self.let_go_of_owner(inner, owner));
     }
 
     /// Watches an owner no longer that nothing lives by.
@@ -380,15 +380,17 @@ impl Broker {
             }
         }
         let now = clock::now();
+        let mut due = Vec::new();
         for lease in inner.registry.iter() {
             if !lease.orphaned {
-                lease.holders().for_each(|holder| self.owners.watch(&holder.owner, None));
+                lease.owners().for_each(|owner| self.owners.watch(owner, None));
             }
             if lease.hold == Hold::Guard && !inner.guards.contains(lease.lease_id) {
                 inner.unguarded.push_back(lease.lease_id);
             }
-            self.set_deadline(inner, lease, now);
+            due.extend(inner.deadline(lease, now));
         }
+        self.deadlines.add_all(due);
         // The first caller waits for some of them at most.
         self.deadlines.add_once(now, Due::Guards);
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);

@@ -77,6 +77,15 @@ impl Deadlines {
         }
     }
 
+    /// Sets when many things are due of which nothing was set before: at a start, tens of thousands.
+    pub fn add_all(&self, due: Vec<(Moment, Due)>) {
+        let mut all = self.lock();
+        all.when.extend(due.iter().map(|(when, due)| (due.clone(), *when)));
+        // Collecting sorts once; inserting one by one searches for each.
+        all.due.append(&mut due.into_iter().collect());
+        self.changed.notify_one();
+    }
+
     /// Sets when something is due, unless that is set already.
     pub fn add_once(&self, when: Moment, due: Due) {
         let known = self.lock().when.contains_key(&due);

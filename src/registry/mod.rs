@@ -170,8 +170,8 @@ impl Registry {
             leased.leases.insert(lease.port, lease.lease_id);
         }
         self.note_singleton(&lease);
-        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
-            self.owned.entry(holder.owner).or_default().insert(lease.lease_id);
+        for owner in lease.owners() {
+            self.owned.entry(owner.clone()).or_default().insert(lease.lease_id);
         }
         if lease.orphaned {
             self.orphans.insert(lease.lease_id);
@@ -209,18 +209,20 @@ impl Registry {
                 leased.leases.remove(&lease.port);
             }
         }
-        let singleton = (lease.service_type.clone(), lease.singleton_key.clone());
-        if let Entry::Occupied(mut ids) = self.singletons.entry(singleton) {
-            ids.get_mut().remove(&(lease.since, lease.lease_id));
-            if ids.get().is_empty() {
-                ids.remove();
+        if !self.singletons.is_empty() {
+            let singleton = (lease.service_type.clone(), lease.singleton_key.clone());
+            if let Entry::Occupied(mut ids) = self.singletons.entry(singleton) {
+                ids.get_mut().remove(&(lease.since, lease.lease_id));
+                if ids.get().is_empty() {
+                    ids.remove();
+                }
             }
         }
-        for holder in lease.holders() {
-            if let Entry::Occupied(mut owned) = self.owned.entry(holder.owner) {
-                owned.get_mut().remove(&lease.lease_id);
-                if owned.get().is_empty() {
-                    owned.remove();
+        for owner in lease.owners() {
+            if let Some(owned) = self.owned.get_mut(owner) {
+                owned.remove(&lease.lease_id);
+                if owned.is_empty() {
+                    self.owned.remove(owner);
                 }
             }
         }

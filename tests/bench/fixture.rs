@@ -6,11 +6,12 @@ use styxy::{
     change::{Change, Record},
     config::Config,
     kernel::process,
-    lease::{Lease, LeaseId, Owner, Timestamp},
+    lease::{Lease, LeaseId, Owner},
     port::{Port, Protocol},
     registry::Registry,
     service_type::Hold,
     state::Store,
+    time::Timestamp,
 };
 
 use crate::service::{self, TYPE};
@@ -72,7 +73,8 @@ fn lease(port: Port, hold: Hold, project: Option<String>) -> Lease {
         deadline: None,
         orphaned: false,
         block_id: None,
-        singleton: false,
+        sharers: Vec::new(),
+        singleton_key: None,
         since: Timestamp::now(),
     }
 }
