@@ -2,7 +2,7 @@
 
 use super::{PortSet, port_set::select};
 use crate::{
-    auto_allocation::{AutoAllocation, Placement},
+    auto_allocation::{AutoAllocation, AutoRule, Placement},
     error::{Error, ErrorKind},
     port::{Port, PortRange},
     service_type::{ServiceType, ServiceTypeName, ServiceTypes},
@@ -37,25 +37,13 @@ pub fn place(
     auto: &AutoAllocation,
     ground: Ground<'_>,
 ) -> Result<Place, Error> {
-    let rule = auto.rule(name.as_str());
-    let size = rule.chunk_size.unwrap_or(auto.chunk_size).max(least);
-    let placement = rule.placement.unwrap_or(auto.placement);
-    let search = Search { name, size, auto, ground };
-    search
-        .starts()
-        .and_then(|starts| match rule.preferred_range_start {
-            Some(near) => starts
-                .iter()
-                .copied()
-                .min_by_key(|start| (start.get().abs_diff(near.get()), *start < near)),
-            None => search.choose(placement, &starts),
-        })
-        .and_then(|first| range(first, size))
-        .map(|range| Place { range, placement })
-        .ok_or_else(|| search.refusal())
+    let search = Search::new(name, least, auto, ground);
+    let starts = search.starts();
+    search.found(search.best(&starts))
 }
 
-/// Finds a further range for a type: next to one that it has, else wherever there is a place.
+/// Finds a further range for a type: next to the first that it has if it can be, else next to another, else
+/// wherever there is a place.
 pub fn grow(
     name: &ServiceTypeName,
     service_type: &ServiceType,
@@ -63,20 +51,14 @@ pub fn grow(
     auto: &AutoAllocation,
     ground: Ground<'_>,
 ) -> Result<Place, Error> {
-    let size = auto.rule(name.as_str()).chunk_size.unwrap_or(auto.chunk_size).max(least);
-    let search = Search { name, size, auto, ground };
-    let blocked = search.blocked(auto.gap(), true, true, true);
-    let fits = |first: &Port| search.fits(*first, &blocked);
-    let above = service_type.ranges().filter_map(|range| range.last().plus(1));
-    let below = service_type.ranges().filter_map(|range| range.first().minus(size));
-    let next_to = above.chain(below).find(fits).and_then(|first| range(first, size));
-    match next_to {
-        Some(range) => {
-            let placement = auto.rule(name.as_str()).placement.unwrap_or(auto.placement);
-            Ok(Place { range, placement })
-        }
-        None => place(name, least, auto, ground),
-    }
+    let search = Search::new(name, least, auto, ground);
+    let starts = search.starts();
+    let beside = service_type
+        .ranges()
+        .flat_map(|range| [range.last().plus(1), range.first().minus(search.size)])
+        .flatten()
+        .find(|start| starts.binary_search(start).is_ok());
+    search.found(beside.or_else(|| search.best(&starts)))
 }
 
 /// Adds a range to those of a type: one that lies next to another makes that one longer.
@@ -96,53 +78,60 @@ pub fn add(service_type: &mut ServiceType, new: PortRange) {
     service_type.more_ranges = ranges;
 }
 
+/// What keeps a range from a place, besides other ranges.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Gap,
+    Ephemeral,
+    Excluded,
+}
+
 /// What is looked for.
 struct Search<'a> {
     name: &'a ServiceTypeName,
     size: u16,
+    rule: AutoRule,
     auto: &'a AutoAllocation,
     ground: Ground<'a>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(
+        name: &'a ServiceTypeName,
+        least: u16,
+        auto: &'a AutoAllocation,
+        ground: Ground<'a>,
+    ) -> Self {
+        let rule = auto.rule(name.as_str());
+        let size = rule.chunk_size.unwrap_or(auto.chunk_size).max(least);
+        Self { name, size, rule, auto, ground }
+    }
+
+    fn placement(&self) -> Placement {
+        self.rule.placement.unwrap_or(self.auto.placement)
+    }
+
+    fn found(&self, first: Option<Port>) -> Result<Place, Error> {
+        let range = first.and_then(|first| {
+            let last = first.plus(self.size - 1)?;
+            PortRange::new(first, last)
+        });
+        range
+            .map(|range| Place { range, placement: self.placement() })
+            .ok_or_else(|| self.refusal())
+    }
+
     /// Every port at which the range may begin, ascending: where nothing is in use, if there is such a
-    /// place. `None` if there is no place at all.
-    fn starts(&self) -> Option<Vec<Port>> {
-        [true, false]
-            .into_iter()
-            .map(|avoid_in_use| {
-                let blocked = self.blocked(self.auto.gap(), true, true, avoid_in_use);
-                self.free(&blocked)
-            })
-            .find(|starts| !starts.is_empty())
+    /// place. Empty if there is no place at all.
+    fn starts(&self) -> Vec<Port> {
+        let blocked = self.blocked(&[]);
+        let mut blocked_or_used = blocked.clone();
+        blocked_or_used.insert_all(self.ground.in_use);
+        let quiet = self.free(&blocked_or_used);
+        if quiet.is_empty() { self.free(&blocked) } else { quiet }
     }
 
-    /// The ports that the range must not have.
-    fn blocked(&self, gap: u16, ephemeral: bool, excluded: bool, in_use: bool) -> PortSet {
-        let mut blocked = PortSet::default();
-        for (name, service_type) in &self.ground.types.0 {
-            // A type keeps no distance from itself.
-            let gap = if name == self.name { 0 } else { gap };
-            for range in service_type.ranges() {
-                blocked.insert_range(range.widened(gap));
-            }
-        }
-        if let Some(range) = self.ground.ephemeral.filter(|_| ephemeral) {
-            blocked.insert_range(range);
-        }
-        if excluded {
-            blocked.insert_all(self.ground.excluded);
-        }
-        if in_use {
-            blocked.insert_all(self.ground.in_use);
-        }
-        blocked
-    }
-
-    fn limits(&self) -> Option<PortRange> {
-        PortRange::new(self.auto.min_port, self.auto.max_port)
-    }
-
+    /// Every port at which the range may begin, ascending, if it must not have these.
     fn free(&self, blocked: &PortSet) -> Vec<Port> {
         let Some(limits) = self.limits() else { return Vec::new() };
         let mut run = 0;
@@ -159,15 +148,39 @@ impl Search<'_> {
         starts
     }
 
-    fn fits(&self, first: Port, blocked: &PortSet) -> bool {
-        let inside = |range: PortRange| {
-            self.limits().is_some_and(|limits| {
-                limits.contains(range.first()) && limits.contains(range.last())
-            })
-        };
-        range(first, self.size).is_some_and(|range| {
-            inside(range) && select(range, |i| blocked.word(i)).next().is_none()
-        })
+    /// The ports that the range must not have, as far as other limits than these go.
+    fn blocked(&self, without: &[Limit]) -> PortSet {
+        let counts = |limit| !without.contains(&limit);
+        let mut blocked = PortSet::default();
+        for (name, service_type) in &self.ground.types.0 {
+            // A type keeps no distance from itself.
+            let keeps = name != self.name && counts(Limit::Gap);
+            let gap = if keeps { self.auto.gap() } else { 0 };
+            for range in service_type.ranges() {
+                blocked.insert_range(range.widened(gap));
+            }
+        }
+        if let Some(range) = self.ground.ephemeral.filter(|_| counts(Limit::Ephemeral)) {
+            blocked.insert_range(range);
+        }
+        if counts(Limit::Excluded) {
+            blocked.insert_all(self.ground.excluded);
+        }
+        blocked
+    }
+
+    fn limits(&self) -> Option<PortRange> {
+        PortRange::new(self.auto.min_port, self.auto.max_port)
+    }
+
+    fn best(&self, starts: &[Port]) -> Option<Port> {
+        match self.rule.preferred_range_start {
+            Some(near) => starts
+                .iter()
+                .copied()
+                .min_by_key(|start| (start.get().abs_diff(near.get()), *start < near)),
+            None => self.choose(self.placement(), starts),
+        }
     }
 
     fn choose(&self, placement: Placement, starts: &[Port]) -> Option<Port> {
@@ -182,6 +195,7 @@ impl Search<'_> {
             }
             Placement::Before => {
                 let first = inside().map(PortRange::first).min();
+                // Without a range within the limits, their end: so that others can be in front of it.
                 let ends_before = |start: &Port| {
                     let end = start.plus(self.size - 1);
                     first.is_none_or(|first| end.is_some_and(|end| end < first))
@@ -198,44 +212,60 @@ impl Search<'_> {
         }
     }
 
-    /// Why there is no place: the first limit without which there would be one.
+    /// Why there is no place: the fewest limits without which there would be one.
     fn refusal(&self) -> Error {
+        use Limit::{Ephemeral, Excluded, Gap};
+        const SETS: [&[Limit]; 7] = [
+            &[Gap],
+            &[Ephemeral],
+            &[Excluded],
+            &[Gap, Ephemeral],
+            &[Gap, Excluded],
+            &[Ephemeral, Excluded],
+            &[Gap, Ephemeral, Excluded],
+        ];
         let AutoAllocation { min_port, max_port, .. } = self.auto;
-        let size = self.size;
+        let (name, size) = (self.name, self.size);
+        let error = |why: String| {
+            let message = format!("there is no place for {size} ports of {name}: {why}");
+            Error::new(ErrorKind::PoolExhausted, message)
+        };
         let room = self.limits().map_or(0, PortRange::len);
-        let without = |gap, ephemeral, excluded| {
-            !self.free(&self.blocked(gap, ephemeral, excluded, false)).is_empty()
+        if usize::from(size) > room {
+            return error(format!("min_port {min_port} and max_port {max_port} leave room for {room} ports"))
+                .suggest("ask for fewer, lower the chunk size, or widen auto_allocation.min_port and max_port");
+        }
+        let is_to_blame = |set: &&&[Limit]| !self.free(&self.blocked(set)).is_empty();
+        let Some(set) = SETS.iter().find(is_to_blame) else {
+            return error(format!("min_port {min_port} to max_port {max_port} is full of other ranges"))
+                .suggest("undo ranges that are no longer needed (`styxy types`), or widen auto_allocation.min_port and max_port");
         };
-        let gap = self.auto.gap();
-        let (limit, remedy) = if usize::from(size) > room {
-            (
-                format!("min_port {min_port} and max_port {max_port} leave room for {room} ports"),
-                "ask for fewer, lower the chunk size, or widen auto_allocation.min_port and max_port",
-            )
-        } else if gap > 0 && without(0, true, true) {
-            (
-                format!("gap_size {gap} leaves no hole that is wide enough"),
-                "lower auto_allocation.gap_size, or set preserve_gaps to false",
-            )
-        } else if without(gap, false, true) {
-            let range = self.ground.ephemeral.map_or_else(String::new, |range| format!(" {range}"));
-            (
-                format!("what is left lies in the kernel's ip_local_port_range{range}"),
-                "widen auto_allocation.min_port and max_port outside of it",
-            )
-        } else if without(gap, true, false) {
-            (
-                "what is left is excluded by excluded_ports".to_owned(),
-                "exclude fewer ports, or widen auto_allocation.min_port and max_port",
-            )
-        } else {
-            (
-                format!("min_port {min_port} to max_port {max_port} is full of other ranges"),
-                "undo ranges that are no longer needed (`styxy types`), or widen auto_allocation.min_port and max_port",
-            )
-        };
-        let message = format!("there is no place for {size} ports of {}: {limit}", self.name);
-        Error::new(ErrorKind::PoolExhausted, message).suggest(remedy)
+        let names: Vec<_> = set.iter().map(|limit| self.describe(*limit)).collect();
+        let leave = if names.len() == 1 { "leaves" } else { "leave" };
+        let why = format!("{} {leave} no hole that is wide enough", names.join(" and "));
+        set.iter().fold(error(why), |error, limit| error.suggest(limit.remedy()))
+    }
+
+    fn describe(&self, limit: Limit) -> String {
+        match limit {
+            Limit::Gap => format!("gap_size {}", self.auto.gap()),
+            Limit::Ephemeral => {
+                let range = self.ground.ephemeral.map(|range| format!(" {range}"));
+                format!("the kernel's ip_local_port_range{}", range.unwrap_or_default())
+            }
+            Limit::Excluded => "excluded_ports".to_owned(),
+        }
+    }
+}
+
+impl Limit {
+    /// What to do about it.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Gap => "lower auto_allocation.gap_size, or set preserve_gaps to false",
+            Self::Ephemeral => "widen auto_allocation.min_port and max_port outside of it",
+            Self::Excluded => "exclude fewer ports, or widen auto_allocation.min_port and max_port",
+        }
     }
 }
 
@@ -258,8 +288,4 @@ fn nearest(starts: &[Port], size: u16, to: &[PortRange]) -> Option<Port> {
         far.min()
     };
     starts.iter().copied().min_by_key(|start| distance(*start))
-}
-
-fn range(first: Port, size: u16) -> Option<PortRange> {
-    PortRange::new(first, first.plus(size - 1)?)
 }
