@@ -69,11 +69,15 @@ impl Pattern {
         matches(self.as_str().as_bytes(), name.as_bytes())
     }
 
-    /// How much it says: a pattern with more letters is more specific, then one with fewer `*`.
-    fn specificity(&self) -> (usize, std::cmp::Reverse<usize>) {
-        let stars = self.as_str().matches('*').count();
-        let letters = self.as_str().chars().filter(|c| !"*?".contains(*c)).count();
-        (letters, std::cmp::Reverse(stars))
+    /// How much it says: a pattern with more letters is more specific, then one with more `?`, then one
+    /// with `*` in fewer places. So one that matches only a part of what another matches counts more.
+    fn specificity(&self) -> (usize, usize, std::cmp::Reverse<usize>) {
+        let is_letter = |c: char| !"*?".contains(c);
+        let letters = self.as_str().chars().filter(|c| is_letter(*c)).count();
+        let characters = self.as_str().matches('?').count();
+        // `*?*` says no more and no less than `?*`.
+        let stars = self.as_str().split(is_letter).filter(|run| run.contains('*')).count();
+        (letters, characters, std::cmp::Reverse(stars))
     }
 }
 
