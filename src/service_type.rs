@@ -212,28 +212,50 @@ impl ServiceTypes {
     }
 }
 
-/// The known name that this one is a slip of the hand away from, if there is one: another case, letters
-/// exchanged, one too many, one missing. Names that differ in a number, or have a part more, are meant so.
-pub fn near_miss<'a>(name: &str, mut known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    known.find(|known| is_near_miss(name, known))
+/// The known name that this one is a slip of the hand away from, the nearest if there are several: another
+/// case, letters exchanged, one too many, one missing. Names that differ in a number, or have a part more,
+/// are meant so.
+pub fn near_miss<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
+    known
+        .map(|known| (known.to_ascii_lowercase(), known))
+        .filter(|(lower, _)| is_near_miss(&name, lower))
+        .min_by_key(|(lower, known)| (strsim::damerau_levenshtein(&name, lower), *known))
+        .map(|(_, known)| known)
 }
 
 fn is_near_miss(name: &str, known: &str) -> bool {
-    let (name, known) = (name.to_ascii_lowercase(), known.to_ascii_lowercase());
-    if name.replace('-', "") == known.replace('-', "") {
+    if joined(name) == joined(known) {
         return true;
     }
     let parts = |text: &str| text.split('-').map(str::to_owned).collect::<Vec<_>>();
-    let (mine, theirs) = (parts(&name), parts(&known));
+    let (mine, theirs) = (parts(name), parts(known));
     mine.len() == theirs.len()
         && mine.iter().zip(&theirs).all(|(mine, theirs)| mine == theirs || slipped(mine, theirs))
 }
 
+/// The name without its hyphens, but for those that keep numbers apart.
+fn joined(name: &str) -> String {
+    let mut joined = String::new();
+    for part in name.split('-').filter(|part| !part.is_empty()) {
+        if joined.ends_with(|c: char| c.is_ascii_digit())
+            && part.starts_with(|c: char| c.is_ascii_digit())
+        {
+            joined.push('-');
+        }
+        joined.push_str(part);
+    }
+    joined
+}
+
 fn slipped(mine: &str, theirs: &str) -> bool {
-    let letters = |text: &str| text.chars().filter(|c| !c.is_ascii_digit()).collect::<String>();
+    let only = |text: &str, digits: bool| {
+        text.chars().filter(|c| c.is_ascii_digit() == digits).collect::<String>()
+    };
     let most = if mine.len().min(theirs.len()) < 8 { 1 } else { 2 };
     mine.len().min(theirs.len()) >= 3
-        && letters(mine) != letters(theirs)
+        && only(mine, true) == only(theirs, true)
+        && only(mine, false) != only(theirs, false)
         && strsim::damerau_levenshtein(mine, theirs) <= most
 }
 
