@@ -252,8 +252,17 @@ fn slipped(mine: &str, theirs: &str) -> bool {
     let only = |text: &str, digits: bool| {
         text.chars().filter(|c| c.is_ascii_digit() == digits).collect::<String>()
     };
-    let most = if mine.len().min(theirs.len()) < 8 { 1 } else { 2 };
-    mine.len().min(theirs.len()) >= 3
+    let sorted = |text: &str| {
+        let mut letters: Vec<_> = text.bytes().collect();
+        letters.sort_unstable();
+        letters
+    };
+    let length = mine.len().min(theirs.len());
+    let most = if length < 8 { 1 } else { 2 };
+    // Another letter in a short word makes another word: app is not api.
+    let is_word = length < 5 && mine.len() == theirs.len() && sorted(mine) != sorted(theirs);
+    length >= 3
+        && !is_word
         && only(mine, true) == only(theirs, true)
         && only(mine, false) != only(theirs, false)
         && strsim::damerau_levenshtein(mine, theirs) <= most

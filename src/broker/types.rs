@@ -15,7 +15,7 @@ use crate::{
     error::{Error, ErrorKind},
     kernel::{self, diag},
     lease::{Client, EndReason, Lease},
-    port::{PortRange, Protocol},
+    port::{Port, PortRange, Protocol},
     registry::{
         Told,
         placement::{self, Ground},
@@ -44,6 +44,8 @@ impl Inner {
         }
         let mut in_use = diag::listened(Protocol::Tcp);
         in_use.insert_all(&diag::listened(Protocol::Udp));
+        // Granted only by number, they are of as little use.
+        Port::refused_by_browsers().for_each(|port| in_use.insert(port));
         let ground = Ground {
             types: &rules.types,
             excluded: &rules.excluded,
