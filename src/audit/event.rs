@@ -153,15 +153,19 @@ fn auto_allocate(
     placement: Placement,
     asker: &Asker,
 ) -> Event {
-    let message = match ranges {
-        [only] if *only == range => {
-            format!("The new service type {service_type} got the ports {range}")
-        }
-        _ => format!("The service type {service_type} was full and got the ports {range}, too"),
+    // A further range is added behind the first, or makes it longer.
+    let (range, message) = if ranges.first() == Some(&range) {
+        let all = list(ranges);
+        let message = format!("The new service type {service_type} got the ports {all}");
+        (all, message)
+    } else {
+        let message =
+            format!("The service type {service_type} was full and got the ports {range}, too");
+        (range.to_string(), message)
     };
     Event::new(AUTO_ALLOCATE, "auto_allocate", message)
         .with("STYXY_SERVICE_TYPE", Some(service_type.as_str()))
-        .with("STYXY_RANGE", Some(&range.to_string()))
+        .with("STYXY_RANGE", Some(&range))
         .with("STYXY_PLACEMENT", Some(placement.as_str()))
         .with("STYXY_INSTANCE_ID", asker.instance_id.as_ref().map(|id| id.as_str()))
         .with("STYXY_PROJECT_PATH", asker.project_path.as_ref().map(|path| path.as_str()))

@@ -67,24 +67,30 @@ impl Inner {
     /// Whether an unknown type may get a range.
     fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
         let types = &self.registry.rules().types;
+        let meant = near_miss(name.as_str(), types.names());
         if !self.config.auto.enabled {
-            let unknown = types.get(name).map(drop).err();
-            let mut error = Error::new(
-                ErrorKind::AutoAllocationDisabled,
-                format!(
-                    "there is no service type \"{name}\", and automatic ranges are switched off"
-                ),
+            let message = format!(
+                "there is no service type \"{name}\", and automatic ranges are switched off"
             );
-            error.suggestions = unknown.map(|unknown| unknown.suggestions).unwrap_or_default();
-            return Err(error.suggest("`styxy config auto-allocation enable` switches them on"));
+            let enable = "`styxy config auto-allocation enable` switches them on";
+            // Together, because some doors have room for one.
+            let hint = match meant {
+                Some(meant) => format!("did you mean \"{meant}\"? If not: {enable}"),
+                None => enable.to_owned(),
+            };
+            let known = types.names().collect::<Vec<_>>().join(", ");
+            return Err(Error::new(ErrorKind::AutoAllocationDisabled, message)
+                .suggest(hint)
+                .suggest(format!("the known types are: {known}")));
         }
-        match near_miss(name.as_str(), types.names()) {
+        match meant {
             Some(meant) if !create => Err(Error::new(
                 ErrorKind::UnknownServiceType,
                 format!("there is no service type \"{name}\""),
             )
-            .suggest(format!("did you mean \"{meant}\"?"))
-            .suggest("if it is a type of its own, say so with create (`--create`)")),
+            .suggest(format!(
+                "did you mean \"{meant}\"? If it is a type of its own, say so with create (`--create`)"
+            ))),
             _ => Ok(()),
         }
     }
@@ -144,11 +150,11 @@ pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) ->
         if before == Some(new) {
             continue;
         }
-        let is_new = |range: &&PortRange| before.is_none_or(|old| !old.ranges.contains(range));
-        let Some(range) = new.ranges.iter().find(is_new).or(new.ranges.first()) else { continue };
+        let news = before.and_then(|before| first_new(&before.ranges, &new.ranges));
+        let Some(range) = news.or(new.ranges.first().copied()) else { continue };
         changes.push(Change::AutoAllocate {
             service_type: name.clone(),
-            range: *range,
+            range,
             ranges: new.ranges.clone(),
             placement: new.placement,
             asker: Asker::default(),
@@ -158,6 +164,16 @@ pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) ->
     let news = reasons.filter(|reason| !told.problems.contains(reason));
     changes.extend(news.map(|reason| Change::ConfigError { reason }));
     changes
+}
+
+/// The first ports in a row that were not there before.
+fn first_new(before: &[PortRange], now: &[PortRange]) -> Option<PortRange> {
+    let is_new = |port: &Port| !before.iter().any(|range| range.contains(*port));
+    now.iter().find_map(|range| {
+        let mut news = range.ports().skip_while(|port| !is_new(port)).take_while(is_new);
+        let first = news.next()?;
+        PortRange::new(first, news.last().unwrap_or(first))
+    })
 }
 
 impl Broker {

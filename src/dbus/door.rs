@@ -110,7 +110,7 @@ async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()
         }
         Change::AutoAllocate { service_type, range, ranges, .. } => {
             // A further range makes no new type.
-            if ranges.first() == Some(range) && ranges.len() == 1 {
+            if ranges.first() == Some(range) {
                 Styxy::service_type_added(emitter, service_type.as_str()).await?;
             }
             Ok(())
