@@ -160,8 +160,16 @@ pub fn backups(folder: &Path) -> io::Result<Vec<Backup>> {
         else {
             continue;
         };
-        let text = fs::read_to_string(&path)?;
-        let until = fs::metadata(&path)?.modified()?.into();
+        let read = fs::read_to_string(&path).and_then(|text| {
+            let until = fs::metadata(&path)?.modified()?;
+            Ok((text, until.into()))
+        });
+        let (text, until) = match read {
+            Ok(read) => read,
+            // Whoever writes the next version deletes the oldest, also while somebody looks.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
         let layer = read::layer(&mut Source::new(&path, &text), true);
         let types = layer.service_types.into_iter().filter_map(|(name, service_type)| {
             let service_type = service_type?;
