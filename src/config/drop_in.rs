@@ -116,14 +116,16 @@ impl DropIn {
     /// Puts another text in its place, durably, and keeps the one of before.
     pub fn replace(&mut self, text: &str) -> io::Result<()> {
         let before = self.text.clone().unwrap_or_else(|| write(&Layer::default()));
-        let newest = backups(&self.backups)?.last().map_or(0, |backup| backup.number);
+        let kept = backups(&self.backups)?;
+        // Room for one more is made first: what fails or ends in between leaves no version too many,
+        // and no change that is answered as an error.
+        for old in &kept[..(kept.len() + 1).saturating_sub(MOST_BACKUPS)] {
+            fs::remove_file(self.backups.join(name(old.number)))?;
+        }
+        let newest = kept.last().map_or(0, |backup| backup.number);
         durable::replace(&self.backups.join(name(newest + 1)), before.as_bytes())?;
         durable::replace(&self.path, text.as_bytes())?;
         self.text = Some(text.to_owned());
-        let kept = backups(&self.backups)?;
-        for old in &kept[..kept.len().saturating_sub(MOST_BACKUPS)] {
-            fs::remove_file(self.backups.join(name(old.number)))?;
-        }
         Ok(())
     }
 }
