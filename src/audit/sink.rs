@@ -88,6 +88,8 @@ fn trace(event: &Event) {
                 STYXY_PROJECT_PATH = text("STYXY_PROJECT_PATH"),
                 STYXY_OWNER = text("STYXY_OWNER"),
                 STYXY_HOLD = text("STYXY_HOLD"),
+                STYXY_RANGE = text("STYXY_RANGE"),
+                STYXY_PLACEMENT = text("STYXY_PLACEMENT"),
                 STYXY_REASON = text("STYXY_REASON"),
                 STYXY_SEQ = number("STYXY_SEQ"),
                 STYXY_STATE_ID = text("STYXY_STATE_ID"),
