@@ -336,6 +336,8 @@ impl Inner {
         let name = &request.service_type;
         let known = self.registry.rules().types.0.get(name);
         if known.is_none() && !request.dry_run {
+            // Before any file is touched.
+            self.may_appear(name, request.create)?;
             return Ok(None);
         }
         let new = if known.is_none() { Some(self.plan(request)?) } else { None };

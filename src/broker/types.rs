@@ -65,7 +65,7 @@ impl Inner {
     }
 
     /// Whether an unknown type may get a range.
-    fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
+    pub(super) fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
         let types = &self.registry.rules().types;
         let meant = near_miss(name.as_str(), types.names());
         if !self.config.auto.enabled {
