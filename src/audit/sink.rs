@@ -136,3 +136,15 @@ impl<'a> From<&'a Event> for Plain<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_field_of_an_event_is_sent_to_the_journal() {
+        let (events, sink) = (include_str!("event.rs"), include_str!("sink.rs"));
+        let fields = events.split('"').filter(|word| word.starts_with("STYXY_"));
+        let unsent: Vec<_> =
+            fields.filter(|field| !sink.contains(&format!("{field} = "))).collect();
+        assert!(unsent.is_empty(), "{unsent:?}");
+    }
+}
