@@ -160,6 +160,11 @@ impl Home {
     pub fn http(&self, method: &str, path: &str, body: &str) -> Answer {
         exchange(UnixStream::connect(self.socket()).unwrap(), method, path, body)
     }
+
+    /// A request on the socket of a service that may end before it answers.
+    pub fn try_http(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
+        try_exchange(UnixStream::connect(self.socket()).ok()?, method, path, body)
+    }
 }
 
 impl Drop for Home {
@@ -182,7 +187,12 @@ fn is_ours(pid: Pid, home: &Path) -> bool {
     environment.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())
 }
 
-fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Answer {
+fn exchange(stream: UnixStream, method: &str, path: &str, body: &str) -> Answer {
+    try_exchange(stream, method, path, body).expect("an answer")
+}
+
+/// `None` if the other end closes without an answer.
+fn try_exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Option<Answer> {
     let length = body.len();
     // A refusal may come before the whole body is sent.
     let _ = write!(
@@ -193,10 +203,10 @@ fn exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Ans
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let (head, body) = text.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
-    Answer { status, head: head.to_owned(), body }
+    Some(Answer { status, head: head.to_owned(), body })
 }
 
 /// Starts a service by that command, and waits until it listens.
