@@ -80,7 +80,7 @@ fn reuse(machine: &Machine) {
         &events[1],
         "Shared tcp port 11430 of ai web of /home/dev/shop",
         &[
-            ("ACTION", "reuse"),
+            ("ACTION", "singleton_reuse"),
             ("PORT", "11430"),
             ("PROTOCOL", "tcp"),
             ("LEASE_ID", first[1].as_str().unwrap()),
@@ -305,7 +305,7 @@ fn no_journal(machine: &Machine) {
                 until grep -q listening /tmp/here/out; do sleep 0.02; done
                 ask() { curl -sSf --unix-socket /tmp/here/styxy/http.sock "http://localhost/$@" >&2; }
                 ask allocate -d "{\"service_type\": \"dev\", \"service_name\": \"web\"}"
-                ask allocate -d "{\"service_type\": \"nonsense\"}" || true
+                ask allocate -d "{\"service_type\": \"dve\"}" || true
                 until ask status 2>&1 | grep -q "\"audit_pending\":0"; do sleep 0.02; done
                 kill $!
                 wait $!
@@ -317,7 +317,7 @@ fn no_journal(machine: &Machine) {
     assert_eq!(events.len(), 2, "{lines}");
     for (event, action, message, priority) in [
         (&events[0], "allocate", "Granted tcp port 3000 to dev web", "5"),
-        (&events[1], "deny", "Refused a port to nonsense: UnknownServiceType", "5"),
+        (&events[1], "deny", "Refused a port to dve: UnknownServiceType", "5"),
     ] {
         assert_eq!(event["STYXY_ACTION"], action, "{event}");
         assert_eq!(event["MESSAGE"], message, "{event}");

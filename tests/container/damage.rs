@@ -449,7 +449,7 @@ async fn errors() -> Json {
 async fn denials(count: usize) -> Json {
     let bus = inside::bus().await;
     for _ in 0..count {
-        let error = inside::allocate(&bus, "nonsense").await.unwrap_err();
+        let error = inside::allocate(&bus, "dve").await.unwrap_err();
         assert!(error.contains("UnknownServiceType"), "{error}");
     }
     json!(null)
