@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use zbus::{Connection, Variant};
 
-use crate::{activation, audit, crash, damage, guards, idle, owners, race};
+use crate::{activation, audit, crash, damage, guards, idle, owners, race, types};
 
 /// A grant, as far as tests look at it.
 pub type Granted = (u16, String);
@@ -24,6 +24,7 @@ pub fn main(arguments: &[String]) {
             (&"idle", rest) => idle::inside(rest).await,
             (&"owners", rest) => owners::inside(rest).await,
             (&"race", rest) => race::inside(rest).await,
+            (&"types", rest) => types::inside(rest).await,
             (other, _) => panic!("there is no command {other}"),
         }
     });

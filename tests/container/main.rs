@@ -21,6 +21,7 @@ mod machine;
 mod owners;
 mod package;
 mod race;
+mod types;
 
 use libtest_mimic::{Arguments, Trial};
 use machine::Machine;
@@ -47,6 +48,7 @@ fn main() {
         owners::TESTS,
         package::TESTS,
         race::TESTS,
+        types::TESTS,
     ]
     .concat();
     let trials = SUITES.iter().flat_map(|suite| tests.iter().map(|test| trial(suite, *test)));

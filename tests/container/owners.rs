@@ -3,7 +3,7 @@
 //! - `client`: a client on the bus that hears the signals, for what runs inside the machine
 //! - the other modules: the tests, by the kind of owner
 
-mod client;
+pub mod client;
 mod deadlines;
 mod down;
 mod instances;

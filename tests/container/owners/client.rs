@@ -72,9 +72,7 @@ impl Client {
     /// Leases a port of the type `dev`.
     pub async fn try_allocate(&self, options: Options<'_>) -> Result<Json, String> {
         let reply = self.call("Allocate", "dev", options).await?;
-        let body = reply.body();
-        let (_, _, lease): (u16, String, Dict<'_>) = body.deserialize().unwrap();
-        Ok(object(&lease))
+        Ok(grant(&reply))
     }
 
     /// Leases a port that is to be had.
@@ -96,10 +94,7 @@ impl Client {
     where
         B: serde::Serialize + zbus::wire::DynamicType,
     {
-        let reply = inside::call(&self.bus, method, body).await.unwrap();
-        let body = reply.body();
-        let dicts: Vec<Dict<'_>> = body.deserialize().unwrap();
-        dicts.iter().map(object).collect()
+        dicts(&self.bus, method, body).await
     }
 
     /// How a lease is: `reserved`, `listening`, `orphaned`; `None` when it has ended.
@@ -189,6 +184,17 @@ pub fn read(message: &zbus::Message) -> Option<Signal> {
     Some(Signal { name, lease_id, reason, at })
 }
 
+/// Calls a method that answers dictionaries.
+pub async fn dicts<B>(bus: &Connection, method: &str, body: &B) -> Vec<Json>
+where
+    B: serde::Serialize + zbus::wire::DynamicType,
+{
+    let reply = inside::call(bus, method, body).await.unwrap();
+    let body = reply.body();
+    let dicts: Vec<Dict<'_>> = body.deserialize().unwrap();
+    dicts.iter().map(object).collect()
+}
+
 /// A dictionary for a call.
 pub fn dict(options: Options<'_>) -> HashMap<&str, Variant<'_>> {
     options.iter().map(|(key, value)| (*key, value.try_clone().unwrap())).collect()
@@ -199,17 +205,28 @@ pub fn answer(reply: &zbus::Message) -> Json {
     object(&reply.body().deserialize().unwrap())
 }
 
+/// An answer that is a grant: the dictionary of it.
+pub fn grant(reply: &zbus::Message) -> Json {
+    let body = reply.body();
+    let (_, _, lease): (u16, String, Dict<'_>) = body.deserialize().unwrap();
+    object(&lease)
+}
+
 fn object(dict: &Dict<'_>) -> Json {
-    let json = |value: &Variant<'_>| match value {
+    let fields = dict.iter().map(|(key, value)| (key.clone(), json(value)));
+    Json::Object(fields.collect::<Map<_, _>>())
+}
+
+fn json(value: &Variant<'_>) -> Json {
+    match value {
         Variant::Bool(value) => (*value).into(),
         Variant::U16(value) => (*value).into(),
         Variant::U32(value) => (*value).into(),
         Variant::U64(value) => (*value).into(),
         Variant::Str(value) => value.as_str().into(),
+        Variant::Array(values) => values.iter().map(json).collect(),
         other => other.to_string().into(),
-    };
-    let fields = dict.iter().map(|(key, value)| (key.clone(), json(value)));
-    Json::Object(fields.collect::<Map<_, _>>())
+    }
 }
 
 /// A process that does nothing until it is ended.
