@@ -1,29 +1,20 @@
 //! JSON values that know their place in the file, so that an error can name line and column.
 
-use std::{collections::BTreeMap, path::Path};
-
-use jsonc_parser::{
-    ParseOptions,
-    ast::{self, Value},
-    common::{Range, Ranged},
-    parse_to_ast,
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
 };
 
-use super::Problem;
-use crate::{port::Port, service_type::nearest, word::disturbs};
+use jsonc_parser::{
+    ast::{self, Value},
+    common::{Range, Ranged},
+};
 
-/// Strict JSON: none of the parser's leniencies.
-const STRICT: ParseOptions = ParseOptions {
-    allow_comments: false,
-    allow_loose_object_property_names: false,
-    allow_trailing_commas: false,
-    allow_missing_commas: false,
-    allow_single_quoted_strings: false,
-    allow_hexadecimal_numbers: false,
-    allow_unary_plus_numbers: false,
-    allow_bare_decimal_point_numbers: false,
-    allow_non_finite_numbers: false,
-    allow_extended_string_escapes: false,
+use super::{Problem, syntax};
+use crate::{
+    port::Port,
+    service_type::nearest,
+    word::{disturbs, shortened},
 };
 
 /// The file that is being read; problems are noted in it.
@@ -33,6 +24,8 @@ pub(super) struct Source<'a> {
     pub(super) problems: Vec<Problem>,
     /// Where each field is.
     pub(super) places: BTreeMap<String, Range>,
+    /// Where each line begins.
+    lines: Vec<usize>,
 }
 
 /// A value with the path to its field.
@@ -45,7 +38,9 @@ pub(super) struct Node<'v> {
 impl<'a> Source<'a> {
     /// A file that nothing of is read yet.
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, problems: Vec::new(), places: BTreeMap::new() }
+        let lines = text.match_indices('\n').map(|(at, _)| at + 1);
+        let lines = [0].into_iter().chain(lines).collect();
+        Self { file, text, problems: Vec::new(), places: BTreeMap::new(), lines }
     }
 }
 
@@ -66,23 +61,29 @@ impl Source<'_> {
         self.note(range, field, message);
     }
 
+    /// Whether a range of a service type, whose fields begin like this, was noted.
+    pub(super) fn has_wrong_range(&self, inside: &str) -> bool {
+        let fields = self.problems.iter().filter_map(|problem| problem.field.strip_prefix(inside));
+        fields.into_iter().any(|f| f.starts_with("port_range") || f.starts_with("more_port_ranges"))
+    }
+
+    /// The line, counted from 1.
+    pub(super) fn line(&self, range: Range) -> usize {
+        self.lines.partition_point(|line| *line <= range.start)
+    }
+
     /// Line and column, counted from 1.
-    pub(super) fn line_and_column(&self, range: Range) -> (usize, usize) {
-        let before = &self.text[..range.start.min(self.text.len())];
-        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    fn line_and_column(&self, range: Range) -> (usize, usize) {
+        let line = self.line(range);
+        let before = &self.text[self.lines[line - 1]..range.start.min(self.text.len())];
+        (line, before.chars().count() + 1)
     }
 
     /// Parses the text and calls `read` with each field of the object that it must be.
     pub(super) fn parse(&mut self, read: impl FnMut(&mut Self, &str, Node<'_>)) {
-        match parse_to_ast(self.text, &jsonc_parser::CollectOptions::default(), &STRICT) {
-            Ok(parsed) => match &parsed.value {
-                Some(value) => self.fields(Node { value, field: "" }, read),
-                None => self.note(Range::new(0, 0), "", "the file is empty: write {} at least"),
-            },
-            Err(error) => {
-                self.note(error.range(), "", format!("this is not JSON: {}", error.kind()));
-            }
+        match syntax::parse(self.text) {
+            Ok(value) => self.fields(Node { value: &value, field: "" }, read),
+            Err((range, message)) => self.note(range, "", message),
         }
     }
 
@@ -95,25 +96,27 @@ impl Source<'_> {
         let Value::Object(object) = node.value else {
             return self.mismatch(node, "an object { … }");
         };
-        for (index, property) in object.properties.iter().enumerate() {
+        let mut names = HashSet::new();
+        for property in &object.properties {
             let name = property.name.as_str();
             let field = match node.field {
                 "" => name.to_owned(),
                 parent => format!("{parent}.{name}"),
             };
-            let twice = object.properties[..index].iter().any(|p| p.name.as_str() == name);
-            if twice {
-                self.note(property.range, &field, "this field is given twice: keep one of the two");
-            } else {
+            if names.insert(name) {
                 self.places.insert(field.clone(), property.value.range());
                 read(self, name, Node { value: &property.value, field: &field });
+            } else {
+                self.note(property.range, &field, "this field is given twice: keep one of the two");
             }
         }
     }
 
     /// Notes a field that nothing reads.
     pub(super) fn unknown(&mut self, node: Node<'_>, name: &str, known: &[&str]) {
-        let hint = match nearest(name, known.iter().copied()) {
+        let part = known.iter().copied().filter(|known| name.len() > 3 && known.contains(name));
+        let near = nearest(name, known.iter().copied()).or(part.min_by_key(|known| known.len()));
+        let hint = match near {
             Some(nearest) => format!("did you mean {nearest:?}?"),
             None => format!("the known ones are {}", known.join(", ")),
         };
@@ -122,8 +125,8 @@ impl Source<'_> {
 
     pub(super) fn mismatch(&mut self, node: Node<'_>, wanted: &str) {
         let have = match node.value {
-            Value::StringLit(text) => format!("the string {:?}", text.value),
-            Value::NumberLit(number) => number.value.to_owned(),
+            Value::StringLit(text) => format!("the string {:?}", shortened(&text.value)),
+            Value::NumberLit(number) => shortened(number.value),
             Value::BooleanLit(flag) => flag.value.to_string(),
             Value::Object(_) => "an object".to_owned(),
             Value::Array(_) => "a list".to_owned(),
@@ -141,15 +144,15 @@ impl Source<'_> {
         }
     }
 
-    /// A text that can be shown on a terminal, of 500 characters at most.
-    pub(super) fn words(&mut self, node: Node<'_>) -> Option<String> {
+    /// A text that can be shown on a terminal, of so many characters at most.
+    pub(super) fn words(&mut self, node: Node<'_>, most: usize) -> Option<String> {
         let text = self.string(node)?;
         let long = text.chars().count();
-        if text.chars().any(disturbs) || long > 500 {
-            let message = if long > 500 {
-                format!("has {long} characters: 500 are enough")
+        if text.chars().any(disturbs) || long > most {
+            let message = if long > most {
+                format!("has {long} characters: write {most} at most")
             } else {
-                "must not have control characters".to_owned()
+                "must not have control characters: write plain text in one line".to_owned()
             };
             self.note(node.value.range(), node.field, message);
             return None;

@@ -83,7 +83,7 @@ fn put_auto(auto: &mut AutoAllocation, layer: AutoLayer, misfits: &mut Vec<Misfi
         let field = if layer.min_port.is_some() { "min_port" } else { "max_port" };
         misfits.push((
             format!("auto_allocation.{field}"),
-            format!("min_port {min} is above max_port {max}: no port is left between them"),
+            format!("min_port {min} is above max_port {max}: make min_port the lower of the two"),
         ));
     }
     edit(&mut auto.rules, layer.rules, |before, rule| {

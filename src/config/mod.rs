@@ -6,7 +6,7 @@
 //! problems does not replace the last good one.
 //!
 //! - `layer`: what a layer can say
-//! - `read` and `json`: a file, field by field, with places for the problems
+//! - `syntax`, `json` and `read`: a file, field by field, with places for the problems
 //! - `merge`: putting a layer over those below
 //! - [`files`]: which files there are, and the last good ones
 //! - [`drop_in`]: the file that the service writes
@@ -19,8 +19,14 @@ pub mod layer;
 mod merge;
 mod read;
 mod show;
+mod syntax;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    path::PathBuf,
+    time::Duration,
+};
 
 pub use drop_in::DropIn;
 pub use files::{Files, Text};
@@ -32,6 +38,7 @@ use crate::{
     port::PortRange,
     registry::{Automatic, Rules, Told},
     service_type::{ServiceTypes, Templates},
+    word::disturbs,
 };
 
 /// What is compiled in: the file `config/default.json` of the source.
@@ -115,10 +122,27 @@ impl fmt::Display for Problem {
             write!(f, ":{line}:{column}")?;
         }
         if !self.field.is_empty() {
-            write!(f, ": {}", self.field)?;
+            write!(f, ": {}", harmless(&self.field))?;
         }
         write!(f, ": {}", self.message)
     }
+}
+
+/// What somebody has written as the name of a field, so that it can be shown on a terminal.
+fn harmless(field: &str) -> String {
+    const MOST: usize = 200;
+    let mut shown = String::new();
+    for c in field.chars().take(MOST) {
+        if disturbs(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+    }
+    if field.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Puts layers over what is built in, in their order.
@@ -137,20 +161,39 @@ impl Merged {
     fn put(&mut self, Text { path, text }: &Text, origin: impl Fn(usize) -> Origin) {
         let mut source = Source::new(path, text);
         let layer = read::layer(&mut source, files::is_drop_in(path));
-        for (field, message) in self.config.put(layer) {
-            source.note_field(&field, message);
+        let misfits = self.config.put(layer);
+        // With a field that does not fit, all that the layer says of its service type is left out.
+        let left_out: Vec<String> =
+            misfits.iter().filter_map(|(field, _)| type_of(field)).collect();
+        for (field, message) in misfits {
+            // What follows from a range that could not be read is not told again.
+            if !type_of(&field).is_some_and(|inside| source.has_wrong_range(&inside)) {
+                source.note_field(&field, message);
+            }
         }
+        let wrong: HashSet<&str> =
+            source.problems.iter().map(|p| p.field.split('[').next().unwrap_or_default()).collect();
         for (field, place) in &source.places {
             let inside = format!("{field}.");
+            if wrong.contains(field.as_str())
+                || left_out.iter().any(|left_out| inside.starts_with(left_out))
+            {
+                continue;
+            }
             if &text[place.start..place.end] == "null" {
                 self.origins.retain(|known, _| known != field && !known.starts_with(&inside));
-            } else if !source.problems.iter().any(|problem| problem.field == *field) {
-                let line = source.line_and_column(*place).0;
-                self.origins.insert(field.clone(), origin(line));
+            } else {
+                self.origins.insert(field.clone(), origin(source.line(*place)));
             }
         }
         self.problems.append(&mut source.problems);
     }
+}
+
+/// The beginning of all fields of the service type that a field belongs to: `service_types.dev.`
+fn type_of(field: &str) -> Option<String> {
+    let name = field.strip_prefix("service_types.")?.split('.').next()?;
+    Some(format!("service_types.{name}."))
 }
 
 impl Config {

@@ -1,6 +1,6 @@
 //! One file, field by field. A field that is wrong is noted and left out.
 
-use std::{fmt::Display, str::FromStr};
+use std::str::FromStr;
 
 use jsonc_parser::{ast::Value, common::Ranged};
 
@@ -38,8 +38,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
         "auto_allocation" => layer.auto_allocation = Some(auto(source, node)),
         "service_types" => source.fields(node, |source, name, node| {
             if let Some(name) = named(source, name, node)
-                && let Some(edit) =
-                    unless_null(node, || Some(service_type(source, node, is_drop_in)))
+                && let Some(edit) = unless_null(node, || service_type(source, node, is_drop_in))
             {
                 layer.service_types.insert(name, edit);
             }
@@ -166,7 +165,7 @@ fn rule(source: &mut Source<'_>, node: Node<'_>) -> RuleLayer {
     rule
 }
 
-fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> TypeLayer {
+fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Option<TypeLayer> {
     let mut edit = TypeLayer::default();
     source.fields(node, |source, name, node| match name {
         "port_range" => edit.port_range = range(source, node),
@@ -184,8 +183,10 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Ty
             let words = [Protocol::Tcp, Protocol::Udp, Protocol::Both];
             edit.protocol = source.one_of(node, &words.map(|p| (p.as_str(), p)));
         }
-        "description" => edit.description = source.words(node),
-        "examples" => edit.examples = source.list(node, Source::words),
+        "description" => edit.description = source.words(node, 500),
+        "examples" => {
+            edit.examples = source.list(node, |source, node| source.words(node, 500));
+        }
         "created" if is_drop_in => edit.created = created(source, node),
         "created" => source.note(
             node.value.range(),
@@ -207,31 +208,30 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Ty
             ],
         ),
     });
-    edit
+    matches!(node.value, Value::Object(_)).then_some(edit)
 }
 
 fn created(source: &mut Source<'_>, node: Node<'_>) -> Option<Created> {
     let (mut at, mut found, mut by) = (None, None, None);
     source.fields(node, |source, name, node| match name {
-        "at" => at = parsed::<Timestamp>(source, node, "a time such as 2026-01-31T12:00:00Z"),
+        "at" => at = time(source, node),
         "placement" => found = placement(source, node),
-        "by" => by = source.words(node),
+        "by" => by = source.words(node, 100),
         _ => source.unknown(node, name, &["at", "by", "placement"]),
     });
-    if at.is_none() || found.is_none() {
-        source.note(node.value.range(), node.field, "needs a time (at) and a placement");
+    let lacks = |name| !source.places.contains_key(&format!("{}.{name}", node.field));
+    if matches!(node.value, Value::Object(_)) && (lacks("at") || lacks("placement")) {
+        source.note(node.value.range(), node.field, "needs a time (at) and a placement: add them");
     }
     Some(Created { at: at?, placement: found?, by })
 }
 
-fn parsed<T: FromStr<Err: Display>>(
-    source: &mut Source<'_>,
-    node: Node<'_>,
-    wanted: &str,
-) -> Option<T> {
-    let value = source.string(node)?.parse().ok();
-    if value.is_none() {
-        source.mismatch(node, wanted);
+fn time(source: &mut Source<'_>, node: Node<'_>) -> Option<Timestamp> {
+    let text = source.string(node)?;
+    // None has more than 40 characters.
+    let time = text.parse().ok().filter(|_| text.chars().count() <= 40);
+    if time.is_none() {
+        source.mismatch(node, "a time such as 2026-01-31T12:00:00Z");
     }
-    value
+    time
 }
