@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 use super::{Output, Stop, ask, counted, print, print_json, text};
 use crate::{
     client::Call,
-    config::{self, Problem, Text, files},
+    config::{self, Problem, files},
     places,
 };
 
@@ -139,21 +139,15 @@ fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
     let (mut texts, mut problems) = files::read(&folders);
     if let Some(file) = file {
         let path = std::path::absolute(file)?;
-        match std::fs::read_to_string(&path) {
-            Ok(text) => {
-                problems.clear();
-                // In the place of a layer that it is, else over all of them but the user's.
-                let is_layer = texts.iter().any(|text| text.path == path);
-                let user = folders.last();
-                texts.retain(|text| {
-                    is_layer || user.is_none_or(|user| !text.path.starts_with(user))
-                });
-                if !is_layer {
-                    texts.push(Text { path: path.clone(), text });
-                }
-            }
-            Err(error) => {
-                return Err(super::refused(format!("{} cannot be read: {error}", path.display())));
+        problems.clear();
+        // In the place of a layer that it is, else over all of them but the user's.
+        let is_layer = texts.iter().any(|text| text.path == path);
+        let user = folders.last();
+        texts.retain(|text| is_layer || user.is_none_or(|user| !text.path.starts_with(user)));
+        if !is_layer {
+            match files::read_file(path.clone()) {
+                Ok(text) => texts.push(text),
+                Err(problem) => problems.push(problem),
             }
         }
         let mut found = config::merge(&texts).problems;

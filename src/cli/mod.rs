@@ -150,11 +150,6 @@ fn usage(error: &Error) -> Stop {
     Stop::Failure(Failure::Refused { kind, message: error.to_string() })
 }
 
-/// Says no in the command's own words.
-fn refused(message: String) -> Stop {
-    Stop::Failure(Failure::Refused { kind: None, message })
-}
-
 /// The project that a command is for: the top of the git worktree of the current folder, else the
 /// folder. A worktree's own `.git` is a file, so that each worktree is a project of its own.
 fn project() -> Option<PathBuf> {

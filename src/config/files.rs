@@ -1,7 +1,9 @@
 //! Which files there are, in the order in which they count, and the last ones that were good.
 
 use std::{
-    fs, io,
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -35,13 +37,16 @@ pub struct Files {
     copy: PathBuf,
     /// The layers in force.
     in_force: Vec<Text>,
+    /// Whether they were good, or the best that there was: none yet was good.
+    were_good: bool,
 }
 
 impl Files {
     /// The files of these folders. `copy` is where the last good ones are kept.
     pub fn new(folders: Vec<PathBuf>, copy: PathBuf) -> Self {
         let good = fs::read(&copy).ok().and_then(|good| serde_json::from_slice(&good).ok());
-        Self { folders, copy, in_force: good.unwrap_or_default() }
+        let were_good = good.is_some();
+        Self { folders, copy, in_force: good.unwrap_or_default(), were_good }
     }
 
     /// Reads them all. If something is wrong with what people have written, the last good files stay in
@@ -52,29 +57,39 @@ impl Files {
         problems.append(&mut merged.problems);
         merged.problems = problems;
         if merged.problems.is_empty() {
-            if texts != self.in_force {
+            if !self.were_good || texts != self.in_force {
                 self.in_force = texts;
+                self.were_good = true;
                 // Without a copy, a mistake that is made later has more effect, and no more.
-                let copy = serde_json::to_vec(&self.in_force).unwrap_or_default();
-                let _ = durable::replace(&self.copy, &copy);
+                let _ = self.keep_copy();
             }
             return merged;
         }
-        if self.in_force.is_empty() {
+        if !self.were_good {
             self.in_force = texts;
             return merged;
         }
-        // The drop-in is not a person's, and goes on.
-        let drop_in = texts.into_iter().find(|text| is_drop_in(&text.path));
-        let good = self.with_drop_in(drop_in);
-        let in_force = merge(&good);
-        self.in_force = good;
-        Merged { problems: merged.problems, ..in_force }
+        let drop_in = self.drop_in();
+        if !merged.problems.iter().any(|problem| problem.file == drop_in) {
+            // The drop-in is not a person's, and goes on.
+            let drop_in = texts.into_iter().find(|text| text.path == drop_in);
+            self.in_force = self.with_drop_in(drop_in);
+        }
+        Merged { problems: merged.problems, ..merge(&self.in_force) }
+    }
+
+    fn keep_copy(&self) -> io::Result<()> {
+        // The first service of a user has no folder for its state yet.
+        if let Some(folder) = self.copy.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        durable::replace(&self.copy, &serde_json::to_vec(&self.in_force)?)
     }
 
     /// What the drop-in says that is in force.
     pub fn drop_in_text(&self) -> Option<&str> {
-        let text = self.in_force.iter().find(|text| is_drop_in(&text.path));
+        let drop_in = self.drop_in();
+        let text = self.in_force.iter().find(|text| text.path == drop_in);
         text.map(|text| text.text.as_str())
     }
 
@@ -91,13 +106,14 @@ impl Files {
     /// The layers in force with this drop-in instead of theirs.
     pub fn with_drop_in(&self, drop_in: Option<Text>) -> Vec<Text> {
         let mut texts = self.in_force.clone();
-        texts.retain(|text| !is_drop_in(&text.path));
+        let path = self.drop_in();
+        texts.retain(|text| text.path != path);
         if let Some(drop_in) = drop_in {
             // Before everything else of its folder.
-            let folder = drop_in.path.parent().and_then(Path::parent).map(Path::to_owned);
-            let at = texts.iter().position(|text| {
-                folder.as_ref().is_some_and(|folder| text.path.starts_with(folder))
-            });
+            let folder = self.folders.last();
+            let at = texts
+                .iter()
+                .position(|text| folder.is_some_and(|folder| text.path.starts_with(folder)));
             texts.insert(at.unwrap_or(texts.len()), drop_in);
         }
         texts
@@ -120,14 +136,39 @@ pub fn read(folders: &[PathBuf]) -> (Vec<Text>, Vec<Problem>) {
     let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for folder in folders {
         for path in list(folder, &mut problems) {
-            match fs::read_to_string(&path) {
-                Ok(text) => texts.push(Text { path, text }),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => problems.push(unreadable(&path, &error)),
+            // Of some other things that a path may lead to, such as pipes, the end never comes.
+            let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
+            match is_file {
+                Ok(true) => match read_file(path) {
+                    Ok(text) => texts.push(text),
+                    Err(problem) => problems.push(problem),
+                },
+                Ok(false) => problems.push(without_place(path, "is not a file: move it away")),
+                Err(error) if is_missing(&error) && fs::symlink_metadata(&path).is_err() => {}
+                Err(error) => problems.push(unreadable(path, &error)),
             }
         }
     }
     (texts, problems)
+}
+
+/// Reads one file.
+pub fn read_file(path: PathBuf) -> Result<Text, Problem> {
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Err(unreadable(path, &error)),
+    };
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Text { path, text }),
+        Err(error) => {
+            let good = error.utf8_error().valid_up_to();
+            let before = String::from_utf8_lossy(&error.as_bytes()[..good]);
+            let line = before.split('\n').next_back().unwrap_or_default();
+            let place = (before.matches('\n').count() + 1, line.chars().count() + 1);
+            let message = "there is a byte here that is not UTF-8: save the file as UTF-8";
+            Err(Problem { place: Some(place), ..without_place(path, message) })
+        }
+    }
 }
 
 /// The files of a folder in the order in which they count.
@@ -140,7 +181,7 @@ fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
-            problems.push(unreadable(&drop_ins, &error));
+            problems.push(unreadable(drop_ins.clone(), &error));
             Vec::new()
         }
     };
@@ -148,11 +189,18 @@ fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     [drop_ins.join(DROP_IN), folder.join("config.json")].into_iter().chain(files).collect()
 }
 
-fn unreadable(file: &Path, error: &io::Error) -> Problem {
-    Problem {
-        file: file.to_owned(),
-        place: None,
-        field: String::new(),
-        message: format!("cannot be read: {error}"),
+/// Whether there is no such file; that a folder on the way is none was told before.
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn unreadable(file: PathBuf, error: &io::Error) -> Problem {
+    if error.kind() == io::ErrorKind::NotFound {
+        return without_place(file, "there is no such file: take its name or the link to it away");
     }
+    without_place(file, format!("cannot be read ({error}): make it readable, or move it away"))
+}
+
+fn without_place(file: PathBuf, message: impl Into<String>) -> Problem {
+    Problem { file, place: None, field: String::new(), message: message.into() }
 }
