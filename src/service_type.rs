@@ -130,6 +130,14 @@ impl ServiceType {
         }
     }
 
+    /// How its ports are kept in fact: a guard can hold a TCP port only.
+    pub fn kept_by(&self) -> Hold {
+        match (self.protocol, self.hold) {
+            (Protocol::Udp, Hold::Guard) => Hold::None,
+            (_, hold) => hold,
+        }
+    }
+
     /// The type as every door shows it.
     pub fn fields(&self, name: &ServiceTypeName) -> Fields {
         let mut fields = Fields::default();
@@ -138,7 +146,7 @@ impl ServiceType {
         let preferred = self.preferred_ports.iter();
         fields.put("preferred_ports", preferred.map(|port| port.get()).collect::<Vec<_>>());
         fields.put("instance_behavior", self.instance_behavior.as_str());
-        fields.put("hold", self.hold.as_str());
+        fields.put("hold", self.kept_by().as_str());
         fields.put("protocol", self.protocol.as_str());
         fields.put("description", self.description.as_str());
         fields.put("examples", self.examples.clone());

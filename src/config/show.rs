@@ -45,12 +45,13 @@ pub(super) fn layer(config: &Config) -> Layer {
 
 /// A service type as a layer says it.
 pub(super) fn type_layer(service_type: &ServiceType) -> TypeLayer {
+    let kept_by = service_type.kept_by();
     let ServiceType {
         port_range,
         more_ranges,
         preferred_ports,
         instance_behavior,
-        hold,
+        hold: _,
         protocol,
         description,
         examples,
@@ -61,7 +62,7 @@ pub(super) fn type_layer(service_type: &ServiceType) -> TypeLayer {
         more_port_ranges: (!more_ranges.is_empty()).then_some(more_ranges),
         preferred_ports: Some(preferred_ports),
         instance_behavior: Some(instance_behavior),
-        hold: Some(hold),
+        hold: Some(kept_by),
         protocol: Some(protocol),
         description: (!description.is_empty()).then_some(description),
         examples: (!examples.is_empty()).then_some(examples),
