@@ -138,6 +138,9 @@ pub enum Change {
         /// Tells this configuration from others.
         #[serde(default)]
         fingerprint: u32,
+        /// Whether something is wrong with the files still: what was told of that, stays told.
+        #[serde(default)]
+        still_wrong: bool,
     },
     /// The configuration has a problem.
     ConfigError {

@@ -143,6 +143,7 @@ pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) ->
                 .cloned()
                 .collect(),
             fingerprint: now.fingerprint,
+            still_wrong: !problems.is_empty(),
         });
     }
     for (name, new) in &now.automatic {

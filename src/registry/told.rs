@@ -45,7 +45,7 @@ impl Told {
             Change::UndoAutoAllocation { service_type, .. } => {
                 self.automatic.remove(service_type);
             }
-            Change::ConfigReload { added, changed, removed, fingerprint } => {
+            Change::ConfigReload { added, changed, removed, fingerprint, still_wrong } => {
                 self.fingerprint = *fingerprint;
                 for TypeRanges { service_type, ranges } in added.iter().chain(changed) {
                     self.written.insert(service_type.clone(), ranges.clone());
@@ -53,7 +53,9 @@ impl Told {
                     self.automatic.remove(service_type);
                 }
                 removed.iter().for_each(|name| drop(self.written.remove(name)));
-                self.problems.clear();
+                if !still_wrong {
+                    self.problems.clear();
+                }
             }
             Change::ConfigError { reason } => {
                 self.problems.insert(reason.clone());
