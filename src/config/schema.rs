@@ -1,11 +1,21 @@
 //! The JSON Schema that editors use is generated from the types that are read and written. It says what a
 //! single file can say wrong; what only shows beside other layers, such as overlapping ranges, it cannot.
 
-use std::{env, fs};
+use std::{env, fs, path::Path};
 
 use serde_json::{Value as Json, json};
 
-use super::{BUILT_IN, SCHEMA, Text, layer::Layer, merge};
+use super::{
+    BUILT_IN, SCHEMA,
+    layer::Layer,
+    tests::{
+        broken::problems_of,
+        corpus::{
+            self,
+            mutants::{Mutant, mutants},
+        },
+    },
+};
 
 /// The schema of a layer.
 fn generated() -> String {
@@ -61,27 +71,49 @@ fn the_schema_that_ships_is_the_one_of_the_types() {
     assert!(SCHEMA == generated(), "STYXY_WRITE_SCHEMA=1 cargo test schema writes {path}");
 }
 
-/// What is wrong with a file that stands alone.
-fn problems(text: &str) -> Vec<String> {
-    let text = Text { path: "x.json".into(), text: text.to_owned() };
-    merge(&[text]).problems.iter().map(ToString::to_string).collect()
+/// Whether the schema refuses the text; `None` if it is not JSON.
+fn refused_by(schema: &jsonschema::Validator, text: &[u8]) -> Option<bool> {
+    Some(!schema.is_valid(&serde_json::from_slice(text).ok()?))
+}
+
+fn validator() -> jsonschema::Validator {
+    jsonschema::validator_for(&serde_json::from_str(SCHEMA).unwrap()).unwrap()
 }
 
 #[test]
-fn the_schema_and_the_checks_agree() {
-    let schema = jsonschema::validator_for(&serde_json::from_str(SCHEMA).unwrap()).unwrap();
-    let built_in: Json = serde_json::from_str(BUILT_IN).unwrap();
-    assert!(schema.is_valid(&built_in));
-    let mut both_refuse = 0;
-    for (text, expected) in super::tests::cases() {
-        let Ok(json) = serde_json::from_str::<Json>(&text) else { continue };
-        let (by_schema, by_checks) = (schema.is_valid(&json), problems(&text).is_empty());
-        // Every file that the checks take, the schema takes; what it refuses, they refuse.
-        assert!(by_schema || !by_checks, "the schema alone refuses {text}");
-        if let Some(seen_by_schema) = expected {
-            assert_eq!(!by_schema, seen_by_schema, "{text}: {:?}", problems(&text));
-            both_refuse += usize::from(seen_by_schema);
+fn the_schema_takes_what_is_built_in() {
+    assert_eq!(refused_by(&validator(), BUILT_IN.as_bytes()), Some(false));
+}
+
+#[test]
+fn the_schema_sees_of_every_broken_file_what_it_can_see() {
+    let schema = validator();
+    let cases = corpus::by_hand();
+    for case in &cases {
+        assert_eq!(refused_by(&schema, &case.bytes), case.schema_sees_it, "{}", case.title);
+    }
+    let seen = cases.iter().filter(|case| case.schema_sees_it == Some(true)).count();
+    assert!(seen >= 40, "only {seen} files are refused by both");
+}
+
+#[test]
+fn what_the_schema_or_a_parser_refuses_the_checks_refuse() {
+    let schema = validator();
+    let (mut good, mut seen, mut unseen, mut not_json) = (0, 0, 0, 0);
+    for Mutant { how, text } in mutants().take(1_000) {
+        let by_checks = !problems_of(Path::new("config.json"), text.as_bytes()).is_empty();
+        let by_schema = refused_by(&schema, text.as_bytes());
+        assert!(by_checks || by_schema == Some(false), "the checks take {how}:\n{text}");
+        match by_schema {
+            None => not_json += 1,
+            Some(true) => seen += 1,
+            Some(false) if by_checks => unseen += 1,
+            Some(false) => good += 1,
         }
     }
-    assert!(both_refuse >= 40, "only {both_refuse} files are refused by both");
+    // Else the mutants would show nothing.
+    assert!(
+        good >= 50 && not_json >= 50 && seen >= 50 && unseen >= 20,
+        "{good} {not_json} {seen} {unseen}"
+    );
 }

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, UdpSocket},
     os::unix::net::UnixStream,
@@ -142,6 +142,14 @@ impl Home {
         started(self.styxy())
     }
 
+    /// Starts a service whose stderr goes to the file `log`, and waits until it listens.
+    pub fn service_with_log(&self) -> Child {
+        let log = OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
+        let mut command = self.styxy();
+        command.stderr(log);
+        listening(command)
+    }
+
     /// Remembers the private service that a command started, to end it with the test.
     fn adopt(&self) {
         if let Ok(stream) = UnixStream::connect(self.socket())
@@ -211,8 +219,12 @@ fn try_exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) ->
 
 /// Starts a service by that command, and waits until it listens.
 pub fn started(mut command: Command) -> Child {
-    let command = command.arg("daemon").stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut service = command.spawn().unwrap();
+    command.stderr(Stdio::null());
+    listening(command)
+}
+
+fn listening(mut command: Command) -> Child {
+    let mut service = command.arg("daemon").stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("listening on"), "{line:?}");
