@@ -267,7 +267,8 @@ fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
     }
     match answer["released"].as_u64() {
         None | Some(0) => print(done),
-        Some(count) => print(&format!("{done}; released: {}", counted(count, "lease"))),
+        Some(1) => print(&format!("{done}; 1 lease was released")),
+        Some(count) => print(&format!("{done}; {count} leases were released")),
     }
 }
 
