@@ -41,22 +41,25 @@ pub fn listened(protocol: Protocol) -> PortSet {
 }
 
 fn dump(family: AddressFamily, part: Protocol, ports: &mut PortSet) -> io::Result<()> {
+    // An UDP socket is "closed" until it is connected.
+    let (protocol, states) = match part {
+        Protocol::Udp => (17, 1 << TCP_CLOSE | 1 << TCP_ESTABLISHED),
+        Protocol::Tcp | Protocol::Both => (6, 1 << TCP_LISTEN),
+    };
+    ask(&request(family, protocol, states), ports)
+}
+
+fn ask(request: &[u8], ports: &mut PortSet) -> io::Result<()> {
     let kind = SockFlag::SOCK_CLOEXEC;
     let protocol = SockProtocol::NetlinkSockDiag;
     let socket = socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?;
-    let request = request(family, part);
-    sendto(socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+    sendto(socket.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     while read(&socket, ports)? {}
     Ok(())
 }
 
-/// An `inet_diag_req_v2` for all sockets of the family in the states that matter.
-fn request(family: AddressFamily, part: Protocol) -> [u8; 72] {
-    // An UDP socket is "closed" until it is connected.
-    let (protocol, states) = match part {
-        Protocol::Udp => (17, 1 << TCP_CLOSE | 1 << TCP_ESTABLISHED),
-        Protocol::Tcp | Protocol::Both => (6, 1u32 << TCP_LISTEN),
-    };
+/// An `inet_diag_req_v2` for all sockets of the family in these states.
+fn request(family: AddressFamily, protocol: u8, states: u32) -> [u8; 72] {
     let mut request = [0; 72];
     request[..4].copy_from_slice(&72u32.to_ne_bytes());
     request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
@@ -77,8 +80,15 @@ fn read(socket: &OwnedFd, ports: &mut PortSet) -> io::Result<bool> {
         let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
         let message = rest.get(HEADER..length).ok_or_else(bad)?;
         match u16::from_ne_bytes([rest[4], rest[5]]) {
-            NLMSG_DONE => return Ok(false),
-            NLMSG_ERROR => return Err(bad()),
+            // Either begins with an error number; so ends a dump that the kernel cannot make, such as
+            // one without udp_diag.
+            kind @ (NLMSG_DONE | NLMSG_ERROR) => {
+                let errno = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return match errno {
+                    0 if kind == NLMSG_DONE => Ok(false),
+                    errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
+                };
+            }
             // inet_diag_msg: four bytes, then the source port in network order.
             _ => {
                 let number = message.get(4..6).ok_or_else(bad)?;
@@ -119,6 +129,12 @@ mod tests {
         let guard = crate::kernel::probe::probe(port, Protocol::Tcp).unwrap();
         assert!(!listened(Protocol::Tcp).contains(port));
         drop(guard);
+    }
+
+    #[test]
+    fn a_protocol_that_the_kernel_cannot_tell_of_is_an_error_and_not_an_empty_answer() {
+        let request = request(AddressFamily::Inet, 200, u32::MAX);
+        assert!(ask(&request, &mut PortSet::default()).is_err());
     }
 
     #[test]
