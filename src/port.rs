@@ -4,7 +4,7 @@ use std::{fmt, num::NonZeroU16, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Error;
+use crate::{error::Error, word::shortened};
 
 /// A port number, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -215,6 +215,25 @@ impl fmt::Display for PortRange {
     }
 }
 
+impl FromStr for PortRange {
+    type Err = Error;
+
+    /// `3000`, `3000-3099` or `3000..3099`.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let ends = text.split_once("..").or_else(|| text.split_once('-'));
+        let (first, last) = ends.unwrap_or((text, text));
+        let (Ok(first), Ok(last)) = (first.parse(), last.parse()) else {
+            return Err(Error::invalid(format!(
+                "{:?} is not a range of ports: give 3000, 3000-3099 or 1..65535",
+                shortened(text)
+            )));
+        };
+        Self::new(first, last).ok_or_else(|| {
+            Error::invalid(format!("the range {text} is reversed: give {last}-{first}"))
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,5 +258,20 @@ mod tests {
         assert!(PortRange::new(high, low).is_none());
         assert_eq!(PortRange::new(low, high).unwrap().len(), 100);
         assert_eq!(PortRange::new(low, low).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_range_is_read_in_each_spelling_and_refused_with_the_right_one() {
+        let range = |text: &str| text.parse::<PortRange>();
+        let expected = PortRange::new(Port::new(3000).unwrap(), Port::new(3099).unwrap()).unwrap();
+        for text in ["3000-3099", "3000..3099"] {
+            assert_eq!(range(text).unwrap(), expected, "{text}");
+        }
+        assert_eq!(range("3000").unwrap(), PortRange::only(expected.first()));
+        assert_eq!(range("1..65535").unwrap().len(), 65_535);
+        for text in ["", "-", "..", "0-1", "1-65536", "3000-", "-3000", "3000-3099-3100", "a..b"] {
+            assert!(range(text).unwrap_err().to_string().contains("1..65535"), "{text}");
+        }
+        assert!(range("3099-3000").unwrap_err().to_string().contains("give 3000-3099"));
     }
 }

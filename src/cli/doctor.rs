@@ -307,7 +307,8 @@ async fn ports(findings: &mut Findings) {
     let mut strangers = Vec::new();
     for service_type in types.as_array().into_iter().flatten() {
         let ranges = service_type["ranges"].as_array().into_iter().flatten();
-        let ports = ranges.filter_map(|range| parse(range.as_str()?)).flat_map(PortRange::ports);
+        let ports =
+            ranges.filter_map(|range| range.as_str()?.parse().ok()).flat_map(PortRange::ports);
         let strange = ports.filter(|p| listened.contains(*p) && !leased.contains(&&json!(p.get())));
         let name = text(service_type, "service_type");
         strangers.extend(strange.map(|port| format!("{port} ({name})")));
@@ -321,11 +322,6 @@ async fn ports(findings: &mut Findings) {
             "nobody is granted these ports; start such programs on a port of `styxy allocate` to have them listed",
         );
     }
-}
-
-fn parse(range: &str) -> Option<PortRange> {
-    let (first, last) = range.split_once('-')?;
-    PortRange::new(first.parse().ok()?, last.parse().ok()?)
 }
 
 /// Whether the kernel may give ports of service types to outgoing connections.
