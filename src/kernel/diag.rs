@@ -1,8 +1,9 @@
-//! Which ports are listened on: asked of the kernel by `sock_diag(7)`.
+//! Which sockets listen: asked of the kernel by `sock_diag(7)`.
 
 use std::{
     io,
-    os::fd::{AsRawFd, OwnedFd},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::AsRawFd,
 };
 
 use nix::sys::socket::{
@@ -24,38 +25,70 @@ const TCP_ESTABLISHED: u32 = 1;
 const TCP_CLOSE: u32 = 7;
 const TCP_LISTEN: u32 = 10;
 
+/// A socket that listens (TCP) or is bound (UDP).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// Its local port.
+    pub port: Port,
+    /// Its local address; an IPv4 address that is mapped into IPv6 is told as IPv4.
+    pub address: IpAddr,
+    /// The number that `/proc/PID/fd` shows it by, and which no other socket has; 0 if no process
+    /// has it open.
+    pub inode: u32,
+    /// The user who made it.
+    pub uid: u32,
+}
+
 /// The ports that something listens on (TCP) or has bound (UDP), on any address; with both
 /// protocols, in either. Where the kernel does not tell, every port counts as listened on, so that
 /// none is given away by mistake.
 pub fn listened(protocol: Protocol) -> PortSet {
     let mut ports = PortSet::default();
-    for part in protocol.parts() {
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            if dump(family, *part, &mut ports).is_err() {
-                let all = Port::new(1).and_then(|first| PortRange::new(first, Port::MAX));
-                ports.insert_range(all.expect("1 is below the last port"));
-            }
-        }
+    if sockets(protocol, |socket| ports.insert(socket.port)).is_err() {
+        let all = Port::new(1).and_then(|first| PortRange::new(first, Port::MAX));
+        ports.insert_range(all.expect("1 is below the last port"));
     }
     ports
 }
 
-fn dump(family: AddressFamily, part: Protocol, ports: &mut PortSet) -> io::Result<()> {
-    // An UDP socket is "closed" until it is connected.
-    let (protocol, states) = match part {
-        Protocol::Udp => (17, 1 << TCP_CLOSE | 1 << TCP_ESTABLISHED),
-        Protocol::Tcp | Protocol::Both => (6, 1 << TCP_LISTEN),
-    };
-    ask(&request(family, protocol, states), ports)
+/// Tells of each socket that listens (TCP) or is bound (UDP). One dump for each family and protocol,
+/// whatever there is. A socket may be told of twice, if others come and go meanwhile.
+///
+/// A TCP socket that is bound without listening is not told of, before Linux 6.8 it cannot be.
+pub fn sockets(protocol: Protocol, mut tell: impl FnMut(Socket)) -> io::Result<()> {
+    for part in protocol.parts() {
+        // An UDP socket is "closed" until it is connected.
+        let (number, states) = match part {
+            Protocol::Udp => (17, 1 << TCP_CLOSE | 1 << TCP_ESTABLISHED),
+            Protocol::Tcp | Protocol::Both => (6, 1 << TCP_LISTEN),
+        };
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            ask(&request(family, number, states), |message| {
+                socket_of(*part, message)?.into_iter().for_each(&mut tell);
+                Ok(())
+            })?;
+        }
+    }
+    Ok(())
 }
 
-fn ask(request: &[u8], ports: &mut PortSet) -> io::Result<()> {
+/// Asks for a dump, and hands on each message of it.
+fn ask(request: &[u8], mut told: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    #[cfg(test)]
+    tests::DUMPS.set(tests::DUMPS.get() + 1);
     let kind = SockFlag::SOCK_CLOEXEC;
     let protocol = SockProtocol::NetlinkSockDiag;
     let socket = socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?;
     sendto(socket.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    while read(&socket, ports)? {}
-    Ok(())
+    let mut buffer = vec![0; 32 * 1024];
+    loop {
+        let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+        if !messages(&buffer[..length], &mut told)? {
+            return Ok(());
+        }
+    }
 }
 
 /// An `inet_diag_req_v2` for all sockets of the family in these states.
@@ -70,12 +103,8 @@ fn request(family: AddressFamily, protocol: u8, states: u32) -> [u8; 72] {
     request
 }
 
-/// Reads one datagram of messages; whether more will come.
-fn read(socket: &OwnedFd, ports: &mut PortSet) -> io::Result<bool> {
-    let mut buffer = vec![0; 32 * 1024];
-    let length = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-    let mut rest = &buffer[..length];
-    let bad = || io::Error::from(io::ErrorKind::InvalidData);
+/// Hands on the messages of one datagram; whether more will come.
+fn messages(mut rest: &[u8], told: &mut impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<bool> {
     while rest.len() >= HEADER {
         let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
         let message = rest.get(HEADER..length).ok_or_else(bad)?;
@@ -89,12 +118,7 @@ fn read(socket: &OwnedFd, ports: &mut PortSet) -> io::Result<bool> {
                     errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
                 };
             }
-            // inet_diag_msg: four bytes, then the source port in network order.
-            _ => {
-                let number = message.get(4..6).ok_or_else(bad)?;
-                let number = u16::from_be_bytes([number[0], number[1]]);
-                Port::new(number.into()).into_iter().for_each(|port| ports.insert(port));
-            }
+            _ => told(message)?,
         }
         // Messages are aligned to four bytes.
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -102,11 +126,41 @@ fn read(socket: &OwnedFd, ports: &mut PortSet) -> io::Result<bool> {
     Ok(true)
 }
 
+/// The socket that an `inet_diag_msg` is about; `None` if it has no port.
+fn socket_of(protocol: Protocol, message: &[u8]) -> io::Result<Option<Socket>> {
+    let message: &[u8; 72] = message.first_chunk().ok_or_else(bad)?;
+    let word = |at: usize| [message[at], message[at + 1], message[at + 2], message[at + 3]];
+    let Some(port) = Port::new(u16::from_be_bytes([message[4], message[5]]).into()) else {
+        return Ok(None);
+    };
+    let address = if message[0] == AddressFamily::Inet as u8 {
+        Ipv4Addr::from(word(8)).into()
+    } else {
+        let mut address = [0; 16];
+        address.copy_from_slice(&message[8..24]);
+        Ipv6Addr::from(address).to_canonical()
+    };
+    let (uid, inode) = (u32::from_ne_bytes(word(64)), u32::from_ne_bytes(word(68)));
+    Ok(Some(Socket { protocol, port, address, inode, uid }))
+}
+
+fn bad() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
 #[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, UdpSocket};
+pub(super) mod tests {
+    use std::{
+        cell::Cell,
+        net::{TcpListener, UdpSocket},
+    };
 
     use super::*;
+
+    thread_local! {
+        /// How many dumps this thread has asked for.
+        pub static DUMPS: Cell<usize> = const { Cell::new(0) };
+    }
 
     #[test]
     fn listeners_are_seen_on_either_family() {
@@ -134,7 +188,21 @@ mod tests {
     #[test]
     fn a_protocol_that_the_kernel_cannot_tell_of_is_an_error_and_not_an_empty_answer() {
         let request = request(AddressFamily::Inet, 200, u32::MAX);
-        assert!(ask(&request, &mut PortSet::default()).is_err());
+        assert!(ask(&request, |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_or_garbled_is_an_error() {
+        let mut told = |message: &[u8]| socket_of(Protocol::Tcp, message).map(drop);
+        let mut message = [0; 88];
+        message[..4].copy_from_slice(&88u32.to_ne_bytes());
+        message[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        assert!(messages(&message, &mut told).unwrap());
+        assert!(messages(&message[..87], &mut told).is_err());
+        for length in [0, 15, 16, 87, 89, u32::MAX] {
+            message[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(messages(&message, &mut told).is_err(), "{length}");
+        }
     }
 
     #[test]

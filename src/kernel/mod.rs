@@ -1,7 +1,8 @@
 //! All that asks Linux.
 //!
 //! - [`probe`]: whether a port is free at this moment, and the socket that keeps it
-//! - [`diag`]: which ports are listened on
+//! - [`diag`]: which sockets listen
+//! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
 //! - [`process`]: processes and who they are
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
@@ -12,8 +13,10 @@ use std::fs;
 use crate::port::PortRange;
 
 pub mod clock;
+pub mod container;
 pub mod diag;
 pub mod guard;
+pub mod listeners;
 pub mod probe;
 pub mod process;
 pub mod readable;

@@ -85,7 +85,7 @@ fn start(pid: u32) -> Option<u64> {
 }
 
 /// The real user of a process. Not the owner of `/proc/PID`, which is root's for some.
-fn owner(pid: u32) -> Option<u32> {
+pub(super) fn owner(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     users.split_ascii_whitespace().next()?.parse().ok()

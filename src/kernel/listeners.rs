@@ -1,0 +1,226 @@
+//! Who listens: the sockets that `sock_diag(7)` tells of, and the processes that proc(5) shows to have
+//! them open.
+//!
+//! A user sees the descriptors of their own processes only, root those of all. What cannot be read is
+//! left out: then the user who made the socket is all that is known of it. TCP sockets that are bound
+//! without listening, as guards are, are not looked for.
+//!
+//! The service cannot do this: its sandbox hides other processes' descriptors. So the command does.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io::{self, Read},
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use nix::unistd::{Uid, User};
+
+use super::{
+    container::{Container, Proxy},
+    diag::{self, Socket},
+    process,
+};
+use crate::{
+    port::{Port, PortRange, Protocol},
+    word::visible,
+};
+
+/// How much of a file in `/proc` is read; a command line may have megabytes.
+const MOST_READ: u64 = 4096;
+
+/// A socket that listens (TCP) or is bound (UDP), and who has it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// The port.
+    pub port: Port,
+    /// `tcp` or `udp`.
+    pub protocol: Protocol,
+    /// The local address.
+    pub address: IpAddr,
+    /// The number of the socket, which no other has; 0 if no process has it open.
+    pub inode: u32,
+    /// The user who made the socket.
+    pub uid: u32,
+    /// The name of that user; the number, if there is no name.
+    pub user: Arc<str>,
+    /// The process that has it, if this user may know. Of several that share it, such as the workers of
+    /// a server, the one with the lowest number: most likely the parent of the others.
+    pub program: Option<Arc<Program>>,
+}
+
+/// A process that has a listening socket. Its texts are as the process wants them, but for characters
+/// that a terminal would obey: these are written out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its command, at most 15 bytes as the kernel has it.
+    pub command: String,
+    /// Its command line, with spaces between the arguments, the beginning of a very long one; empty if it has none.
+    pub command_line: String,
+    /// Its current folder.
+    pub folder: Option<String>,
+    /// The container that it runs in, if that is not the one that this process runs in too; for a
+    /// `docker-proxy` the one that it serves.
+    pub container: Option<Container>,
+}
+
+/// The sockets that listen (TCP) or are bound (UDP) on the ports of a range: each once, by port,
+/// protocol and address.
+///
+/// However many ports that are, the kernel is asked once for each family and protocol, and `/proc` is
+/// gone through at most once: not at all for no socket, and no further than until each has its process.
+pub fn listeners(range: PortRange, protocol: Protocol) -> io::Result<Vec<Listener>> {
+    let mut sockets = Vec::new();
+    diag::sockets(protocol, |socket| {
+        if range.contains(socket.port) {
+            sockets.push(socket);
+        }
+    })?;
+    order(&mut sockets);
+    let programs = programs(&sockets, pids);
+    let mut users = HashMap::new();
+    let listeners = sockets.into_iter().map(|Socket { protocol, port, address, inode, uid }| {
+        let user = users.entry(uid).or_insert_with(|| user(uid)).clone();
+        let program = programs.get(&inode).cloned();
+        Listener { port, protocol, address, inode, uid, user, program }
+    });
+    Ok(listeners.collect())
+}
+
+/// Sorts the sockets, and leaves each there once.
+fn order(sockets: &mut Vec<Socket>) {
+    let key = |socket: &Socket| (socket.port, socket.protocol, socket.address, socket.inode);
+    sockets.sort_unstable_by_key(key);
+    sockets.dedup_by_key(|socket| key(socket));
+}
+
+/// The name of a user.
+fn user(uid: u32) -> Arc<str> {
+    match User::from_uid(Uid::from_raw(uid)) {
+        Ok(Some(user)) => visible(&user.name).into(),
+        _ => uid.to_string().into(),
+    }
+}
+
+/// The numbers of all processes, ascending, so that a parent mostly comes before its children.
+fn pids() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut pids: Vec<u32> = pids.collect();
+    pids.sort_unstable();
+    pids.into_iter()
+}
+
+/// Which process has each socket, by the socket's number.
+fn programs<P: Iterator<Item = u32>>(
+    sockets: &[Socket],
+    pids: impl FnOnce() -> P,
+) -> HashMap<u32, Arc<Program>> {
+    let mut found = HashMap::new();
+    let mut missing: HashSet<u32> = sockets.iter().map(|socket| socket.inode).collect();
+    missing.remove(&0);
+    if missing.is_empty() {
+        return found;
+    }
+    let ours = container("self", None);
+    let mut pids = pids();
+    while !missing.is_empty()
+        && let Some(pid) = pids.next()
+    {
+        let held = match held(pid, &missing) {
+            Ok(held) => held,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                proxied(pid, sockets, &missing)
+            }
+            // It has ended.
+            Err(_) => continue,
+        };
+        if held.is_empty() {
+            continue;
+        }
+        let Some(program) = Program::of(pid, ours.as_ref()) else { continue };
+        // A service manager keeps the sockets that it starts services for: the service tells more.
+        let is_manager = program.command == "systemd";
+        let program = Arc::new(program);
+        for inode in held {
+            found.insert(inode, program.clone());
+            if !is_manager {
+                missing.remove(&inode);
+            }
+        }
+    }
+    found
+}
+
+/// Those of the sockets that the process has open.
+fn held(pid: u32, sockets: &HashSet<u32>) -> io::Result<Vec<u32>> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let inodes = descriptors.flatten().filter_map(|descriptor| {
+        let target = fs::read_link(descriptor.path()).ok()?;
+        let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        sockets.contains(&inode).then_some(inode)
+    });
+    Ok(inodes.collect())
+}
+
+/// Those of the sockets that belong to a process whose descriptors may not be read, if it is a
+/// `docker-proxy`: its command line names the port, and it is root's as a rule.
+fn proxied(pid: u32, sockets: &[Socket], missing: &HashSet<u32>) -> Vec<u32> {
+    if read(pid, "comm").as_deref() != Some("docker-proxy\n") {
+        return Vec::new();
+    }
+    let proxy = arguments(pid).and_then(|arguments| Proxy::parse(&arguments));
+    // Another user's process may say what it likes of itself.
+    let (Some(proxy), Some(uid)) = (proxy, process::owner(pid)) else { return Vec::new() };
+    let its = sockets.iter().filter(|socket| {
+        socket.uid == uid
+            && (socket.protocol, SocketAddr::new(socket.address, socket.port.get()))
+                == proxy.listens
+            && missing.contains(&socket.inode)
+    });
+    its.map(|socket| socket.inode).collect()
+}
+
+impl Program {
+    /// What can be read of a process, seen from our container; `None` when it is gone.
+    fn of(pid: u32, ours: Option<&Container>) -> Option<Self> {
+        let command = read(pid, "comm")?;
+        let command = visible(command.strip_suffix('\n').unwrap_or(&command));
+        let arguments = arguments(pid).unwrap_or_default();
+        let folder = fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        let proxy = if command == "docker-proxy" { Proxy::parse(&arguments) } else { None };
+        let behind = proxy.map(|proxy| Container::Behind(proxy.to));
+        Some(Self {
+            pid,
+            command_line: visible(&arguments.join(" ")),
+            folder: folder.map(|folder| visible(&folder.to_string_lossy())),
+            container: behind.or_else(|| container(pid, ours)),
+            command,
+        })
+    }
+}
+
+/// The arguments of a process. It can overwrite them with anything (`setproctitle`), and some leave
+/// many empty ones at the end.
+fn arguments(pid: u32) -> Option<Vec<String>> {
+    let text = read(pid, "cmdline")?;
+    Some(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
+}
+
+fn container(pid: impl ToString, ours: Option<&Container>) -> Option<Container> {
+    Container::of_cgroup(&read(pid, "cgroup")?, ours)
+}
+
+/// A file of the process in `/proc`, what is no UTF-8 replaced.
+fn read(pid: impl ToString, file: &str) -> Option<String> {
+    let mut bytes = Vec::new();
+    let file = File::open(format!("/proc/{}/{file}", pid.to_string())).ok()?;
+    file.take(MOST_READ).read_to_end(&mut bytes).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[cfg(test)]
+mod tests;
