@@ -1,17 +1,24 @@
 use clap::Args;
+use serde_json::Value as Json;
 
-use super::{Output, Stop, ask, print, print_json, text};
+use super::{
+    Output, Stop, ask,
+    holders::{Holder, holders},
+    print, print_json, text,
+};
 use crate::{
     client::Call,
-    port::{Port, Protocol},
+    kernel::listeners::listeners,
+    port::{Port, PortRange, Protocol},
 };
 
-/// Tell whether a port is free, and why not; exit code 1 if it is not
+/// Tell whether a port is free, and why not: its lease, or the program that listens on it; exit code 1
+/// if it is not free
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The port
     port: Port,
-    /// tcp or udp
+    /// tcp, udp or both
     #[arg(long, default_value_t = Protocol::Tcp)]
     protocol: Protocol,
     #[command(flatten)]
@@ -20,12 +27,34 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let answer = ask(&Call::Check { port: self.port, protocol: self.protocol })?;
+        let mut answer = ask(&Call::Check { port: self.port, protocol: self.protocol })?;
+        // The service's sandbox hides other processes, so it is looked for here. The answer is good
+        // without it, too.
+        let holders = listeners(PortRange::only(self.port), self.protocol).map(holders).ok();
         if self.output.json {
+            let json = |holders: Vec<Holder>| holders.iter().map(Holder::json).collect();
+            answer["listeners"] = holders.map_or(Json::Null, json);
             print_json(&answer)?;
         } else {
-            print(text(&answer, "message"))?;
+            for line in lines(&answer, &holders.unwrap_or_default()) {
+                print(&line)?;
+            }
         }
         if answer["available"] == true { Ok(()) } else { Err(Stop::No) }
     }
+}
+
+/// The service's words and, better or in addition, who listens.
+fn lines(answer: &Json, holders: &[Holder]) -> Vec<String> {
+    let known = !holders.is_empty() && answer["reason"] == "in_use";
+    let (mut lines, verb) = if known {
+        (Vec::new(), "is in use by")
+    } else {
+        (vec![text(answer, "message").to_owned()], "is listened on by")
+    };
+    lines.extend(holders.iter().map(|holder| {
+        let (protocol, port) = (holder.protocol, holder.port);
+        format!("{protocol} port {port} {verb} {}", holder.describe())
+    }));
+    lines
 }

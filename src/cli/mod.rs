@@ -6,9 +6,11 @@ mod config;
 mod daemon;
 mod doctor;
 mod forget;
+mod holders;
 mod list;
 mod release;
 mod renew;
+mod scan;
 mod status;
 mod suggest;
 mod types;
@@ -44,6 +46,7 @@ enum Verb {
     Release(release::Release),
     List(list::List),
     Check(check::Check),
+    Scan(scan::Scan),
     Suggest(suggest::Suggest),
     Types(types::Types),
     Config(config::Config),
@@ -95,6 +98,7 @@ pub fn run() -> ExitCode {
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
+        Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
@@ -148,6 +152,11 @@ fn print_json(answer: &Json) -> Result<(), Stop> {
 fn usage(error: &Error) -> Stop {
     let kind = Some(ErrorKind::InvalidArgument);
     Stop::Failure(Failure::Refused { kind, message: error.to_string() })
+}
+
+/// Says no in the command's own words.
+fn refused(message: String) -> Stop {
+    Stop::Failure(Failure::Refused { kind: None, message })
 }
 
 /// The project that a command is for: the top of the git worktree of the current folder, else the

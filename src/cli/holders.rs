@@ -1,0 +1,91 @@
+//! What is shown of those who listen: the sockets that one program has on a port are one line.
+
+use std::{net::IpAddr, sync::Arc};
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    kernel::{
+        container::Container,
+        listeners::{Listener, Program},
+    },
+    port::{Port, Protocol},
+    word::shortened,
+};
+
+/// Who listens on a port (TCP) or has it bound (UDP).
+pub(super) struct Holder {
+    pub(super) port: Port,
+    pub(super) protocol: Protocol,
+    pub(super) addresses: Vec<IpAddr>,
+    pub(super) user: Arc<str>,
+    uid: u32,
+    pub(super) program: Option<Arc<Program>>,
+}
+
+/// The holders of sorted listeners, in their order.
+pub(super) fn holders(listeners: Vec<Listener>) -> Vec<Holder> {
+    let mut holders: Vec<Holder> = Vec::new();
+    for Listener { port, protocol, address, uid, user, program, .. } in listeners {
+        let pid = |program: &Option<Arc<Program>>| program.as_ref().map(|program| program.pid);
+        let mut same_port =
+            holders.iter_mut().rev().take_while(|h| (h.port, h.protocol) == (port, protocol));
+        match same_port.find(|h| (h.uid, pid(&h.program)) == (uid, pid(&program))) {
+            // Several sockets of one program may share an address.
+            Some(holder) if holder.addresses.contains(&address) => {}
+            Some(holder) => holder.addresses.push(address),
+            None => {
+                let addresses = vec![address];
+                holders.push(Holder { port, protocol, addresses, user, uid, program });
+            }
+        }
+    }
+    holders
+}
+
+impl Holder {
+    /// Who it is, for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.
+    pub(super) fn describe(&self) -> String {
+        let Some(program) = &self.program else {
+            return format!("a program of user {}", self.user);
+        };
+        let Program { pid, command, command_line, .. } = &**program;
+        let mut words = format!("{command} (PID {pid}, {}", self.user);
+        if let Some(place) = place(program) {
+            words.extend([", ", &place]);
+        }
+        words.push(')');
+        if !command_line.is_empty() {
+            words.extend([": `", &shortened(command_line), "`"]);
+        }
+        words
+    }
+
+    /// The same for programs.
+    pub(super) fn json(&self) -> Json {
+        let program = self.program.as_deref();
+        json!({
+            "port": self.port,
+            "protocol": self.protocol,
+            "addresses": self.addresses,
+            "uid": self.uid,
+            "user": self.user,
+            "pid": program.map(|program| program.pid),
+            "command": program.map(|program| &program.command),
+            "command_line": program.map(|program| &program.command_line),
+            "folder": program.and_then(|program| program.folder.as_ref()),
+            "container": program.and_then(|program| program.container.as_ref()).map(|c| match c {
+                Container::Within { runtime, id } => json!({"runtime": runtime, "id": id}),
+                Container::Behind(address) => json!({"runtime": "docker", "address": address}),
+            }),
+        })
+    }
+}
+
+/// Where a program works, for people: its container, else its folder.
+pub(super) fn place(program: &Program) -> Option<String> {
+    match (&program.container, &program.folder) {
+        (Some(container), _) => Some(format!("container {container}")),
+        (None, folder) => folder.clone(),
+    }
+}

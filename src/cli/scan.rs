@@ -1,0 +1,164 @@
+use std::io::{self, Write};
+
+use clap::Args;
+use comfy_table::{Table, presets};
+use serde_json::{Value as Json, json};
+
+use super::{
+    Output, Stop, block_on,
+    holders::{Holder, holders, place},
+    print, print_json, refused, text,
+};
+use crate::{
+    client::{self, Call},
+    config::{self, files},
+    kernel::listeners::{Program, listeners},
+    places,
+    port::{PortRange, Protocol},
+    value::Fields,
+};
+
+/// How much of a command line is shown in the table.
+const MOST_OF_A_COMMAND: usize = 40;
+
+/// Show which programs listen (TCP) or have ports bound (UDP), with or without a lease
+#[derive(Debug, Args)]
+pub(super) struct Scan {
+    /// The ports, as 3000, 3000-3999 or 1..65535 [default: those of the service types]
+    range: Option<PortRange>,
+    /// tcp, udp or both
+    #[arg(long, default_value_t = Protocol::Both)]
+    protocol: Protocol,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Scan {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let ranges = match self.range {
+            Some(range) => vec![range],
+            None => of_types()?,
+        };
+        let (Some(first), Some(last)) = (
+            ranges.iter().map(|range| range.first()).min(),
+            ranges.iter().map(|range| range.last()).max(),
+        ) else {
+            return Err(refused("no service type has ports: give a range".to_owned()));
+        };
+        // The kernel tells of all sockets at once, so one look at all of them is the shortest.
+        let around = PortRange::new(first, last).unwrap_or(PortRange::only(first));
+        let mut found = listeners(around, self.protocol).map_err(|error| {
+            refused(format!("the kernel does not tell which sockets listen (sock_diag): {error}"))
+        })?;
+        found.retain(|listener| ranges.iter().any(|range| range.contains(listener.port)));
+        let holders = holders(found);
+        let leases = leases()?;
+        if self.output.json {
+            let lines = holders.iter().map(|holder| {
+                let mut line = holder.json();
+                line["lease"] = json!(lease_of(&leases, holder));
+                line
+            });
+            return print_json(&lines.collect());
+        }
+        if holders.is_empty() {
+            let ports = match self.range {
+                Some(range) if range.len() == 1 => format!("port {}", range.first()),
+                Some(range) => format!("the ports {range}"),
+                None => "the ports of the service types".to_owned(),
+            };
+            let protocol = match self.protocol {
+                Protocol::Both => String::new(),
+                protocol => format!(" ({protocol})"),
+            };
+            return print(&format!("nothing listens on {ports}{protocol}"));
+        }
+        print(&table(&holders, &leases))
+    }
+}
+
+/// The ports of the service types: as the service has them, else as the next one will read them.
+fn of_types() -> Result<Vec<PortRange>, Stop> {
+    let Some(types) = ask_running(&Call::Types)? else {
+        let (texts, _) = files::read(&places::of_service().config);
+        let types = config::merge(&texts).config.types.0;
+        return Ok(types.values().flat_map(|service_type| service_type.ranges()).collect());
+    };
+    let types = types.as_array().into_iter().flatten();
+    let ranges = types.flat_map(|t| t["ranges"].as_array().into_iter().flatten());
+    Ok(ranges.filter_map(|range| range.as_str()?.parse().ok()).collect())
+}
+
+/// The live leases; none without a service, because then no lease is live.
+fn leases() -> Result<Vec<Json>, Stop> {
+    let leases = ask_running(&Call::List { filter: Fields::default() })?;
+    Ok(leases.and_then(|leases| leases.as_array().cloned()).unwrap_or_default())
+}
+
+/// The answer of a service; `None` if none runs, or if it does not answer this. Then what can be seen
+/// without it is shown.
+fn ask_running(call: &Call) -> Result<Option<Json>, Stop> {
+    match block_on(client::call_running(call))? {
+        Ok(Ok((answer, _))) => Ok(Some(answer)),
+        Ok(Err(_)) => Ok(None),
+        Err(failure) => {
+            // There is no other place to say it.
+            let _ =
+                writeln!(io::stderr(), "styxy: this is without what the service knows: {failure}");
+            Ok(None)
+        }
+    }
+}
+
+fn lease_of<'a>(leases: &'a [Json], holder: &Holder) -> Option<&'a Json> {
+    leases.iter().find(|lease| {
+        lease["port"] == holder.port.get()
+            && text(lease, "protocol")
+                .parse()
+                .is_ok_and(|protocol: Protocol| protocol.parts().contains(&holder.protocol))
+    })
+}
+
+fn table(holders: &[Holder], leases: &[Json]) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(["PORT", "ADDRESS", "PID", "COMMAND", "USER", "WHERE", "LEASE"]);
+    for holder in holders {
+        let addresses: Vec<_> = holder.addresses.iter().map(ToString::to_string).collect();
+        let program = holder.program.as_deref();
+        table.add_row([
+            format!("{}/{}", holder.port, holder.protocol),
+            addresses.join(", "),
+            program.map(|program| program.pid.to_string()).unwrap_or_default(),
+            program.map(command).unwrap_or_default(),
+            holder.user.to_string(),
+            program.and_then(place).unwrap_or_default(),
+            lease_of(leases, holder).map(lease).unwrap_or_default(),
+        ]);
+    }
+    table.trim_fmt()
+}
+
+/// The beginning of a command line, the program without its folder.
+fn command(program: &Program) -> String {
+    let line = match program.command_line.as_str() {
+        "" => &program.command,
+        line => line,
+    };
+    let (name, arguments) = line.split_once(' ').unwrap_or((line, ""));
+    let name = name.rsplit('/').find(|part| !part.is_empty()).unwrap_or(name);
+    let line = format!("{name} {arguments}");
+    let line = line.trim_end();
+    match line.char_indices().nth(MOST_OF_A_COMMAND) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
+}
+
+/// The name of a lease: its type, and what it is for.
+fn lease(lease: &Json) -> String {
+    match text(lease, "service_name") {
+        "" => text(lease, "service_type").to_owned(),
+        name => format!("{}/{name}", text(lease, "service_type")),
+    }
+}
