@@ -72,6 +72,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/doc/styxy/LICENSE-APACHE",
             "644 root /usr/share/doc/styxy/README.md",
             "644 root /usr/share/doc/styxy/copyright",
+            "644 root /usr/share/styxy/config.schema.json",
             "644 root /usr/share/styxy/default.json",
             "755 root /usr/bin/styxy",
         ]
