@@ -19,6 +19,12 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
+    /// The time of day where the user is: `14:03:07`.
+    pub fn to_local(self) -> String {
+        let here = self.to_calendar().to_zoned(jiff::tz::TimeZone::system());
+        here.strftime("%H:%M:%S").to_string()
+    }
+
     /// The same moment for a calendar.
     pub fn to_calendar(self) -> jiff::Timestamp {
         jiff::Timestamp::try_from(UNIX_EPOCH + Duration::from_millis(self.0)).unwrap_or_default()

@@ -241,7 +241,8 @@ impl Listened {
         [&self.tcp, &self.udp].into_iter().flatten().any(|ports| ports.contains(port))
     }
 
-    fn contains(&self, lease: &Lease) -> bool {
+    /// Whether the lease's port is listened on, in a part of its protocol.
+    pub(super) fn contains(&self, lease: &Lease) -> bool {
         lease.protocol.parts().iter().any(|part| {
             let ports = if *part == Protocol::Udp { &self.udp } else { &self.tcp };
             ports.as_ref().is_some_and(|ports| ports.contains(lease.port))

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use super::{Broker, storage};
+use super::{Broker, ending::Listened, storage};
 use crate::{
     change::Change,
     error::Error,
     kernel::clock,
     lease::{Client, EndReason, Lease, LeaseId, Owner},
     request::{Filter, LONGEST_TTL},
+    time::Timestamp,
 };
 
 impl Broker {
@@ -62,6 +63,30 @@ impl Broker {
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
         self.commit(&mut inner, ends, Some(client))?;
         Ok(count)
+    }
+
+    /// Releases leases without an owner that are older than so many seconds and that nothing listens on;
+    /// with `dry_run` only says which.
+    pub fn clean_up(
+        &self,
+        older_than: u64,
+        dry_run: bool,
+        client: &Client,
+    ) -> Result<Vec<Arc<Lease>>, Error> {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        self.usable(inner)?;
+        let now = Timestamp::now().0;
+        let is_old = |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than * 1_000;
+        let mut leases = inner.registry.list(&Filter::default());
+        leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner == Owner::None));
+        let listened = Listened::of(leases.iter().map(|lease| lease.protocol));
+        leases.retain(|lease| !listened.contains(lease));
+        if !dry_run {
+            let ends = leases.iter().map(|l| Change::end(Arc::clone(l), EndReason::Released));
+            self.commit(inner, ends.collect(), Some(client))?;
+        }
+        Ok(leases)
     }
 
     /// Forgets the remembered ports that the filter means; returns how many.

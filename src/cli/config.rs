@@ -1,10 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, counted, print, print_json, text};
+use super::{Output, Stop, ask, counted, print, print_json, table, text};
 use crate::{
     client::Call,
     config::{self, Problem, files},
@@ -113,9 +113,7 @@ fn show(origin: bool, output: Output) -> Result<(), Stop> {
     if output.json || !origin {
         return print_json(&answer);
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["FIELD", "VALUE", "ORIGIN"]);
+    let mut table = table(["FIELD", "VALUE", "ORIGIN"]);
     rows(&mut table, "", &answer);
     print(&table.trim_fmt())
 }
@@ -281,9 +279,7 @@ fn backups(output: Output) -> Result<(), Stop> {
     if backups.is_empty() {
         return print("the service has added nothing to the configuration yet");
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["VERSION", "IN FORCE UNTIL", "SERVICE TYPES"]);
+    let mut table = table(["VERSION", "IN FORCE UNTIL", "SERVICE TYPES"]);
     for backup in &backups {
         let types = backup["service_types"].as_array().into_iter().flatten();
         let types: Vec<_> = types.filter_map(Json::as_str).collect();

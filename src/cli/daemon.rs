@@ -9,7 +9,7 @@ use crate::daemon::{self, End};
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
     /// End after so many seconds without a lease and without a client; 0 for never
-    /// [default: `idle_exit_seconds` of the configuration]
+    /// [default: idle_exit_seconds of the configuration]
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,
     /// Become the leader of a session of its own, so that a terminal's end is not the service's

@@ -1,7 +1,7 @@
 use clap::Args;
 
 use super::{Output, Stop, ask, counted, print, print_json};
-use crate::{cli::allocate::current_project, client::Call, port::Port, value::Fields};
+use crate::{cli::wanted::current_project, client::Call, port::Port, value::Fields};
 
 /// Forget which ports a project had
 #[derive(Debug, Args)]

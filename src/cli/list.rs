@@ -1,16 +1,40 @@
+use std::{
+    io::{self, IsTerminal, Write},
+    thread,
+    time::Duration,
+};
+
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::Color;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, ask, print, print_json, text};
+use super::{
+    Output, Stop, ago, ask, coloured, print, print_json, short, table, text,
+    wanted::current_project,
+};
 use crate::{client::Call, value::Fields};
+
+/// How often a table that is watched is drawn anew: listeners come and go without a word.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Show the leased ports
 #[derive(Debug, Args)]
 pub(super) struct List {
+    /// Only leases of the current project
+    #[arg(long, conflicts_with = "project")]
+    mine: bool,
+    /// Only leases of this project
+    #[arg(long, value_name = "PATH")]
+    project: Option<String>,
     /// Only leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
+    /// Only leases of this asker
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+    /// Show the table again and again, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -18,31 +42,83 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
+        let project = if self.mine { current_project() } else { self.project };
+        filter.put_some("project_path", project);
         filter.put_some("service_type", self.service_type);
-        let leases = ask(&Call::List { filter })?;
+        filter.put_some("instance_id", self.instance);
+        let call = Call::List { filter };
+        if self.watch {
+            return watch(&call);
+        }
+        let leases = ask(&call)?;
         if self.output.json {
             return print_json(&leases);
         }
-        match leases.as_array().map(Vec::as_slice) {
-            None | Some([]) => print("no port is leased"),
-            Some(leases) => print(&table(leases)),
-        }
+        print(&draw(&leases))
     }
 }
 
-fn table(leases: &[Json]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["PORT", "STATE", "TYPE", "NAME", "PROJECT", "LEASE"]);
+fn watch(call: &Call) -> Result<(), Stop> {
+    let mut before = String::new();
+    loop {
+        let now = draw(&ask(call)?);
+        if io::stdout().is_terminal() {
+            // Home, each line to its end, and what is below.
+            let lines = now.replace('\n', "\x1b[K\n");
+            write!(io::stdout(), "\x1b[H{lines}\x1b[K\n\x1b[J")?;
+            io::stdout().flush()?;
+        } else if now != before {
+            print(&now)?;
+        }
+        before = now;
+        thread::sleep(EVERY);
+    }
+}
+
+fn draw(leases: &Json) -> String {
+    let leases = leases.as_array().map(Vec::as_slice).unwrap_or_default();
+    if leases.is_empty() {
+        return "no port is leased".to_owned();
+    }
+    let mut table = table(["PORT", "STATE", "TYPE", "NAME", "PROJECT", "OWNER", "AGE"]);
     for lease in leases {
+        let state = text(lease, "state");
+        let colour = match state {
+            "listening" => Some(Color::Green),
+            "orphaned" => Some(Color::Yellow),
+            _ => None,
+        };
         table.add_row([
-            format!("{}/{}", lease["port"], text(lease, "protocol")),
-            text(lease, "state").to_owned(),
-            text(lease, "service_type").to_owned(),
-            text(lease, "service_name").to_owned(),
-            text(lease, "project_path").to_owned(),
-            text(lease, "lease_id").to_owned(),
+            format!("{}/{}", lease["port"], text(lease, "protocol")).into(),
+            coloured(state, colour),
+            text(lease, "service_type").into(),
+            text(lease, "service_name").into(),
+            short(text(lease, "project_path")).into(),
+            owner(lease).into(),
+            ago(text(lease, "since")).into(),
         ]);
     }
     table.trim_fmt()
+}
+
+/// Who holds a lease, in a word or two.
+pub(super) fn owner(lease: &Json) -> String {
+    let owner = match text(lease, "owner") {
+        "process" => format!("process {}", lease["pid"]),
+        "unit" => text(lease, "unit").to_owned(),
+        "connection" => "a bus connection".to_owned(),
+        _ => match lease["ttl"].as_u64() {
+            Some(ttl) => format!("for {ttl} s"),
+            None => String::new(),
+        },
+    };
+    let owner = match lease["instance_id"].as_str() {
+        Some(instance) if owner.is_empty() => instance.to_owned(),
+        Some(instance) => format!("{owner}, {instance}"),
+        None => owner,
+    };
+    match lease["holders"].as_u64() {
+        Some(holders) => format!("{owner} and {} more", holders - 1),
+        None => owner,
+    }
 }

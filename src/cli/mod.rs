@@ -1,19 +1,29 @@
 //! The command line: one file a verb. A verb turns arguments into a call and an answer into text.
 
+// Help texts are shown as they are.
+#![allow(clippy::doc_markdown)]
+
 mod allocate;
 mod check;
+mod cleanup;
 mod config;
 mod daemon;
 mod doctor;
+mod exec;
 mod forget;
 mod holders;
+mod instances;
 mod list;
+mod output;
 mod release;
 mod renew;
+mod run;
 mod scan;
 mod status;
 mod suggest;
 mod types;
+mod wanted;
+mod watch;
 
 use std::{
     io::{self, Write},
@@ -24,6 +34,7 @@ use std::{
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value as Json;
 
+use self::output::{ago, cleaned, coloured, counted, print, print_json, short, table, text};
 use crate::{
     client::{self, Call, Failure},
     error::{Error, ErrorKind},
@@ -42,6 +53,8 @@ const EXIT_CODES: &str =
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(run::Run),
+    Exec(exec::Exec),
     Allocate(allocate::Allocate),
     Release(release::Release),
     List(list::List),
@@ -49,6 +62,9 @@ enum Verb {
     Scan(scan::Scan),
     Suggest(suggest::Suggest),
     Types(types::Types),
+    Instances(instances::Instances),
+    Watch(watch::Watch),
+    Cleanup(cleanup::Cleanup),
     Config(config::Config),
     Status(status::Status),
     Doctor(doctor::Doctor),
@@ -75,6 +91,8 @@ enum Stop {
     Output(io::Error),
     /// The daemon could not run.
     Daemon(crate::daemon::Failure),
+    /// The command that was to be run could not be started; with the exit code that says so.
+    Exec(String, u8),
     /// The daemon wants to be started again at once: `RestartForceExitStatus=` of the unit.
     Again,
 }
@@ -94,6 +112,8 @@ impl From<io::Error> for Stop {
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let result = match Cli::parse().verb {
+        Verb::Run(verb) => verb.run(),
+        Verb::Exec(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
@@ -101,6 +121,9 @@ pub fn run() -> ExitCode {
         Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
+        Verb::Instances(verb) => verb.run(),
+        Verb::Watch(verb) => verb.run(),
+        Verb::Cleanup(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
@@ -116,6 +139,7 @@ pub fn run() -> ExitCode {
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Stop::Output(error)) => complain(&error, 1),
         Err(Stop::Daemon(failure)) => complain(&failure, 1),
+        Err(Stop::Exec(words, code)) => complain(&words, code),
         Err(Stop::Failure(failure)) => {
             let code = match &failure {
                 Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
@@ -133,19 +157,11 @@ fn complain(words: &dyn std::fmt::Display, code: u8) -> ExitCode {
 }
 
 fn ask(call: &Call) -> Result<Json, Stop> {
-    Ok(block_on(client::call(call))??)
+    Ok(cleaned(block_on(client::call(call))??))
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
-}
-
-fn print(text: &str) -> Result<(), Stop> {
-    Ok(writeln!(io::stdout(), "{text}")?)
-}
-
-fn print_json(answer: &Json) -> Result<(), Stop> {
-    print(&serde_json::to_string_pretty(answer).unwrap_or_default())
 }
 
 /// Turns a wrong argument into a message of the same form as the service's.
@@ -165,14 +181,4 @@ fn project() -> Option<PathBuf> {
     let folder = std::env::current_dir().ok()?;
     let top = folder.ancestors().find(|folder| folder.join(".git").exists());
     Some(top.unwrap_or(&folder).to_owned())
-}
-
-/// A number of things: `1 lease`, `2 leases`.
-fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-/// The text at a key of an answer, or nothing.
-fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
-    answer[key].as_str().unwrap_or_default()
 }

@@ -1,25 +1,142 @@
+use std::io::{self, BufRead, IsTerminal, Write};
+
 use clap::Args;
+use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, print, print_json};
-use crate::{client::Call, lease::LeaseId};
+use super::{
+    Output, Stop, ask, counted, print, print_json, refused, text, usage, wanted::current_project,
+};
+use crate::{
+    client::Call,
+    error::Error,
+    lease::LeaseId,
+    port::{Port, Protocol},
+    value::Fields,
+};
 
-/// Give a leased port back
+/// Give leased ports back
 #[derive(Debug, Args)]
+#[group(skip)]
 pub(super) struct Release {
-    /// The lease, as `styxy list` shows it
-    #[arg(value_name = "LEASE_ID")]
-    lease_id: LeaseId,
+    /// Leases or ports, as `styxy list` shows them
+    #[arg(value_name = "LEASE_ID|PORT")]
+    which: Vec<String>,
+    /// All leases of this project; without a path, of the current one
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    project: Option<String>,
+    /// All leases of this class of service
+    #[arg(long = "type", value_name = "TYPE")]
+    service_type: Option<String>,
+    /// All leases of this asker
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+    /// Only those of this protocol
+    #[arg(long)]
+    protocol: Option<Protocol>,
+    /// Do not ask, even if there are several
+    #[arg(long, short)]
+    yes: bool,
     #[command(flatten)]
     output: Output,
 }
 
 impl Release {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let mut answer = ask(&Call::Release { lease_id: self.lease_id.to_string() })?;
-        if self.output.json {
-            answer["lease_id"] = self.lease_id.to_string().into();
-            return print_json(&answer);
+        let mut common = Fields::default();
+        let project = match self.project.as_deref() {
+            Some("") => current_project(),
+            project => project.map(str::to_owned),
+        };
+        common.put_some("project_path", project);
+        common.put_some("service_type", self.service_type.clone());
+        common.put_some("instance_id", self.instance.clone());
+        common.put_some("protocol", self.protocol.map(Protocol::as_str));
+        let mut leases = Vec::new();
+        if self.which.is_empty() {
+            if common.0.iter().all(|(key, _)| *key == "protocol") {
+                return Err(usage(
+                    &Error::invalid("nothing is named that is to be released")
+                        .suggest("give a lease or a port, or --project, --type or --instance"),
+                ));
+            }
+            leases.extend(found(common)?);
+        } else {
+            for which in &self.which {
+                let mut filter = common.clone();
+                match (which.parse::<Port>(), which.parse::<LeaseId>()) {
+                    (Ok(port), _) => filter.put("port", port.get()),
+                    (_, Ok(lease_id)) => filter.put("lease_id", lease_id.to_string()),
+                    (Err(_), Err(_)) => {
+                        return Err(usage(&Error::invalid(format!(
+                            "{which:?} is neither a lease nor a port"
+                        ))));
+                    }
+                }
+                let those = found(filter)?;
+                if those.is_empty() {
+                    return Err(refused(format!(
+                        "there is no lease of {which}; `styxy list` shows what there is"
+                    )));
+                }
+                leases.extend(those);
+            }
         }
-        print(&format!("released port {}", answer["port"]))
+        self.release(&leases)
     }
+
+    fn release(&self, leases: &[Json]) -> Result<(), Stop> {
+        let many = self.which.len().max(1) < leases.len();
+        if many && !self.yes && !agreed(leases)? {
+            return Err(Stop::No);
+        }
+        let mut released = Vec::new();
+        for lease in leases {
+            let lease_id = text(lease, "lease_id").to_owned();
+            let mut answer = ask(&Call::Release { lease_id: lease_id.clone() })?;
+            if !self.output.json {
+                print(&format!(
+                    "released port {} of {}",
+                    answer["port"],
+                    text(lease, "service_type")
+                ))?;
+            }
+            answer["lease_id"] = lease_id.into();
+            released.push(answer);
+        }
+        match released.as_slice() {
+            _ if !self.output.json => {}
+            // One that was named is answered as one.
+            [only] if self.which.len() == 1 => return print_json(only),
+            all => return print_json(&json!(all)),
+        }
+        if leases.is_empty() {
+            print("no lease is meant")?;
+        }
+        Ok(())
+    }
+}
+
+fn found(filter: Fields) -> Result<Vec<Json>, Stop> {
+    let leases = ask(&Call::List { filter })?;
+    Ok(leases.as_array().cloned().unwrap_or_default())
+}
+
+/// Shows what would go, and asks.
+fn agreed(leases: &[Json]) -> Result<bool, Stop> {
+    let mut out = io::stderr().lock();
+    for lease in leases {
+        let (service_type, project) = (text(lease, "service_type"), text(lease, "project_path"));
+        writeln!(out, "port {} of {service_type} {project}", lease["port"])?;
+    }
+    let what = counted(leases.len() as u64, "lease");
+    if !io::stdin().is_terminal() {
+        return Err(refused(format!(
+            "that would release {what}: say --yes if that is what you want"
+        )));
+    }
+    write!(out, "Release {what}? [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

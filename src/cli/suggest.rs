@@ -1,10 +1,9 @@
 use std::path::Path;
 
 use clap::Args;
-use comfy_table::{Table, presets};
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, allocate::current_project, ask, print, print_json, text, usage};
+use super::{Output, Stop, ask, print, print_json, table, text, usage, wanted::current_project};
 use crate::{
     client::Call,
     port::{Port, Protocol},
@@ -51,9 +50,7 @@ impl Suggest {
         if self.output.json {
             return print_json(&suggestions);
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["PORT", "WHY"]);
+        let mut table = table(["PORT", "WHY"]);
         for suggestion in suggestions.as_array().into_iter().flatten() {
             let held = suggestion["held"].as_str().map(|held| format!(" ({held})"));
             table.add_row([
@@ -93,9 +90,7 @@ impl Suggest {
                 "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
             ));
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["TYPE", "NAME", "PORT", "BECAUSE"]);
+        let mut table = table(["TYPE", "NAME", "PORT", "BECAUSE"]);
         for need in &found {
             table.add_row([
                 text(need, "service_type").to_owned(),

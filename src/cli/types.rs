@@ -1,8 +1,7 @@
 use clap::Args;
-use comfy_table::{Table, presets};
 use serde_json::Value as Json;
 
-use super::{Output, Stop, ask, print, print_json, text};
+use super::{Output, Stop, ask, print, print_json, table, text};
 use crate::client::Call;
 
 /// Show the service types: their ranges, how much of them is used, and who made them
@@ -18,14 +17,13 @@ impl Types {
         if self.output.json {
             return print_json(&types);
         }
-        print(&table(types.as_array().map(Vec::as_slice).unwrap_or_default()))
+        print(&rows(types.as_array().map(Vec::as_slice).unwrap_or_default()))
     }
 }
 
-fn table(types: &[Json]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["TYPE", "PORTS", "LEASED", "LISTENING", "FREE", "MADE BY", "WHAT IT IS FOR"]);
+fn rows(types: &[Json]) -> String {
+    let mut table =
+        table(["TYPE", "PORTS", "LEASED", "LISTENING", "FREE", "MADE BY", "WHAT IT IS FOR"]);
     let columns = ["ports", "leased", "listening", "free"];
     let mut totals = [0; 4];
     for service_type in types {

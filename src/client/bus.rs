@@ -1,6 +1,6 @@
 //! Over the session bus.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, os::fd::OwnedFd};
 
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
@@ -9,14 +9,13 @@ use super::{Call, Failure, Miss};
 use crate::{
     dbus::{self, ERROR_PREFIX, NAME, PATH},
     error::ErrorKind,
+    value::Fields,
 };
 
-type Dict<'a> = HashMap<String, Variant<'a>>;
+pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
 pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
-    let bus = Connection::session()
-        .await
-        .map_err(|error| Miss::Absent(format!("there is no session bus ({error})")))?;
+    let bus = connect().await?;
     let reply = match call {
         Call::Allocate { service_type, options } => {
             send(&bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
@@ -32,6 +31,10 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
         }
         Call::Suggest { service_type, options } => {
             send(&bus, "SuggestFor", &(service_type, dbus::Dict(options.clone()))).await?
+        }
+        Call::Instances => send(&bus, "ListInstances", &()).await?,
+        Call::CleanUp { older_than, dry_run } => {
+            send(&bus, "CleanUp", &(older_than, dry_run)).await?
         }
         Call::Types => send(&bus, "ListServiceTypes", &()).await?,
         Call::Status => send(&bus, "Status", &()).await?,
@@ -52,7 +55,12 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
         Call::Release { .. } => {
             body.deserialize::<u16>().map(|port| serde_json::json!({"port": port}))
         }
-        Call::List { .. } | Call::Suggest { .. } | Call::Types | Call::Backups => {
+        Call::List { .. }
+        | Call::Suggest { .. }
+        | Call::Types
+        | Call::Backups
+        | Call::Instances
+        | Call::CleanUp { .. } => {
             body.deserialize::<Vec<Dict<'_>>>().map(|leases| leases.iter().map(object).collect())
         }
         Call::Forget { .. } => {
@@ -72,10 +80,31 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
             body.deserialize::<Dict<'_>>().map(|result| object(&result))
         }
     };
-    answer.map_err(|error| {
-        let message = format!("the service answered something unexpected: {error}");
-        Miss::Final(Failure::Unreachable(message))
-    })
+    answer.map_err(unexpected)
+}
+
+/// Asks for a port and its bound socket.
+pub(super) async fn call_for_socket(
+    service_type: &str,
+    options: &Fields,
+) -> Result<(Json, OwnedFd), Miss> {
+    let bus = connect().await?;
+    let body = (service_type, dbus::Dict(options.clone()));
+    let reply = send(&bus, "AllocateSocket", &body).await?;
+    let body = reply.body();
+    let answer = body.deserialize::<(zbus::OwnedFd, u16, String, Dict<'_>)>();
+    answer.map(|(socket, _, _, lease)| (object(&lease), socket.into())).map_err(unexpected)
+}
+
+async fn connect() -> Result<Connection, Miss> {
+    Connection::session()
+        .await
+        .map_err(|error| Miss::Absent(format!("there is no session bus ({error})")))
+}
+
+fn unexpected(error: zbus::Error) -> Miss {
+    let message = format!("the service answered something unexpected: {error}");
+    Miss::Final(Failure::Unreachable(message))
 }
 
 async fn send<B>(bus: &Connection, method: &str, body: &B) -> Result<Message, Miss>
@@ -105,7 +134,7 @@ fn is_absent(name: &str) -> bool {
     })
 }
 
-fn object(dict: &Dict<'_>) -> Json {
+pub(super) fn object(dict: &Dict<'_>) -> Json {
     let fields = dict.iter().map(|(key, value)| (key.clone(), json(value)));
     Json::Object(fields.collect::<Map<_, _>>())
 }

@@ -31,7 +31,8 @@ pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
 /// The part of an answer that is all that was asked for.
 fn part(call: &Call) -> Option<&'static str> {
     match call {
-        Call::List { .. } => Some("allocations"),
+        Call::List { .. } | Call::CleanUp { .. } => Some("allocations"),
+        Call::Instances => Some("instances"),
         Call::Suggest { .. } => Some("suggestions"),
         Call::Types => Some("service_types"),
         Call::Configuration { .. } => Some("configuration"),
@@ -66,6 +67,11 @@ fn request(call: &Call) -> Request<Body> {
         Call::Suggest { service_type, options } => {
             let path = format!("/suggest/{}{}", escape(service_type), query(options));
             (Method::GET, path, Body::empty())
+        }
+        Call::Instances => (Method::GET, "/instances".to_owned(), Body::empty()),
+        Call::CleanUp { older_than, dry_run } => {
+            let body = json!({"older_than": older_than, "dry_run": dry_run}).to_string();
+            (Method::POST, "/cleanup".to_owned(), Body::from(body))
         }
         Call::Types => (Method::GET, "/types".to_owned(), Body::empty()),
         Call::Status => (Method::GET, "/status".to_owned(), Body::empty()),

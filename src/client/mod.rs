@@ -6,12 +6,14 @@
 //!
 //! - [`bus`] and [`http`]: the two ways
 //! - [`private`]: starting a service
+//! - [`watch`]: what happens, as it happens
 
 mod bus;
 mod http;
 mod private;
+pub mod watch;
 
-use std::fmt;
+use std::{fmt, os::fd::OwnedFd};
 
 use serde_json::Value as Json;
 
@@ -53,6 +55,15 @@ pub enum Call {
     List {
         /// Which of them.
         filter: Fields,
+    },
+    /// The registered instances.
+    Instances,
+    /// Release leases without an owner and without a listener.
+    CleanUp {
+        /// Only those that are older than so many seconds.
+        older_than: u64,
+        /// Only say which.
+        dry_run: bool,
     },
     /// The ports that the next requests would get.
     Suggest {
@@ -182,6 +193,19 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
         Err(Miss::Absent(why)) => Err(Failure::Unreachable(format!(
             "the service that was started for this command cannot be reached: {why}"
         ))),
+    }
+}
+
+/// Asks for a port and its bound socket, which only the bus can hand over; `None` where the bus leads to no
+/// service.
+pub async fn call_for_socket(
+    service_type: &str,
+    options: &Fields,
+) -> Result<Option<(Json, OwnedFd)>, Failure> {
+    match bus::call_for_socket(service_type, options).await {
+        Ok(answer) => Ok(Some(answer)),
+        Err(Miss::Final(failure)) => Err(failure),
+        Err(Miss::Absent(_)) => Ok(None),
     }
 }
 

@@ -124,6 +124,20 @@ impl Styxy {
         Ok(Dict(self.broker.renew(lease_id, ttl, &client)?.fields()))
     }
 
+    #[zbus(out_args("leases"))]
+    async fn clean_up(
+        &self,
+        older_than: u64,
+        dry_run: bool,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.activity().busy();
+        let client = self.callers.client(connection, &header).await?;
+        let leases = self.broker.clean_up(older_than, dry_run, &client)?;
+        Ok(leases.iter().map(|lease| Dict(lease.fields())).collect())
+    }
+
     #[zbus(out_args("forgotten"))]
     async fn forget(
         &self,

@@ -36,6 +36,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/allocate/{lock_id}", delete(release))
         .route("/allocate/{lock_id}/renew", put(renew))
         .route("/allocations", get(list).delete(release_matching))
+        .route("/cleanup", post(clean_up))
         .route("/memory", delete(forget))
         .route("/instances", get(instances))
         .route("/instances/{instance_id}", put(register))
@@ -117,6 +118,28 @@ async fn release_matching(
     let mut fields = Fields::default();
     fields.put("released", broker.release_matching(read_filter(filter?)?, &client)?);
     Ok(Success(fields))
+}
+
+async fn clean_up(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
+    let (mut older_than, mut dry_run) = (0, false);
+    for (key, value) in read_options(&body?)? {
+        match (key.as_str(), value) {
+            ("older_than", Value::U64(seconds)) => older_than = seconds,
+            ("dry_run", Value::Bool(flag)) => dry_run = flag,
+            _ => {
+                let message =
+                    "the body may have older_than in seconds and dry_run, and nothing else";
+                return Err(Error::invalid(message).into());
+            }
+        }
+    }
+    let leases = broker.clean_up(older_than, dry_run, &client)?;
+    let leases: Vec<_> = leases.iter().map(|lease| lease.fields()).collect();
+    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
 }
 
 async fn forget(
@@ -202,7 +225,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         code: "NotFound",
         error: Error::invalid(message).suggest(
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
-             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, DELETE /memory, \
+             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, POST /cleanup, DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \

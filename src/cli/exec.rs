@@ -1,0 +1,114 @@
+use std::{
+    ffi::OsString,
+    os::{fd::OwnedFd, unix::process::CommandExt},
+    process::{self, Command},
+};
+
+use clap::Args;
+use command_fds::{CommandFdExt, FdMapping};
+use serde_json::Value as Json;
+
+use super::{
+    Stop, block_on, refused,
+    run::{not_started, refuse_to_run_twice, tell},
+    usage,
+    wanted::{Wanted, allocate},
+};
+use crate::{
+    client,
+    kernel::probe,
+    port::{Port, Protocol},
+    request::AllocateRequest,
+};
+
+/// Where the sockets begin, as sd_listen_fds(3) has it.
+const FIRST: i32 = 3;
+
+/// Lease a port, and become a command that gets its listening socket
+///
+/// For programs that know socket activation: the socket is descriptor 3, and LISTEN_FDS, LISTEN_PID and
+/// LISTEN_FDNAMES are set as sd_listen_fds(3) has it. Nothing can take the port between the lease and the first
+/// connection, and a connection that comes early waits.
+///
+/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, too. The lease is the command's, and ends with it.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    styxy exec api -- uvicorn app:app --fd 3\n  \
+    styxy exec dev -- node -e 'require(\"http\").createServer((_, r) => r.end()).listen({fd: 3})'")]
+pub(super) struct Exec {
+    /// The class of service: dev, api, database, …
+    #[arg(value_name = "TYPE")]
+    service_type: String,
+    /// Say nothing about the port
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+impl Exec {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        if self.wanted.protocol == Some(Protocol::Both) {
+            return Err(refused(
+                "one socket is handed over at a time: choose tcp or udp".to_owned(),
+            ));
+        }
+        let (answer, socket) = self.lease()?;
+        if !self.quiet {
+            tell(&answer, self.wanted.why_another(&answer));
+        }
+        refuse_to_run_twice(&answer)?;
+        if answer["protocol"] == "tcp" {
+            listen(&socket)?;
+        }
+        let port = answer["port"].to_string();
+        let mut command = Command::new(&self.command[0]);
+        command
+            .args(&self.command[1..])
+            .env("LISTEN_FDS", "1")
+            .env("LISTEN_PID", process::id().to_string())
+            .env("LISTEN_FDNAMES", &self.service_type)
+            .env("PORT", &port)
+            .env("STYXY_PORT", &port)
+            .env("STYXY_LEASE_ID", answer["lease_id"].as_str().unwrap_or_default());
+        let mapping = FdMapping { parent_fd: socket, child_fd: FIRST };
+        if command.fd_mappings(vec![mapping]).is_err() {
+            return Err(refused("descriptor 3 cannot be set".to_owned()));
+        }
+        let error = command.exec();
+        Err(not_started(&self.command[0], &error))
+    }
+
+    /// The lease and its socket: handed over on the bus; elsewhere bound here, over no guard.
+    fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
+        let mut options = self.wanted.options();
+        options.0.retain(|(key, _)| *key != "hold");
+        options.put("pid", process::id());
+        AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;
+        let handed = block_on(client::call_for_socket(&self.service_type, &options))??;
+        if let Some(handed) = handed {
+            return Ok(handed);
+        }
+        options.put("hold", "none");
+        let answer = allocate(&self.service_type, options)?;
+        refuse_to_run_twice(&answer)?;
+        let port = answer["port"].as_u64().and_then(Port::new);
+        let protocol = if answer["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp };
+        let socket = port.and_then(|port| probe::probe(port, protocol).ok());
+        let socket = socket.ok_or_else(|| {
+            refused(format!(
+                "port {} was taken before it could be bound: try again",
+                answer["port"]
+            ))
+        })?;
+        Ok((answer, socket))
+    }
+}
+
+fn listen(socket: &OwnedFd) -> Result<(), Stop> {
+    nix::sys::socket::listen(socket, nix::sys::socket::Backlog::MAXCONN)
+        .map_err(|errno| refused(format!("the port cannot be listened on: {errno}")))
+}

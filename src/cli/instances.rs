@@ -1,0 +1,39 @@
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::{Output, Stop, ago, ask, print, print_json, table, text};
+use crate::client::Call;
+
+/// Show the agents, sessions and tools that have announced themselves
+#[derive(Debug, Args)]
+pub(super) struct Instances {
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Instances {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let instances = ask(&Call::Instances)?;
+        if self.output.json {
+            return print_json(&instances);
+        }
+        let instances = instances.as_array().map(Vec::as_slice).unwrap_or_default();
+        if instances.is_empty() {
+            return print("no instance has announced itself (RegisterInstance on the bus)");
+        }
+        let mut table = table(["INSTANCE", "PROCESS", "HEARTBEAT", "SINCE"]);
+        for instance in instances {
+            let number = |key: &str, unit: &str| match &instance[key] {
+                Json::Null => String::new(),
+                number => format!("{number}{unit}"),
+            };
+            table.add_row([
+                text(instance, "instance_id").to_owned(),
+                number("pid", ""),
+                number("heartbeat", " s"),
+                ago(text(instance, "since")),
+            ]);
+        }
+        print(&table.trim_fmt())
+    }
+}

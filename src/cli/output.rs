@@ -1,0 +1,125 @@
+//! What reaches the terminal: tables, colours, times; and nothing that a hostile name could do to it.
+
+use std::{
+    env,
+    io::{self, IsTerminal, Write},
+};
+
+use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
+use serde_json::Value as Json;
+
+use super::Stop;
+use crate::{time::Timestamp, word::harmless};
+
+/// Prints a line on stdout.
+pub(super) fn print(text: &str) -> Result<(), Stop> {
+    Ok(writeln!(io::stdout(), "{text}")?)
+}
+
+/// Prints an answer as JSON, and nothing else.
+pub(super) fn print_json(answer: &Json) -> Result<(), Stop> {
+    print(&serde_json::to_string_pretty(answer).unwrap_or_default())
+}
+
+/// Whether stdout takes colours: a terminal, and <https://no-color.org> is not asked for.
+pub(super) fn colours() -> bool {
+    io::stdout().is_terminal()
+        && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// A table that respects the width of the terminal.
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    let bold = |title| {
+        let cell = Cell::new(title);
+        if colours() { cell.add_attribute(Attribute::Bold) } else { cell }
+    };
+    table.set_header(header.map(bold).to_vec());
+    table
+}
+
+/// A cell in a colour, where there are any.
+pub(super) fn coloured(text: &str, colour: Option<Color>) -> Cell {
+    match colour {
+        Some(colour) if colours() => Cell::new(text).fg(colour),
+        _ => Cell::new(text),
+    }
+}
+
+/// A text in a colour, where there are any.
+pub(super) fn painted(text: &str, colour: Option<Color>) -> String {
+    let code = match colour {
+        Some(Color::Green) => 32,
+        Some(Color::Yellow) => 33,
+        _ => return text.to_owned(),
+    };
+    if colours() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
+}
+
+/// How long ago a moment is, in its largest unit.
+pub(super) fn ago(since: &str) -> String {
+    let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
+    let seconds = Timestamp::now().0.saturating_sub(since.0) / 1_000;
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3_600 => format!("{} min", seconds / 60),
+        3_600..86_400 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// A path with the home as `~`.
+pub(super) fn short(path: &str) -> String {
+    let home = env::var("HOME").unwrap_or_default();
+    match path.strip_prefix(&home) {
+        Some(rest) if home.len() > 1 && (rest.is_empty() || rest.starts_with('/')) => {
+            format!("~{rest}")
+        }
+        _ => path.to_owned(),
+    }
+}
+
+/// A number of things: `1 lease`, `2 leases`.
+pub(super) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
+/// The text at a key of an answer, or nothing.
+pub(super) fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
+    answer[key].as_str().unwrap_or_default()
+}
+
+/// The answer with every text made harmless.
+pub(super) fn cleaned(answer: Json) -> Json {
+    match answer {
+        Json::String(text) => Json::String(harmless(&text)),
+        Json::Array(values) => values.into_iter().map(cleaned).collect(),
+        Json::Object(fields) => {
+            fields.into_iter().map(|(key, value)| (harmless(&key), cleaned(value))).collect()
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escape_sequences_do_not_survive() {
+        let hostile = serde_json::json!({"a\u{1b}": ["\u{1b}[31mred", {"b": "x\u{202e}y"}]});
+        let clean = serde_json::json!({"a\u{fffd}": ["\u{fffd}[31mred", {"b": "x\u{fffd}y"}]});
+        assert_eq!(cleaned(hostile), clean);
+    }
+
+    #[test]
+    fn times_are_told_in_their_largest_unit() {
+        let now = Timestamp::now().0;
+        for (seconds, told) in [(0, "0 s"), (61, "1 min"), (7_300, "2 h"), (200_000, "2 d")] {
+            assert_eq!(ago(&Timestamp(now - seconds * 1_000).to_string()), told);
+        }
+        assert_eq!(ago("nonsense"), "nonsense");
+    }
+}

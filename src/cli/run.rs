@@ -1,0 +1,235 @@
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        process::CommandExt,
+    },
+    process::{self, Command},
+    str::FromStr,
+};
+
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::{
+    Stop, refused, text,
+    wanted::{Wanted, allocate, notes},
+};
+use crate::{error::Error, request::MOST_PORTS};
+
+/// Lease a port, and become a command that gets it in PORT
+///
+/// The command takes the place of styxy: signals reach it, and its exit code is the one that is seen.
+/// The lease is the command's, and ends with it.
+///
+/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST to 127.0.0.1 if it is not set. In the arguments
+/// {port} stands for the port, {port_1} for the next of several, {NAME} for that of --env NAME=TYPE.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    styxy run dev -- npm run dev\n  \
+    styxy run docs --port 4100 -- mkdocs serve -a localhost:{port}\n  \
+    styxy run --env WEB=dev --env API=api -- ./start-both")]
+pub(super) struct Run {
+    /// The class of service: dev, api, database, …
+    #[arg(value_name = "TYPE", required_unless_present = "env")]
+    service_type: Option<String>,
+    /// Put the port into this variable instead of PORT; NAME=TYPE leases a further port for it
+    #[arg(long, value_name = "NAME[=TYPE]")]
+    env: Vec<Variable>,
+    /// Lease so many consecutive ports: PORT, PORT_1, …
+    #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
+    count: Option<u16>,
+    /// Say nothing about the port
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    wanted: Wanted,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// A variable of the environment, and the type of the port that it is for.
+#[derive(Clone, Debug)]
+struct Variable {
+    name: String,
+    service_type: Option<String>,
+}
+
+impl FromStr for Variable {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (name, service_type) = match text.split_once('=') {
+            Some((name, service_type)) => (name, Some(service_type.to_owned())),
+            None => (text, None),
+        };
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        if name.is_empty()
+            || !name.chars().all(is_name)
+            || name.starts_with(|c: char| c.is_ascii_digit())
+        {
+            return Err(Error::invalid(format!(
+                "{name:?} is not the name of a variable: use letters, digits and underscores"
+            )));
+        }
+        Ok(Self { name: name.to_owned(), service_type })
+    }
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let (own, further): (Vec<_>, Vec<_>) =
+            self.env.iter().partition(|variable| variable.service_type.is_none());
+        let mut variables = Vec::new();
+        if let Some(service_type) = &self.service_type {
+            let mut options = self.wanted.options();
+            options.put_some("count", self.count.map(u32::from));
+            options.put("pid", process::id());
+            let answer = allocate(service_type, options)?;
+            if !self.quiet {
+                tell(&answer, self.wanted.why_another(&answer));
+            }
+            refuse_to_run_twice(&answer)?;
+            let name = own.first().map_or("PORT", |variable| &variable.name);
+            variables.extend(of_answer(name, &answer));
+            for variable in own.iter().skip(1) {
+                variables.push((variable.name.clone(), answer["port"].to_string()));
+            }
+            for (name, key) in [("STYXY_PORT", "port"), ("STYXY_LEASE_ID", "lease_id")] {
+                let value =
+                    answer[key].as_str().map_or_else(|| answer[key].to_string(), str::to_owned);
+                variables.push((name.to_owned(), value));
+            }
+        } else if let Some(variable) = own.first() {
+            let name = &variable.name;
+            return Err(refused(format!(
+                "--env {name} names no type: give one before --, or write --env {name}=TYPE"
+            )));
+        }
+        for Variable { name, service_type } in further {
+            let mut options = self.wanted.options();
+            // What is asked of the first port is not asked of the others; each has a name of its own.
+            options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
+            if options.get("service_name").is_none() {
+                options.put("service_name", name.to_ascii_lowercase());
+            }
+            options.put("pid", process::id());
+            let answer = allocate(service_type.as_deref().unwrap_or_default(), options)?;
+            if !self.quiet {
+                tell(&answer, None);
+            }
+            refuse_to_run_twice(&answer)?;
+            variables.push((name.clone(), answer["port"].to_string()));
+        }
+        let error = prepare(&self.command, &variables).exec();
+        Err(not_started(&self.command[0], &error))
+    }
+}
+
+/// Says which port it is, in one line.
+pub(super) fn tell(answer: &Json, why_another: Option<String>) {
+    let ports: Vec<_> = match answer["ports"].as_array() {
+        Some(ports) => ports.iter().map(Json::to_string).collect(),
+        None => vec![answer["port"].to_string()],
+    };
+    let ports = match ports.as_slice() {
+        [first, .., last] => format!("ports {first}-{last}"),
+        only => format!("port {}", only.concat()),
+    };
+    let mut line = format!("{ports} for {}", text(answer, "service_type"));
+    if let Some(name) = answer["service_name"].as_str() {
+        line = format!("{line} {name}");
+    }
+    for note in why_another.into_iter().chain(notes(answer)) {
+        line = format!("{line}; {note}");
+    }
+    eprintln!("styxy: {line}");
+}
+
+/// A second one of what runs once is not started.
+pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
+    if answer["existing"] != true {
+        return Ok(());
+    }
+    let (service_type, held) = (text(answer, "service_type"), text(answer, "held"));
+    Err(refused(format!(
+        "{service_type} runs once, and it has port {} ({held}): connect to it instead of starting another",
+        answer["port"]
+    )))
+}
+
+/// The variables of the first port and of those that follow it.
+fn of_answer(name: &str, answer: &Json) -> Vec<(String, String)> {
+    let first = (name.to_owned(), answer["port"].to_string());
+    let others = answer["ports"].as_array().into_iter().flatten().skip(1).enumerate();
+    let others = others.map(|(index, port)| (format!("{name}_{}", index + 1), port.to_string()));
+    std::iter::once(first).chain(others).collect()
+}
+
+/// The command with its variables, and with the ports in its arguments.
+fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
+    let mut placeholders: Vec<_> =
+        variables.iter().map(|(name, value)| (format!("{{{name}}}"), value.as_str())).collect();
+    if let Some((name, _)) = variables.first() {
+        // {port} and {port_1} whatever the variable is called.
+        let own = variables.iter().filter_map(|(other, value)| {
+            Some((format!("{{port{}}}", other.strip_prefix(name.as_str())?), value.as_str()))
+        });
+        placeholders.extend(own.collect::<Vec<_>>());
+    }
+    let arguments = command[1..].iter().map(|argument| filled(argument, &placeholders));
+    let mut prepared = Command::new(&command[0]);
+    prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
+    if std::env::var_os("HOST").is_none() {
+        prepared.env("HOST", "127.0.0.1");
+    }
+    prepared
+}
+
+fn filled(argument: &OsStr, placeholders: &[(String, &str)]) -> OsString {
+    let mut bytes = argument.as_bytes().to_vec();
+    for (placeholder, value) in placeholders {
+        let wanted = placeholder.as_bytes();
+        let mut at = 0;
+        while let Some(found) = bytes[at..].windows(wanted.len()).position(|part| part == wanted) {
+            let start = at + found;
+            bytes.splice(start..start + wanted.len(), value.bytes());
+            at = start + value.len();
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Why the command could not be started, with the exit code that shells give.
+pub(super) fn not_started(program: &OsStr, error: &io::Error) -> Stop {
+    let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+    Stop::Exec(format!("{} cannot be run: {error}", program.to_string_lossy()), code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_stand_in_for_placeholders_wherever_they_are() {
+        let variables = [("PORT", "3000"), ("PORT_1", "3001"), ("API", "8000")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let command = ["serve", "-p{port}", "{port}{port_1}", "{API}/{api}", "{{port}}", "{}"];
+        let command = command.map(OsString::from);
+        let prepared = prepare(&command, &variables);
+        let arguments: Vec<_> = prepared.get_args().collect();
+        assert_eq!(arguments, ["-p3000", "30003001", "8000/{api}", "{3000}", "{}"]);
+    }
+
+    #[test]
+    fn a_variable_may_name_a_type_of_its_own() {
+        let variable: Variable = "API=api".parse().unwrap();
+        assert_eq!(variable.service_type.as_deref(), Some("api"));
+        assert!("PORT".parse::<Variable>().unwrap().service_type.is_none());
+        for wrong in ["", "=api", "1A", "A-B", "A B=x"] {
+            assert!(wrong.parse::<Variable>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+use clap::Args;
+use serde_json::Value as Json;
+
+use super::{Stop, ask, project, text, usage};
+use crate::{
+    client::Call,
+    lease::ProjectPath,
+    port::{Port, Protocol},
+    request::AllocateRequest,
+    service_type::Hold,
+    value::Fields,
+};
+
+/// What `allocate`, `run` and `exec` can ask for.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Wanted {
+    /// What the port is for, for example web; the same name gets the same port again
+    #[arg(long)]
+    name: Option<String>,
+    /// Try this port first
+    #[arg(long)]
+    pub(super) port: Option<Port>,
+    /// Try first the port that is so far from the type's first preferred one: main, dev, staging, features,
+    /// or what the configuration names under instance_templates
+    #[arg(long, conflicts_with = "port")]
+    template: Option<String>,
+    /// Fail if the asked port cannot be had, instead of taking another
+    #[arg(long, requires = "port")]
+    strict: bool,
+    /// tcp, udp, or both for the same number in both [default: as the type has it, else tcp]
+    #[arg(long)]
+    pub(super) protocol: Option<Protocol>,
+    /// How the port is kept until it is used: guard (the service keeps it bound) or none
+    #[arg(long)]
+    hold: Option<Hold>,
+    /// The agent, session or tool that asks
+    #[arg(long, value_name = "ID")]
+    instance: Option<String>,
+    /// The project that the port is for [default: the git worktree of this folder, or the folder]
+    #[arg(long, value_name = "PATH")]
+    project: Option<String>,
+    /// Which one is meant of a type that runs once, if there is one for each of several things
+    #[arg(long, value_name = "KEY")]
+    singleton_key: Option<String>,
+    /// Make a new service type even if its name looks like a mistyped one
+    #[arg(long)]
+    create: bool,
+}
+
+impl Wanted {
+    /// The options of the request.
+    pub(super) fn options(&self) -> Fields {
+        let mut options = Fields::default();
+        options.put_some("service_name", self.name.clone());
+        options.put_some("port", self.port.map(Port::get));
+        options.put_some("template", self.template.clone());
+        options.put_some("protocol", self.protocol.map(Protocol::as_str));
+        options.put_some("hold", self.hold.map(Hold::as_str));
+        options.put_some("instance_id", self.instance.clone());
+        options.put_some("singleton_key", self.singleton_key.clone());
+        for (flag, is_set) in [("strict", self.strict), ("create", self.create)] {
+            if is_set {
+                options.put(flag, true);
+            }
+        }
+        options.put_some("project_path", self.project.clone().or_else(current_project));
+        options
+    }
+
+    /// Why the port is not the one that was asked for.
+    pub(super) fn why_another(&self, answer: &Json) -> Option<String> {
+        let asked = self.port?;
+        if answer["port"] == asked.get() {
+            return None;
+        }
+        let protocol = self.protocol.unwrap_or_default();
+        let why = ask(&Call::Check { port: asked, protocol }).ok()?;
+        Some(match why["available"].as_bool() {
+            // By now it is free, and it was not a moment ago.
+            Some(true) => format!("port {asked} was in use"),
+            _ => text(&why, "message").to_owned(),
+        })
+    }
+}
+
+/// Asks for ports. What is wrong with the request is told before a service is looked for.
+pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop> {
+    AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
+    ask(&Call::Allocate { service_type: service_type.to_owned(), options })
+}
+
+/// What a person should know of an answer beside the port.
+pub(super) fn notes(answer: &Json) -> Vec<String> {
+    let service_type = text(answer, "service_type");
+    let mut notes = Vec::new();
+    notes.extend(answer["note"].as_str().map(str::to_owned));
+    if answer["auto_allocated"] == true {
+        let (first, last) = (&answer["port_range"][0], &answer["port_range"][1]);
+        let what = if answer["dry_run"] == true { "would get" } else { "got" };
+        notes.push(format!(
+            "{service_type} {what} the ports {first}-{last} \
+             (`styxy config undo-auto-allocation {service_type}` takes them away)"
+        ));
+    }
+    if answer["instance_behavior"] == "single" {
+        let port = &answer["port"];
+        notes.push(if answer["existing"] == true {
+            let held = text(answer, "held");
+            format!("{service_type} runs once, and it has port {port}: connect to it ({held})")
+        } else {
+            format!(
+                "{service_type} runs once: whoever asks for it from now on gets port {port}, too"
+            )
+        });
+    }
+    notes
+}
+
+/// The current project, if its path is one that the service takes.
+pub(super) fn current_project() -> Option<String> {
+    let path = project()?.into_os_string().into_string().ok()?;
+    path.parse::<ProjectPath>().ok().map(String::from)
+}

@@ -1,0 +1,192 @@
+//! Commands on leased ports, and what else is done with leases, seen from outside.
+
+mod support;
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    net::TcpListener,
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+use support::Home;
+
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+impl Home {
+    fn leases(&self) -> Vec<Json> {
+        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
+    }
+
+    /// A command that runs until its input ends, after it has printed its PID.
+    fn running(&self, arguments: &[&str]) -> (Child, u32) {
+        let mut command: Command = self.styxy();
+        let script = "echo $$; read -r _; exit 7";
+        command.args(arguments).args(["--", "bash", "-c", script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().parse().unwrap())
+    }
+}
+
+#[test]
+fn run_becomes_the_command_and_the_lease_is_the_commands() {
+    let home = Home::with_type();
+    let (mut child, pid) = home.running(&["run", "mine"]);
+    assert_eq!(pid, child.id(), "no process stays in between");
+    assert_eq!(home.leases()[0]["pid"], pid);
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    home.until(|| home.leases().is_empty());
+}
+
+#[test]
+fn a_killed_command_gives_its_port_back() {
+    let home = Home::with_type();
+    let (mut child, pid) = home.running(&["run", "mine"]);
+    kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    home.until(|| home.leases().is_empty());
+}
+
+#[test]
+fn run_tells_the_port_in_the_environment_and_in_the_arguments() {
+    let home = Home::with_type();
+    let wanted = home.port(4).to_string();
+    let script = r#"echo "$PORT $STYXY_PORT ${#STYXY_LEASE_ID} $HOST $0 $1""#;
+    let told = ["run", "mine", "--port", &wanted, "--", "bash", "-c", script, "-p{port}", "{PORT}"];
+    let expected = format!("{wanted} {wanted} 36 127.0.0.1 -p{wanted} {wanted}");
+    assert_eq!(out(&home.run(&told)), expected);
+    let script = "echo $WEB $PORT";
+    let other = ["run", "mine", "--env", "WEB", "--port", &wanted, "--", "bash", "-c", script];
+    assert_eq!(out(&home.run(&other)), wanted);
+    let script = "echo $((PORT_1 - PORT)) $((PORT_2 - PORT_1)) {port_2}";
+    let several = out(&home.run(&["run", "mine", "--count", "3", "--", "bash", "-c", script]));
+    assert!(several.starts_with("1 1 "), "{several}");
+}
+
+#[test]
+fn run_leases_several_ports_for_one_command() {
+    let home = Home::with_type();
+    let script = "[ $WEB != $API ] && echo yes";
+    let both = ["run", "--env", "WEB=mine", "--env", "API=mine", "--", "bash", "-c", script];
+    assert_eq!(out(&home.run(&both)), "yes");
+    let wrong = home.run(&["run", "--env", "WEB", "--", "true"]);
+    assert!(said(&wrong).contains("--env WEB names no type"), "{}", said(&wrong));
+}
+
+#[test]
+fn run_says_why_it_is_not_the_port_that_was_asked_for() {
+    let home = Home::with_type();
+    let _listener = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();
+    let busy = home.port(5).to_string();
+    let told = said(&home.run(&["run", "mine", "--port", &busy, "--", "true"]));
+    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(told.contains(&format!("tcp port {busy} is in use")), "{told}");
+    let quiet = home.run(&["run", "mine", "--quiet", "--", "true"]);
+    assert_eq!(said(&quiet), "");
+    let strict = home.run(&["run", "mine", "--port", &busy, "--strict", "--", "true"]);
+    assert_eq!(strict.status.code(), Some(1));
+}
+
+#[test]
+fn a_command_that_cannot_be_run_has_the_exit_code_of_shells_and_leaves_no_lease() {
+    let home = Home::with_type();
+    assert_eq!(home.run(&["run", "mine", "--", "/no/such/program"]).status.code(), Some(127));
+    assert_eq!(home.run(&["run", "mine", "--", "/etc/passwd"]).status.code(), Some(126));
+    home.until(|| home.leases().is_empty());
+}
+
+#[test]
+fn what_runs_once_is_not_started_twice() {
+    let home = Home::with_single();
+    let (mut first, pid) = home.running(&["run", "mine"]);
+    let second = home.run(&["run", "mine", "--", "true"]);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains(&format!("process {pid}")), "{}", said(&second));
+    drop(first.stdin.take());
+    first.wait().unwrap();
+}
+
+#[test]
+fn exec_hands_over_a_listening_socket_as_systemd_does() {
+    let home = Home::with_type();
+    let script = "import os, socket\n\
+        s = socket.socket(fileno=3)\n\
+        assert s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)\n\
+        assert s.getsockname()[1] == int(os.environ['PORT'])\n\
+        assert os.environ['LISTEN_PID'] == str(os.getpid())\n\
+        print(os.environ['LISTEN_FDS'], os.environ['LISTEN_FDNAMES'])";
+    assert_eq!(out(&home.run(&["exec", "mine", "--", "python3", "-c", script])), "1 mine");
+}
+
+#[test]
+fn ports_are_released_by_what_is_meant() {
+    let home = Home::with_type();
+    let port = home.ok(&["allocate", "mine", "--quiet"]);
+    assert_eq!(home.ok(&["release", &port]), format!("released port {port} of mine"));
+    for name in ["a", "b", "c"] {
+        home.ok(&["allocate", "mine", "--name", name]);
+    }
+    let many = home.run(&["release", "--type", "mine"]);
+    assert_eq!(many.status.code(), Some(1));
+    assert!(said(&many).contains("3 leases") && said(&many).contains("--yes"), "{}", said(&many));
+    assert_eq!(home.leases().len(), 3);
+    home.ok(&["release", "--project", "--yes"]);
+    assert!(home.leases().is_empty());
+}
+
+#[test]
+fn cleanup_shows_what_nobody_needs_and_releases_it_only_when_told() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine"]);
+    let (mut child, _) = home.running(&["run", "mine"]);
+    assert_eq!(home.ok(&["cleanup"]), "there is nothing to clean up", "it is too young");
+    assert!(home.ok(&["cleanup", "--older-than", "0"]).contains("--yes releases 1 lease"));
+    assert_eq!(home.leases().len(), 2);
+    home.ok(&["cleanup", "--older-than", "0", "--yes"]);
+    assert_eq!(home.leases().len(), 1);
+    drop(child.stdin.take());
+    child.wait().unwrap();
+}
+
+#[test]
+fn watch_tells_what_happens_as_it_happens() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine"]);
+    let mut watch = home.styxy();
+    let mut watch = watch.args(["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut events = BufReader::new(watch.stdout.take().unwrap());
+    // Something to see comes again and again: when it begins to look is not known.
+    let mut line = String::new();
+    let told = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            events.read_line(&mut line).unwrap();
+            line
+        });
+        while !reader.is_finished() {
+            let port = home.ok(&["allocate", "mine", "--name", "web", "--quiet"]);
+            std::thread::sleep(std::time::Duration::from_millis(600));
+            home.ok(&["release", &port]);
+        }
+        reader.join().unwrap()
+    });
+    let event: Json = serde_json::from_str(&told).unwrap();
+    assert!(["granted", "released"].contains(&event["event"].as_str().unwrap()), "{event}");
+    assert_eq!(event["service_name"], "web");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    events.read_to_string(&mut String::new()).unwrap();
+}
