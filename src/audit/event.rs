@@ -43,6 +43,26 @@ pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
 /// Stored state was damaged.
 pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
 
+/// What an event can tell of, as `STYXY_ACTION` has it.
+pub const ACTIONS: [&str; 16] = [
+    "allocate",
+    "singleton_reuse",
+    "singleton_leave",
+    "release",
+    "expire",
+    "orphan",
+    "renew",
+    "forget",
+    "register_instance",
+    "end_instance",
+    "deny",
+    "auto_allocate",
+    "undo_auto_allocation",
+    "config_reload",
+    "config_error",
+    "recover",
+];
+
 /// An event: a message for people, and the `STYXY_` fields for programs.
 #[derive(Clone, Debug)]
 pub struct Event {
@@ -347,5 +367,23 @@ mod tests {
             assert!(catalog.contains(&format!("-- {id}\n")), "{id}");
         }
         assert_eq!(catalog.matches("\n-- ").count(), ids.len(), "nothing else is explained");
+    }
+
+    #[test]
+    fn every_change_is_an_action_that_can_be_asked_for() {
+        let unknown = serde_json::from_str::<Change>(r#"{"action": "?"}"#).unwrap_err().to_string();
+        let changes: Vec<_> = unknown.split('`').skip(3).step_by(2).collect();
+        assert_eq!(changes, ACTIONS, "{unknown}");
+        let denial = Denial {
+            service_type: "dev".parse().unwrap(),
+            service_name: None,
+            instance_id: None,
+            project_path: None,
+            port: None,
+            protocol: Protocol::Tcp,
+            reason: "PortInUse".to_owned(),
+        };
+        let action = deny(&denial).fields.get("STYXY_ACTION").cloned();
+        assert!(matches!(action, Some(crate::value::Value::Str(action)) if action == "deny"));
     }
 }

@@ -4,6 +4,7 @@
 #![allow(clippy::doc_markdown)]
 
 mod allocate;
+mod audit;
 mod check;
 mod cleanup;
 mod config;
@@ -61,6 +62,7 @@ enum Verb {
     Check(check::Check),
     Scan(scan::Scan),
     Suggest(suggest::Suggest),
+    Audit(audit::Audit),
     Types(types::Types),
     Instances(instances::Instances),
     Watch(watch::Watch),
@@ -120,6 +122,7 @@ pub fn run() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),
+        Verb::Audit(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
         Verb::Instances(verb) => verb.run(),
         Verb::Watch(verb) => verb.run(),

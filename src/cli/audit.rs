@@ -1,0 +1,244 @@
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf, absolute},
+};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{Output, Stop, counted, print, print_json, refused, usage};
+use crate::{client::Failure, error::Error};
+
+mod entry;
+mod journal;
+mod log;
+mod query;
+mod show;
+mod stats;
+
+use entry::Entry;
+use journal::{Found, Holds, Trouble};
+use query::{Query, Reading};
+use show::Here;
+use stats::Stats;
+
+/// How many events are shown unless something else is said.
+const LINES: usize = 200;
+/// How many older events are shown before those that are followed, as tail(1) does.
+const LINES_BEFORE: usize = 10;
+
+/// Show what happened, from the journal
+///
+/// Each option may be given several times: then one of its values must fit. All options together must fit.
+#[derive(Debug, Args)]
+pub(super) struct Audit {
+    #[command(flatten)]
+    query: Query,
+    #[command(flatten)]
+    amount: Amount,
+    /// Count events by action and type, with the top projects and the busiest hours
+    #[arg(long, conflicts_with = "export")]
+    stats: bool,
+    /// Write the events into a file, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
+    /// Print the line of journalctl that this would run, and do nothing
+    #[arg(long)]
+    print: bool,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How many events are wanted.
+#[derive(Clone, Copy, Debug, Args)]
+struct Amount {
+    /// Only the last so many events [default: 200; 10 with --follow; all with --since, --stats or --export]
+    #[arg(short = 'n', long, value_name = "N", conflicts_with = "all")]
+    lines: Option<usize>,
+    /// All events
+    #[arg(long)]
+    all: bool,
+    /// Go on with events as they happen, until Ctrl-C
+    #[arg(short, long, conflicts_with_all = ["until", "stats", "export"])]
+    follow: bool,
+}
+
+impl Audit {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let (query, last) = (&self.query, self.last());
+        if self.print {
+            let reading = match (self.amount.follow, last) {
+                (true, last) => Reading::Follow(last),
+                (false, None) => Reading::All,
+                (false, Some(last)) => Reading::Last(last),
+            };
+            return self.print_line(&query.arguments(reading));
+        }
+        let here = Here::new();
+        if self.amount.follow {
+            return self.follow(query, last, &here);
+        }
+        let found = find(query, last, &here)?;
+        if let Some(file) = &self.export {
+            return self.export(file, &found.entries);
+        }
+        if self.stats {
+            let stats = Stats::of(&found.entries, &here);
+            return if self.output.json {
+                print_json(&stats.to_json())
+            } else {
+                print(&stats.tables(&here))
+            };
+        }
+        if self.output.json {
+            return print_json(&found.entries.iter().map(Entry::to_json).collect());
+        }
+        if found.entries.is_empty() {
+            return print("there is no such event");
+        }
+        print(&here.table(&found.entries))?;
+        if found.is_part && self.amount.lines.is_none() {
+            let shown = counted(found.entries.len() as u64, "event");
+            note(&format!("the last {shown}; --all shows all"));
+        }
+        Ok(())
+    }
+
+    /// How many events are wanted at most.
+    fn last(&self) -> Option<usize> {
+        let is_all =
+            self.amount.all || self.query.since.is_some() || self.stats || self.export.is_some();
+        let usual = if self.amount.follow { LINES_BEFORE } else { LINES };
+        self.amount.lines.or((!is_all).then_some(usual))
+    }
+
+    fn print_line(&self, arguments: &[String]) -> Result<(), Stop> {
+        if self.output.json {
+            let command = [&[journal::PROGRAM.to_owned()], arguments].concat();
+            return print_json(&json!({"command": command}));
+        }
+        print(&query::shell_line(journal::PROGRAM, arguments))
+    }
+
+    fn follow(&self, query: &Query, last: Option<usize>, here: &Here) -> Result<(), Stop> {
+        let log = log::path();
+        let instead = || {
+            if log::read().is_empty() {
+                return String::new();
+            }
+            format!("; `tail -f {}` shows what a private service does", log.display())
+        };
+        match journal::holds() {
+            Ok(Holds::Nothing) => return Err(absent(&(NO_ENTRY.to_owned() + &instead()))),
+            Ok(Holds::Events | Holds::Others) => {}
+            Err(trouble) => return Err(stop(trouble, &instead())),
+        }
+        let ended = journal::follow(query, last, |event| {
+            if self.output.json {
+                print(&event.to_json().to_string())
+            } else {
+                print(&here.line(event))
+            }
+        })?;
+        ended.map_err(|trouble| stop(trouble, ""))
+    }
+
+    fn export(&self, file: &Path, entries: &[Entry]) -> Result<(), Stop> {
+        let lines: Vec<_> =
+            entries.iter().map(|entry| entry.to_json().to_string() + "\n").collect();
+        write(file, lines.concat().as_bytes()).map_err(|error| {
+            refused(format!(
+                "the events cannot be written to {}: {error}; name a file in a folder that you may write to",
+                file.display()
+            ))
+        })?;
+        if self.output.json {
+            return print_json(&json!({"events": entries.len(), "file": file}));
+        }
+        print(&format!("wrote {} to {}", counted(entries.len() as u64, "event"), file.display()))
+    }
+}
+
+const NO_ENTRY: &str = "journalctl finds no entry at all";
+
+/// Asks the journal; where it has nothing of styxy, the log of a private service.
+fn find(query: &Query, last: Option<usize>, here: &Here) -> Result<Found, Stop> {
+    let (why, nothing) = match journal::read(query, last) {
+        Ok(found) if !found.entries.is_empty() => return Ok(found),
+        Ok(found) => match journal::holds() {
+            Ok(Holds::Events) => return Ok(found),
+            Ok(Holds::Others) => ("the journal has no event of styxy", Ok(found)),
+            Ok(Holds::Nothing) => ("the journal has no entry", Err(absent(NO_ENTRY))),
+            Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
+        },
+        Err(trouble @ (Trouble::Usage(_) | Trouble::Failed(_))) => return Err(stop(trouble, "")),
+        Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
+    };
+    let entries = log::read();
+    if entries.is_empty() {
+        return nothing;
+    }
+    let found = log::select(entries, query, last, &here.now).map_err(|text| {
+        let why = format!("{text:?} is not a time that is understood without a journal");
+        usage(
+            &Error::invalid(why)
+                .suggest("give one such as \"2026-11-23 09:00\" or \"2 hours ago\""),
+        )
+    })?;
+    let log = log::path();
+    note(&format!("{why}; these events are from {}, the log of a private service", log.display()));
+    Ok(found)
+}
+
+/// Says why nothing can be shown, and what to do.
+fn stop(trouble: Trouble, instead: &str) -> Stop {
+    match trouble {
+        Trouble::Absent(error) => absent(&format!("journalctl cannot be run ({error}){instead}")),
+        Trouble::Unreadable(words) => refused(format!(
+            "nothing of the journal may be read ({words}); let this user read it: \
+             Storage=persistent in journald.conf(5), or the group systemd-journal{instead}"
+        )),
+        Trouble::Usage(words) => {
+            let error = Error::invalid(format!("journalctl says: {words}"));
+            usage(&error.suggest(
+                "systemd.time(7) has the forms of times: \"2026-11-23 09:00\", yesterday, \"1 hour ago\"",
+            ))
+        }
+        Trouble::Failed(words) => refused(format!(
+            "the journal cannot be asked: {words}; `styxy audit --print` shows the command"
+        )),
+    }
+}
+
+fn absent(why: &str) -> Stop {
+    Stop::Failure(Failure::Unreachable(format!(
+        "there is no journal to ask: {why}; styxy writes to the journal where systemd-journald runs, \
+         and where it doesn't, a private service writes to {}",
+        log::path().display()
+    )))
+}
+
+/// Says something to people, beside the output.
+fn note(words: &str) {
+    // There is no other place to say it.
+    let _ = writeln!(io::stderr(), "styxy: {words}");
+}
+
+/// Puts the bytes in the place of the file, so that it is never there in part; for the user alone.
+fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = absolute(file)?;
+    let name = file.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let mut partial = name.to_owned();
+    partial.push(format!(".{}.tmp", std::process::id()));
+    let partial = file.with_file_name(partial);
+    let mut options = OpenOptions::new();
+    let mut output = options.write(true).create_new(true).mode(0o600).open(&partial)?;
+    let written = output.write_all(bytes).and_then(|()| output.sync_all());
+    let renamed = written.and_then(|()| fs::rename(&partial, &file));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    renamed
+}

@@ -1,0 +1,283 @@
+//! Asking the journal, by `journalctl` (journalctl(1)).
+
+use std::{
+    collections::BinaryHeap,
+    io::{self, BufRead, BufReader, Read},
+    process::{Child, ChildStdout, Command, Stdio},
+    thread::{self, JoinHandle},
+};
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::{
+    Stop,
+    entry::{Entry, Seen, in_order},
+    query::{Query, Reading},
+};
+use crate::{time::Timestamp, word::harmless};
+
+/// The command.
+pub(super) const PROGRAM: &str = "journalctl";
+
+/// Why the journal says nothing.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// There is no such command, or it cannot be run.
+    Absent(io::Error),
+    /// This user may read no file of it.
+    Unreadable(String),
+    /// It does not understand a time.
+    Usage(String),
+    /// Something else; its words.
+    Failed(String),
+}
+
+/// What the journal holds, as far as this user may read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holds {
+    /// Entries of styxy.
+    Events,
+    /// Entries of others.
+    Others,
+    /// Nothing.
+    Nothing,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// Each event once, the oldest first.
+    pub entries: Vec<Entry>,
+    /// Whether there may be older ones that were not asked for.
+    pub is_part: bool,
+}
+
+/// Asks for what is there.
+pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, Trouble> {
+    let reading = last.map_or(Reading::All, Reading::Last);
+    let mut journalctl = Running::start(&query.arguments(reading))?;
+    let mut newest = last.map(Newest::new);
+    let mut entries = Vec::new();
+    let mut is_part = false;
+    for line in BufReader::new(&mut journalctl.output).split(b'\n') {
+        let Ok(line) = line else { break };
+        let Some(entry) = Entry::read(&line) else { continue };
+        is_part = newest.as_mut().is_some_and(|newest| newest.has_enough(&entry));
+        if is_part {
+            break;
+        }
+        entries.push(entry);
+    }
+    if is_part {
+        journalctl.end();
+    } else {
+        journalctl.finish()?;
+    }
+    let mut entries = in_order(entries);
+    let spare = last.map_or(0, |last| entries.len().saturating_sub(last));
+    entries.drain(..spare);
+    Ok(Found { entries, is_part: is_part || spare > 0 })
+}
+
+/// Tells when the newest events are among those that were read, the last to arrive first. An event can
+/// have happened long before it arrived, and never after; so it is enough to have read so many that
+/// happened after the arrival of the next one.
+#[derive(Debug)]
+struct Newest {
+    wanted: usize,
+    seen: Seen,
+    /// The events that may have happened before one that is still to be read.
+    open: BinaryHeap<Timestamp>,
+    certain: usize,
+}
+
+impl Newest {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, seen: Seen::default(), open: BinaryHeap::new(), certain: 0 }
+    }
+
+    /// Whether this one, and all that come after it, are not needed any more.
+    fn has_enough(&mut self, next: &Entry) -> bool {
+        while self.open.peek().is_some_and(|time| *time > next.arrived) {
+            self.open.pop();
+            self.certain += 1;
+        }
+        if self.certain >= self.wanted {
+            return true;
+        }
+        if self.seen.is_new(next) {
+            self.open.push(next.time);
+        }
+        false
+    }
+}
+
+/// Hands over each event that arrives, until nobody reads the output or journalctl ends.
+pub(super) fn follow(
+    query: &Query,
+    lines: Option<usize>,
+    mut each: impl FnMut(&Entry) -> Result<(), Stop>,
+) -> Result<Result<(), Trouble>, Stop> {
+    let mut journalctl = match Running::start(&query.arguments(Reading::Follow(lines))) {
+        Ok(journalctl) => journalctl,
+        Err(trouble) => return Ok(Err(trouble)),
+    };
+    let mut seen = Seen::default();
+    let mut rest = Vec::new();
+    let result = loop {
+        match wait(&journalctl.output) {
+            Ok(true) => {}
+            Ok(false) => break Err(Stop::Output(io::ErrorKind::BrokenPipe.into())),
+            Err(error) => break Err(Stop::Output(error)),
+        }
+        let mut chunk = [0; 16 * 1024];
+        match journalctl.output.read(&mut chunk) {
+            Ok(0) => return Ok(journalctl.finish()),
+            Ok(count) => rest.extend_from_slice(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => break Err(Stop::Output(error)),
+        }
+        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        let lines: Vec<u8> = rest.drain(..whole).collect();
+        let entries = lines.split(|byte| *byte == b'\n').filter_map(Entry::read);
+        let mut entries = entries.filter(|entry| seen.is_new(entry));
+        if let Err(stop) = entries.try_for_each(|entry| each(&entry)) {
+            break Err(stop);
+        }
+    };
+    journalctl.end();
+    result.map(Ok)
+}
+
+/// Waits until there is something to read; `false` if nobody reads what would be written.
+fn wait(input: &ChildStdout) -> io::Result<bool> {
+    let output = io::stdout();
+    let mut both = [PollFd::new(input, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
+    loop {
+        match poll(&mut both, None) {
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+            Ok(_) => return Ok(both[1].revents().is_empty()),
+        }
+    }
+}
+
+/// Tells whether there is anything to ask.
+pub(super) fn holds() -> Result<Holds, Trouble> {
+    let has = |matches: &[&str]| {
+        let arguments = ["--quiet", "--no-pager", "--output=json", "--lines=1"];
+        let arguments: Vec<_> = arguments.iter().chain(matches).map(ToString::to_string).collect();
+        let mut journalctl = Running::start(&arguments)?;
+        let mut output = Vec::new();
+        // What cannot be read is not there.
+        let _ = journalctl.output.read_to_end(&mut output);
+        journalctl.finish()?;
+        Ok(!output.is_empty())
+    };
+    Ok(match has(&["-t", "styxy"])? {
+        true => Holds::Events,
+        false if has(&[])? => Holds::Others,
+        false => Holds::Nothing,
+    })
+}
+
+/// A `journalctl` that runs.
+struct Running {
+    child: Child,
+    output: ChildStdout,
+    complaints: JoinHandle<String>,
+}
+
+impl Running {
+    fn start(arguments: &[String]) -> Result<Self, Trouble> {
+        let mut child = Command::new(PROGRAM)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(Trouble::Absent)?;
+        let (Some(output), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            return Err(Trouble::Absent(io::ErrorKind::BrokenPipe.into()));
+        };
+        // Read on the side, so that it never waits for a reader.
+        let complaints = thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).trim().to_owned()
+        });
+        Ok(Self { child, output, complaints })
+    }
+
+    /// Ends it before it is done.
+    fn end(mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Waits for its end, and tells what it complained of.
+    fn finish(mut self) -> Result<(), Trouble> {
+        let status = self.child.wait().map_err(Trouble::Absent)?;
+        if status.success() {
+            return Ok(());
+        }
+        let complaints = self.complaints.join().unwrap_or_default();
+        let complaints = match complaints.lines().next_back() {
+            Some(last) => harmless(last),
+            None => format!("{PROGRAM}: {status}"),
+        };
+        Err(if complaints.contains("insufficient permissions") {
+            Trouble::Unreadable(complaints)
+        } else if ["timestamp", "--since", "--until"].iter().any(|word| complaints.contains(word)) {
+            Trouble::Usage(complaints)
+        } else {
+            Trouble::Failed(complaints)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An event by its number, and by the seconds when it happened and when it arrived.
+    fn entry(seq: u64, happened: u64, arrived: u64) -> Entry {
+        let line = format!(
+            r#"{{"STYXY_ACTION": "renew", "STYXY_STATE_ID": "s", "STYXY_SEQ": "{seq}",
+                 "STYXY_TIME": "2026-11-23T10:00:{happened:02}Z",
+                 "__REALTIME_TIMESTAMP": "{}"}}"#,
+            (1_795_428_000 + arrived) * 1_000_000 + 5
+        );
+        Entry::read(line.as_bytes()).unwrap()
+    }
+
+    /// How many are read until there are enough.
+    fn read_for(wanted: usize, entries: &[Entry]) -> usize {
+        let mut newest = Newest::new(wanted);
+        entries.iter().position(|entry| newest.has_enough(entry)).unwrap_or(entries.len())
+    }
+
+    #[test]
+    fn the_newest_events_are_read_and_hardly_more() {
+        let entries: Vec<_> = (0..50).rev().map(|i| entry(i, i, i)).collect();
+        assert_eq!(read_for(0, &entries), 0);
+        assert_eq!(read_for(1, &entries), 1);
+        assert_eq!(read_for(10, &entries), 10);
+        assert_eq!(read_for(100, &entries), 50);
+    }
+
+    #[test]
+    fn an_old_event_that_arrived_last_does_not_take_the_place_of_a_newer_one() {
+        // Number 1 was dropped, and sent again after the others.
+        let entries =
+            [entry(1, 1, 30), entry(9, 9, 9), entry(8, 8, 8), entry(7, 7, 7), entry(6, 6, 6)];
+        assert_eq!(read_for(2, &entries), 3);
+    }
+
+    #[test]
+    fn an_event_that_came_twice_counts_once() {
+        let entries = [entry(9, 9, 20), entry(9, 9, 9), entry(8, 8, 8), entry(7, 7, 7)];
+        assert_eq!(read_for(2, &entries), 3);
+    }
+}

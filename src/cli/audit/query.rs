@@ -1,0 +1,329 @@
+//! What is asked, as a command line of journalctl(1), or of entries that are there already.
+
+use std::{
+    fs,
+    path::{Path, absolute},
+    str::FromStr,
+};
+
+use clap::{Args, builder::PossibleValuesParser};
+use jiff::{Span, Zoned, civil};
+
+use super::entry::Entry;
+use crate::{
+    audit::event::ACTIONS,
+    error::Error,
+    lease::{InstanceId, ProjectPath},
+    port::Port,
+    service_type::ServiceTypeName,
+    time::Timestamp,
+    word::disturbs,
+};
+
+/// The question: of each list one must be so, if there is any.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct Query {
+    /// Only these actions
+    #[arg(long = "action", value_name = "ACTION", value_delimiter = ',')]
+    #[arg(value_parser = PossibleValuesParser::new(ACTIONS))]
+    pub actions: Vec<String>,
+    /// Only events of these classes of service
+    #[arg(long = "type", value_name = "TYPE", value_delimiter = ',')]
+    pub types: Vec<ServiceTypeName>,
+    /// Only events of these ports
+    #[arg(long = "port", value_name = "PORT", value_delimiter = ',')]
+    pub ports: Vec<Port>,
+    /// Only events of these projects
+    #[arg(long = "project", value_name = "PATH")]
+    pub projects: Vec<Project>,
+    /// Only events of these agents, sessions or tools
+    #[arg(long = "instance", value_name = "ID", value_delimiter = ',')]
+    pub instances: Vec<InstanceId>,
+    /// Only events since then, as journalctl takes it: yesterday, "1 hour ago", "2026-11-23 09:00"
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Only events until then
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<String>,
+}
+
+/// A project, as the command line names it: a path from the current folder is one from the root.
+#[derive(Clone, Debug)]
+pub(super) struct Project(ProjectPath);
+
+impl FromStr for Project {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let path = Path::new(text);
+        if path.is_absolute() {
+            return text.parse().map(Self);
+        }
+        // The project of a command is its folder without links.
+        let path = fs::canonicalize(path).or_else(|_| absolute(path));
+        let path = path.ok().and_then(|path| path.into_os_string().into_string().ok());
+        path.unwrap_or_else(|| text.to_owned()).parse().map(Self)
+    }
+}
+
+/// How the journal is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// All that there is, the oldest first.
+    All,
+    /// The newest first, until there are so many.
+    Last(usize),
+    /// What is there, the last so many if it is said, and then what comes.
+    Follow(Option<usize>),
+}
+
+impl Query {
+    /// The arguments of `journalctl`. Fields of one name are alternatives, others must all be so.
+    pub fn arguments(&self, reading: Reading) -> Vec<String> {
+        // Without --all, a long value is null.
+        let mut arguments: Vec<_> =
+            ["--quiet", "--no-pager", "--all", "--output=json"].map(str::to_owned).into();
+        match reading {
+            Reading::All => {}
+            // Not --lines: it would count what is no event, and events that are there twice.
+            Reading::Last(_) => arguments.push("--reverse".to_owned()),
+            Reading::Follow(lines) => {
+                arguments.push("--follow".to_owned());
+                let lines = lines.map_or("all".to_owned(), |lines| lines.to_string());
+                arguments.push(format!("--lines={lines}"));
+            }
+        }
+        arguments.extend(self.since.iter().map(|time| format!("--since={}", moment(time))));
+        arguments.extend(self.until.iter().map(|time| format!("--until={}", moment(time))));
+        arguments.extend(["-t".to_owned(), "styxy".to_owned()]);
+        for (word, values) in self.wanted() {
+            let field = word.to_ascii_uppercase();
+            arguments.extend(values.iter().map(|value| format!("STYXY_{field}={value}")));
+        }
+        arguments
+    }
+
+    /// Whether the event is one that is asked for, whatever its time.
+    pub fn matches(&self, entry: &Entry) -> bool {
+        self.wanted().iter().all(|(word, values)| {
+            values.is_empty() || values.iter().any(|value| value == entry.get(word))
+        })
+    }
+
+    fn wanted(&self) -> [(&'static str, Vec<String>); 5] {
+        [
+            ("action", self.actions.clone()),
+            ("service_type", self.types.iter().map(ToString::to_string).collect()),
+            ("port", self.ports.iter().map(ToString::to_string).collect()),
+            ("project_path", self.projects.iter().map(|Project(path)| path.to_string()).collect()),
+            ("instance_id", self.instances.iter().map(ToString::to_string).collect()),
+        ]
+    }
+}
+
+/// A time as journalctl takes it. That of systemd 252 does not know RFC 3339, as `--json` shows times.
+fn moment(text: &str) -> String {
+    match text.parse::<jiff::Timestamp>() {
+        Ok(time) => {
+            let microseconds = time.as_microsecond();
+            format!(
+                "@{}.{:06}",
+                microseconds.div_euclid(1_000_000),
+                microseconds.rem_euclid(1_000_000)
+            )
+        }
+        Err(_) => text.to_owned(),
+    }
+}
+
+/// The moment that a text of the command line means, where journalctl cannot be asked: the forms of
+/// systemd.time(7) that people use.
+pub(super) fn understood(text: &str, now: &Zoned) -> Option<Timestamp> {
+    let text = text.trim();
+    let day = |days: i64| now.start_of_day().ok()?.checked_add(Span::new().days(days)).ok();
+    let local = |time: civil::DateTime| time.to_zoned(now.time_zone().clone()).ok();
+    let time = match text {
+        "now" => Some(now.clone()),
+        "today" => day(0),
+        "yesterday" => day(-1),
+        "tomorrow" => day(1),
+        _ => None,
+    };
+    let seconds = || {
+        let seconds: f64 = text.strip_prefix('@')?.parse().ok()?;
+        let time = jiff::Timestamp::UNIX_EPOCH;
+        let span = jiff::SignedDuration::try_from_secs_f64(seconds).ok()?;
+        Some(time.checked_add(span).ok()?.to_zoned(now.time_zone().clone()))
+    };
+    let time = time
+        .or_else(seconds)
+        .or_else(|| Some(text.parse::<jiff::Timestamp>().ok()?.to_zoned(now.time_zone().clone())))
+        .or_else(|| local(text.parse().ok()?))
+        .or_else(|| local(now.date().to_datetime(text.parse::<civil::Time>().ok()?)))
+        .or_else(|| now.checked_add(text.parse::<Span>().ok()?).ok())?;
+    Some(Timestamp(time.timestamp().as_millisecond().try_into().unwrap_or(0)))
+}
+
+/// A command line for bash and its like.
+pub(super) fn shell_line(program: &str, arguments: &[String]) -> String {
+    let words = arguments.iter().map(|argument| quoted(argument));
+    [program.to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-=+@%:,./".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    if !word.chars().any(disturbs) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut text = "$'".to_owned();
+    for c in word.chars() {
+        match c {
+            '\'' | '\\' => text.extend(['\\', c]),
+            c if disturbs(c) => {
+                let mut bytes = [0; 4];
+                let bytes = c.encode_utf8(&mut bytes).bytes();
+                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
+            }
+            c => text.push(c),
+        }
+    }
+    text + "'"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const START: &str = "journalctl --quiet --no-pager --all --output=json";
+
+    fn words(values: &[&str]) -> Vec<String> {
+        values.iter().map(|&value| value.to_owned()).collect()
+    }
+
+    #[test]
+    fn each_question_is_one_line_of_journalctl() {
+        let dev: ServiceTypeName = "dev".parse().unwrap();
+        let shop: Project = "/home/dev/my shop".parse().unwrap();
+        let port = |number| Port::new(number).unwrap();
+        for (query, reading, line) in [
+            (Query::default(), Reading::All, "-t styxy"),
+            (Query::default(), Reading::Last(200), "--reverse -t styxy"),
+            (Query::default(), Reading::Follow(Some(10)), "--follow --lines=10 -t styxy"),
+            (Query::default(), Reading::Follow(Some(0)), "--follow --lines=0 -t styxy"),
+            (Query::default(), Reading::Follow(None), "--follow --lines=all -t styxy"),
+            (
+                Query { actions: words(&["allocate", "release"]), ..Query::default() },
+                Reading::All,
+                "-t styxy STYXY_ACTION=allocate STYXY_ACTION=release",
+            ),
+            (
+                Query { ports: vec![port(3000), port(3001)], ..Query::default() },
+                Reading::All,
+                "-t styxy STYXY_PORT=3000 STYXY_PORT=3001",
+            ),
+            (
+                Query {
+                    actions: words(&["deny"]),
+                    types: vec![dev],
+                    ports: vec![port(3000)],
+                    projects: vec![shop],
+                    instances: vec!["agent-7".parse().unwrap()],
+                    since: Some("1 hour ago".to_owned()),
+                    until: Some("today".to_owned()),
+                },
+                Reading::Last(5),
+                "--reverse '--since=1 hour ago' --until=today -t styxy STYXY_ACTION=deny \
+                 STYXY_SERVICE_TYPE=dev STYXY_PORT=3000 'STYXY_PROJECT_PATH=/home/dev/my shop' \
+                 STYXY_INSTANCE_ID=agent-7",
+            ),
+            (
+                Query { since: Some("-2h".to_owned()), ..Query::default() },
+                Reading::Follow(None),
+                "--follow --lines=all --since=-2h -t styxy",
+            ),
+            (
+                Query { since: Some("$(reboot) 'now'".to_owned()), ..Query::default() },
+                Reading::All,
+                r"'--since=$(reboot) '\''now'\''' -t styxy",
+            ),
+        ] {
+            let shown = shell_line("journalctl", &query.arguments(reading));
+            assert_eq!(shown, format!("{START} {line}"));
+        }
+    }
+
+    #[test]
+    fn a_time_that_json_shows_is_one_that_every_journalctl_takes() {
+        for (shown, given) in [
+            ("2026-11-23T12:06:06.817Z", "@1795435566.817000"),
+            ("2026-11-23T13:06:06+01:00", "@1795435566.000000"),
+            ("2026-11-23 12:06:06", "2026-11-23 12:06:06"),
+            ("yesterday", "yesterday"),
+        ] {
+            assert_eq!(moment(shown), given);
+        }
+    }
+
+    #[test]
+    fn a_shell_takes_the_line_as_it_was_meant_and_a_terminal_shows_it() {
+        for word in ["", "a b", "it's", "$HOME `id` \"x\" \\", "*", "a\u{1b}[31m'\u{202e}\n\\b"] {
+            let line = shell_line("printf", &words(&["%s", word]));
+            assert!(!line.chars().any(disturbs), "{line:?}");
+            let output = Command::new("bash").args(["-c", &line]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word, "{line}");
+        }
+    }
+
+    #[test]
+    fn an_event_matches_if_one_of_each_list_is_so() {
+        let entry = |json: &str| Entry::read(json.as_bytes()).unwrap();
+        let event = entry(
+            r#"{"STYXY_ACTION": "release", "STYXY_PORT": 3000, "STYXY_SERVICE_TYPE": "dev"}"#,
+        );
+        let query = |actions: &[&str], ports: &[u64]| Query {
+            actions: words(actions),
+            ports: ports.iter().filter_map(|port| Port::new(*port)).collect(),
+            ..Query::default()
+        };
+        assert!(Query::default().matches(&event));
+        assert!(query(&["allocate", "release"], &[]).matches(&event));
+        assert!(query(&["release"], &[3001, 3000]).matches(&event));
+        assert!(!query(&["allocate"], &[3000]).matches(&event));
+        assert!(!query(&["release"], &[300]).matches(&event));
+        let of_a_project =
+            Query { projects: vec!["/home/dev".parse().unwrap()], ..Query::default() };
+        assert!(!of_a_project.matches(&event));
+    }
+
+    #[test]
+    fn times_of_people_are_understood_without_a_journal() {
+        let now: Zoned = "2026-11-23T12:00:00+01:00[+01:00]".parse().unwrap();
+        for (text, meant) in [
+            ("now", Some("2026-11-23T11:00:00.000Z")),
+            ("today", Some("2026-11-22T23:00:00.000Z")),
+            ("yesterday", Some("2026-11-21T23:00:00.000Z")),
+            ("tomorrow", Some("2026-11-23T23:00:00.000Z")),
+            ("2026-11-20", Some("2026-11-19T23:00:00.000Z")),
+            ("2026-11-20 09:30", Some("2026-11-20T08:30:00.000Z")),
+            ("2026-11-20 09:30:15", Some("2026-11-20T08:30:15.000Z")),
+            ("2026-11-20T09:30:15.250Z", Some("2026-11-20T09:30:15.250Z")),
+            ("09:30", Some("2026-11-23T08:30:00.000Z")),
+            ("@1795435566.5", Some("2026-11-23T12:06:06.500Z")),
+            ("1 hour ago", Some("2026-11-23T10:00:00.000Z")),
+            ("-2h", Some("2026-11-23T09:00:00.000Z")),
+            ("90 min ago", Some("2026-11-23T09:30:00.000Z")),
+            ("2 days ago", Some("2026-11-21T11:00:00.000Z")),
+            ("1 week ago", Some("2026-11-16T11:00:00.000Z")),
+            ("when it broke", None),
+            ("", None),
+        ] {
+            let found = understood(text, &now).map(|time| time.to_string());
+            assert_eq!(found.as_deref(), meant, "{text}");
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! Events as people read them.
+
+use comfy_table::{Table, presets};
+use jiff::{Zoned, tz::TimeZone};
+
+use super::entry::Entry;
+use crate::time::Timestamp;
+
+/// What a line of people's depends on, beside the event.
+pub(super) struct Here {
+    /// The present moment, where the user is.
+    pub now: Zoned,
+    /// The user's home.
+    pub home: String,
+}
+
+impl Here {
+    pub fn new() -> Self {
+        let now = Timestamp::now().to_calendar().to_zoned(TimeZone::system());
+        Self { now, home: std::env::var("HOME").unwrap_or_default() }
+    }
+
+    /// A moment where the user is.
+    pub fn local(&self, time: Timestamp) -> Zoned {
+        time.to_calendar().to_zoned(self.now.time_zone().clone())
+    }
+
+    fn time(&self, time: Timestamp) -> String {
+        let time = self.local(time);
+        let is_of_this_year = time.year() == self.now.year();
+        let format = if is_of_this_year { "%b %d %H:%M:%S" } else { "%Y-%m-%d %H:%M" };
+        time.strftime(format).to_string()
+    }
+
+    /// A path, with `~` for the user's home.
+    pub fn short(&self, path: &str) -> String {
+        match path.strip_prefix(&self.home) {
+            Some(rest) if self.home.len() > 1 && (rest.is_empty() || rest.starts_with('/')) => {
+                format!("~{rest}")
+            }
+            _ => path.to_owned(),
+        }
+    }
+
+    fn cells(&self, event: &Entry) -> [String; 8] {
+        [
+            self.time(event.time),
+            event.get("action").to_owned(),
+            port(event),
+            event.get("service_type").to_owned(),
+            event.get("service_name").to_owned(),
+            self.short(event.get("project_path")),
+            who(event),
+            why(event).to_owned(),
+        ]
+    }
+
+    /// All of them, in columns as wide as they need to be.
+    pub fn table(&self, events: &[Entry]) -> String {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        table.set_header(["TIME", "ACTION", "PORT", "TYPE", "NAME", "PROJECT", "WHO", "REASON"]);
+        table.add_rows(events.iter().map(|event| self.cells(event)));
+        table.trim_fmt()
+    }
+
+    /// One of them, when the next ones are not known.
+    pub fn line(&self, event: &Entry) -> String {
+        const WIDTHS: [usize; 8] = [16, 15, 9, 10, 8, 20, 14, 0];
+        let cells = self.cells(event).into_iter().zip(WIDTHS);
+        let cells = cells.map(|(cell, width)| format!("{cell:width$}"));
+        format!(" {}", cells.collect::<Vec<_>>().join("  ")).trim_end().to_owned()
+    }
+}
+
+/// `3000/tcp`, or the range of a type.
+fn port(event: &Entry) -> String {
+    match (event.get("port"), event.get("protocol"), event.get("range")) {
+        ("", _, range) => range.to_owned(),
+        (port, "", _) => port.to_owned(),
+        (port, protocol, _) => format!("{port}/{protocol}"),
+    }
+}
+
+/// `comm[pid]` of who asked; nothing for what the service did by itself.
+fn who(event: &Entry) -> String {
+    match (event.get("client_comm"), event.get("client_pid")) {
+        (comm, "") => comm.to_owned(),
+        (comm, pid) => format!("{comm}[{pid}]"),
+    }
+}
+
+/// The reason; for what is about no service type, the whole message.
+fn why(event: &Entry) -> &str {
+    match (event.get("reason"), event.get("service_type")) {
+        ("", "") => event.get("message"),
+        (reason, _) => reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Here {
+        Here {
+            now: "2026-11-23T12:00:00+01:00[+01:00]".parse().unwrap(),
+            home: "/home/dev".to_owned(),
+        }
+    }
+
+    fn entry(json: &str) -> Entry {
+        Entry::read(json.as_bytes()).unwrap()
+    }
+
+    const GRANT: &str = r#"{"STYXY_ACTION": "allocate", "STYXY_PORT": "3000", "STYXY_PROTOCOL": "tcp",
+        "STYXY_SERVICE_TYPE": "dev", "STYXY_SERVICE_NAME": "web", "STYXY_CLIENT_COMM": "busctl",
+        "STYXY_PROJECT_PATH": "/home/dev/shop", "STYXY_CLIENT_PID": "4711", "MESSAGE": "Granted",
+        "STYXY_TIME": "2026-11-23T08:12:04.531Z"}"#;
+    const RELOAD: &str = r#"{"STYXY_ACTION": "config_reload", "MESSAGE": "The configuration changed",
+        "STYXY_TIME": "2025-11-23T08:12:04.531Z"}"#;
+
+    #[test]
+    fn an_event_is_a_line_of_when_what_where_who_and_why() {
+        let table = here().table(&[entry(GRANT), entry(RELOAD)]);
+        assert_eq!(
+            table.lines().collect::<Vec<_>>(),
+            [
+                " TIME              ACTION         PORT      TYPE  NAME  PROJECT  WHO           REASON",
+                " Nov 23 09:12:04   allocate       3000/tcp  dev   web   ~/shop   busctl[4711]",
+                " 2025-11-23 09:12  config_reload                                               The configuration changed",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_event_that_is_followed_has_the_same_columns() {
+        assert_eq!(
+            here().line(&entry(GRANT)),
+            " Nov 23 09:12:04   allocate         3000/tcp   dev         web       ~/shop                busctl[4711]"
+        );
+        assert!(here().line(&entry(RELOAD)).ends_with(" The configuration changed"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let here = here();
+        let cells = |json| here.cells(&entry(json));
+        let range = cells(
+            r#"{"STYXY_ACTION": "auto_allocate", "STYXY_RANGE": "10000-10009", "MESSAGE": "New",
+                "STYXY_SERVICE_TYPE": "grafana", "STYXY_CLIENT_COMM": "node"}"#,
+        );
+        assert_eq!(range[2..], ["10000-10009", "grafana", "", "", "node", ""]);
+        let odd = cells(
+            r#"{"STYXY_ACTION": "deny", "STYXY_PORT": "80", "STYXY_CLIENT_PID": "7",
+                "STYXY_REASON": "PortInUse", "MESSAGE": "Refused"}"#,
+        );
+        assert_eq!(odd[2..], ["80", "", "", "", "[7]", "PortInUse"]);
+    }
+
+    #[test]
+    fn only_what_is_in_the_home_is_shortened() {
+        let here = here();
+        for (path, shown) in [
+            ("/home/dev", "~"),
+            ("/home/dev/a", "~/a"),
+            ("/home/developer/a", "/home/developer/a"),
+            ("/srv/home/dev", "/srv/home/dev"),
+            ("", ""),
+        ] {
+            assert_eq!(here.short(path), shown);
+        }
+        let nowhere = Here { home: String::new(), ..here };
+        assert_eq!(nowhere.short("/a"), "/a");
+    }
+}

@@ -1,0 +1,212 @@
+//! What happened how often.
+
+use std::{cmp::Reverse, collections::BTreeMap};
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::{Value as Json, json};
+
+use super::{super::counted, entry::Entry, show::Here};
+
+/// How many projects and hours are shown.
+const MOST: usize = 10;
+
+/// Counts, the largest first.
+type Counts = Vec<(String, u64)>;
+
+/// The counts of some events.
+#[derive(Debug)]
+pub(super) struct Stats {
+    events: u64,
+    /// The times of the first and the last, in RFC 3339.
+    span: Option<(String, String)>,
+    actions: Counts,
+    types: Counts,
+    projects: Counts,
+    /// By the hour in which they begin, in RFC 3339.
+    hours: Counts,
+}
+
+impl Stats {
+    /// Counts events; they are in order.
+    pub fn of(events: &[Entry], here: &Here) -> Self {
+        let field = |word: &'static str| count(events.iter().map(move |e| e.get(word).to_owned()));
+        let hour =
+            |event: &Entry| here.local(event.time).strftime("%Y-%m-%dT%H:00:00%:z").to_string();
+        let first = |mut counts: Counts| {
+            counts.truncate(MOST);
+            counts
+        };
+        let time = |event: &Entry| event.time.to_string();
+        Self {
+            events: events.len() as u64,
+            span: events.first().map(time).zip(events.last().map(time)),
+            actions: field("action"),
+            types: field("service_type"),
+            projects: first(field("project_path")),
+            hours: first(count(events.iter().map(hour))),
+        }
+    }
+
+    pub fn to_json(&self) -> Json {
+        let list = |key: &str, counts: &Counts| -> Json {
+            counts.iter().map(|(what, events)| json!({key: what, "events": events})).collect()
+        };
+        json!({
+            "events": self.events,
+            "since": self.span.as_ref().map(|(first, _)| first),
+            "until": self.span.as_ref().map(|(_, last)| last),
+            "actions": list("action", &self.actions),
+            "service_types": list("service_type", &self.types),
+            "projects": list("project_path", &self.projects),
+            "hours": list("hour", &self.hours),
+        })
+    }
+
+    pub fn tables(&self, here: &Here) -> String {
+        let projects = self.projects.iter().map(|(path, events)| (here.short(path), *events));
+        // "2026-11-23T09:00:00+01:00": the day and the time, as --since takes them.
+        let hours = self.hours.iter().map(|(hour, events)| (hour[..16].replace('T', " "), *events));
+        let tables = [
+            table("ACTION", &self.actions),
+            table("TYPE", &self.types),
+            table("PROJECT", &projects.collect()),
+            table("BUSIEST HOUR", &hours.collect()),
+        ];
+        let tables = tables.into_iter().flatten();
+        [counted(self.events, "event")].into_iter().chain(tables).collect::<Vec<_>>().join("\n\n")
+    }
+}
+
+/// Counts what is not empty: what is most often first, then by its name.
+fn count(values: impl Iterator<Item = String>) -> Counts {
+    let mut counts = BTreeMap::new();
+    for value in values.filter(|value| !value.is_empty()) {
+        *counts.entry(value).or_insert(0) += 1;
+    }
+    let mut counts: Counts = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
+}
+
+fn table(what: &str, counts: &Counts) -> Option<String> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header([what, "EVENTS"]);
+    table.column_mut(1)?.set_cell_alignment(CellAlignment::Right);
+    for (value, count) in counts {
+        table.add_row([value, &count.to_string()]);
+    }
+    (!counts.is_empty()).then(|| table.trim_fmt())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn here() -> Here {
+        Here {
+            now: "2026-11-23T12:00:00+05:30[+05:30]".parse().unwrap(),
+            home: "/home/dev".to_owned(),
+        }
+    }
+
+    fn event(time: &str, action: &str, service_type: &str, project: &str) -> Entry {
+        let line = json!({
+            "STYXY_ACTION": action, "STYXY_TIME": format!("2026-11-{time}Z"),
+            "STYXY_SERVICE_TYPE": service_type, "STYXY_PROJECT_PATH": project,
+        });
+        Entry::read(line.to_string().as_bytes()).unwrap()
+    }
+
+    fn events() -> Vec<Entry> {
+        vec![
+            event("21T10:00:00", "config_reload", "", ""),
+            event("22T20:29:00", "allocate", "dev", "/home/dev/shop"),
+            event("22T20:31:00", "release", "dev", "/home/dev/shop"),
+            event("22T20:45:00", "allocate", "api", "/srv/a"),
+            event("22T21:15:00", "allocate", "dev", ""),
+            event("22T21:29:59", "deny", "dev", "/srv/a"),
+        ]
+    }
+
+    #[test]
+    fn events_are_counted_by_action_type_project_and_hour_of_the_user() {
+        assert_eq!(
+            Stats::of(&events(), &here()).to_json(),
+            json!({
+                "events": 6,
+                "since": "2026-11-21T10:00:00.000Z",
+                "until": "2026-11-22T21:29:59.000Z",
+                "actions": [
+                    {"action": "allocate", "events": 3},
+                    {"action": "config_reload", "events": 1},
+                    {"action": "deny", "events": 1},
+                    {"action": "release", "events": 1},
+                ],
+                "service_types": [
+                    {"service_type": "dev", "events": 4},
+                    {"service_type": "api", "events": 1},
+                ],
+                "projects": [
+                    {"project_path": "/home/dev/shop", "events": 2},
+                    {"project_path": "/srv/a", "events": 2},
+                ],
+                "hours": [
+                    {"hour": "2026-11-23T02:00:00+05:30", "events": 4},
+                    {"hour": "2026-11-21T15:00:00+05:30", "events": 1},
+                    {"hour": "2026-11-23T01:00:00+05:30", "events": 1},
+                ],
+            })
+        );
+    }
+
+    #[test]
+    fn counts_are_small_tables_for_people() {
+        let tables = Stats::of(&events(), &here()).tables(&here());
+        assert_eq!(
+            tables.lines().collect::<Vec<_>>(),
+            [
+                "6 events",
+                "",
+                " ACTION         EVENTS",
+                " allocate            3",
+                " config_reload       1",
+                " deny                1",
+                " release             1",
+                "",
+                " TYPE  EVENTS",
+                " dev        4",
+                " api        1",
+                "",
+                " PROJECT  EVENTS",
+                " ~/shop        2",
+                " /srv/a        2",
+                "",
+                " BUSIEST HOUR      EVENTS",
+                " 2026-11-23 02:00       4",
+                " 2026-11-21 15:00       1",
+                " 2026-11-23 01:00       1",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_ten_projects_and_hours_are_shown_and_all_types() {
+        let day = |day: u64| {
+            event(&format!("{day:02}T10:00:00"), "deny", &format!("t{day}"), &format!("/p{day:02}"))
+        };
+        let events: Vec<_> = (1..=12).chain([12]).map(day).collect();
+        let stats = Stats::of(&events, &here());
+        assert_eq!((stats.projects.len(), stats.hours.len(), stats.types.len()), (10, 10, 12));
+        assert_eq!(stats.projects[0], ("/p12".to_owned(), 2));
+        assert_eq!(stats.hours[0].1, 2);
+    }
+
+    #[test]
+    fn of_nothing_there_are_no_tables() {
+        let stats = Stats::of(&[], &here());
+        assert_eq!(stats.tables(&here()), "0 events");
+        assert_eq!(stats.to_json()["since"], Json::Null);
+        assert_eq!(stats.to_json()["actions"], json!([]));
+    }
+}
