@@ -11,6 +11,7 @@
 
 mod activation;
 mod audit;
+mod audit_verb;
 mod crash;
 mod damage;
 mod guards;
@@ -40,6 +41,7 @@ fn main() {
     let tests = [
         activation::TESTS,
         audit::TESTS,
+        audit_verb::TESTS,
         crash::TESTS,
         damage::TESTS,
         guards::TESTS,

@@ -1,0 +1,221 @@
+//! `styxy audit` against a real journal.
+
+use std::{
+    io::{BufRead, BufReader},
+    time::Duration,
+};
+
+use serde_json::{Value as Json, json};
+
+use crate::{
+    Test,
+    machine::{Machine, eventually},
+};
+
+pub const TESTS: &[Test] = &[
+    ("audit_finds_events_by_each_of_their_fields", by_fields),
+    ("audit_finds_events_by_their_times", by_times),
+    ("audit_shows_an_event_that_came_twice_once_and_hostile_text_harmless", by_hand),
+    ("audit_follows_events_and_ends_with_its_reader_and_by_ctrl_c", follow),
+    ("audit_tells_no_journal_from_one_that_may_not_be_read", no_journal),
+    ("audit_reads_the_log_of_a_private_service_where_no_journald_runs", private_service),
+];
+
+/// How long journald may take for a few events.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn by_fields(machine: &Machine) {
+    some_events(machine);
+    for (question, found) in [
+        ("", vec![1, 2, 3, 4]),
+        ("--action release", vec![4]),
+        ("--action release,deny", vec![3, 4]),
+        ("--type api", vec![2]),
+        ("--type api --type dev", vec![1, 2, 3, 4]),
+        ("--port 3000", vec![1, 3, 4]),
+        ("--port 3000,8000 --action allocate", vec![1, 2]),
+        ("--project /home/dev/shop", vec![1, 4]),
+        ("--project shop --action release", vec![4]),
+        ("--instance agent-7", vec![2]),
+        ("--instance agent-7 --port 3000", vec![]),
+        ("-n 2", vec![3, 4]),
+        ("-n 1 --action allocate", vec![2]),
+        ("--all", vec![1, 2, 3, 4]),
+    ] {
+        assert_eq!(numbers(machine, question), found, "{question}");
+        // What is printed is a question to journalctl that a shell takes.
+        let line = machine.user(&format!("styxy audit {question} --print")).ok();
+        assert!(line.starts_with("journalctl "), "{line}");
+        if !question.contains("-n") {
+            let entries = machine.user(&line).ok();
+            assert_eq!(entries.lines().count(), found.len(), "{line}");
+        }
+    }
+    let first = &audit(machine, "-n 4")[0];
+    for (word, value) in [
+        ("action", json!("allocate")),
+        ("port", json!(3000)),
+        ("protocol", json!("tcp")),
+        ("service_type", json!("dev")),
+        ("service_name", json!("web")),
+        ("project_path", json!("/home/dev/shop")),
+        ("client_comm", json!("styxy")),
+        ("transport", json!("dbus")),
+    ] {
+        assert_eq!(first[word], value, "{word}: {first}");
+    }
+    let shown = machine.user("styxy audit").ok();
+    let row = shown.lines().nth(1).unwrap();
+    for word in [" allocate ", " 3000/tcp ", " dev ", " web ", " ~/shop ", " styxy["] {
+        assert!(row.contains(word), "{word}: {row}");
+    }
+    let stats = machine.user("styxy audit --stats --json").ok();
+    let stats: Json = serde_json::from_str(&stats).unwrap();
+    assert_eq!(stats["events"], 4);
+    assert_eq!(stats["actions"][0], json!({"action": "allocate", "events": 2}));
+    let said = machine.user("umask 0; styxy audit --export events && stat -c %a events").ok();
+    assert_eq!(said, "wrote 4 events to events\n600\n");
+}
+
+fn by_times(machine: &Machine) {
+    some_events(machine);
+    let of_third = audit(machine, "--action deny")[0]["time"].as_str().unwrap().to_owned();
+    for (question, found) in [
+        ("--since '1 hour ago'", vec![1, 2, 3, 4]),
+        ("--since -1h", vec![1, 2, 3, 4]),
+        ("--since=yesterday --until=tomorrow", vec![1, 2, 3, 4]),
+        ("--since 2020-01-01", vec![1, 2, 3, 4]),
+        ("--until yesterday", vec![]),
+        ("--until '1 hour ago' -n 5", vec![]),
+        ("--since +1h", vec![]),
+        ("--since today --action release -n 1", vec![4]),
+        // As JSON shows times, on every version.
+        (&format!("--since {of_third}"), vec![3, 4]),
+    ] {
+        assert_eq!(numbers(machine, question), found, "{question}");
+    }
+    for question in ["--since soon", "--since tomorrow --until yesterday"] {
+        let refused = machine.user(&format!("styxy audit {question}"));
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains("systemd.time(7)"), "{}", refused.stderr);
+    }
+}
+
+fn by_hand(machine: &Machine) {
+    some_events(machine);
+    let again = "{ printf 'SYSLOG_IDENTIFIER=styxy\\n'; journalctl -t styxy -o export STYXY_ACTION=deny \
+                 | grep -a ^STYXY_; } | logger --journald";
+    machine.user(again).ok();
+    let hostile = "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=deny\\nSTYXY_REASON=a\\033[31mb\\nSTYXY_REASON=c\\n\
+                   STYXY_PROJECT_PATH=/\\302\\2332J\\n' | logger --journald";
+    machine.user(hostile).ok();
+    let long = "{ printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=recover\\nSTYXY_REASON='; \
+                head -c 6000 /dev/zero | tr '\\0' x; echo; } | logger --journald";
+    machine.user(long).ok();
+    machine.user("systemd-cat -t styxy echo the disk is slow").ok();
+    eventually(LIMIT, "all is in the journal", || machine.events().len() == 8);
+    let events = audit(machine, "--all");
+    assert_eq!(events.len(), 6, "{events:#?}");
+    assert_eq!(events.iter().filter(|event| event["seq"] == 3).count(), 1);
+    assert_eq!(audit(machine, "-n 3")[0]["seq"], 4);
+    let of_hand = &audit(machine, "-n 2")[0];
+    assert_eq!(of_hand["project_path"], "/\u{fffd}2J");
+    let reason = of_hand["reason"].as_str().unwrap();
+    assert!(["a\u{fffd}[31mb", "c"].contains(&reason), "{reason:?}");
+    assert_eq!(events[5]["reason"].as_str().unwrap().len(), 6_000);
+    for question in ["", "--json", "--stats"] {
+        let shown = machine.user(&format!("styxy audit {question}")).ok();
+        assert!(!shown.contains(|c: char| c.is_control() && c != '\n'), "{shown:?}");
+    }
+}
+
+fn follow(machine: &Machine) {
+    some_events(machine);
+    let mut child = machine.start("styxy audit --follow --json -n 1 & echo $! >pid; wait");
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Json { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["seq"], 4);
+    machine.user("styxy allocate docs --name one && styxy allocate docs --name two").ok();
+    let (one, two) = (next(), next());
+    assert_eq!((&one["seq"], &one["service_name"]), (&json!(5), &json!("one")));
+    assert_eq!((&two["seq"], &two["service_name"]), (&json!(6), &json!("two")));
+    assert_eq!(machine.user("pgrep -c journalctl").stdout.trim(), "1");
+    // A background job of a shell ignores SIGINT; that of a terminal ends it in the same way.
+    machine.user("kill -TERM $(cat pid)").ok();
+    child.wait().unwrap();
+    eventually(LIMIT, "journalctl ends", || machine.user("pgrep journalctl").code == Some(1));
+
+    // Its reader goes, and nothing happens that would be written.
+    machine.user("timeout 60 styxy audit --follow | head -n 1; test ${PIPESTATUS[0]} = 0").ok();
+    eventually(LIMIT, "journalctl ends", || machine.user("pgrep journalctl").code == Some(1));
+}
+
+fn no_journal(machine: &Machine) {
+    machine.root("useradd --create-home other").ok();
+    let other = machine.root("setpriv --reuid=other --regid=other --clear-groups styxy audit");
+    assert_eq!(other.code, Some(1), "{}", other.stderr);
+    assert!(other.stderr.contains("insufficient permissions"), "{}", other.stderr);
+    assert!(other.stderr.contains("Storage=persistent"), "{}", other.stderr);
+
+    assert_eq!(machine.user("styxy audit").ok(), "there is no such event\n");
+    assert_eq!(machine.user("styxy audit --json").ok(), "[]\n");
+
+    let hidden = "mount -t tmpfs none /var/log/journal; mount -t tmpfs none /run/log";
+    for question in ["", "--json", "--follow"] {
+        let none =
+            machine.root(&format!("unshare --mount bash -c '{hidden}; styxy audit {question}'"));
+        assert_eq!(none.code, Some(3), "{}", none.stderr);
+        assert!(none.stderr.contains("no entry at all"), "{}", none.stderr);
+    }
+}
+
+fn private_service(machine: &Machine) {
+    let here = |command: &str| {
+        machine.root(&format!(
+            "unshare --mount bash -c 'mount -t tmpfs none /run/systemd/journal
+                 install -d -o dev -m 0700 /tmp/here
+                 setpriv --reuid=dev --regid=dev --init-groups env -i HOME=/home/dev PATH=/usr/bin \
+                 XDG_RUNTIME_DIR=/tmp/here bash -c \"cd /home/dev; {command}\"'"
+        ))
+    };
+    here("styxy allocate dev --name web").ok();
+    here("styxy allocate api").ok();
+    let mut shown = here("styxy audit --json");
+    eventually(LIMIT, "both events are in the log", || {
+        shown = here("styxy audit --json");
+        serde_json::from_str::<Json>(&shown.stdout).is_ok_and(|events| events[1]["seq"] == 2)
+    });
+    assert!(shown.stderr.contains("service.log"), "{}", shown.stderr);
+    let events: Json = serde_json::from_str(&shown.stdout).unwrap();
+    assert_eq!(events[0]["service_name"], "web");
+    assert_eq!(events[0]["port"], 3000);
+    assert_eq!(events[0]["client_comm"], "styxy");
+    let found = here("styxy audit --json --type api --since today").ok();
+    assert_eq!(serde_json::from_str::<Json>(&found).unwrap()[0]["seq"], 2);
+    here("kill $(pgrep -u dev -f daemon.--detach)").ok();
+}
+
+/// Makes four events, and waits until they are in the journal.
+fn some_events(machine: &Machine) {
+    machine
+        .user(
+            "mkdir shop; cd shop
+             styxy allocate dev --name web --project ~/shop
+             styxy allocate api --instance agent-7 --project ~
+             ! styxy allocate dev --port 3000 --strict --project ~
+             styxy release $(styxy list --json | python3 -c \
+             'import json, sys; print(*[l[\"lease_id\"] for l in json.load(sys.stdin) if l[\"port\"] == 3000])')",
+        )
+        .ok();
+    eventually(LIMIT, "four events are in the journal", || machine.events().len() == 4);
+}
+
+/// The events that a question finds.
+fn audit(machine: &Machine, question: &str) -> Vec<Json> {
+    let answer = machine.user(&format!("styxy audit --json {question}")).ok();
+    serde_json::from_str(&answer).unwrap()
+}
+
+fn numbers(machine: &Machine, question: &str) -> Vec<u64> {
+    audit(machine, question).iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+}
