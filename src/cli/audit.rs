@@ -89,7 +89,7 @@ impl Audit {
             return if self.output.json {
                 print_json(&stats.to_json())
             } else {
-                print(&stats.tables(&here))
+                print(&stats.tables())
             };
         }
         if self.output.json {

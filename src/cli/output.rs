@@ -72,8 +72,11 @@ pub(super) fn ago(since: &str) -> String {
 
 /// A path with the home as `~`.
 pub(super) fn short(path: &str) -> String {
-    let home = env::var("HOME").unwrap_or_default();
-    match path.strip_prefix(&home) {
+    short_in(&env::var("HOME").unwrap_or_default(), path)
+}
+
+fn short_in(home: &str, path: &str) -> String {
+    match path.strip_prefix(home) {
         Some(rest) if home.len() > 1 && (rest.is_empty() || rest.starts_with('/')) => {
             format!("~{rest}")
         }
@@ -121,5 +124,20 @@ mod tests {
             assert_eq!(ago(&Timestamp(now - seconds * 1_000).to_string()), told);
         }
         assert_eq!(ago("nonsense"), "nonsense");
+    }
+
+    #[test]
+    fn only_what_is_in_the_home_is_shortened() {
+        for (path, shown) in [
+            ("/home/dev", "~"),
+            ("/home/dev/a", "~/a"),
+            ("/home/developer/a", "/home/developer/a"),
+            ("/srv/home/dev", "/srv/home/dev"),
+            ("", ""),
+        ] {
+            assert_eq!(short_in("/home/dev", path), shown);
+        }
+        assert_eq!(short_in("", "/a"), "/a");
+        assert_eq!(short_in("/", "/a"), "/a");
     }
 }

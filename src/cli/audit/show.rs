@@ -1,23 +1,22 @@
 //! Events as people read them.
 
-use comfy_table::{Table, presets};
 use jiff::{Zoned, tz::TimeZone};
 
-use super::entry::Entry;
+use super::{
+    super::{short, table},
+    entry::Entry,
+};
 use crate::time::Timestamp;
 
 /// What a line of people's depends on, beside the event.
 pub(super) struct Here {
     /// The present moment, where the user is.
     pub now: Zoned,
-    /// The user's home.
-    pub home: String,
 }
 
 impl Here {
     pub fn new() -> Self {
-        let now = Timestamp::now().to_calendar().to_zoned(TimeZone::system());
-        Self { now, home: std::env::var("HOME").unwrap_or_default() }
+        Self { now: Timestamp::now().to_calendar().to_zoned(TimeZone::system()) }
     }
 
     /// A moment where the user is.
@@ -32,16 +31,6 @@ impl Here {
         time.strftime(format).to_string()
     }
 
-    /// A path, with `~` for the user's home.
-    pub fn short(&self, path: &str) -> String {
-        match path.strip_prefix(&self.home) {
-            Some(rest) if self.home.len() > 1 && (rest.is_empty() || rest.starts_with('/')) => {
-                format!("~{rest}")
-            }
-            _ => path.to_owned(),
-        }
-    }
-
     fn cells(&self, event: &Entry) -> [String; 8] {
         [
             self.time(event.time),
@@ -49,7 +38,7 @@ impl Here {
             port(event),
             event.get("service_type").to_owned(),
             event.get("service_name").to_owned(),
-            self.short(event.get("project_path")),
+            short(event.get("project_path")),
             who(event),
             why(event).to_owned(),
         ]
@@ -57,9 +46,8 @@ impl Here {
 
     /// All of them, in columns as wide as they need to be.
     pub fn table(&self, events: &[Entry]) -> String {
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        table.set_header(["TIME", "ACTION", "PORT", "TYPE", "NAME", "PROJECT", "WHO", "REASON"]);
+        let header = ["TIME", "ACTION", "PORT", "TYPE", "NAME", "PROJECT", "WHO", "REASON"];
+        let mut table = table(header);
         table.add_rows(events.iter().map(|event| self.cells(event)));
         table.trim_fmt()
     }
@@ -103,10 +91,7 @@ mod tests {
     use super::*;
 
     fn here() -> Here {
-        Here {
-            now: "2026-11-23T12:00:00+01:00[+01:00]".parse().unwrap(),
-            home: "/home/dev".to_owned(),
-        }
+        Here { now: "2026-11-23T12:00:00+01:00[+01:00]".parse().unwrap() }
     }
 
     fn entry(json: &str) -> Entry {
@@ -115,31 +100,30 @@ mod tests {
 
     const GRANT: &str = r#"{"STYXY_ACTION": "allocate", "STYXY_PORT": "3000", "STYXY_PROTOCOL": "tcp",
         "STYXY_SERVICE_TYPE": "dev", "STYXY_SERVICE_NAME": "web", "STYXY_CLIENT_COMM": "busctl",
-        "STYXY_PROJECT_PATH": "/home/dev/shop", "STYXY_CLIENT_PID": "4711", "MESSAGE": "Granted",
+        "STYXY_PROJECT_PATH": "/srv/shop", "STYXY_CLIENT_PID": "4711", "MESSAGE": "Granted",
         "STYXY_TIME": "2026-11-23T08:12:04.531Z"}"#;
     const RELOAD: &str = r#"{"STYXY_ACTION": "config_reload", "MESSAGE": "The configuration changed",
         "STYXY_TIME": "2025-11-23T08:12:04.531Z"}"#;
 
     #[test]
     fn an_event_is_a_line_of_when_what_where_who_and_why() {
-        let table = here().table(&[entry(GRANT), entry(RELOAD)]);
+        let here = here();
+        let (grant, reload) = (here.cells(&entry(GRANT)), here.cells(&entry(RELOAD)));
+        let what = ["allocate", "3000/tcp", "dev", "web", "/srv/shop", "busctl[4711]", ""];
         assert_eq!(
-            table.lines().collect::<Vec<_>>(),
-            [
-                " TIME              ACTION         PORT      TYPE  NAME  PROJECT  WHO           REASON",
-                " Nov 23 09:12:04   allocate       3000/tcp  dev   web   ~/shop   busctl[4711]",
-                " 2025-11-23 09:12  config_reload                                               The configuration changed",
-            ]
+            (grant[0].as_str(), &grant[1..]),
+            ("Nov 23 09:12:04", &what.map(str::to_owned)[..])
         );
-    }
-
-    #[test]
-    fn an_event_that_is_followed_has_the_same_columns() {
+        let what = ["config_reload", "", "", "", "", "", "The configuration changed"];
         assert_eq!(
-            here().line(&entry(GRANT)),
-            " Nov 23 09:12:04   allocate         3000/tcp   dev         web       ~/shop                busctl[4711]"
+            (reload[0].as_str(), &reload[1..]),
+            ("2025-11-23 09:12", &what.map(str::to_owned)[..])
         );
-        assert!(here().line(&entry(RELOAD)).ends_with(" The configuration changed"));
+        assert_eq!(
+            here.line(&entry(GRANT)),
+            " Nov 23 09:12:04   allocate         3000/tcp   dev         web       /srv/shop             busctl[4711]"
+        );
+        assert!(here.line(&entry(RELOAD)).ends_with(" The configuration changed"));
     }
 
     #[test]
@@ -156,21 +140,5 @@ mod tests {
                 "STYXY_REASON": "PortInUse", "MESSAGE": "Refused"}"#,
         );
         assert_eq!(odd[2..], ["80", "", "", "", "[7]", "PortInUse"]);
-    }
-
-    #[test]
-    fn only_what_is_in_the_home_is_shortened() {
-        let here = here();
-        for (path, shown) in [
-            ("/home/dev", "~"),
-            ("/home/dev/a", "~/a"),
-            ("/home/developer/a", "/home/developer/a"),
-            ("/srv/home/dev", "/srv/home/dev"),
-            ("", ""),
-        ] {
-            assert_eq!(here.short(path), shown);
-        }
-        let nowhere = Here { home: String::new(), ..here };
-        assert_eq!(nowhere.short("/a"), "/a");
     }
 }
