@@ -39,7 +39,7 @@ pub(super) struct Query {
     /// Only events of these agents, sessions or tools
     #[arg(long = "instance", value_name = "ID", value_delimiter = ',')]
     pub instances: Vec<InstanceId>,
-    /// Only events since then, as journalctl takes it: yesterday, "1 hour ago", "2026-11-23 09:00"
+    /// Only events that reached the journal since then, as journalctl takes it: yesterday, "1 hour ago", "2026-11-23 09:00"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<String>,
     /// Only events until then

@@ -1,5 +1,6 @@
 //! Events as people read them.
 
+use comfy_table::{ColumnConstraint, Row};
 use jiff::{Zoned, tz::TimeZone};
 
 use super::{
@@ -44,11 +45,29 @@ impl Here {
         ]
     }
 
-    /// All of them, in columns as wide as they need to be.
+    /// All of them, a line each: columns in which nothing stands are left out, and where the terminal
+    /// is too narrow, the last ones are cut.
     pub fn table(&self, events: &[Entry]) -> String {
         let header = ["TIME", "ACTION", "PORT", "TYPE", "NAME", "PROJECT", "WHO", "REASON"];
         let mut table = table(header);
-        table.add_rows(events.iter().map(|event| self.cells(event)));
+        table.set_truncation_indicator("…");
+        let mut used = [false; 8];
+        for event in events {
+            let cells = self.cells(event);
+            for (used, cell) in used.iter_mut().zip(&cells) {
+                *used |= !cell.is_empty();
+            }
+            let mut row = Row::from(cells);
+            row.max_height(1);
+            table.add_row(row);
+        }
+        for (index, column) in table.column_iter_mut().enumerate() {
+            if !used[index] {
+                column.set_constraint(ColumnConstraint::Hidden);
+            } else if index < 4 {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
+        }
         table.trim_fmt()
     }
 
