@@ -69,6 +69,10 @@ fn by_fields(machine: &Machine) {
     for word in [" allocate ", " 3000/tcp ", " dev ", " web ", " ~/shop ", " styxy["] {
         assert!(row.contains(word), "{word}: {row}");
     }
+    let narrow = machine.user("script -qc 'stty cols 80; NO_COLOR=1 styxy audit' /dev/null").ok();
+    assert_eq!(narrow.lines().count(), 5, "{narrow}");
+    assert!(narrow.lines().all(|line| line.trim_end().chars().count() <= 80), "{narrow}");
+    assert!(narrow.contains(" allocate "), "{narrow}");
     let stats = machine.user("styxy audit --stats --json").ok();
     let stats: Json = serde_json::from_str(&stats).unwrap();
     assert_eq!(stats["events"], 4);
@@ -79,18 +83,21 @@ fn by_fields(machine: &Machine) {
 
 fn by_times(machine: &Machine) {
     some_events(machine);
-    let of_third = audit(machine, "--action deny")[0]["time"].as_str().unwrap().to_owned();
+    // Times are those when the journal got the events: this one happens when all others are there.
+    machine.user("styxy allocate docs").ok();
+    eventually(LIMIT, "the last event is in the journal", || machine.events().len() == 5);
+    let of_last = audit(machine, "-n 1")[0]["time"].as_str().unwrap().to_owned();
     for (question, found) in [
-        ("--since '1 hour ago'", vec![1, 2, 3, 4]),
-        ("--since -1h", vec![1, 2, 3, 4]),
-        ("--since=yesterday --until=tomorrow", vec![1, 2, 3, 4]),
-        ("--since 2020-01-01", vec![1, 2, 3, 4]),
+        ("--since '1 hour ago'", vec![1, 2, 3, 4, 5]),
+        ("--since -1h", vec![1, 2, 3, 4, 5]),
+        ("--since=yesterday --until=tomorrow", vec![1, 2, 3, 4, 5]),
+        ("--since 2020-01-01", vec![1, 2, 3, 4, 5]),
         ("--until yesterday", vec![]),
         ("--until '1 hour ago' -n 5", vec![]),
         ("--since +1h", vec![]),
         ("--since today --action release -n 1", vec![4]),
         // As JSON shows times, on every version.
-        (&format!("--since {of_third}"), vec![3, 4]),
+        (&format!("--since {of_last}"), vec![5]),
     ] {
         assert_eq!(numbers(machine, question), found, "{question}");
     }
