@@ -173,7 +173,7 @@ fn speed_and_kills(machine: &Machine) {
     let mut at_once = Vec::new();
     for some in [500, 4_000] {
         eventually(LIMIT, "some events in the journal", || Numbers::of(machine).count() > some);
-        kill(machine);
+        machine.kill_service();
         at_once.push((Numbers::of(machine).count(), status(machine)["seq"].clone()));
     }
     client.wait().unwrap();
@@ -220,7 +220,7 @@ fn flood_and_kills(machine: &Machine) {
     for grants in [249, 150, 100] {
         let result = machine.inside(&format!("audit grants {grants}"));
         assert_eq!(result["errors"], json!({}));
-        kill(machine);
+        machine.kill_service();
     }
     // Once more when the journal takes events again, and has some but not all of them.
     let mut at_once = 0;
@@ -228,7 +228,7 @@ fn flood_and_kills(machine: &Machine) {
         at_once = Numbers::of(machine).count();
         at_once > 1
     });
-    kill(machine);
+    machine.kill_service();
     settle(machine, LIMIT.saturating_sub(start.elapsed()));
     let took = start.elapsed();
     let numbers = Numbers::of(machine);
@@ -436,10 +436,6 @@ fn configure_journald(machine: &Machine, setting: &str) {
              systemctl restart systemd-journald"
         ))
         .ok();
-}
-
-fn kill(machine: &Machine) {
-    machine.user("systemctl --user kill --kill-whom=main --signal=KILL styxy.service").ok();
 }
 
 /// The numbers of the events in the journal.

@@ -202,7 +202,7 @@ fn full_disk(machine: &Machine) {
         let new = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
         leases.insert(text(&new[1]), number(&new[0]));
         assert_eq!(machine.unit("styxy.service", "MainPID"), pid, "it needed no restart");
-        machine.user("systemctl --user kill --kill-whom=main --signal=KILL styxy.service").ok();
+        machine.kill_service();
         assert_eq!(folder.ports(), leases.into_values().collect());
         assert_eq!(recoveries(machine), [""; 0]);
         settle(machine);

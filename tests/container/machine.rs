@@ -147,6 +147,15 @@ impl Machine {
         self.user(&command).ok().trim().to_owned()
     }
 
+    /// Ends the service as `kill -9` does, as soon as there is one: after an earlier kill the manager waits a moment
+    /// before it starts the next.
+    pub fn kill_service(&self) {
+        eventually(Duration::from_secs(60), "the service is there to be killed", || {
+            self.user("systemctl --user kill --kill-whom=main --signal=KILL styxy.service").code
+                == Some(0)
+        });
+    }
+
     /// Changes a setting of the user's configuration and has it read.
     pub fn configure(&self, json: &str) {
         self.user(&format!(

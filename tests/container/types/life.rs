@@ -34,7 +34,7 @@ pub fn grafana(machine: &Machine) {
     machine.user("systemctl --user restart styxy.service").ok();
     assert_eq!(grafana_now(machine), before);
     assert_eq!(json(machine, "styxy list")[0]["state"], "listening");
-    machine.user("systemctl --user kill --kill-whom=main --signal=KILL styxy.service").ok();
+    machine.kill_service();
     assert_eq!(grafana_now(machine), before);
 
     machine.script(["reboot", machine.name()]).ok();
