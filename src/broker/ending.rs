@@ -9,7 +9,7 @@ use crate::{
     lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
     owners::deadlines::{Due, OwnerKey},
     port::{Port, Protocol},
-    registry::PortSet,
+    registry::{PortSet, holding::leave},
     request::Filter,
     time::Moment,
 };
@@ -28,13 +28,7 @@ impl Broker {
     pub fn owner_gone(&self, owner: &Owner) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let owned = inner.registry.owned_by(owner).into_iter();
-        let mut ended: Vec<_> = owned
-            .map(|lease| leave(&lease, |holder| holder.owner == *owner, EndReason::OwnerGone))
-            .collect();
-        for instance in inner.registry.instances_of(owner) {
-            ended.extend(end_of_instance(inner, &instance.instance_id, "its process ended"));
-        }
+        let ended = inner.registry.ends_with_owner(owner);
         if !self.end(inner, ended) {
             let again = clock::now().plus_seconds(AGAIN_SECONDS);
             self.deadlines.add(again, Due::Owner(OwnerKey(owner.clone())));
@@ -148,7 +142,8 @@ impl Broker {
                 self.deadlines.add(next, Due::Instance(instance_id));
             }
             Some(_) => {
-                let ended = end_of_instance(inner, &instance_id, "its heartbeats stopped");
+                let registry = &inner.registry;
+                let ended = registry.ends_with_instance(&instance_id, "its heartbeats stopped");
                 if !self.end(inner, ended) {
                     self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Instance(instance_id));
                 }
@@ -199,28 +194,6 @@ impl Inner {
 
 fn end_all(leases: Vec<Arc<Lease>>, reason: EndReason) -> Vec<Change> {
     leases.into_iter().map(|lease| Change::end(lease, reason)).collect()
-}
-
-/// What becomes of a lease when some of those who hold it are gone: the others hold it, or it ends.
-fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
-    match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
-        Some(rest) => Change::SingletonLeave { lease: Arc::new(rest), reason },
-        None => Change::end(Arc::clone(lease), reason),
-    }
-}
-
-/// The end of an instance, and of the leases that were granted in its name.
-fn end_of_instance(inner: &Inner, instance_id: &InstanceId, reason: &str) -> Vec<Change> {
-    let Ok(instance) = inner.registry.instance(instance_id).map(Arc::clone) else {
-        return Vec::new();
-    };
-    let filter = Filter { instance_id: Some(instance_id.clone()), ..Filter::default() };
-    let is_its = |holder: &Holder| holder.instance_id.as_ref() == Some(instance_id);
-    let leases = inner.registry.list(&filter).into_iter();
-    let mut changes: Vec<_> =
-        leases.map(|lease| leave(&lease, is_its, EndReason::InstanceGone)).collect();
-    changes.push(Change::EndInstance { instance, reason: reason.to_owned() });
-    changes
 }
 
 /// What is listened on, for the protocols that were asked about.

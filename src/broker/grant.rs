@@ -14,15 +14,13 @@ use crate::{
     lease::{Client, EndReason, Holder, Lease, LeaseId, Owner},
     owners::deadlines::Due,
     port::{Port, PortRange, Protocol},
-    registry::{Choice, Obstacle, PortSet},
+    registry::{Choice, Obstacle, PortSet, holding::shared},
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
     value::Fields,
 };
 
-/// The most callers that share a singleton.
-const MOST_HOLDERS: usize = 1_000;
 /// After how many ports in use the kernel is asked which ones are.
 const FEW_IN_USE: usize = 16;
 /// How long its answer serves as a hint for the order, in seconds.
@@ -277,28 +275,6 @@ impl Broker {
         let told = if lease.orphaned { nobody() } else { shared };
         Ok(Attempt::Granted(answer(told), None))
     }
-}
-
-/// The lease with one who shares it more. A caller that nothing would end only asks.
-fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
-    if !caller.holds() {
-        return Ok(lease.clone());
-    }
-    // The holders of an orphan are gone.
-    let mut holders: Vec<_> = lease.holders().filter(|_| !lease.orphaned).collect();
-    match holders.iter_mut().find(|holder| holder.is_same_as(&caller)) {
-        Some(holder) => *holder = caller,
-        None => holders.push(caller),
-    }
-    if holders.len() > MOST_HOLDERS {
-        return Err(Error::new(
-            ErrorKind::LimitExceeded,
-            format!("{MOST_HOLDERS} callers share {} already", lease.service_type),
-        )
-        .suggest("ask without an owner to learn its port"));
-    }
-    let shared = lease.held_by(holders).unwrap_or_else(|| lease.clone());
-    Ok(Lease { orphaned: false, ..shared })
 }
 
 impl Inner {

@@ -2,12 +2,14 @@
 //! says of a port comes in as a function; [`Registry::apply`] is the one way to change anything.
 //!
 //! - `choose`: which port a request gets
+//! - [`holding`]: who lives by what
 //! - `memory`: which project had which port last
-//! - `placement`: where a range goes that appears by itself
+//! - [`placement`]: where a range goes that appears by itself
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
 
 mod choose;
+pub mod holding;
 mod memory;
 pub mod placement;
 mod port_set;

@@ -1,0 +1,177 @@
+//! Who lives by what: callers who share a lease come and leave, and what an end brings to its end.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::Registry;
+use crate::{
+    change::Change,
+    error::{Error, ErrorKind},
+    lease::{EndReason, Holder, Instance, InstanceId, Lease, Owner},
+    request::Filter,
+};
+
+/// The most callers that share a singleton.
+const MOST_HOLDERS: usize = 1_000;
+
+impl Registry {
+    /// What happens when an owner has ended: its leases end, and the instances that it was, with theirs.
+    pub fn ends_with_owner(&self, owner: &Owner) -> Vec<Change> {
+        self.ends(Some(owner), &self.instances_of(owner), "its process ended")
+    }
+
+    /// What happens when an instance is gone: the leases that were granted in its name end.
+    pub fn ends_with_instance(&self, instance_id: &InstanceId, reason: &str) -> Vec<Change> {
+        let instance = self.instance(instance_id).map(Arc::clone);
+        self.ends(None, &instance.into_iter().collect::<Vec<_>>(), reason)
+    }
+
+    fn ends(
+        &self,
+        owner: Option<&Owner>,
+        instances: &[Arc<Instance>],
+        reason: &str,
+    ) -> Vec<Change> {
+        // Of all that go, none is to stay because another's turn came first.
+        let gone = |holder: &Holder| {
+            let is_its = |instance: &Arc<Instance>| {
+                holder.instance_id.as_ref() == Some(&instance.instance_id)
+            };
+            Some(&holder.owner) == owner || instances.iter().any(is_its)
+        };
+        let owned = owner.map(|owner| self.owned_by(owner)).unwrap_or_default();
+        let named = instances.iter().flat_map(|instance| {
+            let instance_id = Some(instance.instance_id.clone());
+            self.list(&Filter { instance_id, ..Filter::default() })
+        });
+        let owned = owned.into_iter().map(|lease| (lease, EndReason::OwnerGone));
+        let named = named.map(|lease| (lease, EndReason::InstanceGone));
+        let mut seen = HashSet::new();
+        let leases = owned.chain(named).filter(|(lease, _)| seen.insert(lease.lease_id));
+        let mut changes: Vec<_> =
+            leases.map(|(lease, reason)| leave(&lease, gone, reason)).collect();
+        changes.extend(instances.iter().map(|instance| Change::EndInstance {
+            instance: Arc::clone(instance),
+            reason: reason.to_owned(),
+        }));
+        changes
+    }
+}
+
+/// What becomes of a lease when some of those who hold it are gone: the others hold it, or it ends.
+pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
+    match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
+        Some(rest) => Change::SingletonLeave { lease: Arc::new(rest), reason },
+        None => Change::end(Arc::clone(lease), reason),
+    }
+}
+
+/// The lease with one who shares it more. A caller that nothing would end only asks.
+pub fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
+    if !caller.holds() {
+        return Ok(lease.clone());
+    }
+    // The holders of an orphan are gone.
+    let mut holders: Vec<_> = lease.holders().filter(|_| !lease.orphaned).collect();
+    match holders.iter_mut().find(|holder| holder.is_same_as(&caller)) {
+        Some(holder) => *holder = caller,
+        None => holders.push(caller),
+    }
+    if holders.len() > MOST_HOLDERS {
+        return Err(Error::new(
+            ErrorKind::LimitExceeded,
+            format!("{MOST_HOLDERS} callers share {} already", lease.service_type),
+        )
+        .suggest("ask without an owner to learn its port"));
+    }
+    let shared = lease.held_by(holders).unwrap_or_else(|| lease.clone());
+    Ok(Lease { orphaned: false, ..shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auto_allocation::AutoAllocation,
+        lease::LeaseId,
+        port::{Port, Protocol},
+        registry::{PortSet, Rules},
+        service_type::{Hold, ServiceTypes, Templates},
+        time::Timestamp,
+    };
+
+    fn process(pid: u32) -> Owner {
+        Owner::Process { pid, start: 1 }
+    }
+
+    fn holder(owner: Owner, instance: Option<&str>) -> Holder {
+        let instance_id = instance.map(|name| name.parse().unwrap());
+        Holder { owner, instance_id, ttl: None, deadline: None }
+    }
+
+    /// A registry with an instance `agent` that is process 1, and one lease with these holders.
+    fn registry(holders: Vec<Holder>) -> Registry {
+        let mut registry = Registry::new(Rules {
+            types: ServiceTypes::default(),
+            templates: Templates::new(),
+            auto: AutoAllocation::off(),
+            excluded: PortSet::default(),
+            most_leases: 10,
+            most_remembered: 10,
+        });
+        let lease = Lease {
+            lease_id: LeaseId::from_number(1),
+            port: Port::MAX,
+            protocol: Protocol::Tcp,
+            service_type: "ai".parse().unwrap(),
+            service_name: None,
+            instance_id: None,
+            project_path: None,
+            owner: Owner::None,
+            hold: Hold::None,
+            ttl: None,
+            deadline: None,
+            orphaned: false,
+            sharers: Vec::new(),
+            singleton_key: None,
+            block_id: None,
+            since: Timestamp(0),
+        };
+        registry.insert(Arc::new(lease.held_by(holders).unwrap()));
+        registry.insert_instance(Arc::new(Instance {
+            instance_id: "agent".parse().unwrap(),
+            owner: process(1),
+            heartbeat: None,
+            since: Timestamp(0),
+        }));
+        registry
+    }
+
+    #[test]
+    fn a_lease_that_an_instance_owns_and_asked_for_ends_once() {
+        let registry = registry(vec![holder(process(1), Some("agent"))]);
+        let changes = registry.ends_with_owner(&process(1));
+        assert!(
+            matches!(
+                &changes[..],
+                [Change::Expire { reason: EndReason::OwnerGone, .. }, Change::EndInstance { .. }]
+            ),
+            "{changes:?}"
+        );
+    }
+
+    #[test]
+    fn nobody_holds_a_lease_by_an_owner_or_an_instance_that_has_ended() {
+        let mut registry = registry(vec![
+            holder(process(1), None),
+            holder(process(2), Some("agent")),
+            holder(process(3), None),
+        ]);
+        for change in registry.ends_with_owner(&process(1)) {
+            registry.apply(1, &change);
+        }
+        let lease = registry.get(LeaseId::from_number(1)).unwrap();
+        let holders: Vec<_> = lease.holders().map(|holder| holder.owner).collect();
+        assert_eq!(holders, [process(3)]);
+        assert!(!registry.needs(&process(1)) && !registry.needs(&process(2)));
+    }
+}
