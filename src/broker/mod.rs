@@ -232,8 +232,13 @@ impl Broker {
         self.sync.soon(&state.store.log(), seq);
         state.outbox.appended(seq);
         for record in records {
+            let before = |lease: &Lease| inner.registry.get(lease.lease_id).ok();
             let left = match &record.change {
-                Change::SingletonLeave { lease, .. } => inner.registry.get(lease.lease_id).ok(),
+                Change::SingletonLeave { lease, .. } | Change::Orphan { lease } => before(lease),
+                // Whoever held an orphan holds it no longer.
+                Change::SingletonReuse { lease } | Change::Renew { lease } => {
+                    before(lease).filter(|lease| lease.orphaned)
+                }
                 _ => None,
             };
             let left = left.map(Arc::clone);
