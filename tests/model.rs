@@ -527,3 +527,24 @@ fn strict_names_who_has_the_port() {
     }
     assert_eq!(both.get(&asking(5054)), 5055);
 }
+
+#[test]
+fn a_block_lies_in_one_range_though_it_would_end_in_another() {
+    let first = service_type(5050..=5052, &[5051]);
+    let more_ranges = vec![PortRange::new(port(5056), port(5058)).expect("ascending")];
+    let ranges = ServiceType { more_ranges, ..first };
+    let registry = Both::new(Plan {
+        types: BTreeMap::from([(word("dev"), ranges.clone())]),
+        excluded: Vec::new(),
+        most_leases: 100,
+        most_remembered: 100,
+    })
+    .registry;
+    let choose = |count| {
+        let request = AllocateRequest { count, ..of("/a") };
+        registry.choose(&request, &ranges, |_| Ok(())).map_err(|error| error.kind)
+    };
+    assert_eq!(choose(2), Ok(Choice::Port(port(5051))));
+    assert_eq!(choose(3), Ok(Choice::Port(port(5050))));
+    assert_eq!(choose(6), Err(ErrorKind::PoolExhausted));
+}

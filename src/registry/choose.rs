@@ -211,7 +211,9 @@ impl Registry {
             };
             let others = |i| if own == Some(first) { 0 } else { self.memory.word(protocol, i) };
             let free = select(block, |i| !(taken(i) | others(i)));
-            let inside = own == Some(first) || service_type.contains(block.last());
+            // What lies between two ranges of a type is another's.
+            let in_one = |range: PortRange| range.contains(first) && range.contains(block.last());
+            let inside = own == Some(first) || service_type.ranges().any(in_one);
             if inside && run(free, request.count, &mut probe).is_some() {
                 return Some(first);
             }
