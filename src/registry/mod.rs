@@ -110,8 +110,12 @@ impl Registry {
     /// Puts other rules in force. Leases that they would not allow stay until they end.
     pub fn set_rules(&mut self, rules: Rules) {
         self.avoided = avoided(&rules);
+        let same = single(&self.rules).eq(single(&rules));
         self.rules = rules;
-        // A type may run once from now on.
+        if same {
+            return;
+        }
+        // A type runs once from now on, or no longer.
         self.singletons.clear();
         let leases: Vec<_> = self.leases.values().map(Arc::clone).collect();
         leases.iter().for_each(|lease| self.note_singleton(lease));
@@ -352,6 +356,12 @@ impl Registry {
         let parts = protocol.parts().iter();
         parts.fold(0, |bits, part| bits | self.leased(*part).ports.word(index))
     }
+}
+
+/// The types that have one lease for everybody, in order.
+fn single(rules: &Rules) -> impl Iterator<Item = &ServiceTypeName> {
+    let types = rules.types.0.iter();
+    types.filter(|(_, t)| t.instance_behavior == InstanceBehavior::Single).map(|(name, _)| name)
 }
 
 fn avoided(rules: &Rules) -> PortSet {
