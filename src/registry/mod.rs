@@ -67,6 +67,8 @@ pub struct Registry {
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
     instances: HashMap<InstanceId, Arc<Instance>>,
+    /// Which instances live by which owner.
+    announced: HashMap<Owner, BTreeSet<InstanceId>>,
     memory: Memory,
     told: Told,
     /// Ports that were in use a moment ago, and are tried last.
@@ -96,6 +98,7 @@ impl Registry {
             owned: HashMap::new(),
             orphans: BTreeSet::new(),
             instances: HashMap::new(),
+            announced: HashMap::new(),
             memory: Memory::default(),
             told: Told::default(),
             in_use: PortSet::default(),
@@ -154,9 +157,7 @@ impl Registry {
             | Change::SingletonLeave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
             Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),
-            Change::EndInstance { instance, .. } => {
-                self.instances.remove(&instance.instance_id);
-            }
+            Change::EndInstance { instance, .. } => self.remove_instance(&instance.instance_id),
             Change::UndoAutoAllocation { service_type, .. } => {
                 self.memory.forget_type(service_type);
             }
@@ -187,7 +188,23 @@ impl Registry {
 
     /// Takes an instance as it is, from a snapshot.
     pub fn insert_instance(&mut self, instance: Arc<Instance>) {
+        self.remove_instance(&instance.instance_id);
+        if instance.owner != Owner::None {
+            let announced = self.announced.entry(instance.owner.clone()).or_default();
+            announced.insert(instance.instance_id.clone());
+        }
         self.instances.insert(instance.instance_id.clone(), instance);
+    }
+
+    fn remove_instance(&mut self, instance_id: &InstanceId) {
+        if let Some(instance) = self.instances.remove(instance_id)
+            && let Some(announced) = self.announced.get_mut(&instance.owner)
+        {
+            announced.remove(instance_id);
+            if announced.is_empty() {
+                self.announced.remove(&instance.owner);
+            }
+        }
     }
 
     /// Puts a lease in the place of what it was before.
@@ -275,13 +292,13 @@ impl Registry {
 
     /// The instances of that owner.
     pub fn instances_of(&self, owner: &Owner) -> Vec<Arc<Instance>> {
-        let instances = self.instances.values();
-        instances.filter(|instance| instance.owner == *owner).map(Arc::clone).collect()
+        let names = self.announced.get(owner).into_iter().flatten();
+        names.filter_map(|name| self.instances.get(name)).map(Arc::clone).collect()
     }
 
     /// Whether a lease or an instance lives by that owner.
     pub fn needs(&self, owner: &Owner) -> bool {
-        self.owned.contains_key(owner) || self.instances.values().any(|i| i.owner == *owner)
+        self.owned.contains_key(owner) || self.announced.contains_key(owner)
     }
 
     /// The leases whose owner is gone.
