@@ -1,6 +1,6 @@
 //! Which port a request gets.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use super::{Registry, port_set::select};
 use crate::{
@@ -332,13 +332,13 @@ impl Registry {
                 let taken = self.leased_word(protocol, i) | self.avoided.word(i);
                 self.memory.word(protocol, i) & !taken
             };
-            let mut ports: Vec<_> = service_type
+            // Most often the first is taken, so the rest need not be in order.
+            let mut ports: BinaryHeap<_> = service_type
                 .ranges()
                 .flat_map(|range| select(range, remembered))
-                .map(|port| (self.memory.age(protocol, port), port))
+                .map(|port| Reverse((self.memory.age(protocol, port), port)))
                 .collect();
-            ports.sort_unstable();
-            ports.into_iter().map(|(_, port)| port)
+            std::iter::from_fn(move || ports.pop().map(|Reverse((_, port))| port))
         })
         .flatten()
     }

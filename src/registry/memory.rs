@@ -18,9 +18,21 @@ pub struct Memory {
     by_key: HashMap<Arc<MemoryKey>, (Port, u64)>,
     by_age: BTreeMap<u64, Arc<MemoryKey>>,
     by_port: HashMap<(Protocol, Port), BTreeSet<u64>>,
+    newest: Newest,
     tcp: PortSet,
     udp: PortSet,
     both: PortSet,
+}
+
+/// The highest age of each port for each protocol, zero for none: looked up for a whole range at once.
+#[derive(Clone, Debug)]
+struct Newest(Vec<[u64; 3]>);
+
+impl Default for Newest {
+    fn default() -> Self {
+        // Memory that was never written to takes no room.
+        Self(vec![[0; 3]; 65_536])
+    }
 }
 
 impl Memory {
@@ -30,6 +42,7 @@ impl Memory {
         self.forget(&key);
         let key = Arc::new(key);
         self.by_port.entry((key.protocol, port)).or_default().insert(age);
+        self.note_newest(key.protocol, port);
         self.set(key.protocol).insert(port);
         self.by_age.insert(age, Arc::clone(&key));
         self.by_key.insert(key, (port, age));
@@ -53,6 +66,7 @@ impl Memory {
                 self.set(key.protocol).remove(port);
             }
         }
+        self.note_newest(key.protocol, port);
     }
 
     /// Forgets everything of that type: its ranges may be another's soon.
@@ -84,12 +98,12 @@ impl Memory {
 
     /// When somebody who remembers the port had it last.
     pub(super) fn age(&self, protocol: Protocol, port: Port) -> u64 {
-        [Protocol::Tcp, Protocol::Udp, Protocol::Both]
-            .into_iter()
-            .filter(|other| other.parts().iter().any(|part| protocol.parts().contains(part)))
-            .filter_map(|other| self.by_port.get(&(other, port))?.last().copied())
-            .max()
-            .unwrap_or(0)
+        let [tcp, udp, both] = self.newest.0[usize::from(port.get())];
+        match protocol {
+            Protocol::Tcp => tcp.max(both),
+            Protocol::Udp => udp.max(both),
+            Protocol::Both => tcp.max(udp).max(both),
+        }
     }
 
     /// Everything that is remembered, the oldest first.
@@ -105,6 +119,11 @@ impl Memory {
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
         self.by_key.is_empty()
+    }
+
+    fn note_newest(&mut self, protocol: Protocol, port: Port) {
+        let newest = self.by_port.get(&(protocol, port)).and_then(|ages| ages.last());
+        self.newest.0[usize::from(port.get())][protocol as usize] = newest.copied().unwrap_or(0);
     }
 
     fn set(&mut self, protocol: Protocol) -> &mut PortSet {
