@@ -266,6 +266,12 @@ impl Lease {
         owners.filter(|owner| **owner != Owner::None)
     }
 
+    /// Whether one of them asked as that instance.
+    pub fn is_held_for(&self, instance_id: &InstanceId) -> bool {
+        let sharers = self.sharers.iter().map(|holder| &holder.instance_id);
+        std::iter::once(&self.instance_id).chain(sharers).any(|id| id.as_ref() == Some(instance_id))
+    }
+
     /// The lease as it is when only these hold it, the longest first; `None` for nobody.
     pub fn held_by(&self, holders: impl IntoIterator<Item = Holder>) -> Option<Self> {
         let mut holders = holders.into_iter();

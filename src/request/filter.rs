@@ -77,10 +77,7 @@ impl Filter {
             && same(self.protocol.as_ref(), Some(&lease.protocol))
             && same(self.service_type.as_ref(), Some(&lease.service_type))
             && same(self.service_name.as_ref(), lease.service_name.as_ref())
-            && self
-                .instance_id
-                .as_ref()
-                .is_none_or(|id| lease.holders().any(|h| h.instance_id.as_ref() == Some(id)))
+            && self.instance_id.as_ref().is_none_or(|id| lease.is_held_for(id))
             && same(self.project_path.as_ref(), lease.project_path.as_ref())
             && same(self.block_id.as_ref(), lease.block_id.as_ref())
     }
