@@ -1,0 +1,369 @@
+//! What the registry must know, in plain arrays with a place for each port, and what must hold of its
+//! answers. It learns of the same changes and shares no code with the registry.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use styxy::{
+    change::Change,
+    error::{Error, ErrorKind},
+    lease::{InstanceId, Lease, MemoryKey, Owner, SingletonKey},
+    port::{Port, PortRange, Protocol},
+    registry::{Choice, PortSet, Rules, placement::Place},
+    request::AllocateRequest,
+    service_type::{InstanceBehavior, ServiceTypeName},
+};
+
+/// How many ports there are, with the one that is none.
+pub const PORTS: usize = 65_536;
+
+/// A service type.
+pub struct Kind {
+    pub name: ServiceTypeName,
+    pub ranges: Vec<PortRange>,
+    pub is_single: bool,
+    /// The protocol whose leases count as the use of its ranges.
+    pub part: usize,
+    /// How many of its ports are leased.
+    pub used: usize,
+}
+
+impl Kind {
+    pub fn len(&self) -> usize {
+        self.ranges.iter().map(|range| range.len()).sum()
+    }
+}
+
+pub struct Model {
+    /// Who has each port, for TCP and for UDP.
+    at: [Vec<Option<Arc<Lease>>>; 2],
+    /// What something on the machine has.
+    busy: [Vec<bool>; 2],
+    excluded: Vec<bool>,
+    /// What that was made of.
+    excluded_set: PortSet,
+    /// Whose range each port lies in.
+    home: Vec<Option<u16>>,
+    pub kinds: Vec<Kind>,
+    pub live: usize,
+    pub orphans: usize,
+    most_leases: usize,
+    most_remembered: usize,
+    /// How many leases there are of what there may be one of.
+    of_key: HashMap<(ServiceTypeName, Option<SingletonKey>), usize>,
+    /// How much lives by each owner: shares of leases, and instances.
+    by_owner: HashMap<Owner, usize>,
+    pub instances: BTreeMap<InstanceId, Owner>,
+    memory: HashMap<MemoryKey, (Port, u64)>,
+    /// The same by the number of the change, the oldest first.
+    ages: BTreeMap<u64, MemoryKey>,
+}
+
+/// The places of a protocol in arrays of two.
+pub fn parts(protocol: Protocol) -> &'static [usize] {
+    match protocol {
+        Protocol::Tcp => &[0],
+        Protocol::Udp => &[1],
+        Protocol::Both => &[0, 1],
+    }
+}
+
+fn place(port: Port) -> usize {
+    port.get().into()
+}
+
+fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    let count = counts.get_mut(key).expect("it was counted before");
+    *count -= 1;
+    if *count == 0 {
+        counts.remove(key);
+    }
+}
+
+impl Model {
+    pub fn new(rules: &Rules) -> Self {
+        let mut model = Self {
+            at: [(); 2].map(|()| vec![None; PORTS]),
+            busy: [(); 2].map(|()| vec![false; PORTS]),
+            excluded: vec![false; PORTS],
+            excluded_set: PortSet::default(),
+            home: vec![None; PORTS],
+            kinds: Vec::new(),
+            live: 0,
+            orphans: 0,
+            most_leases: 0,
+            most_remembered: 0,
+            of_key: HashMap::new(),
+            by_owner: HashMap::new(),
+            instances: BTreeMap::new(),
+            memory: HashMap::new(),
+            ages: BTreeMap::new(),
+        };
+        model.set_rules(rules);
+        model
+    }
+
+    /// Takes other rules over. No port lies in two ranges.
+    pub fn set_rules(&mut self, rules: &Rules) {
+        (self.most_leases, self.most_remembered) = (rules.most_leases, rules.most_remembered);
+        if rules.excluded != self.excluded_set {
+            self.excluded_set = rules.excluded.clone();
+            for port in (1..PORTS as u64).filter_map(Port::new) {
+                self.excluded[place(port)] = rules.excluded.contains(port);
+            }
+        }
+        self.home.fill(None);
+        self.kinds.clear();
+        for (index, (name, service_type)) in (0..).zip(&rules.types.0) {
+            let part = parts(service_type.protocol)[0];
+            let ranges: Vec<_> = service_type.ranges().collect();
+            let mut used = 0;
+            for port in ranges.iter().flat_map(|range| range.ports()) {
+                let before = self.home[place(port)].replace(index);
+                assert_eq!(before, None, "port {port} lies in two ranges, one is of {name}");
+                used += usize::from(self.at[part][place(port)].is_some());
+            }
+            let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+            self.kinds.push(Kind { name: name.clone(), ranges, is_single, part, used });
+        }
+    }
+
+    pub fn kind(&self, name: &ServiceTypeName) -> Option<&Kind> {
+        self.index(name).map(|index| &self.kinds[usize::from(index)])
+    }
+
+    fn index(&self, name: &ServiceTypeName) -> Option<u16> {
+        let index = self.kinds.binary_search_by(|kind| kind.name.cmp(name)).ok()?;
+        Some(u16::try_from(index).expect("there are fewer types than ports"))
+    }
+
+    pub fn lease_at(&self, part: usize, port: Port) -> Option<&Arc<Lease>> {
+        self.at[part][place(port)].as_ref()
+    }
+
+    pub fn is_busy(&self, port: Port, protocol: Protocol) -> bool {
+        parts(protocol).iter().any(|part| self.busy[*part][place(port)])
+    }
+
+    /// Something takes a port, or lets it go.
+    pub fn set_busy(&mut self, part: usize, port: Port, busy: bool) {
+        self.busy[part][place(port)] = busy;
+    }
+
+    pub fn is_leased(&self, port: Port, protocol: Protocol) -> bool {
+        parts(protocol).iter().any(|part| self.at[*part][place(port)].is_some())
+    }
+
+    pub fn needs(&self, owner: &Owner) -> bool {
+        self.by_owner.contains_key(owner)
+    }
+
+    /// Every lease, by port.
+    pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
+        let [tcp, udp] = &self.at;
+        tcp.iter().zip(udp).flat_map(|(tcp, udp)| {
+            let udp = udp.as_ref().filter(|lease| lease.protocol == Protocol::Udp);
+            tcp.iter().chain(udp)
+        })
+    }
+
+    /// What is remembered, the oldest first.
+    pub fn memory(&self) -> impl ExactSizeIterator<Item = (&MemoryKey, Port, u64)> {
+        self.ages.iter().map(|(age, key)| (key, self.memory[key].0, *age))
+    }
+
+    // What changes.
+
+    pub fn apply(&mut self, seq: u64, change: &Change) {
+        match change {
+            Change::Allocate { lease } => {
+                if let Some(key) = lease.memory_key() {
+                    self.remember(key, lease.port, seq);
+                }
+                self.put(lease);
+            }
+            Change::Release { lease, .. } | Change::Expire { lease, .. } => self.take(lease),
+            Change::Orphan { lease }
+            | Change::Renew { lease }
+            | Change::SingletonReuse { lease }
+            | Change::SingletonLeave { lease, .. } => {
+                self.take(lease);
+                self.put(lease);
+            }
+            Change::Forget { key, port } => assert_eq!(self.forget(key), Some(*port)),
+            Change::RegisterInstance { instance } => {
+                self.instances.insert(instance.instance_id.clone(), instance.owner.clone());
+                *self.by_owner.entry(instance.owner.clone()).or_default() += 1;
+            }
+            Change::EndInstance { instance, .. } => {
+                let owner = self.instances.remove(&instance.instance_id).expect("it was there");
+                less(&mut self.by_owner, &owner);
+            }
+            Change::UndoAutoAllocation { service_type, .. } => {
+                let keys = self.memory.keys().filter(|key| key.service_type == *service_type);
+                let keys: Vec<_> = keys.cloned().collect();
+                for key in keys {
+                    self.forget(&key);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn put(&mut self, lease: &Arc<Lease>) {
+        for part in parts(lease.protocol) {
+            let before = self.at[*part][place(lease.port)].replace(Arc::clone(lease));
+            assert_eq!(before, None, "port {} is leased twice", lease.port);
+            self.count(*part, lease.port, |used| used + 1);
+        }
+        self.live += 1;
+        self.orphans += usize::from(lease.orphaned);
+        let key = (lease.service_type.clone(), lease.singleton_key.clone());
+        *self.of_key.entry(key).or_default() += 1;
+        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
+            *self.by_owner.entry(holder.owner).or_default() += 1;
+        }
+    }
+
+    /// Takes a lease away, as it was: a change may have it as it will be.
+    fn take(&mut self, lease: &Lease) {
+        let mut was = None;
+        for part in parts(lease.protocol) {
+            was = self.at[*part][place(lease.port)].take();
+            self.count(*part, lease.port, |used| used - 1);
+        }
+        let lease = was.filter(|was| was.lease_id == lease.lease_id);
+        let lease = lease.expect("a lease changes or ends while it is live");
+        self.live -= 1;
+        self.orphans -= usize::from(lease.orphaned);
+        less(&mut self.of_key, &(lease.service_type.clone(), lease.singleton_key.clone()));
+        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
+            less(&mut self.by_owner, &holder.owner);
+        }
+    }
+
+    fn count(&mut self, part: usize, port: Port, count: impl Fn(usize) -> usize) {
+        if let Some(home) = self.home[place(port)] {
+            let kind = &mut self.kinds[usize::from(home)];
+            if kind.part == part {
+                kind.used = count(kind.used);
+            }
+        }
+    }
+
+    fn remember(&mut self, key: MemoryKey, port: Port, seq: u64) {
+        self.forget(&key);
+        self.ages.insert(seq, key.clone());
+        self.memory.insert(key, (port, seq));
+        while self.memory.len() > self.most_remembered {
+            let (_, oldest) = self.ages.pop_first().expect("there are more than `most`");
+            self.memory.remove(&oldest);
+        }
+    }
+
+    fn forget(&mut self, key: &MemoryKey) -> Option<Port> {
+        let (port, seq) = self.memory.remove(key)?;
+        self.ages.remove(&seq);
+        Some(port)
+    }
+
+    // What must hold of answers.
+
+    fn is_free(&self, port: Port, protocol: Protocol) -> bool {
+        !self.excluded[place(port)]
+            && !self.is_leased(port, protocol)
+            && !self.is_busy(port, protocol)
+    }
+
+    fn are_free(&self, first: Port, request: &AllocateRequest) -> bool {
+        (0..request.count).all(|offset| {
+            let port = first.plus(offset);
+            port.is_some_and(|port| self.is_free(port, request.protocol()))
+        })
+    }
+
+    /// Whether a request of this type could get ports of its ranges.
+    fn has_room(&self, kind: &Kind, request: &AllocateRequest) -> bool {
+        kind.ranges.iter().any(|range| {
+            let mut run = 0;
+            range.ports().any(|port| {
+                let good = !port.is_refused_by_browsers();
+                let free = good && self.is_free(port, request.protocol());
+                run = if free { run + 1 } else { 0 };
+                run >= request.count
+            })
+        })
+    }
+
+    /// Checks the answer to a request that is completed with its type.
+    pub fn judge(&self, request: &AllocateRequest, answer: &Result<Choice, Error>) {
+        let index = self.index(&request.service_type).expect("a request of a known type");
+        let kind = &self.kinds[usize::from(index)];
+        let key = (request.service_type.clone(), request.singleton_key.clone());
+        let exists = kind.is_single && self.of_key.contains_key(&key);
+        let asked = request.port.filter(|port| self.are_free(*port, request));
+        let remembered = request.memory_key().and_then(|key| self.memory.get(&key));
+        let remembered = remembered.map(|(port, _)| *port).filter(|first| {
+            let mut block = (0..request.count).filter_map(|offset| first.plus(offset));
+            // A single one may have been asked for by number.
+            let good = request.count == 1 || !block.any(Port::is_refused_by_browsers);
+            good && self.are_free(*first, request)
+        });
+        let room = || remembered.is_some() || self.has_room(kind, request);
+        let wants = self.live + usize::from(request.count);
+        match answer {
+            Ok(Choice::Existing(lease)) => {
+                assert!(exists && (&lease.service_type, &lease.singleton_key) == (&key.0, &key.1));
+                let live = self.lease_at(parts(lease.protocol)[0], lease.port);
+                assert!(live.is_some_and(|live| Arc::ptr_eq(live, lease)), "{lease:?} has ended");
+            }
+            Ok(Choice::Port(first)) => {
+                assert!(!exists, "{key:?} runs once, and runs already");
+                assert!(wants <= self.most_leases, "{wants} leases are too many");
+                assert!(self.are_free(*first, request), "port {first} is not free: {request:?}");
+                // A port that is asked for counts most, then the one that the project had.
+                match (asked, remembered) {
+                    (Some(port), _) => assert_eq!(*first, port, "{request:?}"),
+                    _ if request.strict => panic!("port {first} is not that of {request:?}"),
+                    (None, Some(port)) => assert_eq!(*first, port, "{request:?}"),
+                    (None, None) => {
+                        for port in (0..request.count).filter_map(|offset| first.plus(offset)) {
+                            let home = self.home[place(port)];
+                            assert_eq!(home, Some(index), "port {port} for {request:?}");
+                            assert!(!port.is_refused_by_browsers(), "port {port}");
+                        }
+                    }
+                }
+            }
+            Err(error) => match error.kind {
+                ErrorKind::LimitExceeded => assert!(!exists && wants > self.most_leases),
+                ErrorKind::PortInUse => {
+                    assert!(request.strict && (exists || asked.is_none()), "{error:?}");
+                }
+                ErrorKind::PoolExhausted => {
+                    let refused = !request.strict && !exists && asked.is_none() && !room();
+                    assert!(refused, "there is room for {request:?}: {error:?}");
+                }
+                _ => panic!("{request:?}: {error:?}"),
+            },
+        }
+    }
+
+    /// Checks a new range: within the limits, far enough from other types, with no excluded port.
+    pub fn judge_place(&self, name: &ServiceTypeName, found: Place, rules: &Rules) {
+        let Place { range, .. } = found;
+        let auto = &rules.auto;
+        let inside = auto.min_port <= range.first() && range.last() <= auto.max_port;
+        assert!(inside && range.len() >= auto.chunk_size.into(), "{range}");
+        let own = self.index(name);
+        for port in range.widened(auto.gap()).ports() {
+            let home = self.home[place(port)];
+            let others = home.is_some() && home != own;
+            assert!(!others, "{range} of {name} is too near to port {port}");
+            let own_or_excluded = home.is_some() || self.excluded[place(port)];
+            assert!(!range.contains(port) || !own_or_excluded, "{range} of {name} has {port}");
+        }
+    }
+}
