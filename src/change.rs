@@ -31,13 +31,12 @@ pub struct Record {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client: Option<Client>,
     /// What happened.
-    #[serde(flatten)]
     pub change: Change,
 }
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Change {
     /// A port was leased.
     Allocate {

@@ -89,7 +89,7 @@ impl FromStr for LeaseId {
 
 /// Whose end ends a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(rename_all = "lowercase")]
 pub enum Owner {
     /// Nobody's; it ends when it has not been listened on for long.
     #[default]
@@ -116,6 +116,11 @@ pub enum Owner {
 }
 
 impl Owner {
+    /// Whether it is nobody.
+    pub fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+
     /// The word for it in every interface.
     pub fn as_str(&self) -> &'static str {
         match self {
@@ -143,7 +148,7 @@ impl fmt::Display for Owner {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
     /// Whose end ends it.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
     /// Who asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
@@ -189,7 +194,7 @@ pub struct Lease {
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub project_path: Option<ProjectPath>,
     /// Whose end ends it.
-    #[serde(default)]
+    #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
     /// How the port is kept.
     #[serde(default)]

@@ -70,7 +70,7 @@ fn told(home: &Home) -> Vec<String> {
     let lines = log.lines().map(|line| serde_json::from_str(line.split_once(' ').unwrap().1));
     let actions = lines.filter_map(|line: serde_json::Result<Json>| {
         let line = line.unwrap();
-        line["record"]["action"].as_str().map(str::to_owned)
+        line["record"]["change"].as_object().and_then(|change| change.keys().next().cloned())
     });
     actions.filter(|action| action.starts_with("config")).collect()
 }

@@ -374,7 +374,16 @@ fn records(home: &Home) -> Vec<Json> {
     let text: String =
         logs.map(|name| fs::read_to_string(home.state().join(name)).unwrap()).collect();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Json>(line.get(9..)?).ok());
-    lines.filter_map(|line| line.get("record").cloned()).collect()
+    lines.filter_map(|line| line.get("record").map(flat)).collect()
+}
+
+/// A record with the name of its change as `action`, and with what the change says.
+fn flat(record: &Json) -> Json {
+    let (action, change) = record["change"].as_object().unwrap().iter().next().unwrap();
+    let mut flat = change.clone();
+    flat["seq"] = record["seq"].clone();
+    flat["action"] = json!(action);
+    flat
 }
 
 fn ports(ranges: &[[u16; 2]]) -> Vec<u16> {

@@ -124,7 +124,7 @@ impl Files {
     /// How many `recover` records the logs have.
     fn reports(&self) -> usize {
         let logs = self.0.iter().filter(|(name, _)| name.starts_with("log."));
-        let count = |log| String::from_utf8_lossy(log).matches("\"action\":\"recover\"").count();
+        let count = |log| String::from_utf8_lossy(log).matches("\"recover\":{").count();
         logs.map(|(_, log)| count(log)).sum()
     }
 
@@ -150,10 +150,11 @@ impl Files {
 fn leases<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Ports {
     let mut leases = Ports::new();
     for line in lines {
-        match (line.port(), line.says["record"]["action"].as_str()) {
-            (Some(port), Some("release")) => _ = leases.remove(&port),
-            (Some(port), _) => _ = leases.insert(port),
-            (None, _) => {}
+        let is_end = !line.says["record"]["change"]["release"].is_null();
+        match line.port() {
+            Some(port) if is_end => _ = leases.remove(&port),
+            Some(port) => _ = leases.insert(port),
+            None => {}
         }
     }
     leases
@@ -166,8 +167,9 @@ fn ever_leased<'a>(lines: impl IntoIterator<Item = &'a Line<'a>>) -> Ports {
 impl Line<'_> {
     /// The port of the lease that it is about.
     fn port(&self) -> Option<u64> {
-        let lease = [&self.says["lease"], &self.says["record"]["lease"]];
-        lease.into_iter().find_map(|lease| lease["port"].as_u64())
+        let changes = self.says["record"]["change"].as_object().into_iter().flatten();
+        let leases = changes.map(|(_, change)| &change["lease"]).chain([&self.says["lease"]]);
+        leases.into_iter().find_map(|lease| lease["port"].as_u64())
     }
 }
 
