@@ -7,10 +7,9 @@ use crate::{
     change::Change,
     kernel::{clock, diag, probe},
     lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
-    owners::deadlines::{Due, OwnerKey},
+    owners::deadlines::Due,
     port::{Port, Protocol},
     registry::{PortSet, holding::leave},
-    request::Filter,
     time::Moment,
 };
 
@@ -31,7 +30,7 @@ impl Broker {
         let ended = inner.registry.ends_with_owner(owner);
         if !self.end(inner, ended) {
             let again = clock::now().plus_seconds(AGAIN_SECONDS);
-            self.deadlines.add(again, Due::Owner(OwnerKey(owner.clone())));
+            self.deadlines.add(again, Due::Owner(owner.clone()));
         }
     }
 
@@ -86,7 +85,7 @@ impl Broker {
                 }
             }
             Due::Guards => self.bind_guards(inner),
-            Due::Owner(OwnerKey(owner)) => {
+            Due::Owner(owner) => {
                 let this = self.this.clone();
                 // Not from here, where the state is locked.
                 tokio::spawn(async move {

@@ -1,7 +1,7 @@
 //! One timer for the nearest deadline.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What is to be looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
     /// The time limit of a lease, or the time that it may go unused.
     Lease(LeaseId),
@@ -27,23 +27,7 @@ pub enum Due {
     /// The guards that could not be bound.
     Guards,
     /// An owner whose end could not be stored.
-    Owner(OwnerKey),
-}
-
-/// An owner, where an order is wanted.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct OwnerKey(pub Owner);
-
-impl PartialOrd for OwnerKey {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for OwnerKey {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.to_string().cmp(&other.0.to_string())
-    }
+    Owner(Owner),
 }
 
 /// All deadlines.
@@ -55,8 +39,25 @@ pub struct Deadlines {
 
 #[derive(Debug, Default)]
 struct All {
-    due: BTreeSet<(Moment, Due)>,
-    when: HashMap<Due, Moment>,
+    due: BTreeMap<Key, Due>,
+    when: HashMap<Due, Key>,
+    count: u64,
+}
+
+/// When, and the how manyth it is of all that were ever set: two may be due at one moment.
+type Key = (Moment, u64);
+
+impl All {
+    fn key(&mut self, when: Moment) -> Key {
+        self.count += 1;
+        (when, self.count)
+    }
+
+    fn remove(&mut self, due: &Due) {
+        if let Some(key) = self.when.remove(due) {
+            self.due.remove(&key);
+        }
+    }
 }
 
 impl Deadlines {
@@ -67,11 +68,11 @@ impl Deadlines {
     /// Sets when something is due, whatever it was before.
     pub fn add(&self, when: Moment, due: Due) {
         let mut all = self.lock();
-        if let Some(before) = all.when.insert(due.clone(), when) {
-            all.due.remove(&(before, due.clone()));
-        }
-        let nearest = all.due.first().is_none_or(|(first, _)| when < *first);
-        all.due.insert((when, due));
+        all.remove(&due);
+        let key = all.key(when);
+        let nearest = all.due.first_key_value().is_none_or(|(first, _)| key < *first);
+        all.when.insert(due.clone(), key);
+        all.due.insert(key, due);
         if nearest {
             self.changed.notify_one();
         }
@@ -80,7 +81,8 @@ impl Deadlines {
     /// Sets when many things are due of which nothing was set before: at a start, tens of thousands.
     pub fn add_all(&self, due: Vec<(Moment, Due)>) {
         let mut all = self.lock();
-        all.when.extend(due.iter().map(|(when, due)| (due.clone(), *when)));
+        let due: Vec<_> = due.into_iter().map(|(when, due)| (all.key(when), due)).collect();
+        all.when.extend(due.iter().map(|(key, due)| (due.clone(), *key)));
         // Collecting sorts once; inserting one by one searches for each.
         all.due.append(&mut due.into_iter().collect());
         self.changed.notify_one();
@@ -96,16 +98,13 @@ impl Deadlines {
 
     /// Something is not due any more.
     pub fn remove(&self, due: &Due) {
-        let mut all = self.lock();
-        if let Some(when) = all.when.remove(due) {
-            all.due.remove(&(when, due.clone()));
-        }
+        self.lock().remove(due);
     }
 
     /// Tells what is due, for ever.
     pub async fn run(&self, tell: impl Fn(Due)) {
         loop {
-            let nearest = self.lock().due.first().map(|(when, _)| *when);
+            let nearest = self.lock().due.first_key_value().map(|((when, _), _)| *when);
             let wait = async {
                 match nearest {
                     Some(when) => tokio::time::sleep(clock::now().until(when)).await,
@@ -125,8 +124,8 @@ impl Deadlines {
     fn take(&self, now: Moment) -> Vec<Due> {
         let mut all = self.lock();
         let mut taken = Vec::new();
-        while all.due.first().is_some_and(|(when, _)| *when <= now) {
-            taken.extend(all.due.pop_first().map(|(_, due)| due));
+        while let Some(first) = all.due.first_entry().filter(|first| first.key().0 <= now) {
+            taken.push(first.remove());
         }
         for due in &taken {
             all.when.remove(due);
