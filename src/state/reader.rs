@@ -20,8 +20,10 @@ pub struct Reader {
     generation: u64,
     file: Option<File>,
     offset: u64,
-    /// Whole lines that are read but not taken.
-    lines: VecDeque<Record>,
+    /// What was read last.
+    chunk: Vec<u8>,
+    /// The records in it that are not taken.
+    records: VecDeque<Record>,
 }
 
 const CHUNK: usize = 64 * 1024;
@@ -34,7 +36,8 @@ impl Reader {
             generation: 0,
             file: None,
             offset: 0,
-            lines: VecDeque::new(),
+            chunk: Vec::new(),
+            records: VecDeque::new(),
         }
     }
 
@@ -47,16 +50,17 @@ impl Reader {
     /// the state was read.
     pub fn next_record(&mut self) -> io::Result<Option<Record>> {
         loop {
-            if let Some(record) = self.lines.pop_front() {
+            if let Some(record) = self.records.pop_front() {
                 return Ok(Some(record));
             }
-            // The file that follows is looked for first: once it exists, this one is finished, so
-            // that its end is really its end.
-            let following = self.following()?;
             if self.fill()? {
                 continue;
             }
-            let Some(following) = following else { return Ok(None) };
+            let Some(following) = self.following()? else { return Ok(None) };
+            // Once another file follows, this one is finished: only now its end is really its end.
+            if self.fill()? {
+                continue;
+            }
             self.file = Some(File::open(following.path(&self.folder))?);
             self.generation = following.generation;
             self.offset = 0;
@@ -72,18 +76,19 @@ impl Reader {
     /// Reads on; whether there was anything.
     fn fill(&mut self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
-        let mut chunk = Vec::new();
+        let mut length = 0;
         loop {
-            let start = chunk.len();
-            chunk.resize(start + CHUNK, 0);
-            let read = file.read_at(&mut chunk[start..], self.offset + start as u64)?;
-            chunk.truncate(start + read);
+            if self.chunk.len() < length + CHUNK {
+                self.chunk.resize(length + CHUNK, 0);
+            }
+            let read = file.read_at(&mut self.chunk[length..], self.offset + length as u64)?;
+            length += read;
             // What has no line feed yet is still being written.
-            if let Some(end) = chunk.iter().rposition(|byte| *byte == b'\n') {
+            if let Some(end) = self.chunk[..length].iter().rposition(|byte| *byte == b'\n') {
                 self.offset += end as u64 + 1;
-                for bytes in chunk[..end].split(|byte| *byte == b'\n') {
+                for bytes in self.chunk[..end].split(|byte| *byte == b'\n') {
                     if let Ok(Line::Record(record)) = line::read(bytes) {
-                        self.lines.push_back(record);
+                        self.records.push_back(record);
                     }
                 }
                 return Ok(true);
