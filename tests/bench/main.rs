@@ -21,6 +21,7 @@
 mod burst;
 mod call;
 mod cold;
+mod command;
 mod fixture;
 mod floor;
 mod load;
@@ -36,9 +37,9 @@ mod syscalls;
 use results::Results;
 
 /// The topics, in the order in which they run.
-const TOPICS: [&str; 14] = [
+const TOPICS: [&str; 15] = [
     "bus", "http", "load", "crowd", "full", "scarce", "busy", "cold", "restart", "memory", "idle",
-    "burst", "state", "peers",
+    "burst", "state", "command", "peers",
 ];
 
 /// Where the results go, in the machine.
@@ -78,6 +79,7 @@ async fn measure(wanted: &[&str]) {
             "idle" => rest::idle(&mut results).await,
             "burst" => burst::burst(&mut results).await,
             "state" => burst::state(&mut results).await,
+            "command" => command::command(&mut results).await,
             "peers" => peers::peers(&mut results),
             _ => unreachable!(),
         }

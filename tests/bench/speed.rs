@@ -53,7 +53,7 @@ pub async fn bus(results: &mut Results) {
     results.add(Row::new(name, new.grant(), "µs").floor(base.grant()));
     let name = "Allocate, 50 times after a rest";
     let rested = Row::new(name, after_rest.grant(), "µs");
-    results.add(rested.floor(base_after_rest.grant()).at_most_times(1.5));
+    results.add(rested.floor(base_after_rest.grant()));
     calls(results).await;
 }
 
