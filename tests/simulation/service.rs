@@ -388,7 +388,9 @@ impl Service {
         }
         removed.extend(written(&self.rules).into_iter().filter(|n| !rules.types.0.contains_key(n)));
         let fingerprint = u32::try_from(self.seq % 1_000_000).expect("less than a million");
-        self.commit(vec![Change::ConfigReload { added, changed, removed, fingerprint }]);
+        let still_wrong = false;
+        let change = Change::ConfigReload { added, changed, removed, fingerprint, still_wrong };
+        self.commit(vec![change]);
         self.rules = rules;
         self.set_rules();
         self.counts.reloads += 1;
