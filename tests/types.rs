@@ -122,6 +122,12 @@ fn automatic_ranges_can_be_switched_off_and_on() {
     assert_eq!(code, 1);
     assert!(words.contains("switched off"), "{words}");
     home.ok(&["config", "auto-allocation", "enable"]);
+    home.ok(&["allocate", "grafana", "--count", "10"]);
+    // A type that has a range by itself keeps it, and gets no further one.
+    home.ok(&["config", "auto-allocation", "disable"]);
+    let (code, words) = home.refused(&["allocate", "grafana"]);
+    assert!(code == 1 && words.contains("auto-allocation enable"), "{words}");
+    home.ok(&["config", "auto-allocation", "enable"]);
     home.ok(&["allocate", "grafana"]);
     // What a person has written counts more, and the refusal says where it is.
     home.configure(r#"{"auto_allocation": {"enabled": true}}"#);

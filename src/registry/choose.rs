@@ -171,7 +171,14 @@ impl Registry {
         } else {
             self.block(request, service_type, template, probe)
         };
-        first.map(Choice::Port).ok_or_else(|| exhausted(request, service_type, busy))
+        first.map(Choice::Port).ok_or_else(|| {
+            let mut error = exhausted(request, service_type, busy);
+            if service_type.created.is_some() && !self.rules.auto.enabled {
+                let way = "`styxy config auto-allocation enable` lets it have another range";
+                error.suggestions.insert(0, way.to_owned());
+            }
+            error
+        })
     }
 
     /// What is in the way of the asked ports, if anything is.
