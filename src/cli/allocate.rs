@@ -10,6 +10,7 @@ use crate::{
     error::Error,
     lease::UnitName,
     request::{LONGEST_TTL, MOST_PORTS},
+    value::Fields,
 };
 
 /// Lease a port, and print its number
@@ -44,11 +45,7 @@ impl Allocate {
         let mut options = self.wanted.options();
         options.put_some("count", self.count.map(u32::from));
         options.put_some("ttl", self.ttl);
-        match self.owner {
-            Owner::None => {}
-            Owner::Pid(pid) => options.put("pid", pid),
-            Owner::Unit(unit) => options.put("unit", unit.as_str()),
-        }
+        self.owner.put(&mut options);
         if self.dry_run {
             options.put("dry_run", true);
         }
@@ -70,10 +67,20 @@ impl Allocate {
 
 /// Whose end ends the lease, as the command line says it.
 #[derive(Clone, Debug)]
-enum Owner {
+pub(super) enum Owner {
     None,
     Pid(u32),
     Unit(UnitName),
+}
+
+impl Owner {
+    pub(super) fn put(self, options: &mut Fields) {
+        match self {
+            Self::None => {}
+            Self::Pid(pid) => options.put("pid", pid),
+            Self::Unit(unit) => options.put("unit", unit.as_str()),
+        }
+    }
 }
 
 impl FromStr for Owner {

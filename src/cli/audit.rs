@@ -14,7 +14,7 @@ use crate::{client::Failure, error::Error};
 mod entry;
 mod journal;
 mod log;
-mod query;
+pub(super) mod query;
 mod show;
 mod stats;
 
@@ -80,7 +80,7 @@ impl Audit {
         if self.amount.follow {
             return self.follow(query, last, &here);
         }
-        let found = find(query, last, &here)?;
+        let found = find(query, last)?;
         if let Some(file) = &self.export {
             return self.export(file, &found.entries);
         }
@@ -93,7 +93,7 @@ impl Audit {
             };
         }
         if self.output.json {
-            return print_json(&found.entries.iter().map(Entry::to_json).collect());
+            return print_json(&found.to_json());
         }
         if found.entries.is_empty() {
             return print("there is no such event");
@@ -164,7 +164,7 @@ impl Audit {
 const NO_ENTRY: &str = "journalctl finds no entry at all";
 
 /// Asks the journal; where it has nothing of styxy, the log of a private service.
-fn find(query: &Query, last: Option<usize>, here: &Here) -> Result<Found, Stop> {
+pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, Stop> {
     let (why, nothing) = match journal::read(query, last) {
         Ok(found) if !found.entries.is_empty() => return Ok(found),
         Ok(found) => match journal::holds() {
@@ -180,7 +180,7 @@ fn find(query: &Query, last: Option<usize>, here: &Here) -> Result<Found, Stop> 
     if entries.is_empty() {
         return nothing;
     }
-    let found = log::select(entries, query, last, &here.now).map_err(|text| {
+    let found = log::select(entries, query, last, &Here::new().now).map_err(|text| {
         let why = format!("{text:?} is not a time that is understood without a journal");
         usage(
             &Error::invalid(why)

@@ -27,21 +27,27 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let mut answer = ask(&Call::Check { port: self.port, protocol: self.protocol })?;
-        // The service's sandbox hides other processes, so it is looked for here. The answer is good
-        // without it, too.
-        let holders = listeners(PortRange::only(self.port), self.protocol).map(holders).ok();
+        let (answer, holders) = check(self.port, self.protocol)?;
         if self.output.json {
-            let json = |holders: Vec<Holder>| holders.iter().map(Holder::json).collect();
-            answer["listeners"] = holders.map_or(Json::Null, json);
             print_json(&answer)?;
         } else {
-            for line in lines(&answer, &holders.unwrap_or_default()) {
+            for line in lines(&answer, &holders) {
                 print(&line)?;
             }
         }
         if answer["available"] == true { Ok(()) } else { Err(Stop::No) }
     }
+}
+
+/// Asks about a port; the answer says who listens, too.
+pub(super) fn check(port: Port, protocol: Protocol) -> Result<(Json, Vec<Holder>), Stop> {
+    let mut answer = ask(&Call::Check { port, protocol })?;
+    // The service's sandbox hides other processes, so it is looked for here. The answer is good
+    // without it, too.
+    let holders = listeners(PortRange::only(port), protocol).map(holders).ok();
+    let json = |holders: &Vec<Holder>| holders.iter().map(Holder::json).collect();
+    answer["listeners"] = holders.as_ref().map_or(Json::Null, json);
+    Ok((answer, holders.unwrap_or_default()))
 }
 
 /// The service's words and, better or in addition, who listens.

@@ -62,23 +62,7 @@ impl Release {
             leases.extend(found(common)?);
         } else {
             for which in &self.which {
-                let mut filter = common.clone();
-                match (which.parse::<Port>(), which.parse::<LeaseId>()) {
-                    (Ok(port), _) => filter.put("port", port.get()),
-                    (_, Ok(lease_id)) => filter.put("lease_id", lease_id.to_string()),
-                    (Err(_), Err(_)) => {
-                        return Err(usage(&Error::invalid(format!(
-                            "{which:?} is neither a lease nor a port"
-                        ))));
-                    }
-                }
-                let those = found(filter)?;
-                if those.is_empty() {
-                    return Err(refused(format!(
-                        "there is no lease of {which}; `styxy list` shows what there is"
-                    )));
-                }
-                leases.extend(those);
+                leases.extend(named(which, common.clone())?);
             }
         }
         self.release(&leases)
@@ -91,8 +75,7 @@ impl Release {
         }
         let mut released = Vec::new();
         for lease in leases {
-            let lease_id = text(lease, "lease_id").to_owned();
-            let mut answer = ask(&Call::Release { lease_id: lease_id.clone() })?;
+            let answer = release(lease)?;
             if !self.output.json {
                 print(&format!(
                     "released port {} of {}",
@@ -100,7 +83,6 @@ impl Release {
                     text(lease, "service_type")
                 ))?;
             }
-            answer["lease_id"] = lease_id.into();
             released.push(answer);
         }
         match released.as_slice() {
@@ -114,6 +96,33 @@ impl Release {
         }
         Ok(())
     }
+}
+
+/// The leases of a lease's id or of a port; there is one at least.
+pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
+    match (which.parse::<Port>(), which.parse::<LeaseId>()) {
+        (Ok(port), _) => filter.put("port", port.get()),
+        (_, Ok(lease_id)) => filter.put("lease_id", lease_id.to_string()),
+        (Err(_), Err(_)) => {
+            let error = Error::invalid(format!("{which:?} is neither a lease nor a port"));
+            return Err(usage(&error));
+        }
+    }
+    let leases = found(filter)?;
+    if leases.is_empty() {
+        return Err(refused(format!(
+            "there is no lease of {which}; `styxy list` shows what there is"
+        )));
+    }
+    Ok(leases)
+}
+
+/// Releases a lease that was found.
+pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
+    let lease_id = text(lease, "lease_id");
+    let mut answer = ask(&Call::Release { lease_id: lease_id.to_owned() })?;
+    answer["lease_id"] = lease_id.into();
+    Ok(answer)
 }
 
 fn found(filter: Fields) -> Result<Vec<Json>, Stop> {

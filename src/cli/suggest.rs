@@ -45,8 +45,7 @@ impl Suggest {
         options.put_some("service_name", self.name.clone());
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
         options.put_some("project_path", project);
-        AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
-        let suggestions = ask(&Call::Suggest { service_type: service_type.clone(), options })?;
+        let suggestions = suggest(service_type, options)?;
         if self.output.json {
             return print_json(&suggestions);
         }
@@ -61,26 +60,8 @@ impl Suggest {
         print(&table.trim_fmt())
     }
 
-    /// What the files of a project point to, each with the port that it would get.
     fn of_project(&self, project: Option<&str>) -> Result<(), Stop> {
-        let needs = project.map(|project| project::needs(Path::new(project))).unwrap_or_default();
-        let mut found = Vec::new();
-        for need in needs {
-            let mut options = Fields::default();
-            options.put("count", 1_u32);
-            options.put_some("service_name", need.service_name.clone());
-            options.put_some("project_path", project.map(str::to_owned));
-            let service_type = need.service_type.to_owned();
-            let suggestions = ask(&Call::Suggest { service_type, options })?;
-            found.push(json!({
-                "service_type": need.service_type,
-                "service_name": need.service_name,
-                "wants": need.port.map(Port::get),
-                "port": suggestions[0]["port"],
-                "reason": suggestions[0]["reason"],
-                "because": need.because,
-            }));
-        }
+        let found = needs(project)?;
         if self.output.json {
             return print_json(&Json::Array(found));
         }
@@ -101,4 +82,34 @@ impl Suggest {
         }
         print(&table.trim_fmt())
     }
+}
+
+/// The ports that the next requests would get. What is wrong with the question is told before a service is
+/// looked for.
+pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, Stop> {
+    AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
+    ask(&Call::Suggest { service_type: service_type.to_owned(), options })
+}
+
+/// What the files of a project point to, each with the port that it would get.
+pub(super) fn needs(project: Option<&str>) -> Result<Vec<Json>, Stop> {
+    let needs = project.map(|project| project::needs(Path::new(project))).unwrap_or_default();
+    let mut found = Vec::new();
+    for need in needs {
+        let mut options = Fields::default();
+        options.put("count", 1_u32);
+        options.put_some("service_name", need.service_name.clone());
+        options.put_some("project_path", project.map(str::to_owned));
+        let service_type = need.service_type.to_owned();
+        let suggestions = ask(&Call::Suggest { service_type, options })?;
+        found.push(json!({
+            "service_type": need.service_type,
+            "service_name": need.service_name,
+            "wants": need.port.map(Port::get),
+            "port": suggestions[0]["port"],
+            "reason": suggestions[0]["reason"],
+            "because": need.because,
+        }));
+    }
+    Ok(found)
 }

@@ -11,7 +11,7 @@ use crate::{time::Timestamp, word::harmless};
 
 /// One event, as it was read.
 #[derive(Clone, Debug)]
-pub(super) struct Entry {
+pub(in crate::cli) struct Entry {
     /// The fields, made harmless: `port` for `STYXY_PORT`, and `message`.
     fields: BTreeMap<String, String>,
     /// When it happened.

@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::Value as Json;
 
 use super::{
     Stop,
@@ -45,11 +46,18 @@ pub(super) enum Holds {
 
 /// What was found.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(in crate::cli) struct Found {
     /// Each event once, the oldest first.
     pub entries: Vec<Entry>,
     /// Whether there may be older ones that were not asked for.
     pub is_part: bool,
+}
+
+impl Found {
+    /// The events as `--json` shows them.
+    pub fn to_json(&self) -> Json {
+        self.entries.iter().map(Entry::to_json).collect()
+    }
 }
 
 /// Asks for what is there.

@@ -22,7 +22,7 @@ use crate::{
 
 /// The question: of each list one must be so, if there is any.
 #[derive(Clone, Debug, Default, Args)]
-pub(super) struct Query {
+pub(in crate::cli) struct Query {
     /// Only these actions
     #[arg(long = "action", value_name = "ACTION", value_delimiter = ',')]
     #[arg(value_parser = PossibleValuesParser::new(ACTIONS))]
@@ -49,7 +49,7 @@ pub(super) struct Query {
 
 /// A project, as the command line names it: a path from the current folder is one from the root.
 #[derive(Clone, Debug)]
-pub(super) struct Project(ProjectPath);
+pub(in crate::cli) struct Project(ProjectPath);
 
 impl FromStr for Project {
     type Err = Error;
@@ -79,7 +79,7 @@ pub(super) enum Reading {
 
 impl Query {
     /// The arguments of `journalctl`. Fields of one name are alternatives, others must all be so.
-    pub fn arguments(&self, reading: Reading) -> Vec<String> {
+    pub(super) fn arguments(&self, reading: Reading) -> Vec<String> {
         // Without --all, a long value is null.
         let mut arguments: Vec<_> =
             ["--quiet", "--no-pager", "--all", "--output=json"].map(str::to_owned).into();
