@@ -8,6 +8,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::Path,
     process::{Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -48,6 +49,8 @@ pub(super) async fn start() -> Result<(), String> {
     });
     let began = tokio::time::timeout(PATIENCE, began).await;
     if matches!(began, Ok(Ok(true))) {
+        // It may end before this process does, and is to leave nothing behind then.
+        thread::spawn(move || child.wait());
         return Ok(());
     }
     let _ = child.wait();
