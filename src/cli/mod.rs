@@ -15,6 +15,8 @@ mod forget;
 mod holders;
 mod instances;
 mod list;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod output;
 mod release;
 mod renew;
@@ -72,6 +74,8 @@ enum Verb {
     Doctor(doctor::Doctor),
     Renew(renew::Renew),
     Forget(forget::Forget),
+    #[cfg(feature = "mcp")]
+    Mcp(mcp::Mcp),
     Daemon(daemon::Daemon),
 }
 
@@ -132,6 +136,8 @@ pub fn run() -> ExitCode {
         Verb::Doctor(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
+        #[cfg(feature = "mcp")]
+        Verb::Mcp(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
     };
     match result {

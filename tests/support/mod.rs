@@ -3,6 +3,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 pub mod journal;
+#[cfg(feature = "mcp")]
+pub mod mcp;
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,0 +1,214 @@
+use std::io;
+
+use clap::Args;
+use rmcp::{
+    ErrorData, RoleServer, ServerHandler, ServiceExt,
+    model::{
+        CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, Implementation,
+        ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, ToolAnnotations,
+    },
+    service::{RequestContext, ServerInitializeError},
+    transport::stdio,
+};
+use rustix::event::{PollFd, PollFlags, poll};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value as Json};
+use tokio::{runtime, task::spawn_blocking};
+
+use super::{Stop, refused};
+use crate::word::{harmless, shortened};
+
+mod answers;
+mod tools;
+
+/// What a model is told before it sees the tools.
+const INSTRUCTIONS: &str = "Several agents and people share the ports of this machine. Before you start \
+    anything that listens, call allocate and use the port that it answers; never choose a number yourself, \
+    and never end a program because it has the port that you wanted. What you lease ends with this session; \
+    where you can run commands, `styxy run TYPE -- COMMAND` leases a port for a command and sets PORT.";
+
+/// Offer ports to an agent, as a Model Context Protocol server on stdin and stdout
+///
+/// The agent starts it. What is leased over it ends with it, unless the agent says otherwise.
+#[derive(Debug, Args)]
+#[command(after_help = r#"In the agent's configuration: {"command": "styxy", "args": ["mcp"]}"#)]
+pub(super) struct Mcp {}
+
+impl Mcp {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let result = runtime.block_on(serve());
+        // A thread may still read stdin, and cannot be told to stop.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// Serves until the client is gone.
+async fn serve() -> Result<(), Stop> {
+    let session = async {
+        match Server.serve(stdio()).await {
+            Ok(session) => {
+                let _ = session.waiting().await;
+                Ok(())
+            }
+            Err(
+                ServerInitializeError::ConnectionClosed(_)
+                | ServerInitializeError::TransportError { .. },
+            ) => Ok(()),
+            Err(error) => {
+                let words = shortened(&harmless(&error.to_string()));
+                Err(refused(format!(
+                    "the client does not speak MCP as it should: {words}; send initialize first"
+                )))
+            }
+        }
+    };
+    tokio::select! {
+        result = session => result,
+        _ = spawn_blocking(nobody_reads) => Ok(()),
+    }
+}
+
+/// Waits until nobody can read what would be written.
+fn nobody_reads() {
+    let output = io::stdout();
+    let mut output = [PollFd::new(&output, PollFlags::empty())];
+    while poll(&mut output, None) == Err(rustix::io::Errno::INTR) {}
+}
+
+/// A tool, made of its arguments.
+trait Tool: DeserializeOwned + JsonSchema {
+    const NAME: &'static str;
+    /// What a model is told.
+    const DESCRIPTION: &'static str;
+    /// What it does to the leases.
+    const EFFECT: Effect = Effect::Nothing;
+    /// The shape of its answer.
+    type Answer: JsonSchema;
+
+    /// What the verb of that name answers with `--json`; a list in an object, as the protocol wants it.
+    fn answer(self) -> Result<Json, Stop>;
+}
+
+/// What a call changes.
+#[derive(Clone, Copy)]
+enum Effect {
+    Nothing,
+    /// Something is there in addition, with each call.
+    Adds,
+    /// Something is gone. A second call is not the same: a port may be leased again by then.
+    Takes,
+}
+
+/// A tool, as the protocol has it.
+struct Entry {
+    name: &'static str,
+    describe: fn() -> rmcp::model::Tool,
+    /// Fails if the arguments are not those of the tool, and says which.
+    call: fn(Json) -> Result<Result<Json, Stop>, String>,
+}
+
+const fn entry<T: Tool>() -> Entry {
+    Entry {
+        name: T::NAME,
+        describe: describe::<T>,
+        call: |arguments| {
+            let arguments = serde_path_to_error::deserialize::<_, T>(arguments);
+            arguments.map(T::answer).map_err(|error| error.to_string())
+        },
+    }
+}
+
+const TOOLS: [Entry; 6] = [
+    entry::<tools::Allocate>(),
+    entry::<tools::Release>(),
+    entry::<tools::List>(),
+    entry::<tools::Check>(),
+    entry::<tools::Suggest>(),
+    entry::<tools::Audit>(),
+];
+
+fn describe<T: Tool>() -> rmcp::model::Tool {
+    let is_read_only = matches!(T::EFFECT, Effect::Nothing);
+    let annotations = ToolAnnotations::new()
+        .read_only(is_read_only)
+        .destructive(matches!(T::EFFECT, Effect::Takes))
+        .idempotent(is_read_only)
+        .open_world(false);
+    rmcp::model::Tool::new(T::NAME, T::DESCRIPTION, schema::<T>())
+        .with_raw_output_schema(schema::<T::Answer>().into())
+        .with_annotations(annotations)
+}
+
+/// The schema of a type, as every client takes it: not all follow references, and some complain of formats
+/// that JSON Schema does not have, as `uint16`.
+fn schema<T: JsonSchema>() -> Map<String, Json> {
+    let without_format = RecursiveTransform(|schema: &mut Schema| {
+        schema.remove("format");
+    });
+    let settings = SchemaSettings::draft2020_12()
+        .with(|settings| settings.inline_subschemas = true)
+        .with_transform(without_format);
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    let mut schema = std::mem::take(schema.ensure_object());
+    // The tool has them.
+    schema.remove("title");
+    schema.remove("description");
+    schema
+}
+
+struct Server;
+
+impl ServerHandler for Server {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(Implementation::new("styxy", env!("CARGO_PKG_VERSION")))
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        Ok(ListToolsResult::with_all_items(TOOLS.iter().map(|tool| (tool.describe)()).collect()))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let Some(tool) = TOOLS.iter().find(|tool| tool.name == request.name) else {
+            let known = TOOLS.map(|tool| tool.name).join(", ");
+            let name = shortened(&request.name);
+            let words = format!("there is no tool {name:?}; the known ones are {known}");
+            return Err(ErrorData::invalid_params(words, None));
+        };
+        let arguments = Json::Object(request.arguments.unwrap_or_default());
+        // A verb waits for its answer, so each call has a thread.
+        let answer = spawn_blocking(|| (tool.call)(arguments)).await;
+        let answer = answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+        Ok(match answer {
+            Ok(Ok(answer)) => CallToolResult::structured(answer),
+            Ok(Err(stop)) => CallToolResult::error(vec![ContentBlock::text(words(&stop))]),
+            Err(error) => {
+                let words =
+                    format!("{error}; the input schema of {} says what it takes", tool.name);
+                return Err(ErrorData::invalid_params(harmless(&words), None));
+            }
+        }
+        .into())
+    }
+}
+
+/// What, why and what to do.
+fn words(stop: &Stop) -> String {
+    match stop {
+        Stop::Failure(failure) => harmless(&failure.to_string()),
+        Stop::Output(error) => format!("the service cannot be asked: {error}; try again"),
+        Stop::No | Stop::Daemon(_) | Stop::Exec(..) | Stop::Again => "refused".to_owned(),
+    }
+}

@@ -1,0 +1,155 @@
+//! The shapes of the answers, for their schemas. What must be there is plain, the rest is optional; a later
+//! version may answer more.
+
+#![expect(dead_code, reason = "only the schemas are used")]
+
+use schemars::JsonSchema;
+
+use crate::port::Port;
+
+#[derive(JsonSchema)]
+#[expect(clippy::struct_field_names, reason = "they are the words of the answers")]
+struct Lease {
+    /// Missing where nothing was leased
+    lease_id: Option<String>,
+    port: Port,
+    /// tcp, udp or both
+    protocol: String,
+    service_type: String,
+    service_name: Option<String>,
+    instance_id: Option<String>,
+    project_path: Option<String>,
+    /// Whose end ends the lease: none, process, unit or connection
+    owner: String,
+    /// The process that is the owner
+    pid: Option<u32>,
+    /// The unit that is the owner
+    unit: Option<String>,
+    /// How the port is kept until it is bound: guard, none or socket
+    hold: String,
+    /// The time limit in seconds
+    ttl: Option<u64>,
+    /// What the leases of consecutive ports have in common
+    block_id: Option<String>,
+    singleton_key: Option<String>,
+    /// How many share it, if several do
+    holders: Option<u32>,
+    since: String,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Granted {
+    #[serde(flatten)]
+    lease: Lease,
+    /// All ports, if several were asked for
+    ports: Option<Vec<Port>>,
+    lease_ids: Option<Vec<String>>,
+    /// Something that you should know
+    note: Option<String>,
+    /// single: it runs once, for everybody
+    instance_behavior: Option<String>,
+    /// It runs already: connect to it, and start no other
+    existing: Option<bool>,
+    /// Who holds it
+    held: Option<String>,
+    /// The type is new, and got port_range
+    auto_allocated: Option<bool>,
+    port_range: Option<[Port; 2]>,
+    /// Nothing was leased
+    dry_run: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Released {
+    lease_id: String,
+    port: Port,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Leases {
+    leases: Vec<Listed>,
+}
+
+#[derive(JsonSchema)]
+struct Listed {
+    #[serde(flatten)]
+    lease: Lease,
+    /// reserved, listening, or orphaned: the owner is gone, and something still listens
+    state: String,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Checked {
+    port: Port,
+    /// tcp, udp or both
+    protocol: String,
+    available: bool,
+    /// free, leased, in_use, excluded, …
+    reason: String,
+    /// The same as a sentence
+    message: String,
+    listening: bool,
+    lease: Option<Lease>,
+    /// The programs that listen; null if they cannot be seen
+    listeners: Option<Vec<Listener>>,
+}
+
+#[derive(JsonSchema)]
+struct Listener {
+    port: Port,
+    /// tcp, udp or both
+    protocol: String,
+    addresses: Vec<String>,
+    uid: u32,
+    user: String,
+    pid: Option<u32>,
+    command: Option<String>,
+    command_line: Option<String>,
+    folder: Option<String>,
+    container: Option<Container>,
+}
+
+#[derive(JsonSchema)]
+struct Container {
+    runtime: String,
+    id: Option<String>,
+    address: Option<String>,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Suggestions {
+    suggestions: Vec<Suggestion>,
+}
+
+#[derive(JsonSchema)]
+struct Suggestion {
+    /// Null if there is none
+    port: Option<Port>,
+    /// Why it is the next
+    reason: Option<String>,
+    /// The same as a sentence
+    message: Option<String>,
+    /// Who has it already, if it runs once
+    held: Option<String>,
+    /// What the project needs, if no type was asked for
+    service_type: Option<String>,
+    service_name: Option<String>,
+    /// The port that the project's files name
+    wants: Option<Port>,
+    /// The file that says so
+    because: Option<String>,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Events {
+    events: Vec<Event>,
+}
+
+/// What only some events have is not listed here.
+#[derive(JsonSchema)]
+struct Event {
+    time: String,
+    action: String,
+    /// What happened, as a sentence
+    message: Option<String>,
+}

@@ -1,0 +1,297 @@
+//! The tools: what a model can ask, in the words of the design, and the verb that answers.
+
+use std::{process, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::{
+    super::{
+        Stop,
+        allocate::Owner,
+        ask,
+        audit::{self, query::Query},
+        check, counted, refused, release, suggest, text, usage, wanted,
+    },
+    Effect, Tool, answers,
+};
+use crate::{
+    audit::event::ACTIONS,
+    client::Call,
+    error::Error,
+    port::{Port, Protocol},
+    request::{LONGEST_TTL, MOST_PORTS},
+    service_type::Hold,
+    value::Fields,
+};
+
+/// Words that a schema can say. Who leaves an option out may also say null.
+const PROTOCOLS: [Option<&str>; 4] = [Some("tcp"), Some("udp"), Some("both"), None];
+const HOLDS: [Option<&str>; 3] = [Some("guard"), Some("none"), None];
+/// How many suggestions there are unless something else is said, as with the verb.
+const SUGGESTIONS: u16 = 3;
+/// How many events. A model reads all of them, so they are fewer than a terminal shows.
+const EVENTS: usize = 20;
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Allocate {
+    /// The class of service: dev, api, ui, docs, database, test, …; an unknown one gets a range of its own
+    service_type: String,
+    /// What the port is for, such as web; the same name gets the same port again
+    service_name: Option<String>,
+    /// Try this port first
+    port: Option<Port>,
+    /// Fail if that port cannot be had, instead of taking another
+    strict: Option<bool>,
+    /// Try first the port at this offset in the type's preferred ones: main, dev, staging, features
+    template: Option<String>,
+    /// Default: as the type has it, else tcp
+    #[schemars(with = "Option<String>", extend("enum" = PROTOCOLS))]
+    protocol: Option<Protocol>,
+    /// So many consecutive ports, all or none
+    #[schemars(range(min = 1, max = MOST_PORTS))]
+    count: Option<u16>,
+    /// How the port is kept until your server binds it; none is for a server that finds it in use
+    #[schemars(with = "Option<String>", extend("enum" = HOLDS))]
+    hold: Option<Hold>,
+    /// Whose end ends the lease: none, pid:N or unit:NAME. Default: this session
+    owner: Option<String>,
+    /// End the lease after so many seconds, even if the owner lives
+    #[schemars(range(min = 1, max = LONGEST_TTL))]
+    ttl: Option<u64>,
+    /// Your name, if several agents work on one project
+    instance_id: Option<String>,
+    /// Absolute path. Default: the project that this server was started in
+    project_path: Option<String>,
+    /// Which one is meant of a type that runs once for each of several things
+    singleton_key: Option<String>,
+    /// Make a new type even if its name looks like a mistyped one
+    create: Option<bool>,
+    /// Only say what would be granted
+    dry_run: Option<bool>,
+}
+
+impl Tool for Allocate {
+    const NAME: &'static str = "allocate";
+    const DESCRIPTION: &'static str = "Lease a free TCP or UDP port for a server that you will start, and use \
+        the answered port. Nobody else gets it while the lease lives.";
+    const EFFECT: Effect = Effect::Adds;
+    type Answer = answers::Granted;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let mut options = Fields::default();
+        options.put_some("service_name", self.service_name);
+        options.put_some("port", self.port.map(Port::get));
+        options.put_some("strict", self.strict);
+        options.put_some("template", self.template);
+        options.put_some("protocol", self.protocol.map(Protocol::as_str));
+        options.put_some("count", self.count);
+        options.put_some("hold", self.hold.map(Hold::as_str));
+        options.put_some("ttl", self.ttl);
+        options.put_some("instance_id", self.instance_id);
+        options.put_some("project_path", self.project_path.or_else(wanted::current_project));
+        options.put_some("singleton_key", self.singleton_key);
+        options.put_some("create", self.create);
+        options.put_some("dry_run", self.dry_run);
+        match self.owner {
+            Some(owner) => owner.parse::<Owner>().map_err(|e| usage(&e))?.put(&mut options),
+            None => options.put("pid", process::id()),
+        }
+        wanted::allocate(&self.service_type, options)
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Release {
+    /// The lease, as allocate and list answer it
+    lease_id: Option<String>,
+    /// Or its port, if that has one lease
+    port: Option<Port>,
+    /// The protocol of that port
+    #[schemars(with = "Option<String>", extend("enum" = PROTOCOLS))]
+    protocol: Option<Protocol>,
+}
+
+impl Tool for Release {
+    const NAME: &'static str = "release";
+    const DESCRIPTION: &'static str = "Give back one port that you leased, by lease_id or port. The program that \
+        listens on it is not stopped.";
+    const EFFECT: Effect = Effect::Takes;
+    type Answer = answers::Released;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let which = match (self.lease_id, self.port) {
+            (Some(lease_id), None) => lease_id,
+            (None, Some(port)) => port.to_string(),
+            _ => {
+                let error = Error::invalid("one lease is to be named");
+                return Err(usage(&error.suggest("give its lease_id or its port")));
+            }
+        };
+        let mut filter = Fields::default();
+        filter.put_some("protocol", self.protocol.map(Protocol::as_str));
+        match release::named(&which, filter)?.as_slice() {
+            [lease] => release::release(lease),
+            several => {
+                let ids: Vec<_> = several.iter().map(|lease| text(lease, "lease_id")).collect();
+                Err(refused(format!(
+                    "port {which} has {}, and one was meant: give the lease_id of that ({})",
+                    counted(several.len() as u64, "lease"),
+                    ids.join(", ")
+                )))
+            }
+        }
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct List {
+    /// Only leases of the project that this server was started in
+    mine: Option<bool>,
+    /// Only leases of this project; an absolute path
+    project_path: Option<String>,
+    /// Only leases of this class of service
+    service_type: Option<String>,
+    /// Only leases of this agent
+    instance_id: Option<String>,
+}
+
+impl Tool for List {
+    const NAME: &'static str = "list";
+    const DESCRIPTION: &'static str =
+        "List the leased ports, with who has them and whether something listens.";
+    type Answer = answers::Leases;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let project = match (self.mine, self.project_path) {
+            (Some(true), Some(_)) => {
+                let error = Error::invalid("mine names a project, and so does project_path");
+                return Err(usage(&error.suggest("give one of the two")));
+            }
+            (Some(true), None) => wanted::current_project(),
+            (_, project) => project,
+        };
+        let mut filter = Fields::default();
+        filter.put_some("project_path", project);
+        filter.put_some("service_type", self.service_type);
+        filter.put_some("instance_id", self.instance_id);
+        Ok(json!({"leases": ask(&Call::List { filter })?}))
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Check {
+    port: Port,
+    /// Default: tcp
+    #[schemars(with = "Option<String>", extend("enum" = PROTOCOLS))]
+    protocol: Option<Protocol>,
+}
+
+impl Tool for Check {
+    const NAME: &'static str = "check";
+    const DESCRIPTION: &'static str = "Tell whether a port is free, and why not: its lease, or the program that \
+        listens on it. To get a port, call allocate; this keeps none.";
+    type Answer = answers::Checked;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let (answer, _) = check::check(self.port, self.protocol.unwrap_or_default())?;
+        Ok(answer)
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Suggest {
+    /// The class of service. Default: those that the files of the project point to
+    service_type: Option<String>,
+    /// How many. Default: 3
+    #[schemars(range(min = 1, max = MOST_PORTS))]
+    count: Option<u16>,
+    /// What the port is for
+    service_name: Option<String>,
+    /// Default: as the type has it, else tcp
+    #[schemars(with = "Option<String>", extend("enum" = PROTOCOLS))]
+    protocol: Option<Protocol>,
+    /// Absolute path. Default: the project that this server was started in
+    project_path: Option<String>,
+}
+
+impl Tool for Suggest {
+    const NAME: &'static str = "suggest";
+    const DESCRIPTION: &'static str = "Tell which ports the next requests would get, and why; without a type, \
+        which ports the project needs. Nothing is leased.";
+    type Answer = answers::Suggestions;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let project = self.project_path.or_else(wanted::current_project);
+        let suggestions = match self.service_type {
+            None => Json::Array(suggest::needs(project.as_deref())?),
+            Some(service_type) => {
+                let mut options = Fields::default();
+                options.put("count", self.count.unwrap_or(SUGGESTIONS));
+                options.put_some("service_name", self.service_name);
+                options.put_some("protocol", self.protocol.map(Protocol::as_str));
+                options.put_some("project_path", project);
+                suggest::suggest(&service_type, options)?
+            }
+        };
+        Ok(json!({"suggestions": suggestions}))
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Audit {
+    /// Only this action
+    #[schemars(extend("enum" = ACTIONS))]
+    action: Option<String>,
+    /// Only events of this class of service
+    service_type: Option<String>,
+    /// Only events of this port
+    port: Option<Port>,
+    /// Only events of this project; an absolute path
+    project_path: Option<String>,
+    /// Only events of this agent
+    instance_id: Option<String>,
+    /// Only events since then: yesterday, 1 hour ago, 2026-11-23 09:00
+    since: Option<String>,
+    /// Only events until then
+    until: Option<String>,
+    /// Only the last so many. Default: 20
+    lines: Option<usize>,
+}
+
+impl Tool for Audit {
+    const NAME: &'static str = "audit";
+    const DESCRIPTION: &'static str = "Tell what happened to ports, from the journal, the oldest first: who was \
+        granted, refused or gave back which port, when and for what.";
+    type Answer = answers::Events;
+
+    fn answer(self) -> Result<Json, Stop> {
+        if let Some(action) = self.action.as_deref().filter(|action| !ACTIONS.contains(action)) {
+            let error = Error::invalid(format!("there is no action {action:?}"));
+            let known = ACTIONS.join(", ");
+            return Err(usage(&error.suggest(format!("the known ones are {known}"))));
+        }
+        let query = Query {
+            actions: self.action.into_iter().collect(),
+            types: parsed(self.service_type)?,
+            ports: self.port.into_iter().collect(),
+            projects: parsed(self.project_path)?,
+            instances: parsed(self.instance_id)?,
+            since: self.since,
+            until: self.until,
+        };
+        let found = audit::find(&query, Some(self.lines.unwrap_or(EVENTS)))?;
+        Ok(json!({"events": found.to_json()}))
+    }
+}
+
+fn parsed<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Vec<T>, Stop> {
+    text.into_iter().map(|text| text.parse().map_err(|e| usage(&e))).collect()
+}
