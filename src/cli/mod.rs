@@ -3,6 +3,7 @@
 // Help texts are shown as they are.
 #![allow(clippy::doc_markdown)]
 
+mod agents;
 mod allocate;
 mod audit;
 mod check;
@@ -74,6 +75,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Renew(renew::Renew),
     Forget(forget::Forget),
+    Agents(agents::Agents),
     #[cfg(feature = "mcp")]
     Mcp(mcp::Mcp),
     Daemon(daemon::Daemon),
@@ -136,6 +138,7 @@ pub fn run() -> ExitCode {
         Verb::Doctor(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
+        Verb::Agents(verb) => verb.run(),
         #[cfg(feature = "mcp")]
         Verb::Mcp(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),

@@ -1,0 +1,25 @@
+use clap::Args;
+use serde_json::json;
+
+use super::{Output, Stop, print, print_json};
+
+/// What agents are told, in two parts: the second holds where there is `styxy mcp`.
+const TEXT: &str = include_str!("agents/agents.md");
+const MCP: &str = if cfg!(feature = "mcp") { include_str!("agents/mcp.md") } else { "" };
+
+/// Print what a coding agent must know, as Markdown to paste into AGENTS.md
+#[derive(Debug, Args)]
+pub(super) struct Agents {
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Agents {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let text = [TEXT, MCP].concat();
+        if self.output.json {
+            return print_json(&json!({"text": text}));
+        }
+        print(text.trim_end())
+    }
+}
