@@ -507,9 +507,10 @@ fn a_client_that_reads_no_more_ends_the_server() {
     session.ok("allocate", &json!({"service_type": "mine"}));
     session.output = None;
     let _open = session.input.take();
+    // The lease ends with the server.
+    home.until(|| verb(&home, &["list"]) == json!([]));
     let (status, words) = session.end();
     assert_eq!((status.code(), words.as_str()), (Some(0), ""));
-    home.until(|| verb(&home, &["list"]) == json!([]));
 }
 
 #[test]

@@ -6,9 +6,13 @@ use std::{
     process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value as Json, json};
 
 use super::Home;
+
+/// How long a server may take, on a busy computer.
+const PATIENCE: Timespec = Timespec { tv_sec: 60, tv_nsec: 0 };
 
 /// A client, and the server that it has started.
 pub struct Session {
@@ -82,8 +86,13 @@ impl Session {
 
     /// The next line of the server; nothing after its end. It must be a message, and nothing else.
     pub fn message(&mut self) -> Option<Json> {
+        let output = self.output.as_mut().unwrap();
+        if output.buffer().is_empty() {
+            let mut waiting = [PollFd::new(output.get_ref(), PollFlags::IN)];
+            assert_ne!(poll(&mut waiting, Some(&PATIENCE)), Ok(0), "the server says nothing");
+        }
         let mut line = String::new();
-        self.output.as_mut().unwrap().read_line(&mut line).unwrap();
+        output.read_line(&mut line).unwrap();
         if line.is_empty() {
             return None;
         }
