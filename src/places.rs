@@ -33,6 +33,11 @@ pub fn socket(runtime: &Path) -> PathBuf {
     runtime.join("http.sock")
 }
 
+/// Whether a manager of systemd runs for this user.
+pub fn has_manager() -> bool {
+    absolute("XDG_RUNTIME_DIR").is_some_and(|runtime| runtime.join("systemd/private").exists())
+}
+
 /// The first of the folders that systemd made for the unit.
 fn from_systemd(variable: &str) -> Option<PathBuf> {
     let folders = env::var(variable).ok()?;

@@ -34,7 +34,7 @@ const FIRST: i32 = 3;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy exec api -- uvicorn app:app --fd 3\n  \
-    styxy exec dev -- node -e 'require(\"http\").createServer((_, r) => r.end()).listen({fd: 3})'")]
+    styxy exec dev -- node server.js    # listen({fd: 3}) in there")]
 pub(super) struct Exec {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE")]

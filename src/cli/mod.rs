@@ -8,6 +8,7 @@ mod allocate;
 mod audit;
 mod check;
 mod cleanup;
+mod completions;
 mod config;
 mod daemon;
 mod doctor;
@@ -78,6 +79,7 @@ enum Verb {
     Agents(agents::Agents),
     #[cfg(feature = "mcp")]
     Mcp(mcp::Mcp),
+    Completions(completions::Completions),
     Daemon(daemon::Daemon),
 }
 
@@ -119,6 +121,9 @@ impl From<io::Error> for Stop {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
+    if completions::answered() {
+        return ExitCode::SUCCESS;
+    }
     let result = match Cli::parse().verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
@@ -141,6 +146,7 @@ pub fn run() -> ExitCode {
         Verb::Agents(verb) => verb.run(),
         #[cfg(feature = "mcp")]
         Verb::Mcp(verb) => verb.run(),
+        Verb::Completions(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
     };
     match result {

@@ -14,38 +14,63 @@ use crate::{
 
 pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
+/// Where calls go.
+pub(super) struct Service {
+    bus: Connection,
+    name: String,
+}
+
+impl Service {
+    /// By its well-known name: the bus starts it if it does not run.
+    async fn any() -> Result<Self, Miss> {
+        Ok(Self { bus: connect().await?, name: NAME.to_owned() })
+    }
+
+    /// By its unique name, if it has one: what is sent there starts nothing.
+    pub(super) async fn running() -> Result<Option<Self>, Miss> {
+        const BUS: &str = "org.freedesktop.DBus";
+        let bus = connect().await?;
+        let reply = bus.call_method(Some(BUS), "/", Some(BUS), "GetNameOwner", &(NAME,)).await;
+        let name = reply.ok().and_then(|reply| reply.body().deserialize().ok());
+        Ok(name.map(|name| Self { bus, name }))
+    }
+}
+
 pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
-    let bus = connect().await?;
+    call_to(&Service::any().await?, call).await
+}
+
+pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
     let reply = match call {
         Call::Allocate { service_type, options } => {
-            send(&bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
+            send(bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
         }
-        Call::Release { lease_id } => send(&bus, "Release", &(lease_id,)).await?,
+        Call::Release { lease_id } => send(bus, "Release", &(lease_id,)).await?,
         Call::Renew { lease_id, ttl } => {
-            send(&bus, "Renew", &(lease_id.to_string(), ttl.unwrap_or(0))).await?
+            send(bus, "Renew", &(lease_id.to_string(), ttl.unwrap_or(0))).await?
         }
-        Call::Forget { filter } => send(&bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
-        Call::List { filter } => send(&bus, "List", &(dbus::Dict(filter.clone()),)).await?,
+        Call::Forget { filter } => send(bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
+        Call::List { filter } => send(bus, "List", &(dbus::Dict(filter.clone()),)).await?,
         Call::Check { port, protocol } => {
-            send(&bus, "Check", &(port.get(), protocol.as_str())).await?
+            send(bus, "Check", &(port.get(), protocol.as_str())).await?
         }
         Call::Suggest { service_type, options } => {
-            send(&bus, "SuggestFor", &(service_type, dbus::Dict(options.clone()))).await?
+            send(bus, "SuggestFor", &(service_type, dbus::Dict(options.clone()))).await?
         }
-        Call::Instances => send(&bus, "ListInstances", &()).await?,
+        Call::Instances => send(bus, "ListInstances", &()).await?,
         Call::CleanUp { older_than, dry_run } => {
-            send(&bus, "CleanUp", &(older_than, dry_run)).await?
+            send(bus, "CleanUp", &(older_than, dry_run)).await?
         }
-        Call::Types => send(&bus, "ListServiceTypes", &()).await?,
-        Call::Status => send(&bus, "Status", &()).await?,
-        Call::Configuration { origins } => send(&bus, "GetConfiguration", origins).await?,
-        Call::Reload => send(&bus, "Reload", &()).await?,
-        Call::SetAutoAllocation { enabled } => send(&bus, "SetAutoAllocation", enabled).await?,
+        Call::Types => send(bus, "ListServiceTypes", &()).await?,
+        Call::Status => send(bus, "Status", &()).await?,
+        Call::Configuration { origins } => send(bus, "GetConfiguration", origins).await?,
+        Call::Reload => send(bus, "Reload", &()).await?,
+        Call::SetAutoAllocation { enabled } => send(bus, "SetAutoAllocation", enabled).await?,
         Call::UndoAutoAllocation { service_type, force } => {
-            send(&bus, "UndoAutoAllocation", &(service_type, force)).await?
+            send(bus, "UndoAutoAllocation", &(service_type, force)).await?
         }
-        Call::Backups => send(&bus, "ListBackups", &()).await?,
-        Call::Restore { version, force } => send(&bus, "RestoreBackup", &(version, force)).await?,
+        Call::Backups => send(bus, "ListBackups", &()).await?,
+        Call::Restore { version, force } => send(bus, "RestoreBackup", &(version, force)).await?,
     };
     let body = reply.body();
     let answer = match call {
@@ -88,7 +113,7 @@ pub(super) async fn call_for_socket(
     service_type: &str,
     options: &Fields,
 ) -> Result<(Json, OwnedFd), Miss> {
-    let bus = connect().await?;
+    let bus = Service::any().await?;
     let body = (service_type, dbus::Dict(options.clone()));
     let reply = send(&bus, "AllocateSocket", &body).await?;
     let body = reply.body();
@@ -107,11 +132,13 @@ fn unexpected(error: zbus::Error) -> Miss {
     Miss::Final(Failure::Unreachable(message))
 }
 
-async fn send<B>(bus: &Connection, method: &str, body: &B) -> Result<Message, Miss>
+async fn send<B>(service: &Service, method: &str, body: &B) -> Result<Message, Miss>
 where
     B: serde::Serialize + zbus::wire::DynamicType,
 {
-    bus.call_method(Some(NAME), PATH, Some(NAME), method, body).await.map_err(|error| match error {
+    let Service { bus, name } = service;
+    let reply = bus.call_method(Some(name.as_str()), PATH, Some(NAME), method, body).await;
+    reply.map_err(|error| match error {
         zbus::Error::MethodError(name, words, _) => {
             let name = name.as_str();
             let message = words.unwrap_or_else(|| name.to_owned());

@@ -20,6 +20,7 @@ use serde_json::Value as Json;
 use crate::{
     error::ErrorKind,
     lease::LeaseId,
+    places,
     port::{Port, Protocol},
     value::Fields,
 };
@@ -220,5 +221,15 @@ pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Fa
         Ok(answer) => Ok(Ok((answer, Way::Socket))),
         Err(Miss::Final(failure)) => Err(failure),
         Err(Miss::Absent(why)) => Ok(Err(format!("{on_bus}; {why}"))),
+    }
+}
+
+/// Asks a service that runs, and starts none; `None` where none runs, or where it does not answer this.
+pub async fn call_live(call: &Call) -> Option<Json> {
+    match bus::Service::running().await {
+        Ok(service) => bus::call_to(&service?, call).await.ok(),
+        // Where systemd listens for the service, to connect is to start it.
+        Err(_) if places::has_manager() => None,
+        Err(_) => http::call(call).await.ok(),
     }
 }

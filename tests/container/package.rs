@@ -1,13 +1,13 @@
 //! What the package brings, to whom it is open, and what it leaves.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 
 use crate::{
     Test,
     crash::state_folder,
-    machine::{Machine, package},
+    machine::{Machine, eventually, package},
 };
 
 pub const TESTS: &[Test] = &[
@@ -15,6 +15,7 @@ pub const TESTS: &[Test] = &[
     ("after_the_installation_who_is_logged_in_needs_nothing", logged_in),
     ("the_files_and_units_are_what_they_should_be", files_and_units),
     ("the_installed_introspection_is_what_the_service_answers", introspection),
+    ("completion_asks_a_service_that_runs_and_starts_none", completion),
     ("another_user_can_neither_call_nor_read", another_user),
     ("the_service_cannot_see_the_files_of_its_user", sandbox),
     ("an_upgrade_keeps_leases", upgrade),
@@ -66,14 +67,17 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/lib/systemd/user-preset/90-styxy.preset",
             "644 root /usr/lib/systemd/user/styxy.service",
             "644 root /usr/lib/systemd/user/styxy.socket",
+            "644 root /usr/share/bash-completion/completions/styxy",
             "644 root /usr/share/dbus-1/interfaces/org.styxy.Styxy1.xml",
             "644 root /usr/share/dbus-1/services/org.styxy.Styxy1.service",
             "644 root /usr/share/doc/styxy/CHANGELOG.md",
             "644 root /usr/share/doc/styxy/LICENSE-APACHE",
             "644 root /usr/share/doc/styxy/README.md",
             "644 root /usr/share/doc/styxy/copyright",
+            "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
             "644 root /usr/share/styxy/config.schema.json",
             "644 root /usr/share/styxy/default.json",
+            "644 root /usr/share/zsh/vendor-completions/_styxy",
             "755 root /usr/bin/styxy",
         ]
     );
@@ -196,6 +200,25 @@ fn another_user(machine: &Machine) {
     let leases = machine.call("List", "'a{sv}' 0").unwrap();
     assert_eq!(leases[0].as_array().unwrap().len(), 1);
     assert_eq!(machine.events().len(), 1);
+}
+
+fn completion(machine: &Machine) {
+    let ask = "STYXY_COMPLETE=1 styxy styxy release ''";
+    for command in [ask, &format!("DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere {ask}")] {
+        let answer = machine.user(command).ok();
+        assert!(answer.lines().all(|line| line.starts_with('-')), "{answer}");
+        assert_eq!(machine.unit_state("styxy.service"), "inactive", "{command}");
+    }
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let answers = |command: &str, answer: &str| {
+        eventually(Duration::from_secs(60), answer, || machine.user(command).ok() == answer);
+    };
+    answers(ask, "3000\tdev web\n");
+    let bash = "source /usr/share/bash-completion/completions/styxy
+        compopt() { :; }
+        COMP_WORDS=(styxy release 3) COMP_CWORD=2
+        _styxy styxy 3 release && echo \"${COMPREPLY[@]}\"";
+    answers(bash, "3000\n");
 }
 
 fn sandbox(machine: &Machine) {

@@ -1,0 +1,124 @@
+//! Completion in shells: for each there is a script, by which it asks the command. The command answers by the
+//! definition of its own line and, for values, by what is so at that moment.
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, Write},
+};
+
+use clap::{Args, Command, CommandFactory, ValueEnum};
+use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
+
+use super::{Cli, Stop, print};
+use crate::word::{disturbs, harmless};
+
+mod values;
+
+/// Says that the arguments are the words of a line up to the cursor.
+const VARIABLE: &str = "STYXY_COMPLETE";
+
+/// Print the script that teaches a shell to complete this command
+///
+/// The packages install it; without them, have the shell read it when it starts. Types, leases, projects and
+/// instances are completed with those that there are.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    eval \"$(styxy completions bash)\"    # in ~/.bashrc\n  \
+    eval \"$(styxy completions zsh)\"     # in ~/.zshrc, after compinit\n  \
+    styxy completions fish | source     # in ~/.config/fish/config.fish")]
+pub(super) struct Completions {
+    /// The shell
+    shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+impl Completions {
+    pub(super) fn run(self) -> Result<(), Stop> {
+        let script = match self.shell {
+            Shell::Bash => include_str!("../../packaging/completions/styxy.bash"),
+            Shell::Zsh => include_str!("../../packaging/completions/styxy.zsh"),
+            Shell::Fish => include_str!("../../packaging/completions/styxy.fish"),
+        };
+        print(script.trim_end())
+    }
+}
+
+/// Answers a shell, if it is one that asks: a line for each word that could be meant, with what it is behind a tab. A
+/// shell has no use for an error.
+pub(super) fn answered() -> bool {
+    // Nothing is made for all the other commands.
+    if env::var_os(VARIABLE).is_none_or(|value| value.is_empty()) {
+        return false;
+    }
+    let lines: String = candidates(env::args_os().skip(1).collect()).iter().map(line).collect();
+    let _ = io::stdout().write_all(lines.as_bytes());
+    true
+}
+
+fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {
+    let Some(last) = words.len().checked_sub(1) else { return Vec::new() };
+    let is_begun = !words[last].is_empty();
+    let here = env::current_dir().ok();
+    let found = complete(&mut completed(Cli::command()), words, last, here.as_deref());
+    let mut found = found.unwrap_or_default();
+    found.retain(|candidate| !candidate.get_value().to_string_lossy().chars().any(disturbs));
+    // Options are in the way of what is rather meant.
+    let is_option = |c: &CompletionCandidate| c.get_value().as_encoded_bytes().starts_with(b"-");
+    if !is_begun && !found.iter().all(is_option) {
+        found.retain(|candidate| !is_option(candidate));
+    }
+    found
+}
+
+fn line(candidate: &CompletionCandidate) -> String {
+    let help = candidate.get_help().map(ToString::to_string).unwrap_or_default();
+    let help = help.lines().next().unwrap_or_default();
+    format!("{}\t{}\n", candidate.get_value().to_string_lossy(), harmless(help))
+}
+
+/// The command with its subcommands, and what their values can be completed with.
+fn completed(command: Command) -> Command {
+    let verb = command.get_name().to_owned();
+    command
+        .mut_args(|argument| match values::of(&verb, argument.get_id().as_str()) {
+            Some(values) => argument.add(ArgValueCompleter::new(values::fitting(values))),
+            None => argument,
+        })
+        .mut_subcommands(completed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of these nothing is known before they are given; a command is completed by the shell.
+    const FREE: &str = "\
+        run count, run port, run command, exec port, exec command, \
+        allocate count, allocate ttl, allocate port, suggest count, audit since, audit until, \
+        audit lines, cleanup older_than, renew ttl, daemon idle_exit";
+
+    fn unknown(command: &Command, found: &mut Vec<String>) {
+        for argument in command.get_arguments() {
+            let is_known = argument.get::<ArgValueCompleter>().is_some()
+                || !argument.get_possible_values().is_empty();
+            if argument.get_action().takes_values() && !is_known {
+                found.push(format!("{} {}", command.get_name(), argument.get_id()));
+            }
+        }
+        command.get_subcommands().for_each(|command| unknown(command, found));
+    }
+
+    #[test]
+    fn every_value_of_which_something_is_known_is_completed() {
+        let mut found = Vec::new();
+        unknown(&completed(Cli::command()), &mut found);
+        assert_eq!(found.join(", "), FREE);
+    }
+}
