@@ -1,6 +1,9 @@
 //! What the package brings, to whom it is open, and what it leaves.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -60,8 +63,19 @@ fn assert_listens(machine: &Machine) {
 fn files_and_units(machine: &Machine) {
     let list =
         "dpkg -L styxy | while read -r f; do [ -f $f ] && stat -c '%a %U %n' $f; done | sort";
+    let verbs = machine.user("STYXY_COMPLETE=1 styxy styxy ''").ok();
+    let verbs = verbs.lines().map(|line| line.split('\t').next().unwrap());
+    let pages: Vec<_> = verbs
+        .filter(|verb| *verb != "help")
+        .map(|verb| format!("644 root /usr/share/man/man1/styxy-{verb}.1.gz"))
+        .collect();
+    assert!(pages.len() > 15, "{pages:?}");
+    let files = machine.root(list).ok();
+    let (of_verbs, others): (Vec<_>, Vec<_>) =
+        files.lines().partition(|file| file.contains("/man1/styxy-"));
+    assert_eq!(BTreeSet::from_iter(of_verbs), pages.iter().map(String::as_str).collect());
     assert_eq!(
-        machine.root(list).ok().lines().collect::<Vec<_>>(),
+        others,
         [
             "644 root /usr/lib/systemd/catalog/styxy.catalog",
             "644 root /usr/lib/systemd/user-preset/90-styxy.preset",
@@ -75,6 +89,11 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/doc/styxy/README.md",
             "644 root /usr/share/doc/styxy/copyright",
             "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
+            "644 root /usr/share/man/man1/styxy.1.gz",
+            "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",
+            "644 root /usr/share/man/man5/styxy.json.5.gz",
+            "644 root /usr/share/man/man8/styxy.service.8.gz",
+            "644 root /usr/share/man/man8/styxy.socket.8.gz",
             "644 root /usr/share/styxy/config.schema.json",
             "644 root /usr/share/styxy/default.json",
             "644 root /usr/share/zsh/vendor-completions/_styxy",

@@ -1,0 +1,296 @@
+//! The man pages: that they can be read, and that they say all that there is and nothing that is not.
+//!
+//! Where groff is not installed, how they look is ignored.
+
+#[path = "../packaging/man.rs"]
+mod generated;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+};
+
+use clap::CommandFactory;
+use libtest_mimic::{Arguments, Trial};
+use serde_json::Value as Json;
+use styxy::{audit::event::ACTIONS, cli::Cli, config::BUILT_IN, config::SCHEMA, error::ErrorKind};
+
+const BUS: &str = "org.styxy.Styxy1.5";
+const CONFIGURATION: &str = "styxy.json.5";
+const UNITS: &str = "styxy.service.8";
+
+fn main() -> ExitCode {
+    let has_groff = Command::new("groff").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let mut trials = Vec::new();
+    for (name, text) in pages() {
+        let trial =
+            Trial::test(format!("{name}_renders_without_a_warning_in_80_columns"), move || {
+                renders(&text);
+                Ok(())
+            });
+        trials.push(trial.with_ignored_flag(!has_groff));
+    }
+    let tests: [(&str, fn()); 6] = [
+        ("every_verb_has_a_page_with_each_of_its_options", verbs),
+        ("every_page_that_another_names_is_there", references),
+        ("every_key_of_the_schema_is_explained_and_nothing_else", configuration),
+        ("every_limit_and_default_of_a_key_is_told", limits),
+        ("every_member_of_the_bus_interface_is_explained_and_nothing_else", bus),
+        ("every_action_field_and_message_of_the_journal_is_explained_and_nothing_else", journal),
+    ];
+    trials.extend(tests.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+    }));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+/// The pages: those that are generated, and those that are written by hand.
+fn pages() -> Vec<(String, String)> {
+    let mut pages = generated::pages();
+    pages.extend([BUS, CONFIGURATION, UNITS].map(|name| (name.to_owned(), by_hand(name))));
+    pages
+}
+
+fn by_hand(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/man").join(name))
+        .unwrap()
+}
+
+/// The page as people search it.
+fn plain(page: &str) -> String {
+    let page = page.replace("\\-", "-").replace("\\fB", "").replace("\\fI", "");
+    page.replace("\\fR", "").replace("\\fP", "").replace("\\(aq", "'")
+}
+
+/// What stands between a heading and the next of its kind.
+#[track_caller]
+fn section<'a>(page: &'a str, heading: &str) -> &'a str {
+    let start = page.find(heading).unwrap_or_else(|| panic!("{heading} is missing"));
+    let rest = &page[start + heading.len()..];
+    let end = rest.find(&heading[..4]).into_iter().chain(rest.find("\n.SH")).min();
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// The entries of a list: the words of each in front, and what is said of them.
+fn entries(section: &str) -> Vec<(Vec<String>, String)> {
+    let entries = section.split("\n.TP\n").skip(1);
+    entries
+        .map(|entry| {
+            let (tag, text) = entry.split_once('\n').unwrap();
+            let tag = tag.trim_start_matches(".BR ").trim_start_matches(".B ");
+            let words = tag.split([' ', ',', '"']).filter(|word| !word.is_empty());
+            (words.map(|word| word.replace("\\-", "-")).collect(), text.to_owned())
+        })
+        .collect()
+}
+
+fn words(section: &str) -> BTreeSet<String> {
+    entries(section).into_iter().flat_map(|(words, _)| words).collect()
+}
+
+fn renders(page: &str) {
+    let mut groff = Command::new("groff")
+        .args(["-man", "-ww", "-Tutf8", "-Kutf8", "-rLL=78n", "-P-c", "-P-b", "-P-u"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    groff.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    let output = groff.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("SEE ALSO"), "{text}");
+    assert!(page.contains(concat!("\"styxy ", env!("CARGO_PKG_VERSION"), "\" styxy\n")));
+    let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 80).collect();
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+fn verbs() {
+    let pages = generated::pages();
+    let page = |name: &str| {
+        let file = format!("{name}.1");
+        let page = pages.iter().find(|(name, _)| *name == file);
+        plain(&page.unwrap_or_else(|| panic!("{file} is missing")).1)
+    };
+    let command = Cli::command();
+    let top = page("styxy");
+    for verb in command.get_subcommands() {
+        let name = format!("styxy-{}", verb.get_name());
+        assert!(top.contains(&format!("\n{name}(1)\n")), "{name} is not in styxy(1)");
+        let page = page(&name);
+        for part in verb.get_subcommands() {
+            let heading = format!(".SS \"styxy {} {}", verb.get_name(), part.get_name());
+            assert!(page.contains(&heading), "{heading}");
+        }
+        for command in verb.get_subcommands().chain([verb]) {
+            for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+                let option = argument.get_long().map(|long| format!("--{long}"));
+                let names =
+                    argument.get_value_names().filter(|_| argument.get_action().takes_values());
+                let value = names.map(|names| names[0].to_string());
+                for word in option.into_iter().chain(value) {
+                    assert!(page.contains(&word), "{word} is not in {name}(1)");
+                }
+            }
+        }
+    }
+    assert_eq!(pages.len(), command.get_subcommands().count() + 1);
+}
+
+fn references() {
+    let pages = pages();
+    let names: Vec<_> = pages.iter().map(|(name, _)| name.as_str()).collect();
+    let mut found = 0;
+    for (page, text) in &pages {
+        for line in plain(text).lines().filter_map(|line| line.strip_prefix(".BR ")) {
+            let Some((name, section)) = line.split_once(" (") else { continue };
+            if name.contains("styxy") && section.starts_with(|c: char| c.is_ascii_digit()) {
+                let file = format!("{name}.{}", &section[..1]);
+                assert!(names.contains(&file.as_str()), "{page} names {file}");
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 50, "only {found} references are seen");
+}
+
+/// The parts of the page on the configuration, and the definitions of the schema that they explain.
+const PARTS: [(&str, &[&str]); 4] = [
+    (".SH FIELDS", &[""]),
+    (".SS limits", &["LimitsLayer"]),
+    (".SS auto_allocation", &["AutoLayer", "RuleLayer"]),
+    (".SS service_types", &["TypeLayer"]),
+];
+
+fn properties<'a>(schema: &'a Json, definition: &str) -> &'a serde_json::Map<String, Json> {
+    let object = if definition.is_empty() { schema } else { &schema["$defs"][definition] };
+    object["properties"].as_object().unwrap()
+}
+
+/// The fields are a part of their own: they end where the first object begins.
+fn part<'a>(page: &'a str, heading: &str) -> &'a str {
+    let part = section(page, heading);
+    part.split("\n.SS").next().unwrap()
+}
+
+fn configuration() {
+    let (page, schema) = (by_hand(CONFIGURATION), serde_json::from_str::<Json>(SCHEMA).unwrap());
+    for (heading, definitions) in PARTS {
+        let keys = definitions.iter().flat_map(|name| properties(&schema, name).keys().cloned());
+        assert_eq!(words(part(&page, heading)), keys.collect(), "{heading}");
+    }
+    let (_, created) = entries(part(&page, ".SS service_types"))
+        .into_iter()
+        .find(|(words, _)| words[0] == "created")
+        .unwrap();
+    for key in properties(&schema, "Created").keys() {
+        assert!(created.contains(&format!(".BR {key} ,")), "{key} is not in {created}");
+    }
+    // Every definition is one of these, or a kind of value.
+    let explained = PARTS.iter().flat_map(|(_, definitions)| *definitions).copied();
+    let explained: Vec<_> = explained.chain(["Created"]).collect();
+    for (name, definition) in schema["$defs"].as_object().unwrap() {
+        let is_object = definition["properties"].is_object();
+        assert_eq!(is_object, explained.contains(&name.as_str()), "{name}");
+    }
+}
+
+fn limits() {
+    let (page, schema) = (by_hand(CONFIGURATION), serde_json::from_str::<Json>(SCHEMA).unwrap());
+    let built_in: Json = serde_json::from_str(BUILT_IN).unwrap();
+    let defaults = [&built_in, &built_in["limits"], &built_in["auto_allocation"]];
+    let mut told = BTreeSet::new();
+    for (index, (heading, definitions)) in PARTS.iter().enumerate() {
+        for (keys, text) in entries(part(&page, heading)) {
+            let text = plain(&text);
+            // What a rule has instead comes later.
+            for key in keys {
+                let is_new = !told.contains(&(index, key.clone()));
+                let property = &properties(&schema, definitions[0]).get(&key);
+                let maximum = property.map(|property| &property["maximum"]);
+                let default = defaults.get(index).map(|defaults| &defaults[&key]);
+                for value in maximum.into_iter().chain(default) {
+                    let value = match value {
+                        Json::Number(_) | Json::Bool(_) => value.to_string(),
+                        Json::String(word) if key != "$schema" => word.clone(),
+                        _ => continue,
+                    };
+                    assert!(!is_new || text.contains(&value), "{key}: {value} is not in {text}");
+                    told.insert((index, key.clone()));
+                }
+            }
+        }
+    }
+    assert_eq!(told.len(), 12, "{told:?}");
+}
+
+fn bus() {
+    let page = plain(&by_hand(BUS));
+    let xml = fs::read_to_string("systemd/org.styxy.Styxy1.xml").unwrap();
+    let attribute = |line: &str, name: &str| {
+        let (_, rest) = line.split_once(&format!(" {name}=\""))?;
+        Some(rest.split('"').next().unwrap().to_owned())
+    };
+    let mut headings = BTreeSet::new();
+    for kind in ["method", "signal"] {
+        for member in xml.split(&format!("<{kind} ")).skip(1) {
+            let member = member.split(&format!("</{kind}>")).next().unwrap();
+            let name = attribute(&format!(" {member}"), "name").unwrap();
+            let list = |is_out: bool| {
+                let arguments = member.lines().filter(|line| line.contains("<arg "));
+                let those = arguments.filter(|line| line.contains("direction=\"out\"") == is_out);
+                let words = those.map(|line| {
+                    format!(
+                        "{} {}",
+                        attribute(line, "type").unwrap(),
+                        attribute(line, "name").unwrap()
+                    )
+                });
+                words.collect::<Vec<_>>().join(", ")
+            };
+            let answer = list(true);
+            let answer = match answer.as_str() {
+                "" => String::new(),
+                answer => format!(".TQ\n\\(-> {answer}\n"),
+            };
+            let heading = format!("{name}({})", list(false));
+            assert!(page.contains(&format!("\n{heading}\n{answer}")), "{heading} {answer}");
+            headings.insert(heading);
+        }
+    }
+    let lists = [section(&page, ".SH METHODS"), section(&page, ".SH SIGNALS")].concat();
+    let in_page = lists.lines().filter(|line| line.ends_with(')') && !line.starts_with('.'));
+    assert_eq!(in_page.map(str::to_owned).collect::<BTreeSet<_>>(), headings);
+    assert!(headings.len() > 25, "{headings:?}");
+
+    let properties = xml.lines().filter(|line| line.contains("<property "));
+    let properties = properties
+        .flat_map(|line| [attribute(line, "name").unwrap(), attribute(line, "type").unwrap()]);
+    assert_eq!(words(section(&page, ".SH PROPERTIES")), properties.collect());
+    let errors = ErrorKind::ALL.map(|kind| kind.names().code.to_owned());
+    assert_eq!(words(section(&page, ".SH ERRORS")), errors.into());
+}
+
+fn journal() {
+    let page = by_hand(UNITS);
+    let section = section(&page, ".SH JOURNAL");
+    let fields = include_str!("../src/audit/event.rs").split('"');
+    let mut known: BTreeSet<_> =
+        fields.filter(|word| word.starts_with("STYXY_")).map(str::to_owned).collect();
+    known.extend(ACTIONS.map(str::to_owned));
+    assert_eq!(words(section), known);
+    let ids = |text: &str, mark: &str| -> BTreeSet<String> {
+        let ids = text.lines().filter_map(|line| line.strip_prefix(mark));
+        let is_id = |id: &&str| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        ids.filter(is_id).map(str::to_owned).collect()
+    };
+    let catalog = fs::read_to_string("systemd/styxy.catalog").unwrap();
+    assert_eq!(ids(section, ""), ids(&catalog, "-- "));
+}
