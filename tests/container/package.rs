@@ -102,7 +102,8 @@ fn files_and_units(machine: &Machine) {
     );
     assert_eq!(machine.root("dpkg --verify styxy").ok(), "");
 
-    let verified = machine.user("systemd-analyze --user verify styxy.service styxy.socket 2>&1");
+    let verified =
+        machine.user("systemd-analyze --user --man=no verify styxy.service styxy.socket 2>&1");
     assert_eq!(verified.ok(), "");
     machine.call("Check", "qs 3000 tcp").unwrap();
     for (property, value) in [
