@@ -7,8 +7,8 @@ use super::{
     Output, Stop, ask, counted, print, print_json, refused, text, usage, wanted::current_project,
 };
 use crate::{
-    client::Call,
-    error::Error,
+    client::{Call, Failure},
+    error::{Error, ErrorKind},
     lease::LeaseId,
     port::{Port, Protocol},
     value::Fields,
@@ -75,7 +75,15 @@ impl Release {
         }
         let mut released = Vec::new();
         for lease in leases {
-            let answer = release(lease)?;
+            let answer = match release(lease) {
+                // It ended in this moment, and that is what was wanted of all that are meant.
+                Err(Stop::Failure(Failure::Refused { kind: Some(ErrorKind::NoSuchLease), .. }))
+                    if self.which.is_empty() =>
+                {
+                    continue;
+                }
+                answer => answer?,
+            };
             if !self.output.json {
                 print(&format!(
                     "released port {} of {}",
