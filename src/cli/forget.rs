@@ -1,14 +1,19 @@
 use clap::Args;
 
 use super::{Output, Stop, ask, counted, print, print_json};
-use crate::{cli::wanted::current_project, client::Call, port::Port, value::Fields};
+use crate::{
+    cli::wanted::{Project, project_or_current},
+    client::Call,
+    port::Port,
+    value::Fields,
+};
 
 /// Forget which ports a project had
 #[derive(Debug, Args)]
 pub(super) struct Forget {
     /// The project [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
-    project: Option<String>,
+    project: Option<Project>,
     /// Only of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
@@ -25,7 +30,7 @@ pub(super) struct Forget {
 impl Forget {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
-        filter.put_some("project_path", self.project.or_else(current_project));
+        filter.put_some("project_path", project_or_current(self.project.as_ref()));
         filter.put_some("service_type", self.service_type);
         filter.put_some("service_name", self.name);
         filter.put_some("port", self.port.map(Port::get));

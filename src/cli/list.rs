@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{
     Output, Stop, ago, ask, coloured, print, print_json, short, table, text,
-    wanted::current_project,
+    wanted::{Project, current_project},
 };
 use crate::{client::Call, value::Fields};
 
@@ -25,7 +25,7 @@ pub(super) struct List {
     mine: bool,
     /// Only leases of this project
     #[arg(long, value_name = "PATH")]
-    project: Option<String>,
+    project: Option<Project>,
     /// Only leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
@@ -42,7 +42,8 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
-        let project = if self.mine { current_project() } else { self.project };
+        let named = self.project.map(|Project(path)| path.to_string());
+        let project = if self.mine { current_project() } else { named };
         filter.put_some("project_path", project);
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance);

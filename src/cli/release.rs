@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, counted, print, print_json, refused, text, usage, wanted::current_project,
+    Output, Stop, ask, counted, print, print_json, refused, text, usage,
+    wanted::{Project, project_or_current},
 };
 use crate::{
     client::{Call, Failure},
@@ -22,8 +23,12 @@ pub(super) struct Release {
     #[arg(value_name = "LEASE_ID|PORT")]
     which: Vec<String>,
     /// All leases of this project; without a path, of the current one
-    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
-    project: Option<String>,
+    #[allow(
+        clippy::option_option,
+        reason = "clap's word for an option whose value may be left out"
+    )]
+    #[arg(long, value_name = "PATH")]
+    project: Option<Option<Project>>,
     /// All leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
@@ -43,10 +48,7 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut common = Fields::default();
-        let project = match self.project.as_deref() {
-            Some("") => current_project(),
-            project => project.map(str::to_owned),
-        };
+        let project = self.project.as_ref().and_then(|named| project_or_current(named.as_ref()));
         common.put_some("project_path", project);
         common.put_some("service_type", self.service_type.clone());
         common.put_some("instance_id", self.instance.clone());
@@ -77,9 +79,9 @@ impl Release {
         for lease in leases {
             let answer = match release(lease) {
                 // It ended in this moment, and that is what was wanted of all that are meant.
-                Err(Stop::Failure(Failure::Refused { kind: Some(ErrorKind::NoSuchLease), .. }))
-                    if self.which.is_empty() =>
-                {
+                Err(Stop::Failure(Failure::Refused {
+                    kind: Some(ErrorKind::NoSuchLease), ..
+                })) if self.which.is_empty() => {
                     continue;
                 }
                 answer => answer?,

@@ -3,7 +3,10 @@ use std::path::Path;
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, print, print_json, table, text, usage, wanted::current_project};
+use super::{
+    Output, Stop, ask, print, print_json, table, text, usage,
+    wanted::{Project, project_or_current},
+};
 use crate::{
     client::Call,
     port::{Port, Protocol},
@@ -29,14 +32,14 @@ pub(super) struct Suggest {
     protocol: Option<Protocol>,
     /// The project that the port is for [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
-    project: Option<String>,
+    project: Option<Project>,
     #[command(flatten)]
     output: Output,
 }
 
 impl Suggest {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let project = self.project.clone().or_else(current_project);
+        let project = project_or_current(self.project.as_ref());
         let Some(service_type) = &self.service_type else {
             return self.of_project(project.as_deref());
         };

@@ -1,9 +1,16 @@
+use std::{
+    fs,
+    path::{Path, absolute},
+    str::FromStr,
+};
+
 use clap::Args;
 use serde_json::Value as Json;
 
 use super::{Stop, ask, project, text, usage};
 use crate::{
     client::Call,
+    error::Error,
     lease::ProjectPath,
     port::{Port, Protocol},
     request::AllocateRequest,
@@ -38,7 +45,7 @@ pub(super) struct Wanted {
     instance: Option<String>,
     /// The project that the port is for [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
-    project: Option<String>,
+    project: Option<Project>,
     /// Which one is meant of a type that runs once, if there is one for each of several things
     #[arg(long, value_name = "KEY")]
     singleton_key: Option<String>,
@@ -63,7 +70,7 @@ impl Wanted {
                 options.put(flag, true);
             }
         }
-        options.put_some("project_path", self.project.clone().or_else(current_project));
+        options.put_some("project_path", project_or_current(self.project.as_ref()));
         options
     }
 
@@ -114,6 +121,30 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
         });
     }
     notes
+}
+
+/// A project, as the command line names it: a path from the current folder is one from the root.
+#[derive(Clone, Debug)]
+pub(super) struct Project(pub(super) ProjectPath);
+
+impl FromStr for Project {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let path = Path::new(text);
+        if path.is_absolute() {
+            return text.parse().map(Self);
+        }
+        // The project of a command is its folder without links.
+        let path = fs::canonicalize(path).or_else(|_| absolute(path));
+        let path = path.ok().and_then(|path| path.into_os_string().into_string().ok());
+        path.unwrap_or_else(|| text.to_owned()).parse().map(Self)
+    }
+}
+
+/// The path of the project that is named, else of the current one.
+pub(super) fn project_or_current(named: Option<&Project>) -> Option<String> {
+    named.map(|Project(path)| path.to_string()).or_else(current_project)
 }
 
 /// The current project, if its path is one that the service takes.

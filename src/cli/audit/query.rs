@@ -1,23 +1,12 @@
 //! What is asked, as a command line of journalctl(1), or of entries that are there already.
 
-use std::{
-    fs,
-    path::{Path, absolute},
-    str::FromStr,
-};
-
 use clap::{Args, builder::PossibleValuesParser};
 use jiff::{Span, Zoned, civil};
 
 use super::entry::Entry;
 use crate::{
-    audit::event::ACTIONS,
-    error::Error,
-    lease::{InstanceId, ProjectPath},
-    port::Port,
-    service_type::ServiceTypeName,
-    time::Timestamp,
-    word::disturbs,
+    audit::event::ACTIONS, cli::wanted::Project, lease::InstanceId, port::Port,
+    service_type::ServiceTypeName, time::Timestamp, word::disturbs,
 };
 
 /// The question: of each list one must be so, if there is any.
@@ -45,25 +34,6 @@ pub(in crate::cli) struct Query {
     /// Only events until then
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-}
-
-/// A project, as the command line names it: a path from the current folder is one from the root.
-#[derive(Clone, Debug)]
-pub(in crate::cli) struct Project(ProjectPath);
-
-impl FromStr for Project {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let path = Path::new(text);
-        if path.is_absolute() {
-            return text.parse().map(Self);
-        }
-        // The project of a command is its folder without links.
-        let path = fs::canonicalize(path).or_else(|_| absolute(path));
-        let path = path.ok().and_then(|path| path.into_os_string().into_string().ok());
-        path.unwrap_or_else(|| text.to_owned()).parse().map(Self)
-    }
 }
 
 /// How the journal is read.
