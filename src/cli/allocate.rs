@@ -3,7 +3,7 @@ use std::{os::unix::process::parent_id, str::FromStr};
 use clap::Args;
 
 use super::{
-    Output, Stop, print, print_json,
+    Output, Stop, print, print_json, say,
     wanted::{Wanted, allocate, notes},
 };
 use crate::{
@@ -55,7 +55,7 @@ impl Allocate {
         }
         if !self.quiet {
             for note in notes(&answer) {
-                eprintln!("styxy: {note}");
+                say(&note);
             }
         }
         match answer["ports"].as_array() {

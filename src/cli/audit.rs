@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, Stop, counted, print, print_json, refused, usage};
+use super::{Output, Stop, counted, print, print_json, refused, say, usage};
 use crate::{client::Failure, error::Error};
 
 mod entry;
@@ -101,7 +101,7 @@ impl Audit {
         print(&here.table(&found.entries))?;
         if found.is_part && self.amount.lines.is_none() {
             let shown = counted(found.entries.len() as u64, "event");
-            note(&format!("the last {shown}; --all shows all"));
+            say(&format!("the last {shown}; --all shows all"));
         }
         Ok(())
     }
@@ -188,7 +188,7 @@ pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, Stop> {
         )
     })?;
     let log = log::path();
-    note(&format!("{why}; these events are from {}, the log of a private service", log.display()));
+    say(&format!("{why}; these events are from {}, the log of a private service", log.display()));
     Ok(found)
 }
 
@@ -218,12 +218,6 @@ fn absent(why: &str) -> Stop {
          and where it doesn't, a private service writes to {}",
         log::path().display()
     )))
-}
-
-/// Says something to people, beside the output.
-fn note(words: &str) {
-    // There is no other place to say it.
-    let _ = writeln!(io::stderr(), "styxy: {words}");
 }
 
 /// Puts the bytes in the place of the file, so that it is never there in part; for the user alone.

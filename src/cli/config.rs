@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, counted, print, print_json, table, text};
+use super::{Output, Stop, ask, counted, print, print_json, say, table, text};
 use crate::{
     client::Call,
     config::{self, Problem, files},
@@ -41,7 +41,10 @@ enum What {
         output: Output,
     },
     /// Print the JSON Schema of the configuration files, for editors
-    Schema,
+    Schema {
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show, switch on or switch off ranges for unknown service types
     AutoAllocation {
         #[arg(value_enum, default_value_t = Switch::Status)]
@@ -93,7 +96,7 @@ impl Config {
             What::Show { origin, output } => show(origin, output),
             What::Validate { file, output } => validate(file.as_deref(), output),
             What::Reload { output } => reload(output),
-            What::Schema => print(config::SCHEMA.trim_end()),
+            What::Schema { output: _ } => print(config::SCHEMA.trim_end()),
             What::AutoAllocation { switch, output } => auto_allocation(switch, output),
             What::UndoAutoAllocation { service_type, force, output } => {
                 let call = Call::UndoAutoAllocation { service_type: service_type.clone(), force };
@@ -195,7 +198,7 @@ fn reload(output: Output) -> Result<(), Stop> {
         for problem in &problems {
             print(problem.as_str().unwrap_or_default())?;
         }
-        eprintln!("styxy: the last good configuration stays in force");
+        say(&"the last good configuration stays in force");
     }
     if problems.is_empty() { Ok(()) } else { Err(Stop::No) }
 }

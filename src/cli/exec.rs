@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{
     Stop, block_on, refused,
-    run::{not_started, refuse_to_run_twice, tell},
+    run::{Telling, not_started, refuse_to_run_twice},
     usage,
     wanted::{Wanted, allocate},
 };
@@ -39,9 +39,8 @@ pub(super) struct Exec {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE")]
     service_type: String,
-    /// Say nothing about the port
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    telling: Telling,
     #[command(flatten)]
     wanted: Wanted,
     /// The command and its arguments
@@ -57,9 +56,7 @@ impl Exec {
             ));
         }
         let (answer, socket) = self.lease()?;
-        if !self.quiet {
-            tell(&answer, self.wanted.why_another(&answer));
-        }
+        self.telling.tell(&answer, "PORT", Some(&self.wanted));
         refuse_to_run_twice(&answer)?;
         if answer["protocol"] == "tcp" {
             listen(&socket)?;

@@ -31,18 +31,20 @@ mod wanted;
 mod watch;
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
 use serde_json::Value as Json;
 
 use self::output::{ago, cleaned, coloured, counted, print, print_json, short, table, text};
 use crate::{
     client::{self, Call, Failure},
     error::{Error, ErrorKind},
+    word::{disturbs, visible},
 };
 
 /// Hands out ports, so that dev servers, databases, tests and agents never collide.
@@ -124,7 +126,7 @@ pub fn run() -> ExitCode {
     if completions::answered() {
         return ExitCode::SUCCESS;
     }
-    let result = match Cli::parse().verb {
+    let result = match parse().verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),
@@ -168,10 +170,53 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn complain(words: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    // There is no other place to say it.
-    let _ = writeln!(io::stderr(), "styxy: {words}");
+/// The command line. What is wrong with it is said without what it would do to a terminal.
+fn parse() -> Cli {
+    Cli::try_parse().unwrap_or_else(|mut error| {
+        let arguments: Vec<_> = std::env::args_os().collect();
+        if arguments.iter().any(|argument| argument.to_string_lossy().contains(disturbs)) {
+            let said: Vec<_> = error.context().map(|(kind, value)| (kind, value.clone())).collect();
+            for (kind, value) in said {
+                error.insert(kind, without_effect(value));
+            }
+        }
+        error.exit()
+    })
+}
+
+fn without_effect(value: ContextValue) -> ContextValue {
+    // What has a style may have several lines, and they are meant.
+    let lines = |styled: StyledStr| -> StyledStr {
+        let lines: Vec<_> = styled.to_string().lines().map(visible).collect();
+        lines.join("\n").into()
+    };
+    match value {
+        ContextValue::String(text) => ContextValue::String(visible(&text)),
+        ContextValue::Strings(texts) => {
+            ContextValue::Strings(texts.iter().map(|text| visible(text)).collect())
+        }
+        ContextValue::StyledStr(styled) => ContextValue::StyledStr(lines(styled)),
+        ContextValue::StyledStrs(styled) => {
+            ContextValue::StyledStrs(styled.into_iter().map(lines).collect())
+        }
+        other => other,
+    }
+}
+
+fn complain(words: &dyn Display, code: u8) -> ExitCode {
+    say(words);
     ExitCode::from(code)
+}
+
+/// Says something to people, beside the output.
+fn say(words: &dyn Display) {
+    note(&format_args!("styxy: {words}"));
+}
+
+/// Writes a line on stderr.
+fn note(line: &dyn Display) {
+    // There is no other place to say it.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn ask(call: &Call) -> Result<Json, Stop> {

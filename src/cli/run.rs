@@ -13,10 +13,10 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Stop, refused, text,
+    Stop, note, refused, say, text,
     wanted::{Wanted, allocate, notes},
 };
-use crate::{error::Error, request::MOST_PORTS};
+use crate::{error::Error, request::MOST_PORTS, word::visible};
 
 /// Lease a port, and become a command that gets it in PORT
 ///
@@ -40,14 +40,24 @@ pub(super) struct Run {
     /// Lease so many consecutive ports: PORT, PORT_1, …
     #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
-    /// Say nothing about the port
-    #[arg(long, short)]
-    quiet: bool,
+    #[command(flatten)]
+    telling: Telling,
     #[command(flatten)]
     wanted: Wanted,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// How it is said which port it is.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Telling {
+    /// Say nothing about the port
+    #[arg(long, short)]
+    quiet: bool,
+    /// Say it as JSON: a line for each lease on stderr, for stdout is the command's
+    #[arg(long, conflicts_with = "quiet")]
+    json: bool,
 }
 
 /// A variable of the environment, and the type of the port that it is for.
@@ -88,11 +98,9 @@ impl Run {
             options.put_some("count", self.count.map(u32::from));
             options.put("pid", process::id());
             let answer = allocate(service_type, options)?;
-            if !self.quiet {
-                tell(&answer, self.wanted.why_another(&answer));
-            }
-            refuse_to_run_twice(&answer)?;
             let name = own.first().map_or("PORT", |variable| &variable.name);
+            self.telling.tell(&answer, name, Some(&self.wanted));
+            refuse_to_run_twice(&answer)?;
             variables.extend(of_answer(name, &answer));
             for variable in own.iter().skip(1) {
                 variables.push((variable.name.clone(), answer["port"].to_string()));
@@ -117,9 +125,7 @@ impl Run {
             }
             options.put("pid", process::id());
             let answer = allocate(service_type.as_deref().unwrap_or_default(), options)?;
-            if !self.quiet {
-                tell(&answer, None);
-            }
+            self.telling.tell(&answer, name, None);
             refuse_to_run_twice(&answer)?;
             variables.push((name.clone(), answer["port"].to_string()));
         }
@@ -128,8 +134,25 @@ impl Run {
     }
 }
 
-/// Says which port it is, in one line.
-pub(super) fn tell(answer: &Json, why_another: Option<String>) {
+impl Telling {
+    /// Says in one line which port it is; with what was wanted, also why it is not another.
+    pub(super) fn tell(self, answer: &Json, variable: &str, wanted: Option<&Wanted>) {
+        if self.quiet {
+            return;
+        }
+        let message = sentence(answer, wanted.and_then(|wanted| wanted.why_another(answer)));
+        if self.json {
+            let mut line = answer.clone();
+            line["variable"] = variable.into();
+            line["message"] = message.into();
+            note(&line);
+        } else {
+            say(&message);
+        }
+    }
+}
+
+fn sentence(answer: &Json, why_another: Option<String>) -> String {
     let ports: Vec<_> = match answer["ports"].as_array() {
         Some(ports) => ports.iter().map(Json::to_string).collect(),
         None => vec![answer["port"].to_string()],
@@ -145,7 +168,7 @@ pub(super) fn tell(answer: &Json, why_another: Option<String>) {
     for note in why_another.into_iter().chain(notes(answer)) {
         line = format!("{line}; {note}");
     }
-    eprintln!("styxy: {line}");
+    line
 }
 
 /// A second one of what runs once is not started.
@@ -205,7 +228,7 @@ fn filled(argument: &OsStr, placeholders: &[(String, &str)]) -> OsString {
 /// Why the command could not be started, with the exit code that shells give.
 pub(super) fn not_started(program: &OsStr, error: &io::Error) -> Stop {
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    Stop::Exec(format!("{} cannot be run: {error}", program.to_string_lossy()), code)
+    Stop::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)
 }
 
 #[cfg(test)]

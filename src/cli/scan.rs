@@ -1,5 +1,3 @@
-use std::io::{self, Write};
-
 use clap::Args;
 use comfy_table::{Table, presets};
 use serde_json::{Value as Json, json};
@@ -7,7 +5,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Output, Stop, block_on,
     holders::{Holder, holders, place},
-    print, print_json, refused, text,
+    print, print_json, refused, say, text,
 };
 use crate::{
     client::{self, Call},
@@ -102,9 +100,7 @@ fn ask_running(call: &Call) -> Result<Option<Json>, Stop> {
         Ok(Ok((answer, _))) => Ok(Some(answer)),
         Ok(Err(_)) => Ok(None),
         Err(failure) => {
-            // There is no other place to say it.
-            let _ =
-                writeln!(io::stderr(), "styxy: this is without what the service knows: {failure}");
+            say(&format!("this is without what the service knows: {failure}"));
             Ok(None)
         }
     }
