@@ -5,7 +5,8 @@ use std::{collections::HashMap, time::Duration};
 
 use zbus::{Connection, Variant};
 
-use crate::{activation, audit, crash, damage, guards, idle, owners, race, types};
+pub use crate::dice::Dice;
+use crate::{activation, agents, audit, crash, damage, guards, idle, owners, race, types};
 
 /// A grant, as far as tests look at it.
 pub type Granted = (u16, String);
@@ -17,6 +18,7 @@ pub fn main(arguments: &[String]) {
     let result = runtime.block_on(async {
         match arguments.split_first().expect("a command") {
             (&"crowd", rest) => activation::crowd(rest).await,
+            (&"agents", []) => agents::inside(),
             (&"audit", rest) => audit::inside(rest).await,
             (&"crash", rest) => crash::inside(rest).await,
             (&"damage", rest) => damage::inside(rest).await,
@@ -75,17 +77,4 @@ pub async fn list(bus: &Connection) -> Result<HashMap<String, u16>, String> {
         _ => panic!("not a lease: {lease:?}"),
     };
     Ok(leases.iter().map(lease).collect())
-}
-
-/// Random numbers that are the same in every run (xorshift64).
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// A number below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

@@ -10,10 +10,13 @@
 //! - the other modules: the tests, by what they are about
 
 mod activation;
+mod agents;
 mod audit;
 mod audit_verb;
 mod crash;
 mod damage;
+#[path = "../support/dice.rs"]
+mod dice;
 mod guards;
 mod idle;
 mod inside;
@@ -40,6 +43,7 @@ fn main() {
     }
     let tests = [
         activation::TESTS,
+        agents::TESTS,
         audit::TESTS,
         audit_verb::TESTS,
         crash::TESTS,

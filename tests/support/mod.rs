@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod dice;
 pub mod journal;
 #[cfg(feature = "mcp")]
 pub mod mcp;
@@ -44,10 +45,15 @@ pub struct Answer {
 impl Home {
     /// A home in which nothing is.
     pub fn new() -> Self {
+        Self::with_ports(10)
+    }
+
+    /// A home in which nothing is, and so many ports in a row that are free on this machine.
+    pub fn with_ports(count: u16) -> Self {
         let home = Self {
             folder: tempfile::tempdir().unwrap(),
             services: Mutex::default(),
-            first: free_ports(),
+            first: free_ports(count),
         };
         fs::create_dir_all(home.path("runtime")).unwrap();
         home
@@ -86,7 +92,7 @@ impl Home {
         }
     }
 
-    /// One of the ten ports.
+    /// One of its ports, which are ten as a rule.
     pub fn port(&self, index: u16) -> u16 {
         self.first + index
     }
@@ -241,19 +247,19 @@ pub fn end(mut service: Child, signal: Signal) {
     service.wait().unwrap();
 }
 
-/// The first of ten ports that nothing on this machine uses. They lie below those that the kernel
+/// The first of so many ports that nothing on this machine uses. They lie below those that the kernel
 /// gives away by itself.
-fn free_ports() -> u16 {
+fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 1_000).unwrap() * 10;
     loop {
-        let offset = start + NEXT.fetch_add(10, Ordering::Relaxed);
+        let offset = start + NEXT.fetch_add(count, Ordering::Relaxed);
         let first = 12_000 + offset % 20_000;
         let is_free = |port| {
             TcpListener::bind(("0.0.0.0", port)).is_ok()
                 && UdpSocket::bind(("0.0.0.0", port)).is_ok()
         };
-        if (first..first + 10).all(is_free) {
+        if (first..first + count).all(is_free) {
             return first;
         }
     }
