@@ -90,6 +90,16 @@ fn the_same_project_gets_the_same_port_again() {
 }
 
 #[test]
+fn a_block_stays_in_the_range_of_its_type_also_where_a_port_is_remembered() {
+    let home = Home::with_type();
+    let late = home.port(8).to_string();
+    home.ok(&["allocate", "mine", "--port", &late]);
+    home.ok(&["release", &late]);
+    let block = home.ok(&["allocate", "mine", "--count", "3"]);
+    assert_eq!(block.lines().next(), Some(&*home.port(0).to_string()), "{block}");
+}
+
+#[test]
 fn a_port_that_something_listens_on_is_not_granted() {
     let home = Home::with_type();
     let _listener = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();

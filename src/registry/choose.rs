@@ -218,9 +218,11 @@ impl Registry {
             };
             let others = |i| if own == Some(first) { 0 } else { self.memory.word(protocol, i) };
             let free = select(block, |i| !(taken(i) | others(i)));
-            // What lies between two ranges of a type is another's.
+            // What lies between two ranges of a type is another's. A port beyond them was asked for by number once, and
+            // so were those after it.
             let in_one = |range: PortRange| range.contains(first) && range.contains(block.last());
-            let inside = own == Some(first) || service_type.ranges().any(in_one);
+            let inside = service_type.ranges().any(in_one)
+                || own == Some(first) && !service_type.contains(first);
             if inside && run(free, request.count, &mut probe).is_some() {
                 return Some(first);
             }
