@@ -9,7 +9,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::{Output, Stop, counted, print, print_json, refused, say, usage};
-use crate::{client::Failure, error::Error};
+use crate::{client::Failure, error::Error, word::visible};
 
 mod entry;
 mod journal;
@@ -157,7 +157,8 @@ impl Audit {
         if self.output.json {
             return print_json(&json!({"events": entries.len(), "file": file}));
         }
-        print(&format!("wrote {} to {}", counted(entries.len() as u64, "event"), file.display()))
+        let count = counted(entries.len() as u64, "event");
+        print(&format!("wrote {count} to {}", visible(&file.to_string_lossy())))
     }
 }
 

@@ -47,6 +47,7 @@ enum What {
     },
     /// Show, switch on or switch off ranges for unknown service types
     AutoAllocation {
+        /// What to do
         #[arg(value_enum, default_value_t = Switch::Status)]
         switch: Switch,
         #[command(flatten)]

@@ -56,8 +56,8 @@ impl Exec {
             ));
         }
         let (answer, socket) = self.lease()?;
-        self.telling.tell(&answer, "PORT", Some(&self.wanted));
         refuse_to_run_twice(&answer)?;
+        self.telling.tell(&answer, "PORT", Some(&self.wanted));
         if answer["protocol"] == "tcp" {
             listen(&socket)?;
         }

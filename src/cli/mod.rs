@@ -208,9 +208,10 @@ fn complain(words: &dyn Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says something to people, beside the output.
+/// Says something to people, beside the output, without what names in it would do to a terminal.
 fn say(words: &dyn Display) {
-    note(&format_args!("styxy: {words}"));
+    let words = words.to_string();
+    note(&format_args!("styxy: {}", words.lines().map(visible).collect::<Vec<_>>().join("\n")));
 }
 
 /// Writes a line on stderr.

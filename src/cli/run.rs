@@ -99,8 +99,8 @@ impl Run {
             options.put("pid", process::id());
             let answer = allocate(service_type, options)?;
             let name = own.first().map_or("PORT", |variable| &variable.name);
-            self.telling.tell(&answer, name, Some(&self.wanted));
             refuse_to_run_twice(&answer)?;
+            self.telling.tell(&answer, name, Some(&self.wanted));
             variables.extend(of_answer(name, &answer));
             for variable in own.iter().skip(1) {
                 variables.push((variable.name.clone(), answer["port"].to_string()));
@@ -125,8 +125,8 @@ impl Run {
             }
             options.put("pid", process::id());
             let answer = allocate(service_type.as_deref().unwrap_or_default(), options)?;
-            self.telling.tell(&answer, name, None);
             refuse_to_run_twice(&answer)?;
+            self.telling.tell(&answer, name, None);
             variables.push((name.clone(), answer["port"].to_string()));
         }
         let error = prepare(&self.command, &variables).exec();

@@ -13,6 +13,7 @@ use crate::{
     project,
     request::{AllocateRequest, MOST_PORTS},
     value::Fields,
+    word::visible,
 };
 
 /// Show which ports the next requests would get, and why; without a type, what this project needs
@@ -69,7 +70,7 @@ impl Suggest {
             return print_json(&Json::Array(found));
         }
         if found.is_empty() {
-            let project = project.unwrap_or("this folder");
+            let project = project.map_or("this folder".to_owned(), visible);
             return print(&format!(
                 "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
             ));

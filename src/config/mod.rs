@@ -38,7 +38,7 @@ use crate::{
     port::PortRange,
     registry::{Automatic, Rules, Told},
     service_type::{ServiceTypes, Templates},
-    word::disturbs,
+    word::{disturbs, visible},
 };
 
 /// What is compiled in: the file `config/default.json` of the source.
@@ -117,7 +117,7 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.file.display())?;
+        f.write_str(&visible(&self.file.to_string_lossy()))?;
         if let Some((line, column)) = self.place {
             write!(f, ":{line}:{column}")?;
         }
