@@ -3,13 +3,14 @@ use serde_json::Value as Json;
 
 use super::{
     Output, Stop, ask,
-    holders::{Holder, holders},
+    holders::{Holder, IGNORES_PORT, elsewhere, holders, instead},
     print, print_json, text,
 };
 use crate::{
     client::Call,
     kernel::listeners::listeners,
     port::{Port, PortRange, Protocol},
+    value::Fields,
 };
 
 /// Tell whether a port is free, and why not: its lease, or the program that listens on it; exit code 1
@@ -27,12 +28,19 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let (answer, holders) = check(self.port, self.protocol)?;
+        let (mut answer, holders) = check(self.port, self.protocol)?;
+        let elsewhere = elsewhere_of(&answer);
         if self.output.json {
+            if !elsewhere.is_empty() {
+                answer["elsewhere"] = elsewhere.iter().map(Holder::json).collect();
+            }
             print_json(&answer)?;
         } else {
             for line in lines(&answer, &holders) {
                 print(&line)?;
+            }
+            if let Some(instead) = instead(&elsewhere) {
+                print(&format!("nothing listens on it: {instead}; {IGNORES_PORT}"))?;
             }
         }
         if answer["available"] == true { Ok(()) } else { Err(Stop::No) }
@@ -48,6 +56,16 @@ pub(super) fn check(port: Port, protocol: Protocol) -> Result<(Json, Vec<Holder>
     let json = |holders: &Vec<Holder>| holders.iter().map(Holder::json).collect();
     answer["listeners"] = holders.as_ref().map_or(Json::Null, json);
     Ok((answer, holders.unwrap_or_default()))
+}
+
+/// Where the owner of a leased port listens that nothing listens on.
+fn elsewhere_of(answer: &Json) -> Vec<Holder> {
+    if answer["listening"] == true || answer["lease"]["pid"].is_null() {
+        return Vec::new();
+    }
+    // The answer is good without it, too.
+    let leases = ask(&Call::List { filter: Fields::default() }).unwrap_or_default();
+    elsewhere(&answer["lease"], leases.as_array().map(Vec::as_slice).unwrap_or_default())
 }
 
 /// The service's words and, better or in addition, who listens.

@@ -4,7 +4,11 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 use zbus::{Connection, fdo::DBusProxy};
 
-use super::{Output, Stop, block_on, counted, print, print_json, text};
+use super::{
+    Output, Stop, block_on, counted,
+    holders::{IGNORES_PORT, elsewhere, instead},
+    print, print_json, text,
+};
 use crate::{
     client::{self, Call, Way},
     config::{self, files},
@@ -302,7 +306,15 @@ async fn ports(findings: &mut Findings) {
     else {
         return;
     };
-    let leased: Vec<_> = leases.as_array().into_iter().flatten().map(|l| &l["port"]).collect();
+    let leases = leases.as_array().map(Vec::as_slice).unwrap_or_default();
+    for lease in leases.iter().filter(|lease| lease["state"] == "reserved") {
+        if let Some(instead) = instead(&elsewhere(lease, leases)) {
+            let service = [text(lease, "service_type"), text(lease, "service_name")].join(" ");
+            let message = format!("port {} of {}: {instead}", lease["port"], service.trim_end());
+            findings.note("leases", message, IGNORES_PORT);
+        }
+    }
+    let leased: Vec<_> = leases.iter().map(|lease| &lease["port"]).collect();
     let listened = diag::listened(Protocol::Tcp);
     let mut strangers = Vec::new();
     for service_type in types.as_array().into_iter().flatten() {

@@ -7,9 +7,10 @@ use serde_json::{Value as Json, json};
 use crate::{
     kernel::{
         container::Container,
-        listeners::{Listener, Program},
+        listeners::{Listener, Program, listeners},
+        process::is_of,
     },
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     word::shortened,
 };
 
@@ -42,6 +43,35 @@ pub(super) fn holders(listeners: Vec<Listener>) -> Vec<Holder> {
     }
     holders
 }
+
+/// Where the owner of a lease listens, if not on its port: it may not have read `PORT`. The ports of other leases are
+/// nothing strange.
+pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<Holder> {
+    let Some(owner) = lease["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) else {
+        return Vec::new();
+    };
+    let all = PortRange::new(Port::MIN, Port::MAX).unwrap_or(PortRange::only(Port::MIN));
+    let Ok(listeners) = listeners(all, Protocol::Tcp) else { return Vec::new() };
+    let mut holders = holders(listeners);
+    holders.retain(|holder| {
+        let is_its = holder.program.as_ref().is_some_and(|program| is_of(program.pid, owner));
+        is_its && !leases.iter().any(|lease| lease["port"] == holder.port.get())
+    });
+    holders
+}
+
+/// The same in words.
+pub(super) fn instead(elsewhere: &[Holder]) -> Option<String> {
+    let mut ports: Vec<_> = elsewhere.iter().map(|holder| holder.port.to_string()).collect();
+    ports.dedup();
+    let noun = if ports.len() == 1 { "port" } else { "ports" };
+    let ports = ports.join(", ");
+    (!ports.is_empty()).then(|| format!("its owner listens on tcp {noun} {ports} instead"))
+}
+
+/// What to do about a server that does not read its port.
+pub(super) const IGNORES_PORT: &str =
+    "if it does not read PORT, write {port} where its arguments have the number";
 
 impl Holder {
     /// Who it is, for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.

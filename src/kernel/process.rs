@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     os::fd::{AsFd, AsRawFd, OwnedFd},
+    str::FromStr,
     sync::Arc,
 };
 
@@ -76,12 +77,29 @@ impl Process {
     }
 }
 
-/// When a process was started, in clock ticks since the boot: field 22 of `/proc/PID/stat`.
+/// Whether a process is that other one, or was started by it or by what it has started.
+pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
+    while pid != ancestor {
+        match stat(pid, 4) {
+            // As far as the first process, or the one that is the first here.
+            Some(parent) if parent != 0 => pid = parent,
+            _ => return false,
+        }
+    }
+    true
+}
+
+/// When a process was started, in clock ticks since the boot.
 fn start(pid: u32) -> Option<u64> {
+    stat(pid, 22)
+}
+
+/// A field of `/proc/PID/stat`, by its number in proc(5), after the second.
+fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field is the command's name in brackets, and may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
+    fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
 /// The real user of a process. Not the owner of `/proc/PID`, which is root's for some.
