@@ -34,7 +34,10 @@ use nix::{
     unistd::{Pid, User, geteuid},
 };
 use serde_json::json;
-use support::Home;
+use support::{
+    Home,
+    namespaces::{self, find},
+};
 
 /// A program, and how it is started and asked.
 struct Program {
@@ -268,8 +271,6 @@ const PROGRAMS: &[Program] = &[
 
 /// What makes this program serve on a port.
 const SERVE: &str = "serve-on-port";
-/// Set where it runs in namespaces of its own.
-const INSIDE: &str = "STYXY_TEST_NAMESPACES";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().collect();
@@ -278,34 +279,16 @@ fn main() -> ExitCode {
     {
         serve(port.parse().unwrap());
     }
-    let inside = env::var_os(INSIDE).is_some();
-    if !inside {
-        let possible = namespaces().arg("true").output();
-        if possible.is_ok_and(|tried| tried.status.success()) {
-            let this = env::current_exe().unwrap();
-            let error = namespaces().arg(this).args(&arguments[1..]).env(INSIDE, "1").exec();
-            panic!("unshare: {error}");
-        }
-        eprintln!("SKIPPED: unshare(1) and ip(8) can't make namespaces here");
+    if !namespaces::is_inside() {
+        namespaces::enter();
     }
+    let inside = namespaces::is_inside();
     let mut trials: Vec<_> = PROGRAMS.iter().map(|program| trial(program, inside)).collect();
     trials.push(Trial::test("the_documentation_lists_these_programs", || {
         documentation();
         Ok(())
     }));
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-/// The beginning of a command in namespaces of its own: a network in which every port is free, and
-/// processes that end with the first one. Without root, by a namespace of users.
-fn namespaces() -> Command {
-    let mut command = Command::new("unshare");
-    if !geteuid().is_root() {
-        command.args(["--user", "--map-current-user", "--keep-caps"]);
-    }
-    command.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-    command.args(["sh", "-c", r#"ip link set lo up && exec "$0" "$@""#]);
-    command
 }
 
 fn trial(program: &'static Program, inside: bool) -> Trial {
@@ -511,14 +494,4 @@ fn command(program: &str, arguments: &[&str]) -> Command {
 /// A file in tests/programs.
 fn source(name: &str) -> String {
     format!("{}/tests/programs/{name}", env!("CARGO_MANIFEST_DIR"))
-}
-
-/// Where a command is. Debian keeps `PostgreSQL`'s apart, in a folder for each version, and some where
-/// only root looks.
-fn find(name: &str) -> Option<PathBuf> {
-    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
-    let postgres = versions.map(|version| version.path().join("bin"));
-    let path = env::var_os("PATH").unwrap_or_default();
-    let mut folders = postgres.chain(env::split_paths(&path)).chain(["/usr/sbin".into()]);
-    folders.find_map(|folder| Some(folder.join(name)).filter(|program| program.is_file()))
 }

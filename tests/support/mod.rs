@@ -6,6 +6,7 @@ pub mod dice;
 pub mod journal;
 #[cfg(feature = "mcp")]
 pub mod mcp;
+pub mod namespaces;
 
 use std::{
     fs::{self, OpenOptions},
