@@ -1,15 +1,13 @@
-use std::{
-    io::{self, IsTerminal, Write},
-    thread,
-    time::Duration,
-};
+use std::{thread, time::Duration};
 
 use clap::Args;
 use comfy_table::Color;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, coloured, print, print_json, short, table, text,
+    Output, Stop, ago, ask, coloured, print, print_json,
+    screen::Screen,
+    short, table, text,
     wanted::{Project, current_project},
 };
 use crate::{client::Call, value::Fields};
@@ -60,19 +58,25 @@ impl List {
 }
 
 fn watch(call: &Call) -> Result<(), Stop> {
-    let mut before = String::new();
-    loop {
-        let now = draw(&ask(call)?);
-        if io::stdout().is_terminal() {
-            // Home, each line to its end, and what is below.
-            let lines = now.replace('\n', "\x1b[K\n");
-            write!(io::stdout(), "\x1b[H{lines}\x1b[K\n\x1b[J")?;
-            io::stdout().flush()?;
-        } else if now != before {
-            print(&now)?;
+    // What can go wrong at once is said before the terminal is taken.
+    let mut now = draw(&ask(call)?);
+    if let Some(mut screen) = Screen::take()? {
+        loop {
+            screen.draw(&now)?;
+            screen = screen.wait(EVERY)?;
+            now = draw(&ask(call)?);
         }
-        before = now;
-        thread::sleep(EVERY);
+    }
+    loop {
+        print(&now)?;
+        let before = now;
+        now = loop {
+            thread::sleep(EVERY);
+            let now = draw(&ask(call)?);
+            if now != before {
+                break now;
+            }
+        };
     }
 }
 
@@ -85,8 +89,8 @@ fn draw(leases: &Json) -> String {
     for lease in leases {
         let state = text(lease, "state");
         let colour = match state {
-            "listening" => Some(Color::Green),
-            "orphaned" => Some(Color::Yellow),
+            "listening" => Some(Color::DarkGreen),
+            "orphaned" => Some(Color::DarkYellow),
             _ => None,
         };
         table.add_row([

@@ -24,6 +24,7 @@ mod release;
 mod renew;
 mod run;
 mod scan;
+mod screen;
 mod status;
 mod suggest;
 mod types;

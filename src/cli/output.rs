@@ -51,8 +51,8 @@ pub(super) fn coloured(text: &str, colour: Option<Color>) -> Cell {
 /// A text in a colour, where there are any.
 pub(super) fn painted(text: &str, colour: Option<Color>) -> String {
     let code = match colour {
-        Some(Color::Green) => 32,
-        Some(Color::Yellow) => 33,
+        Some(Color::DarkGreen) => 32,
+        Some(Color::DarkYellow) => 33,
         _ => return text.to_owned(),
     };
     if colours() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }

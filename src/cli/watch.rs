@@ -25,10 +25,10 @@ impl Watch {
 
 fn describe(event: &Json) -> String {
     let (what, colour) = match text(event, "event") {
-        "granted" => ("granted", Some(Color::Green)),
-        "orphaned" => ("orphaned", Some(Color::Yellow)),
+        "granted" => ("granted", Some(Color::DarkGreen)),
+        "orphaned" => ("orphaned", Some(Color::DarkYellow)),
         "released" => ("released", None),
-        "type_added" => ("new type", Some(Color::Green)),
+        "type_added" => ("new type", Some(Color::DarkGreen)),
         _ => ("type gone", None),
     };
     // Padded before it is coloured: colours have no width.
