@@ -30,7 +30,7 @@ impl Broker {
         let ended = inner.registry.ends_with_owner(owner);
         if !self.end(inner, ended) {
             let again = clock::now().plus_seconds(AGAIN_SECONDS);
-            self.deadlines.add(again, Due::Owner(owner.clone()));
+            self.deadlines.add(again, Due::Owner(Box::new(owner.clone())));
         }
     }
 

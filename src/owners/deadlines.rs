@@ -26,8 +26,8 @@ pub enum Due {
     Store,
     /// The guards that could not be bound.
     Guards,
-    /// An owner whose end could not be stored.
-    Owner(Owner),
+    /// An owner whose end could not be stored. Boxed, because there are tens of thousands of the others.
+    Owner(Box<Owner>),
 }
 
 /// All deadlines.

@@ -111,7 +111,7 @@ fn write_any(buffer: &mut Vec<u8>, line: &impl Serialize) {
 /// Reads a line, without its line feed.
 pub fn read(bytes: &[u8]) -> Result<Line, Unreadable> {
     let json = checked(bytes).ok_or(Unreadable::Damaged)?;
-    if json.starts_with(b"{\"header\"")
+    if json.starts_with("{\"header\"")
         && let Some(AnyHeader { header: AnyVersion { version } }) = parse(json)
         && version != VERSION
     {
@@ -120,15 +120,16 @@ pub fn read(bytes: &[u8]) -> Result<Line, Unreadable> {
     parse(json).ok_or(Unreadable::Damaged)
 }
 
-fn checked(bytes: &[u8]) -> Option<&[u8]> {
+fn checked(bytes: &[u8]) -> Option<&str> {
     let (sum, json) = bytes.split_at_checked(9)?;
     let sum = std::str::from_utf8(sum.strip_suffix(b" ")?).ok()?;
     let sum = u32::from_str_radix(sum, 16).ok()?;
-    (sum == crc32fast::hash(json)).then_some(json)
+    // Text is looked through once here, not word by word when it is parsed.
+    if sum == crc32fast::hash(json) { std::str::from_utf8(json).ok() } else { None }
 }
 
-fn parse<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
-    serde_json::from_slice(json).ok()
+fn parse<T: DeserializeOwned>(json: &str) -> Option<T> {
+    serde_json::from_str(json).ok()
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@
 //!   with the time, everything readable counts, and a new snapshot replaces it.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -24,6 +25,9 @@ use crate::{registry::Registry, time::Timestamp};
 const READERS: usize = 2;
 /// About how many bytes they read at a time. A shorter file is read without them.
 const CHUNK: usize = 128 * 1024;
+
+/// About how many bytes of a file are a lease: rather too many, for not every record is a new one.
+const LEASE: u64 = 400;
 
 /// What the files say, beside what went into the registry.
 #[derive(Debug, Default)]
@@ -86,20 +90,14 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> io::Result<Recover
 
 impl Recovered {
     fn read_file(&mut self, folder: &Path, name: Name, newest: bool, registry: &mut Registry) {
-        let path = name.path(folder);
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                return self.damaged(folder, name, &format!("cannot be read ({error})"), false);
-            }
-        };
-        let length = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
-        // What is behind the last line feed: nothing, or an unfinished line.
-        let (lines, tail) = bytes.split_at(length);
         let (mut good, mut bad, mut missing) = (0, 0, 0);
         let mut end = None;
         let mut is_first = true;
-        let unknown = each_line(lines, |line| {
+        let path = name.path(folder);
+        let bytes = fs::metadata(&path).map_or(0, |file| file.len());
+        registry.reserve(usize::try_from(bytes / LEASE).unwrap_or_default());
+        let mut chunks = Chunks::default();
+        let read = chunks.each_line(path, |line| {
             match line {
                 Ok(Line::Header(_)) if !is_first => bad += 1,
                 Ok(Line::End(count)) => end = Some(count),
@@ -116,10 +114,17 @@ impl Recovered {
             is_first = false;
             ControlFlow::Continue(())
         });
-        if let ControlFlow::Break(version) = unknown {
-            let what = format!("has the unknown version {version} and was not read");
+        let what = match read {
+            Ok(ControlFlow::Continue(())) => None,
+            Ok(ControlFlow::Break(version)) => {
+                Some(format!("has the unknown version {version} and was not read"))
+            }
+            Err(error) => Some(format!("cannot be read ({error})")),
+        };
+        if let Some(what) = what {
             return self.damaged(folder, name, &what, false);
         }
+        let Chunks { length, rest: tail, .. } = chunks;
         let mut problems = Vec::new();
         if bad > 0 {
             problems.push(format!("has {bad} damaged lines"));
@@ -129,7 +134,7 @@ impl Recovered {
         }
         match name.kind {
             Kind::Snapshot => {
-                self.snapshot_length = bytes.len() as u64;
+                self.snapshot_length = length + tail.len() as u64;
                 match end {
                     Some(count) if count == good => {}
                     Some(count) => problems.push(format!("has {good} of {count} entries")),
@@ -137,7 +142,7 @@ impl Recovered {
                 }
             }
             Kind::Log if newest => {
-                self.length = (bytes.len() - tail.len()) as u64;
+                self.length = length;
                 if self.length == 0 {
                     problems.push("has no header".to_owned());
                 } else if !tail.is_empty() && problems.is_empty() {
@@ -231,41 +236,76 @@ impl Recovered {
     }
 }
 
-/// Reads lines, and passes them on in their order until `take` has enough of it.
-fn each_line<T>(
-    bytes: &[u8],
-    mut take: impl FnMut(Result<Line, Unreadable>) -> ControlFlow<T>,
-) -> ControlFlow<T> {
-    let chunks = chunks(bytes);
-    if chunks.len() < 2 {
-        return lines(bytes).try_for_each(take);
-    }
-    thread::scope(|scope| {
-        let readers = (0..READERS).map(|first| {
-            let (sender, read) = mpsc::sync_channel::<Vec<_>>(READERS);
-            let mut its = chunks.iter().skip(first).step_by(READERS);
-            // Nobody takes any more when there was enough.
-            scope.spawn(move || its.try_for_each(|chunk| sender.send(lines(chunk).collect())));
-            read
-        });
-        let readers: Vec<_> = readers.collect();
-        let mut read =
-            (0..chunks.len()).flat_map(|n| readers[n % READERS].recv().unwrap_or_default());
-        read.try_for_each(&mut take)
-    })
+/// A file, divided behind some of its line feeds.
+#[derive(Default)]
+struct Chunks {
+    file: Option<File>,
+    /// How long those are that were read.
+    length: u64,
+    /// What is behind the last line feed: after the last chunk nothing, or an unfinished line.
+    rest: Vec<u8>,
 }
 
-/// Divides what ends with a line feed behind some of its line feeds.
-fn chunks(mut bytes: &[u8]) -> Vec<&[u8]> {
-    let mut chunks = Vec::new();
-    while !bytes.is_empty() {
-        let (near, far) = bytes.split_at(CHUNK.min(bytes.len()));
-        let end = far.iter().position(|byte| *byte == b'\n').map_or(far.len(), |at| at + 1);
-        let chunk;
-        (chunk, bytes) = bytes.split_at(near.len() + end);
-        chunks.push(chunk);
+impl Chunks {
+    /// Reads a file's lines, and passes them on in their order until `take` has enough of it.
+    fn each_line<T>(
+        &mut self,
+        path: PathBuf,
+        mut take: impl FnMut(Result<Line, Unreadable>) -> ControlFlow<T>,
+    ) -> io::Result<ControlFlow<T>> {
+        self.file = Some(File::open(path)?);
+        let Some(first) = self.next()? else { return Ok(ControlFlow::Continue(())) };
+        let Some(second) = self.next()? else { return Ok(lines(&first).try_for_each(take)) };
+        thread::scope(|scope| {
+            let readers = [(); READERS].map(|()| {
+                let (give, given) = mpsc::channel::<Vec<u8>>();
+                let (pass, read) = mpsc::channel::<Vec<_>>();
+                // Nobody takes any more when there was enough.
+                let mut passed = move |chunk: Vec<u8>| pass.send(lines(&chunk).collect());
+                scope.spawn(move || given.iter().try_for_each(&mut passed));
+                (give, read)
+            });
+            let mut ahead = vec![second, first];
+            let (mut given, mut taken) = (0, 0);
+            loop {
+                while given < taken + 2 * READERS
+                    && let Some(chunk) =
+                        ahead.pop().map_or_else(|| self.next(), |chunk| Ok(Some(chunk)))?
+                {
+                    let _ = readers[given % READERS].0.send(chunk);
+                    given += 1;
+                }
+                if taken == given {
+                    return Ok(ControlFlow::Continue(()));
+                }
+                let read = readers[taken % READERS].1.recv().unwrap_or_default();
+                if let ControlFlow::Break(enough) = read.into_iter().try_for_each(&mut take) {
+                    return Ok(ControlFlow::Break(enough));
+                }
+                taken += 1;
+            }
+        })
     }
-    chunks
+
+    /// The next chunk, which ends with a line feed; `None` at the end.
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let Some(file) = &self.file else { return Ok(None) };
+        let mut chunk = Vec::with_capacity(CHUNK + self.rest.len());
+        chunk.append(&mut self.rest);
+        loop {
+            let read = file.take(CHUNK as u64).read_to_end(&mut chunk)?;
+            let new = chunk.len() - read;
+            if let Some(end) = chunk[new..].iter().rposition(|byte| *byte == b'\n') {
+                self.rest = chunk.split_off(new + end + 1);
+                self.length += chunk.len() as u64;
+                return Ok(Some(chunk));
+            }
+            if read == 0 {
+                self.rest = chunk;
+                return Ok(None);
+            }
+        }
+    }
 }
 
 fn lines(chunk: &[u8]) -> impl Iterator<Item = Result<Line, Unreadable>> {
@@ -297,8 +337,10 @@ mod tests {
         let mut buffer = Vec::new();
         (0..40_000).for_each(|n| line::write(&mut buffer, &Line::Confirmed(n)));
         assert!(buffer.len() > 5 * CHUNK);
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &buffer).unwrap();
         let mut taken = Vec::new();
-        let end = each_line(&buffer, |line| {
+        let end = Chunks::default().each_line(file.path().to_owned(), |line| {
             taken.push(line);
             if taken.len() == 30_000 {
                 ControlFlow::Break("enough")
@@ -306,23 +348,29 @@ mod tests {
                 ControlFlow::Continue(())
             }
         });
-        assert_eq!(end, ControlFlow::Break("enough"));
+        assert_eq!(end.unwrap(), ControlFlow::Break("enough"));
         assert!((0..30_000).map(|n| Ok(Line::Confirmed(n))).eq(taken));
     }
 
     #[test]
-    fn a_long_line_is_read_whole() {
+    fn long_lines_are_read_whole_and_what_is_behind_the_last_is_left() {
         let mut buffer = Vec::new();
         for reason in ["a", "b"] {
             line::write(&mut buffer, &Line::Boot(reason.repeat(2 * CHUNK)));
         }
+        let whole = buffer.len() as u64;
+        buffer.extend_from_slice(b"unfinished");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(&file, &buffer).unwrap();
         let mut lengths = Vec::new();
-        let end = each_line::<()>(&buffer, |line| {
+        let mut chunks = Chunks::default();
+        let end = chunks.each_line::<()>(file.path().to_owned(), |line| {
             if let Ok(Line::Boot(reason)) = line {
                 lengths.push(reason.len());
             }
             ControlFlow::Continue(())
         });
-        assert_eq!((end, lengths), (ControlFlow::Continue(()), vec![2 * CHUNK; 2]));
+        assert_eq!((end.unwrap(), lengths), (ControlFlow::Continue(()), vec![2 * CHUNK; 2]));
+        assert_eq!((chunks.length, chunks.rest), (whole, b"unfinished".to_vec()));
     }
 }
