@@ -148,12 +148,20 @@ impl Machine {
     }
 
     /// Ends the service as `kill -9` does, as soon as there is one: after an earlier kill the manager waits a moment
-    /// before it starts the next.
+    /// before it starts the next. Afterwards the bus has noticed, so that a call goes to the next one.
     pub fn kill_service(&self) {
-        eventually(Duration::from_secs(60), "the service is there to be killed", || {
+        let limit = Duration::from_secs(60);
+        let owner = || {
+            let bus = "org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus";
+            self.user(&format!("busctl --user call {bus} GetNameOwner s org.styxy.Styxy1")).stdout
+        };
+        let mut killed = String::new();
+        eventually(limit, "the service is there to be killed", || {
+            killed = owner();
             self.user("systemctl --user kill --kill-whom=main --signal=KILL styxy.service").code
                 == Some(0)
         });
+        eventually(limit, "the bus has noticed", || owner() != killed);
     }
 
     /// Changes a setting of the user's configuration and has it read.
