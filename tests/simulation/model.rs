@@ -309,7 +309,12 @@ impl Model {
             let mut block = (0..request.count).filter_map(|offset| first.plus(offset));
             // A single one may have been asked for by number.
             let good = request.count == 1 || !block.any(Port::is_refused_by_browsers);
-            good && self.are_free(*first, request)
+            // A block that begins in a range of the type stays in it.
+            let last = first.plus(request.count - 1);
+            let stays = |range: &PortRange| last.is_some_and(|last| range.contains(last));
+            let mut its = kind.ranges.iter().filter(|range| range.contains(*first)).peekable();
+            let inside = its.peek().is_none() || its.any(stays);
+            good && inside && self.are_free(*first, request)
         });
         let room = || remembered.is_some() || self.has_room(kind, request);
         let wants = self.live + usize::from(request.count);
