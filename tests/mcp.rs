@@ -200,6 +200,19 @@ fn check_answers_as_the_verb_also_about_who_listens() {
 }
 
 #[test]
+fn check_tells_where_the_owner_of_a_port_listens_instead() {
+    let home = Home::with_type();
+    let mut session = Session::new(&home);
+    let owner = format!("pid:{}", std::process::id());
+    let leased = session.ok("allocate", &json!({"service_type": "mine", "owner": owner}));
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let answer = session.ok("check", &json!({"port": leased["port"]}));
+    let port = listener.local_addr().unwrap().port();
+    let elsewhere = answer["elsewhere"].as_array().expect("it listens elsewhere");
+    assert!(elsewhere.iter().any(|holder| holder["port"] == port), "{answer}");
+}
+
+#[test]
 fn suggest_answers_as_the_verb_and_leases_nothing() {
     let home = Home::with_type();
     let mut session = Session::new(&home);

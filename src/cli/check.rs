@@ -28,12 +28,8 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let (mut answer, holders) = check(self.port, self.protocol)?;
-        let elsewhere = elsewhere_of(&answer);
+        let Checked { answer, holders, elsewhere } = check(self.port, self.protocol)?;
         if self.output.json {
-            if !elsewhere.is_empty() {
-                answer["elsewhere"] = elsewhere.iter().map(Holder::json).collect();
-            }
             print_json(&answer)?;
         } else {
             for line in lines(&answer, &holders) {
@@ -47,15 +43,29 @@ impl Check {
     }
 }
 
+/// What is found of a port.
+pub(super) struct Checked {
+    /// All of it, as `--json` shows it.
+    pub(super) answer: Json,
+    /// Who listens.
+    holders: Vec<Holder>,
+    /// Where its owner listens instead.
+    elsewhere: Vec<Holder>,
+}
+
 /// Asks about a port; the answer says who listens, too.
-pub(super) fn check(port: Port, protocol: Protocol) -> Result<(Json, Vec<Holder>), Stop> {
+pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, Stop> {
     let mut answer = ask(&Call::Check { port, protocol })?;
     // The service's sandbox hides other processes, so it is looked for here. The answer is good
     // without it, too.
     let holders = listeners(PortRange::only(port), protocol).map(holders).ok();
     let json = |holders: &Vec<Holder>| holders.iter().map(Holder::json).collect();
     answer["listeners"] = holders.as_ref().map_or(Json::Null, json);
-    Ok((answer, holders.unwrap_or_default()))
+    let elsewhere = elsewhere_of(&answer);
+    if !elsewhere.is_empty() {
+        answer["elsewhere"] = json(&elsewhere);
+    }
+    Ok(Checked { answer, holders: holders.unwrap_or_default(), elsewhere })
 }
 
 /// Where the owner of a leased port listens that nothing listens on.

@@ -92,6 +92,8 @@ pub(super) struct Checked {
     lease: Option<Lease>,
     /// The programs that listen; null if they cannot be seen
     listeners: Option<Vec<Listener>>,
+    /// Where its owner listens instead, if nothing listens on a leased port
+    elsewhere: Option<Vec<Listener>>,
 }
 
 #[derive(JsonSchema)]

@@ -199,8 +199,7 @@ impl Tool for Check {
     type Answer = answers::Checked;
 
     fn answer(self) -> Result<Json, Stop> {
-        let (answer, _) = check::check(self.port, self.protocol.unwrap_or_default())?;
-        Ok(answer)
+        Ok(check::check(self.port, self.protocol.unwrap_or_default())?.answer)
     }
 }
 
