@@ -164,7 +164,7 @@ pub struct Holder {
 impl Holder {
     /// Whether there is anything that could end it: a caller that only asks holds nothing.
     pub fn holds(&self) -> bool {
-        self.owner != Owner::None || self.ttl.is_some() || self.instance_id.is_some()
+        !self.owner.is_none() || self.ttl.is_some() || self.instance_id.is_some()
     }
 
     /// Whether it is the same caller, asking again.
@@ -262,13 +262,13 @@ impl Lease {
 
     /// Whether it has an owner whose end ends it, or a part of it.
     pub fn is_owned(&self) -> bool {
-        self.owner != Owner::None || self.sharers.iter().any(|s| s.owner != Owner::None)
+        self.owners().next().is_some()
     }
 
     /// The owners that it lives by.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         let owners = std::iter::once(&self.owner).chain(self.sharers.iter().map(|s| &s.owner));
-        owners.filter(|owner| **owner != Owner::None)
+        owners.filter(|owner| !owner.is_none())
     }
 
     /// Whether one of them asked as that instance.

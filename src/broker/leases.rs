@@ -79,7 +79,7 @@ impl Broker {
         let now = Timestamp::now().0;
         let is_old = |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than * 1_000;
         let mut leases = inner.registry.list(&Filter::default());
-        leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner == Owner::None));
+        leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner.is_none()));
         let listened = Listened::of(leases.iter().map(|lease| lease.protocol));
         leases.retain(|lease| !listened.contains(lease));
         if !dry_run {

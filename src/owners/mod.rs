@@ -76,7 +76,7 @@ impl Owners {
     /// its number and its start.
     pub fn watch(&self, owner: &Owner, pidfd: Option<OwnedFd>) {
         let mut watched = self.watched.lock();
-        if *owner == Owner::None || watched.contains_key(owner) {
+        if owner.is_none() || watched.contains_key(owner) {
             return;
         }
         let (on_gone, list) = (Arc::clone(&self.on_gone), Arc::clone(&self.watched));

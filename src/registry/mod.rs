@@ -195,7 +195,7 @@ impl Registry {
     /// Takes an instance as it is, from a snapshot.
     pub fn insert_instance(&mut self, instance: Arc<Instance>) {
         self.remove_instance(&instance.instance_id);
-        if instance.owner != Owner::None {
+        if !instance.owner.is_none() {
             let announced = self.announced.entry(instance.owner.clone()).or_default();
             announced.insert(instance.instance_id.clone());
         }
