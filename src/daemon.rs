@@ -73,6 +73,7 @@ pub enum End {
 pub fn run(options: &Options) -> Result<End, Failure> {
     let inherited = Inherited::from_systemd()?;
     audit::sink::log_there();
+    guard::make_room();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // A thread for syncing is not kept waiting for the next one.

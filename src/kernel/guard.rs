@@ -7,10 +7,15 @@
 
 use std::{
     collections::HashMap,
+    fs::File,
     os::fd::{AsFd, OwnedFd},
 };
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    sys::resource::{Resource, getrlimit, setrlimit},
+    unistd::close,
+};
 use sd_notify::NotifyState;
 
 use super::clock;
@@ -21,6 +26,10 @@ const MOST_STORED: usize = 512;
 
 /// How long a lease has lived when its guard is stored: most short ones never are.
 pub const SETTLED_SECONDS: u64 = 1;
+
+/// How many descriptors fit in the kernel's table of them: the shipped limit of guards, and some more. It
+/// takes 128 KiB of the kernel's memory.
+const TABLE: u64 = 16_384;
 
 /// What the names of stored guards begin with.
 const NAME: &str = "guard.";
@@ -118,12 +127,28 @@ pub fn forget(lease: LeaseId) {
     let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }
 
-/// Raises the limit of open descriptors as far as it goes, and tells how many guards it allows: half
-/// of it, because an owner takes a descriptor too.
+/// How many guards the limit of open descriptors allows: half of it, because an owner takes a descriptor
+/// too.
 pub fn most() -> usize {
+    usize::try_from(raised_limit() / 2).unwrap_or(usize::MAX)
+}
+
+/// Has the kernel make its table of descriptors as large as the shipped limit of guards needs it.
+///
+/// Later, when the process has threads, whoever opens a descriptor for which the table has to grow waits
+/// for an RCU grace period, some 10 ms (`expand_fdtable` in the kernel's fs/file.c).
+pub fn make_room() {
+    let highest = raised_limit().min(TABLE).saturating_sub(1);
+    if let (Ok(any), Ok(highest)) = (File::open("/dev/null"), highest.try_into()) {
+        // The table stays as it is when the descriptor is closed.
+        let _ = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(highest)).and_then(close);
+    }
+}
+
+/// Raises the limit of open descriptors as far as it goes; what it is then.
+fn raised_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     // A sandbox may forbid it; then the unit's LimitNOFILE= has done it.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
-    let limit = if raised { hard } else { soft };
-    usize::try_from(limit / 2).unwrap_or(usize::MAX)
+    if raised { hard } else { soft }
 }
