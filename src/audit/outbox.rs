@@ -8,7 +8,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
@@ -74,11 +73,10 @@ struct Wanted {
 }
 
 /// What the thread begins with.
-#[derive(Debug)]
 pub struct Start {
-    /// The state folder.
-    pub folder: PathBuf,
-    /// Its name.
+    /// The log.
+    pub reader: Reader,
+    /// The name of the state folder.
     pub state_id: String,
     /// The last event that is known to have arrived.
     pub confirmed: u64,
@@ -100,7 +98,7 @@ impl Outbox {
         let (sender, status) = watch::channel(first);
         let worker = Worker {
             shared: Arc::clone(&shared),
-            reader: Reader::new(&start.folder),
+            reader: start.reader,
             state_id: start.state_id,
             sink,
             status: sender,

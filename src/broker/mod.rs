@@ -167,7 +167,7 @@ impl Broker {
         let opened = Store::open(&self.state, &self.boot_id, &mut registry);
         let opened = opened.inspect_err(|error| inner.state = Err(error.to_string()))?;
         let start = outbox::Start {
-            folder: self.state.clone(),
+            reader: opened.store.reader(),
             state_id: opened.store.state_id().to_owned(),
             confirmed: opened.store.confirmed(),
             seq: opened.store.seq(),

@@ -41,6 +41,12 @@ impl Reader {
         }
     }
 
+    /// A reader behind so many bytes of one file: what is before needs no reading.
+    pub(super) fn behind(folder: &Path, name: Name, offset: u64) -> io::Result<Self> {
+        let file = Some(File::open(name.path(folder))?);
+        Ok(Self { generation: name.generation, file, offset, ..Self::new(folder) })
+    }
+
     /// The generation of the file that is being read.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{
-    Kind, Name, files,
+    Kind, Name, Reader, files,
     line::{self, Header, Line, Memory, VERSION},
     recover,
 };
@@ -163,6 +163,16 @@ impl Store {
     /// The name of this state folder for good.
     pub fn state_id(&self) -> &str {
         &self.header.state_id
+    }
+
+    /// The records whose events may still have to be told: all there are, or only those that will come.
+    pub fn reader(&self) -> Reader {
+        let oldest = || Reader::new(&self.folder);
+        if self.header.confirmed < self.header.seq {
+            return oldest();
+        }
+        let end = Reader::behind(&self.folder, Name::log(self.generation), self.length);
+        end.unwrap_or_else(|_| oldest())
     }
 
     /// The folder.

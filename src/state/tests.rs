@@ -390,6 +390,27 @@ fn the_reader_sees_every_record_once_across_generations_while_they_grow() {
 }
 
 #[test]
+fn only_records_without_a_confirmation_are_read_again() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    let next_in = |service: &Service| service.store.reader().next_record().unwrap();
+    service.store.mark_confirmed(1).unwrap();
+    drop(service);
+    let mut service = home.open();
+    assert_eq!(next_in(&service).unwrap().seq, 1, "the second still has to be told");
+    service.store.mark_confirmed(2).unwrap();
+    drop(service);
+    let mut service = home.open();
+    let mut reader = service.store.reader();
+    assert_eq!(reader.next_record().unwrap(), None);
+    service.grant(3002);
+    assert_eq!(reader.next_record().unwrap().unwrap().seq, 3);
+}
+
+#[test]
 fn what_is_confirmed_stays_confirmed() {
     let home = Home::new();
     let mut service = home.open();
