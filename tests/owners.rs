@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    signal::Signal,
+};
 use serde_json::{Value as Json, json};
 use support::{Answer, Home, end, started};
 
@@ -211,6 +214,42 @@ fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
     for lease in kept {
         assert_eq!(state(&home, &lease).as_deref(), Some("reserved"));
     }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn after_a_restart_time_limits_are_kept_and_times_without_use_begin_anew() {
+    let home = Home::with_type();
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    home.configure(&types.replacen('{', r#"{"unused_seconds": 3, "#, 1));
+    let service = home.service();
+    let start = Instant::now();
+    let [over, limited] = [1, 5].map(|ttl| allocate(&home, json!({"ttl": ttl})));
+    let unused = ["guard", "none"].map(|hold| allocate(&home, json!({"hold": hold})));
+    end(service, Signal::SIGKILL);
+    thread::sleep(Duration::from_secs(2));
+    let again = Instant::now();
+    let service = home.service();
+    until(&home, &over, None);
+    assert_eq!(state(&home, &limited).as_deref(), Some("reserved"));
+    for lease in unused {
+        until(&home, &lease, None);
+        assert_took(again, 3);
+    }
+    until(&home, &limited, None);
+    assert_took(start, 5);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn the_table_of_descriptors_is_large_before_there_are_threads() {
+    let home = Home::with_type();
+    let service = home.service();
+    let status = fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+    let size: u64 = size.trim().parse().unwrap();
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(size >= hard.min(16_384), "{size}");
     end(service, Signal::SIGTERM);
 }
 

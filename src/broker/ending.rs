@@ -10,6 +10,7 @@ use crate::{
     owners::deadlines::Due,
     port::{Port, Protocol},
     registry::{PortSet, holding::leave},
+    service_type::Hold,
     time::Moment,
 };
 
@@ -17,8 +18,8 @@ use crate::{
 const ORPHANS_SECONDS: u64 = 1;
 /// How often guards that could not be bound are tried again, in seconds.
 const GUARDS_SECONDS: u64 = 10;
-/// How many guards are bound at once: in between, requests are answered.
-const GUARDS_AT_ONCE: usize = 64;
+/// How many waiting leases are looked after at once: in between, requests are answered.
+const AT_ONCE: usize = 64;
 /// When an end that could not be stored is tried again, in seconds.
 const AGAIN_SECONDS: u64 = 5;
 
@@ -84,7 +85,7 @@ impl Broker {
                     self.deadlines.add_once(now.plus_seconds(1), Due::Store);
                 }
             }
-            Due::Guards => self.bind_guards(inner),
+            Due::Waiting => self.look_after(inner),
             Due::Owner(owner) => {
                 let this = self.this.clone();
                 // Not from here, where the state is locked.
@@ -151,12 +152,20 @@ impl Broker {
         }
     }
 
-    /// Binds some of the guards that are missing: after a start, or because something listened on the port.
-    fn bind_guards(&self, inner: &mut Inner) {
+    /// Looks after some of the leases that wait for it: after a start that is all of them, later those whose guards
+    /// could not be bound, because something listened on the port.
+    fn look_after(&self, inner: &mut Inner) {
+        let now = clock::now();
         let mut failed = Vec::new();
-        for _ in 0..GUARDS_AT_ONCE.min(inner.unguarded.len()) {
-            let Some(lease_id) = inner.unguarded.pop_front() else { break };
+        for _ in 0..AT_ONCE.min(inner.waiting.len()) {
+            let Some(lease_id) = inner.waiting.pop_front() else { break };
             let Ok(lease) = inner.registry.get(lease_id) else { continue };
+            if let Some((when, due)) = inner.deadline(lease, now) {
+                self.deadlines.add_once(when, due);
+            }
+            if lease.hold != Hold::Guard || inner.guards.contains(lease_id) {
+                continue;
+            }
             if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
                 failed.push(lease_id);
                 continue;
@@ -166,13 +175,12 @@ impl Broker {
                 Err(_) => failed.push(lease_id),
             }
         }
-        let now = clock::now();
-        if !inner.unguarded.is_empty() {
-            self.deadlines.add_once(now, Due::Guards);
+        if !inner.waiting.is_empty() {
+            self.deadlines.add_once(now, Due::Waiting);
         } else if !failed.is_empty() {
-            self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Guards);
+            self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Waiting);
         }
-        inner.unguarded.extend(failed);
+        inner.waiting.extend(failed);
         if inner.guards.wants_storing() {
             self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         }

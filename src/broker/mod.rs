@@ -87,8 +87,9 @@ struct Inner {
     guards: Guards,
     /// What the limit of descriptors allows.
     most_guards: usize,
-    /// Leases whose guards are still to be bound.
-    unguarded: VecDeque<LeaseId>,
+    /// Leases that are still to be looked after when there is time: guards that are to be bound, and times
+    /// without use that begin anew.
+    waiting: VecDeque<LeaseId>,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Vec<(LeaseId, OwnedFd)>,
     /// By when each instance with heartbeats must send the next one.
@@ -125,7 +126,7 @@ impl Broker {
                 state: Err("it was not opened yet".to_owned()),
                 guards: Guards::default(),
                 most_guards: guard::most(),
-                unguarded: VecDeque::new(),
+                waiting: VecDeque::new(),
                 kept: places.guards,
                 heartbeats: HashMap::new(),
                 hint_until: None,
@@ -385,19 +386,23 @@ impl Broker {
             }
         }
         let now = clock::now();
-        let mut due = Vec::new();
+        let mut waiting = VecDeque::with_capacity(inner.registry.len());
         for lease in inner.registry.iter() {
             if !lease.orphaned {
                 lease.owners().for_each(|owner| self.owners.watch(owner, None));
             }
-            if lease.hold == Hold::Guard && !inner.guards.contains(lease.lease_id) {
-                inner.unguarded.push_back(lease.lease_id);
+            // The first caller must not meet what is over. The rest has time; a port without its guard has the least.
+            if lease.nearest_deadline().is_some_and(|end| end <= now) {
+                self.deadlines.add(now, Due::Lease(lease.lease_id));
             }
-            due.extend(inner.deadline(lease, now));
+            if lease.hold == Hold::Guard {
+                waiting.push_front(lease.lease_id);
+            } else {
+                waiting.push_back(lease.lease_id);
+            }
         }
-        self.deadlines.add_all(due);
-        // The first caller waits for some of them at most.
-        self.deadlines.add_once(now, Due::Guards);
+        inner.waiting = waiting;
+        self.deadlines.add_once(now, Due::Waiting);
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         if !inner.registry.orphans().is_empty() {
             self.deadlines.add_once(now, Due::Orphans);

@@ -24,8 +24,8 @@ pub enum Due {
     Orphans,
     /// The guards that are not stored yet.
     Store,
-    /// The guards that could not be bound.
-    Guards,
+    /// The leases that wait to be looked after.
+    Waiting,
     /// An owner whose end could not be stored. Boxed, because there are tens of thousands of the others.
     Owner(Box<Owner>),
 }
@@ -76,16 +76,6 @@ impl Deadlines {
         if nearest {
             self.changed.notify_one();
         }
-    }
-
-    /// Sets when many things are due of which nothing was set before: at a start, tens of thousands.
-    pub fn add_all(&self, due: Vec<(Moment, Due)>) {
-        let mut all = self.lock();
-        let due: Vec<_> = due.into_iter().map(|(when, due)| (all.key(when), due)).collect();
-        all.when.extend(due.iter().map(|(key, due)| (due.clone(), *key)));
-        // Collecting sorts once; inserting one by one searches for each.
-        all.due.append(&mut due.into_iter().collect());
-        self.changed.notify_one();
     }
 
     /// Sets when something is due, unless that is set already.
