@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     auto_allocation::Placement,
     error::Error,
-    lease::{Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName},
+    lease::{
+        self, Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName,
+    },
     port::{Port, PortRange, Protocol},
     request::AllocateRequest,
     service_type::ServiceTypeName,
@@ -41,6 +43,7 @@ pub enum Change {
     /// A port was leased.
     Allocate {
         /// The new lease.
+        #[serde(deserialize_with = "lease::in_place")]
         lease: Arc<Lease>,
     },
     /// A caller was given the lease of a singleton that was there already.

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use crate::{
@@ -219,6 +219,11 @@ pub struct Lease {
     pub block_id: Option<LeaseId>,
     /// When it was granted.
     pub since: Timestamp,
+}
+
+/// For serde: a lease where it is to stay; serde's own way to an `Arc` leads through a `Box`.
+pub(crate) fn in_place<'de, D: Deserializer<'de>>(lease: D) -> Result<Arc<Lease>, D::Error> {
+    Lease::deserialize(lease).map(Arc::new)
 }
 
 impl Lease {

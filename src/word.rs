@@ -1,12 +1,15 @@
 //! Words that people give: short strings with an alphabet and a length, checked once, when they
 //! come in.
 
+use std::{fmt, marker::PhantomData, str::FromStr};
+
+use serde::de::Visitor;
+
 /// Makes a type for a checked string. It cannot be made without passing its check.
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $field:literal, $check:expr, $rule:literal) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-        #[serde(try_from = "String", into = "String")]
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(std::sync::Arc<str>);
 
         impl $name {
@@ -31,11 +34,15 @@ macro_rules! word {
             }
         }
 
-        impl TryFrom<String> for $name {
-            type Error = $crate::error::Error;
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
 
-            fn try_from(text: String) -> Result<Self, Self::Error> {
-                text.parse()
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                deserializer.deserialize_str($crate::word::Parsed(std::marker::PhantomData))
             }
         }
 
@@ -54,6 +61,21 @@ macro_rules! word {
 }
 
 pub(crate) use word;
+
+/// For serde: a word from its text, without a copy of the text in between.
+pub(crate) struct Parsed<T>(pub(crate) PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a string")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+}
 
 /// The text, cut to what fits in an error message.
 pub(crate) fn shortened(text: &str) -> String {

@@ -1,10 +1,12 @@
 //! One line of a state file: a checksum, a space, a JSON value, a line feed.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     change::Record,
-    lease::{Instance, Lease, MemoryKey},
+    lease::{self, Instance, Lease, MemoryKey},
     port::Port,
     registry::Told,
 };
@@ -25,7 +27,7 @@ pub enum Line {
     /// The machine was started anew; the boot's id (in a log).
     Boot(String),
     /// A live lease (in a snapshot).
-    Lease(Lease),
+    Lease(#[serde(deserialize_with = "lease::in_place")] Arc<Lease>),
     /// A remembered port (in a snapshot).
     Memory(Memory),
     /// A registered instance (in a snapshot).

@@ -26,8 +26,8 @@ const READERS: usize = 2;
 /// About how many bytes they read at a time. A shorter file is read without them.
 const CHUNK: usize = 128 * 1024;
 
-/// About how many bytes of a file are a lease: rather too many, for not every record is a new one.
-const LEASE: u64 = 400;
+/// About how many bytes of a file are a lease.
+const LEASE: u64 = 200;
 
 /// What the files say, beside what went into the registry.
 #[derive(Debug, Default)]
@@ -195,7 +195,7 @@ impl Recovered {
                 0
             }
             Line::Lease(lease) => {
-                registry.insert(Arc::new(lease));
+                registry.insert(lease);
                 0
             }
             Line::Memory(memory) => {
@@ -309,7 +309,12 @@ impl Chunks {
 }
 
 fn lines(chunk: &[u8]) -> impl Iterator<Item = Result<Line, Unreadable>> {
-    chunk.split_inclusive(|byte| *byte == b'\n').map(|line| line::read(&line[..line.len() - 1]))
+    let mut start = 0;
+    memchr::memchr_iter(b'\n', chunk).map(move |end| {
+        let line = &chunk[start..end];
+        start = end + 1;
+        line::read(line)
+    })
 }
 
 /// Leftovers of a snapshot that was being written.

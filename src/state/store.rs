@@ -318,7 +318,7 @@ impl Snapshot {
         let file = private_file().create(true).truncate(true).open(path)?;
         let mut writer = BufWriter::new(&file);
         let mut length = 0;
-        let leases = self.leases.iter().map(|lease| Line::Lease((**lease).clone()));
+        let leases = self.leases.iter().map(|lease| Line::Lease(Arc::clone(lease)));
         let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
         let instances = self.instances.iter().map(|instance| Line::Instance((**instance).clone()));
         let count = self.leases.len() + self.memory.len() + self.instances.len() + 1;
