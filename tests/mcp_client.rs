@@ -10,7 +10,7 @@ use std::{
 
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Value as Json, json};
-use support::Home;
+use support::{Home, is_session};
 
 /// The clients, as the script calls them.
 const CLIENTS: [(&str, &str); 3] = [
@@ -61,11 +61,12 @@ fn run(folder: &Path, client: &str, test: &str) {
     let styxy = home.styxy();
     let text = |value: &std::ffi::OsStr| value.to_str().unwrap().to_owned();
     let variables = styxy.get_envs().filter_map(|(key, value)| Some((text(key), text(value?))));
+    // Without a journal the events are those of the private service.
+    let path = if is_session() { "/usr/bin" } else { "/nonexistent" };
     let settings = json!({
-        "command": env!("CARGO_BIN_EXE_styxy"),
+        "command": text(styxy.get_program()),
         "cwd": home.path(""),
-        // No journal: the events are those of the private service.
-        "env": variables.chain([("PATH".to_owned(), "/nonexistent".to_owned())])
+        "env": variables.chain([("PATH".to_owned(), path.to_owned())])
             .collect::<std::collections::BTreeMap<_, _>>(),
         "port": home.port(4),
     });

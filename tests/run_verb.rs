@@ -165,7 +165,7 @@ fn cleanup_shows_what_nobody_needs_and_releases_it_only_when_told() {
 #[test]
 fn watch_tells_what_happens_as_it_happens() {
     let home = Home::with_type();
-    home.ok(&["allocate", "mine"]);
+    home.ok(&["allocate", "mine", "--name", "web"]);
     let mut watch = home.styxy();
     let mut watch = watch.args(["watch", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut events = BufReader::new(watch.stdout.take().unwrap());

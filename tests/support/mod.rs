@@ -1,4 +1,7 @@
 //! A service of its own for each test: started by hand, in folders of its own, without a session bus.
+//!
+//! Or the one that systemd runs for this user, in a machine that is thrown away afterwards: where [`SESSION`] is set, the
+//! home of each test is the user's, one test after the other.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
@@ -9,6 +12,7 @@ pub mod mcp;
 pub mod namespaces;
 
 use std::{
+    env,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, UdpSocket},
@@ -16,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        Mutex,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU16, Ordering},
     },
 };
@@ -28,9 +32,12 @@ use nix::{
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
+/// Names the installed command. Whatever is in the user's home is deleted.
+const SESSION: &str = "STYXY_TEST_SESSION";
+
 /// Folders of a user, and the services that were started in them.
 pub struct Home {
-    folder: TempDir,
+    folder: Folder,
     services: Mutex<Vec<Pid>>,
     first: u16,
 }
@@ -43,6 +50,12 @@ pub struct Answer {
     pub body: Json,
 }
 
+enum Folder {
+    Own(TempDir),
+    /// The user's, and the turn to have it.
+    Users(PathBuf, MutexGuard<'static, ()>),
+}
+
 impl Home {
     /// A home in which nothing is.
     pub fn new() -> Self {
@@ -52,11 +65,13 @@ impl Home {
     /// A home in which nothing is, and so many ports in a row that are free on this machine.
     pub fn with_ports(count: u16) -> Self {
         let home = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder: if is_session() { users() } else { Folder::Own(tempfile::tempdir().unwrap()) },
             services: Mutex::default(),
             first: free_ports(count),
         };
-        fs::create_dir_all(home.path("runtime")).unwrap();
+        if !is_session() {
+            fs::create_dir_all(home.path("runtime")).unwrap();
+        }
         home
     }
 
@@ -100,7 +115,19 @@ impl Home {
 
     /// A path in it.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder().join(name)
+    }
+
+    fn folder(&self) -> &Path {
+        match &self.folder {
+            Folder::Own(folder) => folder.path(),
+            Folder::Users(folder, _) => folder,
+        }
+    }
+
+    /// Where the user's configuration is.
+    pub fn config(&self) -> PathBuf {
+        self.path(if is_session() { ".config/styxy" } else { "config/styxy" })
     }
 
     pub fn state(&self) -> PathBuf {
@@ -108,27 +135,36 @@ impl Home {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.path("runtime/styxy/http.sock")
+        let runtime = env::var_os("XDG_RUNTIME_DIR").filter(|_| is_session());
+        runtime.map_or_else(|| self.path("runtime"), PathBuf::from).join("styxy/http.sock")
     }
 
     /// Writes the user's configuration.
     pub fn configure(&self, json: &str) {
-        fs::create_dir_all(self.path("config/styxy")).unwrap();
-        fs::write(self.path("config/styxy/config.json"), json).unwrap();
+        fs::create_dir_all(self.config()).unwrap();
+        fs::write(self.config().join("config.json"), json).unwrap();
     }
 
     /// The command, in this home.
     pub fn styxy(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_styxy"));
+        let session = env::var_os(SESSION);
+        let mut command =
+            Command::new(session.as_deref().unwrap_or(env!("CARGO_BIN_EXE_styxy").as_ref()));
         command
             .env_clear()
-            .env("HOME", self.folder.path())
+            .env("HOME", self.folder())
+            .current_dir(self.folder())
+            .stdin(Stdio::null());
+        if session.is_some() {
+            let users = ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"];
+            command.envs(users.map(|name| (name, env::var_os(name).unwrap())));
+            return command;
+        }
+        command
             .env("XDG_RUNTIME_DIR", self.path("runtime"))
             .env("XDG_STATE_HOME", self.path("state"))
             .env("XDG_CONFIG_HOME", self.path("config"))
-            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent")
-            .current_dir(self.folder.path())
-            .stdin(Stdio::null());
+            .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nonexistent");
         command
     }
 
@@ -163,7 +199,8 @@ impl Home {
 
     /// Remembers the private service that a command started, to end it with the test.
     fn adopt(&self) {
-        if let Ok(stream) = UnixStream::connect(self.socket())
+        if !is_session()
+            && let Ok(stream) = UnixStream::connect(self.socket())
             && let Some(pid) = exchange(stream, "GET", "/status", "").body["pid"].as_i64()
         {
             let pid = Pid::from_raw(i32::try_from(pid).unwrap());
@@ -191,12 +228,38 @@ impl Drop for Home {
         if !std::thread::panicking() {
             self.adopt();
         }
-        for pid in self.services.get_mut().unwrap().drain(..) {
-            if is_ours(pid, self.folder.path()) {
+        for pid in std::mem::take(self.services.get_mut().unwrap()) {
+            if is_ours(pid, self.folder()) {
                 let _ = kill(pid, Signal::SIGKILL);
             }
         }
     }
+}
+
+/// Whether the service is the one that systemd runs for this user.
+pub fn is_session() -> bool {
+    env::var_os(SESSION).is_some()
+}
+
+/// The user's home, in which nothing is.
+fn users() -> Folder {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    // Everybody else's home is not for tests.
+    assert_eq!(fs::read_to_string("/run/systemd/container").unwrap().trim(), "systemd-nspawn");
+    let stop = ["--user", "--quiet", "stop", "styxy.service"];
+    let stopped = Command::new("systemctl").args(stop).stderr(Stdio::null()).status();
+    assert!(stopped.unwrap().success());
+    let folder = PathBuf::from(env::var_os("HOME").unwrap());
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            fs::remove_dir_all(path).unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+        }
+    }
+    Folder::Users(folder, turn)
 }
 
 /// Whether the process is the command, in that home.

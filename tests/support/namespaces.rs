@@ -10,12 +10,14 @@ use std::{
 
 use nix::unistd::geteuid;
 
+use super::is_session;
+
 /// Set where it runs in namespaces of its own.
 const INSIDE: &str = "STYXY_TEST_NAMESPACES";
 
-/// Whether this program runs in namespaces of its own.
+/// Whether this program runs in namespaces of its own, or of a machine.
 pub fn is_inside() -> bool {
-    env::var_os(INSIDE).is_some()
+    env::var_os(INSIDE).is_some() || is_session()
 }
 
 /// Runs this program again in namespaces of its own; comes back where that can't be.

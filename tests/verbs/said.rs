@@ -125,7 +125,7 @@ fn refusals_say_what_and_why_and_what_to_do() {
 fn the_configuration_is_told_with_its_mistakes() {
     let mut told = transcript();
     told.say("config validate").say("config backups").say("config auto-allocation");
-    let file = told.0.path("config/styxy/config.d/50-wrong.json");
+    let file = told.0.config().join("config.d/50-wrong.json");
     fs::write(&file, r#"{"service_types": {"mine": {"prot_range": [1, 2], "hold": "forever"}}}"#)
         .unwrap();
     told.say("config validate").say("config reload").say("status").say("doctor");
