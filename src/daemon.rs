@@ -31,6 +31,7 @@ use crate::{
     kernel::{guard, process},
     lease::LeaseId,
     places,
+    word::counted,
 };
 
 /// What the command line says of the daemon.
@@ -324,9 +325,12 @@ async fn keep_status(broker: Arc<Broker>, on_bus: bool) {
 }
 
 fn summary(broker: &Broker, on_bus: bool) -> String {
-    let leases = broker.lease_count();
+    let leases = counted(broker.lease_count().into(), "lease");
     let bus = if on_bus { "" } else { ", without a session bus" };
     let problems = broker.problem_count();
-    let problems = if problems > 0 { format!(", {problems} problems") } else { String::new() };
-    format!("{leases} leases{bus}{problems}")
+    let problems = match problems as u64 {
+        0 => String::new(),
+        problems => format!(", {}", counted(problems, "problem")),
+    };
+    format!("{leases}{bus}{problems}")
 }

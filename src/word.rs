@@ -92,6 +92,11 @@ pub(crate) fn spelled(text: &str, most: usize, others: &str) -> bool {
         && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
+/// A number of things: `1 lease`, `2 leases`.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 /// The text with what would do something to a terminal replaced.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }).collect()

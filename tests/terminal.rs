@@ -15,6 +15,7 @@ const CASES: &[(&str, fn())] = &[
     ("a_watched_list_takes_the_size_that_the_terminal_gets", resized),
     ("a_watched_list_that_is_too_long_is_cut", cut),
     ("ctrl_c_and_sigterm_give_the_terminal_back_as_it_was", given_back),
+    ("a_watched_list_goes_on_where_ctrl_c_is_ignored", ignored),
     ("watched_events_are_a_line_each_and_end_with_ctrl_c", events),
 ];
 
@@ -126,6 +127,16 @@ fn given_back() {
         terminal.type_in("echo as $((1 + 1)) before");
         terminal.until(|shown| shown.contains("$ echo as $((1 + 1)) before\nas 2 before\n"));
     }
+}
+
+fn ignored() {
+    let terminal = Terminal::new(100, 12);
+    terminal.type_in("trap '' INT; styxy list --watch");
+    terminal.until(|shown| shown == "no port is leased");
+    terminal.tmux(&["send-keys", "C-c"]);
+    terminal.home.ok(&["allocate", "mine"]);
+    terminal.until(|shown| shown.starts_with(" PORT"));
+    assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
 }
 
 fn events() {

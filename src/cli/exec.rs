@@ -28,7 +28,8 @@ const FIRST: i32 = 3;
 ///
 /// For programs that know socket activation: the socket is descriptor 3, and LISTEN_FDS, LISTEN_PID and
 /// LISTEN_FDNAMES are set as sd_listen_fds(3) has it. Nothing can take the port between the lease and the first
-/// connection, and a connection that comes early waits.
+/// connection, and a connection that comes early waits. It listens on all addresses, IPv4 and IPv6, as a
+/// socket of systemd-socket-activate(1) does.
 ///
 /// PORT, STYXY_PORT and STYXY_LEASE_ID are set, too. The lease is the command's, and ends with it.
 #[derive(Debug, Args)]

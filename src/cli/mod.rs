@@ -41,11 +41,11 @@ use std::{
 use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
 use serde_json::Value as Json;
 
-use self::output::{ago, cleaned, coloured, counted, print, print_json, short, table, text};
+use self::output::{ago, cleaned, coloured, print, print_json, short, table, text};
 use crate::{
     client::{self, Call, Failure},
     error::{Error, ErrorKind},
-    word::{disturbs, visible},
+    word::{counted, disturbs, visible},
 };
 
 /// Hands out ports, so that dev servers, databases, tests and agents never collide.

@@ -84,11 +84,6 @@ fn short_in(home: &str, path: &str) -> String {
     }
 }
 
-/// A number of things: `1 lease`, `2 leases`.
-pub(super) fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
 /// The text at a key of an answer, or nothing.
 pub(super) fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
     answer[key].as_str().unwrap_or_default()

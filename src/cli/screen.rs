@@ -16,7 +16,7 @@ use rustix::{
     termios::tcgetwinsize,
 };
 
-use super::counted;
+use crate::word::counted;
 
 /// To the alternate screen, without a cursor.
 const TAKE: &str = "\x1b[?1049h\x1b[?25l";
@@ -80,8 +80,8 @@ impl Screen {
                     drop(self);
                     SigSet::from_iter([signal]).thread_unblock()?;
                     raise(signal)?;
-                    // It is ignored.
-                    return Err(io::ErrorKind::Interrupted.into());
+                    // It is ignored: whoever started this process did not want it to end by that.
+                    return Self::take()?.ok_or_else(|| io::ErrorKind::Interrupted.into());
                 }
             }
         }

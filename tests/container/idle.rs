@@ -256,7 +256,7 @@ fn watchdog(machine: &Machine) {
     let lease = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
     let pid = machine.unit(SERVICE, "MainPID");
     assert_eq!(machine.unit(SERVICE, "WatchdogUSec"), "1s");
-    eventually(LIMIT, "the status is shown", || machine.unit(SERVICE, "StatusText") == "1 leases");
+    eventually(LIMIT, "the status is shown", || machine.unit(SERVICE, "StatusText") == "1 lease");
     let beat = || machine.unit(SERVICE, "WatchdogTimestampMonotonic").parse::<u64>().unwrap();
     let first = beat();
     eventually(LIMIT, "it tells that it lives", || beat() > first + 3_000_000);
