@@ -46,8 +46,34 @@ const TRIAL: Duration = Duration::from_secs(4);
 pub struct Status {
     /// The number of the last event that needs no more care.
     pub done: u64,
-    /// Whether the journal can be read back. If not, events are paced and not confirmed.
-    pub confirming: bool,
+    /// Whether it is known that they arrive.
+    pub arrival: Arrival,
+}
+
+/// Whether it is known that events arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// They are read back.
+    Confirmed,
+    /// They are sent, and cannot be read back.
+    Unconfirmed,
+    /// They go to stderr, for want of a journal.
+    NoJournal,
+}
+
+impl Arrival {
+    /// Why they are not confirmed, for people.
+    pub fn note(self) -> Option<&'static str> {
+        match self {
+            Self::Confirmed => None,
+            Self::Unconfirmed => Some(
+                "this user cannot read the journal, so events are sent slowly instead of being confirmed",
+            ),
+            Self::NoJournal => {
+                Some("there is no journal, so events go to the standard error of the service")
+            }
+        }
+    }
 }
 
 /// The handle to the thread.
@@ -94,7 +120,11 @@ impl Outbox {
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.lock().seq = start.seq;
-        let first = Status { done: start.confirmed, confirming: true };
+        let arrival = match sink {
+            Sink::Journal(_) => Arrival::Confirmed,
+            Sink::Stderr => Arrival::NoJournal,
+        };
+        let first = Status { done: start.confirmed, arrival };
         let (sender, status) = watch::channel(first);
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -291,7 +321,7 @@ impl Worker {
 
     /// Reads back what arrived; what was certainly dropped is to be sent again.
     fn check(&mut self) {
-        if matches!(self.sink, Sink::Stderr) || !self.status.borrow().confirming {
+        if self.status.borrow().arrival != Arrival::Confirmed {
             self.flights.retain(|_, flight| flight.sent.is_none());
             return;
         }
@@ -336,7 +366,7 @@ impl Worker {
     /// From now on, events are sent slowly and not read back.
     fn give_up_confirming(&mut self) {
         self.is_closed = false;
-        self.status.send_modify(|status| status.confirming = false);
+        self.status.send_modify(|status| status.arrival = Arrival::Unconfirmed);
         self.bucket = Bucket::new(BLIND_RATE);
     }
 

@@ -169,13 +169,9 @@ impl Broker {
                 let audit = state.outbox.status();
                 fields.put("seq", state.store.seq());
                 fields.put("audit_pending", state.store.seq().saturating_sub(audit.done));
-                fields.put("audit_confirmed", audit.confirming);
-                if !audit.confirming {
-                    fields.put(
-                        "audit_note",
-                        "this user cannot read the journal, so events are sent slowly instead of being confirmed",
-                    );
-                }
+                let note = audit.arrival.note();
+                fields.put("audit_confirmed", note.is_none());
+                fields.put_some("audit_note", note);
             }
             Err(reason) => fields.put("state_problem", reason.as_str()),
         }

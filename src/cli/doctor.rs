@@ -276,7 +276,8 @@ async fn service(findings: &mut Findings) {
         findings.note(
             "audit",
             text(&status, "audit_note"),
-            "let the user read the journal: Storage=persistent in journald.conf(5), or the group systemd-journal",
+            "they are confirmed where systemd-journald runs and the user may read its journal: \
+             Storage=persistent in journald.conf(5), or the group systemd-journal",
         );
     }
     ports(findings).await;

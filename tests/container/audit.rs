@@ -308,6 +308,7 @@ fn no_journal(machine: &Machine) {
                 ask() { curl -sSf --unix-socket /tmp/here/styxy/http.sock "http://localhost/$@" >&2; }
                 ask allocate -d "{\"service_type\": \"dev\", \"service_name\": \"web\"}"
                 ask allocate -d "{\"service_type\": \"dve\"}" || true
+                ask status 2>&1 | grep -q "there is no journal"
                 until ask status 2>&1 | grep -q "\"audit_pending\":0"; do sleep 0.02; done
                 kill $!
                 wait $!
