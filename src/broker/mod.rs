@@ -395,7 +395,7 @@ impl Broker {
             if lease.nearest_deadline().is_some_and(|end| end <= now) {
                 self.deadlines.add(now, Due::Lease(lease.lease_id));
             }
-            if lease.hold == Hold::Guard {
+            if lease.hold == Hold::Guard && !inner.guards.contains(lease.lease_id) {
                 waiting.push_front(lease.lease_id);
             } else {
                 waiting.push_back(lease.lease_id);
