@@ -242,6 +242,33 @@ fn after_a_restart_time_limits_are_kept_and_times_without_use_begin_anew() {
 }
 
 #[test]
+fn guards_that_cannot_be_bound_are_not_tried_all_the_time() {
+    let home = Home::with_ports(100);
+    let (first, last) = (home.port(0), home.port(99));
+    home.configure(&format!(
+        r#"{{"service_types": {{"mine": {{"port_range": [{first}, {last}]}}}}}}"#
+    ));
+    let service = home.service();
+    let leases: Vec<_> = (0..90).map(|_| allocate(&home, json!({}))).collect();
+    let listen = |lease| TcpListener::bind(("127.0.0.1", port(lease))).unwrap();
+    let listeners: Vec<_> = leases.iter().map(listen).collect();
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    let switches = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    thread::sleep(Duration::from_secs(2));
+    let before = switches();
+    thread::sleep(Duration::from_secs(2));
+    let more = switches() - before;
+    assert!(more < 100, "{more} times in two seconds");
+    drop(listeners);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn the_table_of_descriptors_is_large_before_there_are_threads() {
     let home = Home::with_type();
     let service = home.service();

@@ -156,7 +156,9 @@ impl Broker {
     /// could not be bound, because something listened on the port.
     fn look_after(&self, inner: &mut Inner) {
         let now = clock::now();
-        let mut failed = Vec::new();
+        if inner.waiting.is_empty() {
+            inner.waiting.extend(inner.unguarded.drain(..));
+        }
         for _ in 0..AT_ONCE.min(inner.waiting.len()) {
             let Some(lease_id) = inner.waiting.pop_front() else { break };
             let Ok(lease) = inner.registry.get(lease_id) else { continue };
@@ -167,20 +169,19 @@ impl Broker {
                 continue;
             }
             if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
-                failed.push(lease_id);
+                inner.unguarded.push(lease_id);
                 continue;
             }
             match probe::probe(lease.port, Protocol::Tcp) {
                 Ok(socket) => inner.guards.insert(lease_id, socket),
-                Err(_) => failed.push(lease_id),
+                Err(_) => inner.unguarded.push(lease_id),
             }
         }
         if !inner.waiting.is_empty() {
             self.deadlines.add_once(now, Due::Waiting);
-        } else if !failed.is_empty() {
+        } else if !inner.unguarded.is_empty() {
             self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Waiting);
         }
-        inner.waiting.extend(failed);
         if inner.guards.wants_storing() {
             self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         }

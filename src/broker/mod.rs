@@ -90,6 +90,8 @@ struct Inner {
     /// Leases that are still to be looked after when there is time: guards that are to be bound, and times
     /// without use that begin anew.
     waiting: VecDeque<LeaseId>,
+    /// Those of them whose guards could not be bound; they wait again after a while.
+    unguarded: Vec<LeaseId>,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Vec<(LeaseId, OwnedFd)>,
     /// By when each instance with heartbeats must send the next one.
@@ -127,6 +129,7 @@ impl Broker {
                 guards: Guards::default(),
                 most_guards: guard::most(),
                 waiting: VecDeque::new(),
+                unguarded: Vec::new(),
                 kept: places.guards,
                 heartbeats: HashMap::new(),
                 hint_until: None,
