@@ -104,6 +104,7 @@ fn given_back() {
         let terminal = Terminal::new(100, 12);
         terminal.home.ok(&["allocate", "mine"]);
         terminal.type_in("echo here it was");
+        terminal.until(|shown| shown.contains("\nhere it was"));
         terminal.type_in("styxy list --watch");
         terminal.until(|shown| shown.starts_with(" PORT"));
         assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
@@ -117,7 +118,6 @@ fn given_back() {
             assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
             143
         };
-        terminal.until(|shown| shown.contains("here it was"));
         terminal.type_in("echo ended with $?");
         terminal.until(|shown| shown.contains(&format!("\nended with {code}")));
         let shown = terminal.shown();
@@ -180,7 +180,6 @@ impl Terminal {
         // dash neither edits lines nor colours anything.
         terminal
             .tmux(&[&["-f", "/dev/null", "new-session", "-d"], &size[..], &["exec sh"]].concat());
-        terminal.until(|shown| shown == "$");
         terminal
     }
 
@@ -197,7 +196,10 @@ impl Terminal {
         String::from_utf8(output.stdout).unwrap()
     }
 
+    /// Types `line` when the shell has asked for one: what comes earlier is shown where it disturbs.
+    #[track_caller]
     fn type_in(&self, line: &str) {
+        self.until(|shown| shown.ends_with('$'));
         self.tmux(&["send-keys", "-l", line]);
         self.tmux(&["send-keys", "Enter"]);
     }
