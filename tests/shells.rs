@@ -93,6 +93,7 @@ fn main() -> ExitCode {
             add(promise, Box::new(move || completes(shell, line, completed)));
         }
         add("takes_nothing_in_a_path_for_a_command", Box::new(move || quotes(shell)));
+        add("goes_on_behind_a_colon", Box::new(move || colons(shell)));
     }
     for (promise, line, completed) in [
         ("completes_a_verb", "styxy rel", "release\tGive leased ports back\n"),
@@ -224,6 +225,22 @@ fn quotes(shell: Shell) {
     let mut terminal = Terminal::start(shell, &leased);
     let completed = r"styxy list --project /tmp/a\;b\ \$\(c\) ";
     assert_in_the_end(|| terminal.complete("styxy list --project /tmp/a"), completed);
+}
+
+fn colons(shell: Shell) {
+    let leased = Leased::new();
+    leased.home.ok(&["allocate", "mine", "--project", "/srv/a:b=c:d"]);
+    let mut terminal = Terminal::start(shell, &leased);
+    for (line, completed) in [
+        ("styxy list --project /srv/a", "styxy list --project /srv/a:b=c:d "),
+        ("styxy list --project /srv/a:", "styxy list --project /srv/a:b=c:d "),
+        ("styxy list --project /srv/a:b=c:", "styxy list --project /srv/a:b=c:d "),
+        ("styxy list --project=/srv/a:b", "styxy list --project=/srv/a:b=c:d "),
+        // A word behind one that has a colon.
+        ("styxy allocate --owner unit:a.service mi", "styxy allocate --owner unit:a.service mine "),
+    ] {
+        assert_in_the_end(|| terminal.complete(line), completed);
+    }
 }
 
 fn fish(line: &str, completed: &str) {

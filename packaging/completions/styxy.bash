@@ -1,11 +1,10 @@
 # shellcheck shell=bash
 # Completion of styxy in bash. The command itself knows the answers.
 _styxy() {
-    local i words=()
+    local i gap line=${COMP_LINE:0:COMP_POINT} words=()
     COMPREPLY=()
     for ((i = 0; i < COMP_CWORD; i++)); do
-        case ${COMP_WORDS[i]} in
-        --) # What follows is a command of its own, which others know how to complete.
+        if [[ ${COMP_WORDS[i]} == -- ]]; then # What follows is a command of its own, which others know how to complete.
             if declare -F _command_offset >/dev/null; then
                 _command_offset $((i + 1))
             else
@@ -13,13 +12,20 @@ _styxy() {
                 compopt -o default
             fi
             return
-            ;;
-        =) ;; # Bash takes --type=dev for three words, styxy takes it for two.
-        *) words+=("${COMP_WORDS[i]}") ;;
-        esac
+        fi
+        # Bash takes --type=dev for three words, and pid:7: those between which there is nothing are one.
+        gap=${line%%"${COMP_WORDS[i]}"*}
+        line=${line:${#gap}+${#COMP_WORDS[i]}}
+        if [[ $i -eq 0 || $gap ]]; then words+=(""); fi
+        words[-1]+=${COMP_WORDS[i]}
     done
-    mapfile -t COMPREPLY < <(STYXY_COMPLETE=1 styxy "${words[@]}" "$2" 2>/dev/null)
+    gap=${line%%[![:space:]]*}
+    if [[ $gap ]]; then words+=(""); fi
+    words[-1]+=${line:${#gap}}
+    mapfile -t COMPREPLY < <(STYXY_COMPLETE=1 styxy "${words[@]}" 2>/dev/null)
     COMPREPLY=("${COMPREPLY[@]%%$'\t'*}")
+    # Only the last of bash's words is replaced.
+    COMPREPLY=("${COMPREPLY[@]#"${words[-1]%"$2"}"}")
     # Something like pid: is only a beginning.
     if [[ ${#COMPREPLY[@]} -eq 1 && ${COMPREPLY[0]} == *[:/] ]]; then compopt -o nospace; fi
     # Nothing in a path may mean something to the shell.

@@ -236,7 +236,7 @@ fn completion(machine: &Machine) {
     answers(ask, "3000\tdev web\n");
     let bash = "source /usr/share/bash-completion/completions/styxy
         compopt() { :; }
-        COMP_WORDS=(styxy release 3) COMP_CWORD=2
+        COMP_LINE='styxy release 3' COMP_POINT=15 COMP_WORDS=(styxy release 3) COMP_CWORD=2
         _styxy styxy 3 release && echo \"${COMPREPLY[@]}\"";
     answers(bash, "3000\n");
 }
