@@ -7,7 +7,9 @@ use zbus::{Connection, fdo::DBusProxy};
 use super::{
     Output, Stop, block_on, counted,
     holders::{IGNORES_PORT, elsewhere, instead},
-    print, print_json, text,
+    print, print_json,
+    status::confirmed,
+    text,
 };
 use crate::{
     client::{self, Call, Way},
@@ -269,16 +271,14 @@ async fn service(findings: &mut Findings) {
     } else {
         findings.good("guards", format!("{guards} of at most {limit}"));
     }
-    if status["audit_confirmed"] == true {
-        let pending = counted(status["audit_pending"].as_u64().unwrap_or(0), "event");
-        findings.good("audit", format!("{pending} on the way to the journal"));
-    } else {
-        findings.note(
+    match confirmed(&status) {
+        Some(told) => findings.good("audit", told),
+        None => findings.note(
             "audit",
             text(&status, "audit_note"),
             "they are confirmed where systemd-journald runs and the user may read its journal: \
              Storage=persistent in journald.conf(5), or the group systemd-journal",
-        );
+        ),
     }
     ports(findings).await;
 }

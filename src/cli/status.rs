@@ -53,13 +53,7 @@ fn describe(status: &Json, way: Way) -> String {
     if status["auto_allocation"] == false {
         lines.push("unknown service types are refused".to_owned());
     }
-    lines.push(match (status["audit_confirmed"].as_bool(), number("audit_pending")) {
-        (Some(true), 0) => "every event is in the journal".to_owned(),
-        (Some(true), pending) => {
-            format!("on their way to the journal: {}", counted(pending, "event"))
-        }
-        _ => text(status, "audit_note").to_owned(),
-    });
+    lines.push(confirmed(status).unwrap_or_else(|| text(status, "audit_note").to_owned()));
     if let Some(problem) = status["state_problem"].as_str() {
         lines.push(format!("the state cannot be used, so nothing is granted: {problem}"));
     }
@@ -70,4 +64,13 @@ fn describe(status: &Json, way: Way) -> String {
     }
     lines.retain(|line| !line.is_empty());
     lines.join("\n")
+}
+
+/// How many events are in the journal, where that is confirmed.
+pub(super) fn confirmed(status: &Json) -> Option<String> {
+    let pending = status["audit_pending"].as_u64().unwrap_or(0);
+    (status["audit_confirmed"] == true).then(|| match pending {
+        0 => "every event is in the journal".to_owned(),
+        _ => format!("on their way to the journal: {}", counted(pending, "event")),
+    })
 }
