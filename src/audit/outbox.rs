@@ -187,6 +187,8 @@ impl Shared {
 /// An event that is not known to have arrived.
 struct Flight {
     record: Record,
+    /// The log that has it. Until the event has arrived, no log from this one on may go.
+    generation: u64,
     /// When it was sent last, in order and in time.
     sent: Option<(u64, Timestamp)>,
 }
@@ -268,7 +270,8 @@ impl Worker {
             if record.seq <= self.before && self.arrived_before(&record) {
                 continue;
             }
-            self.flights.insert(record.seq, Flight { record, sent: None });
+            let generation = self.reader.generation();
+            self.flights.insert(record.seq, Flight { record, generation, sent: None });
         }
         if self.taken >= self.before {
             self.arrived_before = None;
@@ -388,9 +391,12 @@ impl Worker {
 
     /// Tells how far the events are done, if that has changed.
     fn report(&mut self) {
-        let done = self.flights.keys().next().map_or(self.taken, |first| first - 1);
+        let (done, generation) = match self.flights.first_key_value() {
+            Some((first, flight)) => (first - 1, flight.generation),
+            None => (self.taken, self.reader.generation()),
+        };
         if done != self.status.borrow().done {
-            (self.on_done)(done, self.reader.generation());
+            (self.on_done)(done, generation);
             self.status.send_modify(|status| status.done = done);
         }
     }
