@@ -21,6 +21,7 @@ pub const TESTS: &[Test] = &[
     ("events_on_their_way_are_counted_at_both_doors", pending),
     ("forty_thousand_changes_at_full_speed_are_in_the_journal_once_each", full_speed),
     ("changes_at_full_speed_between_kills_are_all_in_the_journal", speed_and_kills),
+    ("events_of_logs_that_are_gone_are_in_the_journal_after_a_kill", pruned_logs_and_a_kill),
     ("grants_during_a_flood_of_the_journal_are_all_in_it", flood),
     ("grants_during_a_flood_and_kills_are_all_in_the_journal", flood_and_kills),
     ("a_grant_does_not_wait_for_a_journal_that_hangs", hanging_journal),
@@ -187,6 +188,22 @@ fn speed_and_kills(machine: &Machine) {
     let made = status(machine)["seq"].as_u64().unwrap();
     assert!(made > 4_000);
     assert_eq!(numbers.missing(made), [0; 0]);
+}
+
+fn pruned_logs_and_a_kill(machine: &Machine) {
+    machine.inside("audit pairs 8 8000");
+    let start = Instant::now();
+    // What was changed is in logs of some hundred changes each; they go as the audit comes along.
+    let oldest = "find ~/.local/state/styxy ~/.config/styxy -name 'log.*' 2>/dev/null \
+                  | sed 's/.*log[.]0*//' | sort -n | head -n 1";
+    eventually(LIMIT, "old logs that have gone", || {
+        machine.user(oldest).ok().trim().parse::<u32>().is_ok_and(|oldest| oldest >= 10)
+    });
+    machine.kill_service();
+    settle(machine, LIMIT.saturating_sub(start.elapsed()));
+    let made = status(machine)["seq"].as_u64().unwrap();
+    assert!(made >= 16_000, "{made}");
+    assert_eq!(Numbers::of(machine).missing(made), [0; 0]);
 }
 
 fn flood(machine: &Machine) {
