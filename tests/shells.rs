@@ -241,6 +241,13 @@ fn colons(shell: Shell) {
     ] {
         assert_in_the_end(|| terminal.complete(line), completed);
     }
+    if shell.name == "bash" {
+        for quote in ["'", "\""] {
+            let completed = format!("styxy list --project {quote}/srv/a:b=c:d{quote} ");
+            let line = format!("styxy list --project {quote}/srv/a");
+            assert_in_the_end(|| terminal.complete(&line), &completed);
+        }
+    }
 }
 
 fn fish(line: &str, completed: &str) {

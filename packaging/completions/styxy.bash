@@ -21,7 +21,9 @@ _styxy() {
     done
     gap=${line%%[![:space:]]*}
     if [[ $gap ]]; then words+=(""); fi
-    words[-1]+=${line:${#gap}}
+    # An open quote is not part of the word.
+    gap=${line:${#gap}} gap=${gap%"$2"}
+    words[-1]+=${gap%[\'\"]}$2
     mapfile -t COMPREPLY < <(STYXY_COMPLETE=1 styxy "${words[@]}" 2>/dev/null)
     COMPREPLY=("${COMPREPLY[@]%%$'\t'*}")
     # Only the last of bash's words is replaced.
