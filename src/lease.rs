@@ -82,7 +82,7 @@ impl FromStr for LeaseId {
     fn from_str(text: &str) -> Result<Self, Error> {
         Uuid::try_parse(text).map(Self).map_err(|_| {
             Error::invalid(format!("lease_id {:?} is not a UUID", shortened(text)))
-                .suggest("`styxy list` shows the leases with their ids")
+                .suggest("`styxy list --json` shows the leases with their ids")
         })
     }
 }

@@ -111,8 +111,8 @@ pub struct Start {
 }
 
 impl Outbox {
-    /// Starts the thread. `on_done` is told how far the events are done, and which generation of the
-    /// log is still being read.
+    /// Starts the thread. `on_done` is told how far the events are done, and the oldest generation of the log that
+    /// is still needed.
     pub fn start(
         start: Start,
         sink: Sink,

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Release {
-    /// Leases or ports, as `styxy list` shows them
+    /// Ports as `styxy list` shows them, or leases as `styxy list --json` does
     #[arg(value_name = "LEASE_ID|PORT")]
     which: Vec<String>,
     /// All leases of this project; without a path, of the current one

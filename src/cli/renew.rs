@@ -6,7 +6,7 @@ use crate::{client::Call, lease::LeaseId, request::LONGEST_TTL};
 /// Begin the time limit of a lease anew
 #[derive(Debug, Args)]
 pub(super) struct Renew {
-    /// The lease, as `styxy list` shows it
+    /// The lease, as `styxy list --json` shows it
     #[arg(value_name = "LEASE_ID")]
     lease_id: LeaseId,
     /// The new time limit in seconds [default: the one that it has]
