@@ -500,6 +500,26 @@ fn the_project_is_that_of_the_folder_in_which_the_server_was_started() {
 }
 
 #[test]
+fn a_server_whose_folder_is_gone_does_not_answer_for_all_projects() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine", "--project", "/b"]);
+    fs::create_dir(home.path("gone")).unwrap();
+    let mut command = home.styxy();
+    command.current_dir(home.path("gone"));
+    let mut session = Session::with(command);
+    fs::remove_dir(home.path("gone")).unwrap();
+    for (tool, arguments) in [
+        ("list", json!({"mine": true})),
+        ("allocate", json!({"service_type": "mine"})),
+        ("suggest", json!({})),
+    ] {
+        let said = session.refused(tool, &arguments);
+        assert!(said.contains("this folder no longer exists"), "{tool}: {said}");
+    }
+    assert_eq!(verb(&home, &["list"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn what_was_asked_before_the_end_of_the_input_is_answered() {
     let home = Home::with_type();
     home.ok(&["list"]);

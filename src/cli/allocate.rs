@@ -42,7 +42,7 @@ pub(super) struct Allocate {
 
 impl Allocate {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let mut options = self.wanted.options();
+        let mut options = self.wanted.options()?;
         options.put_some("count", self.count.map(u32::from));
         options.put_some("ttl", self.ttl);
         self.owner.put(&mut options);

@@ -82,7 +82,7 @@ impl Exec {
 
     /// The lease and its socket: handed over on the bus; elsewhere bound here, over no guard.
     fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
-        let mut options = self.wanted.options();
+        let mut options = self.wanted.options()?;
         options.0.retain(|(key, _)| *key != "hold");
         options.put("pid", process::id());
         AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;

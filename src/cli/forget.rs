@@ -1,12 +1,7 @@
 use clap::Args;
 
-use super::{Output, Stop, ask, counted, print, print_json};
-use crate::{
-    cli::wanted::{Project, project_or_current},
-    client::Call,
-    port::Port,
-    value::Fields,
-};
+use super::{Output, Stop, ask, counted, print, print_json, project::Project, usage};
+use crate::{client::Call, port::Port, value::Fields};
 
 /// Forget which ports a project had
 #[derive(Debug, Args)]
@@ -30,7 +25,8 @@ pub(super) struct Forget {
 impl Forget {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
-        filter.put_some("project_path", project_or_current(self.project.as_ref()));
+        let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
+        filter.put("project_path", project.path().as_str());
         filter.put_some("service_type", self.service_type);
         filter.put_some("service_name", self.name);
         filter.put_some("port", self.port.map(Port::get));

@@ -5,10 +5,8 @@ use comfy_table::Color;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, coloured, print, print_json,
-    screen::Screen,
-    short, table, text,
-    wanted::{Project, current_project},
+    Output, Stop, ago, ask, coloured, print, print_json, project::Project, screen::Screen, short,
+    table, text, usage,
 };
 use crate::{client::Call, value::Fields};
 
@@ -40,9 +38,9 @@ pub(super) struct List {
 impl List {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
-        let named = self.project.map(|Project(path)| path.to_string());
-        let project = if self.mine { current_project() } else { named };
-        filter.put_some("project_path", project);
+        let mine = self.mine.then(Project::current).transpose().map_err(|e| usage(&e))?;
+        let project = mine.or(self.project);
+        filter.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance);
         let call = Call::List { filter };

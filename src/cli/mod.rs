@@ -20,6 +20,7 @@ mod list;
 #[cfg(feature = "mcp")]
 mod mcp;
 mod output;
+mod project;
 mod release;
 mod renew;
 mod run;
@@ -34,7 +35,6 @@ mod watch;
 use std::{
     fmt::Display,
     io::{self, Write},
-    path::PathBuf,
     process::ExitCode,
 };
 
@@ -238,12 +238,4 @@ fn usage(error: &Error) -> Stop {
 /// Says no in the command's own words.
 fn refused(message: String) -> Stop {
     Stop::Failure(Failure::Refused { kind: None, message })
-}
-
-/// The project that a command is for: the top of the git worktree of the current folder, else the
-/// folder. A worktree's own `.git` is a file, so that each worktree is a project of its own.
-fn project() -> Option<PathBuf> {
-    let folder = std::env::current_dir().ok()?;
-    let top = folder.ancestors().find(|folder| folder.join(".git").exists());
-    Some(top.unwrap_or(&folder).to_owned())
 }

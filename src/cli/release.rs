@@ -4,8 +4,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, counted, print, print_json, refused, text, usage,
-    wanted::{Project, project_or_current},
+    Output, Stop, ask, counted, print, print_json, project::Project, refused, text, usage,
 };
 use crate::{
     client::{Call, Failure},
@@ -48,8 +47,10 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut common = Fields::default();
-        let project = self.project.as_ref().and_then(|named| project_or_current(named.as_ref()));
-        common.put_some("project_path", project);
+        if let Some(named) = &self.project {
+            let project = Project::or_current(named.as_ref()).map_err(|e| usage(&e))?;
+            common.put("project_path", project.path().as_str());
+        }
         common.put_some("service_type", self.service_type.clone());
         common.put_some("instance_id", self.instance.clone());
         common.put_some("protocol", self.protocol.map(Protocol::as_str));

@@ -94,7 +94,7 @@ impl Run {
             self.env.iter().partition(|variable| variable.service_type.is_none());
         let mut variables = Vec::new();
         if let Some(service_type) = &self.service_type {
-            let mut options = self.wanted.options();
+            let mut options = self.wanted.options()?;
             options.put_some("count", self.count.map(u32::from));
             options.put("pid", process::id());
             let answer = allocate(service_type, options)?;
@@ -117,7 +117,7 @@ impl Run {
             )));
         }
         for Variable { name, service_type } in further {
-            let mut options = self.wanted.options();
+            let mut options = self.wanted.options()?;
             // What is asked of the first port is not asked of the others; each has a name of its own.
             options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
             if options.get("service_name").is_none() {

@@ -1,12 +1,7 @@
-use std::path::Path;
-
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::{
-    Output, Stop, ask, print, print_json, table, text, usage,
-    wanted::{Project, project_or_current},
-};
+use super::{Output, Stop, ask, print, print_json, project::Project, table, text, usage};
 use crate::{
     client::Call,
     port::{Port, Protocol},
@@ -40,15 +35,15 @@ pub(super) struct Suggest {
 
 impl Suggest {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let project = project_or_current(self.project.as_ref());
+        let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         let Some(service_type) = &self.service_type else {
-            return self.of_project(project.as_deref());
+            return self.of_project(&project);
         };
         let mut options = Fields::default();
         options.put("count", u32::from(self.count));
         options.put_some("service_name", self.name.clone());
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
-        options.put_some("project_path", project);
+        options.put("project_path", project.path().as_str());
         let suggestions = suggest(service_type, options)?;
         if self.output.json {
             return print_json(&suggestions);
@@ -64,13 +59,13 @@ impl Suggest {
         print(&table.trim_fmt())
     }
 
-    fn of_project(&self, project: Option<&str>) -> Result<(), Stop> {
+    fn of_project(&self, project: &Project) -> Result<(), Stop> {
         let found = needs(project)?;
         if self.output.json {
             return print_json(&Json::Array(found));
         }
         if found.is_empty() {
-            let project = project.map_or("this folder".to_owned(), visible);
+            let project = visible(project.path().as_str());
             return print(&format!(
                 "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
             ));
@@ -96,14 +91,13 @@ pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, Stop>
 }
 
 /// What the files of a project point to, each with the port that it would get.
-pub(super) fn needs(project: Option<&str>) -> Result<Vec<Json>, Stop> {
-    let needs = project.map(|project| project::needs(Path::new(project))).unwrap_or_default();
+pub(super) fn needs(project: &Project) -> Result<Vec<Json>, Stop> {
     let mut found = Vec::new();
-    for need in needs {
+    for need in project::needs(project.folder()) {
         let mut options = Fields::default();
         options.put("count", 1_u32);
         options.put_some("service_name", need.service_name.clone());
-        options.put_some("project_path", project.map(str::to_owned));
+        options.put("project_path", project.path().as_str());
         let service_type = need.service_type.to_owned();
         let suggestions = ask(&Call::Suggest { service_type, options })?;
         found.push(json!({

@@ -1,17 +1,9 @@
-use std::{
-    fs,
-    path::{Path, absolute},
-    str::FromStr,
-};
-
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Stop, ask, project, text, usage};
+use super::{Stop, ask, project::Project, text, usage};
 use crate::{
     client::Call,
-    error::Error,
-    lease::ProjectPath,
     port::{Port, Protocol},
     request::AllocateRequest,
     service_type::Hold,
@@ -55,8 +47,9 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    /// The options of the request.
-    pub(super) fn options(&self) -> Fields {
+    /// The options of the request. Fails if there is no project that the port could be for.
+    pub(super) fn options(&self) -> Result<Fields, Stop> {
+        let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         let mut options = Fields::default();
         options.put_some("service_name", self.name.clone());
         options.put_some("port", self.port.map(Port::get));
@@ -70,8 +63,8 @@ impl Wanted {
                 options.put(flag, true);
             }
         }
-        options.put_some("project_path", project_or_current(self.project.as_ref()));
-        options
+        options.put("project_path", project.path().as_str());
+        Ok(options)
     }
 
     /// Why the port is not the one that was asked for.
@@ -121,34 +114,4 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
         });
     }
     notes
-}
-
-/// A project, as the command line names it: a path from the current folder is one from the root.
-#[derive(Clone, Debug)]
-pub(super) struct Project(pub(super) ProjectPath);
-
-impl FromStr for Project {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let path = Path::new(text);
-        if path.is_absolute() {
-            return text.parse().map(Self);
-        }
-        // The project of a command is its folder without links.
-        let path = fs::canonicalize(path).or_else(|_| absolute(path));
-        let path = path.ok().and_then(|path| path.into_os_string().into_string().ok());
-        path.unwrap_or_else(|| text.to_owned()).parse().map(Self)
-    }
-}
-
-/// The path of the project that is named, else of the current one.
-pub(super) fn project_or_current(named: Option<&Project>) -> Option<String> {
-    named.map(|Project(path)| path.to_string()).or_else(current_project)
-}
-
-/// The current project, if its path is one that the service takes.
-pub(super) fn current_project() -> Option<String> {
-    let path = project()?.into_os_string().into_string().ok()?;
-    path.parse::<ProjectPath>().ok().map(String::from)
 }

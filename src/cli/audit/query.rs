@@ -5,7 +5,7 @@ use jiff::{Span, Zoned, civil};
 
 use super::entry::Entry;
 use crate::{
-    audit::event::ACTIONS, cli::wanted::Project, lease::InstanceId, port::Port,
+    audit::event::ACTIONS, cli::project::Project, lease::InstanceId, port::Port,
     service_type::ServiceTypeName, time::Timestamp, word::disturbs,
 };
 
@@ -85,7 +85,10 @@ impl Query {
             ("action", self.actions.clone()),
             ("service_type", self.types.iter().map(ToString::to_string).collect()),
             ("port", self.ports.iter().map(ToString::to_string).collect()),
-            ("project_path", self.projects.iter().map(|Project(path)| path.to_string()).collect()),
+            (
+                "project_path",
+                self.projects.iter().map(|project| project.path().to_string()).collect(),
+            ),
             ("instance_id", self.instances.iter().map(ToString::to_string).collect()),
         ]
     }
@@ -178,7 +181,7 @@ mod tests {
     #[test]
     fn each_question_is_one_line_of_journalctl() {
         let dev: ServiceTypeName = "dev".parse().unwrap();
-        let shop: Project = "/home/dev/my shop".parse().unwrap();
+        let shop = Project::named("/home/dev/my shop".into()).unwrap();
         let port = |number| Port::new(number).unwrap();
         for (query, reading, line) in [
             (Query::default(), Reading::All, "-t styxy"),
@@ -265,8 +268,10 @@ mod tests {
         assert!(query(&["release"], &[3001, 3000]).matches(&event));
         assert!(!query(&["allocate"], &[3000]).matches(&event));
         assert!(!query(&["release"], &[300]).matches(&event));
-        let of_a_project =
-            Query { projects: vec!["/home/dev".parse().unwrap()], ..Query::default() };
+        let of_a_project = Query {
+            projects: vec![Project::named("/home/dev".into()).unwrap()],
+            ..Query::default()
+        };
         assert!(!of_a_project.matches(&event));
     }
 

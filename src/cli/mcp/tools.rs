@@ -12,7 +12,9 @@ use super::{
         allocate::Owner,
         ask,
         audit::{self, query::Query},
-        check, counted, refused, release, suggest, text, usage, wanted,
+        check, counted,
+        project::Project,
+        refused, release, suggest, text, usage, wanted,
     },
     Effect, Tool, answers,
 };
@@ -91,7 +93,7 @@ impl Tool for Allocate {
         options.put_some("hold", self.hold.map(Hold::as_str));
         options.put_some("ttl", self.ttl);
         options.put_some("instance_id", self.instance_id);
-        options.put_some("project_path", self.project_path.or_else(wanted::current_project));
+        options.put("project_path", project(self.project_path)?.path().as_str());
         options.put_some("singleton_key", self.singleton_key);
         options.put_some("create", self.create);
         options.put_some("dry_run", self.dry_run);
@@ -172,11 +174,12 @@ impl Tool for List {
                 let error = Error::invalid("mine names a project, and so does project_path");
                 return Err(usage(&error.suggest("give one of the two")));
             }
-            (Some(true), None) => wanted::current_project(),
-            (_, project) => project,
+            (Some(true), None) => Some(project(None)?),
+            (_, None) => None,
+            (_, named) => Some(project(named)?),
         };
         let mut filter = Fields::default();
-        filter.put_some("project_path", project);
+        filter.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance_id);
         Ok(json!({"leases": ask(&Call::List { filter })?}))
@@ -227,15 +230,15 @@ impl Tool for Suggest {
     type Answer = answers::Suggestions;
 
     fn answer(self) -> Result<Json, Stop> {
-        let project = self.project_path.or_else(wanted::current_project);
+        let project = project(self.project_path)?;
         let suggestions = match self.service_type {
-            None => Json::Array(suggest::needs(project.as_deref())?),
+            None => Json::Array(suggest::needs(&project)?),
             Some(service_type) => {
                 let mut options = Fields::default();
                 options.put("count", self.count.unwrap_or(SUGGESTIONS));
                 options.put_some("service_name", self.service_name);
                 options.put_some("protocol", self.protocol.map(Protocol::as_str));
-                options.put_some("project_path", project);
+                options.put("project_path", project.path().as_str());
                 suggest::suggest(&service_type, options)?
             }
         };
@@ -281,7 +284,12 @@ impl Tool for Audit {
             actions: self.action.into_iter().collect(),
             types: parsed(self.service_type)?,
             ports: self.port.into_iter().collect(),
-            projects: parsed(self.project_path)?,
+            projects: self
+                .project_path
+                .map(|path| project(Some(path)))
+                .transpose()?
+                .into_iter()
+                .collect(),
             instances: parsed(self.instance_id)?,
             since: self.since,
             until: self.until,
@@ -289,6 +297,12 @@ impl Tool for Audit {
         let found = audit::find(&query, Some(self.lines.unwrap_or(EVENTS)))?;
         Ok(json!({"events": found.to_json()}))
     }
+}
+
+/// The project that is named, else the one that this server was started in.
+fn project(named: Option<String>) -> Result<Project, Stop> {
+    let project = named.map_or_else(Project::current, |path| Project::named(path.into()));
+    project.map_err(|e| usage(&e))
 }
 
 fn parsed<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Vec<T>, Stop> {

@@ -1,0 +1,221 @@
+//! Which project a command is for: decided here for every verb, and never left open. A verb that looks for the
+//! leases of a project must not look for those of all projects because the project has no proper name.
+
+use std::{
+    env,
+    ffi::OsString,
+    fmt::Write,
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf, absolute},
+};
+
+use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
+
+use crate::{
+    error::Error,
+    lease::ProjectPath,
+    word::{disturbs, shortened},
+};
+
+/// The project of a command: a folder, and the name by which the service knows it.
+#[derive(Clone, Debug)]
+pub(super) struct Project {
+    /// The folder, where its files are.
+    folder: PathBuf,
+    /// What leases and events have as `project_path`.
+    path: ProjectPath,
+}
+
+impl Project {
+    /// Returns the project of the current folder. Fails if that folder no longer exists.
+    pub(super) fn current() -> Result<Self, Error> {
+        Self::of(&env::current_dir().map_err(|error| no_folder(&error))?)
+    }
+
+    /// Returns the project that is named, else that of the current folder.
+    pub(super) fn or_current(named: Option<&Self>) -> Result<Self, Error> {
+        named.map_or_else(Self::current, |named| Ok(named.clone()))
+    }
+
+    /// Returns the project that a path means. Any folder means the project that it lies in; a path that leads to no
+    /// folder is taken as it is, for the leases of a project may outlive it.
+    pub(super) fn named(path: OsString) -> Result<Self, Error> {
+        let path = PathBuf::from(path);
+        if let Ok(folder) = fs::canonicalize(&path)
+            && folder.is_dir()
+        {
+            return Self::of(&folder);
+        }
+        if path.as_os_str().is_empty() {
+            return Err(Error::invalid("the path of the project is empty"));
+        }
+        let folder = absolute(&path).map_err(|error| no_folder(&error))?;
+        // Without a slash at the end.
+        let folder: PathBuf = folder.components().collect();
+        let Some(text) = folder.to_str() else {
+            let shown = shortened(&folder.to_string_lossy());
+            return Err(Error::invalid(format!("there is no folder {shown:?}"))
+                .suggest("name the project as `styxy list` shows it"));
+        };
+        Ok(Self { path: text.parse()?, folder })
+    }
+
+    /// Returns the project of a folder without links in its path: the top of its git worktree, else the folder. The
+    /// `.git` of a worktree that was added is a file, so each worktree is a project of its own.
+    fn of(folder: &Path) -> Result<Self, Error> {
+        let top = folder.ancestors().find(|folder| folder.join(".git").exists());
+        let top = top.unwrap_or(folder);
+        Ok(Self { folder: top.to_owned(), path: path_of(top)? })
+    }
+
+    /// The folder of its files.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The value of `project_path`.
+    pub(super) fn path(&self) -> &ProjectPath {
+        &self.path
+    }
+}
+
+/// For clap: also of a path that is not UTF-8.
+impl ValueParserFactory for Project {
+    type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> Result<Project, Error>>;
+
+    fn value_parser() -> Self::Parser {
+        OsStringValueParser::new().try_map(Self::named)
+    }
+}
+
+fn no_folder(error: &io::Error) -> Error {
+    let problem = match error.kind() {
+        // getcwd(2) of a folder that was removed.
+        io::ErrorKind::NotFound => "this folder no longer exists".to_owned(),
+        _ => format!("the path of this folder cannot be read ({error})"),
+    };
+    Error::invalid(problem).suggest("cd to another one, or name the project with --project")
+}
+
+/// The `project_path` of a folder: its path, or a stand-in for a path that is too long, is not UTF-8 or would
+/// disturb a terminal. The stand-in `/…/NAME#HASH` depends on nothing but the path, so that the folder gets the same
+/// ports again and is not mistaken for another.
+fn path_of(folder: &Path) -> Result<ProjectPath, Error> {
+    if let Some(path) = folder.to_str().and_then(|path| path.parse().ok()) {
+        return Ok(path);
+    }
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let mut stand_in = "/…/".to_owned();
+    // A name has 255 bytes at most, which a replaced character can only make three times as long.
+    stand_in.extend(name.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }));
+    let _ = write!(stand_in, "#{:016x}", fnv1a(folder.as_os_str().as_bytes()));
+    stand_in.parse()
+}
+
+/// The 64-bit FNV-1a hash (draft-eastlake-fnv), which is the same on every machine and in every version of this program.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::OsStr, os::unix::fs::symlink};
+
+    use super::*;
+
+    fn named(path: &Path) -> String {
+        Project::named(path.into()).unwrap().path.into()
+    }
+
+    /// A folder, and its path without links.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = fs::canonicalize(folder.path()).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn any_folder_of_a_worktree_means_the_worktree() {
+        let (_folder, top) = folder();
+        let inner = top.join("shop/src/web");
+        fs::create_dir_all(&inner).unwrap();
+        assert_eq!(named(&inner), inner.to_str().unwrap());
+        fs::create_dir(top.join("shop/.git")).unwrap();
+        // Another worktree inside of it, as git-worktree(1) makes them.
+        fs::create_dir_all(top.join("shop/trees/fix/src")).unwrap();
+        fs::write(top.join("shop/trees/fix/.git"), "gitdir: …").unwrap();
+        symlink(&inner, top.join("link")).unwrap();
+        for (path, project) in [
+            ("shop", "shop"),
+            ("shop/src/web", "shop"),
+            ("shop/src/../src", "shop"),
+            ("link", "shop"),
+            ("shop/trees/fix/src", "shop/trees/fix"),
+            // What is not there any more may have been a worktree of its own.
+            ("shop/trees/gone", "shop/trees/gone"),
+        ] {
+            assert_eq!(named(&top.join(path)), top.join(project).to_str().unwrap(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_a_project_path_has_a_stable_stand_in() {
+        let (_folder, top) = folder();
+        let odd = |name: &[u8]| {
+            let path = top.join(OsStr::from_bytes(name));
+            fs::create_dir_all(&path).unwrap();
+            named(&path)
+        };
+        let long = ["x".repeat(200), "y".repeat(200)].join("/");
+        let long = [&*long, &long, &long].join("/");
+        let mut all = Vec::new();
+        for (name, shown) in [
+            (&b"caf\xe9"[..], "caf\u{fffd}"),
+            (b"caf\xe8", "caf\u{fffd}"),
+            (b"two\nlines", "two\u{fffd}lines"),
+            (b"tw\xf0\nlines", "tw\u{fffd}\u{fffd}lines"),
+            (long.as_bytes(), &"y".repeat(200)),
+        ] {
+            let path = odd(name);
+            let (beginning, hash) = path.rsplit_once('#').unwrap();
+            assert_eq!(beginning, format!("/…/{shown}"));
+            assert!(hash.len() == 16 && hash.chars().all(|c| c.is_ascii_hexdigit()), "{path}");
+            // It names the project also where it is typed.
+            assert_eq!(named(Path::new(&path)), path);
+            assert_eq!(odd(name), path);
+            all.push(path);
+        }
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), 5, "no two folders have one name");
+    }
+
+    #[test]
+    fn the_stand_in_never_changes() {
+        // Test vectors of draft-eastlake-fnv.
+        for (text, hash) in [
+            ("", 0xcbf2_9ce4_8422_2325),
+            ("a", 0xaf63_dc4c_8601_ec8c),
+            ("foobar", 0x8594_4171_f739_67e8),
+        ] {
+            assert_eq!(fnv1a(text.as_bytes()), hash, "{text:?}");
+        }
+        let path = path_of(Path::new("/home/dev/two\nlines")).unwrap();
+        assert_eq!(
+            path.as_str(),
+            format!("/…/two\u{fffd}lines#{:016x}", fnv1a(b"/home/dev/two\nlines"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_folder_must_be_a_path_that_can_be_asked_for() {
+        for path in [&b""[..], b"/gone\n", b"/gone\xff", &b"/x".repeat(600)] {
+            let path = OsStr::from_bytes(path);
+            assert!(Project::named(path.into()).is_err(), "{path:?}");
+        }
+        assert_eq!(named(Path::new("/srv/shop/")), "/srv/shop");
+    }
+}
