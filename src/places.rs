@@ -16,7 +16,12 @@ pub fn of_service() -> Places {
         .unwrap_or_else(|| xdg("XDG_STATE_HOME", ".local/state").join("styxy/state"));
     let config = from_systemd("CONFIGURATION_DIRECTORY")
         .unwrap_or_else(|| xdg("XDG_CONFIG_HOME", ".config").join("styxy"));
-    Places { state, config: vec![PathBuf::from("/etc/styxy"), config], guards: Vec::new() }
+    Places {
+        state,
+        config: vec![PathBuf::from("/etc/styxy"), config],
+        lock: None,
+        guards: Vec::new(),
+    }
 }
 
 /// The folder of the socket.

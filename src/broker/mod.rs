@@ -21,7 +21,7 @@ mod types;
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
@@ -46,7 +46,7 @@ use crate::{
     registry::Registry,
     request::Filter,
     service_type::Hold,
-    state::{Store, store::OpenError, sync::Sync},
+    state::{Lock, Store, store::OpenError, sync::Sync},
     time::{Moment, Timestamp},
 };
 
@@ -57,6 +57,8 @@ pub struct Places {
     pub state: PathBuf,
     /// The folders of the configuration, in the order in which they count.
     pub config: Vec<PathBuf>,
+    /// The lock of the state folder, if it could be made.
+    pub lock: Option<Lock>,
     /// The guards that the service manager has kept.
     pub guards: Vec<(LeaseId, OwnedFd)>,
 }
@@ -79,6 +81,8 @@ pub struct Broker {
 
 #[derive(Debug)]
 struct Inner {
+    /// Of the state folder: what it says is this service's to change as long as it has this.
+    lock: Option<Lock>,
     registry: Registry,
     config: Config,
     problems: Vec<Problem>,
@@ -122,6 +126,7 @@ impl Broker {
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
             boot_id: process::boot_id(),
             inner: Mutex::new(Inner {
+                lock: places.lock,
                 registry: Registry::new(config.rules()),
                 config,
                 problems,
@@ -168,7 +173,9 @@ impl Broker {
         let mut registry = Registry::new(inner.config.rules());
         // A new state knows of nothing but what is built in.
         registry.set_told(Config::built_in().to_tell());
-        let opened = Store::open(&self.state, &self.boot_id, &mut registry);
+        let opened = inner
+            .locked(&self.state)
+            .and_then(|()| Store::open(&self.state, &self.boot_id, &mut registry));
         let opened = opened.inspect_err(|error| inner.state = Err(error.to_string()))?;
         let start = outbox::Start {
             reader: opened.store.reader(),
@@ -419,6 +426,16 @@ impl Broker {
                 self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
             }
         }
+    }
+}
+
+impl Inner {
+    /// Makes sure of the lock.
+    fn locked(&mut self, folder: &Path) -> Result<(), OpenError> {
+        if self.lock.is_none() {
+            self.lock = Some(Lock::take(folder)?);
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 //! lines of JSON, each with a checksum in front. A log is also the queue of the audit: it is deleted
 //! only when a newer snapshot is durable and its events are known to be in the journal.
 //!
+//! - [`lock`]: one service at a time
 //! - [`line`]: what a line says, and how it is written and read
 //! - [`store`]: appending, syncing, compacting
 //! - [`recover`]: what is read at the start, and what happens with damage
@@ -12,6 +13,7 @@
 //! - [`reader`]: the log as the audit reads it
 
 pub mod line;
+pub mod lock;
 pub mod reader;
 pub mod recover;
 pub mod store;
@@ -22,6 +24,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use lock::Lock;
 pub use reader::Reader;
 pub use store::{OpenError, Snapshot, Store};
 

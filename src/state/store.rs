@@ -2,18 +2,11 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, BufWriter, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
-
-use nix::{
-    errno::Errno,
-    fcntl::{Flock, FlockArg},
 };
 
 use super::{
@@ -30,11 +23,10 @@ use crate::{
 /// A log below this size is never compacted.
 const SMALL: u64 = 256 * 1024;
 
-/// The state folder, opened and locked: one service for each.
+/// The state folder, opened by whoever has its [`Lock`](super::Lock).
 #[derive(Debug)]
 pub struct Store {
     folder: PathBuf,
-    _lock: Flock<File>,
     generation: u64,
     log: Arc<File>,
     length: u64,
@@ -87,7 +79,7 @@ pub struct Opened {
 }
 
 impl Store {
-    /// Opens the folder, made if need be, and puts what it has into the registry.
+    /// Opens the folder, which is locked, and puts what it has into the registry.
     pub fn open(
         folder: &Path,
         boot_id: &str,
@@ -97,8 +89,6 @@ impl Store {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
-        private_folder(folder).map_err(at(folder))?;
-        let lock = lock(folder)?;
         let recovered = recover::read(folder, registry).map_err(at(folder))?;
         let newest = recovered.newest;
         let damage = recovered.damage.clone();
@@ -130,7 +120,6 @@ impl Store {
         };
         let mut store = Self {
             folder: folder.to_owned(),
-            _lock: lock,
             generation: name.generation,
             log,
             length,
@@ -364,39 +353,8 @@ fn continue_log(path: &Path, length: u64) -> io::Result<Arc<File>> {
     Ok(Arc::new(log))
 }
 
-fn private_file() -> OpenOptions {
+pub(super) fn private_file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).mode(0o600);
     options
-}
-
-fn private_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let mode = fs::metadata(folder)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-    }
-    Ok(())
-}
-
-fn lock(folder: &Path) -> Result<Flock<File>, OpenError> {
-    let path = folder.join("lock");
-    let file = private_file()
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|error| OpenError::Io(path.clone(), error))?;
-    // A killed service may have been starting a journalctl, which has the lock until it is another
-    // program.
-    let last = Instant::now() + Duration::from_secs(1);
-    let mut file = file;
-    loop {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => return Ok(lock),
-            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < last => file = unlocked,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(OpenError::Locked(folder.to_owned())),
-            Err((_, errno)) => return Err(OpenError::Io(path, errno.into())),
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
 }

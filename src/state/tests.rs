@@ -27,6 +27,7 @@ struct Service {
     registry: Registry,
     damage: Vec<String>,
     other_boot: bool,
+    _lock: Lock,
 }
 
 impl Home {
@@ -39,10 +40,11 @@ impl Home {
     }
 
     fn open_in(&self, boot: &str) -> Result<Service, OpenError> {
+        let lock = Lock::take(&self.path())?;
         let mut registry = Registry::new(Config::built_in().rules());
         let opened = Store::open(&self.path(), boot, &mut registry)?;
         let store::Opened { store, damage, other_boot } = opened;
-        Ok(Service { store, registry, damage, other_boot })
+        Ok(Service { store, registry, damage, other_boot, _lock: lock })
     }
 
     fn open(&self) -> Service {

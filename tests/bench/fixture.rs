@@ -10,7 +10,7 @@ use styxy::{
     port::{Port, Protocol},
     registry::Registry,
     service_type::Hold,
-    state::Store,
+    state::{Lock, Store},
     time::Timestamp,
 };
 
@@ -25,6 +25,7 @@ const BATCH: usize = 1_000;
 /// which so many are of a project, which makes their ports remembered. The service must not run.
 pub fn write(range: (u16, u16), leases: usize, remembered: usize) {
     let folder = service::state();
+    let _lock = Lock::take(&folder).unwrap();
     let mut registry = Registry::new(Config::built_in().rules());
     let opened = Store::open(&folder, &process::boot_id(), &mut registry).unwrap();
     let mut store = opened.store;
