@@ -1,7 +1,10 @@
-//! Bus connections as owners: `NameOwnerChanged` tells their end.
+//! Bus connections as owners: `NameOwnerChanged` announces their end.
 
-use futures_util::StreamExt;
-use zbus::{Connection, fdo::DBusProxy, names::BusName};
+use zbus::{Connection, MatchRule, MessageStream, fdo::DBusProxy, names::BusName};
+
+use super::signals;
+
+const BUS: &str = "org.freedesktop.DBus";
 
 /// Waits until the connection of that unique name on that bus is gone.
 pub async fn ended(bus: &Connection, name: &str, id: &str) -> zbus::Result<()> {
@@ -10,17 +13,17 @@ pub async fn ended(bus: &Connection, name: &str, id: &str) -> zbus::Result<()> {
     if proxy.get_id().await?.as_str() != id {
         return Ok(());
     }
-    let mut changes = proxy.receive_name_owner_changed_with_args(&[(0, name)]).await?;
-    // Asked after listening, so that an end in between is not missed.
-    if !proxy.name_has_owner(BusName::try_from(name)?).await? {
-        return Ok(());
-    }
-    while let Some(change) = changes.next().await {
-        if change.args()?.new_owner().is_none() {
-            return Ok(());
-        }
-    }
-    Err(zbus::Error::Failure("the bus is gone".to_owned()))
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .sender(BUS)
+        .interface(BUS)
+        .member("NameOwnerChanged")
+        .add_arg(name)
+        .build()?;
+    // Listened to before asking, so that an end in between is not missed.
+    let changes = MessageStream::for_match_rule(rule, bus, None).await?;
+    let has_ended = || async { Ok(!proxy.name_has_owner(BusName::try_from(name)?).await?) };
+    signals::until(changes, |_| true, has_ended).await
 }
 
 /// The id of a bus.

@@ -3,11 +3,12 @@
 //! then.
 //!
 //! - [`deadlines`]: one timer for the nearest
-//! - [`units`] and [`connections`]: what the bus tells
+//! - [`units`] and [`connections`]: what the bus tells, and `signals`: how it is listened to
 //! - this file: who is being watched
 
 pub mod connections;
 pub mod deadlines;
+mod signals;
 pub mod units;
 
 use std::{

@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 
-use futures_util::StreamExt;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath, Variant};
+use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath, Variant};
 
+use super::signals;
 use crate::lease::UnitName;
 
 const MANAGER: &str = "org.freedesktop.systemd1";
 const PATH: &str = "/org/freedesktop/systemd1";
 const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
+const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// Whether the unit is up, or on its way.
@@ -34,15 +35,22 @@ pub async fn ended(bus: &Connection, unit: &UnitName) -> zbus::Result<()> {
         .path(path.as_str())
         .interface(PROPERTIES)
         .member("PropertiesChanged")
+        .add_arg(UNIT)
         .build()?;
-    let mut changes = MessageStream::for_match_rule(rule, bus, None).await?;
-    // Asked after listening, so that an end in between is not missed.
-    while !has_ended(bus, &path).await? {
-        if changes.next().await.is_none() {
-            return Err(zbus::Error::Failure("the bus is gone".to_owned()));
-        }
-    }
-    Ok(())
+    // Listened to before asking, so that an end in between is not missed.
+    let changes = MessageStream::for_match_rule(rule, bus, None).await?;
+    signals::until(changes, may_have_ended, || has_ended(bus, &path)).await
+}
+
+/// Whether a change of a unit's properties may be its end. A busy unit has many, and most of them say
+/// that it is up: no question is needed for those.
+fn may_have_ended(change: &Message) -> bool {
+    let body = change.body();
+    let changed = body.deserialize::<(&str, HashMap<&str, Variant<'_>>, Vec<&str>)>();
+    let is_up = changed.is_ok_and(|(_, properties, _)| {
+        properties.get("ActiveState").is_some_and(|state| !is_down(state))
+    });
+    !is_up
 }
 
 async fn load(bus: &Connection, unit: &UnitName) -> zbus::Result<OwnedObjectPath> {
@@ -54,19 +62,18 @@ async fn load(bus: &Connection, unit: &UnitName) -> zbus::Result<OwnedObjectPath
 /// Whether the unit is down for good: not while a job, such as a restart, is about to bring it up.
 async fn has_ended(bus: &Connection, path: &OwnedObjectPath) -> zbus::Result<bool> {
     // All at once: asked one after the other, a restart comes in between.
-    let unit = "org.freedesktop.systemd1.Unit";
     let reply =
-        bus.call_method(Some(MANAGER), path.as_str(), Some(PROPERTIES), "GetAll", &unit).await?;
+        bus.call_method(Some(MANAGER), path.as_str(), Some(PROPERTIES), "GetAll", &UNIT).await?;
     let body = reply.body();
     let properties: HashMap<&str, Variant<'_>> = body.deserialize()?;
-    let is_down = matches!(
-        properties.get("ActiveState"),
-        Some(Variant::Str(state)) if matches!(state.as_str(), "inactive" | "failed")
-    );
     // The job's number and its object; number 0 is none.
     let has_job = matches!(
         properties.get("Job"),
         Some(Variant::Structure(job)) if !matches!(job.fields().first(), Some(Variant::U32(0)))
     );
-    Ok(is_down && !has_job)
+    Ok(properties.get("ActiveState").is_some_and(is_down) && !has_job)
+}
+
+fn is_down(state: &Variant<'_>) -> bool {
+    matches!(state, Variant::Str(state) if matches!(state.as_str(), "inactive" | "failed"))
 }

@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod bus;
 pub mod dice;
 pub mod journal;
 #[cfg(feature = "mcp")]
