@@ -417,7 +417,7 @@ impl Broker {
 
     /// Locks the drop-in, and takes over what another writer has done to it.
     fn lock_drop_in(&self, files: &mut Files) -> Result<DropIn, Error> {
-        let drop_in = DropIn::lock(&files.drop_in(), &self.backups()).map_err(storage)?;
+        let drop_in = DropIn::lock(&files.drop_in(), &self.backups())?;
         if drop_in.text() != files.drop_in_text() {
             self.reload_now(files, None)?;
         }
