@@ -45,6 +45,8 @@ use self::output::{ago, cleaned, coloured, print, print_json, short, table, text
 use crate::{
     client::{self, Call, Failure},
     error::{Error, ErrorKind},
+    kernel::manager,
+    surroundings::user,
     word::{counted, disturbs, visible},
 };
 
@@ -84,6 +86,18 @@ enum Verb {
     Mcp(mcp::Mcp),
     Completions(completions::Completions),
     Daemon(daemon::Daemon),
+}
+
+impl Verb {
+    /// Whether it looks into the user's folders, or at the service that is at home there.
+    fn needs_a_home(&self) -> bool {
+        match self {
+            Self::Completions(_) | Self::Agents(_) => false,
+            // One that systemd has started as a unit has folders from it.
+            Self::Daemon(_) => !manager::started_this_process(),
+            _ => true,
+        }
+    }
 }
 
 /// How an answer is printed.
@@ -127,7 +141,11 @@ pub fn run() -> ExitCode {
     if completions::answered() {
         return ExitCode::SUCCESS;
     }
-    let result = match parse().verb {
+    let verb = parse().verb;
+    if let Some(words) = verb.needs_a_home().then(|| user().refusal()).flatten() {
+        return complain(&words, 1);
+    }
+    let result = match verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),

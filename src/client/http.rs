@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use super::{Call, Failure, Miss};
 use crate::{
     error::ErrorKind,
-    places,
+    surroundings::user,
     value::{Fields, Value},
 };
 
@@ -17,15 +17,25 @@ use crate::{
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
-    let path = places::socket(&places::runtime());
-    let stream = UnixStream::connect(&path)
-        .await
-        .map_err(|error| Miss::Absent(format!("nobody listens on {} ({error})", path.display())))?;
+    let stream = connect().await.map_err(Miss::Absent)?;
     let mut answer = exchange(stream, request(call)).await?;
     Ok(match part(call) {
         Some(part) => answer[part].take(),
         None => answer,
     })
+}
+
+/// Connects to the first door behind which a service of this user is; else says why there is none.
+pub(super) async fn connect() -> Result<UnixStream, String> {
+    let mut closed = Vec::new();
+    for door in user().doors() {
+        match door.connect().await {
+            Ok(stream) => return Ok(stream),
+            Err(why) => closed.push(why.to_string()),
+        }
+    }
+    closed.extend(user().runtime().err().map(str::to_owned));
+    Err(closed.join("; "))
 }
 
 /// The part of an answer that is all that was asked for.

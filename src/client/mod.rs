@@ -20,8 +20,8 @@ use serde_json::Value as Json;
 use crate::{
     error::ErrorKind,
     lease::LeaseId,
-    places,
     port::{Port, Protocol},
+    surroundings::user,
     value::Fields,
 };
 
@@ -229,7 +229,7 @@ pub async fn call_live(call: &Call) -> Option<Json> {
     match bus::Service::running().await {
         Ok(service) => bus::call_to(&service?, call).await.ok(),
         // Where systemd listens for the service, to connect is to start it.
-        Err(_) if places::has_manager() => None,
+        Err(_) if user().has_manager() => None,
         Err(_) => http::call(call).await.ok(),
     }
 }

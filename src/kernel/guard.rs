@@ -18,7 +18,7 @@ use nix::{
 };
 use sd_notify::NotifyState;
 
-use super::clock;
+use super::{clock, manager};
 use crate::{lease::LeaseId, time::Moment};
 
 /// The most guards that are stored.
@@ -106,7 +106,7 @@ impl Guards {
             // as hung up.
             let states =
                 [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-            if sd_notify::notify_with_fds(&states, &[guard.socket.as_fd()]).is_err() {
+            if !manager::hand_over(&states, &[guard.socket.as_fd()]) {
                 return false;
             }
             guard.stored = true;
@@ -124,7 +124,7 @@ pub fn lease_of(name: &str) -> Option<LeaseId> {
 /// Has the manager close its copy: while it is open, the port is not free.
 pub fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
-    let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+    manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }
 
 /// How many guards the limit of open descriptors allows: half of it, because an owner takes a descriptor

@@ -4,6 +4,7 @@
 //! - [`diag`]: which sockets listen
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
+//! - [`manager`]: what systemd is told, if it has started this process
 //! - [`process`]: processes and who they are
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
 //! - [`clock`]: the clock that deadlines are counted with
@@ -17,6 +18,7 @@ pub mod container;
 pub mod diag;
 pub mod guard;
 pub mod listeners;
+pub mod manager;
 pub mod probe;
 pub mod process;
 pub mod readable;

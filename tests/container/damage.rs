@@ -139,7 +139,8 @@ fn read_only_folder(machine: &Machine) {
         .user(
             r#"mkdir -p -m 700 /tmp/here; mkdir -m 500 /tmp/here/state
             XDG_RUNTIME_DIR=/tmp/here STATE_DIRECTORY=/tmp/here/state \
-                env -u DBUS_SESSION_BUS_ADDRESS styxy daemon >/tmp/here/out &
+                env -u DBUS_SESSION_BUS_ADDRESS \
+                sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon' >/tmp/here/out &
             until grep -q listening /tmp/here/out; do sleep 0.02; done
             ask() { curl -sS --unix-socket /tmp/here/styxy/http.sock http://localhost/allocate \
                 -d '{"service_type": "dev"}' -w ' %{http_code}\n'; }

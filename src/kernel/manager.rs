@@ -1,0 +1,49 @@
+//! The service manager that has started this process, and what it is told (`sd_notify(3)`).
+//!
+//! The variables of systemd's protocols are inherited by every child of a unit. They are meant for this
+//! process only if systemd has started it itself: then its PID is in `$SYSTEMD_EXEC_PID` (systemd.exec(5),
+//! since 248). To anybody else's manager nothing is said.
+
+use std::{
+    env,
+    io::{self, Read},
+    os::fd::{AsFd, BorrowedFd},
+    process,
+    time::Duration,
+};
+
+use sd_notify::NotifyState;
+
+/// Whether systemd has started this very process.
+pub fn started_this_process() -> bool {
+    let pid = env::var("SYSTEMD_EXEC_PID").ok().and_then(|pid| pid.parse().ok());
+    pid == Some(process::id())
+}
+
+/// Tells the manager; whether it was told.
+pub fn tell(states: &[NotifyState<'_>]) -> bool {
+    started_this_process() && sd_notify::notify(states).is_ok()
+}
+
+/// Tells the manager, and hands it descriptors; whether it was told.
+pub fn hand_over(states: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> bool {
+    started_this_process() && sd_notify::notify_with_fds(states, descriptors).is_ok()
+}
+
+/// How often the manager wants a sign of life at the least (`WatchdogSec=`).
+pub fn watchdog() -> Option<Duration> {
+    started_this_process().then(sd_notify::watchdog_enabled).flatten()
+}
+
+/// Waits until the manager has worked through what it was told (`BARRIER=1`).
+pub fn barrier() {
+    if env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let Ok((mut ours, theirs)) = io::pipe() else { return };
+    if hand_over(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()]) {
+        drop(theirs);
+        // The manager closes its end; it is alive, or this process would be ended by it.
+        let _ = ours.read(&mut [0]);
+    }
+}
