@@ -72,11 +72,7 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     let inherited = Inherited::from_systemd()?;
     audit::sink::log_there();
     guard::make_room();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // A thread for syncing is not kept waiting for the next one.
-        .thread_keep_alive(Duration::from_secs(1))
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, inherited))
 }
 
@@ -91,8 +87,7 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         lock: None,
         guards,
     })?;
-    let (sync, deadlines) = (Arc::clone(&broker), Arc::clone(&broker));
-    tokio::spawn(async move { sync.run_sync().await });
+    let deadlines = Arc::clone(&broker);
     tokio::spawn(async move { deadlines.run_deadlines().await });
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, &home)?;
@@ -133,7 +128,7 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
     manager::tell(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
     // The manager must know before the name is free, or it holds the service for running while the
     // bus asks it for a new one.
-    tokio::task::spawn_blocking(manager::barrier).await?;
+    manager::barrier().await;
     stop.send_replace(true);
     for http in http {
         let _ = http.await;

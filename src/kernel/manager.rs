@@ -5,14 +5,14 @@
 //! since 248). To anybody else's manager nothing is said.
 
 use std::{
-    env,
-    io::{self, Read},
+    env, io,
     os::fd::{AsFd, BorrowedFd},
     process,
     time::Duration,
 };
 
 use sd_notify::NotifyState;
+use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 /// Whether systemd has started this very process.
 pub fn started_this_process() -> bool {
@@ -36,14 +36,15 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 /// Waits until the manager has worked through what it was told (`BARRIER=1`).
-pub fn barrier() {
+pub async fn barrier() {
     if env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
-    let Ok((mut ours, theirs)) = io::pipe() else { return };
+    let Ok((ours, theirs)) = io::pipe() else { return };
+    let Ok(mut ours) = pipe::Receiver::from_owned_fd(ours.into()) else { return };
     if hand_over(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()]) {
         drop(theirs);
         // The manager closes its end; it is alive, or this process would be ended by it.
-        let _ = ours.read(&mut [0]);
+        let _ = ours.read(&mut [0]).await;
     }
 }

@@ -207,7 +207,8 @@ impl Registry {
         mut probe: impl FnMut(Port) -> bool,
     ) -> Option<Port> {
         let protocol = request.protocol();
-        let own = request.memory_key().and_then(|key| self.memory.get(&key));
+        let own =
+            request.memory_key().and_then(|key| self.memory.get(&key)).map(|known| known.port);
         let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
         let preferred = template.into_iter().chain(service_type.preferred_ports.iter().copied());
         for first in own.into_iter().chain(preferred) {
@@ -278,6 +279,7 @@ impl Registry {
         let own = request
             .memory_key()
             .and_then(|key| self.memory.get(&key))
+            .map(|known| known.port)
             .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
         let fresh = move |port: &Port| {
             !leased(*port)

@@ -100,10 +100,10 @@ fn unknown_version(machine: &Machine) {
     folder.damage(
         r#"python3 -c '
 import zlib
-header = b"{\"header\":{\"version\":2,\"novelty\":true}}"
+header = b"{\"header\":{\"version\":0,\"novelty\":true}}"
 open("log.00000001", "wb").write(b"%08x %s\n" % (zlib.crc32(header), header))'"#,
     );
-    let words = ["log.00000001 has the unknown version 2 and was not read; it is kept as damaged."];
+    let words = ["log.00000001 has the unknown version 0 and was not read; it is kept as damaged."];
     folder.is_recovered(&[], &words, 1);
 }
 
