@@ -50,6 +50,10 @@ pub(super) struct Exec {
 }
 
 impl Exec {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.telling.quiet
+    }
+
     pub(super) fn run(self) -> Result<(), Stop> {
         if self.wanted.protocol == Some(Protocol::Both) {
             return Err(refused(

@@ -54,7 +54,7 @@ pub(super) struct Run {
 pub(super) struct Telling {
     /// Say nothing about the port
     #[arg(long, short)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Say it as JSON: a line for each lease on stderr, for stdout is the command's
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
@@ -89,6 +89,10 @@ impl FromStr for Variable {
 }
 
 impl Run {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.telling.quiet
+    }
+
     pub(super) fn run(self) -> Result<(), Stop> {
         let (own, further): (Vec<_>, Vec<_>) =
             self.env.iter().partition(|variable| variable.service_type.is_none());
