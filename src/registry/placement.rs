@@ -15,7 +15,8 @@ pub struct Ground<'a> {
     pub types: &'a ServiceTypes,
     /// Ports that are never granted.
     pub excluded: &'a PortSet,
-    /// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).
+    /// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)): only a last
+    /// resort, for nothing keeps it from giving those that are not granted yet.
     pub ephemeral: Option<PortRange>,
     /// Ports that something uses at this moment: a place without them is better.
     pub in_use: &'a PortSet,
@@ -82,7 +83,6 @@ pub fn add(service_type: &mut ServiceType, new: PortRange) {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
     Gap,
-    Ephemeral,
     Excluded,
 }
 
@@ -121,14 +121,21 @@ impl<'a> Search<'a> {
             .ok_or_else(|| self.refusal())
     }
 
-    /// Every port at which the range may begin, ascending: where nothing is in use, if there is such a
-    /// place. Empty if there is no place at all.
+    /// Every port at which the range may begin, ascending: where the kernel gives no ports away and nothing is
+    /// in use, if there is such a place. Empty if there is no place at all.
     fn starts(&self) -> Vec<Port> {
         let blocked = self.blocked(&[]);
-        let mut blocked_or_used = blocked.clone();
-        blocked_or_used.insert_all(self.ground.in_use);
-        let quiet = self.free(&blocked_or_used);
-        if quiet.is_empty() { self.free(&blocked) } else { quiet }
+        let mut own = blocked.clone();
+        self.ground.ephemeral.into_iter().for_each(|range| own.insert_range(range));
+        let places = [own, blocked].into_iter().flat_map(|blocked| {
+            let mut quiet = blocked.clone();
+            quiet.insert_all(self.ground.in_use);
+            [quiet, blocked]
+        });
+        places
+            .map(|blocked| self.free(&blocked))
+            .find(|starts| !starts.is_empty())
+            .unwrap_or_default()
     }
 
     /// Every port at which the range may begin, ascending, if it must not have these.
@@ -159,9 +166,6 @@ impl<'a> Search<'a> {
             for range in service_type.ranges() {
                 blocked.insert_range(range.widened(gap));
             }
-        }
-        if let Some(range) = self.ground.ephemeral.filter(|_| counts(Limit::Ephemeral)) {
-            blocked.insert_range(range);
         }
         if counts(Limit::Excluded) {
             blocked.insert_all(self.ground.excluded);
@@ -214,16 +218,8 @@ impl<'a> Search<'a> {
 
     /// Why there is no place: the fewest limits without which there would be one.
     fn refusal(&self) -> Error {
-        use Limit::{Ephemeral, Excluded, Gap};
-        const SETS: [&[Limit]; 7] = [
-            &[Gap],
-            &[Ephemeral],
-            &[Excluded],
-            &[Gap, Ephemeral],
-            &[Gap, Excluded],
-            &[Ephemeral, Excluded],
-            &[Gap, Ephemeral, Excluded],
-        ];
+        use Limit::{Excluded, Gap};
+        const SETS: [&[Limit]; 3] = [&[Gap], &[Excluded], &[Gap, Excluded]];
         let AutoAllocation { min_port, max_port, .. } = self.auto;
         let (name, size) = (self.name, self.size);
         let error = |why: String| {
@@ -249,10 +245,6 @@ impl<'a> Search<'a> {
     fn describe(&self, limit: Limit) -> String {
         match limit {
             Limit::Gap => format!("gap_size {}", self.auto.gap()),
-            Limit::Ephemeral => {
-                let range = self.ground.ephemeral.map(|range| format!(" {range}"));
-                format!("the kernel's ip_local_port_range{}", range.unwrap_or_default())
-            }
             Limit::Excluded => "excluded_ports".to_owned(),
         }
     }
@@ -263,7 +255,6 @@ impl Limit {
     fn remedy(self) -> &'static str {
         match self {
             Self::Gap => "lower auto_allocation.gap_size, or set preserve_gaps to false",
-            Self::Ephemeral => "widen auto_allocation.min_port and max_port outside of it",
             Self::Excluded => "exclude fewer ports, or widen auto_allocation.min_port and max_port",
         }
     }

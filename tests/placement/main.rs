@@ -25,8 +25,7 @@ use styxy::{
 };
 
 /// What a refusal may name, in the words that it names it by.
-const LIMITS: [&str; 5] =
-    ["leave room for", "gap_size", "ip_local_port_range", "excluded_ports", "full of other ranges"];
+const LIMITS: [&str; 4] = ["leave room for", "gap_size", "excluded_ports", "full of other ranges"];
 
 /// What a case asks, and what it is to get. All else that stands in a case is its world.
 #[derive(Debug, Deserialize)]

@@ -54,7 +54,10 @@ impl Default for World {
 /// Each of them is a reason: sets of limits without all of which there would be a place.
 pub type Reasons = Vec<Vec<&'static str>>;
 
-const LIMITS: [&str; 3] = ["gap_size", "ip_local_port_range", "excluded_ports"];
+const LIMITS: [&str; 2] = ["gap_size", "excluded_ports"];
+
+/// Not one of them: the last resort.
+const KERNELS: &str = "ip_local_port_range";
 
 impl World {
     /// The range of a type that has none.
@@ -126,9 +129,12 @@ impl World {
         self.rule(name).placement.unwrap_or_else(|| self.placement.clone())
     }
 
-    /// Where the range can begin: where nothing is in use, if that can be.
+    /// Where the range can begin: outside of the kernel's range, and where nothing is in use, if that can be.
     fn starts(&self, name: &str, size: u16) -> Vec<u16> {
-        let all = self.all_starts(name, size, &[]);
+        let mut all = self.all_starts(name, size, &[]);
+        if all.is_empty() {
+            all = self.all_starts(name, size, &[KERNELS]);
+        }
         let mut quiet = Vec::new();
         for start in &all {
             if !self.in_use.iter().any(|port| port >= start && *port - start < size) {
@@ -139,7 +145,7 @@ impl World {
     }
 
     /// Where it can begin if these limits did not count.
-    fn all_starts(&self, name: &str, size: u16, without: &[&str]) -> Vec<u16> {
+    pub fn all_starts(&self, name: &str, size: u16, without: &[&str]) -> Vec<u16> {
         let [min, max] = self.limits.map(u32::from);
         let mut starts = Vec::new();
         let mut free = 0;
@@ -165,7 +171,7 @@ impl World {
         let inside = |ports: &Ports| u32::from(ports[0]) <= port && port <= u32::from(ports[1]);
         let ephemeral = self.ephemeral.as_ref().is_some_and(inside);
         let excluded = self.excluded.iter().any(inside);
-        (!ephemeral || without.contains(&"ip_local_port_range"))
+        (!ephemeral || without.contains(&KERNELS))
             && (!excluded || without.contains(&"excluded_ports"))
     }
 
@@ -230,7 +236,8 @@ impl World {
                     .filter(|limit| choice & (1 << limit) != 0)
                     .map(|limit| LIMITS[limit])
                     .collect();
-                if set.len() == many && !self.all_starts(name, size, &set).is_empty() {
+                let without = [&*set, &[KERNELS]].concat();
+                if set.len() == many && !self.all_starts(name, size, &without).is_empty() {
                     sets.push(set);
                 }
             }

@@ -115,8 +115,12 @@ fn check(world: &World, name: &str, least: u16, new: Ports) {
             assert!(other == name || !is_near, "{new:?} is too near to {other}");
         }
     }
-    for ports in world.excluded.iter().chain(&world.ephemeral) {
+    for ports in &world.excluded {
         assert!(!overlap(*ports, new), "{new:?} has ports of {ports:?}");
+    }
+    if world.ephemeral.is_some_and(|ports| overlap(ports, new)) {
+        let outside = world.all_starts(name, world.size(name, least), &[]);
+        assert!(outside.is_empty(), "{new:?} has ports that the kernel gives away");
     }
 }
 
