@@ -1,6 +1,8 @@
 //! Errors: one enum of kinds, and one table that says what each is called at every door.
 
-use std::fmt;
+use std::{fmt, io};
+
+use nix::errno::Errno;
 
 /// Why a request was refused, in words for the person who asked and with what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,10 +30,59 @@ pub enum ErrorKind {
     NoSuchLease,
     /// Ranges for unknown types are switched off.
     AutoAllocationDisabled,
-    /// A configured limit is reached.
+    /// A limit is reached: of the configuration, or of the machine.
     LimitExceeded,
     /// The state could not be written, so nothing was granted or released.
     Storage,
+}
+
+/// What the service has run out of: it says nothing about the ports or the files that were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// Descriptors of this process (`EMFILE`).
+    Descriptors,
+    /// Descriptors of the whole machine (`ENFILE`).
+    MachineDescriptors,
+    /// Memory of the kernel (`ENOBUFS`, `ENOMEM`).
+    Memory,
+}
+
+impl Shortage {
+    /// The shortage that the kernel has reported; `None` if the error means something else.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        match Errno::from_raw(error.raw_os_error()?) {
+            Errno::EMFILE => Some(Self::Descriptors),
+            Errno::ENFILE => Some(Self::MachineDescriptors),
+            Errno::ENOBUFS | Errno::ENOMEM => Some(Self::Memory),
+            _ => None,
+        }
+    }
+
+    /// What is wrong.
+    pub fn message(self) -> &'static str {
+        match self {
+            Self::Descriptors => "the service has no file descriptors left",
+            Self::MachineDescriptors => "the machine has no file descriptors left",
+            Self::Memory => "the kernel has no memory left",
+        }
+    }
+
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Descriptors => {
+                "release leases, or raise LimitNOFILE= of styxy.service (without systemd: `ulimit -n`)"
+            }
+            Self::MachineDescriptors => "end programs, or raise fs.file-max (sysctl)",
+            Self::Memory => "end programs, or give this machine or container more memory",
+        }
+    }
+}
+
+impl From<Shortage> for Error {
+    fn from(shortage: Shortage) -> Self {
+        let message = format!("{}, so nothing was changed", shortage.message());
+        Self::new(ErrorKind::LimitExceeded, message).suggest(shortage.remedy())
+    }
 }
 
 /// What a kind of error is called at each door.

@@ -106,7 +106,9 @@ fn a_port_that_something_listens_on_is_not_granted() {
     let (busy, free) = (home.port(5).to_string(), home.port(9).to_string());
     let refused = home.run(&["allocate", "mine", "--port", &busy, "--strict"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("in use by another program"), "{}", stderr(&refused));
+    let holder = format!("tcp port {busy} is in use by command");
+    assert!(stderr(&refused).contains(&holder), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains(&format!("[{}]; stop", std::process::id())));
     assert_ne!(home.ok(&["allocate", "mine", "--port", &busy]), busy);
     assert!(home.ok(&["check", &free]).contains("is free"));
 }
@@ -126,7 +128,7 @@ fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     assert_eq!(code(&["check", "0"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));
     let nowhere = Home::new();
-    nowhere.close_doors();
+    std::fs::write(nowhere.path("state"), "not a folder").unwrap();
     let output = nowhere.run(&["list"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("no styxy service can be reached"), "{}", stderr(&output));

@@ -366,11 +366,11 @@ fn a_refusal_is_a_tool_error_in_the_words_of_the_verb() {
 #[test]
 fn a_service_that_cannot_be_reached_is_a_tool_error_and_the_session_goes_on() {
     let home = Home::new();
-    home.close_doors();
+    fs::write(home.path("state"), "not a folder").unwrap();
     let mut session = Session::new(&home);
     let words = session.refused("list", &json!({}));
     assert!(words.contains("no styxy service can be reached"), "{words}");
-    home.open_doors();
+    fs::remove_file(home.path("state")).unwrap();
     assert_eq!(session.ok("list", &json!({})), json!({"leases": []}));
 }
 

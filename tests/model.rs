@@ -17,7 +17,7 @@ use styxy::{
     error::{Error, ErrorKind},
     lease::{EndReason, Lease, LeaseId, MemoryKey, Owner},
     port::{Port, PortRange, Protocol},
-    registry::{Choice, Obstacle, Registry, Rules},
+    registry::{Choice, InUse, Obstacle, Registry, Rules},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
     time::Timestamp,
@@ -201,7 +201,7 @@ impl Both {
                 let protocol = request.protocol();
                 assert_eq!(self.model.at(port, protocol), None, "the kernel is asked needlessly");
                 let busy = self.model.busy.contains(&(port, protocol));
-                if busy { Err(Obstacle::InUse) } else { Ok(()) }
+                if busy { Err(Obstacle::InUse(InUse::Socket)) } else { Ok(()) }
             })
         };
         let answer = choose();
@@ -320,7 +320,7 @@ impl Both {
         let entries = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
         assert_eq!(entries.collect::<Vec<_>>(), self.model.memory);
         for (key, port, _) in &self.model.memory {
-            assert_eq!(memory.get(key).unwrap().port, *port);
+            assert_eq!(memory.get(key), Some(*port));
         }
     }
 }

@@ -81,8 +81,8 @@ impl Broker {
                 self.end(inner, orphans);
             }
             Due::Store => {
-                if inner.guards.store(now) {
-                    self.deadlines.add_once(now.plus_seconds(1), Due::Store);
+                if let Some(when) = inner.guards.store(now) {
+                    self.deadlines.add_by(when, Due::Store);
                 }
             }
             Due::Waiting => self.look_after(inner),
@@ -172,7 +172,7 @@ impl Broker {
                 inner.unguarded.push(lease_id);
                 continue;
             }
-            match probe::probe(lease.port, Protocol::Tcp) {
+            match probe::rebind(lease.port) {
                 Ok(socket) => inner.guards.insert(lease_id, socket),
                 Err(_) => inner.unguarded.push(lease_id),
             }
@@ -182,9 +182,7 @@ impl Broker {
         } else if !inner.unguarded.is_empty() {
             self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Waiting);
         }
-        if inner.guards.wants_storing() {
-            self.deadlines.add_once(now.plus_seconds(1), Due::Store);
-        }
+        self.store_guards_later(inner);
     }
 }
 

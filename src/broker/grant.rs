@@ -1,33 +1,30 @@
 //! Granting.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    os::fd::OwnedFd,
-    sync::Arc,
-};
+use std::{os::fd::OwnedFd, sync::Arc};
 
-use super::{Broker, Inner, holding::Held};
+use super::{Broker, Inner, holding::Held, search::Search, storage};
 use crate::{
     change::{Change, Denial},
     error::{Error, ErrorKind},
-    kernel::{clock, diag, guard, probe},
-    lease::{Client, EndReason, Holder, Lease, LeaseId, MemoryKey, Owner},
+    kernel::{
+        self, clock,
+        diag::{self, Seen},
+        guard,
+    },
+    lease::{Client, EndReason, Holder, Lease, LeaseId, Owner},
     owners::deadlines::Due,
     port::{Port, PortRange, Protocol},
-    registry::{
-        Choice, Obstacle, PortSet, Remembered,
-        holding::{leave, shared},
-    },
+    registry::{Choice, InUse, Obstacle, PortSet, holding::shared},
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
     value::Fields,
 };
 
-/// After how many ports in use the kernel is asked which ones are.
-const FEW_IN_USE: usize = 16;
-/// How long its answer serves as a hint for the order, in seconds.
+/// How long the kernel's answer which ports are in use serves as a hint for the order, in seconds.
 const HINT_SECONDS: u64 = 1;
+/// What to say where nothing keeps the port.
+const UDP_IS_NOT_HELD: &str = "the port is not held: another program can take it until yours binds it (`styxy exec` hands over the bound socket)";
 /// How often one request may make its type's range wider: others may take what it has made room for.
 const MOST_CHUNKS: usize = 8;
 
@@ -92,6 +89,13 @@ impl Granted {
         fields
     }
 
+    fn add_note(&mut self, note: String) {
+        self.note = Some(match self.note.take() {
+            Some(before) => format!("{before}; {note}"),
+            None => note,
+        });
+    }
+
     /// The id of the lease; empty for a dry run, which makes none.
     pub fn lease_id(&self) -> String {
         match self.outcome {
@@ -105,8 +109,8 @@ impl Granted {
 enum Attempt {
     /// The port, and the change that must be made durable before it is told.
     Granted(Granted, Option<u64>),
-    /// There is no range with room for it yet.
-    NeedsRange,
+    /// There is no range with room for it yet, where these ports are in use.
+    NeedsRange(PortSet),
 }
 
 /// What a request gets, before anything is changed.
@@ -120,9 +124,6 @@ struct Decision {
     /// The range that does not exist yet.
     planned: Option<PortRange>,
 }
-
-/// The sockets that were bound to find out whether ports are free.
-pub(super) type Sockets = HashMap<Port, Vec<OwnedFd>>;
 
 impl Broker {
     /// Grants a port. `connection` is the caller's name on the bus. With `hand_over` the bound socket
@@ -144,42 +145,15 @@ impl Broker {
                 let _ = self.commit(&mut self.lock(), vec![denial], Some(client));
             }
         })?;
-        if let Some(seq) = durable {
-            let outcome = self.durable(seq).await;
-            self.settle(&granted, outcome.is_ok());
-            outcome?;
+        if let Some(seq) = durable
+            && let Err(error) = self.sync.until(seq).await
+        {
+            let leases = std::iter::once(&granted.lease).chain(&granted.others);
+            let ends = leases.map(|lease| Change::end(Arc::clone(lease), EndReason::NotDurable));
+            let _ = self.commit(&mut self.lock(), ends.collect(), None);
+            return Err(storage(error));
         }
         Ok(granted)
-    }
-
-    /// A grant is durable, or cannot be: then it is taken back, with what was remembered of it.
-    fn settle(&self, granted: &Granted, is_durable: bool) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let Ok(state) = &inner.state else { return };
-        let durable = state.writer.progress().durable;
-        let key = granted.lease.memory_key();
-        if !is_durable {
-            let before = key.as_ref().and_then(|key| inner.unsettled.before(key, durable));
-            let own = granted.lease.holders().next();
-            let is_own = |holder: &Holder| own.as_ref().is_some_and(|own| holder.is_same_as(own));
-            let mut ends = Vec::new();
-            for lease in std::iter::once(&granted.lease).chain(&granted.others) {
-                // It may have been released meanwhile, or be shared by others.
-                let Ok(lease) = inner.registry.get(lease.lease_id) else { continue };
-                ends.push(match leave(lease, is_own, EndReason::NotDurable) {
-                    Change::Expire { lease, reason, .. } => {
-                        Change::Expire { lease, reason, remembered: before }
-                    }
-                    change => change,
-                });
-            }
-            let _ = self.commit_anyway(inner, ends, None);
-        }
-        if let Some(key) = key {
-            let now = inner.registry.memory().get(&key);
-            inner.unsettled.settle(&key, now, durable);
-        }
     }
 
     async fn attempt(
@@ -194,9 +168,14 @@ impl Broker {
             match self.allocate_now(request, client, held, hand_over)? {
                 Attempt::Granted(mut granted, durable) => {
                     granted.created = granted.created.or(created);
+                    if let Some(note) = granted.created.and_then(kernel::given_away) {
+                        granted.add_note(note);
+                    }
                     return Ok((granted, durable));
                 }
-                Attempt::NeedsRange => created = self.widen(request, client).await?.or(created),
+                Attempt::NeedsRange(busy) => {
+                    created = self.widen(request, client, busy).await?.or(created);
+                }
             }
         }
         Err(Error::new(
@@ -216,10 +195,10 @@ impl Broker {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        // The bound sockets keep the ports until the lease is stored, and longer as guards.
-        let mut sockets = Sockets::new();
-        let Some(decision) = inner.decide(request, hand_over, &mut sockets)? else {
-            return Ok(Attempt::NeedsRange);
+        // Its sockets keep the ports until the lease is stored, and longer as guards.
+        let mut search = if request.dry_run { Search::looking() } else { Search::reserving() };
+        let Some(decision) = inner.decide(request, hand_over, &mut search)? else {
+            return Ok(Attempt::NeedsRange(search.into_busy()));
         };
         let Decision { choice, request, hold, note, is_single, planned } = decision;
         let first = match choice {
@@ -242,16 +221,14 @@ impl Broker {
         }
         granted.outcome = Outcome::New;
         let key = granted.lease.memory_key();
-        let before = key.as_ref().and_then(|key| inner.registry.memory().get(key));
+        let remembered = key.as_ref().and_then(|key| inner.registry.memory().get(key));
+        let is_news = key.is_some() && remembered != Some(first);
         let leases = || std::iter::once(&granted.lease).chain(&granted.others);
         let changes = leases().map(|lease| Change::Allocate { lease: Arc::clone(lease) });
         let seq = self.commit(inner, changes.collect(), Some(client))?;
-        // A project may rely on the port that it had: what it remembers must be on disk.
-        let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
         let now = clock::now();
         for lease in leases() {
-            let socket = sockets.remove(&lease.port).and_then(|mut sockets| sockets.pop());
-            match (hold, socket) {
+            match (hold, search.take(lease.port)) {
                 (Hold::Guard, Some(socket)) => inner.guards.insert(lease.lease_id, socket),
                 (Hold::Socket, Some(socket)) => granted.socket = Some(socket),
                 _ => {}
@@ -262,7 +239,7 @@ impl Broker {
             self.deadlines.add_once(now.plus_seconds(guard::SETTLED_SECONDS), Due::Store);
         }
         self.owners.watch(&held.owner, held.pidfd.take());
-        Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
+        Ok(Attempt::Granted(granted, is_news.then_some(seq)))
     }
 
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
@@ -309,48 +286,35 @@ impl Broker {
 }
 
 impl Inner {
-    /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
-    /// remembered before the grant.
-    fn must_wait(&mut self, key: &MemoryKey, before: Option<Remembered>) -> bool {
-        let now = self.registry.memory().get(key);
-        let (Some(now), Ok(state)) = (now, &self.state) else { return false };
-        let must_wait = now.since > state.writer.progress().durable;
-        if must_wait && before.is_none_or(|before| before.since != now.since) {
-            self.unsettled.note(key, before);
-        }
-        must_wait
-    }
-
     /// Decides what a request gets; `None` if its type has no range with room for it yet.
     fn decide(
         &mut self,
         request: &AllocateRequest,
         hand_over: bool,
-        sockets: &mut Sockets,
+        search: &mut Search,
     ) -> Result<Option<Decision>, Error> {
         let now = clock::now();
         if self.hint_until.take_if(|until| *until <= now).is_some() {
             self.registry.set_in_use(PortSet::default());
         }
-        let mut patience = FEW_IN_USE;
-        let decided = self.decided(request, hand_over, sockets, &mut patience);
-        if patience > 0 {
+        let decided = self.decided(request, hand_over, search);
+        if !search.is_out_of_patience() {
             return decided;
         }
         // Asking the kernel once for all is cheaper than asking for each. It is a hint for the order
         // and no more: what is granted is asked about by itself.
         self.registry.set_in_use(diag::listened(request.protocol()));
         self.hint_until = Some(now.plus_seconds(HINT_SECONDS));
-        self.decided(request, hand_over, sockets, &mut { usize::MAX })
+        search.be_patient();
+        self.decided(request, hand_over, search)
     }
 
-    /// The same; gives up when so many ports were found in use.
+    /// The same; gives up when the search is out of patience.
     fn decided(
         &self,
         request: &AllocateRequest,
         hand_over: bool,
-        sockets: &mut Sockets,
-        patience: &mut usize,
+        search: &mut Search,
     ) -> Result<Option<Decision>, Error> {
         let name = &request.service_type;
         let known = self.registry.rules().types.0.get(name);
@@ -371,14 +335,14 @@ impl Inner {
         if hand_over && request.protocol() == Protocol::Both {
             return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
         }
-        let mut choice = self.choose(&request, service_type, sockets, patience);
-        if *patience > 0 && self.may_grow(service_type, &choice) {
+        let mut choice = self.choose(&request, service_type, search);
+        if !search.is_out_of_patience() && self.may_grow(service_type, &choice) {
             if !request.dry_run {
                 return Ok(None);
             }
             wider = self.plan(&request)?;
             (service_type, planned) = (&wider.service_type, Some(wider.range));
-            choice = self.choose(&request, service_type, sockets, patience);
+            choice = self.choose(&request, service_type, search);
         }
         let choice = choice?;
         let (hold, note) = self.hold(&request, service_type, hand_over);
@@ -386,25 +350,24 @@ impl Inner {
         Ok(Some(Decision { choice, request, hold, note, is_single, planned }))
     }
 
-    /// Which port a request gets; the sockets that were bound to find out are kept. Out of patience with
-    /// ports in use, it takes the others for in use, too.
+    /// Which port a request gets.
     pub(super) fn choose(
         &self,
         request: &AllocateRequest,
         service_type: &ServiceType,
-        sockets: &mut Sockets,
-        patience: &mut usize,
+        search: &mut Search,
     ) -> Result<Choice, Error> {
+        let protocol = request.protocol();
         self.registry.choose(request, service_type, |port| {
-            if *patience == 0 {
-                return Err(Obstacle::InUse);
-            }
-            // A port that was tried as a part of another block is bound already.
-            if let Entry::Vacant(untried) = sockets.entry(port) {
-                let bound = probe::probe_all(port, request.protocol());
-                untried.insert(bound.inspect_err(|_| *patience -= 1)?);
-            }
-            Ok(())
+            let asked = search.ask(port, protocol, &self.guards);
+            asked.map_err(|obstacle| match obstacle {
+                // The refusal says what it is.
+                Obstacle::InUse(InUse::Socket) if request.strict => {
+                    let seen = Seen::of(protocol).ok().and_then(|seen| seen.obstacle(port));
+                    seen.unwrap_or(obstacle)
+                }
+                obstacle => obstacle,
+            })
         })
     }
 
@@ -426,16 +389,24 @@ impl Inner {
             return (Hold::Socket, None);
         }
         let wanted = request.hold.unwrap_or(service_type.hold);
-        // UDP has no socket that is bound and lets another in.
-        if wanted != Hold::Guard || request.protocol() == Protocol::Udp {
+        if wanted != Hold::Guard {
             return (Hold::None, None);
+        }
+        // UDP has no socket that is bound and lets another in.
+        let note = match request.protocol() {
+            Protocol::Tcp => None,
+            Protocol::Udp => Some(UDP_IS_NOT_HELD.to_owned()),
+            Protocol::Both => Some(format!("for UDP {UDP_IS_NOT_HELD}")),
+        };
+        if request.protocol() == Protocol::Udp {
+            return (Hold::None, note);
         }
         let most = self.most_guards.min(self.config.most_guards);
         if self.guards.len() + usize::from(request.count) > most {
             let note = format!("the port is not guarded: the limit of {most} guards is reached");
             return (Hold::None, Some(note));
         }
-        (Hold::Guard, None)
+        (Hold::Guard, note)
     }
 }
 

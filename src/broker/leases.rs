@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, ending::Listened};
+use super::{Broker, ending::Listened, storage};
 use crate::{
     change::Change,
     error::Error,
@@ -77,8 +77,7 @@ impl Broker {
         let inner = &mut *inner;
         self.usable(inner)?;
         let now = Timestamp::now().0;
-        let is_old =
-            |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than.saturating_mul(1_000);
+        let is_old = |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than * 1_000;
         let mut leases = inner.registry.list(&Filter::default());
         leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner.is_none()));
         let listened = Listened::of(leases.iter().map(|lease| lease.protocol));
@@ -104,7 +103,7 @@ impl Broker {
             (count, self.commit(&mut inner, changes, Some(client))?)
         };
         if count > 0 {
-            self.durable(seq).await?;
+            self.sync.until(seq).await.map_err(storage)?;
         }
         Ok(count)
     }

@@ -1,10 +1,10 @@
 //! What can be asked without changing anything.
 
-use super::{Broker, Inner, State, ending::Listened, grant::Sockets};
+use super::{Broker, Inner, ending::Listened, search::Search};
 use crate::{
     config::{self, Origin},
     error::Error,
-    kernel::{diag, probe},
+    kernel::diag::{self, Seen},
     lease::Instance,
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
@@ -44,11 +44,12 @@ impl Broker {
 
     /// Whether a port could be had now, and why not.
     pub fn check(&self, port: Port, protocol: Protocol) -> Result<Fields, Error> {
+        let seen = Seen::of(protocol)?;
         let obstacle = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
-            let probe = |port| probe::probe_all(port, protocol).map(drop);
-            inner.registry.asked(port, protocol, probe).err()
+            let ask = |port| seen.obstacle(port).map_or(Ok(()), Err);
+            inner.registry.asked(port, protocol, ask).err()
         };
         let mut fields = Fields::default();
         fields.put("port", port.get());
@@ -64,9 +65,11 @@ impl Broker {
                 fields.put("message", obstacle.describe(port, protocol));
             }
         }
-        fields.put("listening", diag::listened(protocol).contains(port));
-        if let Some(Obstacle::Leased(lease)) = &obstacle {
-            fields.put("lease", lease.fields());
+        fields.put("listening", seen.is_listened(port));
+        match &obstacle {
+            Some(Obstacle::Leased(lease)) => fields.put("lease", lease.fields()),
+            Some(Obstacle::InUse(by)) => fields.put("in_use_by", by.as_str()),
+            _ => {}
         }
         Ok(fields)
     }
@@ -90,10 +93,11 @@ impl Broker {
             return Ok(vec![Suggestion { port: lease.port, reason: Reason::Existing, held }]);
         }
         let template = request.template_port(service_type, &rules.templates)?;
+        let seen = Seen::of(request.protocol())?;
         let next = |service_type: &ServiceType| -> Vec<_> {
             let candidates = inner.registry.candidates(&request, service_type, template);
             let free = candidates
-                .filter(|(port, _)| probe::probe_all(*port, request.protocol()).is_ok())
+                .filter(|(port, _)| seen.obstacle(*port).is_none())
                 .map(|(port, reason)| Suggestion { port, reason, held: None });
             free.take(most).collect()
         };
@@ -104,7 +108,7 @@ impl Broker {
         }
         if suggestions.is_empty() {
             // In the words of the refusal that a request would get.
-            inner.choose(&request, service_type, &mut Sockets::new(), &mut { usize::MAX })?;
+            inner.choose(&request, service_type, &mut Search::looking())?;
         }
         Ok(suggestions)
     }
@@ -172,10 +176,8 @@ impl Broker {
                 let note = audit.arrival.note();
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
-                let broken = state.writer.progress().broken;
-                fields.put_some("state_problem", broken.as_deref());
             }
-            Err(reason) => fields.put("state_problem", reason.to_string()),
+            Err(reason) => fields.put("state_problem", reason.as_str()),
         }
         fields.put(
             "config_problems",
@@ -193,8 +195,7 @@ impl Broker {
     /// How many things somebody should look at.
     pub fn problem_count(&self) -> usize {
         let inner = self.lock();
-        let is_bad = |state: &State| state.writer.progress().broken.is_some();
-        inner.problems.len() + usize::from(inner.state.as_ref().map_or(true, is_bad))
+        inner.problems.len() + usize::from(inner.state.is_err())
     }
 
     /// How long without a lease and without a client until the service ends; zero for never.

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Inner, grant::Sockets, storage};
+use tokio::task::spawn_blocking;
+
+use super::{Broker, Inner, search::Search, storage};
 use crate::{
     change::{Asker, Change, TypeRanges},
     config::{self, Config, DropIn, Files, Merged, Problem, Text, drop_in},
@@ -15,7 +17,7 @@ use crate::{
     lease::{Client, EndReason, Lease},
     port::{Port, PortRange, Protocol},
     registry::{
-        Told,
+        PortSet, Told,
         placement::{self, Ground},
     },
     request::{AllocateRequest, Filter},
@@ -40,8 +42,9 @@ impl Inner {
         if known.is_none() {
             self.may_appear(name, request.create)?;
         }
-        let mut in_use = diag::listened(Protocol::Tcp);
-        in_use.insert_all(&diag::listened(Protocol::Udp));
+        let mut in_use = PortSet::default();
+        // What cannot be found out here is found out when a port is granted.
+        let _ = diag::all_sockets(Protocol::Both, |socket| in_use.insert(socket.port));
         // Granted only by number, they are of as little use.
         Port::refused_by_browsers().for_each(|port| in_use.insert(port));
         let ground = Ground {
@@ -176,15 +179,16 @@ fn first_new(before: &[PortRange], now: &[PortRange]) -> Option<PortRange> {
 }
 
 impl Broker {
-    /// Makes a range with room for a request. `None` if there is room already: another request has made
-    /// it in the meantime.
+    /// Makes a range with room for a request that has found these ports in use. `None` if there is room
+    /// already: another request has made it in the meantime.
     pub(super) async fn widen(
         &self,
         request: &AllocateRequest,
         client: &Client,
+        busy: PortSet,
     ) -> Result<Option<PortRange>, Error> {
         let (request, client) = (request.clone(), client.clone());
-        self.change_types(move |this, files| this.widen_now(files, &request, &client)).await
+        self.change_types(move |this, files| this.widen_now(files, &request, &client, busy)).await
     }
 
     fn widen_now(
@@ -192,9 +196,10 @@ impl Broker {
         files: &mut Files,
         request: &AllocateRequest,
         client: &Client,
+        busy: PortSet,
     ) -> Result<Option<PortRange>, Error> {
         let mut drop_in = self.lock_drop_in(files)?;
-        let Some(Plan { mut service_type, range, created }) = self.planned(request)? else {
+        let Some(Plan { mut service_type, range, created }) = self.planned(request, busy)? else {
             return Ok(None);
         };
         let name = &request.service_type;
@@ -220,13 +225,13 @@ impl Broker {
     }
 
     /// What is still missing for a request.
-    fn planned(&self, request: &AllocateRequest) -> Result<Option<Plan>, Error> {
+    fn planned(&self, request: &AllocateRequest, busy: PortSet) -> Result<Option<Plan>, Error> {
         let inner = self.lock();
         let Some(known) = inner.registry.rules().types.0.get(&request.service_type) else {
             return inner.plan(request).map(Some);
         };
         let completed = request.completed(known)?;
-        match inner.choose(&completed, known, &mut Sockets::new(), &mut { usize::MAX }) {
+        match inner.choose(&completed, known, &mut Search::looking_beside(busy)) {
             Err(error) if error.kind == ErrorKind::PoolExhausted => inner.plan(request).map(Some),
             // There is room, or a reason that room is no remedy for.
             _ => Ok(None),
@@ -410,13 +415,12 @@ impl Broker {
         let ending = || Error::storage(&"the service is ending");
         let this = self.this.upgrade().ok_or_else(ending)?;
         let mut files = Arc::clone(&self.files).lock_owned().await;
-        let writer = self.writer()?;
-        writer.run(move || change(&this, &mut files)).await.ok_or_else(ending)?
+        spawn_blocking(move || change(&this, &mut files)).await.map_err(|_| ending())?
     }
 
     /// Locks the drop-in, and takes over what another writer has done to it.
     fn lock_drop_in(&self, files: &mut Files) -> Result<DropIn, Error> {
-        let drop_in = DropIn::lock(&files.drop_in(), &self.backups())?;
+        let drop_in = DropIn::lock(&files.drop_in(), &self.backups()).map_err(storage)?;
         if drop_in.text() != files.drop_in_text() {
             self.reload_now(files, None)?;
         }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     client::Call,
-    kernel::listeners::listeners,
+    kernel::listeners::{in_the_way, listeners},
     port::{Port, PortRange, Protocol},
     value::Fields,
 };
@@ -47,10 +47,20 @@ impl Check {
 pub(super) struct Checked {
     /// All of it, as `--json` shows it.
     pub(super) answer: Json,
-    /// Who listens.
+    /// Who listens, or else is in the way.
     holders: Vec<Holder>,
     /// Where its owner listens instead.
     elsewhere: Vec<Holder>,
+}
+
+/// Why a port could not be had, with the program that has it; `None` if it can by now.
+pub(super) fn why_not(port: Port, protocol: Protocol) -> Option<String> {
+    let Checked { answer, holders, .. } = check(port, protocol).ok()?;
+    let short = |holder: &Holder| holder.sentence(&holder.short());
+    (answer["available"] == false).then(|| match (answer["reason"].as_str(), holders.first()) {
+        (Some("in_use"), Some(holder)) => short(holder),
+        _ => text(&answer, "message").to_owned(),
+    })
 }
 
 /// Asks about a port; the answer says who listens, too.
@@ -58,14 +68,19 @@ pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, Stop> {
     let mut answer = ask(&Call::Check { port, protocol })?;
     // The service's sandbox hides other processes, so it is looked for here. The answer is good
     // without it, too.
-    let holders = listeners(PortRange::only(port), protocol).map(holders).ok();
+    let listening = listeners(PortRange::only(port), protocol).map(holders).ok();
     let json = |holders: &Vec<Holder>| holders.iter().map(Holder::json).collect();
-    answer["listeners"] = holders.as_ref().map_or(Json::Null, json);
+    answer["listeners"] = listening.as_ref().map_or(Json::Null, json);
+    let mut holders = listening.unwrap_or_default();
+    if holders.is_empty() && matches!(answer["in_use_by"].as_str(), Some("bound" | "connection")) {
+        holders = in_the_way(port).map(self::holders).unwrap_or_default();
+        answer["holders"] = json(&holders);
+    }
     let elsewhere = elsewhere_of(&answer);
     if !elsewhere.is_empty() {
         answer["elsewhere"] = json(&elsewhere);
     }
-    Ok(Checked { answer, holders: holders.unwrap_or_default(), elsewhere })
+    Ok(Checked { answer, holders, elsewhere })
 }
 
 /// Where the owner of a leased port listens that nothing listens on.
@@ -78,17 +93,16 @@ fn elsewhere_of(answer: &Json) -> Vec<Holder> {
     elsewhere(&answer["lease"], leases.as_array().map(Vec::as_slice).unwrap_or_default())
 }
 
-/// The service's words and, better or in addition, who listens.
+/// The service's words and, better or in addition, who has the port.
 fn lines(answer: &Json, holders: &[Holder]) -> Vec<String> {
-    let known = !holders.is_empty() && answer["reason"] == "in_use";
-    let (mut lines, verb) = if known {
-        (Vec::new(), "is in use by")
-    } else {
-        (vec![text(answer, "message").to_owned()], "is listened on by")
-    };
+    let is_known = !holders.is_empty() && answer["reason"] == "in_use";
+    if is_known {
+        return holders.iter().map(|holder| holder.sentence(&holder.describe())).collect();
+    }
+    let mut lines = vec![text(answer, "message").to_owned()];
     lines.extend(holders.iter().map(|holder| {
         let (protocol, port) = (holder.protocol, holder.port);
-        format!("{protocol} port {port} {verb} {}", holder.describe())
+        format!("{protocol} port {port} is listened on by {}", holder.describe())
     }));
     lines
 }

@@ -16,8 +16,8 @@ use crate::{
     config::{self, files},
     dbus,
     kernel::{self, diag},
+    places,
     port::{PortRange, Protocol},
-    surroundings::{Door, user},
     value::Fields,
 };
 
@@ -194,7 +194,7 @@ fn units(findings: &mut Findings) {
 }
 
 fn socket(findings: &mut Findings) {
-    let Some(path) = user().doors().first().map(Door::path) else { return };
+    let path = places::socket(&places::runtime());
     match fs::metadata(&path) {
         Err(error) => findings.note(
             "socket",
@@ -212,7 +212,7 @@ fn socket(findings: &mut Findings) {
 
 /// The files of the configuration, as they are now.
 fn configuration(findings: &mut Findings) {
-    let (texts, mut problems) = files::read(&user().config());
+    let (texts, mut problems) = files::read(&places::of_service().config);
     problems.append(&mut config::merge(&texts).problems);
     if problems.is_empty() {
         let files = counted(texts.len() as u64, "file");
@@ -340,18 +340,18 @@ async fn ports(findings: &mut Findings) {
 /// Whether the kernel may give ports of service types to outgoing connections.
 fn ephemeral(findings: &mut Findings) {
     let Some(ephemeral) = kernel::ephemeral_ports() else { return };
-    let (texts, _) = files::read(&user().config());
+    let (texts, _) = files::read(&places::of_service().config);
     let types = config::merge(&texts).config.types.0;
     let within: Vec<_> = types
         .iter()
-        .filter(|(_, t)| t.ranges().any(|range| range.overlaps(ephemeral)))
+        .filter(|(_, t)| t.ranges().any(|range| kernel::given_away(range).is_some()))
         .map(|(name, _)| name.to_string())
         .collect();
     if within.is_empty() {
         findings.good(
             "ephemeral",
             format!(
-                "the kernel's ip_local_port_range, {ephemeral}, is apart from all service types"
+                "outgoing connections get no port of a service type (ip_local_port_range {ephemeral})"
             ),
         );
     } else {
@@ -361,7 +361,7 @@ fn ephemeral(findings: &mut Findings) {
                 "the kernel's ip_local_port_range, {ephemeral}, has ports of {}",
                 within.join(", ")
             ),
-            "narrow net.ipv4.ip_local_port_range (sysctl), or move these types",
+            "add these ports to net.ipv4.ip_local_reserved_ports (sysctl), or move these types",
         );
     }
 }

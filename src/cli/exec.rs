@@ -50,10 +50,6 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) fn is_quiet(&self) -> bool {
-        self.telling.quiet
-    }
-
     pub(super) fn run(self) -> Result<(), Stop> {
         if self.wanted.protocol == Some(Protocol::Both) {
             return Err(refused(
@@ -99,7 +95,7 @@ impl Exec {
         refuse_to_run_twice(&answer)?;
         let port = answer["port"].as_u64().and_then(Port::new);
         let protocol = if answer["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp };
-        let socket = port.and_then(|port| probe::probe(port, protocol).ok());
+        let socket = port.and_then(|port| probe::reserve(port, protocol).ok());
         let socket = socket.ok_or_else(|| {
             refused(format!(
                 "port {} was taken before it could be bound: try again",

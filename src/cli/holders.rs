@@ -7,6 +7,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     kernel::{
         container::Container,
+        diag::Role,
         listeners::{Listener, Program, listeners},
         process::is_of,
     },
@@ -14,30 +15,35 @@ use crate::{
     word::shortened,
 };
 
-/// Who listens on a port (TCP) or has it bound (UDP).
+/// Who has a port.
 pub(super) struct Holder {
     pub(super) port: Port,
     pub(super) protocol: Protocol,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) user: Arc<str>,
     uid: u32,
+    role: Role,
     pub(super) program: Option<Arc<Program>>,
 }
 
 /// The holders of sorted listeners, in their order.
 pub(super) fn holders(listeners: Vec<Listener>) -> Vec<Holder> {
     let mut holders: Vec<Holder> = Vec::new();
-    for Listener { port, protocol, address, uid, user, program, .. } in listeners {
+    for Listener { port, protocol, address, uid, user, role, program, .. } in listeners {
         let pid = |program: &Option<Arc<Program>>| program.as_ref().map(|program| program.pid);
         let mut same_port =
             holders.iter_mut().rev().take_while(|h| (h.port, h.protocol) == (port, protocol));
-        match same_port.find(|h| (h.uid, pid(&h.program)) == (uid, pid(&program))) {
+        // Several connections of one program are one line, too.
+        let kind = std::mem::discriminant::<Role>;
+        match same_port.find(|h| {
+            (h.uid, pid(&h.program)) == (uid, pid(&program)) && kind(&h.role) == kind(&role)
+        }) {
             // Several sockets of one program may share an address.
             Some(holder) if holder.addresses.contains(&address) => {}
             Some(holder) => holder.addresses.push(address),
             None => {
                 let addresses = vec![address];
-                holders.push(Holder { port, protocol, addresses, user, uid, program });
+                holders.push(Holder { port, protocol, addresses, user, uid, role, program });
             }
         }
     }
@@ -89,6 +95,31 @@ impl Holder {
             words.extend([": `", &shortened(command_line), "`"]);
         }
         words
+    }
+
+    /// The same in short: `node[4711]`.
+    pub(super) fn short(&self) -> String {
+        match &self.program {
+            Some(program) => format!("{}[{}]", program.command, program.pid),
+            None => format!("a program of user {}", self.user),
+        }
+    }
+
+    /// What keeps others from the port that this one has, in a sentence.
+    pub(super) fn sentence(&self, who: &str) -> String {
+        let (port, protocol) = (self.port, self.protocol);
+        match (self.role, &self.program) {
+            (Role::Listener, _) => format!("{protocol} port {port} is in use by {who}"),
+            (Role::Bound, Some(_)) => {
+                format!("{protocol} port {port} is bound by {who}, which does not listen")
+            }
+            (Role::Bound, None) => {
+                format!("{protocol} port {port} is reserved by {who}, as styxy reserves ports")
+            }
+            (Role::Connection { .. }, _) => {
+                format!("{protocol} port {port} is in use by an outgoing connection of {who}")
+            }
+        }
     }
 
     /// The same for programs.

@@ -36,7 +36,6 @@ use std::{
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
-    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
@@ -44,10 +43,8 @@ use serde_json::Value as Json;
 
 use self::output::{ago, cleaned, coloured, print, print_json, short, table, text};
 use crate::{
-    client::{self, Call, Failure, Patience},
+    client::{self, Call, Failure},
     error::{Error, ErrorKind},
-    kernel::manager,
-    surroundings::user,
     word::{counted, disturbs, visible},
 };
 
@@ -55,10 +52,6 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// Wait at most this long for an answer of the service
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = Patience::LIMIT.as_secs(),
-        value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    timeout: u64,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -91,28 +84,6 @@ enum Verb {
     Mcp(mcp::Mcp),
     Completions(completions::Completions),
     Daemon(daemon::Daemon),
-}
-
-impl Verb {
-    /// Whether it looks into the user's folders, or at the service that is at home there.
-    fn needs_a_home(&self) -> bool {
-        match self {
-            Self::Completions(_) | Self::Agents(_) => false,
-            // One that systemd has started as a unit has folders from it.
-            Self::Daemon(_) => !manager::started_this_process(),
-            _ => true,
-        }
-    }
-
-    /// Whether it says nothing beside its answer.
-    fn is_quiet(&self) -> bool {
-        match self {
-            Self::Run(verb) => verb.is_quiet(),
-            Self::Exec(verb) => verb.is_quiet(),
-            Self::Allocate(verb) => verb.is_quiet(),
-            _ => false,
-        }
-    }
 }
 
 /// How an answer is printed.
@@ -156,13 +127,7 @@ pub fn run() -> ExitCode {
     if completions::answered() {
         return ExitCode::SUCCESS;
     }
-    let Cli { timeout, verb } = parse();
-    if let Some(words) = verb.needs_a_home().then(|| user().refusal()).flatten() {
-        return complain(&words, 1);
-    }
-    let tell: fn(&str) = if verb.is_quiet() { |_| {} } else { |what| say(&what) };
-    client::set_patience(Patience { limit: Duration::from_secs(timeout), tell });
-    let result = match verb {
+    let result = match parse().verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),

@@ -16,14 +16,14 @@ use super::{
     Stop, note, refused, say, text,
     wanted::{Wanted, allocate, notes},
 };
-use crate::{error::Error, request::MOST_PORTS, word::visible};
+use crate::{error::Error, kernel::probe, request::MOST_PORTS, word::visible};
 
 /// Lease a port, and become a command that gets it in PORT
 ///
 /// The command takes the place of styxy: signals reach it, and its exit code is the one that is seen.
 /// The lease is the command's, and ends with it.
 ///
-/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST to 127.0.0.1 if it is not set. In the arguments
+/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST to 127.0.0.1 (::1 where that does not exist) if it is not set. In the arguments
 /// {port} stands for the port, {port_1} for the next of several, {NAME} for that of --env NAME=TYPE.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -54,7 +54,7 @@ pub(super) struct Run {
 pub(super) struct Telling {
     /// Say nothing about the port
     #[arg(long, short)]
-    pub(super) quiet: bool,
+    quiet: bool,
     /// Say it as JSON: a line for each lease on stderr, for stdout is the command's
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
@@ -89,10 +89,6 @@ impl FromStr for Variable {
 }
 
 impl Run {
-    pub(super) fn is_quiet(&self) -> bool {
-        self.telling.quiet
-    }
-
     pub(super) fn run(self) -> Result<(), Stop> {
         let (own, further): (Vec<_>, Vec<_>) =
             self.env.iter().partition(|variable| variable.service_type.is_none());
@@ -210,7 +206,7 @@ fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
     let mut prepared = Command::new(&command[0]);
     prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     if std::env::var_os("HOST").is_none() {
-        prepared.env("HOST", "127.0.0.1");
+        prepared.env("HOST", probe::loopback().to_string());
     }
     prepared
 }

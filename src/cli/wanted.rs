@@ -1,9 +1,10 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Stop, ask, project::Project, text, usage};
+use super::{Stop, ask, check::why_not, project::Project, text, usage};
 use crate::{
-    client::Call,
+    client::{Call, Failure},
+    error::ErrorKind,
     port::{Port, Protocol},
     request::AllocateRequest,
     service_type::Hold,
@@ -74,19 +75,33 @@ impl Wanted {
             return None;
         }
         let protocol = self.protocol.unwrap_or_default();
-        let why = ask(&Call::Check { port: asked, protocol }).ok()?;
-        Some(match why["available"].as_bool() {
-            // By now it is free, and it was not a moment ago.
-            Some(true) => format!("port {asked} was in use"),
-            _ => text(&why, "message").to_owned(),
-        })
+        // If it is free by now, it was not a moment ago.
+        Some(why_not(asked, protocol).unwrap_or_else(|| format!("port {asked} was in use")))
     }
 }
 
 /// Asks for ports. What is wrong with the request is told before a service is looked for.
 pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop> {
-    AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
-    ask(&Call::Allocate { service_type: service_type.to_owned(), options })
+    let request = AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
+    let answer = ask(&Call::Allocate { service_type: service_type.to_owned(), options });
+    answer.map_err(|stop| match stop {
+        Stop::Failure(Failure::Refused { kind: Some(ErrorKind::PortInUse), message }) => {
+            let message = with_holder(&request, message);
+            Stop::Failure(Failure::Refused { kind: Some(ErrorKind::PortInUse), message })
+        }
+        stop => stop,
+    })
+}
+
+/// The refusal of a port, with the program that has it in the place of "another program": the service
+/// cannot know that.
+fn with_holder(request: &AllocateRequest, message: String) -> String {
+    let better = request.port.filter(|_| request.count == 1).and_then(|port| {
+        let why = why_not(port, request.protocol())?;
+        let (_, remedy) = message.split_once("; ")?;
+        Some(format!("{why}; {remedy}"))
+    });
+    better.unwrap_or(message)
 }
 
 /// What a person should know of an answer beside the port.

@@ -12,8 +12,9 @@ use std::{
     time::Duration,
 };
 
-use super::http;
-use crate::surroundings::user;
+use tokio::net::UnixStream;
+
+use crate::places;
 
 /// How long a service may take to begin; a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Starts a service and waits until it listens. Two commands that do so at once get one service: the
 /// state folder's lock lets only one of them live, and the other command waits for that one.
 pub(super) async fn start() -> Result<(), String> {
-    let state = user().make_state()?;
+    let state = places::of_service().state;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -54,7 +55,7 @@ pub(super) async fn start() -> Result<(), String> {
     }
     let _ = child.wait();
     let others = async {
-        while http::connect().await.is_err() {
+        while UnixStream::connect(places::socket(&places::runtime())).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -163,12 +163,11 @@ impl Merged {
         let layer = read::layer(&mut source, files::is_drop_in(path));
         let misfits = self.config.put(layer);
         // With a field that does not fit, all that the layer says of its service type is left out.
-        let left_out: HashSet<String> =
-            misfits.iter().filter_map(|(field, _)| Some(type_of(field)?.to_owned())).collect();
-        // What follows from a range that could not be read is not told again.
-        let unread = source.types_with_a_wrong_range();
+        let left_out: Vec<String> =
+            misfits.iter().filter_map(|(field, _)| type_of(field)).collect();
         for (field, message) in misfits {
-            if !type_of(&field).is_some_and(|name| unread.contains(name)) {
+            // What follows from a range that could not be read is not told again.
+            if !type_of(&field).is_some_and(|inside| source.has_wrong_range(&inside)) {
                 source.note_field(&field, message);
             }
         }
@@ -177,7 +176,7 @@ impl Merged {
         for (field, place) in &source.places {
             let inside = format!("{field}.");
             if wrong.contains(field.as_str())
-                || type_of(field).is_some_and(|name| left_out.contains(name))
+                || left_out.iter().any(|left_out| inside.starts_with(left_out))
             {
                 continue;
             }
@@ -191,9 +190,10 @@ impl Merged {
     }
 }
 
-/// The name of the service type that a field belongs to.
-fn type_of(field: &str) -> Option<&str> {
-    field.strip_prefix("service_types.")?.split('.').next()
+/// The beginning of all fields of the service type that a field belongs to: `service_types.dev.`
+fn type_of(field: &str) -> Option<String> {
+    let name = field.strip_prefix("service_types.")?.split('.').next()?;
+    Some(format!("service_types.{name}."))
 }
 
 impl Config {

@@ -8,6 +8,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    io::{self, PipeReader},
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -16,16 +17,27 @@ use nix::{
     sys::resource::{Resource, getrlimit, setrlimit},
     unistd::close,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-use super::{clock, manager};
-use crate::{lease::LeaseId, time::Moment};
+use super::clock;
+use crate::{
+    lease::{Lease, LeaseId},
+    port::Port,
+    time::Moment,
+};
 
 /// The most guards that are stored.
 const MOST_STORED: usize = 512;
 
 /// How long a lease has lived when its guard is stored: most short ones never are.
 pub const SETTLED_SECONDS: u64 = 1;
+
+/// How long the manager may take to close its copy of a guard.
+const LEAVING_SECONDS: u64 = 5;
+
+/// How often it is asked whether it has, in milliseconds: it mostly takes less than one.
+const LEAVING_MILLIS: u64 = 10;
 
 /// How many descriptors fit in the kernel's table of them: the shipped limit of guards, and some more. It
 /// takes 128 KiB of the kernel's memory.
@@ -37,8 +49,29 @@ const NAME: &str = "guard.";
 /// The guards of live leases.
 #[derive(Debug, Default)]
 pub struct Guards {
-    guards: HashMap<LeaseId, Guard>,
+    held: HashMap<LeaseId, Guard>,
     stored: usize,
+    /// Guards of ended leases that the manager has a copy of.
+    leaving: HashMap<Port, Leaving>,
+}
+
+/// The guard of an ended lease whose copy the manager was told to close. Until that is done the port is
+/// bound, for this service as for all others. With its own copy this service can tell.
+#[derive(Debug)]
+struct Leaving {
+    _socket: OwnedFd,
+    /// Hangs up when the manager has closed its copy of the guard.
+    barrier: PipeReader,
+    until: Moment,
+}
+
+impl Leaving {
+    fn is_over(&self) -> bool {
+        let mut barrier = [PollFd::new(&self.barrier, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let hung_up = poll(&mut barrier, Some(&now)) != Ok(0);
+        hung_up || self.until <= clock::now()
+    }
 }
 
 #[derive(Debug)]
@@ -51,49 +84,77 @@ struct Guard {
 impl Guards {
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.guards.len()
+        self.held.len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.guards.is_empty()
+        self.held.is_empty()
     }
 
     /// Whether the lease has one.
     pub fn contains(&self, lease: LeaseId) -> bool {
-        self.guards.contains_key(&lease)
+        self.held.contains_key(&lease)
     }
 
     /// Keeps a bound socket for a lease.
     pub fn insert(&mut self, lease: LeaseId, socket: OwnedFd) {
-        self.guards.insert(lease, Guard { socket, since: clock::now(), stored: false });
+        self.held.insert(lease, Guard { socket, since: clock::now(), stored: false });
     }
 
     /// Keeps a socket that the manager had stored.
     pub fn take_back(&mut self, lease: LeaseId, socket: OwnedFd) {
-        self.guards.insert(lease, Guard { socket, since: clock::now(), stored: true });
+        self.held.insert(lease, Guard { socket, since: clock::now(), stored: true });
         self.stored += 1;
     }
 
-    /// Lets a port go.
-    pub fn remove(&mut self, lease: LeaseId) {
-        if let Some(guard) = self.guards.remove(&lease)
-            && guard.stored
-        {
-            self.stored -= 1;
-            forget(lease);
+    /// Lets the port of a lease go.
+    pub fn remove(&mut self, lease: &Lease) {
+        let Some(guard) = self.held.remove(&lease.lease_id).filter(|guard| guard.stored) else {
+            return;
+        };
+        self.stored -= 1;
+        forget(lease.lease_id);
+        let until = clock::now().plus_seconds(LEAVING_SECONDS);
+        if let Ok(barrier) = barrier() {
+            let leaving = Leaving { _socket: guard.socket, barrier, until };
+            if !leaving.is_over() {
+                self.leaving.insert(lease.port, leaving);
+            }
         }
     }
 
-    /// Whether there is room in the store for one that is not in it.
-    pub fn wants_storing(&self) -> bool {
-        self.stored < MOST_STORED.min(self.guards.len())
+    /// Whether the port's last guard is still bound, and is this service's own. As long as it is, no other
+    /// service can reserve the port.
+    pub fn is_leaving(&self, port: Port) -> bool {
+        self.leaving.get(&port).is_some_and(|leaving| !leaving.is_over())
     }
 
-    /// Stores those that have settled, as many as may be; whether others will be due later.
-    pub fn store(&mut self, now: Moment) -> bool {
+    /// Whether there is room in the store for one that is not in it.
+    fn has_room(&self) -> bool {
+        self.stored < MOST_STORED.min(self.held.len())
+    }
+
+    /// When there is something to do for [`store`](Self::store), if there is.
+    pub fn wants_storing(&self, now: Moment) -> Option<Moment> {
+        if !self.leaving.is_empty() {
+            return Some(Moment(now.0 + LEAVING_MILLIS));
+        }
+        self.has_room().then(|| now.plus_seconds(SETTLED_SECONDS))
+    }
+
+    /// Stores those that have settled, as many as may be, and closes those of which the manager has closed
+    /// its copy; when there will be more to do.
+    pub fn store(&mut self, now: Moment) -> Option<Moment> {
+        self.leaving.retain(|_, leaving| !leaving.is_over());
+        let later = self.store_settled(now);
+        let leaving = (!self.leaving.is_empty()).then(|| Moment(now.0 + LEAVING_MILLIS));
+        leaving.or_else(|| later.then(|| now.plus_seconds(1)))
+    }
+
+    fn store_settled(&mut self, now: Moment) -> bool {
         let mut later = false;
-        for (lease, guard) in self.guards.iter_mut().filter(|(_, guard)| !guard.stored) {
+        for (lease, guard) in self.held.iter_mut().filter(|(_, guard)| !guard.stored) {
             if self.stored >= MOST_STORED {
                 return false;
             }
@@ -106,7 +167,7 @@ impl Guards {
             // as hung up.
             let states =
                 [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-            if !manager::hand_over(&states, &[guard.socket.as_fd()]) {
+            if sd_notify::notify_with_fds(&states, &[guard.socket.as_fd()]).is_err() {
                 return false;
             }
             guard.stored = true;
@@ -124,7 +185,15 @@ pub fn lease_of(name: &str) -> Option<LeaseId> {
 /// Has the manager close its copy: while it is open, the port is not free.
 pub fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
-    manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+    let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
+}
+
+/// A pipe that hangs up when the manager has worked through all that it was told before (`sd_notify(3)`,
+/// `BARRIER=1`); at once, if there is no manager.
+pub fn barrier() -> io::Result<PipeReader> {
+    let (ours, theirs) = io::pipe()?;
+    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
+    Ok(ours)
 }
 
 /// How many guards the limit of open descriptors allows: half of it, because an owner takes a descriptor

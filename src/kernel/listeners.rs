@@ -1,9 +1,8 @@
-//! Who listens: the sockets that `sock_diag(7)` tells of, and the processes that proc(5) shows to have
-//! them open.
+//! Who listens, or is in the way otherwise: the sockets that `sock_diag(7)` tells of, and the processes
+//! that proc(5) shows to have them open.
 //!
 //! A user sees the descriptors of their own processes only, root those of all. What cannot be read is
-//! left out: then the user who made the socket is all that is known of it. TCP sockets that are bound
-//! without listening, as guards are, are not looked for.
+//! left out: then the user who made the socket is all that is known of it.
 //!
 //! The service cannot do this: its sandbox hides other processes' descriptors. So the command does.
 
@@ -19,18 +18,19 @@ use nix::unistd::{Uid, User};
 
 use super::{
     container::{Container, Proxy},
-    diag::{self, Socket},
+    diag::{self, Role, Socket},
     process,
 };
 use crate::{
     port::{Port, PortRange, Protocol},
+    registry::PortSet,
     word::visible,
 };
 
 /// How much of a file in `/proc` is read; a command line may have megabytes.
 const MOST_READ: u64 = 4096;
 
-/// A socket that listens (TCP) or is bound (UDP), and who has it.
+/// A socket, and who has it.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// The port.
@@ -45,6 +45,8 @@ pub struct Listener {
     pub uid: u32,
     /// The name of that user; the number, if there is no name.
     pub user: Arc<str>,
+    /// What it does with its port.
+    pub role: Role,
     /// The process that has it, if this user may know. Of several that share it, such as the workers of
     /// a server, the one with the lowest number: most likely the parent of the others.
     pub program: Option<Arc<Program>>,
@@ -79,15 +81,35 @@ pub fn listeners(range: PortRange, protocol: Protocol) -> io::Result<Vec<Listene
             sockets.push(socket);
         }
     })?;
+    Ok(with_programs(sockets))
+}
+
+/// The TCP sockets that are in the way of a grant of the port without listening: those that are bound, and
+/// outgoing connections.
+pub fn in_the_way(port: Port) -> io::Result<Vec<Listener>> {
+    let (mut sockets, mut listened) = (Vec::new(), PortSet::default());
+    diag::all_sockets(Protocol::Tcp, |socket| match socket.role {
+        Role::Listener => listened.insert(socket.port),
+        // What no process has open is soon gone.
+        _ if socket.port == port && socket.inode != 0 => sockets.push(socket),
+        _ => {}
+    })?;
+    let ephemeral = super::ephemeral_ports();
+    sockets.retain(|s| s.role == Role::Bound || diag::is_outgoing(s, &listened, ephemeral));
+    Ok(with_programs(sockets))
+}
+
+fn with_programs(mut sockets: Vec<Socket>) -> Vec<Listener> {
     order(&mut sockets);
     let programs = programs(&sockets, pids);
     let mut users = HashMap::new();
-    let listeners = sockets.into_iter().map(|Socket { protocol, port, address, inode, uid }| {
-        let user = users.entry(uid).or_insert_with(|| user(uid)).clone();
-        let program = programs.get(&inode).cloned();
-        Listener { port, protocol, address, inode, uid, user, program }
-    });
-    Ok(listeners.collect())
+    let listeners =
+        sockets.into_iter().map(|Socket { protocol, port, address, inode, uid, role }| {
+            let user = users.entry(uid).or_insert_with(|| user(uid)).clone();
+            let program = programs.get(&inode).cloned();
+            Listener { port, protocol, address, inode, uid, user, role, program }
+        });
+    listeners.collect()
 }
 
 /// Sorts the sockets, and leaves each there once.

@@ -1,12 +1,24 @@
-//! Whether a port is free at this moment: asked of the kernel by a bind, never of a cache.
+//! Whether a port is free at this moment: asked of the kernel by a bind, never of a cache. Only a port that
+//! is to be granted is bound; whoever wants to look asks [`diag`].
 //!
-//! For TCP one bind of `[::]:port` with `IPV6_V6ONLY=0` and `SO_REUSEADDR` conflicts with every
-//! listener on any address of IPv4 or IPv6, and passes over sockets in `TIME_WAIT` (ip(7), ipv6(7),
-//! socket(7)). `SO_REUSEPORT` would hide other listeners of the same user, so it is never set.
-//! For UDP the bind goes without `SO_REUSEADDR`, which would share the port instead of failing.
+//! For TCP a bind of `[::]:port` with `IPV6_V6ONLY=0` and *without* `SO_REUSEADDR` conflicts with every
+//! socket on any address of IPv4 or IPv6: listeners, the guards of other users' services, and connections.
+//! If it succeeds, `SO_REUSEADDR` is set afterwards: the socket is the guard, and servers that set it, too,
+//! bind over it (ip(7), ipv6(7), socket(7)).
+//!
+//! It also conflicts with what a closed listener has left behind: its connections, and those in
+//! `TIME_WAIT`, which are in nobody's way. So a second try follows with `SO_REUSEADDR`, which passes over
+//! these, and over guards as well. What finds the guards is a socket beside it, the lock: without
+//! `SO_REUSEADDR`, on an IPv4 address that no connection ever has. It conflicts with whatever is bound to all
+//! addresses, and with the lock of another service that is at this port; so whoever has it is alone. What is
+//! bound to one address, [`diag`] tells of.
+//!
+//! `SO_REUSEPORT` would hide other listeners of the same user, so it is never set. For UDP the bind goes
+//! without `SO_REUSEADDR`, which would share the port instead of failing.
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -20,114 +32,140 @@ use nix::{
 
 use super::diag;
 use crate::{
+    error::Shortage,
     port::{Port, Protocol},
-    registry::Obstacle,
+    registry::{InUse, Obstacle},
 };
 
-/// Asks whether the port is free for TCP or UDP. The bound socket is given back; while it lives, it keeps out
-/// whoever binds without `SO_REUSEADDR`.
-pub fn probe(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
-    let both = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port.get(), 0, 0);
-    match bound(AddressFamily::Inet6, protocol, &SockaddrIn6::from(both)) {
-        // Without IPv6: no such family, or no such address when it is switched off by sysctl.
-        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
-            // Others may still have it, if it is only denied to this service.
-            if diag::listened(protocol).contains(port) {
-                return Err(Obstacle::InUse);
-            }
-            let any = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port.get());
-            bound(AddressFamily::Inet, protocol, &SockaddrIn::from(any))
-        }
-        result => result,
-    }
-    .map_err(|errno| match errno {
-        Errno::EACCES | Errno::EPERM => Obstacle::Privileged,
-        // Anything else, such as a lack of descriptors, must not end in a grant either.
-        _ => Obstacle::InUse,
+/// The address of the lock: of 127/8, and none that a program would choose. It is the same for every user's
+/// service, and must stay the same in every version.
+const LOCK: Ipv4Addr = Ipv4Addr::new(127, 115, 116, 121);
+
+/// Reserves a port for a grant, with TCP or UDP: nobody else has it, and nobody's service can reserve it
+/// while the socket that is given back lives. That keeps out whoever binds without `SO_REUSEADDR`; a TCP
+/// server that sets it can bind and listen.
+pub fn reserve(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
+    any_family(port, protocol, |family| match bound(family, protocol, port, false) {
+        Ok(socket) if protocol == Protocol::Udp => Ok(socket),
+        Ok(socket) => setsockopt(&socket, sockopt::ReuseAddr, &true).map(|()| socket),
+        Err(Errno::EADDRINUSE) if protocol != Protocol::Udp => over_what_is_left(family, port),
+        Err(errno) => Err(errno),
     })
 }
 
-/// Asks whether the port is free in every part of the protocol. The bound sockets are given back, the
-/// one for TCP last.
-pub fn probe_all(port: Port, protocol: Protocol) -> Result<Vec<OwnedFd>, Obstacle> {
-    protocol.parts().iter().rev().map(|part| probe(port, *part)).collect()
+/// Binds the guard of a TCP port over the connections that a closed listener has left behind, if there is
+/// nothing else.
+fn over_what_is_left(family: AddressFamily, port: Port) -> Result<OwnedFd, Errno> {
+    let lock = lock(port)?;
+    // Who is about to listen on one address only is in the way of neither of the two.
+    let is_left_behind = diag::is_left_behind(port, LOCK.into());
+    match is_left_behind.map_err(|error| (Shortage::of(&error), error.raw_os_error())) {
+        Ok(true) => {}
+        Err((Some(_), Some(errno))) => return Err(Errno::from_raw(errno)),
+        // Also where the kernel does not tell.
+        Ok(false) | Err(_) => return Err(Errno::EADDRINUSE),
+    }
+    // Now it must not be in the way of the guard.
+    setsockopt(&lock, sockopt::ReuseAddr, &true)?;
+    bound(family, Protocol::Tcp, port, true)
 }
 
+/// Reserves a port in every part of the protocol. The one for TCP comes last.
+pub fn reserve_all(port: Port, protocol: Protocol) -> Result<Vec<OwnedFd>, Obstacle> {
+    protocol.parts().iter().rev().map(|part| reserve(port, *part)).collect()
+}
+
+/// Binds the TCP guard of a lease that is there already. It passes over other guards, so it must not be
+/// used for a grant, and it keeps no server with `SO_REUSEADDR` out at any moment.
+pub fn rebind(port: Port) -> Result<OwnedFd, Obstacle> {
+    any_family(port, Protocol::Tcp, |family| bound(family, Protocol::Tcp, port, true))
+}
+
+/// The address by which programs of this machine reach each other: 127.0.0.1, or `::1` where that does not
+/// exist.
+pub fn loopback() -> IpAddr {
+    let four = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let four = bind_to(AddressFamily::Inet, SockType::Datagram, &four, |_| Ok(()));
+    let six = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 0, 0, 0));
+    let six = || bind_to(AddressFamily::Inet6, SockType::Datagram, &six, |_| Ok(()));
+    let is_missing = |errno| matches!(errno, Errno::EADDRNOTAVAIL | Errno::EAFNOSUPPORT);
+    match four {
+        Err(errno) if is_missing(errno) && six().is_ok() => Ipv6Addr::LOCALHOST.into(),
+        _ => Ipv4Addr::LOCALHOST.into(),
+    }
+}
+
+/// Binds for IPv6 and IPv4 together, or for IPv4 alone where there is no IPv6.
+fn any_family(
+    port: Port,
+    protocol: Protocol,
+    bind: impl Fn(AddressFamily) -> Result<OwnedFd, Errno>,
+) -> Result<OwnedFd, Obstacle> {
+    let bound = match bind(AddressFamily::Inet6) {
+        // No such family, or no such address when it is switched off by sysctl.
+        Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
+            // Others may still have it, if it is only denied to this service.
+            if diag::listened(protocol).contains(port) {
+                return Err(Obstacle::InUse(InUse::Listener));
+            }
+            bind(AddressFamily::Inet)
+        }
+        result => result,
+    };
+    bound.map_err(|errno| match errno {
+        Errno::EACCES | Errno::EPERM => Obstacle::Privileged,
+        errno => match Shortage::of(&io::Error::from(errno)) {
+            Some(shortage) => Obstacle::Shortage(shortage),
+            // Anything else must not end in a grant either.
+            None => Obstacle::InUse(InUse::Socket),
+        },
+    })
+}
+
+/// Makes sure that the port has no guard, and that no other service is about to have one, for as long as
+/// the socket lives.
+fn lock(port: Port) -> Result<OwnedFd, Errno> {
+    let address = SockaddrIn::from(SocketAddrV4::new(LOCK, port.get()));
+    bind_to(AddressFamily::Inet, SockType::Stream, &address, |socket| {
+        // The loopback interface may be down, or without IPv4.
+        setsockopt(socket, sockopt::IpFreebind, &true)
+    })
+}
+
+/// A socket that is bound to all addresses of the family; of IPv6, to those of IPv4, too.
 fn bound(
     family: AddressFamily,
     protocol: Protocol,
-    address: &dyn SockaddrLike,
+    port: Port,
+    reuse: bool,
 ) -> Result<OwnedFd, Errno> {
     let kind = match protocol {
         Protocol::Udp => SockType::Datagram,
         Protocol::Tcp | Protocol::Both => SockType::Stream,
     };
+    let six = SockaddrIn6::from(SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, port.get(), 0, 0));
+    let four = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port.get()));
+    let is_six = family == AddressFamily::Inet6;
+    let address: &dyn SockaddrLike = if is_six { &six } else { &four };
+    bind_to(family, kind, address, |socket| {
+        if is_six {
+            setsockopt(socket, sockopt::Ipv6V6Only, &false)?;
+        }
+        if reuse { setsockopt(socket, sockopt::ReuseAddr, &true) } else { Ok(()) }
+    })
+}
+
+fn bind_to(
+    family: AddressFamily,
+    kind: SockType,
+    address: &dyn SockaddrLike,
+    prepare: impl FnOnce(&OwnedFd) -> Result<(), Errno>,
+) -> Result<OwnedFd, Errno> {
     let socket = socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?;
-    if family == AddressFamily::Inet6 {
-        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
-    }
-    if kind == SockType::Stream {
-        setsockopt(&socket, sockopt::ReuseAddr, &true)?;
-    }
+    prepare(&socket)?;
     bind(socket.as_raw_fd(), address)?;
     Ok(socket)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-
-    use super::*;
-
-    fn port_of(listener: &TcpListener) -> Port {
-        Port::new(listener.local_addr().unwrap().port().into()).unwrap()
-    }
-
-    #[test]
-    fn a_listener_on_any_address_is_found() {
-        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0", "127.0.0.2:0"] {
-            let listener = TcpListener::bind(address).unwrap();
-            let port = port_of(&listener);
-            assert_eq!(probe(port, Protocol::Tcp).unwrap_err(), Obstacle::InUse, "{address}");
-            assert!(probe(port, Protocol::Udp).is_ok(), "{address}");
-        }
-    }
-
-    #[test]
-    fn a_bound_udp_socket_is_found_on_any_address() {
-        for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
-            let socket = UdpSocket::bind(address).unwrap();
-            let port = Port::new(socket.local_addr().unwrap().port().into()).unwrap();
-            assert_eq!(probe(port, Protocol::Udp).unwrap_err(), Obstacle::InUse, "{address}");
-        }
-    }
-
-    #[test]
-    fn a_connection_that_was_closed_just_now_does_not_keep_its_port() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port_of(&listener);
-        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        // The side that closes first is left in TIME_WAIT.
-        drop(server);
-        drop(client);
-        drop(listener);
-        assert!(probe(port, Protocol::Tcp).is_ok());
-    }
-
-    #[test]
-    fn a_held_probe_keeps_out_a_plain_bind_and_lets_in_one_that_reuses() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port_of(&listener);
-        drop(listener);
-        let held = probe(port, Protocol::Tcp).unwrap();
-        // The standard library sets SO_REUSEADDR.
-        assert!(TcpListener::bind(("127.0.0.1", port.get())).is_ok());
-        let plain = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-        let plain = plain.unwrap();
-        let address = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port.get()));
-        assert_eq!(bind(plain.as_raw_fd(), &address), Err(Errno::EADDRINUSE));
-        drop(held);
-        assert_eq!(bind(plain.as_raw_fd(), &address), Ok(()));
-    }
-}
+mod tests;

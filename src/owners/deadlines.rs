@@ -86,6 +86,14 @@ impl Deadlines {
         }
     }
 
+    /// Sets that something is due then at the latest.
+    pub fn add_by(&self, when: Moment, due: Due) {
+        let sooner = self.lock().when.get(&due).is_some_and(|(set, _)| *set <= when);
+        if !sooner {
+            self.add(when, due);
+        }
+    }
+
     /// Something is not due any more.
     pub fn remove(&self, due: &Due) {
         self.lock().remove(due);

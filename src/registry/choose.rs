@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use super::{Registry, port_set::select};
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Shortage},
     lease::Lease,
     port::{Port, PortRange, Protocol},
     request::AllocateRequest,
@@ -70,10 +70,37 @@ pub enum Obstacle {
     Leased(Arc<Lease>),
     /// The configuration excludes it.
     Excluded,
-    /// Something on the machine has it: a listener (TCP) or any socket (UDP).
-    InUse,
+    /// Something on the machine has it.
+    InUse(InUse),
     /// Ordinary users may not bind it (`ip_unprivileged_port_start`, see ip(7)).
     Privileged,
+    /// It cannot be found out, and no other port can be either.
+    Shortage(Shortage),
+}
+
+/// What has a port that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InUse {
+    /// Some socket: all that is known is that the port cannot be bound.
+    Socket,
+    /// A socket that listens (TCP) or is bound (UDP).
+    Listener,
+    /// A TCP socket that is bound without listening, as the guard of another user's service is.
+    Bound,
+    /// A connection to elsewhere, of which it is the source port.
+    Connection,
+}
+
+impl InUse {
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "socket",
+            Self::Listener => "listener",
+            Self::Bound => "bound",
+            Self::Connection => "connection",
+        }
+    }
 }
 
 impl Obstacle {
@@ -82,8 +109,9 @@ impl Obstacle {
         match self {
             Self::Leased(_) => "leased",
             Self::Excluded => "excluded",
-            Self::InUse => "in_use",
+            Self::InUse(_) => "in_use",
             Self::Privileged => "privileged",
+            Self::Shortage(_) => "shortage",
         }
     }
 
@@ -102,10 +130,20 @@ impl Obstacle {
                 )
             }
             Self::Excluded => format!("port {port} is excluded by the configuration"),
-            Self::InUse => format!("{protocol} port {port} is in use by another program"),
+            Self::InUse(InUse::Socket | InUse::Listener) => {
+                format!("{protocol} port {port} is in use by another program")
+            }
+            Self::InUse(InUse::Bound) => format!(
+                "{protocol} port {port} is reserved by another program, which has it bound without \
+                 listening, as another user's styxy does"
+            ),
+            Self::InUse(InUse::Connection) => {
+                format!("{protocol} port {port} is in use by an outgoing connection")
+            }
             Self::Privileged => {
                 format!("port {port} is reserved for privileged programs by the kernel")
             }
+            Self::Shortage(shortage) => shortage.message().to_owned(),
         }
     }
 }
@@ -152,6 +190,7 @@ impl Registry {
         if let Some(port) = request.port {
             match self.asked_block(port, request, &mut probe) {
                 Ok(()) => return Ok(Choice::Port(port)),
+                Err((_, Obstacle::Shortage(shortage))) => return Err(shortage.into()),
                 Err((port, obstacle)) if request.strict => {
                     return Err(refused(port, request, &obstacle));
                 }
@@ -159,17 +198,19 @@ impl Registry {
             }
         }
         let mut busy = 0;
-        let mut probe = |port: Port| {
-            let free = probe(port).is_ok();
-            busy += usize::from(!free);
-            free
+        let probe = |port: Port| match probe(port) {
+            Ok(()) => Ok(true),
+            Err(Obstacle::Shortage(shortage)) => Err(shortage),
+            Err(_) => {
+                busy += 1;
+                Ok(false)
+            }
         };
         let first = if count == 1 {
-            self.candidates(request, service_type, template)
-                .map(|(port, _)| port)
-                .find(|p| probe(*p))
+            let ports = self.candidates(request, service_type, template).map(|(port, _)| port);
+            run(ports, 1, probe)?
         } else {
-            self.block(request, service_type, template, probe)
+            self.block(request, service_type, template, probe)?
         };
         first.map(Choice::Port).ok_or_else(|| {
             let mut error = exhausted(request, service_type, busy);
@@ -190,7 +231,7 @@ impl Registry {
     ) -> Result<(), (Port, Obstacle)> {
         for offset in 0..request.count {
             // Beyond the last port there is none to be had.
-            let port = first.plus(offset).ok_or((Port::MAX, Obstacle::InUse))?;
+            let port = first.plus(offset).ok_or((Port::MAX, Obstacle::InUse(InUse::Socket)))?;
             self.asked(port, request.protocol(), &mut probe)
                 .map_err(|obstacle| (port, obstacle))?;
         }
@@ -204,11 +245,10 @@ impl Registry {
         request: &AllocateRequest,
         service_type: &ServiceType,
         template: Option<Port>,
-        mut probe: impl FnMut(Port) -> bool,
-    ) -> Option<Port> {
+        mut probe: impl FnMut(Port) -> Result<bool, Shortage>,
+    ) -> Result<Option<Port>, Shortage> {
         let protocol = request.protocol();
-        let own =
-            request.memory_key().and_then(|key| self.memory.get(&key)).map(|known| known.port);
+        let own = request.memory_key().and_then(|key| self.memory.get(&key));
         let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
         let preferred = template.into_iter().chain(service_type.preferred_ports.iter().copied());
         for first in own.into_iter().chain(preferred) {
@@ -224,19 +264,20 @@ impl Registry {
             let in_one = |range: PortRange| range.contains(first) && range.contains(block.last());
             let inside = service_type.ranges().any(in_one)
                 || own == Some(first) && !service_type.contains(first);
-            if inside && run(free, request.count, &mut probe).is_some() {
-                return Some(first);
+            if inside && run(free, request.count, &mut probe)?.is_some() {
+                return Ok(Some(first));
             }
         }
-        let fresh = |i| !(taken(i) | self.memory.word(protocol, i));
-        service_type
-            .ranges()
-            .find_map(|range| run(select(range, fresh), request.count, &mut probe))
-            .or_else(|| {
-                let mut ranges = service_type.ranges();
-                ranges
-                    .find_map(|range| run(select(range, |i| !taken(i)), request.count, &mut probe))
-            })
+        for others in [true, false] {
+            let remembered = |i| if others { self.memory.word(protocol, i) } else { 0 };
+            for range in service_type.ranges() {
+                let free = select(range, |i| !(taken(i) | remembered(i)));
+                if let Some(first) = run(free, request.count, &mut probe)? {
+                    return Ok(Some(first));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// What is in the way of a port that was asked for by number.
@@ -279,7 +320,6 @@ impl Registry {
         let own = request
             .memory_key()
             .and_then(|key| self.memory.get(&key))
-            .map(|known| known.port)
             .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
         let fresh = move |port: &Port| {
             !leased(*port)
@@ -359,11 +399,11 @@ impl Registry {
 fn run(
     ports: impl Iterator<Item = Port>,
     count: u16,
-    mut is_free: impl FnMut(Port) -> bool,
-) -> Option<Port> {
+    mut is_free: impl FnMut(Port) -> Result<bool, Shortage>,
+) -> Result<Option<Port>, Shortage> {
     let mut run: Option<(Port, u16)> = None;
     for port in ports {
-        if !is_free(port) {
+        if !is_free(port)? {
             run = None;
             continue;
         }
@@ -372,11 +412,11 @@ fn run(
             _ => (port, 1),
         };
         if length == count {
-            return Some(first);
+            return Ok(Some(first));
         }
         run = Some((first, length));
     }
-    None
+    Ok(None)
 }
 
 fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error {
@@ -386,10 +426,13 @@ fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error 
             "release it (`styxy release {}`), or ask without strict to get another port",
             lease.lease_id
         )),
-        Obstacle::InUse => {
+        Obstacle::InUse(InUse::Connection) => {
+            error.suggest("wait until it ends, or ask without strict to get another port")
+        }
+        Obstacle::InUse(_) => {
             error.suggest("stop that program, or ask without strict to get another port")
         }
-        Obstacle::Excluded | Obstacle::Privileged => {
+        Obstacle::Excluded | Obstacle::Privileged | Obstacle::Shortage(_) => {
             error.suggest("ask for another port, or without strict to get any")
         }
     }

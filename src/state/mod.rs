@@ -9,7 +9,7 @@
 //! - [`line`]: what a line says, and how it is written and read
 //! - [`store`]: appending, syncing, compacting
 //! - [`recover`]: what is read at the start, and what happens with damage
-//! - [`writer`]: the thread that makes it durable
+//! - [`sync`]: making the log durable
 //! - [`reader`]: the log as the audit reads it
 
 pub mod line;
@@ -17,7 +17,7 @@ pub mod lock;
 pub mod reader;
 pub mod recover;
 pub mod store;
-pub mod writer;
+pub mod sync;
 
 use std::{
     fmt, fs, io,
@@ -27,7 +27,6 @@ use std::{
 pub use lock::Lock;
 pub use reader::Reader;
 pub use store::{OpenError, Snapshot, Store};
-pub use writer::Writer;
 
 /// The two kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +51,14 @@ impl Name {
         Self { kind: Kind::Snapshot, generation }
     }
 
-    fn parse(file: &str) -> Option<Self> {
-        let (kind, generation) = file.split_once('.')?;
+    fn parse(name: &str) -> Option<Self> {
+        let (kind, generation) = name.split_once('.')?;
         let kind = match kind {
             "snapshot" => Kind::Snapshot,
             "log" => Kind::Log,
             _ => return None,
         };
-        let name = Self { kind, generation: generation.parse().ok()? };
-        // A number can be spelled in several ways, and only one of them is the file's name.
-        (name.to_string() == file).then_some(name)
+        Some(Self { kind, generation: generation.parse().ok()? })
     }
 
     fn path(self, folder: &Path) -> PathBuf {

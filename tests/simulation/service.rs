@@ -9,7 +9,7 @@ use styxy::{
     lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
     port::{Port, PortRange, Protocol},
     registry::{
-        Choice, Obstacle, PortSet, Registry, Rules,
+        Choice, InUse, Obstacle, PortSet, Registry, Rules,
         holding::{leave, shared},
         placement::{self, Ground},
     },
@@ -164,7 +164,11 @@ impl Service {
         let answer = self.registry.choose(request, known, |port| {
             probes += 1;
             assert!(!self.model.is_leased(port, protocol), "port {port} is probed needlessly");
-            if self.model.is_busy(port, protocol) { Err(Obstacle::InUse) } else { Ok(()) }
+            if self.model.is_busy(port, protocol) {
+                Err(Obstacle::InUse(InUse::Socket))
+            } else {
+                Ok(())
+            }
         });
         self.model.judge(request, &answer);
         let may_grow = known.created.is_some() && self.rules.auto.enabled;

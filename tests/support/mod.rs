@@ -17,7 +17,11 @@ use std::{
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, TcpListener, UdpSocket},
-    os::unix::net::UnixStream,
+    ops::Range,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
@@ -98,18 +102,6 @@ impl Home {
             home.port(9)
         ));
         home
-    }
-
-    /// Sees to it that no service can listen in this home.
-    pub fn close_doors(&self) {
-        fs::write(self.path("runtime/styxy"), "not a folder").unwrap();
-        fs::create_dir_all(self.state().join("http.sock")).unwrap();
-    }
-
-    /// Lets services listen again.
-    pub fn open_doors(&self) {
-        fs::remove_file(self.path("runtime/styxy")).unwrap();
-        fs::remove_dir(self.state().join("http.sock")).unwrap();
     }
 
     /// Waits until it is so.
@@ -324,20 +316,34 @@ pub fn end(mut service: Child, signal: Signal) {
     service.wait().unwrap();
 }
 
-/// The first of so many ports that nothing on this machine uses. They lie below those that the kernel
-/// gives away by itself.
+/// The first of so many ports that nothing on this machine uses, and no other test. They lie below those
+/// that the kernel gives away by itself.
 fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 1_000).unwrap() * 10;
     loop {
         let offset = start + NEXT.fetch_add(count, Ordering::Relaxed);
         let first = 12_000 + offset % 20_000;
+        let ports = first..first + count;
         let is_free = |port| {
             TcpListener::bind(("0.0.0.0", port)).is_ok()
                 && UdpSocket::bind(("0.0.0.0", port)).is_ok()
         };
-        if (first..first + count).all(is_free) {
+        if is_nobody_elses(&ports) && ports.clone().all(is_free) {
             return first;
         }
     }
+}
+
+/// Takes ports for the rest of this program's life, by names that only one program at a time can have.
+/// Services of other homes keep off ports that have a guard.
+fn is_nobody_elses(ports: &Range<u16>) -> bool {
+    let tens = ports.start / 10..=(ports.end - 1) / 10;
+    let taken: Result<Vec<_>, _> = tens
+        .map(|ten| {
+            let name = SocketAddr::from_abstract_name(format!("styxy-test-ports-{ten}"))?;
+            UnixListener::bind_addr(&name)
+        })
+        .collect();
+    taken.map(std::mem::forget).is_ok()
 }

@@ -42,6 +42,7 @@ impl Transcript {
             (r"PID \d+", "PID 4711"),
             (r"process \d+", "process 4711"),
             (r"\[\d+\]", "[4711]"),
+            (r"verbs-[0-9a-f]+", "verbs"),
         ] {
             settings.add_filter(what, instead);
         }
@@ -139,7 +140,7 @@ fn the_configuration_is_told_with_its_mistakes() {
 #[test]
 fn where_no_service_can_be_it_is_said_why() {
     let home = Home::new();
-    home.close_doors();
+    fs::write(home.path("state"), "not a folder").unwrap();
     let mut told = Transcript(home, String::new());
     told.say("status").say("allocate dev").say("list --json").is("nowhere");
 }

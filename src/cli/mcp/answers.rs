@@ -88,10 +88,14 @@ pub(super) struct Checked {
     reason: String,
     /// The same as a sentence
     message: String,
+    /// If the reason is in_use: listener, bound (without listening), or connection (an outgoing one)
+    in_use_by: Option<String>,
     listening: bool,
     lease: Option<Lease>,
     /// The programs that listen; null if they cannot be seen
     listeners: Option<Vec<Listener>>,
+    /// The programs that have the port without listening, if nothing listens on it
+    holders: Option<Vec<Listener>>,
     /// Where its owner listens instead, if nothing listens on a leased port
     elsewhere: Option<Vec<Listener>>,
 }

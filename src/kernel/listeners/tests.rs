@@ -140,7 +140,7 @@ fn only_what_was_asked_for_is_told() {
     let is_it = |l: &Listener| l.port == port;
     assert!(told("1..65535").iter().any(is_it));
     assert!(!told(&format!("1..{}", port.get() - 1)).iter().any(is_it));
-    let guard = probe::probe(Port::new(free_port().into()).unwrap(), Protocol::Tcp);
+    let guard = probe::reserve(Port::new(free_port().into()).unwrap(), Protocol::Tcp);
     let guard = TcpListener::from(guard.unwrap());
     assert!(on(port_of(&guard), Protocol::Tcp).is_empty());
 }
