@@ -28,6 +28,8 @@ pub enum Value {
     Ports(Vec<u16>),
     /// A descriptor (`h`), on the bus only.
     Descriptor(Arc<OwnedFd>),
+    /// A process that a command names: by its descriptor (`h`) on the bus, by its number elsewhere.
+    Process(u32, Arc<OwnedFd>),
     /// Something that no option takes; the words name it for an error message.
     Other(String),
 }
@@ -77,6 +79,7 @@ impl Serialize for Value {
             Self::Ports(ports) => ports.serialize(serializer),
             Self::Fields(fields) => fields.serialize(serializer),
             Self::Descriptor(_) => serializer.serialize_none(),
+            Self::Process(pid, _) => serializer.serialize_u32(*pid),
         }
     }
 }

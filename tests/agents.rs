@@ -115,9 +115,9 @@ fn the_text_tells_of_each_exit_code_what_it_means() {
 }
 
 #[test]
-fn a_name_gets_its_port_again_and_a_lease_ends_with_its_shell() {
+fn a_name_gets_its_port_again_and_a_lease_ends_with_its_script() {
     let home = home();
-    let ask = "styxy allocate api --name web --owner parent --json; :";
+    let ask = "/bin/sh <<'end'\nstyxy allocate api --name web --owner parent --json; :\nend";
     let port =
         |output: Output| serde_json::from_slice::<Json>(&output.stdout).unwrap()["port"].clone();
     let first = port(shell(&home, ask));

@@ -2,7 +2,12 @@
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use super::{Broker, Inner, holding::Held, search::Search, storage};
+use super::{
+    Broker, Inner,
+    holding::{Caller, Held},
+    search::Search,
+    storage,
+};
 use crate::{
     change::{Change, Denial},
     error::{Error, ErrorKind},
@@ -126,16 +131,15 @@ struct Decision {
 }
 
 impl Broker {
-    /// Grants a port. `connection` is the caller's name on the bus. With `hand_over` the bound socket
-    /// is part of the answer.
+    /// Grants a port. With `hand_over` the bound socket is part of the answer.
     pub async fn allocate(
         &self,
         request: &AllocateRequest,
-        client: &Client,
-        connection: Option<&str>,
+        caller: &Caller,
         hand_over: bool,
     ) -> Result<Granted, Error> {
-        let mut held = self.hold_on_to(&request.owner, connection).await?;
+        let client = &caller.client;
+        let mut held = self.hold_on_to(&request.owner, caller).await?;
         let attempt = self.attempt(request, client, &mut held, hand_over).await;
         let (granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);

@@ -1,15 +1,29 @@
 //! Finding out who an owner is, and that it is there.
 
-use std::os::fd::OwnedFd;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use super::Broker;
 use crate::{
     error::{Error, ErrorKind},
-    kernel::process::{Process, Trouble},
-    lease::Owner,
+    kernel::{
+        ancestry,
+        process::{Process, Trouble},
+    },
+    lease::{Client, Owner},
     owners::{connections, units},
     request::OwnerRequest,
 };
+
+/// Who asks, and how it can be told from others.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// What is recorded of it.
+    pub client: Client,
+    /// Its unique name on the bus.
+    pub connection: Option<String>,
+    /// Its process, where the door can hold on to it.
+    pub pidfd: Option<Arc<OwnedFd>>,
+}
 
 /// An owner, held on to until it is watched.
 pub(super) struct Held {
@@ -22,7 +36,7 @@ impl Broker {
     pub(super) async fn hold_on_to(
         &self,
         owner: &OwnerRequest,
-        connection: Option<&str>,
+        caller: &Caller,
     ) -> Result<Held, Error> {
         let bus = || {
             self.owners.bus().ok_or_else(|| {
@@ -39,7 +53,7 @@ impl Broker {
         };
         match owner {
             OwnerRequest::None => Ok(Held { owner: Owner::None, pidfd: None }),
-            OwnerRequest::Pid(pid) => process(Process::of_pid(*pid)),
+            OwnerRequest::Pid(pid) => process(caller.named(*pid)?),
             OwnerRequest::Pidfd(pidfd) => {
                 process(pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd))
             }
@@ -51,15 +65,46 @@ impl Broker {
                 Ok(Held { owner: Owner::Unit { unit: unit.clone() }, pidfd: None })
             }
             OwnerRequest::Connection => {
-                let name = connection.ok_or_else(|| {
+                let name = caller.connection.as_ref().ok_or_else(|| {
                     Error::invalid(
                         "only a caller on the session bus has a connection to own a lease",
                     )
                     .suggest("give a pid, or a ttl")
                 })?;
                 let bus = connections::bus_id(&bus()?).await.map_err(unknown)?;
-                Ok(Held { owner: Owner::Connection { name: name.to_owned(), bus }, pidfd: None })
+                Ok(Held { owner: Owner::Connection { name: name.clone(), bus }, pidfd: None })
             }
+        }
+    }
+}
+
+impl Caller {
+    /// The process that the caller means by a number. From a PID namespace of its own it can name
+    /// itself and those that it descends from; any other number would mean another process here.
+    fn named(&self, pid: u32) -> Result<Result<Process, Trouble>, Error> {
+        let Some(own) = self.client.pid else { return Ok(Process::of_pid(pid)) };
+        match ancestry::is_nested(own) {
+            Some(false) => return Ok(Process::of_pid(pid)),
+            Some(true) => {}
+            None => {
+                return Err(Error::invalid(
+                    "the service cannot see the process that asks, so a pid from there names nobody",
+                )
+                .suggest("give a pidfd on the session bus, or a ttl"));
+            }
+        }
+        let own = match &self.pidfd {
+            Some(pidfd) => pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd),
+            None => Process::of_pid(own),
+        };
+        match own.and_then(|own| ancestry::named_from(own, pid)) {
+            Err(Trouble::Gone) => Err(Error::invalid(format!(
+                "the process that asks is in a PID namespace of its own (a sandbox or a container), where \
+                 {pid} is neither itself nor a process that it descends from, and any other number means \
+                 another process outside"
+            ))
+            .suggest("name one of those, give a pidfd on the session bus, or a ttl")),
+            named => Ok(named),
         }
     }
 }

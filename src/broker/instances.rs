@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Inner};
+use super::{Broker, Caller, Inner};
 use crate::{
     change::Change,
     error::Error,
     kernel::clock,
-    lease::{Client, Instance, InstanceId},
+    lease::{Instance, InstanceId},
     owners::deadlines::Due,
     request::InstanceRequest,
     time::Timestamp,
@@ -18,9 +18,9 @@ impl Broker {
     pub async fn register_instance(
         &self,
         request: &InstanceRequest,
-        client: &Client,
+        caller: &Caller,
     ) -> Result<Arc<Instance>, Error> {
-        let held = self.hold_on_to(&request.owner, None).await?;
+        let held = self.hold_on_to(&request.owner, caller).await?;
         let instance = Arc::new(Instance {
             instance_id: request.instance_id.clone(),
             owner: held.owner,
@@ -32,7 +32,7 @@ impl Broker {
         self.usable(inner)?;
         let before = inner.registry.instance(&instance.instance_id).map(Arc::clone);
         let change = Change::RegisterInstance { instance: Arc::clone(&instance) };
-        self.commit(inner, vec![change], Some(client))?;
+        self.commit(inner, vec![change], Some(&caller.client))?;
         if let Ok(before) = before {
             self.let_go_of_owner(inner, &before.owner);
         }

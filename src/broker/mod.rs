@@ -20,6 +20,8 @@ mod query;
 mod search;
 mod types;
 
+pub use holding::Caller;
+
 use std::{
     collections::{HashMap, VecDeque},
     os::fd::OwnedFd,

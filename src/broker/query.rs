@@ -1,11 +1,16 @@
 //! What can be asked without changing anything.
 
+use std::collections::HashMap;
+
 use super::{Broker, Inner, ending::Listened, search::Search};
 use crate::{
     config::{self, Origin},
     error::Error,
-    kernel::diag::{self, Seen},
-    lease::Instance,
+    kernel::{
+        diag::{self, Seen},
+        process,
+    },
+    lease::{Instance, Owner},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
     request::{AllocateRequest, Filter},
@@ -25,6 +30,7 @@ impl Broker {
             return Ok(Vec::new());
         }
         let (tcp, udp) = (diag::listened(Protocol::Tcp), diag::listened(Protocol::Udp));
+        let mut comms = HashMap::new();
         let fields = leases.iter().map(|lease| {
             let listened = lease.protocol.parts().iter().any(|part| match part {
                 Protocol::Udp => udp.contains(lease.port),
@@ -36,6 +42,10 @@ impl Broker {
                 (_, false) => "reserved",
             };
             let mut fields = lease.fields();
+            if let (Owner::Process { pid, .. }, false) = (&lease.owner, lease.orphaned) {
+                let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
+                fields.put_some("comm", comm.as_deref());
+            }
             fields.put("state", state);
             fields
         });

@@ -9,7 +9,9 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::Value as Json;
 
 use super::{
-    Stop, block_on, refused,
+    Stop, block_on,
+    owner::put_own_process,
+    refused,
     run::{Telling, not_started, refuse_to_run_twice},
     usage,
     wanted::{Wanted, allocate},
@@ -84,7 +86,7 @@ impl Exec {
     fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
         let mut options = self.wanted.options()?;
         options.0.retain(|(key, _)| *key != "hold");
-        options.put("pid", process::id());
+        put_own_process(&mut options);
         AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;
         let handed = block_on(client::call_for_socket(&self.service_type, &options))??;
         if let Some(handed) = handed {

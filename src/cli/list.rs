@@ -107,7 +107,10 @@ fn draw(leases: &Json) -> String {
 /// Who holds a lease, in a word or two.
 pub(super) fn owner(lease: &Json) -> String {
     let owner = match text(lease, "owner") {
-        "process" => format!("process {}", lease["pid"]),
+        "process" => match lease["comm"].as_str() {
+            Some(comm) => format!("{comm} (PID {})", lease["pid"]),
+            None => format!("process {}", lease["pid"]),
+        },
         "unit" => text(lease, "unit").to_owned(),
         "connection" => "a bus connection".to_owned(),
         _ => match lease["ttl"].as_u64() {

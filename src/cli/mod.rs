@@ -20,6 +20,7 @@ mod list;
 #[cfg(feature = "mcp")]
 mod mcp;
 mod output;
+mod owner;
 mod project;
 mod release;
 mod renew;

@@ -5,7 +5,7 @@ use std::{
         ffi::{OsStrExt, OsStringExt},
         process::CommandExt,
     },
-    process::{self, Command},
+    process::Command,
     str::FromStr,
 };
 
@@ -13,7 +13,9 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Stop, note, refused, say, text,
+    Stop, note,
+    owner::put_own_process,
+    refused, say, text,
     wanted::{Wanted, allocate, notes},
 };
 use crate::{error::Error, kernel::probe, request::MOST_PORTS, word::visible};
@@ -96,7 +98,7 @@ impl Run {
         if let Some(service_type) = &self.service_type {
             let mut options = self.wanted.options()?;
             options.put_some("count", self.count.map(u32::from));
-            options.put("pid", process::id());
+            put_own_process(&mut options);
             let answer = allocate(service_type, options)?;
             let name = own.first().map_or("PORT", |variable| &variable.name);
             refuse_to_run_twice(&answer)?;
@@ -123,7 +125,7 @@ impl Run {
             if options.get("service_name").is_none() {
                 options.put("service_name", name.to_ascii_lowercase());
             }
-            options.put("pid", process::id());
+            put_own_process(&mut options);
             let answer = allocate(service_type.as_deref().unwrap_or_default(), options)?;
             refuse_to_run_twice(&answer)?;
             self.telling.tell(&answer, name, None);

@@ -46,6 +46,10 @@ fn request(call: &Call) -> Request<Body> {
         Call::Allocate { service_type, options } => {
             let mut body = json!(options);
             body["service_type"] = json!(service_type);
+            // No descriptor can be sent, so a process is named by its number.
+            if let Some(pid) = body.as_object_mut().and_then(|body| body.remove("pidfd")) {
+                body["pid"] = pid;
+            }
             (Method::POST, "/allocate".to_owned(), Body::from(body.to_string()))
         }
         Call::Release { lease_id } => {

@@ -8,6 +8,7 @@ use std::{
 use zbus::{Connection, fdo::ConnectionCredentials, message::Header, names::OwnedUniqueName};
 
 use crate::{
+    broker::Caller,
     error::Error,
     kernel::process,
     lease::{Client, Transport},
@@ -44,6 +45,17 @@ impl Callers {
         }
         known.insert(sender.to_owned().into(), client.clone());
         Ok(client)
+    }
+
+    /// The same, for what the caller itself may be the owner of.
+    pub(super) async fn caller(
+        &self,
+        bus: &Connection,
+        header: &Header<'_>,
+    ) -> Result<Caller, Error> {
+        let client = self.client(bus, header).await?;
+        let connection = header.sender().map(|name| name.to_string());
+        Ok(Caller { client, connection, pidfd: None })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OwnedUniqueName, Client>> {

@@ -53,9 +53,8 @@ impl Styxy {
     ) -> Result<(u16, String, Dict), Error> {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?;
-        let client = self.callers.client(connection, &header).await?;
-        let sender = header.sender().map(|name| name.as_str());
-        let granted = self.broker.allocate(&request, &client, sender, false).await?;
+        let caller = self.callers.caller(connection, &header).await?;
+        let granted = self.broker.allocate(&request, &caller, false).await?;
         Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
     }
 
@@ -69,9 +68,8 @@ impl Styxy {
     ) -> Result<(zbus::OwnedFd, u16, String, Dict), Error> {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
-        let client = self.callers.client(connection, &header).await?;
-        let sender = header.sender().map(|name| name.as_str());
-        let mut granted = self.broker.allocate(&request, &client, sender, true).await?;
+        let caller = self.callers.caller(connection, &header).await?;
+        let mut granted = self.broker.allocate(&request, &caller, true).await?;
         let socket = granted.socket.take().ok_or_else(|| {
             Error::new(
                 ErrorKind::PortInUse,
@@ -161,8 +159,8 @@ impl Styxy {
     ) -> Result<Dict, Error> {
         let _busy = self.broker.activity().busy();
         let request = InstanceRequest::parse(instance_id, values(&options))?;
-        let client = self.callers.client(connection, &header).await?;
-        Ok(Dict(self.broker.register_instance(&request, &client).await?.fields()))
+        let caller = self.callers.caller(connection, &header).await?;
+        Ok(Dict(self.broker.register_instance(&request, &caller).await?.fields()))
     }
 
     fn heartbeat(&self, instance_id: &str) -> Result<(), Error> {

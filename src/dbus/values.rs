@@ -84,8 +84,7 @@ fn to_variant(value: &Value) -> Variant<'_> {
         Value::Str(value) | Value::Other(value) => value.as_str().into(),
         Value::Strings(values) => values.into(),
         Value::Ports(ports) => ports.into(),
-        // No answer has one in its dictionary.
-        Value::Descriptor(_) => false.into(),
+        Value::Descriptor(fd) | Value::Process(_, fd) => Variant::Fd(fd.as_fd().into()),
         Value::Fields(fields) => {
             let entries = fields.0.iter().map(|(key, value)| (*key, to_variant(value)));
             entries.collect::<HashMap<_, _>>().into()

@@ -30,7 +30,7 @@ use tokio::{
 use tower_service::Service;
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, Caller},
     kernel::process,
     lease::{Client, Transport},
 };
@@ -55,7 +55,7 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
             },
             () = stopped(&mut stop) => return,
         };
-        let Some(client) = peer(&stream) else { continue };
+        let Some(caller) = peer(&stream) else { continue };
         let busy = broker.activity().busy();
         let (router, mut stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
@@ -63,7 +63,8 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
             let (asking, stopping) = (Arc::clone(&asked), stop.clone());
             let service = service_fn(move |mut request: hyper::Request<Incoming>| {
                 asking.store(true, Ordering::Relaxed);
-                request.extensions_mut().insert(client.clone());
+                request.extensions_mut().insert(caller.client.clone());
+                request.extensions_mut().insert(caller.clone());
                 let (answer, stopping) = (router.clone().call(request), stopping.clone());
                 async move {
                     let mut answer = answer.await?;
@@ -102,7 +103,7 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
 }
 
 /// Who is on the other side (`SO_PEERCRED`, unix(7)); `None` for another user.
-fn peer(stream: &UnixStream) -> Option<Client> {
+fn peer(stream: &UnixStream) -> Option<Caller> {
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
     if uid != process::uid() && uid != 0 {
@@ -110,5 +111,7 @@ fn peer(stream: &UnixStream) -> Option<Client> {
     }
     let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
     let comm = pid.and_then(process::comm);
-    Some(Client { transport: Transport::Http, pid, uid: Some(uid), comm })
+    let pidfd = pid.and_then(|pid| process::peer(stream, pid)).map(Arc::new);
+    let client = Client { transport: Transport::Http, pid, uid: Some(uid), comm };
+    Some(Caller { client, connection: None, pidfd })
 }

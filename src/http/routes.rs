@@ -17,7 +17,7 @@ use serde_json::{Value as Body, json};
 
 use super::types;
 use crate::{
-    broker::Broker,
+    broker::{Broker, Caller},
     error::{Error, ErrorKind},
     lease::{Client, LeaseId},
     port::{Port, Protocol},
@@ -64,12 +64,12 @@ pub(super) type Part = Result<Path<String>, PathRejection>;
 
 async fn allocate(
     State(broker): State<Arc<Broker>>,
-    Extension(client): Extension<Client>,
+    Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let (service_type, options) = read_body(&body?)?;
     let request = AllocateRequest::parse(&service_type, options)?;
-    let granted = broker.allocate(&request, &client, None, false).await?;
+    let granted = broker.allocate(&request, &caller, false).await?;
     let mut fields = granted.fields();
     if !granted.lease_id().is_empty() {
         fields.put("lock_id", granted.lease_id());
@@ -159,13 +159,13 @@ async fn instances(State(broker): State<Arc<Broker>>) -> Result<Response, Failur
 
 async fn register(
     State(broker): State<Arc<Broker>>,
-    Extension(client): Extension<Client>,
+    Extension(caller): Extension<Caller>,
     instance_id: Part,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let Path(instance_id) = instance_id?;
     let request = InstanceRequest::parse(&instance_id, read_options(&body?)?)?;
-    Ok(Success(broker.register_instance(&request, &client).await?.fields()))
+    Ok(Success(broker.register_instance(&request, &caller).await?.fields()))
 }
 
 async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answer {

@@ -4,7 +4,7 @@
 //! - [`diag`]: which sockets there are, for whoever only looks
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
-//! - [`process`]: processes and who they are
+//! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
 //! - [`clock`]: the clock that deadlines are counted with
 
@@ -12,6 +12,7 @@ use std::fs;
 
 use crate::{port::PortRange, registry::PortSet};
 
+pub mod ancestry;
 pub mod clock;
 pub mod container;
 pub mod diag;

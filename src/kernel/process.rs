@@ -7,8 +7,9 @@ use std::{
     sync::Arc,
 };
 
+use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{Pid, PidfdFlags, pidfd_open},
 };
@@ -41,8 +42,7 @@ pub enum Trouble {
 impl Process {
     /// The process of that PID.
     pub fn of_pid(pid: u32) -> Result<Self, Trouble> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Trouble::Gone)?;
-        let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|errno| match errno {
+        let pidfd = pidfd(pid).map_err(|errno| match errno {
             // A thread's number is no process's: EINVAL, or ENOENT since Linux 6.9.
             Errno::SRCH | Errno::INVAL | Errno::NOENT => Trouble::Gone,
             errno => Trouble::Io(errno.into()),
@@ -70,17 +70,16 @@ impl Process {
         if owner == uid() { Ok(process) } else { Err(Trouble::Foreign(process)) }
     }
 
-    fn has_ended(&self) -> bool {
+    pub(super) fn has_ended(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
+        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 }
 
 /// Whether a process is that other one, or was started by it or by what it has started.
 pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
     while pid != ancestor {
-        match stat(pid, 4) {
+        match parent(pid) {
             // As far as the first process, or the one that is the first here.
             Some(parent) if parent != 0 => pid = parent,
             _ => return false,
@@ -102,11 +101,58 @@ fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
     fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
+/// The process that started a process, or took it over; 0 for one that this process cannot see.
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    stat(pid, 4)
+}
+
+/// The leader of the session that a process is in (setsid(2)).
+pub(super) fn session(pid: u32) -> Option<u32> {
+    stat(pid, 6)
+}
+
+/// The address of a process's arguments in its memory; 0 where that is not to be known.
+pub(super) fn argument_start(pid: u32) -> Option<u64> {
+    stat(pid, 48)
+}
+
 /// The real user of a process. Not the owner of `/proc/PID`, which is root's for some.
 pub(super) fn owner(pid: u32) -> Option<u32> {
+    status(pid, "Uid:")?.first().copied()
+}
+
+/// The numbers that a process has in the PID namespaces that it is in, from that of `/proc` inwards
+/// (`pid_namespaces(7)`): more than one, if it is in a namespace of its own.
+pub(super) fn numbers(pid: u32) -> Option<Vec<u32>> {
+    status(pid, "NSpid:").filter(|numbers| !numbers.is_empty())
+}
+
+/// The numbers of a line of `/proc/PID/status`.
+fn status(pid: u32, key: &str) -> Option<Vec<u32>> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    users.split_ascii_whitespace().next()?.parse().ok()
+    let numbers = status.lines().find_map(|line| line.strip_prefix(key))?;
+    numbers.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// The process that has connected to a socket (`SO_PEERPIDFD`, unix(7); since Linux 6.5), whose PID is
+/// known from its credentials.
+pub fn peer(socket: &impl AsFd, pid: u32) -> Option<OwnedFd> {
+    getsockopt(socket, PeerPidfd).ok().or_else(|| peer_by_number(socket, pid))
+}
+
+/// The same on an older kernel.
+fn peer_by_number(socket: &impl AsFd, pid: u32) -> Option<OwnedFd> {
+    let pidfd = pidfd(pid).ok()?;
+    // The number may be another's by now, but not while the connection is open at the other end.
+    let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::empty())];
+    poll(&mut fds, Some(&Timespec::default())).ok()?;
+    (!fds[0].revents().contains(PollFlags::HUP)).then_some(pidfd)
+}
+
+/// A descriptor of the process of that PID (`pidfd_open(2)`).
+pub fn pidfd(pid: u32) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+    pidfd_open(pid, PidfdFlags::empty())
 }
 
 /// The name of a process's command; `None` when it is gone. A process chooses it freely, so it is made
@@ -165,6 +211,17 @@ mod tests {
         assert!(process.has_ended());
         assert!(matches!(Process::of_pidfd(process.pidfd), Err(Trouble::Gone)));
         assert!(matches!(Process::of_pid(process.pid), Err(Trouble::Gone)));
+    }
+
+    #[test]
+    fn the_other_end_of_a_socket_is_known_while_it_is_there() {
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let own = std::process::id();
+        for peer in [peer(&near, own), peer_by_number(&near, own)] {
+            assert_eq!(Process::of_pidfd(peer.unwrap()).unwrap().pid, own);
+        }
+        drop(far);
+        assert!(peer_by_number(&near, own).is_none());
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl OwnerOptions {
             "pid" => whole(key, value, i32::MAX.unsigned_abs().into())
                 .map(|pid| self.pid = u32::try_from(pid).ok()),
             "pidfd" => match value {
-                Value::Descriptor(pidfd) => {
+                Value::Descriptor(pidfd) | Value::Process(_, pidfd) => {
                     self.pidfd = Some(Arc::clone(pidfd));
                     Ok(())
                 }

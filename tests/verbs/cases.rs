@@ -64,6 +64,7 @@ pub const CASES: &[Case] = &[
     text("allocate mine", 0),
     text("allocate mine --quiet --create", 0),
     text("allocate mine -q --owner pid:{pid}", 0),
+    text("allocate mine --verbose --owner parent", 0),
     text("allocate mine --owner unit:none.service", 2),
     text("allocate mine --count 9", 1),
     text("allocate mine --count 0", 2),

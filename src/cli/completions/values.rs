@@ -42,7 +42,7 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         (_, "file" | "export") => paths,
         (_, "protocol") => |_| words(&["tcp", "udp", "both"]),
         (_, "hold") => |_| words(&["guard", "none"]),
-        (_, "owner") => |_| words(&["none", "parent", "pid:", "unit:"]),
+        (_, "owner") => |_| words(&["none", "parent", "session", "pid:", "unit:"]),
         _ => return None,
     })
 }

@@ -74,6 +74,8 @@ pub(super) struct Leases {
 struct Listed {
     #[serde(flatten)]
     lease: Lease,
+    /// The name of the owner's command
+    comm: Option<String>,
     /// reserved, listening, or orphaned: the owner is gone, and something still listens
     state: String,
 }

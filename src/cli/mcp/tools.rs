@@ -1,6 +1,6 @@
 //! The tools: what a model can ask, in the words of the design, and the verb that answers.
 
-use std::{process, str::FromStr};
+use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -8,11 +8,10 @@ use serde_json::{Value as Json, json};
 
 use super::{
     super::{
-        Stop,
-        allocate::Owner,
-        ask,
+        Stop, ask,
         audit::{self, query::Query},
         check, counted,
+        owner::{Owner, put_own_process},
         project::Project,
         refused, release, suggest, text, usage, wanted,
     },
@@ -98,8 +97,10 @@ impl Tool for Allocate {
         options.put_some("create", self.create);
         options.put_some("dry_run", self.dry_run);
         match self.owner {
-            Some(owner) => owner.parse::<Owner>().map_err(|e| usage(&e))?.put(&mut options),
-            None => options.put("pid", process::id()),
+            Some(owner) => {
+                owner.parse::<Owner>().map_err(|e| usage(&e))?.put(&mut options)?;
+            }
+            None => put_own_process(&mut options),
         }
         wanted::allocate(&self.service_type, options)
     }

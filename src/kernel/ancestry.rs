@@ -1,0 +1,286 @@
+//! Who started whom, by `/proc` (proc(5)).
+//!
+//! A lease may end with the process that runs a command; a shell that only waits for that command is
+//! gone at once, so it is passed over. And a process is named by its place in this line where its number
+//! would mean another one.
+
+use std::{fs, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
+
+use rustix::io::Errno;
+
+use super::process::{
+    Process, Trouble, argument_start, comm, numbers, owner, parent, pidfd, session, uid,
+};
+
+/// Shells by the names of their programs. A box has several in one.
+const SHELLS: [&[u8]; 12] = [
+    b"sh", b"bash", b"dash", b"ash", b"hush", b"zsh", b"fish", b"ksh", b"mksh", b"yash", b"csh",
+    b"tcsh",
+];
+const BOXES: [&[u8]; 2] = [b"busybox", b"toybox"];
+
+/// An ancestor that was chosen as an owner.
+#[derive(Debug)]
+pub struct Chosen {
+    /// Its number, as this process counts.
+    pub pid: u32,
+    /// The name of its command, if it can be read.
+    pub comm: Option<Arc<str>>,
+    /// It.
+    pub pidfd: OwnedFd,
+    /// The shells between it and this process, the nearest first.
+    pub passed_over: Vec<(u32, Option<Arc<str>>)>,
+}
+
+/// Why no ancestor can be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It is not in the PID namespace of this process.
+    Outside,
+    /// It has ended.
+    Gone,
+    /// It would be this process.
+    Itself,
+    /// The kernel refused, most likely for a lack of descriptors.
+    Io(Errno),
+}
+
+impl From<Trouble> for Lost {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Gone | Trouble::Foreign(_) => Self::Gone,
+            Trouble::Io(error) => Self::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+        }
+    }
+}
+
+/// The process that this one was started by: its parent, or the first ancestor that is no shell which
+/// only waits for it. It is never beyond the leader of the session or the first process of the PID
+/// namespace, and the user's own unless it is the parent.
+pub fn parent_that_stays() -> Result<Chosen, Lost> {
+    let own = std::process::id();
+    let first = std::os::unix::process::parent_id();
+    if first == 0 {
+        return Err(Lost::Outside);
+    }
+    // The /proc of another PID namespace names other processes.
+    if fs::read_link("/proc/self").ok() != Some(PathBuf::from(own.to_string())) {
+        return choose(first, Vec::new());
+    }
+    let mut chosen = parent_of(&known(own)?)?;
+    let mut passed_over = Vec::new();
+    while chosen.pid != 1 && session(chosen.pid) != Some(chosen.pid) {
+        let Ok(next) = parent_of(&chosen) else { break };
+        if owner(next.pid) != Some(uid()) || !only_waits(&Seen::of(chosen.pid), &Seen::of(next.pid))
+        {
+            break;
+        }
+        passed_over.push((chosen.pid, comm(chosen.pid)));
+        chosen = next;
+    }
+    Ok(Chosen { pid: chosen.pid, comm: comm(chosen.pid), pidfd: chosen.pidfd, passed_over })
+}
+
+/// The leader of the session that this process is in (setsid(2)).
+pub fn session_leader() -> Result<Chosen, Lost> {
+    let leader = nix::unistd::getsid(None).map_err(|_| Lost::Gone)?;
+    match u32::try_from(leader.as_raw()).unwrap_or(0) {
+        0 => Err(Lost::Outside),
+        pid if pid == std::process::id() => Err(Lost::Itself),
+        pid => choose(pid, Vec::new()),
+    }
+}
+
+fn choose(pid: u32, passed_over: Vec<(u32, Option<Arc<str>>)>) -> Result<Chosen, Lost> {
+    let pidfd = pidfd(pid).map_err(|errno| match errno {
+        Errno::SRCH | Errno::INVAL | Errno::NOENT => Lost::Gone,
+        errno => Lost::Io(errno),
+    })?;
+    Ok(Chosen { pid, comm: comm(pid), pidfd, passed_over })
+}
+
+/// Whether a process is in a PID namespace of its own, in which numbers mean other processes than here;
+/// `None` when it is gone.
+pub fn is_nested(pid: u32) -> Option<bool> {
+    numbers(pid).map(|numbers| numbers.len() > 1)
+}
+
+/// The process that has that number in the PID namespace of `from`, if it is `from` itself or one that
+/// it descends from.
+pub fn named_from(from: Process, number: u32) -> Result<Process, Trouble> {
+    let depth = numbers(from.pid).ok_or(Trouble::Gone)?.len();
+    let mut process = from;
+    loop {
+        let numbers = numbers(process.pid).ok_or(Trouble::Gone)?;
+        // From here on, they are outside of the namespace.
+        if numbers.len() < depth {
+            return Err(Trouble::Gone);
+        }
+        if numbers.last() == Some(&number) {
+            break;
+        }
+        process = parent_of(&process)?;
+    }
+    if owner(process.pid) == Some(uid()) { Ok(process) } else { Err(Trouble::Foreign(process)) }
+}
+
+/// The parent of a process, whoever runs it.
+fn parent_of(child: &Process) -> Result<Process, Trouble> {
+    let pid = parent(child.pid).ok_or(Trouble::Gone)?;
+    let found = known(pid)?;
+    // It had the number all the time; and if the child still names it, it is the one.
+    let is_it = parent(child.pid) == Some(pid) && !child.has_ended() && !found.has_ended();
+    if is_it { Ok(found) } else { Err(Trouble::Gone) }
+}
+
+/// A process, whoever runs it.
+fn known(pid: u32) -> Result<Process, Trouble> {
+    match Process::of_pid(pid) {
+        Err(Trouble::Foreign(process)) => Ok(process),
+        process => process,
+    }
+}
+
+/// What can be seen of how a process was started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    exe: Option<PathBuf>,
+    arguments: Vec<Vec<u8>>,
+    /// Where its arguments lie: a fork has them where its parent has them, another program elsewhere.
+    place: Option<u64>,
+}
+
+impl Seen {
+    fn of(pid: u32) -> Self {
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments = arguments.strip_suffix(b"\0").unwrap_or(&arguments);
+        Self {
+            exe: fs::read_link(format!("/proc/{pid}/exe")).ok(),
+            arguments: arguments.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect(),
+            place: argument_start(pid),
+        }
+    }
+
+    /// The arguments of the shell that it is.
+    fn shell_arguments(&self) -> Option<&[Vec<u8>]> {
+        let (first, rest) = self.arguments.split_first()?;
+        let first = base(first.strip_prefix(b"-").unwrap_or(first));
+        let program = match &self.exe {
+            Some(exe) => base(exe.as_os_str().as_bytes()),
+            None => first,
+        };
+        if BOXES.contains(&program) {
+            // Called by the name of the shell, or with it.
+            return match rest.split_first() {
+                _ if SHELLS.contains(&first) => Some(rest),
+                Some((second, rest)) if SHELLS.contains(&&second[..]) => Some(rest),
+                _ => None,
+            };
+        }
+        // As in ksh93 or zsh-5.9.
+        let end = program.iter().position(|byte| !byte.is_ascii_alphabetic());
+        SHELLS.contains(&&program[..end.unwrap_or(program.len())]).then_some(rest)
+    }
+}
+
+fn base(path: &[u8]) -> &[u8] {
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+/// Whether a process is a shell that is there for one command: one with `-c`, or a subshell, which is a
+/// fork of its parent.
+fn only_waits(process: &Seen, parent: &Seen) -> bool {
+    process
+        .shell_arguments()
+        .is_some_and(|arguments| runs_a_command(arguments) || process == parent)
+}
+
+/// Whether the arguments of a shell have the option `-c`, alone or among others (`-lc`).
+fn runs_a_command(arguments: &[Vec<u8>]) -> bool {
+    let mut arguments = arguments.iter();
+    while let Some(argument) = arguments.next() {
+        match argument.as_slice() {
+            b"--" | b"-" | b"+" => return false,
+            b"--command" => return true,
+            b"--rcfile" | b"--init-file" | b"--init-command" => drop(arguments.next()),
+            [b'-', b'-', rest @ ..] if rest.starts_with(b"command=") => return true,
+            [b'-', b'-', ..] => {}
+            [b'-', letters @ ..] if letters.contains(&b'c') => return true,
+            // -o pipefail, +O extglob
+            [b'-' | b'+', letters @ ..] => {
+                if letters.iter().any(|letter| matches!(letter, b'o' | b'O')) {
+                    arguments.next();
+                }
+            }
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(exe: Option<&str>, arguments: &str, place: u64) -> Seen {
+        let arguments = arguments.split(' ').map(|argument| argument.as_bytes().to_vec()).collect();
+        Seen { exe: exe.map(PathBuf::from), arguments, place: Some(place) }
+    }
+
+    #[test]
+    fn a_shell_that_was_started_for_one_command_only_waits() {
+        let parent = seen(Some("/usr/bin/node"), "node", 1);
+        let waits = |exe, arguments| only_waits(&seen(exe, arguments, 2), &parent);
+        for (exe, arguments) in [
+            ("/usr/bin/dash", "sh -c true"),
+            ("/usr/bin/bash", "/bin/bash -lc true"),
+            ("/usr/bin/bash", "bash --norc -eo pipefail -c true"),
+            ("/usr/bin/bash", "bash +O extglob --rcfile /dev/null -c true"),
+            ("/usr/bin/fish", "fish --command=true"),
+            ("/usr/bin/ksh93", "ksh -c true"),
+            ("/usr/bin/zsh-5.9", "zsh -c true"),
+            ("/usr/bin/bash (deleted)", "bash -c true"),
+            ("/bin/busybox", "sh -c true"),
+            ("/bin/busybox", "busybox ash -c true"),
+        ] {
+            assert!(waits(Some(exe), arguments), "{exe}: {arguments}");
+            // Where the program cannot be seen, its name is.
+            assert!(waits(None, arguments) || arguments.starts_with("busybox"), "{arguments}");
+        }
+        for (exe, arguments) in [
+            ("/usr/bin/bash", "bash"),
+            ("/usr/bin/bash", "-bash"),
+            ("/usr/bin/bash", "bash ./script -c"),
+            ("/usr/bin/bash", "bash -o errexit script -c"),
+            ("/usr/bin/bash", "bash -- -c"),
+            ("/usr/bin/python3.13", "python3 -c pass"),
+            ("/usr/bin/node", "sh -c true"),
+            ("/bin/busybox", "busybox wget -c x"),
+        ] {
+            assert!(!waits(Some(exe), arguments), "{exe}: {arguments}");
+        }
+    }
+
+    #[test]
+    fn a_subshell_is_a_fork_of_its_parent_and_a_shell() {
+        let bash = || seen(Some("/usr/bin/bash"), "bash ./build", 1);
+        assert!(only_waits(&bash(), &bash()));
+        // Started with the same arguments, not forked.
+        assert!(!only_waits(&seen(Some("/usr/bin/bash"), "bash ./build", 2), &bash()));
+        let worker = || seen(Some("/usr/bin/python3.13"), "python3 serve.py", 1);
+        assert!(!only_waits(&worker(), &worker()));
+    }
+
+    #[test]
+    fn a_process_names_itself_and_those_above_it_and_nobody_else() {
+        let own = || Process::of_pid(std::process::id()).unwrap();
+        let parent = std::os::unix::process::parent_id();
+        let mut sibling = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert_eq!(named_from(own(), own().pid).unwrap().pid, own().pid);
+        assert_eq!(named_from(own(), parent).unwrap().pid, parent);
+        assert!(matches!(named_from(own(), sibling.id()), Err(Trouble::Gone)));
+        sibling.kill().unwrap();
+        sibling.wait().unwrap();
+    }
+}
