@@ -14,6 +14,7 @@ mod daemon;
 mod doctor;
 mod exec;
 mod forget;
+mod generator;
 mod holders;
 mod instances;
 mod list;
@@ -85,6 +86,8 @@ enum Verb {
     Mcp(mcp::Mcp),
     Completions(completions::Completions),
     Daemon(daemon::Daemon),
+    #[command(hide = true)]
+    Generator(generator::Generator),
 }
 
 /// How an answer is printed.
@@ -152,6 +155,7 @@ pub fn run() -> ExitCode {
         Verb::Mcp(verb) => verb.run(),
         Verb::Completions(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
+        Verb::Generator(verb) => verb.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

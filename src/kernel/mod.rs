@@ -6,6 +6,7 @@
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
+//! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
 use std::fs;
@@ -21,6 +22,7 @@ pub mod listeners;
 pub mod probe;
 pub mod process;
 pub mod readable;
+pub mod sandbox;
 
 /// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).
 pub fn ephemeral_ports() -> Option<PortRange> {

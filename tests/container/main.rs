@@ -25,6 +25,7 @@ mod machine;
 mod owners;
 mod package;
 mod race;
+mod sandbox;
 mod types;
 
 use libtest_mimic::{Arguments, Trial};
@@ -54,6 +55,7 @@ fn main() {
         owners::TESTS,
         package::TESTS,
         race::TESTS,
+        sandbox::TESTS,
         types::TESTS,
     ]
     .concat();

@@ -73,7 +73,9 @@ fn note(verb: &Command, matches: &ArgMatches, path: &str, covered: &mut BTreeSet
 fn each_verb(verb: &Command, look: &mut impl FnMut(&str, &Command)) {
     fn walk(path: &str, verb: &Command, look: &mut impl FnMut(&str, &Command)) {
         look(path, verb);
-        for verb in verb.get_subcommands().filter(|verb| verb.get_name() != "help") {
+        // Hidden ones are for systemd, not for people.
+        let shown = |verb: &&Command| verb.get_name() != "help" && !verb.is_hide_set();
+        for verb in verb.get_subcommands().filter(shown) {
             walk(&format!("{path} {}", verb.get_name()), verb, look);
         }
     }

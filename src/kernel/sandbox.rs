@@ -1,0 +1,198 @@
+//! The sandbox of the service: whether it can be set up here, and which layers of it a process is in.
+//!
+//! In a unit of the user's manager, all options that hide or protect files rest on a user namespace
+//! (`user_namespaces(7)`) and on mounts in it. Both can be forbidden: by `kernel.unprivileged_userns_clone`, by
+//! `user.max_user_namespaces`, by a seccomp filter, or by `AppArmor`, which on Ubuntu lets the namespace be made and
+//! denies the mounts. So only trying tells.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    unistd::{getgid, getuid},
+};
+
+/// Sets up what the options of the unit need, as systemd does it, for this process and for good. The process must
+/// have one thread (unshare(2)), and should do nothing else afterwards.
+///
+/// # Errors
+///
+/// The kernel's, with the step that was refused. A seccomp filter may also kill the process.
+pub fn set_up() -> io::Result<()> {
+    let step =
+        |name: &'static str| move |error: io::Error| io::Error::other(format!("{name}: {error}"));
+    let (uid, gid) = (getuid(), getgid());
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| step("unshare")(errno.into()))?;
+    // In this order: without CAP_SETGID in the namespace around it, groups must be given up first.
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{uid} {uid} 1")),
+        ("gid_map", format!("{gid} {gid} 1")),
+    ] {
+        fs::write(Path::new("/proc/self").join(file), text).map_err(step(file))?;
+    }
+    let nothing = None::<&str>;
+    let (private, read_only) = (
+        MsFlags::MS_REC | MsFlags::MS_SLAVE,
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_RDONLY,
+    );
+    mount(nothing, "/", nothing, private, nothing)
+        .and_then(|()| mount(Some("tmpfs"), "/proc", Some("tmpfs"), read_only, nothing))
+        .and_then(|()| mount(Some("/"), "/", nothing, MsFlags::MS_BIND | MsFlags::MS_REC, nothing))
+        .map_err(|errno| step("mount")(errno.into()))
+}
+
+/// A layer of the sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layer {
+    /// Nothing that the process executes can have more privileges (`NoNewPrivileges=`).
+    NoNewPrivileges,
+    /// System calls are filtered (`SystemCallFilter=` and others).
+    Seccomp,
+    /// There are no capabilities to be had (`CapabilityBoundingSet=`).
+    NoCapabilities,
+    /// The user's files cannot be seen (`TemporaryFileSystem=%h`).
+    HiddenHome,
+}
+
+impl Layer {
+    /// All layers.
+    pub const ALL: [Self; 4] =
+        [Self::NoNewPrivileges, Self::Seccomp, Self::NoCapabilities, Self::HiddenHome];
+
+    /// The word for it in answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoNewPrivileges => "no_new_privileges",
+            Self::Seccomp => "seccomp",
+            Self::NoCapabilities => "no_capabilities",
+            Self::HiddenHome => "hidden_home",
+        }
+    }
+}
+
+/// The layers that this process is in, by what it finds and not by what it should be in. Of the home it may see the
+/// folders named, which are its own.
+pub fn layers(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let is_hidden = home.is_none_or(|home| is_covered(&mounts, home) && !shows_others(home, own));
+    Layer::ALL
+        .into_iter()
+        .filter(|layer| match layer {
+            Layer::NoNewPrivileges => field(&status, "NoNewPrivs") == Some("1"),
+            // 2: there is a filter (proc_pid_status(5)).
+            Layer::Seccomp => field(&status, "Seccomp") == Some("2"),
+            Layer::NoCapabilities => {
+                field(&status, "CapBnd").is_some_and(|set| set.bytes().all(|digit| digit == b'0'))
+            }
+            Layer::HiddenHome => is_hidden,
+        })
+        .collect()
+}
+
+fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
+    status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// Whether a file system without the user's files is mounted at the home or above it: an empty home proves nothing.
+fn is_covered(mounts: &str, home: &Path) -> bool {
+    mounts.lines().any(|line| {
+        // proc_pid_mountinfo(5): the fifth field is where, the type comes after a lone hyphen.
+        let at = line.split(' ').nth(4).map(unescaped).unwrap_or_default();
+        let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
+        kind == Some("tmpfs") && at != "/" && home.starts_with(&at)
+    })
+}
+
+/// A path as mountinfo has it, with spaces and the like as octal numbers.
+fn unescaped(path: &str) -> String {
+    [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
+        .iter()
+        .fold(path.to_owned(), |path, (escaped, plain)| path.replace(escaped, plain))
+}
+
+/// Whether there is anything in the folder but those named and the ways to them.
+fn shows_others(folder: &Path, own: &[PathBuf]) -> bool {
+    // What cannot be read is not seen.
+    fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        let path = entry.path();
+        let is_way = own.iter().any(|own| own.starts_with(&path));
+        !own.contains(&path) && (!is_way || shows_others(&path, own))
+    })
+}
+
+/// What forbids it here, in the administrator's words, where a setting says so.
+pub fn forbidden_by() -> Option<&'static str> {
+    [
+        ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=0 (sysctl)"),
+        ("user/max_user_namespaces", "0", "user.max_user_namespaces=0 (sysctl)"),
+        (
+            "kernel/apparmor_restrict_unprivileged_userns",
+            "1",
+            "AppArmor (kernel.apparmor_restrict_unprivileged_userns=1)",
+        ),
+    ]
+    .into_iter()
+    .find(|(file, value, _)| {
+        fs::read_to_string(Path::new("/proc/sys").join(file))
+            .is_ok_and(|text| text.trim() == *value)
+    })
+    .map(|(_, _, words)| words)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_hidden_by_a_file_system_over_it_and_not_by_being_empty() {
+        let line = |at: &str, kind: &str| {
+            format!("36 35 98:0 / {at} rw,noatime master:1 - {kind} tmpfs rw,size=4k\n")
+        };
+        let home = Path::new("/home/a b");
+        for (mounts, covered) in [
+            (line("/home/a\\040b", "tmpfs"), true),
+            (line("/home", "tmpfs"), true),
+            (line("/home/a", "tmpfs"), false),
+            (line("/home/a\\040b", "ext4"), false),
+            // A live system has all of its files in memory.
+            (line("/", "tmpfs"), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_covered(&mounts, home), covered, "{mounts}");
+        }
+    }
+
+    #[test]
+    fn a_single_file_of_the_user_shows_that_the_home_is_not_hidden() {
+        let home = tempfile::tempdir().unwrap();
+        let own = [home.path().join(".config/styxy"), home.path().join(".local/state/styxy/state")];
+        for folder in &own {
+            fs::create_dir_all(folder.join("inside")).unwrap();
+        }
+        assert!(!shows_others(home.path(), &own));
+        for file in [".bashrc", ".config/other", ".local/state/x", ".local/state/styxy/y"] {
+            let file = home.path().join(file);
+            fs::write(&file, "").unwrap();
+            assert!(shows_others(home.path(), &own), "{}", file.display());
+            fs::remove_file(file).unwrap();
+        }
+        assert!(!shows_others(&home.path().join("gone"), &own));
+    }
+
+    #[test]
+    fn the_layers_are_read_from_the_process_itself() {
+        let status = "Name:\tstyxy\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t22\n";
+        assert_eq!(field(status, "Seccomp"), Some("2"));
+        assert_eq!(field(status, "CapBnd"), Some("0000000000000000"));
+        assert_eq!(field(status, "Umask"), None);
+        let home = tempfile::tempdir().unwrap();
+        assert!(!layers(Some(home.path()), &[]).contains(&Layer::HiddenHome));
+    }
+}
