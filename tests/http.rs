@@ -2,6 +2,11 @@
 
 mod support;
 
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+};
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::{Answer, Home, end};
@@ -98,6 +103,106 @@ fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
     refused(&home.http("GET", "/allocations?port=x", ""), 400, "InvalidArgument");
     refused(&home.http("GET", "/allocations?novelty=x", ""), 400, "InvalidArgument");
     assert_eq!(home.http("GET", "/allocations", "").body["allocations"], json!([]));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn what_is_given_twice_is_refused_and_changes_nothing() {
+    let home = Home::with_type();
+    let service = home.service();
+    for port in 0..2 {
+        let body = format!(r#"{{"service_type": "mine", "port": {}}}"#, home.port(port));
+        assert_eq!(home.http("POST", "/allocate", &body).status, 200);
+    }
+    let (first, second) = (home.port(0), home.port(1));
+    let id = "00000000-0000-4000-8000-000000000000";
+    for (method, path, body) in [
+        ("DELETE", format!("/allocations?port={first}&port={second}"), String::new()),
+        ("DELETE", format!("/allocations?lease_id={id}&lock_id={id}"), String::new()),
+        ("DELETE", "/memory?service_type=a&service_type=mine".to_owned(), String::new()),
+        ("GET", format!("/allocations?port={first}&port={first}"), String::new()),
+        ("GET", format!("/check/{first}?protocol=tcp&protocol=udp"), String::new()),
+        ("GET", "/suggest/mine?count=1&count=2".to_owned(), String::new()),
+        ("GET", "/config?origins=true&origins=false".to_owned(), String::new()),
+        ("DELETE", "/types/mine?force=false&force=true".to_owned(), String::new()),
+        (
+            "POST",
+            "/allocate".to_owned(),
+            format!(r#"{{"service_type": "mine", "port": {first}, "port": {second}}}"#),
+        ),
+        (
+            "POST",
+            "/allocate".to_owned(),
+            r#"{"service_type": "a", "service_type": "mine"}"#.to_owned(),
+        ),
+        ("POST", "/cleanup".to_owned(), r#"{"older_than": 9999, "older_than": 0}"#.to_owned()),
+        ("PUT", format!("/allocate/{id}/renew"), r#"{"ttl": 1, "ttl": 2}"#.to_owned()),
+    ] {
+        let answer = home.http(method, &path, &body);
+        refused(&answer, 400, "InvalidArgument");
+        assert!(answer.body["error"].as_str().unwrap().contains("given twice"), "{answer:?}");
+    }
+    assert_eq!(
+        home.http("GET", "/allocations", "").body["allocations"].as_array().unwrap().len(),
+        2
+    );
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_query_takes_what_a_body_takes_and_null_is_left_out_everywhere() {
+    let home = Home::with_type();
+    let service = home.service();
+    let pid = std::process::id();
+    for path in [
+        "/suggest/mine?dry_run=true".to_owned(),
+        "/suggest/mine?ttl=60&strict=false".to_owned(),
+        format!("/suggest/mine?pid={pid}&create=true"),
+        format!("/check/{}?protocol=", home.port(0)),
+    ] {
+        let answer = home.http("GET", &path, "");
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    let allocate = r#"{"service_type": "mine", "ttl": 60, "port": null, "service_name": null}"#;
+    let granted = home.http("POST", "/allocate", allocate);
+    assert_eq!(granted.status, 200, "{granted:?}");
+    let id = granted.body["lease_id"].as_str().unwrap();
+    for (method, path, body) in [
+        ("PUT", format!("/allocate/{id}/renew"), r#"{"ttl": null}"#),
+        ("PUT", "/instances/a-1".to_owned(), r#"{"heartbeat": 60, "pid": null}"#),
+        ("POST", "/cleanup".to_owned(), r#"{"older_than": null, "dry_run": null}"#),
+    ] {
+        let answer = home.http(method, &path, body);
+        assert_eq!(answer.status, 200, "{path}: {answer:?}");
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_clean_up_leaves_young_leases_alone_unless_it_is_told_otherwise() {
+    let home = Home::with_type();
+    let service = home.service();
+    home.http("POST", "/allocate", r#"{"service_type": "mine"}"#);
+    for body in ["", "{}"] {
+        assert_eq!(home.http("POST", "/cleanup", body).body["allocations"], json!([]));
+    }
+    let gone = home.http("POST", "/cleanup", r#"{"older_than": 0}"#);
+    assert_eq!(gone.body["allocations"].as_array().unwrap().len(), 1);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_body_that_is_announced_as_too_large_is_not_asked_for() {
+    let home = Home::with_type();
+    let service = home.service();
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    let head = "POST /allocate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+                Expect: 100-continue\r\nContent-Length: 10001\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    assert!(answer.contains("the body has more than 10000 bytes"), "{answer}");
     end(service, Signal::SIGTERM);
 }
 

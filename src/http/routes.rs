@@ -1,17 +1,22 @@
 //! What can be asked over HTTP. Every answer is JSON, also every error.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, Query, State,
+        DefaultBodyLimit, Path, Query, Request, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri},
+    http::{Method, StatusCode, Uri, header::CONTENT_LENGTH},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
 };
 use serde_json::{Value as Body, json};
 
@@ -28,6 +33,10 @@ use crate::{
 
 /// The largest body, in bytes.
 const LARGEST_BODY: usize = 10_000;
+
+/// How old a lease that nobody seems to need must be to be cleaned up, in seconds, unless something else is said. As
+/// with `styxy cleanup`, so that a server that is just being started keeps its port.
+const CLEAN_UP_OLDER_THAN: u64 = 3_600;
 
 /// The routes.
 pub fn router(broker: Arc<Broker>) -> Router {
@@ -54,12 +63,13 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn(refuse_large_bodies))
         .with_state(broker)
 }
 
 pub(super) type Answer = Result<Success, Failure>;
 /// axum's own refusals are plain text, so they are taken as values.
-pub(super) type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 pub(super) type Part = Result<Path<String>, PathRejection>;
 
 async fn allocate(
@@ -125,7 +135,7 @@ async fn clean_up(
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
-    let (mut older_than, mut dry_run) = (0, false);
+    let (mut older_than, mut dry_run) = (CLEAN_UP_OLDER_THAN, false);
     for (key, value) in read_options(&body?)? {
         match (key.as_str(), value) {
             ("older_than", Value::U64(seconds)) => older_than = seconds,
@@ -179,34 +189,50 @@ async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<R
     Ok(Json(json!({"success": true, "allocations": leases})).into_response())
 }
 
-fn read_filter(Query(filter): Query<HashMap<String, String>>) -> Result<Filter, Error> {
-    let keys = filter.into_iter().map(|(key, text)| {
-        let value = from_text(&key, text);
-        (key, value)
-    });
-    Filter::parse(keys)
+fn read_filter(query: Query<Vec<(String, String)>>) -> Result<Filter, Error> {
+    Filter::parse(read_query(query)?)
 }
 
-/// A query has only strings: numbers and flags are given as such.
-pub(super) fn from_text(key: &str, text: String) -> Value {
-    match (key, text.parse(), text.as_str()) {
-        ("port" | "count", Ok(number), _) => Value::U64(number),
-        ("create" | "strict", _, "true") => Value::Bool(true),
-        ("create" | "strict", _, "false") => Value::Bool(false),
+/// The parameters of a query, each once. A query has only strings: what is a number or a flag in a body is read as one.
+pub(super) fn read_query(
+    Query(query): Query<Vec<(String, String)>>,
+) -> Result<Vec<(String, Value)>, Error> {
+    let value = |key: &str, text: String| match (key, text.parse(), text.as_str()) {
+        ("port" | "count" | "ttl" | "pid", Ok(number), _) => Value::U64(number),
+        ("create" | "strict" | "dry_run" | "force" | "origins", _, "true") => Value::Bool(true),
+        ("create" | "strict" | "dry_run" | "force" | "origins", _, "false") => Value::Bool(false),
         _ => Value::Str(text),
+    };
+    let values = query.into_iter().map(|(key, text)| {
+        let value = value(&key, text);
+        (key, value)
+    });
+    once(values.collect())
+}
+
+/// Fails if a key is given twice: one of the two values would be lost.
+fn once<T>(values: Vec<(String, T)>) -> Result<Vec<(String, T)>, Error> {
+    let mut keys = HashSet::new();
+    match values.iter().find(|(key, _)| !keys.insert(key)) {
+        Some((key, _)) => Err(Error::invalid(format!("{} is given twice", shortened(key)))
+            .suggest("give it once, and send a request for each value")),
+        None => Ok(values),
     }
 }
 
 async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {
-    let (Path(port), Query(query)) = (port?, query?);
+    let Path(port) = port?;
     let port: Port = port.parse()?;
     let mut protocol = Protocol::default();
-    for (key, value) in query {
-        if key.as_str() == "protocol" {
-            protocol = value.parse()?;
-        } else {
-            let message = format!("there is no parameter {:?}", shortened(&key));
-            return Err(Error::invalid(message).suggest("the known one is protocol").into());
+    for (key, value) in read_query(query?)? {
+        match (key.as_str(), value) {
+            // As on the bus.
+            ("protocol", Value::Str(text)) if text.is_empty() => {}
+            ("protocol", Value::Str(text)) => protocol = text.parse()?,
+            _ => {
+                let message = format!("there is no parameter {:?}", shortened(&key));
+                return Err(Error::invalid(message).suggest("the known one is protocol").into());
+            }
         }
     }
     Ok(Success(broker.check(port, protocol)?))
@@ -216,6 +242,26 @@ async fn status(State(broker): State<Arc<Broker>>) -> Success {
     let mut fields = broker.status();
     fields.put("transport", "http");
     Success(fields)
+}
+
+/// Refuses a body that is announced as too large before any of it is asked for (RFC 9110, `Expect: 100-continue`).
+async fn refuse_large_bodies(request: Request, next: Next) -> Response {
+    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
+    if length
+        .and_then(|length| length.parse().ok())
+        .is_some_and(|length: u64| length > LARGEST_BODY as u64)
+    {
+        return too_large().into_response();
+    }
+    next.run(request).await
+}
+
+fn too_large() -> Failure {
+    Failure {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        code: ErrorKind::InvalidArgument.names().code,
+        error: Error::invalid(format!("the body has more than {LARGEST_BODY} bytes")),
+    }
 }
 
 async fn unknown_path(uri: Uri) -> Failure {
@@ -250,31 +296,54 @@ pub(super) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
-    match serde_json::from_slice(body) {
-        Ok(Body::Object(options)) => {
-            Ok(options.into_iter().map(|(key, value)| (key, from_json(value))).collect())
+    let Object(options) = serde_json::from_slice(body).map_err(|error| not_an_object(&error))?;
+    // As in many languages an option that is not set: it is left out.
+    let options = once(options)?.into_iter().filter(|(_, value)| !value.is_null());
+    Ok(options.map(|(key, value)| (key, from_json(value))).collect())
+}
+
+fn not_an_object(error: &serde_json::Error) -> Error {
+    Error::invalid(match error.classify() {
+        serde_json::error::Category::Data => "the body is not a JSON object".to_owned(),
+        _ => format!("the body is not JSON: {error}"),
+    })
+}
+
+/// A JSON object with every key that was sent, also one that was sent twice.
+struct Object(Vec<(String, Body)>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Object;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Object(fields))
+            }
         }
-        Ok(_) => Err(Error::invalid("the body is not a JSON object")),
-        Err(error) => Err(Error::invalid(format!("the body is not JSON: {error}"))),
+        deserializer.deserialize_map(Fields)
     }
 }
 
 /// The type and the options of a request's body.
 fn read_body(body: &[u8]) -> Result<(String, Vec<(String, Value)>), Error> {
     let example = "send an object such as {\"service_type\": \"dev\", \"service_name\": \"web\"}";
-    let body: Body = serde_json::from_slice(body).map_err(|error| {
-        Error::invalid(format!("the body is not JSON: {error}")).suggest(example)
-    })?;
-    let Body::Object(mut options) = body else {
-        return Err(Error::invalid("the body is not a JSON object").suggest(example));
-    };
-    let service_type = match options.remove("service_type") {
-        Some(Body::String(service_type)) => service_type,
-        Some(_) => return Err(Error::invalid("service_type must be a string").suggest(example)),
-        None => return Err(Error::invalid("service_type is missing").suggest(example)),
-    };
-    let options = options.into_iter().filter(|(_, value)| !value.is_null());
-    Ok((service_type, options.map(|(key, value)| (key, from_json(value))).collect()))
+    let mut options = read_options(body).map_err(|error| error.suggest(example))?;
+    let at = options.iter().position(|(key, _)| key == "service_type");
+    match at.map(|at| options.remove(at).1) {
+        Some(Value::Str(service_type)) => Ok((service_type, options)),
+        Some(_) => Err(Error::invalid("service_type must be a string").suggest(example)),
+        None => Err(Error::invalid("service_type is missing").suggest(example)),
+    }
 }
 
 fn from_json(value: Body) -> Value {
@@ -329,13 +398,10 @@ impl From<QueryRejection> for Failure {
 
 impl From<BytesRejection> for Failure {
     fn from(rejection: BytesRejection) -> Self {
-        let status = rejection.status();
-        let error = if status == StatusCode::PAYLOAD_TOO_LARGE {
-            Error::invalid(format!("the body has more than {LARGEST_BODY} bytes"))
-        } else {
-            Error::invalid("the body could not be read")
-        };
-        Self { status, code: ErrorKind::InvalidArgument.names().code, error }
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            return too_large();
+        }
+        Error::invalid("the body could not be read").into()
     }
 }
 

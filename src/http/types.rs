@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, Query, State, rejection::BytesRejection},
+    extract::{Path, State, rejection::BytesRejection},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
-use super::routes::{Answer, Failure, Parameters, Part, Success, from_text, read_options};
+use super::routes::{Answer, Failure, Parameters, Part, Success, read_options, read_query};
 use crate::{
     broker::Broker,
     error::Error,
@@ -31,12 +31,11 @@ pub(super) async fn undo(
     service_type: Part,
     query: Parameters,
 ) -> Answer {
-    let (Path(service_type), Query(query)) = (service_type?, query?);
+    let Path(service_type) = service_type?;
     let mut force = false;
-    for (key, value) in query {
-        match (key.as_str(), value.as_str()) {
-            ("force", "true") => force = true,
-            ("force", "false") => {}
+    for (key, value) in read_query(query?)? {
+        match (key.as_str(), value) {
+            ("force", Value::Bool(flag)) => force = flag,
             _ => return Err(parameter(&key, "the known one is force, true or false").into()),
         }
     }
@@ -51,12 +50,8 @@ pub(super) async fn suggest(
     service_type: Part,
     query: Parameters,
 ) -> Result<Response, Failure> {
-    let (Path(service_type), Query(query)) = (service_type?, query?);
-    let options = query.into_iter().map(|(key, text)| {
-        let value = from_text(&key, text);
-        (key, value)
-    });
-    let request = AllocateRequest::parse(&service_type, options)?;
+    let Path(service_type) = service_type?;
+    let request = AllocateRequest::parse(&service_type, read_query(query?)?)?;
     let suggestions = broker.suggest(&request)?;
     let suggestions: Vec<_> = suggestions.iter().map(|suggestion| suggestion.fields()).collect();
     Ok(Json(json!({"success": true, "suggestions": suggestions})).into_response())
@@ -66,12 +61,10 @@ pub(super) async fn config(
     State(broker): State<Arc<Broker>>,
     query: Parameters,
 ) -> Result<Response, Failure> {
-    let Query(query) = query?;
     let mut origins = false;
-    for (key, value) in query {
-        match (key.as_str(), value.as_str()) {
-            ("origins", "true") => origins = true,
-            ("origins", "false") => {}
+    for (key, value) in read_query(query?)? {
+        match (key.as_str(), value) {
+            ("origins", Value::Bool(flag)) => origins = flag,
             _ => return Err(parameter(&key, "the known one is origins, true or false").into()),
         }
     }

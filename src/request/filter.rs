@@ -36,6 +36,9 @@ impl Filter {
         for (key, value) in keys {
             let key = key.as_ref();
             problems.note(match key {
+                "lease_id" | "lock_id" if filter.lease_id.is_some() => Err(Error::invalid(
+                    "lease_id is given twice, for lock_id is another name of it",
+                )),
                 "lease_id" | "lock_id" => word(key, &value).map(|v| filter.lease_id = Some(v)),
                 "port" => port(key, &value).map(|v| filter.port = Some(v)),
                 "protocol" => word(key, &value).map(|v| filter.protocol = Some(v)),
