@@ -5,7 +5,7 @@ mod support;
 use std::{
     cell::RefCell,
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, symlink},
     process::{Command, Stdio},
 };
 
@@ -244,6 +244,46 @@ fn an_export_that_cannot_be_written_leaves_nothing_behind() {
         assert!(said.contains("name a file"), "{said}");
     }
     assert_eq!(fs::read_dir(journal.path("out")).unwrap().count(), 1);
+}
+
+#[test]
+fn an_export_into_what_is_no_file_leaves_it_what_it_is() {
+    let journal = Journal::of(&[event(1, "allocate"), event(2, "release")]);
+    let lines: Vec<_> = journal.json(&[]).as_array().unwrap().iter().map(Json::to_string).collect();
+    let lines = lines.join("\n") + "\n";
+    fs::create_dir(journal.path("out")).unwrap();
+    // Standard output, by each of its names, has the events and nothing else.
+    symlink("/proc/self/fd/1", journal.path("out/stdout")).unwrap();
+    for name in ["-", "/dev/stdout", "/proc/self/fd/1", "out/stdout"] {
+        for json in [&[][..], &["--json"]] {
+            assert_eq!(journal.ok(&[&["--export", name], json].concat()), lines, "{name}");
+        }
+    }
+    let shell = |line: &str| {
+        let styxy = journal.command(&[]);
+        let mut shell = Command::new("/bin/bash");
+        shell.env_clear().envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        shell.args(["-c", line]).arg(styxy.get_program());
+        shell.current_dir(journal.path(".")).output().unwrap()
+    };
+    let output = shell(r#""$0" audit --export /dev/stdout >out/redirected"#);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_to_string(journal.path("out/redirected")).unwrap(), lines);
+    // A pipe, as of a shell's >(…).
+    let output = shell(r#""$0" audit --export >(/bin/cat >out/piped); wait $!"#);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(fs::read_to_string(journal.path("out/piped")).unwrap(), lines);
+    // A link stays one; what it leads to is written.
+    fs::write(journal.path("out/target"), "what was there before, and was longer".repeat(50))
+        .unwrap();
+    symlink("target", journal.path("out/link")).unwrap();
+    journal.ok(&["--export", "out/link"]);
+    assert!(fs::symlink_metadata(journal.path("out/link")).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(journal.path("out/target")).unwrap(), lines);
+    // A device is not replaced, as it would be by root.
+    symlink("/dev/null", journal.path("out/null")).unwrap();
+    assert_eq!(journal.ok(&["--export", "out/null"]), "wrote 2 events to out/null\n");
+    assert!(fs::symlink_metadata(journal.path("out/null")).unwrap().is_symlink());
 }
 
 #[test]

@@ -53,6 +53,48 @@ fn run_becomes_the_command_and_the_lease_is_the_commands() {
 }
 
 #[test]
+fn what_is_asked_of_the_port_holds_for_a_variable_with_a_type() {
+    let home = Home::with_type();
+    let wanted = home.port(4).to_string();
+    let web = ["run", "--env", "WEB=mine", "--port", &wanted, "--strict"];
+    let script = r#"echo "$WEB $STYXY_PORT ${#STYXY_LEASE_ID} {port}""#;
+    let told = out(&home.run(&[&web[..], &["--", "bash", "-c", script]].concat()));
+    assert_eq!(told, format!("{wanted} {wanted} 36 {wanted}"));
+    home.ok(&["allocate", "mine", "--port", &wanted, "--project", "/other"]);
+    let refused = home.run(&[&web[..], &["--", "true"]].concat());
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    // Of two it is not clear which is meant, unless a type is named.
+    let two = ["run", "--env", "WEB=mine", "--env", "API=mine", "--port", &wanted, "--", "true"];
+    let refused = home.run(&two);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(said(&refused).contains("give the type of that port before --env"));
+    assert_eq!(home.leases().len(), 1);
+}
+
+#[test]
+fn exec_tells_the_port_as_run_does() {
+    let home = Home::with_type();
+    let script = r#"echo "$PORT $STYXY_PORT ${#STYXY_LEASE_ID} $HOST $0""#;
+    let told = out(&home.run(&["exec", "mine", "--", "bash", "-c", script, "-p{port}"]));
+    let port = told.split(' ').next().unwrap();
+    assert_eq!(told, format!("{port} {port} 36 127.0.0.1 -p{port}"));
+}
+
+#[test]
+fn wrong_usage_of_a_command_line_is_not_a_refusal() {
+    let home = Home::with_type();
+    for arguments in [
+        &["run", "--env", "FOO", "--", "true"][..],
+        &["exec", "mine", "--protocol", "both", "--", "true"],
+        &["exec", "mine", "--hold", "none", "--", "true"],
+    ] {
+        let output = home.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+    }
+    assert!(!home.socket().exists(), "no service was looked for");
+}
+
+#[test]
 fn a_killed_command_gives_its_port_back() {
     let home = Home::with_type();
     let (mut child, pid) = home.running(&["run", "mine"]);

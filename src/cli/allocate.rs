@@ -6,7 +6,10 @@ use super::{
     print, print_json, say,
     wanted::{Wanted, allocate, notes},
 };
-use crate::request::{LONGEST_TTL, MOST_PORTS};
+use crate::{
+    request::{LONGEST_TTL, MOST_PORTS},
+    service_type::Hold,
+};
 
 /// Lease a port, and print its number
 #[derive(Debug, Args)]
@@ -21,6 +24,9 @@ pub(super) struct Allocate {
     /// leader of its session), pid:N or unit:NAME
     #[arg(long, default_value = "none")]
     owner: Owner,
+    /// How the port is kept until it is used: guard (the service keeps it bound) or none
+    #[arg(long)]
+    hold: Option<Hold>,
     /// End the lease after so many seconds, unless it is renewed
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
@@ -45,6 +51,7 @@ impl Allocate {
         options.put_some("count", self.count.map(u32::from));
         options.put_some("ttl", self.ttl);
         let chosen = self.owner.put(&mut options)?;
+        options.put_some("hold", self.hold.map(Hold::as_str));
         if self.dry_run {
             options.put("dry_run", true);
         }

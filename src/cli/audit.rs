@@ -1,9 +1,4 @@
-use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf, absolute},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -12,6 +7,7 @@ use super::{Output, Stop, counted, print, print_json, refused, say, usage};
 use crate::{client::Failure, error::Error, word::visible};
 
 mod entry;
+mod export;
 mod journal;
 mod log;
 pub(super) mod query;
@@ -19,6 +15,7 @@ mod show;
 mod stats;
 
 use entry::Entry;
+use export::Target;
 use journal::{Found, Holds, Trouble};
 use query::{Query, Reading};
 use show::Here;
@@ -41,7 +38,7 @@ pub(super) struct Audit {
     /// Count events by action and type, with the top projects and the busiest hours
     #[arg(long, conflicts_with = "export")]
     stats: bool,
-    /// Write the events into a file, a JSON object a line
+    /// Write the events into a file, a JSON object a line; - is standard output
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
     /// Print the line of journalctl that this would run, and do nothing
@@ -146,9 +143,13 @@ impl Audit {
     }
 
     fn export(&self, file: &Path, entries: &[Entry]) -> Result<(), Stop> {
-        let lines: Vec<_> =
+        let lines: String =
             entries.iter().map(|entry| entry.to_json().to_string() + "\n").collect();
-        write(file, lines.concat().as_bytes()).map_err(|error| {
+        let Some(target) = Target::of(file) else {
+            // Nothing else may stand between the events.
+            return if lines.is_empty() { Ok(()) } else { print(lines.trim_end()) };
+        };
+        target.write(lines.as_bytes()).map_err(|error| {
             refused(format!(
                 "the events cannot be written to {}: {error}; name a file in a folder that you may write to",
                 file.display()
@@ -219,21 +220,4 @@ fn absent(why: &str) -> Stop {
          and where it doesn't, a private service writes to {}",
         log::path().display()
     )))
-}
-
-/// Puts the bytes in the place of the file, so that it is never there in part; for the user alone.
-fn write(file: &Path, bytes: &[u8]) -> io::Result<()> {
-    let file = absolute(file)?;
-    let name = file.file_name().ok_or(io::ErrorKind::IsADirectory)?;
-    let mut partial = name.to_owned();
-    partial.push(format!(".{}.tmp", std::process::id()));
-    let partial = file.with_file_name(partial);
-    let mut options = OpenOptions::new();
-    let mut output = options.write(true).create_new(true).mode(0o600).open(&partial)?;
-    let written = output.write_all(bytes).and_then(|()| output.sync_all());
-    let renamed = written.and_then(|()| fs::rename(&partial, &file));
-    if renamed.is_err() {
-        let _ = fs::remove_file(&partial);
-    }
-    renamed
 }

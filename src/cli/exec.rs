@@ -1,7 +1,7 @@
 use std::{
     ffi::OsString,
     os::{fd::OwnedFd, unix::process::CommandExt},
-    process::{self, Command},
+    process,
 };
 
 use clap::Args;
@@ -12,12 +12,13 @@ use super::{
     Stop, block_on,
     owner::put_own_process,
     refused,
-    run::{Telling, not_started, refuse_to_run_twice},
+    run::{Telling, environment, not_started, prepare, refuse_to_run_twice},
     usage,
     wanted::{Wanted, allocate},
 };
 use crate::{
     client,
+    error::Error,
     kernel::probe,
     port::{Port, Protocol},
     request::AllocateRequest,
@@ -33,7 +34,7 @@ const FIRST: i32 = 3;
 /// connection, and a connection that comes early waits. It listens on all addresses, IPv4 and IPv6, as a
 /// socket of systemd-socket-activate(1) does.
 ///
-/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, too. The lease is the command's, and ends with it.
+/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments stands for the port. The lease is the command's, and ends with it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy exec api -- uvicorn app:app --fd 3\n  \
@@ -54,9 +55,8 @@ pub(super) struct Exec {
 impl Exec {
     pub(super) fn run(self) -> Result<(), Stop> {
         if self.wanted.protocol == Some(Protocol::Both) {
-            return Err(refused(
-                "one socket is handed over at a time: choose tcp or udp".to_owned(),
-            ));
+            let error = Error::invalid("one socket is handed over at a time");
+            return Err(usage(&error.suggest("choose tcp or udp")));
         }
         let (answer, socket) = self.lease()?;
         refuse_to_run_twice(&answer)?;
@@ -64,16 +64,11 @@ impl Exec {
         if answer["protocol"] == "tcp" {
             listen(&socket)?;
         }
-        let port = answer["port"].to_string();
-        let mut command = Command::new(&self.command[0]);
+        let mut command = prepare(&self.command, &environment("PORT", &answer));
         command
-            .args(&self.command[1..])
             .env("LISTEN_FDS", "1")
             .env("LISTEN_PID", process::id().to_string())
-            .env("LISTEN_FDNAMES", &self.service_type)
-            .env("PORT", &port)
-            .env("STYXY_PORT", &port)
-            .env("STYXY_LEASE_ID", answer["lease_id"].as_str().unwrap_or_default());
+            .env("LISTEN_FDNAMES", &self.service_type);
         let mapping = FdMapping { parent_fd: socket, child_fd: FIRST };
         if command.fd_mappings(vec![mapping]).is_err() {
             return Err(refused("descriptor 3 cannot be set".to_owned()));
@@ -85,7 +80,6 @@ impl Exec {
     /// The lease and its socket: handed over on the bus; elsewhere bound here, over no guard.
     fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
         let mut options = self.wanted.options()?;
-        options.0.retain(|(key, _)| *key != "hold");
         put_own_process(&mut options);
         AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;
         let handed = block_on(client::call_for_socket(&self.service_type, &options))??;

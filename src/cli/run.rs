@@ -15,10 +15,10 @@ use serde_json::Value as Json;
 use super::{
     Stop, note,
     owner::put_own_process,
-    refused, say, text,
+    refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
 };
-use crate::{error::Error, kernel::probe, request::MOST_PORTS, word::visible};
+use crate::{error::Error, kernel::probe, request::MOST_PORTS, service_type::Hold, word::visible};
 
 /// Lease a port, and become a command that gets it in PORT
 ///
@@ -42,6 +42,9 @@ pub(super) struct Run {
     /// Lease so many consecutive ports: PORT, PORT_1, …
     #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
+    /// How the port is kept until it is used: guard (the service keeps it bound) or none
+    #[arg(long)]
+    hold: Option<Hold>,
     #[command(flatten)]
     telling: Telling,
     #[command(flatten)]
@@ -92,48 +95,78 @@ impl FromStr for Variable {
 
 impl Run {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let (own, further): (Vec<_>, Vec<_>) =
-            self.env.iter().partition(|variable| variable.service_type.is_none());
+        let wanted = self.wanted.options()?;
         let mut variables = Vec::new();
-        if let Some(service_type) = &self.service_type {
-            let mut options = self.wanted.options()?;
-            options.put_some("count", self.count.map(u32::from));
+        for (index, leased) in self.leases()?.into_iter().enumerate() {
+            let mut options = wanted.clone();
+            options.put_some("count", leased.count.map(u32::from));
+            options.put_some("hold", self.hold.map(Hold::as_str));
             put_own_process(&mut options);
-            let answer = allocate(service_type, options)?;
-            let name = own.first().map_or("PORT", |variable| &variable.name);
+            if index > 0 {
+                // What is asked of the first port is not asked of the others.
+                options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
+            }
+            if leased.has_own_name && options.get("service_name").is_none() {
+                options.put("service_name", leased.variable.to_ascii_lowercase());
+            }
+            let answer = allocate(leased.service_type, options)?;
             refuse_to_run_twice(&answer)?;
-            self.telling.tell(&answer, name, Some(&self.wanted));
-            variables.extend(of_answer(name, &answer));
-            for variable in own.iter().skip(1) {
-                variables.push((variable.name.clone(), answer["port"].to_string()));
+            self.telling.tell(&answer, leased.variable, (index == 0).then_some(&self.wanted));
+            if index == 0 {
+                variables = environment(leased.variable, &answer);
+            } else {
+                variables.push((leased.variable.to_owned(), answer["port"].to_string()));
             }
-            for (name, key) in [("STYXY_PORT", "port"), ("STYXY_LEASE_ID", "lease_id")] {
-                let value =
-                    answer[key].as_str().map_or_else(|| answer[key].to_string(), str::to_owned);
-                variables.push((name.to_owned(), value));
-            }
-        } else if let Some(variable) = own.first() {
-            let name = &variable.name;
-            return Err(refused(format!(
-                "--env {name} names no type: give one before --, or write --env {name}=TYPE"
-            )));
-        }
-        for Variable { name, service_type } in further {
-            let mut options = self.wanted.options()?;
-            // What is asked of the first port is not asked of the others; each has a name of its own.
-            options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
-            if options.get("service_name").is_none() {
-                options.put("service_name", name.to_ascii_lowercase());
-            }
-            put_own_process(&mut options);
-            let answer = allocate(service_type.as_deref().unwrap_or_default(), options)?;
-            refuse_to_run_twice(&answer)?;
-            self.telling.tell(&answer, name, None);
-            variables.push((name.clone(), answer["port"].to_string()));
+            variables
+                .extend(leased.others.iter().map(|v| (v.name.clone(), answer["port"].to_string())));
         }
         let error = prepare(&self.command, &variables).exec();
         Err(not_started(&self.command[0], &error))
     }
+
+    /// What is to be leased, the command's own port first.
+    fn leases(&self) -> Result<Vec<Leased<'_>>, Stop> {
+        let (own, further): (Vec<_>, Vec<_>) =
+            self.env.iter().partition(|variable| variable.service_type.is_none());
+        let further = further.into_iter().map(|Variable { name, service_type }| Leased {
+            service_type: service_type.as_deref().unwrap_or_default(),
+            variable: name,
+            others: Vec::new(),
+            count: None,
+            has_own_name: true,
+        });
+        if let Some(service_type) = &self.service_type {
+            let variable = own.first().map_or("PORT", |variable| &variable.name);
+            let others = own.get(1..).unwrap_or_default().to_vec();
+            let first =
+                Leased { service_type, variable, others, count: self.count, has_own_name: false };
+            return Ok([first].into_iter().chain(further).collect());
+        }
+        if let Some(Variable { name, .. }) = own.first() {
+            let error = Error::invalid(format!("--env {name} names no type"));
+            let remedy = format!("give one before --, or write --env {name}=TYPE");
+            return Err(usage(&error.suggest(remedy)));
+        }
+        let leases: Vec<_> = further.collect();
+        if leases.len() > 1 && self.wanted.names_a_port() {
+            let error =
+                Error::invalid("--port or --template is for one port, and several are asked for");
+            return Err(usage(&error.suggest("give the type of that port before --env")));
+        }
+        Ok(leases)
+    }
+}
+
+/// One lease of the command.
+struct Leased<'a> {
+    service_type: &'a str,
+    /// The variable that gets the port.
+    variable: &'a str,
+    /// Further variables for the same port.
+    others: Vec<&'a Variable>,
+    count: Option<u16>,
+    /// Whether it is called after its variable, so that two of a type are told apart.
+    has_own_name: bool,
 }
 
 impl Telling {
@@ -185,16 +218,20 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
     )))
 }
 
-/// The variables of the first port and of those that follow it.
-fn of_answer(name: &str, answer: &Json) -> Vec<(String, String)> {
+/// The variables that tell a command its lease: those of the port, of the ports that follow it, and of the lease.
+pub(super) fn environment(name: &str, answer: &Json) -> Vec<(String, String)> {
     let first = (name.to_owned(), answer["port"].to_string());
     let others = answer["ports"].as_array().into_iter().flatten().skip(1).enumerate();
     let others = others.map(|(index, port)| (format!("{name}_{}", index + 1), port.to_string()));
-    std::iter::once(first).chain(others).collect()
+    let of_lease = [
+        ("STYXY_PORT".to_owned(), answer["port"].to_string()),
+        ("STYXY_LEASE_ID".to_owned(), text(answer, "lease_id").to_owned()),
+    ];
+    std::iter::once(first).chain(others).chain(of_lease).collect()
 }
 
 /// The command with its variables, and with the ports in its arguments.
-fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
+pub(super) fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
     let mut placeholders: Vec<_> =
         variables.iter().map(|(name, value)| (format!("{{{name}}}"), value.as_str())).collect();
     if let Some((name, _)) = variables.first() {

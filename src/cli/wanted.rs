@@ -7,7 +7,6 @@ use crate::{
     error::ErrorKind,
     port::{Port, Protocol},
     request::AllocateRequest,
-    service_type::Hold,
     value::Fields,
 };
 
@@ -30,9 +29,6 @@ pub(super) struct Wanted {
     /// tcp, udp, or both for the same number in both [default: as the type has it, else tcp]
     #[arg(long)]
     pub(super) protocol: Option<Protocol>,
-    /// How the port is kept until it is used: guard (the service keeps it bound) or none
-    #[arg(long)]
-    hold: Option<Hold>,
     /// The agent, session or tool that asks
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
@@ -56,7 +52,6 @@ impl Wanted {
         options.put_some("port", self.port.map(Port::get));
         options.put_some("template", self.template.clone());
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
-        options.put_some("hold", self.hold.map(Hold::as_str));
         options.put_some("instance_id", self.instance.clone());
         options.put_some("singleton_key", self.singleton_key.clone());
         for (flag, is_set) in [("strict", self.strict), ("create", self.create)] {
@@ -66,6 +61,11 @@ impl Wanted {
         }
         options.put("project_path", project.path().as_str());
         Ok(options)
+    }
+
+    /// Whether it says which port it is to be.
+    pub(super) fn names_a_port(&self) -> bool {
+        self.port.is_some() || self.template.is_some()
     }
 
     /// Why the port is not the one that was asked for.

@@ -54,9 +54,10 @@ pub const CASES: &[Case] = &[
     text("exec mine -q --template main --create -- false", 1),
     text("exec mine -- /no/such/program", 127),
     text("exec mine", 2),
-    text("exec mine --protocol both -- true", 1),
+    text("exec mine --protocol both -- true", 2),
+    text("exec mine --hold none -- true", 2),
     json(
-        "exec mine --json --name web --port {free} --strict --hold none --protocol udp --instance a-1 --project /a -- true",
+        "exec mine --json --name web --port {free} --strict --protocol udp --instance a-1 --project /a -- true",
         0,
         "told",
     ),

@@ -1,0 +1,64 @@
+//! Writing events into a file, or to whatever its path names.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::{
+        fd::AsFd,
+        unix::fs::{MetadataExt, OpenOptionsExt},
+    },
+    path::{Path, absolute},
+};
+
+/// Where events go, besides standard output.
+pub(super) enum Target<'a> {
+    /// A file that is made, or replaced as a whole.
+    File(&'a Path),
+    /// Something that is there and is no file: a device, a pipe, or a link, which stays what it is.
+    Existing(&'a Path),
+}
+
+impl<'a> Target<'a> {
+    /// What the path names; `None` for standard output, also by another name such as `/dev/stdout`.
+    pub(super) fn of(path: &'a Path) -> Option<Self> {
+        match fs::symlink_metadata(path) {
+            _ if path.as_os_str() == "-" => None,
+            Ok(found) if !found.is_file() => (!is_stdout(path)).then_some(Self::Existing(path)),
+            _ => Some(Self::File(path)),
+        }
+    }
+
+    /// Writes all bytes.
+    pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::File(file) => replace(file, bytes),
+            Self::Existing(path) => {
+                // Not O_CREAT: what a link leads to is somebody else's to make.
+                OpenOptions::new().write(true).truncate(true).open(path)?.write_all(bytes)
+            }
+        }
+    }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    let Ok(named) = fs::metadata(path) else { return false };
+    let output = io::stdout().as_fd().try_clone_to_owned().and_then(|fd| File::from(fd).metadata());
+    output.is_ok_and(|output| (output.dev(), output.ino()) == (named.dev(), named.ino()))
+}
+
+/// Puts the bytes in the place of the file, so that it is never there in part; for the user alone.
+fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = absolute(file)?;
+    let name = file.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let mut partial = name.to_owned();
+    partial.push(format!(".{}.tmp", std::process::id()));
+    let partial = file.with_file_name(partial);
+    let mut options = OpenOptions::new();
+    let mut output = options.write(true).create_new(true).mode(0o600).open(&partial)?;
+    let written = output.write_all(bytes).and_then(|()| output.sync_all());
+    let renamed = written.and_then(|()| fs::rename(&partial, &file));
+    if renamed.is_err() {
+        let _ = fs::remove_file(&partial);
+    }
+    renamed
+}
