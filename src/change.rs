@@ -16,6 +16,7 @@ use crate::{
         self, Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName,
     },
     port::{Port, PortRange, Protocol},
+    registry::Remembered,
     request::AllocateRequest,
     service_type::ServiceTypeName,
     time::Timestamp,
@@ -71,6 +72,9 @@ pub enum Change {
         lease: Arc<Lease>,
         /// Why it ended.
         reason: EndReason,
+        /// If its grant could not be made durable, the port that was remembered before it.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        remembered: Option<Remembered>,
     },
     /// The owner of a lease is gone, but something listens on its port.
     Orphan {
@@ -239,11 +243,22 @@ impl Change {
         }
     }
 
+    /// Whether a lease or an instance ends by it: there can be no more of these than of those.
+    pub fn is_end(&self) -> bool {
+        matches!(
+            self,
+            Self::Release { .. }
+                | Self::Expire { .. }
+                | Self::SingletonLeave { .. }
+                | Self::EndInstance { .. }
+        )
+    }
+
     /// The end of that lease for that reason.
     pub fn end(lease: Arc<Lease>, reason: EndReason) -> Self {
         match reason {
             EndReason::Released => Self::Release { lease, reason },
-            _ => Self::Expire { lease, reason },
+            _ => Self::Expire { lease, reason, remembered: None },
         }
     }
 }

@@ -1,16 +1,13 @@
 //! The life of the service: sockets from systemd, readiness, watchdog, signals, reload, idle exit.
+//!
+//! - `home`: the service's folders, and the sockets that it makes itself
+
+mod home;
 
 use std::{
-    env, fmt, fs,
-    io::{self, Read, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{
-            fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-            net::{UnixListener, UnixStream},
-        },
-    },
-    path::{Path, PathBuf},
+    env, fmt,
+    io::{self, Write},
+    os::{fd::OwnedFd, unix::net::UnixListener},
     sync::Arc,
     time::Duration,
 };
@@ -23,14 +20,14 @@ use tokio::{
     sync::watch,
 };
 
+use self::home::{Home, Sockets};
 use crate::{
     audit,
     broker::{Broker, Places},
     dbus::{self, Door},
     http,
-    kernel::{guard, process},
+    kernel::{guard, manager},
     lease::LeaseId,
-    places,
     word::counted,
 };
 
@@ -75,11 +72,7 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     let inherited = Inherited::from_systemd()?;
     audit::sink::log_there();
     guard::make_room();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // A thread for syncing is not kept waiting for the next one.
-        .thread_keep_alive(Duration::from_secs(1))
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, inherited))
 }
 
@@ -87,17 +80,18 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
     // First of all: a signal that comes while the service starts must not kill it.
     let signals = Signals::new()?;
     let Inherited { listener, guards } = inherited;
-    let broker = Broker::start(Places { guards, ..places::of_service() })?;
-    let (sync, deadlines) = (Arc::clone(&broker), Arc::clone(&broker));
-    tokio::spawn(async move { sync.run_sync().await });
+    let home = Home::find()?;
+    let broker = Broker::start(Places {
+        state: home.state.clone(),
+        config: home.config.clone(),
+        lock: None,
+        guards,
+    })?;
+    let deadlines = Arc::clone(&broker);
     tokio::spawn(async move { deadlines.run_deadlines().await });
-    let (listener, own_socket) = match listener {
-        Some(listener) => (listener, None),
-        None => bind(&places::runtime()).map(|(listener, path)| (listener, Some(path)))?,
-    };
-    listener.set_nonblocking(true)?;
+    let is_activated = listener.is_some();
+    let mut sockets = Sockets::open(listener, &home)?;
     let (stop, stopping) = watch::channel(false);
-    let listener = tokio::net::UnixListener::from_std(listener)?;
     let door = match Door::open(&broker).await {
         Ok(door) => Some(door),
         // HTTP alone will do; a bus that comes later is the next service's.
@@ -107,9 +101,7 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
             None
         }
         Err(dbus::OpenError::NameTaken) => {
-            if let Some(path) = own_socket {
-                let _ = fs::remove_file(path);
-            }
+            sockets.remove();
             return Err(Failure(format!(
                 "another process has the name {} on the session bus: is a styxy service running already?",
                 dbus::NAME
@@ -117,11 +109,14 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         }
     };
 
-    notify(&[NotifyState::Ready, NotifyState::Status(&summary(&broker, door.is_some()))]);
+    manager::tell(&[NotifyState::Ready, NotifyState::Status(&summary(&broker, door.is_some()))]);
     // What waits on the socket is taken when the manager counts the service as started: a very short
     // one could be over before.
-    let http = tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping));
-    if let Some(path) = &own_socket {
+    let http: Vec<_> = sockets
+        .take()
+        .map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping.clone())))
+        .collect();
+    if !is_activated && let Some(path) = sockets.own.first() {
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
     }
@@ -130,15 +125,15 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
     let idle = options.idle_exit;
     let is_idle = until_the_end(&broker, door.as_ref(), idle, signals).await?;
 
-    notify(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
+    manager::tell(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
     // The manager must know before the name is free, or it holds the service for running while the
     // bus asks it for a new one.
-    tokio::task::spawn_blocking(barrier).await?;
+    manager::settled().await;
     stop.send_replace(true);
-    let _ = http.await;
-    if let Some(path) = &own_socket {
-        let _ = fs::remove_file(path);
+    for http in http {
+        let _ = http.await;
     }
+    sockets.remove();
     if let Some(door) = door {
         door.close(PATIENCE).await;
     }
@@ -149,7 +144,7 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         let patience = Duration::from_secs(2);
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
-    if is_idle && own_socket.is_none() && broker.lease_count() > 0 {
+    if is_idle && is_activated && broker.lease_count() > 0 {
         broker.store_guards();
         return Ok(End::Again);
     }
@@ -254,52 +249,13 @@ impl Inherited {
     }
 }
 
-/// Binds the socket of a service that was started by hand.
-fn bind(folder: &Path) -> Result<(UnixListener, PathBuf), Failure> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let metadata = fs::metadata(folder)?;
-    if metadata.uid() != process::uid() {
-        let folder = folder.display();
-        return Err(Failure(format!("the folder {folder} belongs to another user")));
-    }
-    if metadata.mode() & 0o077 != 0 {
-        fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    }
-    let path = places::socket(folder);
-    if UnixStream::connect(&path).is_ok() {
-        let path = path.display();
-        return Err(Failure(format!("a live service listens on {path} already")));
-    }
-    // What nobody answers on is a leftover.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
-    Ok((listener, path))
-}
-
-/// Tells systemd; without it, nobody listens.
-fn notify(states: &[NotifyState<'_>]) {
-    let _ = sd_notify::notify(states);
-}
-
-/// Waits until the manager has worked through what it was told (`sd_notify(3)`, `BARRIER=1`).
-fn barrier() {
-    if let Ok(mut barrier) = guard::barrier() {
-        // The manager is alive, or this process would be ended by it.
-        let _ = barrier.read(&mut [0]);
-    }
-}
-
 /// Tells the manager that the loop is alive, twice in the time that the unit allows.
 async fn watchdog() {
-    let Some(limit) = sd_notify::watchdog_enabled() else { return };
+    let Some(limit) = manager::watchdog() else { return };
     let mut beat = tokio::time::interval(limit / 2);
     loop {
         beat.tick().await;
-        notify(&[NotifyState::Watchdog]);
+        manager::tell(&[NotifyState::Watchdog]);
     }
 }
 
@@ -312,7 +268,7 @@ async fn keep_status(broker: Arc<Broker>, on_bus: bool) {
         changed.borrow_and_update();
         let summary = summary(&broker, on_bus);
         if summary != told {
-            notify(&[NotifyState::Status(&summary)]);
+            manager::tell(&[NotifyState::Status(&summary)]);
             told = summary;
         }
     }

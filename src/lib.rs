@@ -38,7 +38,8 @@
 //! - [`dbus`] and [`http`].
 //!
 //! The service as a process:
-//! - [`daemon`]: its life. [`activity`]: what keeps it from ending. [`places`]: where things are.
+//! - [`daemon`]: its life. [`activity`]: what keeps it from ending. [`surroundings`]: whose it
+//!   is and where its folders are.
 //!
 //! The command:
 //! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
@@ -60,13 +61,13 @@ pub mod http;
 pub mod kernel;
 pub mod lease;
 pub mod owners;
-pub mod places;
 pub mod port;
 pub mod project;
 pub mod registry;
 pub mod request;
 pub mod service_type;
 pub mod state;
+pub mod surroundings;
 pub mod time;
 pub mod value;
 mod word;

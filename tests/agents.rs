@@ -109,7 +109,7 @@ fn the_text_tells_of_each_exit_code_what_it_means() {
     }
     assert!(text.contains("3 no service can be reached"), "{text}");
     let nowhere = Home::new();
-    fs::write(nowhere.path("state"), "not a folder").unwrap();
+    nowhere.close_doors();
     assert_eq!(nowhere.run(&["list"]).status.code(), Some(3));
     assert_eq!(shell(&home, "styxy run dev -- /bin/sh -c 'exit 7'").status.code(), Some(7));
 }

@@ -128,7 +128,7 @@ fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     assert_eq!(code(&["check", "0"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));
     let nowhere = Home::new();
-    std::fs::write(nowhere.path("state"), "not a folder").unwrap();
+    nowhere.close_doors();
     let output = nowhere.run(&["list"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("no styxy service can be reached"), "{}", stderr(&output));

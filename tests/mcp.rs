@@ -366,11 +366,11 @@ fn a_refusal_is_a_tool_error_in_the_words_of_the_verb() {
 #[test]
 fn a_service_that_cannot_be_reached_is_a_tool_error_and_the_session_goes_on() {
     let home = Home::new();
-    fs::write(home.path("state"), "not a folder").unwrap();
+    home.close_doors();
     let mut session = Session::new(&home);
     let words = session.refused("list", &json!({}));
     assert!(words.contains("no styxy service can be reached"), "{words}");
-    fs::remove_file(home.path("state")).unwrap();
+    home.open_doors();
     assert_eq!(session.ok("list", &json!({})), json!({"leases": []}));
 }
 

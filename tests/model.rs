@@ -320,7 +320,7 @@ impl Both {
         let entries = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
         assert_eq!(entries.collect::<Vec<_>>(), self.model.memory);
         for (key, port, _) in &self.model.memory {
-            assert_eq!(memory.get(key), Some(*port));
+            assert_eq!(memory.get(key).unwrap().port, *port);
         }
     }
 }

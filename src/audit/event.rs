@@ -84,7 +84,7 @@ impl Event {
             Change::SingletonReuse { lease } => singleton_reuse(lease),
             Change::SingletonLeave { lease, reason } => singleton_leave(lease, *reason),
             Change::Release { lease, reason } => release(lease, *reason),
-            Change::Expire { lease, reason } => expire(lease, *reason),
+            Change::Expire { lease, reason, .. } => expire(lease, *reason),
             Change::Orphan { lease } => orphan(lease),
             Change::Renew { lease } => renew(lease),
             Change::Forget { key, port } => forget(key, *port),

@@ -20,7 +20,11 @@ use super::{
     journal::{ReadBack, has_entries, read_back},
     sink::Sink,
 };
-use crate::{change::Record, state::Reader, time::Timestamp};
+use crate::{
+    change::Record,
+    state::{Reader, writer::no_thread},
+    time::Timestamp,
+};
 
 /// The most events that are sent and not yet confirmed.
 const WINDOW: usize = 4_000;
@@ -145,7 +149,10 @@ impl Outbox {
             wait: QUIET,
             is_closed: false,
         };
-        thread::Builder::new().name("styxy-audit".to_owned()).spawn(move || worker.run())?;
+        thread::Builder::new()
+            .name("styxy-audit".to_owned())
+            .spawn(move || worker.run())
+            .map_err(no_thread)?;
         Ok(Self { shared, status })
     }
 
@@ -258,7 +265,7 @@ impl Worker {
     /// Takes records from the log.
     fn load(&mut self, wanted: u64) -> std::io::Result<()> {
         while self.flights.len() < WINDOW && self.taken < wanted {
-            let Some(record) = self.reader.next_record()? else {
+            let Some(record) = self.reader.next_record(wanted)? else {
                 // Damage has taken these numbers out of the log.
                 self.taken = wanted;
                 break;

@@ -6,7 +6,6 @@ use super::{
     Broker, Inner,
     holding::{Caller, Held},
     search::Search,
-    storage,
 };
 use crate::{
     change::{Change, Denial},
@@ -16,10 +15,13 @@ use crate::{
         diag::{self, Seen},
         guard,
     },
-    lease::{Client, EndReason, Holder, Lease, LeaseId, Owner},
+    lease::{Client, EndReason, Holder, Lease, LeaseId, MemoryKey, Owner},
     owners::deadlines::Due,
     port::{Port, PortRange, Protocol},
-    registry::{Choice, InUse, Obstacle, PortSet, holding::shared},
+    registry::{
+        Choice, InUse, Obstacle, PortSet, Remembered,
+        holding::{leave, shared},
+    },
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
@@ -149,15 +151,42 @@ impl Broker {
                 let _ = self.commit(&mut self.lock(), vec![denial], Some(client));
             }
         })?;
-        if let Some(seq) = durable
-            && let Err(error) = self.sync.until(seq).await
-        {
-            let leases = std::iter::once(&granted.lease).chain(&granted.others);
-            let ends = leases.map(|lease| Change::end(Arc::clone(lease), EndReason::NotDurable));
-            let _ = self.commit(&mut self.lock(), ends.collect(), None);
-            return Err(storage(error));
+        if let Some(seq) = durable {
+            let outcome = self.durable(seq).await;
+            self.settle(&granted, outcome.is_ok());
+            outcome?;
         }
         Ok(granted)
+    }
+
+    /// A grant is durable, or cannot be: then it is taken back, with what was remembered of it.
+    fn settle(&self, granted: &Granted, is_durable: bool) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let Ok(state) = &inner.state else { return };
+        let durable = state.writer.progress().durable;
+        let key = granted.lease.memory_key();
+        if !is_durable {
+            let before = key.as_ref().and_then(|key| inner.unsettled.before(key, durable));
+            let own = granted.lease.holders().next();
+            let is_own = |holder: &Holder| own.as_ref().is_some_and(|own| holder.is_same_as(own));
+            let mut ends = Vec::new();
+            for lease in std::iter::once(&granted.lease).chain(&granted.others) {
+                // It may have been released meanwhile, or be shared by others.
+                let Ok(lease) = inner.registry.get(lease.lease_id) else { continue };
+                ends.push(match leave(lease, is_own, EndReason::NotDurable) {
+                    Change::Expire { lease, reason, .. } => {
+                        Change::Expire { lease, reason, remembered: before }
+                    }
+                    change => change,
+                });
+            }
+            let _ = self.commit_anyway(inner, ends, None);
+        }
+        if let Some(key) = key {
+            let now = inner.registry.memory().get(&key);
+            inner.unsettled.settle(&key, now, durable);
+        }
     }
 
     async fn attempt(
@@ -225,11 +254,12 @@ impl Broker {
         }
         granted.outcome = Outcome::New;
         let key = granted.lease.memory_key();
-        let remembered = key.as_ref().and_then(|key| inner.registry.memory().get(key));
-        let is_news = key.is_some() && remembered != Some(first);
+        let before = key.as_ref().and_then(|key| inner.registry.memory().get(key));
         let leases = || std::iter::once(&granted.lease).chain(&granted.others);
         let changes = leases().map(|lease| Change::Allocate { lease: Arc::clone(lease) });
         let seq = self.commit(inner, changes.collect(), Some(client))?;
+        // A project may rely on the port that it had: what it remembers must be on disk.
+        let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
         let now = clock::now();
         for lease in leases() {
             match (hold, search.take(lease.port)) {
@@ -243,7 +273,7 @@ impl Broker {
             self.deadlines.add_once(now.plus_seconds(guard::SETTLED_SECONDS), Due::Store);
         }
         self.owners.watch(&held.owner, held.pidfd.take());
-        Ok(Attempt::Granted(granted, is_news.then_some(seq)))
+        Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
     }
 
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
@@ -290,6 +320,18 @@ impl Broker {
 }
 
 impl Inner {
+    /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
+    /// remembered before the grant.
+    fn must_wait(&mut self, key: &MemoryKey, before: Option<Remembered>) -> bool {
+        let now = self.registry.memory().get(key);
+        let (Some(now), Ok(state)) = (now, &self.state) else { return false };
+        let must_wait = now.since > state.writer.progress().durable;
+        if must_wait && before.is_none_or(|before| before.since != now.since) {
+            self.unsettled.note(key, before);
+        }
+        must_wait
+    }
+
     /// Decides what a request gets; `None` if its type has no range with room for it yet.
     fn decide(
         &mut self,

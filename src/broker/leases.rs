@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, ending::Listened, storage};
+use super::{Broker, ending::Listened};
 use crate::{
     change::Change,
     error::Error,
@@ -77,7 +77,8 @@ impl Broker {
         let inner = &mut *inner;
         self.usable(inner)?;
         let now = Timestamp::now().0;
-        let is_old = |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than * 1_000;
+        let is_old =
+            |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than.saturating_mul(1_000);
         let mut leases = inner.registry.list(&Filter::default());
         leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner.is_none()));
         let listened = Listened::of(leases.iter().map(|lease| lease.protocol));
@@ -103,7 +104,7 @@ impl Broker {
             (count, self.commit(&mut inner, changes, Some(client))?)
         };
         if count > 0 {
-            self.sync.until(seq).await.map_err(storage)?;
+            self.durable(seq).await?;
         }
         Ok(count)
     }

@@ -10,6 +10,7 @@
 //! - `types`: service types that appear and go, and the configuration
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
+//! - `unsettled`: what was remembered before grants that are not durable yet
 
 mod ending;
 pub mod grant;
@@ -19,6 +20,7 @@ mod leases;
 mod query;
 mod search;
 mod types;
+mod unsettled;
 
 pub use holding::Caller;
 
@@ -36,7 +38,7 @@ use crate::{
     audit::{Outbox, Sink, outbox},
     change::{Change, Record},
     config::{Config, Files, Merged, Problem},
-    error::{Error, Shortage},
+    error::{Error, ErrorKind, Shortage},
     kernel::{
         clock,
         guard::{self, Guards},
@@ -50,9 +52,18 @@ use crate::{
     registry::Registry,
     request::Filter,
     service_type::Hold,
-    state::{Lock, Store, store::OpenError, sync::Sync},
+    state::{
+        Lock, Store, Writer,
+        store::OpenError,
+        writer::{LogFile, Renewed},
+    },
     time::{Moment, Timestamp},
 };
+
+use unsettled::Unsettled;
+
+/// The most events that may wait for the journal: the log has them all.
+const MOST_EVENTS: u64 = 100_000;
 
 /// Where things are, and what the service was given. All of it comes from the daemon.
 #[derive(Debug, Default)]
@@ -76,7 +87,6 @@ pub struct Broker {
     boot_id: String,
     /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
     inner: Mutex<Inner>,
-    sync: Sync,
     activity: Activity,
     owners: Owners,
     deadlines: Deadlines,
@@ -91,7 +101,9 @@ struct Inner {
     config: Config,
     problems: Vec<Problem>,
     /// The state, or why it cannot be used; then every change is refused and opening is tried again.
-    state: Result<State, String>,
+    state: Result<State, OpenError>,
+    /// What was remembered before grants that are not durable yet.
+    unsettled: Unsettled,
     guards: Guards,
     /// What the limit of descriptors allows.
     most_guards: usize,
@@ -114,6 +126,7 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     store: Store,
+    writer: Writer,
     outbox: Outbox,
     /// Which generation of the log the audit reads.
     audit_generation: u64,
@@ -127,6 +140,8 @@ impl Broker {
         let mut files = Files::new(places.config, places.state.join("config.good"));
         let Merged { config, problems, .. } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
+        let unopened = std::io::Error::other("it was not opened yet");
+        let unopened = OpenError::Io(places.state.clone(), unopened);
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
             boot_id: process::boot_id(),
             inner: Mutex::new(Inner {
@@ -134,7 +149,8 @@ impl Broker {
                 registry: Registry::new(config.rules()),
                 config,
                 problems,
-                state: Err("it was not opened yet".to_owned()),
+                state: Err(unopened),
+                unsettled: Unsettled::default(),
                 guards: Guards::default(),
                 most_guards: guard::most(),
                 waiting: VecDeque::new(),
@@ -147,7 +163,6 @@ impl Broker {
             }),
             state: places.state,
             files: Arc::new(tokio::sync::Mutex::new(files)),
-            sync: Sync::default(),
             activity: Activity::default(),
             owners: Owners::new({
                 let this = Weak::clone(this);
@@ -160,12 +175,16 @@ impl Broker {
             deadlines: Deadlines::default(),
             this: Weak::clone(this),
         });
-        match broker.open(&mut broker.lock()) {
-            Err(error @ OpenError::Locked(_)) => return Err(error),
+        let mut inner = broker.lock();
+        broker.open(&mut inner);
+        match &mut inner.state {
+            Err(OpenError::Locked(folder)) => Err(OpenError::Locked(std::mem::take(folder))),
             // It is told to whoever asks for a change.
-            Err(OpenError::Io(..)) | Ok(()) => {}
+            Err(OpenError::Io(..) | OpenError::Newer(..)) | Ok(_) => {
+                drop(inner);
+                Ok(broker)
+            }
         }
-        Ok(broker)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -173,19 +192,29 @@ impl Broker {
     }
 
     /// Opens the state, tells what was damaged, and ends the leases of an earlier boot.
-    fn open(&self, inner: &mut Inner) -> Result<(), OpenError> {
+    fn open(&self, inner: &mut Inner) {
+        if let Err(error) = self.try_open(inner) {
+            inner.state = Err(error);
+        }
+    }
+
+    fn try_open(&self, inner: &mut Inner) -> Result<(), OpenError> {
+        let io = |error| OpenError::Io(self.state.clone(), error);
         let mut registry = Registry::new(inner.config.rules());
         // A new state knows of nothing but what is built in.
         registry.set_told(Config::built_in().to_tell());
-        let opened = inner
-            .locked(&self.state)
-            .and_then(|()| Store::open(&self.state, &self.boot_id, &mut registry));
-        let opened = opened.inspect_err(|error| inner.state = Err(error.to_string()))?;
+        inner.locked(&self.state)?;
+        let opened = Store::open(&self.state, &self.boot_id, &mut registry)?;
+        let store = opened.store;
+        let writer = Writer::start(store.durable(), self.renewal()).map_err(io)?;
+        // What an earlier service wrote may be in memory only.
+        writer.soon(&store.log(), store.seq());
+        writer.hurry();
         let start = outbox::Start {
-            reader: opened.store.reader(),
-            state_id: opened.store.state_id().to_owned(),
-            confirmed: opened.store.confirmed(),
-            seq: opened.store.seq(),
+            reader: store.reader(),
+            state_id: store.state_id().to_owned(),
+            confirmed: store.confirmed(),
+            seq: store.seq(),
         };
         let this = Weak::clone(&self.this);
         let outbox = Outbox::start(start, Sink::open(), move |done, generation| {
@@ -193,11 +222,10 @@ impl Broker {
                 broker.audited(done, generation);
             }
         });
-        let io = |error| OpenError::Io(self.state.clone(), error);
         let outbox = outbox.map_err(io)?;
         inner.registry = registry;
-        inner.state =
-            Ok(State { store: opened.store, outbox, audit_generation: 0, compacting: false });
+        inner.unsettled = Unsettled::default();
+        let state = State { store, writer, outbox, audit_generation: 0, compacting: false };
         let mut changes: Vec<_> =
             opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
         let told = inner.registry.told();
@@ -211,18 +239,53 @@ impl Broker {
                 Change::EndInstance { instance, reason }
             }));
         }
+        inner.state = Ok(state);
         let told = self.commit(inner, changes, None).and_then(|_| match &mut inner.state {
             Ok(state) if opened.other_boot => state.store.mark_boot().map_err(storage),
             _ => Ok(()),
         });
         self.activity.touch(inner.registry.len());
         // Leases of another boot must not live on because their end could not be stored.
-        told.map_err(|error| {
-            inner.state = Err(error.message.clone());
-            io(std::io::Error::other(error.message))
-        })?;
+        told.map_err(|error| io(std::io::Error::other(error.message)))?;
+        if let Ok(state) = &mut inner.state
+            && state.store.confirmed() >= state.store.seq()
+        {
+            // A service that was killed may have left logs that nobody needs.
+            state.audit_generation = state.store.generation();
+            self.prune(state);
+        }
         self.resume(inner);
         Ok(())
+    }
+
+    /// Replaces a broken log. Runs on the thread that waits for the disk.
+    fn renewal(&self) -> impl FnMut() -> std::io::Result<Renewed> + Send + 'static {
+        let this = Weak::clone(&self.this);
+        let mut trusted: Option<Arc<LogFile>> = None;
+        move || {
+            let gone = || std::io::Error::other("the service is ending");
+            let broker = this.upgrade().ok_or_else(gone)?;
+            let (snapshot, log) = {
+                let mut inner = broker.lock();
+                if inner.lock.as_ref().is_some_and(Lock::is_deleted) {
+                    inner.lock = None;
+                    inner.locked(&broker.state).map_err(std::io::Error::other)?;
+                }
+                let Inner { state, registry, .. } = &mut *inner;
+                let state = state.as_mut().map_err(|_| gone())?;
+                let snapshot = state.store.renew(registry, trusted.as_ref())?;
+                (snapshot, state.store.log())
+            };
+            trusted = None;
+            log.sync()?;
+            trusted = Some(Arc::clone(&log));
+            let written = snapshot.write()?;
+            trusted = None;
+            if let Ok(state) = &mut broker.lock().state {
+                state.store.compacted(written);
+            }
+            Ok(Renewed { seq: snapshot.seq(), log })
+        }
     }
 
     /// Makes changes: stored first, then in force, then told. All of them or none.
@@ -232,7 +295,20 @@ impl Broker {
         changes: Vec<Change>,
         client: Option<&Client>,
     ) -> Result<u64, Error> {
-        let state = inner.state.as_mut().map_err(|reason| Error::storage(reason))?;
+        if !changes.is_empty() {
+            inner.may_change(&changes, client)?;
+        }
+        self.commit_anyway(inner, changes, client)
+    }
+
+    /// The same, even if it might not be durable for a while: what was never acknowledged is taken back.
+    fn commit_anyway(
+        &self,
+        inner: &mut Inner,
+        changes: Vec<Change>,
+        client: Option<&Client>,
+    ) -> Result<u64, Error> {
+        let state = inner.state.as_mut().map_err(|error| unusable(error))?;
         let first = state.store.seq() + 1;
         let at = Timestamp::now();
         let records: Vec<_> = (first..)
@@ -244,7 +320,7 @@ impl Broker {
         }
         state.store.append(&records).map_err(storage)?;
         let seq = state.store.seq();
-        self.sync.soon(&state.store.log(), seq);
+        state.writer.soon(&state.store.log(), seq);
         state.outbox.appended(seq);
         for record in records {
             let before = |lease: &Lease| inner.registry.get(lease.lease_id).ok();
@@ -310,20 +386,27 @@ impl Broker {
             return;
         }
         // Without space for it, the long log serves on.
-        let Ok((snapshot, _)) = state.store.rotate(&inner.registry) else { return };
+        let Ok(snapshot) = state.store.rotate(&inner.registry) else { return };
         state.compacting = true;
         let this = Weak::clone(&self.this);
-        tokio::task::spawn_blocking(move || {
+        state.writer.later(move || {
             let written = snapshot.write();
             let Some(broker) = this.upgrade() else { return };
             if let Ok(state) = &mut broker.lock().state {
                 state.compacting = false;
-                if let Ok(length) = written {
-                    state.store.compacted(snapshot.generation, length);
-                    let _ = state.store.prune(state.audit_generation);
+                if let Ok(written) = written {
+                    state.store.compacted(written);
+                    broker.prune(state);
                 }
             }
         });
+    }
+
+    /// Has files deleted that nobody needs any more.
+    fn prune(&self, state: &State) {
+        let spare = state.store.spare(state.audit_generation);
+        // What is left over by an error goes the next time.
+        state.writer.later(move || drop(spare.delete()));
     }
 
     /// Notes how far the audit has come.
@@ -333,21 +416,30 @@ impl Broker {
             let _ = state.store.mark_confirmed(done);
             if generation != state.audit_generation {
                 state.audit_generation = generation;
-                let _ = state.store.prune(generation);
+                self.prune(state);
             }
         }
     }
 
     /// Opens the state again if it could not be used.
     fn usable(&self, inner: &mut Inner) -> Result<(), Error> {
-        match &inner.state {
-            Ok(_) => Ok(()),
-            Err(_) => self.open(inner).map_err(|error| {
-                let shortage =
-                    if let OpenError::Io(_, cause) = &error { Shortage::of(cause) } else { None };
-                shortage.map_or_else(|| Error::storage(&error), Error::from)
-            }),
+        if inner.state.is_err() {
+            self.open(inner);
         }
+        inner.state.as_ref().map(drop).map_err(unusable)
+    }
+
+    /// The thread that waits for the disk.
+    fn writer(&self) -> Result<Writer, Error> {
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        inner.state.as_ref().map(|state| state.writer.clone()).map_err(unusable)
+    }
+
+    /// Waits until a change is durable.
+    async fn durable(&self, seq: u64) -> Result<(), Error> {
+        let writer = self.writer()?;
+        writer.until(seq).await.map_err(storage)
     }
 
     /// Every change since the start, for the one door that tells them.
@@ -378,11 +470,6 @@ impl Broker {
         Some((state.store.seq(), state.outbox.watch()))
     }
 
-    /// Makes changes durable, for ever.
-    pub async fn run_sync(&self) {
-        self.sync.run().await;
-    }
-
     /// Minds the deadlines, for ever.
     pub async fn run_deadlines(&self) {
         self.deadlines.run(|due| self.due(due)).await;
@@ -390,7 +477,12 @@ impl Broker {
 
     /// Makes all changes so far durable.
     pub async fn sync_now(&self) {
-        self.sync.now().await;
+        let last = match &self.lock().state {
+            Ok(state) => (state.writer.clone(), state.store.seq()),
+            Err(_) => return,
+        };
+        // Whoever was to be told of an error was told.
+        let _ = last.0.until(last.1).await;
     }
 
     /// Stores as many guards as may be, whatever their age: the service is ending.
@@ -449,9 +541,43 @@ impl Inner {
         }
         Ok(())
     }
+
+    /// Whether changes may be made now: not on a disk that has failed, and not faster than the journal takes
+    /// their events.
+    fn may_change(&self, changes: &[Change], client: Option<&Client>) -> Result<(), Error> {
+        let state = self.state.as_ref().map_err(unusable)?;
+        if let Some(reason) = state.writer.progress().broken {
+            // Whoever asks has it tried again.
+            state.writer.hurry();
+            return Err(Error::storage(&reason));
+        }
+        let waiting = state.store.seq().saturating_sub(state.outbox.status().done);
+        if client.is_some() && waiting >= MOST_EVENTS && !changes.iter().all(Change::is_end) {
+            let message = format!(
+                "{waiting} events wait for the journal, and nothing is granted before it takes them"
+            );
+            return Err(Error::new(ErrorKind::LimitExceeded, message)
+                .suggest("`styxy status` says how the journal does; ask again later"));
+        }
+        Ok(())
+    }
 }
 
 /// Why a change could not be stored.
 fn storage(error: std::io::Error) -> Error {
     Shortage::of(&error).map_or_else(|| Error::storage(&error), Error::from)
+}
+
+/// Why nothing can be changed without the state.
+fn unusable(error: &OpenError) -> Error {
+    match error {
+        OpenError::Newer(..) => Error::new(
+            ErrorKind::Storage,
+            format!("nothing is granted, and nothing was changed: {error}"),
+        ),
+        OpenError::Io(_, cause) => {
+            Shortage::of(cause).map_or_else(|| Error::storage(error), Error::from)
+        }
+        OpenError::Locked(_) => Error::storage(error),
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Broker, Inner, ending::Listened, search::Search};
+use super::{Broker, Inner, State, ending::Listened, search::Search};
 use crate::{
     config::{self, Origin},
     error::Error,
@@ -186,8 +186,10 @@ impl Broker {
                 let note = audit.arrival.note();
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
+                let broken = state.writer.progress().broken;
+                fields.put_some("state_problem", broken.as_deref());
             }
-            Err(reason) => fields.put("state_problem", reason.as_str()),
+            Err(reason) => fields.put("state_problem", reason.to_string()),
         }
         fields.put(
             "config_problems",
@@ -205,7 +207,8 @@ impl Broker {
     /// How many things somebody should look at.
     pub fn problem_count(&self) -> usize {
         let inner = self.lock();
-        inner.problems.len() + usize::from(inner.state.is_err())
+        let is_bad = |state: &State| state.writer.progress().broken.is_some();
+        inner.problems.len() + usize::from(inner.state.as_ref().map_or(true, is_bad))
     }
 
     /// How long without a lease and without a client until the service ends; zero for never.

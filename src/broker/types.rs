@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
 use super::{Broker, Inner, search::Search, storage};
 use crate::{
     change::{Asker, Change, TypeRanges},
@@ -415,12 +413,13 @@ impl Broker {
         let ending = || Error::storage(&"the service is ending");
         let this = self.this.upgrade().ok_or_else(ending)?;
         let mut files = Arc::clone(&self.files).lock_owned().await;
-        spawn_blocking(move || change(&this, &mut files)).await.map_err(|_| ending())?
+        let writer = self.writer()?;
+        writer.run(move || change(&this, &mut files)).await.ok_or_else(ending)?
     }
 
     /// Locks the drop-in, and takes over what another writer has done to it.
     fn lock_drop_in(&self, files: &mut Files) -> Result<DropIn, Error> {
-        let drop_in = DropIn::lock(&files.drop_in(), &self.backups()).map_err(storage)?;
+        let drop_in = DropIn::lock(&files.drop_in(), &self.backups())?;
         if drop_in.text() != files.drop_in_text() {
             self.reload_now(files, None)?;
         }

@@ -46,6 +46,10 @@ pub(super) struct Allocate {
 }
 
 impl Allocate {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet
+    }
+
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut options = self.wanted.options()?;
         options.put_some("count", self.count.map(u32::from));

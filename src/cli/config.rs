@@ -8,7 +8,7 @@ use super::{Output, Stop, ask, counted, print, print_json, say, table, text};
 use crate::{
     client::Call,
     config::{self, Problem, files},
-    places,
+    surroundings::user,
 };
 
 /// Show, check and change the configuration
@@ -137,7 +137,7 @@ fn rows(table: &mut Table, field: &str, value: &Json) {
 
 /// Reads the files itself, so that they can be checked where no service runs.
 fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
-    let folders = places::of_service().config;
+    let folders = user().config();
     let (mut texts, mut problems) = files::read(&folders);
     if let Some(file) = file {
         let path = std::path::absolute(file)?;

@@ -16,8 +16,8 @@ use crate::{
     config::{self, files},
     dbus,
     kernel::{self, diag},
-    places,
     port::{PortRange, Protocol},
+    surroundings::{Door, user},
     value::Fields,
 };
 
@@ -194,7 +194,7 @@ fn units(findings: &mut Findings) {
 }
 
 fn socket(findings: &mut Findings) {
-    let path = places::socket(&places::runtime());
+    let Some(path) = user().doors().first().map(Door::path) else { return };
     match fs::metadata(&path) {
         Err(error) => findings.note(
             "socket",
@@ -212,7 +212,7 @@ fn socket(findings: &mut Findings) {
 
 /// The files of the configuration, as they are now.
 fn configuration(findings: &mut Findings) {
-    let (texts, mut problems) = files::read(&places::of_service().config);
+    let (texts, mut problems) = files::read(&user().config());
     problems.append(&mut config::merge(&texts).problems);
     if problems.is_empty() {
         let files = counted(texts.len() as u64, "file");
@@ -340,7 +340,7 @@ async fn ports(findings: &mut Findings) {
 /// Whether the kernel may give ports of service types to outgoing connections.
 fn ephemeral(findings: &mut Findings) {
     let Some(ephemeral) = kernel::ephemeral_ports() else { return };
-    let (texts, _) = files::read(&places::of_service().config);
+    let (texts, _) = files::read(&user().config());
     let types = config::merge(&texts).config.types.0;
     let within: Vec<_> = types
         .iter()

@@ -53,6 +53,10 @@ pub(super) struct Exec {
 }
 
 impl Exec {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.telling.quiet
+    }
+
     pub(super) fn run(self) -> Result<(), Stop> {
         if self.wanted.protocol == Some(Protocol::Both) {
             let error = Error::invalid("one socket is handed over at a time");

@@ -38,6 +38,7 @@ use std::{
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
@@ -45,8 +46,10 @@ use serde_json::Value as Json;
 
 use self::output::{ago, cleaned, coloured, print, print_json, short, table, text};
 use crate::{
-    client::{self, Call, Failure},
+    client::{self, Call, Failure, Patience},
     error::{Error, ErrorKind},
+    kernel::manager,
+    surroundings::user,
     word::{counted, disturbs, visible},
 };
 
@@ -54,6 +57,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
+    /// Wait at most this long for an answer of the service
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = Patience::LIMIT.as_secs(),
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -88,6 +95,28 @@ enum Verb {
     Daemon(daemon::Daemon),
     #[command(hide = true)]
     Generator(generator::Generator),
+}
+
+impl Verb {
+    /// Whether it looks into the user's folders, or at the service that is at home there.
+    fn needs_a_home(&self) -> bool {
+        match self {
+            Self::Completions(_) | Self::Agents(_) => false,
+            // One that systemd has started as a unit has folders from it.
+            Self::Daemon(_) => !manager::started_this_process(),
+            _ => true,
+        }
+    }
+
+    /// Whether it says nothing beside its answer.
+    fn is_quiet(&self) -> bool {
+        match self {
+            Self::Run(verb) => verb.is_quiet(),
+            Self::Exec(verb) => verb.is_quiet(),
+            Self::Allocate(verb) => verb.is_quiet(),
+            _ => false,
+        }
+    }
 }
 
 /// How an answer is printed.
@@ -131,7 +160,13 @@ pub fn run() -> ExitCode {
     if completions::answered() {
         return ExitCode::SUCCESS;
     }
-    let result = match parse().verb {
+    let Cli { timeout, verb } = parse();
+    if let Some(words) = verb.needs_a_home().then(|| user().refusal()).flatten() {
+        return complain(&words, 1);
+    }
+    let tell: fn(&str) = if verb.is_quiet() { |_| {} } else { |what| say(&what) };
+    client::set_patience(Patience { limit: Duration::from_secs(timeout), tell });
+    let result = match verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),

@@ -3,13 +3,14 @@
 use std::{
     env,
     io::{self, IsTerminal, Write},
+    path::Path,
 };
 
 use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde_json::Value as Json;
 
 use super::Stop;
-use crate::{time::Timestamp, word::harmless};
+use crate::{surroundings::user, time::Timestamp, word::harmless};
 
 /// Prints a line on stdout.
 pub(super) fn print(text: &str) -> Result<(), Stop> {
@@ -72,7 +73,7 @@ pub(super) fn ago(since: &str) -> String {
 
 /// A path with the home as `~`.
 pub(super) fn short(path: &str) -> String {
-    short_in(&env::var("HOME").unwrap_or_default(), path)
+    short_in(user().home().and_then(Path::to_str).unwrap_or_default(), path)
 }
 
 fn short_in(home: &str, path: &str) -> String {

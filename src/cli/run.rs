@@ -59,7 +59,7 @@ pub(super) struct Run {
 pub(super) struct Telling {
     /// Say nothing about the port
     #[arg(long, short)]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Say it as JSON: a line for each lease on stderr, for stdout is the command's
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
@@ -94,6 +94,10 @@ impl FromStr for Variable {
 }
 
 impl Run {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.telling.quiet
+    }
+
     pub(super) fn run(self) -> Result<(), Stop> {
         let wanted = self.wanted.options()?;
         let mut variables = Vec::new();

@@ -11,8 +11,8 @@ use crate::{
     client::{self, Call},
     config::{self, files},
     kernel::listeners::{Program, listeners},
-    places,
     port::{PortRange, Protocol},
+    surroundings::user,
     value::Fields,
 };
 
@@ -78,7 +78,7 @@ impl Scan {
 /// The ports of the service types: as the service has them, else as the next one will read them.
 fn of_types() -> Result<Vec<PortRange>, Stop> {
     let Some(types) = ask_running(&Call::Types)? else {
-        let (texts, _) = files::read(&places::of_service().config);
+        let (texts, _) = files::read(&user().config());
         let types = config::merge(&texts).config.types.0;
         return Ok(types.values().flat_map(|service_type| service_type.ranges()).collect());
     };

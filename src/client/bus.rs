@@ -1,16 +1,18 @@
 //! Over the session bus.
 
-use std::{collections::HashMap, os::fd::OwnedFd};
+use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
 
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
 
-use super::{Call, Failure, Miss};
+use super::{Call, Failure, Miss, trouble, unit, waiting::Waiting};
 use crate::{
-    dbus::{self, ERROR_PREFIX, NAME, PATH},
-    error::ErrorKind,
+    dbus::{self, NAME, PATH},
     value::Fields,
 };
+
+/// How long a bus may take to let a client in, before it counts as none.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
@@ -22,8 +24,11 @@ pub(super) struct Service {
 
 impl Service {
     /// By its well-known name: the bus starts it if it does not run.
-    async fn any() -> Result<Self, Miss> {
-        Ok(Self { bus: connect().await?, name: NAME.to_owned() })
+    async fn any(waiting: &Waiting) -> Result<Self, Miss> {
+        waiting.on("the session bus");
+        let bus = connect().await?;
+        waiting.on("the service over the session bus");
+        Ok(Self { bus, name: NAME.to_owned() })
     }
 
     /// By its unique name, if it has one: what is sent there starts nothing.
@@ -36,8 +41,9 @@ impl Service {
     }
 }
 
-pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
-    call_to(&Service::any().await?, call).await
+pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+    let service = Service::any(waiting).await?;
+    unit::unless_it_fails(call_to(&service, call)).await
 }
 
 pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
@@ -112,19 +118,23 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
 pub(super) async fn call_for_socket(
     service_type: &str,
     options: &Fields,
+    waiting: &Waiting,
 ) -> Result<(Json, OwnedFd), Miss> {
-    let bus = Service::any().await?;
+    let service = Service::any(waiting).await?;
     let body = (service_type, dbus::Dict(options.clone()));
-    let reply = send(&bus, "AllocateSocket", &body).await?;
+    let reply = unit::unless_it_fails(send(&service, "AllocateSocket", &body)).await?;
     let body = reply.body();
     let answer = body.deserialize::<(zbus::OwnedFd, u16, String, Dict<'_>)>();
     answer.map(|(socket, _, _, lease)| (object(&lease), socket.into())).map_err(unexpected)
 }
 
 async fn connect() -> Result<Connection, Miss> {
-    Connection::session()
-        .await
-        .map_err(|error| Miss::Absent(format!("there is no session bus ({error})")))
+    match tokio::time::timeout(PATIENCE, Connection::session()).await {
+        Ok(Ok(bus)) => Ok(bus),
+        Ok(Err(error)) => Err(Miss::Absent(format!("there is no session bus ({error})"))),
+        // Nothing was asked of it yet.
+        Err(_) => Err(Miss::Absent("the session bus does not answer".to_owned())),
+    }
 }
 
 fn unexpected(error: zbus::Error) -> Miss {
@@ -138,27 +148,7 @@ where
 {
     let Service { bus, name } = service;
     let reply = bus.call_method(Some(name.as_str()), PATH, Some(NAME), method, body).await;
-    reply.map_err(|error| match error {
-        zbus::Error::MethodError(name, words, _) => {
-            let name = name.as_str();
-            let message = words.unwrap_or_else(|| name.to_owned());
-            match name.strip_prefix(ERROR_PREFIX) {
-                Some(code) => Failure::Refused { kind: ErrorKind::from_code(code), message }.into(),
-                None if is_absent(name) => {
-                    Miss::Absent(format!("the session bus has no styxy service ({message})"))
-                }
-                None => Failure::Unreachable(message).into(),
-            }
-        }
-        error => Failure::Unreachable(format!("the session bus does not answer: {error}")).into(),
-    })
-}
-
-/// Whether the bus says that there is nobody to send a call to.
-fn is_absent(name: &str) -> bool {
-    ["ServiceUnknown", "NameHasNoOwner", "Spawn."].iter().any(|end| {
-        name.strip_prefix("org.freedesktop.DBus.Error.").is_some_and(|n| n.starts_with(end))
-    })
+    reply.map_err(trouble::of_call)
 }
 
 pub(super) fn object(dict: &Dict<'_>) -> Json {

@@ -1,31 +1,63 @@
 //! Over HTTP on the socket.
 
+use std::path::PathBuf;
+
 use axum::body::{Body, to_bytes};
 use hyper::{Method, Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::net::UnixStream;
 
-use super::{Call, Failure, Miss};
+use super::{Call, Failure, Miss, unit, waiting::Waiting};
 use crate::{
     error::ErrorKind,
-    places,
+    surroundings::{Door, user},
     value::{Fields, Value},
 };
 
 /// An answer that is longer than this is none of the service's.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
-pub(super) async fn call(call: &Call) -> Result<Json, Miss> {
-    let path = places::socket(&places::runtime());
-    let stream = UnixStream::connect(&path)
-        .await
-        .map_err(|error| Miss::Absent(format!("nobody listens on {} ({error})", path.display())))?;
+/// Asks the service of this user; systemd may start it for that.
+pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+    // Where systemd listens, the unit is started now.
+    unit::unless_it_fails(async { ask(call, waiting, connect().await).await }).await
+}
+
+/// Asks the service that listens beside the lock of the state, where only one that runs does.
+pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+    ask(call, waiting, connect_to(user().doors().pop().into_iter()).await).await
+}
+
+async fn ask(
+    call: &Call,
+    waiting: &Waiting,
+    connected: Result<(UnixStream, PathBuf), String>,
+) -> Result<Json, Miss> {
+    let (stream, path) = connected.map_err(Miss::Absent)?;
+    waiting.on(format!("the service on {}", path.display()));
     let mut answer = exchange(stream, request(call)).await?;
     Ok(match part(call) {
         Some(part) => answer[part].take(),
         None => answer,
     })
+}
+
+/// Connects to the first door behind which a service of this user is; else says why there is none.
+pub(super) async fn connect() -> Result<(UnixStream, PathBuf), String> {
+    connect_to(user().doors().into_iter()).await
+}
+
+async fn connect_to(doors: impl Iterator<Item = Door>) -> Result<(UnixStream, PathBuf), String> {
+    let mut closed = Vec::new();
+    for door in doors {
+        match door.connect().await {
+            Ok(stream) => return Ok((stream, door.path())),
+            Err(why) => closed.push(why.to_string()),
+        }
+    }
+    closed.extend(user().runtime().err().map(str::to_owned));
+    Err(closed.join("; "))
 }
 
 /// The part of an answer that is all that was asked for.

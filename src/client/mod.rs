@@ -1,27 +1,36 @@
 //! How a command reaches the service: the session bus, else the HTTP socket, else a private service
 //! that it starts itself, so that it also works in a container or a CI job without systemd.
 //!
-//! Only a service that is not there makes the next way be tried. A call that was sent is never sent
-//! again: an allocation that is repeated would be a second one.
+//! Only a service that is not there makes the next way be tried. A call that was delivered is never sent
+//! again: an allocation that is repeated would be a second one. A service that should be there and cannot be
+//! started is no reason to start another one beside it.
 //!
 //! - [`bus`] and [`http`]: the two ways
+//! - [`trouble`]: what an error of the bus means
+//! - [`unit`]: what the service manager says of the unit
 //! - [`private`]: starting a service
+//! - [`waiting`]: how long a command waits, and what it says meanwhile
 //! - [`watch`]: what happens, as it happens
 
 mod bus;
 mod http;
 mod private;
+mod trouble;
+pub mod unit;
+mod waiting;
 pub mod watch;
 
 use std::{fmt, os::fd::OwnedFd};
 
 use serde_json::Value as Json;
 
+use self::waiting::Waiting;
+pub use self::waiting::{Patience, set_patience};
 use crate::{
     error::ErrorKind,
     lease::LeaseId,
-    places,
     port::{Port, Protocol},
+    surroundings::user,
     value::Fields,
 };
 
@@ -138,8 +147,10 @@ impl fmt::Display for Failure {
 
 /// Why one way does not lead to an answer.
 enum Miss {
-    /// Nobody is there; the call was not sent.
+    /// Nobody is there; the call was not delivered.
     Absent(String),
+    /// The service that is installed cannot be started; the call was not delivered.
+    Broken(String),
     /// It is known what came of the call, or it is not known whether it was carried out.
     Final(Failure),
 }
@@ -179,22 +190,27 @@ impl Way {
 
 /// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
-    let absent = match call_running(call).await? {
-        Ok((answer, _)) => return Ok(answer),
-        Err(why) => why,
+    let waiting = Waiting::default();
+    let ask = async {
+        let absent = match ask_running(call, &waiting).await? {
+            Ok((answer, _)) => return Ok(answer),
+            Err(why) => why,
+        };
+        waiting.on("a service of this command's own to start");
+        private::start().await.map_err(|why| {
+            Failure::Unreachable(format!(
+                "no styxy service can be reached: {absent}; and none can be started: {why}"
+            ))
+        })?;
+        match http::call(call, &waiting).await {
+            Ok(answer) => Ok(answer),
+            Err(Miss::Final(failure)) => Err(failure),
+            Err(Miss::Absent(why) | Miss::Broken(why)) => Err(Failure::Unreachable(format!(
+                "the service that was started for this command cannot be reached: {why}"
+            ))),
+        }
     };
-    private::start().await.map_err(|why| {
-        Failure::Unreachable(format!(
-            "no styxy service can be reached: {absent}; and none can be started: {why}"
-        ))
-    })?;
-    match http::call(call).await {
-        Ok(answer) => Ok(answer),
-        Err(Miss::Final(failure)) => Err(failure),
-        Err(Miss::Absent(why)) => Err(Failure::Unreachable(format!(
-            "the service that was started for this command cannot be reached: {why}"
-        ))),
-    }
+    waiting.patiently(ask).await
 }
 
 /// Asks for a port and its bound socket, which only the bus can hand over; `None` where the bus leads to no
@@ -203,23 +219,44 @@ pub async fn call_for_socket(
     service_type: &str,
     options: &Fields,
 ) -> Result<Option<(Json, OwnedFd)>, Failure> {
-    match bus::call_for_socket(service_type, options).await {
-        Ok(answer) => Ok(Some(answer)),
-        Err(Miss::Final(failure)) => Err(failure),
-        Err(Miss::Absent(_)) => Ok(None),
-    }
+    let waiting = Waiting::default();
+    let ask = async {
+        match bus::call_for_socket(service_type, options, &waiting).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(Miss::Final(failure)) => Err(failure),
+            Err(Miss::Absent(_) | Miss::Broken(_)) => Ok(None),
+        }
+    };
+    waiting.patiently(ask).await
 }
 
 /// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
 pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Failure> {
-    let on_bus = match bus::call(call).await {
+    let waiting = Waiting::default();
+    waiting.patiently(ask_running(call, &waiting)).await
+}
+
+async fn ask_running(
+    call: &Call,
+    waiting: &Waiting,
+) -> Result<Result<(Json, Way), String>, Failure> {
+    let on_bus = match bus::call(call, waiting).await {
         Ok(answer) => return Ok(Ok((answer, Way::Bus))),
         Err(Miss::Final(failure)) => return Err(failure),
+        Err(Miss::Broken(why)) => {
+            // One that was started before the unit could be may still serve.
+            return match http::call_running(call, waiting).await {
+                Ok(answer) => Ok(Ok((answer, Way::Socket))),
+                Err(Miss::Final(failure)) => Err(failure),
+                Err(Miss::Absent(_) | Miss::Broken(_)) => Err(Failure::Unreachable(why)),
+            };
+        }
         Err(Miss::Absent(why)) => why,
     };
-    match http::call(call).await {
+    match http::call(call, waiting).await {
         Ok(answer) => Ok(Ok((answer, Way::Socket))),
         Err(Miss::Final(failure)) => Err(failure),
+        Err(Miss::Broken(why)) => Err(Failure::Unreachable(why)),
         Err(Miss::Absent(why)) => Ok(Err(format!("{on_bus}; {why}"))),
     }
 }
@@ -229,7 +266,7 @@ pub async fn call_live(call: &Call) -> Option<Json> {
     match bus::Service::running().await {
         Ok(service) => bus::call_to(&service?, call).await.ok(),
         // Where systemd listens for the service, to connect is to start it.
-        Err(_) if places::has_manager() => None,
-        Err(_) => http::call(call).await.ok(),
+        Err(_) if user().has_manager() => None,
+        Err(_) => http::call(call, &Waiting::default()).await.ok(),
     }
 }

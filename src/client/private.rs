@@ -12,9 +12,8 @@ use std::{
     time::Duration,
 };
 
-use tokio::net::UnixStream;
-
-use crate::places;
+use super::http;
+use crate::surroundings::user;
 
 /// How long a service may take to begin; a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -22,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Starts a service and waits until it listens. Two commands that do so at once get one service: the
 /// state folder's lock lets only one of them live, and the other command waits for that one.
 pub(super) async fn start() -> Result<(), String> {
-    let state = places::of_service().state;
+    let state = user().make_state()?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -55,7 +54,7 @@ pub(super) async fn start() -> Result<(), String> {
     }
     let _ = child.wait();
     let others = async {
-        while UnixStream::connect(places::socket(&places::runtime())).await.is_err() {
+        while http::connect().await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
 use zbus::{Connection, MatchRule, Message, MessageStream, fdo::DBusProxy};
 
-use super::{Call, Failure, Miss, bus::Dict, bus::object, http};
+use super::{Call, Failure, Miss, bus::Dict, bus::object, http, waiting::Waiting};
 use crate::{
     dbus::{NAME, PATH},
     value::Fields,
@@ -106,13 +106,13 @@ async fn differences<E>(mut tell: impl FnMut(Json) -> Result<(), E>) -> Result<E
 }
 
 async fn leases() -> Result<Option<Leases>, Failure> {
-    match http::call(&Call::List { filter: Fields::default() }).await {
+    match http::call(&Call::List { filter: Fields::default() }, &Waiting::default()).await {
         Ok(leases) => {
             let leases = leases.as_array().cloned().unwrap_or_default().into_iter();
             let by_id = leases.map(|l| (l["lease_id"].as_str().unwrap_or_default().to_owned(), l));
             Ok(Some(by_id.collect()))
         }
-        Err(Miss::Absent(_)) => Ok(None),
+        Err(Miss::Absent(_) | Miss::Broken(_)) => Ok(None),
         Err(Miss::Final(failure)) => Err(failure),
     }
 }

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     durable,
+    error::{Error, ErrorKind},
     service_type::{ServiceType, ServiceTypeName},
     time::Timestamp,
     value::Fields,
@@ -30,6 +31,8 @@ pub const MOST_BACKUPS: usize = 10;
 #[derive(Debug)]
 pub struct DropIn {
     path: PathBuf,
+    /// Where it is written: the same, unless that is a link.
+    target: PathBuf,
     backups: PathBuf,
     /// What it says now; `None` if there is none.
     text: Option<String>,
@@ -50,7 +53,23 @@ pub struct Backup {
 
 impl DropIn {
     /// Locks the drop-in and reads it. `backups` is the folder of its earlier versions.
-    pub fn lock(path: &Path, backups: &Path) -> io::Result<Self> {
+    ///
+    /// A drop-in that is a link is written where the link leads to, so that people can keep it elsewhere. If the service
+    /// cannot see that place, nothing is written: a file instead of the link would part the two for good.
+    pub fn lock(path: &Path, backups: &Path) -> Result<Self, Error> {
+        let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
+        let target = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
+        let target = target.map_err(|error| {
+            let path = path.display();
+            let problem =
+                format!("{path} is a link to a file that the service cannot see ({error})");
+            Error::new(ErrorKind::Storage, problem)
+                .suggest("put the file itself there, or a link to a file in the same folder")
+        })?;
+        Self::lock_at(path, target, backups).map_err(|error| Error::storage(&error))
+    }
+
+    fn lock_at(path: &Path, target: PathBuf, backups: &Path) -> io::Result<Self> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let private = |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder);
         private(folder)?;
@@ -62,12 +81,12 @@ impl DropIn {
             .mode(0o600)
             .open(folder.join(".styxy-auto.lock"))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
-        let text = match fs::read_to_string(path) {
+        let text = match fs::read_to_string(&target) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.to_owned(), backups: backups.to_owned(), text, _lock: lock })
+        Ok(Self { path: path.to_owned(), target, backups: backups.to_owned(), text, _lock: lock })
     }
 
     /// What it says now; `None` if there is none.
@@ -124,7 +143,7 @@ impl DropIn {
         }
         let newest = kept.last().map_or(0, |backup| backup.number);
         durable::replace(&self.backups.join(name(newest + 1)), before.as_bytes())?;
-        durable::replace(&self.path, text.as_bytes())?;
+        durable::replace(&self.target, text.as_bytes())?;
         self.text = Some(text.to_owned());
         Ok(())
     }

@@ -1,9 +1,9 @@
 //! Which files there are, in the order in which they count, and the last ones that were good.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
+    fs::{self, DirBuilder, File},
+    io::{self, Read},
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -14,6 +14,9 @@ use crate::durable;
 
 /// The name of the drop-in that the service writes, in `config.d`.
 pub const DROP_IN: &str = "styxy-auto.json";
+
+/// The largest file that is read, in bytes. The one that is built in has a two-hundredth of it.
+const LARGEST: u64 = 1 << 20;
 
 /// A file and what it says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -154,10 +157,16 @@ pub fn read(folders: &[PathBuf]) -> (Vec<Text>, Vec<Problem>) {
 
 /// Reads one file.
 pub fn read_file(path: PathBuf) -> Result<Text, Problem> {
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) => return Err(unreadable(path, &error)),
-    };
+    let mut bytes = Vec::new();
+    let read = File::open(&path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes));
+    if let Err(error) = read {
+        return Err(unreadable(path, &error));
+    }
+    if bytes.len() as u64 > LARGEST {
+        let message =
+            format!("has more than {LARGEST} bytes: no configuration of styxy is that large");
+        return Err(without_place(path, message));
+    }
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Text { path, text }),
         Err(error) => {
@@ -177,7 +186,7 @@ fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let mut files: Vec<_> = match fs::read_dir(&drop_ins) {
         Ok(entries) => entries
             .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|e| e == "json") && !is_drop_in(path))
+            .filter(|path| is_layer(path) && !is_drop_in(path))
             .collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => {
@@ -187,6 +196,13 @@ fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     };
     files.sort_unstable();
     [drop_ins.join(DROP_IN), folder.join("config.json")].into_iter().chain(files).collect()
+}
+
+/// Whether a file of `config.d` is meant to be read. As run-parts(8) and systemd have it, names that begin with a dot
+/// are other programs' own: the lock files of Emacs, what macOS leaves on network drives.
+fn is_layer(path: &Path) -> bool {
+    let is_hidden = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
+    !is_hidden && path.extension().is_some_and(|extension| extension == "json")
 }
 
 /// Whether there is no such file; that a folder on the way is none was told before.

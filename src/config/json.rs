@@ -61,10 +61,15 @@ impl Source<'_> {
         self.note(range, field, message);
     }
 
-    /// Whether a range of a service type, whose fields begin like this, was noted.
-    pub(super) fn has_wrong_range(&self, inside: &str) -> bool {
-        let fields = self.problems.iter().filter_map(|problem| problem.field.strip_prefix(inside));
-        fields.into_iter().any(|f| f.starts_with("port_range") || f.starts_with("more_port_ranges"))
+    /// The service types of which a range was noted.
+    pub(super) fn types_with_a_wrong_range(&self) -> HashSet<String> {
+        let fields = self
+            .problems
+            .iter()
+            .filter_map(|problem| problem.field.strip_prefix("service_types.")?.split_once('.'));
+        let is_range =
+            |field: &str| field.starts_with("port_range") || field.starts_with("more_port_ranges");
+        fields.filter(|(_, field)| is_range(field)).map(|(name, _)| name.to_owned()).collect()
     }
 
     /// The line, counted from 1.

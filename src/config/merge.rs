@@ -1,6 +1,6 @@
 //! Putting a layer over those below.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
 
 use super::{
     Config,
@@ -10,7 +10,7 @@ use crate::{
     auto_allocation::AutoAllocation,
     port::{Port, PortRange, Protocol},
     registry::PortSet,
-    service_type::{Hold, ServiceType, ServiceTypeName},
+    service_type::{Hold, ServiceType, ServiceTypeName, nearest},
 };
 
 /// A field that does not fit the rest, and why.
@@ -36,9 +36,10 @@ impl Config {
                 .excluded_ports
                 .map(|ports| ports.into_iter().map(|ports| ports.range()).collect()),
         );
-        edit(&mut self.templates, layer.instance_templates, |before, offset| {
+        let slips = edit(&mut self.templates, layer.instance_templates, |before, offset| {
             *before.get_or_insert_default() = offset;
         });
+        misfits.extend(slips.into_iter().map(within("instance_templates")));
         put_auto(&mut self.auto, layer.auto_allocation.unwrap_or_default(), &mut misfits);
         put_types(&mut self.types.0, layer.service_types, &self.excluded, &mut misfits);
         misfits
@@ -51,22 +52,40 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Puts each edit over what has its name; none removes it.
-fn edit<K: Ord, V, E>(
+/// Puts each edit over what has its name; none removes it. Gives the removals that look like slips.
+fn edit<K: Ord + Display, V, E>(
     map: &mut BTreeMap<K, V>,
     edits: BTreeMap<K, Option<E>>,
     put: impl Fn(&mut Option<V>, E),
-) {
+) -> Vec<Misfit> {
+    let mut slips = Vec::new();
     for (name, edit) in edits {
         let mut value = map.remove(&name);
         match edit {
             Some(edit) => put(&mut value, edit),
+            None if value.is_none() => slips.extend(slip(map, &name)),
             None => value = None,
         }
         if let Some(value) = value {
             map.insert(name, value);
         }
     }
+    slips
+}
+
+/// What is wrong with the removal of a name that is not there, if it looks like one that is. Else it is good: what it
+/// once removed may be gone.
+fn slip<K: Display, V>(map: &BTreeMap<K, V>, name: &K) -> Option<Misfit> {
+    let known: Vec<_> = map.keys().map(ToString::to_string).collect();
+    let near = nearest(&name.to_string(), known.iter().map(String::as_str))?;
+    let message =
+        format!("there is nothing of this name that could be removed; did you mean {near:?}?");
+    Some((name.to_string(), message))
+}
+
+/// Makes the whole field of one in that section.
+fn within(section: &str) -> impl Fn(Misfit) -> Misfit {
+    move |(name, message)| (format!("{section}.{name}"), message)
 }
 
 fn put_auto(auto: &mut AutoAllocation, layer: AutoLayer, misfits: &mut Vec<Misfit>) {
@@ -86,12 +105,13 @@ fn put_auto(auto: &mut AutoAllocation, layer: AutoLayer, misfits: &mut Vec<Misfi
             format!("min_port {min} is above max_port {max}: make min_port the lower of the two"),
         ));
     }
-    edit(&mut auto.rules, layer.rules, |before, rule| {
+    let slips = edit(&mut auto.rules, layer.rules, |before, rule| {
         let before = before.get_or_insert_default();
         before.chunk_size = rule.chunk_size.or(before.chunk_size);
         before.placement = rule.placement.or(before.placement);
         before.preferred_range_start = rule.preferred_range_start.or(before.preferred_range_start);
     });
+    misfits.extend(slips.into_iter().map(within("auto_allocation.rules")));
 }
 
 /// Puts all edits over the types, then takes back those that do not fit until the rest does: types
@@ -103,21 +123,64 @@ fn put_types(
     misfits: &mut Vec<Misfit>,
 ) {
     let excluded = excluded.iter().copied().collect::<PortSet>();
-    loop {
-        let mut tried = types.clone();
-        let mut misfit = None;
-        for (name, edit) in &edits {
-            if let Err(problem) = put_type(&mut tried, name, edit.as_ref(), &excluded) {
-                misfit.get_or_insert((name.clone(), problem));
-            }
-        }
-        let Some((name, (field, message))) = misfit.or_else(|| overlap(&tried, &edits)) else {
-            *types = tried;
-            return;
-        };
+    let mut tried = types.clone();
+    let mut note = |name: &ServiceTypeName, (field, message): TypeMisfit| {
         misfits.push((format!("service_types.{name}{field}"), message));
-        edits.remove(&name);
+    };
+    edits.retain(|name, edit| {
+        let put = put_type(&mut tried, name, edit.as_ref(), &excluded);
+        put.map_err(|misfit| note(name, misfit)).is_ok()
+    });
+    let mut uses = Uses::of(&tried);
+    let mut moved: Vec<_> = edits
+        .iter()
+        .filter_map(|(name, edit)| Some((name, edit.as_ref()?)))
+        .filter(|(_, edit)| edit.port_range.is_some() || edit.more_port_ranges.is_some())
+        .collect();
+    let mut at = 0;
+    while let Some(&(name, edit)) = moved.get(at) {
+        let new = tried.get(name).filter(|new| uses.has_overlap(new));
+        let Some(misfit) = new.and_then(|new| overlap(&tried, name, edit, new)) else {
+            at += 1;
+            continue;
+        };
+        note(name, misfit);
+        moved.remove(at);
+        uses.change(tried.remove(name).as_ref(), u32::wrapping_sub);
+        if let Some(before) = types.get(name) {
+            uses.change(Some(before), u32::wrapping_add);
+            tried.insert(name.clone(), before.clone());
+            // Its range of before may be one that an earlier edit relied on.
+            at = 0;
+        }
     }
+    *types = tried;
+}
+
+/// How many ranges have each port.
+struct Uses(Vec<u32>);
+
+impl Uses {
+    fn of(types: &Types) -> Self {
+        let mut uses = Self(vec![0; 1 << 16]);
+        types.values().for_each(|service_type| uses.change(Some(service_type), u32::wrapping_add));
+        uses
+    }
+
+    fn change(&mut self, service_type: Option<&ServiceType>, by: fn(u32, u32) -> u32) {
+        for range in service_type.into_iter().flat_map(ServiceType::ranges) {
+            self.0[indices(range)].iter_mut().for_each(|count| *count = by(*count, 1));
+        }
+    }
+
+    /// Whether a type, which is one of those that are counted, has a port that another range has, too.
+    fn has_overlap(&self, service_type: &ServiceType) -> bool {
+        service_type.ranges().any(|range| self.0[indices(range)].iter().any(|count| *count > 1))
+    }
+}
+
+fn indices(range: PortRange) -> RangeInclusive<usize> {
+    range.first().get().into()..=range.last().get().into()
 }
 
 type TypeMisfit = (&'static str, String);
@@ -129,8 +192,8 @@ fn put_type(
     excluded: &PortSet,
 ) -> Result<(), TypeMisfit> {
     let Some(edit) = edit else {
-        types.remove(name);
-        return Ok(());
+        let slip = types.remove(name).is_none().then(|| slip(types, name)).flatten();
+        return slip.map_or(Ok(()), |(_, message)| Err(("", message)));
     };
     let before = types.get(name);
     let Some(port_range) = edit.port_range.or(before.map(|t| t.port_range)) else {
@@ -192,38 +255,32 @@ fn check_preferred(
     }
 }
 
-/// The first edit whose range overlaps another range.
+/// What the range of an edited type overlaps.
 fn overlap(
     types: &Types,
-    edits: &BTreeMap<ServiceTypeName, Option<TypeLayer>>,
-) -> Option<(ServiceTypeName, TypeMisfit)> {
-    let new =
-        edits.iter().filter_map(|(name, edit)| Some((name, edit.as_ref()?, types.get(name)?)));
-    new.filter(|(_, edit, _)| edit.port_range.is_some() || edit.more_port_ranges.is_some()).find_map(
-        |(name, edit, service_type)| {
-            let ranges: Vec<_> = service_type.ranges().collect();
-            let own = |(index, range): (usize, &PortRange)| {
-                let with = ranges[..index].iter().find(|other| other.overlaps(*range))?;
-                Some((*range, format!("the type's own range {with}")))
+    name: &ServiceTypeName,
+    edit: &TypeLayer,
+    service_type: &ServiceType,
+) -> Option<TypeMisfit> {
+    let ranges: Vec<_> = service_type.ranges().collect();
+    let own = |(index, range): (usize, &PortRange)| {
+        let with = ranges[..index].iter().find(|other| other.overlaps(*range))?;
+        Some((*range, format!("the type's own range {with}")))
+    };
+    let others = |range: &PortRange| {
+        types.iter().filter(|(other, _)| *other != name).find_map(|(other, t)| {
+            let with = t.ranges().find(|with| with.overlaps(*range))?;
+            let remedy = if t.created.is_some() {
+                format!(" (which appeared by itself: `styxy config undo-auto-allocation {other}` frees it)")
+            } else {
+                String::new()
             };
-            let others = |range: &PortRange| {
-                types.iter().filter(|(other, _)| *other != name).find_map(|(other, t)| {
-                    let with = t.ranges().find(|with| with.overlaps(*range))?;
-                    let remedy = if t.created.is_some() {
-                        format!(" (which appeared by itself: `styxy config undo-auto-allocation {other}` frees it)")
-                    } else {
-                        String::new()
-                    };
-                    Some((*range, format!("the range of {other}, {with}{remedy}")))
-                })
-            };
-            let (range, with) = (ranges.iter().enumerate().find_map(own))
-                .or_else(|| ranges.iter().find_map(others))?;
-            let more = edit.port_range.is_none() || range != service_type.port_range;
-            let field = if more { ".more_port_ranges" } else { ".port_range" };
-            let message =
-                format!("{range} overlaps {with}: choose ports that no other type has");
-            Some((name.clone(), (field, message)))
-        },
-    )
+            Some((*range, format!("the range of {other}, {with}{remedy}")))
+        })
+    };
+    let (range, with) =
+        (ranges.iter().enumerate().find_map(own)).or_else(|| ranges.iter().find_map(others))?;
+    let more = edit.port_range.is_none() || range != service_type.port_range;
+    let field = if more { ".more_port_ranges" } else { ".port_range" };
+    Some((field, format!("{range} overlaps {with}: choose ports that no other type has")))
 }

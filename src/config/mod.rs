@@ -163,11 +163,12 @@ impl Merged {
         let layer = read::layer(&mut source, files::is_drop_in(path));
         let misfits = self.config.put(layer);
         // With a field that does not fit, all that the layer says of its service type is left out.
-        let left_out: Vec<String> =
-            misfits.iter().filter_map(|(field, _)| type_of(field)).collect();
+        let left_out: HashSet<String> =
+            misfits.iter().filter_map(|(field, _)| Some(type_of(field)?.to_owned())).collect();
+        // What follows from a range that could not be read is not told again.
+        let unread = source.types_with_a_wrong_range();
         for (field, message) in misfits {
-            // What follows from a range that could not be read is not told again.
-            if !type_of(&field).is_some_and(|inside| source.has_wrong_range(&inside)) {
+            if !type_of(&field).is_some_and(|name| unread.contains(name)) {
                 source.note_field(&field, message);
             }
         }
@@ -176,7 +177,7 @@ impl Merged {
         for (field, place) in &source.places {
             let inside = format!("{field}.");
             if wrong.contains(field.as_str())
-                || left_out.iter().any(|left_out| inside.starts_with(left_out))
+                || type_of(field).is_some_and(|name| left_out.contains(name))
             {
                 continue;
             }
@@ -190,10 +191,9 @@ impl Merged {
     }
 }
 
-/// The beginning of all fields of the service type that a field belongs to: `service_types.dev.`
-fn type_of(field: &str) -> Option<String> {
-    let name = field.strip_prefix("service_types.")?.split('.').next()?;
-    Some(format!("service_types.{name}."))
+/// The name of the service type that a field belongs to.
+fn type_of(field: &str) -> Option<&str> {
+    field.strip_prefix("service_types.")?.split('.').next()
 }
 
 impl Config {

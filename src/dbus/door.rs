@@ -103,7 +103,7 @@ async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()
             let id = lease.lease_id.to_string();
             Styxy::lease_granted(emitter, lease.port.get(), &id, Dict(lease.fields())).await
         }
-        Change::Release { lease, reason } | Change::Expire { lease, reason } => {
+        Change::Release { lease, reason } | Change::Expire { lease, reason, .. } => {
             let (port, id) = (lease.port.get(), lease.lease_id.to_string());
             let (reason, lease) = (reason.as_str(), Dict(lease.fields()));
             Styxy::lease_released(emitter, port, &id, reason, lease).await

@@ -8,7 +8,7 @@
 use std::{
     collections::HashMap,
     fs::File,
-    io::{self, PipeReader},
+    io::PipeReader,
     os::fd::{AsFd, OwnedFd},
 };
 
@@ -20,7 +20,7 @@ use nix::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-use super::clock;
+use super::{clock, manager};
 use crate::{
     lease::{Lease, LeaseId},
     port::Port,
@@ -116,7 +116,7 @@ impl Guards {
         self.stored -= 1;
         forget(lease.lease_id);
         let until = clock::now().plus_seconds(LEAVING_SECONDS);
-        if let Ok(barrier) = barrier() {
+        if let Ok(barrier) = manager::barrier() {
             let leaving = Leaving { _socket: guard.socket, barrier, until };
             if !leaving.is_over() {
                 self.leaving.insert(lease.port, leaving);
@@ -167,7 +167,7 @@ impl Guards {
             // as hung up.
             let states =
                 [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-            if sd_notify::notify_with_fds(&states, &[guard.socket.as_fd()]).is_err() {
+            if !manager::hand_over(&states, &[guard.socket.as_fd()]) {
                 return false;
             }
             guard.stored = true;
@@ -185,15 +185,7 @@ pub fn lease_of(name: &str) -> Option<LeaseId> {
 /// Has the manager close its copy: while it is open, the port is not free.
 pub fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
-    let _ = sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
-}
-
-/// A pipe that hangs up when the manager has worked through all that it was told before (`sd_notify(3)`,
-/// `BARRIER=1`); at once, if there is no manager.
-pub fn barrier() -> io::Result<PipeReader> {
-    let (ours, theirs) = io::pipe()?;
-    sd_notify::notify_with_fds(&[NotifyState::Custom("BARRIER=1")], &[theirs.as_fd()])?;
-    Ok(ours)
+    manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }
 
 /// How many guards the limit of open descriptors allows: half of it, because an owner takes a descriptor

@@ -4,6 +4,7 @@
 //! - [`diag`]: which sockets there are, for whoever only looks
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
+//! - [`manager`]: what systemd is told, if it has started this process
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor; the one `unsafe`
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
@@ -19,6 +20,7 @@ pub mod container;
 pub mod diag;
 pub mod guard;
 pub mod listeners;
+pub mod manager;
 pub mod probe;
 pub mod process;
 pub mod readable;

@@ -248,7 +248,8 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<bool, Shortage>,
     ) -> Result<Option<Port>, Shortage> {
         let protocol = request.protocol();
-        let own = request.memory_key().and_then(|key| self.memory.get(&key));
+        let own =
+            request.memory_key().and_then(|key| self.memory.get(&key)).map(|known| known.port);
         let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
         let preferred = template.into_iter().chain(service_type.preferred_ports.iter().copied());
         for first in own.into_iter().chain(preferred) {
@@ -320,6 +321,7 @@ impl Registry {
         let own = request
             .memory_key()
             .and_then(|key| self.memory.get(&key))
+            .map(|known| known.port)
             .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
         let fresh = move |port: &Port| {
             !leased(*port)

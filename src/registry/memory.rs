@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::port_set::PortSet;
 use crate::{
     lease::MemoryKey,
@@ -12,10 +14,21 @@ use crate::{
     service_type::ServiceTypeName,
 };
 
+/// A remembered port. Both numbers are those of changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The port.
+    pub port: Port,
+    /// When it was granted last.
+    pub age: u64,
+    /// Since when it has been this port.
+    pub since: u64,
+}
+
 /// The remembered ports. Ages are counted in numbers of changes: a lower one is older.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    by_key: HashMap<Arc<MemoryKey>, (Port, u64)>,
+    by_key: HashMap<Arc<MemoryKey>, Remembered>,
     by_age: BTreeMap<u64, Arc<MemoryKey>>,
     by_port: HashMap<(Protocol, Port), BTreeSet<u64>>,
     newest: Newest,
@@ -39,22 +52,40 @@ impl Memory {
     /// Remembers the port for that key instead of the one that it had, and forgets the oldest
     /// beyond `most`.
     pub(super) fn remember(&mut self, key: MemoryKey, port: Port, age: u64, most: usize) {
-        self.forget(&key);
-        let key = Arc::new(key);
-        self.by_port.entry((key.protocol, port)).or_default().insert(age);
-        self.note_newest(key.protocol, port);
-        self.set(key.protocol).insert(port);
-        self.by_age.insert(age, Arc::clone(&key));
-        self.by_key.insert(key, (port, age));
+        let same = self.get(&key).filter(|known| known.port == port);
+        let since = same.map_or(age, |known| known.since);
+        self.set_to(key, Remembered { port, age, since });
         while self.by_key.len() > most.max(1) {
             let oldest = self.by_age.values().next().map(Arc::clone);
             self.forget(&oldest.expect("every key has an age"));
         }
     }
 
+    /// Takes back that a port was remembered for that key; `before` is what was remembered then. What has
+    /// been remembered since stays.
+    pub(super) fn take_back(&mut self, key: &MemoryKey, port: Port, before: Option<Remembered>) {
+        if self.get(key).is_some_and(|known| known.port == port) {
+            match before {
+                Some(before) => self.set_to(key.clone(), before),
+                None => self.forget(key),
+            }
+        }
+    }
+
+    fn set_to(&mut self, key: MemoryKey, remembered: Remembered) {
+        self.forget(&key);
+        let Remembered { port, age, .. } = remembered;
+        let key = Arc::new(key);
+        self.by_port.entry((key.protocol, port)).or_default().insert(age);
+        self.note_newest(key.protocol, port);
+        self.set(key.protocol).insert(port);
+        self.by_age.insert(age, Arc::clone(&key));
+        self.by_key.insert(key, remembered);
+    }
+
     /// Forgets what is remembered for that key.
     pub(super) fn forget(&mut self, key: &MemoryKey) {
-        let Some((port, age)) = self.by_key.remove(key) else {
+        let Some(Remembered { port, age, .. }) = self.by_key.remove(key) else {
             return;
         };
         self.by_age.remove(&age);
@@ -77,8 +108,8 @@ impl Memory {
     }
 
     /// The port that the key had last.
-    pub fn get(&self, key: &MemoryKey) -> Option<Port> {
-        self.by_key.get(key).map(|(port, _)| *port)
+    pub fn get(&self, key: &MemoryKey) -> Option<Remembered> {
+        self.by_key.get(key).copied()
     }
 
     /// Those of 64 ports that anybody remembers, for a protocol that has a part in common.
@@ -108,7 +139,7 @@ impl Memory {
 
     /// Everything that is remembered, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, Port, u64)> {
-        self.by_age.iter().map(|(age, key)| (key, self.by_key[key].0, *age))
+        self.by_age.iter().map(|(age, key)| (key, self.by_key[key].port, *age))
     }
 
     /// How many keys are remembered.

@@ -21,7 +21,7 @@ use std::{
 };
 
 pub use choose::{Choice, InUse, Obstacle, Reason};
-pub use memory::Memory;
+pub use memory::{Memory, Remembered};
 pub use port_set::PortSet;
 pub use told::{Automatic, Told};
 
@@ -29,7 +29,7 @@ use crate::{
     auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
-    lease::{Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey},
+    lease::{EndReason, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey},
     port::{Port, Protocol},
     request::Filter,
     service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
@@ -150,7 +150,15 @@ impl Registry {
                 }
                 self.insert(Arc::clone(lease));
             }
-            Change::Release { lease, .. } | Change::Expire { lease, .. } => self.remove(lease),
+            Change::Release { lease, .. } => self.remove(lease),
+            Change::Expire { lease, reason, remembered } => {
+                if *reason == EndReason::NotDurable
+                    && let Some(key) = lease.memory_key()
+                {
+                    self.memory.take_back(&key, lease.port, *remembered);
+                }
+                self.remove(lease);
+            }
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::SingletonReuse { lease }

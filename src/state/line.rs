@@ -1,6 +1,6 @@
 //! One line of a state file: a checksum, a space, a JSON value, a line feed.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -9,10 +9,14 @@ use crate::{
     lease::{self, Instance, Lease, MemoryKey},
     port::Port,
     registry::Told,
+    word::visible,
 };
 
 /// The version of the format. A file of another version is set aside unread.
 pub const VERSION: u32 = 1;
+
+/// The version of this program.
+pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +62,12 @@ pub struct Header {
     pub seq: u64,
     /// Every audit event up to this number is in the journal.
     pub confirmed: u64,
+    /// The version of the program that wrote the file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub program: Option<String>,
+    /// Names that the state folder had before, the oldest first: events in the journal have them still.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub former: Vec<String>,
 }
 
 /// A remembered port.
@@ -71,7 +81,7 @@ pub struct Memory {
     pub seq: u64,
 }
 
-/// Only the version, which every version of the format has.
+/// What every version of the format has in its header.
 #[derive(Deserialize)]
 struct AnyHeader {
     header: AnyVersion,
@@ -80,6 +90,50 @@ struct AnyHeader {
 #[derive(Deserialize)]
 struct AnyVersion {
     version: u32,
+    #[serde(default)]
+    program: Option<String>,
+}
+
+/// What says who wrote a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Of the format.
+    pub format: u32,
+    /// Of the program, if it said so.
+    pub program: Option<String>,
+}
+
+impl Header {
+    /// Who wrote the file.
+    pub fn origin(&self) -> Origin {
+        Origin { format: self.version, program: self.program.clone() }
+    }
+}
+
+impl Origin {
+    /// Whether this program is too old to read everything in the file.
+    pub fn is_newer(&self) -> bool {
+        let number = |text: &str| -> Vec<u64> {
+            text.split(['.', '-', '+']).map_while(|part| part.parse().ok()).collect()
+        };
+        let program = self.program.as_deref().map(number);
+        self.format > VERSION || program.is_some_and(|theirs| theirs > number(PROGRAM))
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.program {
+            Some(program) => write!(f, "styxy {} (format {})", visible(program), self.format),
+            None => write!(f, "a newer styxy (format {})", self.format),
+        }
+    }
+}
+
+/// Who wrote a file, by its first line.
+pub fn origin(bytes: &[u8]) -> Option<Origin> {
+    let AnyHeader { header } = parse(checked(bytes)?)?;
+    Some(Origin { format: header.version, program: header.program })
 }
 
 /// Why a line cannot be read.
@@ -87,6 +141,8 @@ struct AnyVersion {
 pub enum Unreadable {
     /// The checksum is wrong, or there is none.
     Damaged,
+    /// It was written whole, and says something that this version does not know.
+    Unknown,
     /// It was written whole, by another version of the format.
     Version(u32),
 }
@@ -114,12 +170,12 @@ fn write_any(buffer: &mut Vec<u8>, line: &impl Serialize) {
 pub fn read(bytes: &[u8]) -> Result<Line, Unreadable> {
     let json = checked(bytes).ok_or(Unreadable::Damaged)?;
     if json.starts_with("{\"header\"")
-        && let Some(AnyHeader { header: AnyVersion { version } }) = parse(json)
+        && let Some(AnyHeader { header: AnyVersion { version, .. } }) = parse(json)
         && version != VERSION
     {
         return Err(Unreadable::Version(version));
     }
-    parse(json).ok_or(Unreadable::Damaged)
+    parse(json).ok_or(Unreadable::Unknown)
 }
 
 fn checked(bytes: &[u8]) -> Option<&str> {

@@ -22,7 +22,7 @@ const LEFTOVER: Duration = Duration::from_secs(1);
 /// The lock, held as long as this lives (`flock(2)`).
 #[derive(Debug)]
 pub struct Lock {
-    _file: Flock<File>,
+    file: Flock<File>,
 }
 
 impl Lock {
@@ -46,10 +46,15 @@ impl Lock {
         let file = private_file().create(true).truncate(false).open(&path);
         let file = file.map_err(|error| OpenError::Io(path.clone(), error))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => Ok(Self { _file: file }),
+            Ok(file) => Ok(Self { file }),
             Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::Locked(folder.to_owned())),
             Err((_, errno)) => Err(OpenError::Io(path, errno.into())),
         }
+    }
+
+    /// Whether its file was deleted, most likely with the folder: it excludes nobody any more.
+    pub fn is_deleted(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
     }
 }
 

@@ -9,7 +9,7 @@
 //! - [`line`]: what a line says, and how it is written and read
 //! - [`store`]: appending, syncing, compacting
 //! - [`recover`]: what is read at the start, and what happens with damage
-//! - [`sync`]: making the log durable
+//! - [`writer`]: the thread that makes it durable
 //! - [`reader`]: the log as the audit reads it
 
 pub mod line;
@@ -17,7 +17,7 @@ pub mod lock;
 pub mod reader;
 pub mod recover;
 pub mod store;
-pub mod sync;
+pub mod writer;
 
 use std::{
     fmt, fs, io,
@@ -27,6 +27,7 @@ use std::{
 pub use lock::Lock;
 pub use reader::Reader;
 pub use store::{OpenError, Snapshot, Store};
+pub use writer::Writer;
 
 /// The two kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +52,16 @@ impl Name {
         Self { kind: Kind::Snapshot, generation }
     }
 
-    fn parse(name: &str) -> Option<Self> {
-        let (kind, generation) = name.split_once('.')?;
+    fn parse(file: &str) -> Option<Self> {
+        let (kind, generation) = file.split_once('.')?;
         let kind = match kind {
             "snapshot" => Kind::Snapshot,
             "log" => Kind::Log,
             _ => return None,
         };
-        Some(Self { kind, generation: generation.parse().ok()? })
+        let name = Self { kind, generation: generation.parse().ok()? };
+        // A number can be spelled in several ways, and only one of them is the file's name.
+        (name.to_string() == file).then_some(name)
     }
 
     fn path(self, folder: &Path) -> PathBuf {

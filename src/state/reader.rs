@@ -28,6 +28,16 @@ pub struct Reader {
 
 const CHUNK: usize = 64 * 1024;
 
+/// What came of reading on.
+enum Filled {
+    /// Some lines were read.
+    Some,
+    /// What follows is beyond the last number.
+    Beyond,
+    /// There is nothing behind.
+    End,
+}
+
 impl Reader {
     /// A reader at the oldest record of the folder.
     pub fn new(folder: &Path) -> Self {
@@ -52,20 +62,25 @@ impl Reader {
         self.generation
     }
 
-    /// The next record; `None` at the end. Damaged lines are passed over: they were reported when
-    /// the state was read.
-    pub fn next_record(&mut self) -> io::Result<Option<Record>> {
+    /// The next record up to that number; `None` if there is none. What is behind it in the log may not stay:
+    /// a full disk can take a part of a change, which is then undone, and its number given again. Damaged
+    /// lines are passed over: they were reported when the state was read.
+    pub fn next_record(&mut self, last: u64) -> io::Result<Option<Record>> {
         loop {
             if let Some(record) = self.records.pop_front() {
                 return Ok(Some(record));
             }
-            if self.fill()? {
-                continue;
+            match self.fill(last)? {
+                Filled::Some => continue,
+                Filled::Beyond => return Ok(None),
+                Filled::End => {}
             }
             let Some(following) = self.following()? else { return Ok(None) };
             // Once another file follows, this one is finished: only now its end is really its end.
-            if self.fill()? {
-                continue;
+            match self.fill(last)? {
+                Filled::Some => continue,
+                Filled::Beyond => return Ok(None),
+                Filled::End => {}
             }
             self.file = Some(File::open(following.path(&self.folder))?);
             self.generation = following.generation;
@@ -79,9 +94,9 @@ impl Reader {
         }))
     }
 
-    /// Reads on; whether there was anything.
-    fn fill(&mut self) -> io::Result<bool> {
-        let Some(file) = &self.file else { return Ok(false) };
+    /// Reads on, up to the record with that number.
+    fn fill(&mut self, last: u64) -> io::Result<Filled> {
+        let Some(file) = &self.file else { return Ok(Filled::End) };
         let mut length = 0;
         loop {
             if self.chunk.len() < length + CHUNK {
@@ -91,16 +106,21 @@ impl Reader {
             length += read;
             // What has no line feed yet is still being written.
             if let Some(end) = self.chunk[..length].iter().rposition(|byte| *byte == b'\n') {
-                self.offset += end as u64 + 1;
+                let start = self.offset;
                 for bytes in self.chunk[..end].split(|byte| *byte == b'\n') {
                     if let Ok(Line::Record(record)) = line::read(bytes) {
+                        if record.seq > last {
+                            let is_first = self.offset == start;
+                            return Ok(if is_first { Filled::Beyond } else { Filled::Some });
+                        }
                         self.records.push_back(record);
                     }
+                    self.offset += bytes.len() as u64 + 1;
                 }
-                return Ok(true);
+                return Ok(Filled::Some);
             }
             if read == 0 {
-                return Ok(false);
+                return Ok(Filled::End);
             }
         }
     }

@@ -2,12 +2,13 @@
 //!
 //! - The end of the newest log without a line feed is a write that the end of the process (or of the
 //!   power) cut short. It was never acknowledged: it is cut off and reported.
+//! - What a newer version has written is left as it is, and nothing is granted: this version would lose a part.
 //! - Anything else that cannot be read is damage. The file is kept beside the others under a name
 //!   with the time, everything readable counts, and a new snapshot replaces it.
 
 use std::{
     fs::{self, File},
-    io::{self, Read},
+    io::{self, BufRead, BufReader, Read},
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
@@ -15,8 +16,8 @@ use std::{
 };
 
 use super::{
-    Kind, Name, files,
-    line::{self, Header, Line, Unreadable},
+    Kind, Name, OpenError, files,
+    line::{self, Header, Line, Origin, Unreadable},
 };
 use crate::{registry::Registry, time::Timestamp};
 
@@ -48,6 +49,13 @@ pub(super) struct Recovered {
     pub(super) damage: Vec<String>,
     /// That the end of the log was cut off, for people.
     pub(super) torn: Option<String>,
+    /// The newest snapshot, and the last change that it has.
+    pub(super) snapshot: Option<Name>,
+    pub(super) snapshot_seq: u64,
+    /// Who wrote the newest log.
+    pub(super) written_by: Option<Origin>,
+    /// The newer version that wrote what this one does not know.
+    newer: Option<Origin>,
     aside: Vec<Aside>,
 }
 
@@ -60,13 +68,18 @@ struct Aside {
     copy: bool,
 }
 
-/// Reads all state files into the registry.
-pub(super) fn read(folder: &Path, registry: &mut Registry) -> io::Result<Recovered> {
-    let mut recovered = Recovered::default();
-    remove_partial_files(folder)?;
-    let names = files(folder)?;
+/// Reads all state files into the registry. If a newer version has written any, nothing is touched.
+pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, OpenError> {
+    let io = |error| OpenError::Io(folder.to_owned(), error);
+    let newer = |origin| OpenError::Newer(folder.to_owned(), origin);
+    let names = files(folder).map_err(io)?;
+    let origins = names.iter().filter_map(|name| origin(&name.path(folder)));
+    if let Some(origin) = origins.into_iter().find(|origin| origin.format > line::VERSION) {
+        return Err(newer(origin));
+    }
     let newest_of = |kind| names.iter().rev().find(move |name| name.kind == kind).copied();
     let snapshot = newest_of(Kind::Snapshot);
+    let mut recovered = Recovered { snapshot, ..Recovered::default() };
     if let Some(snapshot) = snapshot {
         recovered.read_file(folder, snapshot, false, registry);
     }
@@ -75,6 +88,10 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> io::Result<Recover
     for name in names.iter().filter(|n| n.kind == Kind::Log && n.generation >= from) {
         recovered.read_file(folder, *name, Some(*name) == newest, registry);
     }
+    if let Some(origin) = recovered.newer {
+        return Err(newer(origin));
+    }
+    remove_partial_files(folder).map_err(io)?;
     recovered.newest = newest;
     if newest.is_none()
         && let Some(snapshot) = snapshot
@@ -93,6 +110,7 @@ impl Recovered {
         let (mut good, mut bad, mut missing) = (0, 0, 0);
         let mut end = None;
         let mut is_first = true;
+        let mut written_by: Option<Origin> = None;
         let path = name.path(folder);
         let bytes = fs::metadata(&path).map_or(0, |file| file.len());
         registry.reserve(usize::try_from(bytes / LEASE).unwrap_or_default());
@@ -102,6 +120,9 @@ impl Recovered {
                 Ok(Line::Header(_)) if !is_first => bad += 1,
                 Ok(Line::End(count)) => end = Some(count),
                 Ok(line) => {
+                    if let Line::Header(header) = &line {
+                        written_by = Some(header.origin());
+                    }
                     good += usize::from(matches!(
                         line,
                         Line::Lease(_) | Line::Memory(_) | Line::Instance(_) | Line::Told(_)
@@ -110,10 +131,19 @@ impl Recovered {
                 }
                 Err(Unreadable::Version(version)) => return ControlFlow::Break(version),
                 Err(Unreadable::Damaged) => bad += 1,
+                Err(Unreadable::Unknown) => {
+                    bad += 1;
+                    if let Some(newer) = written_by.as_ref().filter(|origin| origin.is_newer()) {
+                        self.newer = Some(newer.clone());
+                    }
+                }
             }
             is_first = false;
             ControlFlow::Continue(())
         });
+        if newest {
+            self.written_by = written_by;
+        }
         let what = match read {
             Ok(ControlFlow::Continue(())) => None,
             Ok(ControlFlow::Break(version)) => {
@@ -135,6 +165,7 @@ impl Recovered {
         match name.kind {
             Kind::Snapshot => {
                 self.snapshot_length = length + tail.len() as u64;
+                self.snapshot_seq = self.seq;
                 match end {
                     Some(count) if count == good => {}
                     Some(count) => problems.push(format!("has {good} of {count} entries")),
@@ -257,15 +288,27 @@ impl Chunks {
         let Some(first) = self.next()? else { return Ok(ControlFlow::Continue(())) };
         let Some(second) = self.next()? else { return Ok(lines(&first).try_for_each(take)) };
         thread::scope(|scope| {
-            let readers = [(); READERS].map(|()| {
-                let (give, given) = mpsc::channel::<Vec<u8>>();
-                let (pass, read) = mpsc::channel::<Vec<_>>();
-                // Nobody takes any more when there was enough.
-                let mut passed = move |chunk: Vec<u8>| pass.send(lines(&chunk).collect());
-                scope.spawn(move || given.iter().try_for_each(&mut passed));
-                (give, read)
-            });
             let mut ahead = vec![second, first];
+            let started: io::Result<Vec<_>> = (0..READERS)
+                .map(|_| {
+                    let (give, given) = mpsc::channel::<Vec<u8>>();
+                    let (pass, read) = mpsc::channel::<Vec<_>>();
+                    // Nobody takes any more when there was enough.
+                    let mut passed = move |chunk: Vec<u8>| pass.send(lines(&chunk).collect());
+                    let work = move || given.iter().try_for_each(&mut passed);
+                    thread::Builder::new().spawn_scoped(scope, work)?;
+                    Ok((give, read))
+                })
+                .collect();
+            let Ok(readers) = started else {
+                // Without threads it only takes longer.
+                while let Some(chunk) = ahead.pop().map_or_else(|| self.next(), |c| Ok(Some(c)))? {
+                    if let enough @ ControlFlow::Break(_) = lines(&chunk).try_for_each(&mut take) {
+                        return Ok(enough);
+                    }
+                }
+                return Ok(ControlFlow::Continue(()));
+            };
             let (mut given, mut taken) = (0, 0);
             loop {
                 while given < taken + 2 * READERS
@@ -315,6 +358,14 @@ fn lines(chunk: &[u8]) -> impl Iterator<Item = Result<Line, Unreadable>> {
         start = end + 1;
         line::read(line)
     })
+}
+
+/// Who wrote a file, as far as its first line says so.
+fn origin(path: &Path) -> Option<Origin> {
+    let mut first = Vec::new();
+    let file = BufReader::new(File::open(path).ok()?);
+    file.take(CHUNK as u64).read_until(b'\n', &mut first).ok()?;
+    line::origin(first.strip_suffix(b"\n")?)
 }
 
 /// Leftovers of a snapshot that was being written.

@@ -11,8 +11,9 @@ use std::{
 
 use super::{
     Kind, Name, Reader, files,
-    line::{self, Header, Line, Memory, VERSION},
+    line::{self, Header, Line, Memory, Origin, PROGRAM, VERSION},
     recover,
+    writer::LogFile,
 };
 use crate::{
     change::Record,
@@ -28,7 +29,7 @@ const SMALL: u64 = 256 * 1024;
 pub struct Store {
     folder: PathBuf,
     generation: u64,
-    log: Arc<File>,
+    log: Arc<LogFile>,
     length: u64,
     /// Whether a failed write may have left bytes behind `length`.
     dirty: bool,
@@ -37,10 +38,15 @@ pub struct Store {
     buffer: Vec<u8>,
 }
 
+/// A snapshot that is on disk.
 #[derive(Clone, Copy, Debug)]
-struct SnapshotOnDisk {
+pub struct SnapshotOnDisk {
+    /// Its generation; zero for none.
     generation: u64,
+    /// In bytes.
     length: u64,
+    /// The last change that it has.
+    seq: u64,
 }
 
 /// Why a state folder cannot be opened.
@@ -50,6 +56,8 @@ pub enum OpenError {
     Locked(PathBuf),
     /// It cannot be read or written.
     Io(PathBuf, io::Error),
+    /// A newer version has written what is there.
+    Newer(PathBuf, Origin),
 }
 
 impl fmt::Display for OpenError {
@@ -61,6 +69,11 @@ impl fmt::Display for OpenError {
                 folder.display()
             ),
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Newer(folder, origin) => write!(
+                f,
+                "the state was written by {origin}, and this is styxy {PROGRAM}: upgrade styxy, or move {} away",
+                folder.display()
+            ),
         }
     }
 }
@@ -89,7 +102,7 @@ impl Store {
             let path = path.to_owned();
             move |error| OpenError::Io(path, error)
         };
-        let recovered = recover::read(folder, registry).map_err(at(folder))?;
+        let recovered = recover::read(folder, registry)?;
         let newest = recovered.newest;
         let damage = recovered.damage.clone();
         let mut header = recovered.header.clone().unwrap_or_else(|| Header {
@@ -98,25 +111,38 @@ impl Store {
             boot_id: boot_id.to_owned(),
             seq: 0,
             confirmed: 0,
+            program: None,
+            former: Vec::new(),
         });
+        header.program = Some(PROGRAM.to_owned());
         header.confirmed = header.confirmed.max(recovered.confirmed);
         header.seq = header.seq.max(recovered.seq).max(header.confirmed);
         if !damage.is_empty() {
             // The numbers of lost changes are given again, so they get another name.
-            header.state_id = uuid::Uuid::new_v4().to_string();
+            let former = std::mem::replace(&mut header.state_id, uuid::Uuid::new_v4().to_string());
+            if recovered.header.is_some() {
+                header.former.push(former);
+            }
         }
         let other_boot = header.boot_id != boot_id;
 
-        let name = match newest {
-            Some(name) if damage.is_empty() => name,
-            // What is left of damaged files is written anew, beside them.
-            newest => Name::log(newest.map_or(1, |name| name.generation + 1)),
-        };
+        // A file says who wrote it, so each version has its own.
+        let is_ours = recovered.written_by == Some(header.origin());
+        let going_on = newest.filter(|_| damage.is_empty() && is_ours && recovered.length > 0);
+        // What is left of damaged files is written again, beside them.
+        let next = || Name::log(newest.map_or(1, |name| name.generation + 1));
+        let name = going_on.unwrap_or_else(next);
         let path = name.path(folder);
-        let (log, length) = if damage.is_empty() && recovered.length > 0 {
-            (continue_log(&path, recovered.length).map_err(at(&path))?, recovered.length)
-        } else {
-            begin_log(&path, &header).map_err(at(&path))?
+        let (log, length) = match going_on {
+            Some(_) => {
+                (continue_log(&path, recovered.length).map_err(at(&path))?, recovered.length)
+            }
+            None => begin_log(&path, &header).map_err(at(&path))?,
+        };
+        let snapshot = SnapshotOnDisk {
+            generation: recovered.snapshot.map_or(0, |name| name.generation),
+            length: recovered.snapshot_length,
+            seq: recovered.snapshot_seq,
         };
         let mut store = Self {
             folder: folder.to_owned(),
@@ -125,14 +151,13 @@ impl Store {
             length,
             dirty: false,
             header,
-            snapshot: SnapshotOnDisk { generation: 0, length: recovered.snapshot_length },
+            snapshot,
             buffer: Vec::new(),
         };
         if !damage.is_empty() {
             recovered.set_aside().map_err(at(folder))?;
             let snapshot = store.snapshot_of(registry);
-            let length = snapshot.write().map_err(at(folder))?;
-            store.compacted(snapshot.generation, length);
+            store.compacted(snapshot.write().map_err(at(folder))?);
         }
         boot_id.clone_into(&mut store.header.boot_id);
         let damage = damage.into_iter().chain(recovered.torn).collect();
@@ -169,8 +194,19 @@ impl Store {
         &self.folder
     }
 
+    /// The names of this state folder, the present one first.
+    pub fn state_ids(&self) -> Vec<String> {
+        let former = self.header.former.iter().rev();
+        std::iter::once(&self.header.state_id).chain(former).cloned().collect()
+    }
+
+    /// The last change that is known to be on disk: what is only in the log may be in memory.
+    pub fn durable(&self) -> u64 {
+        self.snapshot.seq
+    }
+
     /// The log, to be synced.
-    pub fn log(&self) -> Arc<File> {
+    pub fn log(&self) -> Arc<LogFile> {
         Arc::clone(&self.log)
     }
 
@@ -209,12 +245,12 @@ impl Store {
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.dirty {
-            self.log.set_len(self.length)?;
+            self.log.file.set_len(self.length)?;
             self.dirty = false;
         }
-        if let Err(error) = self.log.write_all_at(bytes, self.length) {
+        if let Err(error) = self.log.file.write_all_at(bytes, self.length) {
             // A full disk may have taken a part of it, which must not stay.
-            self.dirty = self.log.set_len(self.length).is_err();
+            self.dirty = self.log.file.set_len(self.length).is_err();
             return Err(error);
         }
         self.length += bytes.len() as u64;
@@ -228,14 +264,29 @@ impl Store {
 
     /// Begins a new log, and gives the snapshot that makes the old ones superfluous once it is
     /// written. That can be done elsewhere; until then nothing is lost.
-    pub fn rotate(&mut self, registry: &Registry) -> io::Result<(Snapshot, Arc<File>)> {
+    pub fn rotate(&mut self, registry: &Registry) -> io::Result<Snapshot> {
+        self.begin_log()?;
+        Ok(self.snapshot_of(registry))
+    }
+
+    /// The same after the disk has failed. A log that is `trusted` stays.
+    pub fn renew(
+        &mut self,
+        registry: &Registry,
+        trusted: Option<&Arc<LogFile>>,
+    ) -> io::Result<Snapshot> {
+        if !trusted.is_some_and(|log| Arc::ptr_eq(log, &self.log)) {
+            self.begin_log()?;
+        }
+        Ok(self.snapshot_of(registry))
+    }
+
+    fn begin_log(&mut self) -> io::Result<()> {
         let name = Name::log(self.generation + 1);
-        let (log, length) = begin_log(&name.path(&self.folder), &self.header)?;
-        let old = std::mem::replace(&mut self.log, log);
+        (self.log, self.length) = begin_log(&name.path(&self.folder), &self.header)?;
         self.generation = name.generation;
-        self.length = length;
         self.dirty = false;
-        Ok((self.snapshot_of(registry), old))
+        Ok(())
     }
 
     fn snapshot_of(&self, registry: &Registry) -> Snapshot {
@@ -254,17 +305,42 @@ impl Store {
         }
     }
 
-    /// Notes that the snapshot of that generation is on disk.
-    pub fn compacted(&mut self, generation: u64, length: u64) {
-        self.snapshot = SnapshotOnDisk { generation, length };
+    /// Notes that a snapshot is on disk.
+    pub fn compacted(&mut self, snapshot: SnapshotOnDisk) {
+        if snapshot.generation > self.snapshot.generation {
+            self.snapshot = snapshot;
+        }
     }
 
-    /// Deletes what a snapshot has replaced, but no log that the audit still reads.
-    pub fn prune(&self, audit_generation: u64) -> io::Result<()> {
+    /// The files that a snapshot has replaced, but no log that the audit still reads.
+    pub fn spare(&self, audit_generation: u64) -> Spare {
+        let snapshot = self.snapshot.generation;
+        Spare { folder: self.folder.clone(), snapshot, log: snapshot.min(audit_generation) }
+    }
+
+    /// The generation of the log.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Files that nobody needs any more.
+#[derive(Debug)]
+pub struct Spare {
+    folder: PathBuf,
+    /// Snapshots of an older generation than this one.
+    snapshot: u64,
+    /// Logs of an older generation than this one.
+    log: u64,
+}
+
+impl Spare {
+    /// Deletes them.
+    pub fn delete(&self) -> io::Result<()> {
         for name in files(&self.folder)? {
             let limit = match name.kind {
-                Kind::Snapshot => self.snapshot.generation,
-                Kind::Log => self.snapshot.generation.min(audit_generation),
+                Kind::Snapshot => self.snapshot,
+                Kind::Log => self.log,
             };
             if name.generation < limit {
                 fs::remove_file(name.path(&self.folder))?;
@@ -278,8 +354,7 @@ impl Store {
 #[derive(Debug)]
 pub struct Snapshot {
     folder: PathBuf,
-    /// Its generation.
-    pub generation: u64,
+    generation: u64,
     header: Header,
     leases: Vec<Arc<Lease>>,
     memory: Vec<Memory>,
@@ -288,14 +363,19 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Writes it, durably, under its name only when it is whole. Returns its length in bytes.
-    pub fn write(&self) -> io::Result<u64> {
+    /// The last change that it has.
+    pub fn seq(&self) -> u64 {
+        self.header.seq
+    }
+
+    /// Writes it, durably, under its name only when it is whole.
+    pub fn write(&self) -> io::Result<SnapshotOnDisk> {
         let path = Name::snapshot(self.generation).path(&self.folder);
         let partial = path.with_extension("tmp");
         let written = self.write_to(&partial).and_then(|length| {
             fs::rename(&partial, &path)?;
             File::open(&self.folder)?.sync_all()?;
-            Ok(length)
+            Ok(SnapshotOnDisk { generation: self.generation, length, seq: self.header.seq })
         });
         if written.is_err() {
             let _ = fs::remove_file(&partial);
@@ -331,7 +411,7 @@ impl Snapshot {
 }
 
 /// Begins a log. It gets its name with its header in it, so that one without is damage.
-fn begin_log(path: &Path, header: &Header) -> io::Result<(Arc<File>, u64)> {
+fn begin_log(path: &Path, header: &Header) -> io::Result<(Arc<LogFile>, u64)> {
     let partial = path.with_extension("tmp");
     let file = private_file().create(true).truncate(true).open(&partial)?;
     let mut buffer = Vec::new();
@@ -341,16 +421,21 @@ fn begin_log(path: &Path, header: &Header) -> io::Result<(Arc<File>, u64)> {
         let _ = fs::remove_file(&partial);
         return Err(error);
     }
-    Ok((Arc::new(file), buffer.len() as u64))
+    Ok((log_file(path, file), buffer.len() as u64))
 }
 
 /// Opens a log to go on with, without what a cut-off write has left behind its good part.
-fn continue_log(path: &Path, length: u64) -> io::Result<Arc<File>> {
+fn continue_log(path: &Path, length: u64) -> io::Result<Arc<LogFile>> {
     let log = OpenOptions::new().read(true).write(true).open(path)?;
     if log.metadata()?.len() != length {
         log.set_len(length)?;
     }
-    Ok(Arc::new(log))
+    Ok(log_file(path, log))
+}
+
+fn log_file(path: &Path, file: File) -> Arc<LogFile> {
+    let folder = path.parent().map(Path::to_owned).unwrap_or_default();
+    Arc::new(LogFile::new(file, folder))
 }
 
 pub(super) fn private_file() -> OpenOptions {

@@ -85,9 +85,8 @@ impl Service {
     }
 
     fn compact(&mut self) {
-        let (snapshot, _) = self.store.rotate(&self.registry).unwrap();
-        let length = snapshot.write().unwrap();
-        self.store.compacted(snapshot.generation, length);
+        let snapshot = self.store.rotate(&self.registry).unwrap();
+        self.store.compacted(snapshot.write().unwrap());
     }
 }
 
@@ -280,7 +279,63 @@ fn a_damaged_snapshot_keeps_the_entries_that_can_be_read() {
 }
 
 #[test]
-fn a_file_of_another_version_or_that_cannot_be_read_is_set_aside_whole() {
+fn what_a_newer_version_has_written_is_refused_and_stays_as_it_is() {
+    let line = |json: &str| format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes()));
+    let header = |more: &str| format!(r#"{{"header":{{{more}}}}}"#);
+    let same = r#""state_id":"s","boot_id":"boot","seq":0,"confirmed":0"#;
+    let another_format = line(&header(r#""version":2,"program":"3.1.0","novelty":true"#));
+    let another_change = line(&header(&format!(r#""version":1,"program":"2.10.1",{same}"#)))
+        + &line(r#"{"record":{"seq":1,"at":1,"change":{"novelty":{}}}}"#);
+    for (name, text, words) in [
+        ("log.00000002", &another_format, "styxy 3.1.0 (format 2)"),
+        ("snapshot.00000002", &another_format, "styxy 3.1.0 (format 2)"),
+        ("log.00000002", &another_change, "styxy 2.10.1 (format 1)"),
+    ] {
+        let home = Home::new();
+        let mut service = home.open();
+        service.grant(3000);
+        drop(service);
+        fs::write(home.file(name), text).unwrap();
+        fs::write(home.file("snapshot.tmp"), "of the newer one").unwrap();
+        for _ in 0..2 {
+            let Err(error) = home.open_in("boot") else { panic!("{name} was taken") };
+            let error = error.to_string();
+            assert!(error.contains(words) && error.contains("upgrade styxy, or move"), "{error}");
+        }
+        assert_eq!(&fs::read_to_string(home.file(name)).unwrap(), text);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 4, "with the log and the lock");
+        fs::remove_file(home.file(name)).unwrap();
+        assert_eq!(home.open().ports(), [3000].into());
+    }
+}
+
+#[test]
+fn each_version_of_the_program_begins_a_log_that_says_so() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    drop(service);
+    let path = home.file("log.00000001");
+    let text = fs::read_to_string(&path).unwrap();
+    let (first, rest) = text.split_once('\n').unwrap();
+    let current = format!(r#""program":"{}""#, line::PROGRAM);
+    let older = first[9..].replace(&current, r#""program":"1.9.9""#);
+    let older = format!("{:08x} {older}\n{rest}", crc32fast::hash(older.as_bytes()));
+    fs::write(&path, older).unwrap();
+    let mut service = home.open();
+    assert_eq!(service.damage, [""; 0]);
+    service.grant(3001);
+    drop(service);
+    let text = fs::read_to_string(home.file("log.00000002")).unwrap();
+    assert!(text.lines().next().unwrap().contains(&current), "{text}");
+    let mut service = home.open();
+    service.grant(3002);
+    assert_eq!(service.ports(), [3000, 3001, 3002].into());
+    assert!(!home.file("log.00000003").exists());
+}
+
+#[test]
+fn a_file_of_an_unknown_version_or_that_cannot_be_read_is_set_aside_whole() {
     for unreadable in [false, true] {
         let home = Home::new();
         let mut service = home.open();
@@ -292,7 +347,7 @@ fn a_file_of_another_version_or_that_cannot_be_read_is_set_aside_whole() {
             // Not even root can read a folder as a file.
             fs::create_dir(&path).unwrap();
         } else {
-            let json = br#"{"header":{"version":2,"novelty":true}}"#;
+            let json = br#"{"header":{"version":0,"novelty":true}}"#;
             let line = format!("{:08x} {}\n", crc32fast::hash(json), String::from_utf8_lossy(json));
             fs::write(&path, line).unwrap();
         }
@@ -330,9 +385,9 @@ fn a_snapshot_replaces_the_logs_before_it_once_the_audit_has_read_them() {
     service.grant(3000);
     service.compact();
     service.grant(3001);
-    service.store.prune(1).unwrap();
+    service.store.spare(1).delete().unwrap();
     assert!(home.file("log.00000001").exists());
-    service.store.prune(2).unwrap();
+    service.store.spare(2).delete().unwrap();
     assert!(!home.file("log.00000001").exists());
     drop(service);
     assert_eq!(home.open().ports(), [3000, 3001].into());
@@ -343,7 +398,7 @@ fn an_end_between_the_new_log_and_its_snapshot_loses_nothing() {
     let home = Home::new();
     let mut service = home.open();
     service.grant(3000);
-    let (snapshot, _) = service.store.rotate(&service.registry).unwrap();
+    let snapshot = service.store.rotate(&service.registry).unwrap();
     service.grant(3001);
     drop((snapshot, service));
     let mut service = home.open();
@@ -379,16 +434,40 @@ fn the_reader_sees_every_record_once_across_generations_while_they_grow() {
             service.compact();
         }
         if step % 7 == 0 {
-            while let Some(record) = reader.next_record().unwrap() {
+            while let Some(record) = reader.next_record(u64::MAX).unwrap() {
                 seen.push(record.seq);
             }
-            service.store.prune(reader.generation()).unwrap();
+            service.store.spare(reader.generation()).delete().unwrap();
         }
     }
-    while let Some(record) = reader.next_record().unwrap() {
+    while let Some(record) = reader.next_record(u64::MAX).unwrap() {
         seen.push(record.seq);
     }
     assert_eq!(seen, (1..=200).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_record_that_may_be_undone_is_not_read() {
+    let home = Home::new();
+    let mut service = home.open();
+    let mut reader = service.store.reader();
+    service.grant(3000);
+    let log = home.file("log.00000001");
+    let acknowledged = fs::metadata(&log).unwrap().len();
+    // The disk takes the first of several changes, and then is full.
+    service.grant(3001);
+    assert_eq!(reader.next_record(1).unwrap().unwrap().seq, 1);
+    assert_eq!(reader.next_record(1).unwrap(), None);
+    drop(service);
+    OpenOptions::new().write(true).open(&log).unwrap().set_len(acknowledged).unwrap();
+    let mut service = home.open();
+    service.grant(3012);
+    service.grant(3013);
+    let mut next = || {
+        let Change::Allocate { lease } = reader.next_record(3).unwrap()?.change else { panic!() };
+        Some(lease.port.get())
+    };
+    assert_eq!([next(), next(), next()], [Some(3012), Some(3013), None]);
 }
 
 #[test]
@@ -398,7 +477,7 @@ fn only_records_without_a_confirmation_are_read_again() {
     service.grant(3000);
     service.compact();
     service.grant(3001);
-    let next_in = |service: &Service| service.store.reader().next_record().unwrap();
+    let next_in = |service: &Service| service.store.reader().next_record(u64::MAX).unwrap();
     service.store.mark_confirmed(1).unwrap();
     drop(service);
     let mut service = home.open();
@@ -407,9 +486,9 @@ fn only_records_without_a_confirmation_are_read_again() {
     drop(service);
     let mut service = home.open();
     let mut reader = service.store.reader();
-    assert_eq!(reader.next_record().unwrap(), None);
+    assert_eq!(reader.next_record(u64::MAX).unwrap(), None);
     service.grant(3002);
-    assert_eq!(reader.next_record().unwrap().unwrap().seq, 3);
+    assert_eq!(reader.next_record(u64::MAX).unwrap().unwrap().seq, 3);
 }
 
 #[test]

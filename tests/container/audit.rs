@@ -319,7 +319,7 @@ fn no_journal(machine: &Machine) {
                 mount -t tmpfs tmpfs /run/systemd/journal
                 install -d -o dev -m 0700 /tmp/here
                 setpriv --reuid=dev --regid=dev --init-groups \
-                    env -i XDG_RUNTIME_DIR=/tmp/here STATE_DIRECTORY=/tmp/here/state \
+                    env -i XDG_RUNTIME_DIR=/tmp/here XDG_STATE_HOME=/tmp/here \
                     /usr/bin/styxy daemon >/tmp/here/out 2>/tmp/here/events &
                 until grep -q listening /tmp/here/out; do sleep 0.02; done
                 ask() { curl -sSf --unix-socket /tmp/here/styxy/http.sock "http://localhost/$@" >&2; }

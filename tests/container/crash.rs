@@ -149,7 +149,7 @@ fn a_second_service(machine: &Machine) {
     let folder = state_folder(machine);
     // Its own socket, so that nothing but the state folder is in its way.
     let second = machine.user(&format!(
-        "STATE_DIRECTORY={folder} RUNTIME_DIRECTORY=$PWD/run timeout 20 styxy daemon"
+        "STATE_DIRECTORY={folder} RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'"
     ));
     assert_eq!(second.code, Some(1), "{second:?}");
     assert_eq!(
@@ -171,7 +171,7 @@ fn name_taken(machine: &Machine) {
     let pid = machine.unit("styxy.service", "MainPID");
     // Nothing but the name on the bus is in its way.
     let second = machine
-        .user("STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run timeout 20 styxy daemon");
+        .user("STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'");
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("has the name org.styxy.Styxy1"), "{second:?}");
     assert_eq!(machine.user("ls run").ok(), "", "its socket is gone");
@@ -182,7 +182,8 @@ fn by_hand(machine: &Machine) {
     let command = |state: &str| {
         format!(
             "STATE_DIRECTORY=$PWD/{state} RUNTIME_DIRECTORY=$PWD/run \
-             DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere exec styxy daemon"
+             DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere \
+             SYSTEMD_EXEC_PID=$$ exec styxy daemon"
         )
     };
     let begin = || {

@@ -100,10 +100,10 @@ fn unknown_version(machine: &Machine) {
     folder.damage(
         r#"python3 -c '
 import zlib
-header = b"{\"header\":{\"version\":2,\"novelty\":true}}"
+header = b"{\"header\":{\"version\":0,\"novelty\":true}}"
 open("log.00000001", "wb").write(b"%08x %s\n" % (zlib.crc32(header), header))'"#,
     );
-    let words = ["log.00000001 has the unknown version 2 and was not read; it is kept as damaged."];
+    let words = ["log.00000001 has the unknown version 0 and was not read; it is kept as damaged."];
     folder.is_recovered(&[], &words, 1);
 }
 
@@ -139,7 +139,8 @@ fn read_only_folder(machine: &Machine) {
         .user(
             r#"mkdir -p -m 700 /tmp/here; mkdir -m 500 /tmp/here/state
             XDG_RUNTIME_DIR=/tmp/here STATE_DIRECTORY=/tmp/here/state \
-                env -u DBUS_SESSION_BUS_ADDRESS styxy daemon >/tmp/here/out &
+                env -u DBUS_SESSION_BUS_ADDRESS \
+                sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon' >/tmp/here/out &
             until grep -q listening /tmp/here/out; do sleep 0.02; done
             ask() { curl -sS --unix-socket /tmp/here/styxy/http.sock http://localhost/allocate \
                 -d '{"service_type": "dev"}' -w ' %{http_code}\n'; }

@@ -1,21 +1,58 @@
 //! A message bus of its own for a test.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
 };
+
+use tempfile::TempDir;
 
 /// A bus that ends with the test.
 pub struct Bus {
     daemon: Child,
     pub address: String,
+    _folder: TempDir,
 }
 
 impl Bus {
     /// A bus on which nobody is; `None` where dbus-daemon(1) is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// A bus that starts styxy by that program.
+    pub fn starting(exec: &str) -> Option<Self> {
+        Self::start_with(Some(exec))
+    }
+
+    fn start_with(exec: Option<&str>) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display();
+        if let Some(exec) = exec {
+            let service = format!("[D-BUS Service]\nName=org.styxy.Styxy1\nExec={exec}\n");
+            fs::write(folder.path().join("org.styxy.Styxy1.service"), service).unwrap();
+        }
+        // What is installed on this machine is not known on it.
+        let config = folder.path().join("bus.conf");
+        fs::write(
+            &config,
+            format!(
+                r#"<busconfig>
+                  <listen>unix:path={path}/bus</listen>
+                  <servicedir>{path}</servicedir>
+                  <policy context="default">
+                    <allow send_destination="*"/>
+                    <allow receive_sender="*"/>
+                    <allow own="*"/>
+                  </policy>
+                </busconfig>"#
+            ),
+        )
+        .unwrap();
         let mut daemon = Command::new("dbus-daemon")
-            .args(["--session", "--nofork", "--print-address"])
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile", "--print-address"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -24,7 +61,7 @@ impl Bus {
             .ok()?;
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Some(Self { daemon, address: address.trim_end().to_owned() })
+        Some(Self { daemon, address: address.trim_end().to_owned(), _folder: folder })
     }
 
     /// A connection to it.

@@ -104,6 +104,18 @@ impl Home {
         home
     }
 
+    /// Sees to it that no service can listen in this home.
+    pub fn close_doors(&self) {
+        fs::write(self.path("runtime/styxy"), "not a folder").unwrap();
+        fs::create_dir_all(self.state().join("http.sock")).unwrap();
+    }
+
+    /// Lets services listen again.
+    pub fn open_doors(&self) {
+        fs::remove_file(self.path("runtime/styxy")).unwrap();
+        fs::remove_dir(self.state().join("http.sock")).unwrap();
+    }
+
     /// Waits until it is so.
     pub fn until(&self, is_so: impl Fn() -> bool) {
         let patience = std::time::Instant::now() + std::time::Duration::from_secs(30);

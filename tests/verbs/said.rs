@@ -140,7 +140,7 @@ fn the_configuration_is_told_with_its_mistakes() {
 #[test]
 fn where_no_service_can_be_it_is_said_why() {
     let home = Home::new();
-    fs::write(home.path("state"), "not a folder").unwrap();
+    home.close_doors();
     let mut told = Transcript(home, String::new());
     told.say("status").say("allocate dev").say("list --json").is("nowhere");
 }

@@ -13,11 +13,11 @@ use super::{
     journal::Found,
     query::{Query, understood},
 };
-use crate::{places, time::Timestamp};
+use crate::{surroundings::user, time::Timestamp};
 
 /// Where they are.
 pub(super) fn path() -> PathBuf {
-    places::of_service().state.join("service.log")
+    user().state().unwrap_or_default().join("service.log")
 }
 
 /// All of them; none if there is no such file.

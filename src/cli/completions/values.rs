@@ -10,7 +10,7 @@ use crate::{
     cli::{short, text},
     client::{self, Call},
     config::{self, Config, files},
-    places,
+    surroundings::user,
     value::Fields,
 };
 
@@ -181,7 +181,7 @@ fn templates() -> Vec<Value> {
 
 /// As the next service will read it.
 fn configuration() -> Config {
-    let (texts, _) = files::read(&places::of_service().config);
+    let (texts, _) = files::read(&user().config());
     config::merge(&texts).config
 }
 

@@ -52,6 +52,52 @@ fn the_last_good_files_stay_in_force_also_for_the_next_service() {
 }
 
 #[test]
+fn names_that_begin_with_a_dot_are_nobodys() {
+    let folders = Folders::with(&[
+        ("user/config.json", GOOD),
+        ("user/config.d/.hidden.json", BROKEN),
+        ("user/config.d/._web.json", "\u{0}\u{5}\u{16}\u{7}"),
+        ("user/config.d/.json", BROKEN),
+    ]);
+    // Emacs has such a link for as long as somebody changes the file.
+    symlink("dev@host.4711:1795435566", folders.path("user/config.d/.#web.json")).unwrap();
+    assert_eq!(range_of(&folders.good(), "mine"), "7000-7009");
+}
+
+#[test]
+fn a_file_that_is_too_large_for_a_configuration_is_not_read() {
+    let folders = Folders::with(&[("user/config.json", GOOD)]);
+    // A megabyte is there in full, and a terabyte takes no longer.
+    for size in [(1 << 20) + 1, 1 << 40] {
+        fs::create_dir_all(folders.path("user/config.d")).unwrap();
+        fs::File::create(folders.path("user/config.d/big.json")).unwrap().set_len(size).unwrap();
+        let read = folders.read();
+        let problems = folders.problems(&read);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("user/config.d/big.json: has more than 1048576 bytes"));
+        assert_eq!(range_of(&read.config, "mine"), "7000-7009");
+    }
+}
+
+#[test]
+fn thousands_of_types_that_overlap_are_told_at_once() {
+    use std::fmt::Write;
+    let mut text = r#"{"service_types": {"dev": {"port_range": [3000, 3099]}"#.to_owned();
+    for number in 0..9_000 {
+        let first = 20_000 + number % 7;
+        let _ = write!(text, r#", "t{number:04}": {{"port_range": [{first}, 20010]}}"#);
+    }
+    let folders = Folders::with(&[("user/config.json", &(text + "}}"))]);
+    let before = std::time::Instant::now();
+    let merged = folders.read();
+    // All of them but one, the last.
+    assert_eq!(merged.problems.len(), 8_999);
+    assert!(has(&merged.config, "t8999") && !has(&merged.config, "t0000"));
+    // It takes a quarter of a second; to begin again after each problem took minutes.
+    assert!(before.elapsed().as_secs() < 60, "{:?}", before.elapsed());
+}
+
+#[test]
 fn a_file_that_is_gone_is_no_mistake() {
     let folders = Folders::with(&[("user/config.json", GOOD)]);
     let mut files = folders.files();
@@ -182,6 +228,28 @@ fn a_drop_in_that_the_service_has_written_is_in_force() {
     let loaded = files.load();
     assert_eq!(range_of(&loaded.config, "mine"), "7000-7009");
     assert!(has(&loaded.config, "grafana"));
+}
+
+#[test]
+fn a_drop_in_that_is_a_link_is_written_where_it_leads_to() {
+    let folders = Folders::with(&[("dotfiles/auto.json", &automatic("grafana", 10_000))]);
+    fs::create_dir_all(folders.path("user/config.d")).unwrap();
+    symlink("../../dotfiles/auto.json", folders.path(DROP_IN)).unwrap();
+    let lock = || DropIn::lock(&folders.path(DROP_IN), &folders.path("state/backups"));
+    let mut drop_in = lock().unwrap();
+    assert_eq!(drop_in.text(), Some(automatic("grafana", 10_000).as_str()));
+    let text = drop_in.with_auto_allocation(false).unwrap();
+    drop_in.replace(&text).unwrap();
+    drop(drop_in);
+    assert!(fs::symlink_metadata(folders.path(DROP_IN)).unwrap().is_symlink());
+    assert_eq!(fs::read_to_string(folders.path("dotfiles/auto.json")).unwrap(), text);
+    assert_eq!(lock().unwrap().text(), Some(text.as_str()));
+
+    // In the sandbox of the unit what is outside of the folder is not there.
+    folders.remove("dotfiles/auto.json");
+    let error = lock().unwrap_err().to_string();
+    assert!(error.contains("is a link to a file that the service cannot see"), "{error}");
+    assert!(fs::symlink_metadata(folders.path(DROP_IN)).unwrap().is_symlink());
 }
 
 #[test]

@@ -250,8 +250,9 @@ struct Service {
 
 impl Service {
     fn start(home: &Path) -> Result<Self, Complaint> {
-        let mut child = Command::new("/usr/bin/styxy")
-            .args(["daemon", "--idle-exit", "0"])
+        let mut child = Command::new("/bin/sh")
+            // As systemd does it, which names the state folder.
+            .args(["-c", "SYSTEMD_EXEC_PID=$$ exec /usr/bin/styxy daemon --idle-exit 0"])
             // Without journalctl: hundreds of them would take minutes.
             .env("PATH", "")
             .env_remove("DBUS_SESSION_BUS_ADDRESS")

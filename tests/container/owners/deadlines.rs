@@ -192,7 +192,8 @@ fn with_clocks<T>(
     let mut service = machine.start(&format!(
         "STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run \
          DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere exec unshare --user --map-current-user --time \
-         {offsets} --fork --kill-child styxy daemon"
+         {offsets} --fork --kill-child \
+         sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'"
     ));
     let mut line = String::new();
     BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -1,0 +1,117 @@
+//! What an error of the bus means for a command: whether somebody is there.
+
+use zbus::fdo;
+
+use super::{Failure, Miss};
+use crate::{dbus::ERROR_PREFIX, error::ErrorKind};
+
+/// What the errors of the bus and of systemd begin with that say why a service was not started.
+const ACTIVATION: [&str; 2] = ["org.freedesktop.systemd1.", "org.freedesktop.DBus.Error.Spawn."];
+
+/// What came of a call. The bus never delivers a call that it answers with one of its own errors of these kinds, so
+/// the call was not carried out, and the next way may be tried.
+pub(super) fn of_call(error: zbus::Error) -> Miss {
+    match error {
+        zbus::Error::MethodError(name, words, _) => {
+            let name = name.as_str();
+            let message = words.unwrap_or_else(|| name.to_owned());
+            match name.strip_prefix(ERROR_PREFIX) {
+                Some(code) => Failure::Refused { kind: ErrorKind::from_code(code), message }.into(),
+                None if ACTIVATION.iter().any(|prefix| name.starts_with(prefix)) => {
+                    Miss::Broken(cannot_start(&message))
+                }
+                None => Failure::Unreachable(failed(&message)).into(),
+            }
+        }
+        zbus::Error::FDO(error) => of_bus(*error),
+        error => Failure::Unreachable(format!(
+            "the session bus broke off, and the service may have done what was asked: {error}"
+        ))
+        .into(),
+    }
+}
+
+fn of_bus(error: fdo::Error) -> Miss {
+    use fdo::Error as E;
+    match error {
+        // Nobody has the name, and nobody is to be started for it; or the bus is not this user's.
+        E::ServiceUnknown(why)
+        | E::NoServer(why)
+        | E::NoNetwork(why)
+        | E::AuthFailed(why)
+        | E::AccessDenied(why)
+        | E::SpawnServiceNotFound(why) => {
+            Miss::Absent(format!("the session bus has no styxy service ({why})"))
+        }
+        // A bus without systemd starts a service of its own, which ends where another one lives.
+        E::SpawnExecFailed(why)
+        | E::SpawnForkFailed(why)
+        | E::SpawnChildExited(why)
+        | E::SpawnChildSignaled(why)
+        | E::SpawnFailed(why)
+        | E::SpawnFailedToSetup(why)
+        | E::SpawnConfigInvalid(why)
+        | E::SpawnServiceNotValid(why)
+        | E::SpawnPermissionsInvalid(why)
+        | E::SpawnFileInvalid(why)
+        | E::SpawnNoMemory(why) => Miss::Absent(cannot_start(&why)),
+        // dbus-broker says the first, and dbus-daemon the second after two minutes; a service that has ended
+        // between two calls to its unique name is the first, too.
+        E::NameHasNoOwner(why) | E::TimedOut(why) => Miss::Broken(cannot_start(&why)),
+        E::NoReply(why) | E::Disconnected(why) | E::Timeout(why) => Failure::Unreachable(format!(
+            "the service ended before it answered, and may have done what was asked: {why}"
+        ))
+        .into(),
+        E::UnknownMethod(why) => Failure::Refused {
+            kind: None,
+            message: format!("the service that runs is too old for this command: {why}"),
+        }
+        .into(),
+        error => Failure::Unreachable(failed(&error.to_string())).into(),
+    }
+}
+
+fn cannot_start(why: &str) -> String {
+    format!("the session bus cannot start the service ({why})")
+}
+
+fn failed(why: &str) -> String {
+    format!("the call failed on the session bus: {why}")
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::Message;
+
+    use super::*;
+
+    /// As it comes from the bus.
+    fn reply(name: &str) -> zbus::Error {
+        let call = Message::method_call("/", "List").build(&()).unwrap();
+        Message::error(&call.header(), name).build(&"some words").unwrap().into()
+    }
+
+    #[test]
+    fn nobody_there_leads_on_and_somebody_who_fails_is_told() {
+        let bus = |name: &str| of_call(reply(&format!("org.freedesktop.DBus.Error.{name}")));
+        for absent in
+            ["ServiceUnknown", "Spawn.ServiceNotFound", "Spawn.ChildExited", "AccessDenied"]
+        {
+            assert!(matches!(bus(absent), Miss::Absent(why) if why.contains("some words")));
+        }
+        for broken in ["NameHasNoOwner", "TimedOut"] {
+            assert!(matches!(bus(broken), Miss::Broken(why) if why.contains("some words")));
+        }
+        let failed = of_call(reply("org.freedesktop.systemd1.UnitMasked"));
+        assert!(matches!(failed, Miss::Broken(_)), "as systemd says it");
+        for there in ["NoReply", "Failed", "LimitsExceeded", "Disconnected", "InvalidArgs"] {
+            let miss = bus(there);
+            assert!(
+                matches!(miss, Miss::Final(Failure::Unreachable(why)) if why.contains("some words"))
+            );
+        }
+        let refused = of_call(reply("org.styxy.Styxy1.Error.PortInUse"));
+        let Miss::Final(Failure::Refused { kind, message }) = refused else { panic!() };
+        assert_eq!((kind, message.as_str()), (Some(ErrorKind::PortInUse), "some words"));
+    }
+}

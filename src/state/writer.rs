@@ -1,0 +1,396 @@
+//! The thread that waits for the disk, so that nobody else has to: it makes the log durable, writes
+//! snapshots, and does whatever else writes files, one thing after the other.
+//!
+//! Changes are synced soon and many at once, or immediately where a caller waits. After a failed
+//! sync the log is not trusted any more: Linux marks the pages clean all the same, so that the next
+//! sync of the same file would succeed without having written them (fsync(2), NOTES). Whoever waited
+//! is told, and nothing is acknowledged until a snapshot and a new log are on disk.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{oneshot, watch};
+
+/// How long changes that may wait are gathered.
+const GATHER: Duration = Duration::from_millis(100);
+/// When a snapshot in place of a broken log is tried again; the pause doubles up to [`RARELY`].
+const SOON: Duration = Duration::from_secs(1);
+const RARELY: Duration = Duration::from_secs(60);
+
+/// A log, as a file that can be made durable.
+#[derive(Debug)]
+pub struct LogFile {
+    pub(super) file: File,
+    folder: PathBuf,
+    /// Whether its name is durable, too.
+    has_name: AtomicBool,
+}
+
+impl LogFile {
+    pub(super) fn new(file: File, folder: PathBuf) -> Self {
+        Self { file, folder, has_name: AtomicBool::new(false) }
+    }
+
+    /// Whether it has been deleted, most likely with its folder.
+    pub(super) fn is_deleted(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.nlink() == 0)
+    }
+
+    /// Makes what was written durable, the first time together with the name of the file (fsync(2)).
+    pub fn sync(&self) -> io::Result<()> {
+        if self.is_deleted()? {
+            return Err(io::Error::other("the log was deleted while the service had it open"));
+        }
+        self.file.sync_data()?;
+        if !self.has_name.load(Ordering::Relaxed) {
+            File::open(&self.folder)?.sync_all()?;
+            self.has_name.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// How far the changes are durable.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Every change up to this number is on disk.
+    pub durable: u64,
+    /// Why the log is not trusted; nothing is acknowledged meanwhile.
+    pub broken: Option<Arc<str>>,
+    /// The changes that could not be made durable: those after the first number, up to the second.
+    failed: (u64, u64),
+}
+
+impl Progress {
+    /// What became of a change; `None` as long as that is open.
+    fn outcome(&self, seq: u64) -> Option<io::Result<()>> {
+        let (after, last) = self.failed;
+        if after < seq && seq <= last {
+            let reason = self.broken.as_deref().unwrap_or("the disk reported an error");
+            return Some(Err(io::Error::other(reason)));
+        }
+        (self.durable >= seq).then_some(Ok(()))
+    }
+}
+
+/// The state in a new log and a snapshot, both of them on disk: what a broken log is replaced by.
+#[derive(Debug)]
+pub struct Renewed {
+    /// The last change that the snapshot has.
+    pub seq: u64,
+    /// The new log.
+    pub log: Arc<LogFile>,
+}
+
+/// The handle to the thread. When the last one is dropped, the thread ends.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    progress: watch::Receiver<Progress>,
+    _end: Arc<End>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    wanted: Mutex<Wanted>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Wanted {
+    logs: Vec<Arc<LogFile>>,
+    /// The last change that was written to them.
+    seq: u64,
+    /// Whether somebody waits for it.
+    urgent: bool,
+    jobs: VecDeque<Job>,
+    stop: bool,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Wanted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wanted").field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.lock().stop = true;
+        self.0.changed.notify_one();
+    }
+}
+
+impl Writer {
+    /// Starts the thread. Changes up to `durable` are on disk already. `renew` replaces a broken log; it is
+    /// called again, at growing intervals, until it succeeds. An error if no thread can be had.
+    pub fn start(
+        durable: u64,
+        renew: impl FnMut() -> io::Result<Renewed> + Send + 'static,
+    ) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let (sender, progress) = watch::channel(Progress { durable, ..Progress::default() });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            progress: sender,
+            renew: Box::new(renew),
+            again: None,
+        };
+        thread::Builder::new()
+            .name("styxy-disk".to_owned())
+            .spawn(move || worker.run())
+            .map_err(no_thread)?;
+        Ok(Self { _end: Arc::new(End(Arc::clone(&shared))), shared, progress })
+    }
+
+    /// Asks that the changes of the log up to this number are made durable soon.
+    pub fn soon(&self, log: &Arc<LogFile>, seq: u64) {
+        let mut wanted = self.shared.lock();
+        wanted.seq = wanted.seq.max(seq);
+        if !wanted.logs.iter().any(|known| Arc::ptr_eq(known, log)) {
+            wanted.logs.push(Arc::clone(log));
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Makes the changes up to this number durable at once, and waits for it. Callers that wait at the
+    /// same time share one sync.
+    pub async fn until(&self, seq: u64) -> io::Result<()> {
+        let mut progress = self.progress.clone();
+        if progress.borrow().outcome(seq).is_none() {
+            self.hurry();
+        }
+        match progress.wait_for(|progress| progress.outcome(seq).is_some()).await {
+            Ok(progress) => progress.outcome(seq).unwrap_or(Ok(())),
+            Err(_) => Err(io::Error::other("the service is ending")),
+        }
+    }
+
+    /// How far the changes are durable.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// Has a broken log replaced at once, and what is pending synced.
+    pub fn hurry(&self) {
+        self.shared.lock().urgent = true;
+        self.shared.changed.notify_one();
+    }
+
+    /// Has something done that writes files. Nobody waits for it.
+    pub fn later(&self, job: impl FnOnce() + Send + 'static) {
+        self.shared.lock().jobs.push_back(Box::new(job));
+        self.shared.changed.notify_one();
+    }
+
+    /// Has something done that writes files, and waits for it; `None` if the service ends before.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.later(move || {
+            // Whoever waited may be gone.
+            let _ = sender.send(job());
+        });
+        receiver.await.ok()
+    }
+}
+
+/// Says what to do where no thread can be had (`EAGAIN` of `pthread_create(3)`).
+pub(crate) fn no_thread(error: io::Error) -> io::Error {
+    let words = "no thread can be started: raise TasksMax= or `ulimit -u`, or end other processes";
+    io::Error::new(error.kind(), format!("{words} ({error})"))
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    progress: watch::Sender<Progress>,
+    renew: Box<dyn FnMut() -> io::Result<Renewed> + Send>,
+    /// When a broken log is to be replaced, and the pause before the next attempt.
+    again: Option<(Instant, Duration)>,
+}
+
+/// What is to be done next.
+enum Todo {
+    Sync(Vec<Arc<LogFile>>, u64),
+    Renew,
+    Job(Job),
+    Stop,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            match self.next() {
+                Todo::Sync(logs, seq) => self.sync(&logs, seq),
+                Todo::Renew => self.renew(),
+                Todo::Job(job) => job(),
+                Todo::Stop => return,
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do: idle costs nothing.
+    fn next(&self) -> Todo {
+        let mut gathered = None;
+        let mut wanted = self.shared.lock();
+        loop {
+            if wanted.stop {
+                return Todo::Stop;
+            }
+            let when = match self.again {
+                Some((when, _)) => Some(when),
+                None if wanted.logs.is_empty() => None,
+                None => Some(*gathered.get_or_insert_with(|| Instant::now() + GATHER)),
+            };
+            let wait = when.map(|when| when.saturating_duration_since(Instant::now()));
+            let is_due = wait.is_some_and(|wait| wait.is_zero() || wanted.urgent);
+            wanted.urgent = false;
+            if is_due && self.again.is_some() {
+                return Todo::Renew;
+            }
+            if is_due {
+                return Todo::Sync(std::mem::take(&mut wanted.logs), wanted.seq);
+            }
+            if let Some(job) = wanted.jobs.pop_front() {
+                return Todo::Job(job);
+            }
+            let changed = &self.shared.changed;
+            wanted = match wait {
+                None => changed.wait(wanted).unwrap_or_else(PoisonError::into_inner),
+                Some(wait) => {
+                    changed.wait_timeout(wanted, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    fn sync(&mut self, logs: &[Arc<LogFile>], seq: u64) {
+        let synced = logs.iter().try_for_each(|log| log.sync());
+        self.progress.send_modify(|progress| match &synced {
+            Ok(()) => progress.durable = progress.durable.max(seq),
+            Err(error) => {
+                progress.failed = (progress.durable, seq);
+                progress.broken = Some(error.to_string().into());
+            }
+        });
+        if let Err(error) = synced {
+            tracing::warn!("the state could not be made durable: {error}");
+            self.again = Some((Instant::now(), SOON));
+        }
+    }
+
+    fn renew(&mut self) {
+        match (self.renew)() {
+            Ok(Renewed { seq, log }) => {
+                self.again = None;
+                // What else was written before is in the snapshot.
+                self.shared.lock().logs.retain(|pending| Arc::ptr_eq(pending, &log));
+                self.progress.send_modify(|progress| {
+                    progress.durable = progress.durable.max(seq);
+                    progress.broken = None;
+                });
+                tracing::warn!("the state is in a new log, and durable again");
+            }
+            Err(error) => {
+                let pause = self.again.map_or(SOON, |(_, pause)| pause);
+                self.again = Some((Instant::now() + pause, (pause * 2).min(RARELY)));
+                // So that nobody waits for what was written after the failed sync.
+                let seq = self.shared.lock().seq;
+                self.progress.send_modify(|progress| {
+                    progress.failed = (progress.durable, seq);
+                    progress.broken = Some(error.to_string().into());
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// A log in a folder of its own, and how to make the next sync of it fail.
+    fn log(folder: &tempfile::TempDir, name: &str) -> Arc<LogFile> {
+        let file = File::create(folder.path().join(name)).unwrap();
+        Arc::new(LogFile::new(file, folder.path().to_owned()))
+    }
+
+    #[tokio::test]
+    async fn a_change_that_is_waited_for_is_durable_before_the_wait_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::start(3, || unreachable!()).unwrap();
+        assert_eq!(writer.progress().durable, 3);
+        writer.soon(&log(&folder, "log"), 7);
+        writer.until(7).await.unwrap();
+        assert_eq!(writer.progress().durable, 7);
+        // Long ago.
+        writer.until(2).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_nothing_is_durable_until_the_log_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, renewals) = (log(&folder, "new"), Arc::new(AtomicU64::new(0)));
+        let writer = Writer::start(0, {
+            let (new, renewals) = (Arc::clone(&new), Arc::clone(&renewals));
+            move || match renewals.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(io::Error::other("the disk is full")),
+                _ => Ok(Renewed { seq: 5, log: Arc::clone(&new) }),
+            }
+        })
+        .unwrap();
+        let old = log(&folder, "old");
+        std::fs::remove_file(folder.path().join("old")).unwrap();
+        writer.soon(&old, 5);
+        let error = writer.until(5).await.unwrap_err().to_string();
+        assert!(error.contains("deleted") || error.contains("full"), "{error}");
+        let mut progress = writer.progress.clone();
+        let is_tried = |progress: &Progress| progress.broken.as_deref() == Some("the disk is full");
+        progress.wait_for(is_tried).await.unwrap();
+        // Asked again, it is as it was told first.
+        assert!(writer.until(5).await.is_err());
+        writer.soon(&old, 6);
+        writer.soon(&new, 7);
+        writer.until(7).await.unwrap();
+        let progress = writer.progress();
+        assert_eq!((progress.durable, progress.broken), (7, None));
+        assert_eq!(renewals.load(Ordering::SeqCst), 2, "the old log is not synced again");
+    }
+
+    #[tokio::test]
+    async fn jobs_are_done_in_their_order_and_can_be_waited_for() {
+        let writer = Writer::start(0, || unreachable!()).unwrap();
+        let (first, second) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let set = Arc::clone(&first);
+        writer.later(move || set.store(1, Ordering::SeqCst));
+        let (seen, set) = (Arc::clone(&first), Arc::clone(&second));
+        let done = writer.run(move || set.store(1 + seen.load(Ordering::SeqCst), Ordering::SeqCst));
+        assert_eq!(done.await, Some(()));
+        assert_eq!(second.load(Ordering::SeqCst), 2);
+    }
+}

@@ -1,0 +1,146 @@
+//! The socket in a folder, and who listens there.
+//!
+//! A service listens in its runtime folder, if it has one, and in its state folder, beside the lock: so
+//! whoever can see the lock can reach the service. The path of a state folder may be longer than a socket's
+//! address can be (108 bytes, unix(7)); then the way leads over the opened folder, `/proc/self/fd/N/`.
+
+use std::{
+    fmt,
+    fs::{DirBuilder, File, OpenOptions, Permissions, remove_file, set_permissions},
+    io::{self, ErrorKind},
+    os::{
+        fd::AsRawFd,
+        unix::{
+            fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+            net::{UnixListener, UnixStream as Blocking},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_PATH};
+use tokio::net::UnixStream;
+
+use super::folder::name;
+
+/// The name of the socket.
+const SOCKET: &str = "http.sock";
+
+/// The longest path that fits into a socket's address, with the zero at its end.
+const LONGEST: usize = 107;
+
+/// A folder in which a service of this user may listen.
+#[derive(Clone, Debug)]
+pub struct Door {
+    uid: u32,
+    folder: PathBuf,
+    /// Whether a socket of root's is the user's as well: one that the system's manager listens on.
+    trusts_root: bool,
+}
+
+/// Why no service can be reached at a door.
+#[derive(Debug)]
+pub enum Closed {
+    /// Nobody listens there.
+    Nobody(PathBuf, io::Error),
+    /// Somebody else has the folder or listens in it.
+    Others(PathBuf, String),
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody(path, error) => {
+                write!(f, "nobody listens on {}", path.display())?;
+                match error.kind() {
+                    // This is what it means that nobody listens.
+                    ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(()),
+                    _ => write!(f, " ({error})"),
+                }
+            }
+            Self::Others(path, who) => write!(f, "{} is {who}'s, and is not used", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Closed {}
+
+impl Door {
+    /// The door in a folder.
+    pub fn new(uid: u32, folder: PathBuf) -> Self {
+        Self { uid, folder, trusts_root: false }
+    }
+
+    /// The door in a user's runtime directory.
+    pub fn in_runtime(uid: u32, runtime: &Path) -> Self {
+        Self { uid, folder: runtime.join("styxy"), trusts_root: true }
+    }
+
+    /// The path of the socket.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(SOCKET)
+    }
+
+    /// Connects to the service, if one of this user listens.
+    pub async fn connect(&self) -> Result<UnixStream, Closed> {
+        let nobody = |error| Closed::Nobody(self.path(), error);
+        let opened = self.open().map_err(nobody)?;
+        self.check_folder(&opened)?;
+        let stream = UnixStream::connect(self.address(&opened)).await.map_err(nobody)?;
+        // The kernel noted who called listen() (SO_PEERCRED): for a socket of systemd's that is the
+        // user's manager, which has the user's number.
+        let peer = stream.peer_cred().map_err(nobody)?.uid();
+        if peer == self.uid || (peer == 0 && self.trusts_root) {
+            Ok(stream)
+        } else {
+            Err(Closed::Others(self.path(), name(peer)))
+        }
+    }
+
+    /// Listens. The caller has the state's lock, or else no other service may listen here.
+    pub fn listen(&self) -> Result<UnixListener, String> {
+        let path = self.path();
+        let trouble = |error: io::Error| format!("{}: {error}", path.display());
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder).map_err(trouble)?;
+        let opened = self.open().map_err(trouble)?;
+        self.check_folder(&opened).map_err(|closed| closed.to_string())?;
+        if opened.metadata().map_err(trouble)?.mode() & 0o077 != 0 {
+            set_permissions(&self.folder, Permissions::from_mode(0o700)).map_err(trouble)?;
+        }
+        let address = self.address(&opened);
+        if Blocking::connect(&address).is_ok() {
+            return Err(format!("a live service listens on {} already", path.display()));
+        }
+        // What nobody answers on is a leftover.
+        match remove_file(&address) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(trouble(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&address).map_err(trouble)?;
+        set_permissions(&address, Permissions::from_mode(0o600)).map_err(trouble)?;
+        Ok(listener)
+    }
+
+    fn open(&self) -> io::Result<File> {
+        let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+        OpenOptions::new().read(true).custom_flags(flags).open(&self.folder)
+    }
+
+    fn check_folder(&self, opened: &File) -> Result<(), Closed> {
+        let found = opened.metadata().map_err(|error| Closed::Nobody(self.path(), error))?;
+        if found.uid() == self.uid {
+            Ok(())
+        } else {
+            Err(Closed::Others(self.folder.clone(), name(found.uid())))
+        }
+    }
+
+    /// A path to the socket that fits into an address while the folder is open.
+    fn address(&self, opened: &File) -> PathBuf {
+        let path = self.path();
+        if path.as_os_str().len() <= LONGEST {
+            return path;
+        }
+        PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd())).join(SOCKET)
+    }
+}

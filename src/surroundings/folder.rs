@@ -1,0 +1,170 @@
+//! Whether a folder can be used, and the one in `/tmp` where none can.
+
+use std::{
+    fs::{self, DirBuilder, Metadata},
+    io::{self, ErrorKind},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, eaccess},
+};
+use uuid::Uuid;
+
+/// Permissions of others that a folder with a socket must not have: to put something else in its place.
+const WRITABLE: u32 = 0o022;
+
+/// Whether it is a folder, the user's, and nobody else's to write to; else why not, to follow "…, ".
+pub(super) fn is_own(uid: u32, path: &Path) -> Result<(), String> {
+    match fs::metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Err("which does not exist".to_owned()),
+        Err(error) => Err(format!("which cannot be used ({error})")),
+        Ok(found) if !found.is_dir() => Err("which is no directory".to_owned()),
+        Ok(found) if found.uid() != uid => Err(format!("which belongs to {}", name(found.uid()))),
+        Ok(found) if found.mode() & WRITABLE != 0 => {
+            Err("which other users may write to".to_owned())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// How a user is called in messages.
+pub(super) fn name(uid: u32) -> String {
+    super::home::entry(uid).map_or_else(|| format!("user {uid}"), |entry| entry.name)
+}
+
+/// Whether the user may make files in it.
+pub(super) fn can_write(path: &Path) -> bool {
+    writable(path).is_ok()
+}
+
+/// The same, or why not: EROFS on a read-only file system, EACCES for its permissions.
+fn writable(path: &Path) -> Result<(), Errno> {
+    eaccess(path, AccessFlags::W_OK | AccessFlags::X_OK)
+}
+
+/// The first folder that is there and the user's, or that can be made; else why the first one cannot.
+pub(super) fn first_usable(
+    uid: u32,
+    mut folders: impl Iterator<Item = PathBuf>,
+) -> Result<PathBuf, String> {
+    let first = folders.next().ok_or("there is no folder for it")?;
+    let why_not = match is_usable(uid, &first) {
+        Ok(()) => return Ok(first),
+        Err(why) => why,
+    };
+    folders.find(|folder| is_usable(uid, folder).is_ok()).ok_or(why_not)
+}
+
+fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
+    let existing = path.ancestors().find_map(|folder| match fs::metadata(folder) {
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        found => Some((folder, found)),
+    });
+    let Some((folder, found)) = existing else { return Err("there is no file system".to_owned()) };
+    let shown = folder.display();
+    let found = found.map_err(|error| format!("{shown}: {error}"))?;
+    if !found.is_dir() {
+        Err(format!("{shown} is no directory"))
+    } else if folder == path && found.uid() != uid {
+        Err(format!("{shown} belongs to {}", name(found.uid())))
+    } else {
+        match writable(folder) {
+            Ok(()) => Ok(()),
+            // The state that is there must not be left for another place: who asks is told to mend it.
+            Err(Errno::EACCES) if folder == path => Ok(()),
+            Err(errno) => Err(format!("{shown} cannot be written to ({})", errno.desc())),
+        }
+    }
+}
+
+/// The folder in `/tmp` of a user without a home.
+///
+/// Anybody can make a folder there under any name, so one counts only if it is real (no link), the user's,
+/// and closed to everybody else, as ssh-agent(1) and tmux(1) have it.
+#[derive(Clone, Debug)]
+pub(super) struct Temporary {
+    uid: u32,
+    /// Where it may be, in the order of preference. `/tmp` comes first: it is the same in every shell.
+    parents: Vec<PathBuf>,
+}
+
+impl Temporary {
+    pub(super) fn new(uid: u32, named: Option<PathBuf>) -> Self {
+        let parents = [PathBuf::from("/tmp")].into_iter().chain(named);
+        Self { uid, parents: parents.collect() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn within(uid: u32, parent: PathBuf) -> Self {
+        Self { uid, parents: vec![parent] }
+    }
+
+    /// The folder, if there is one: of several the oldest, which everybody finds.
+    pub(super) fn find(&self) -> Option<PathBuf> {
+        self.parents.iter().find_map(|parent| self.find_in(parent))
+    }
+
+    /// The folder, made if need be.
+    pub(super) fn find_or_make(&self) -> Result<PathBuf, String> {
+        if let Some(folder) = self.find() {
+            return Ok(folder);
+        }
+        let mut troubles = Vec::new();
+        for parent in &self.parents {
+            match self.make_in(parent) {
+                Ok(()) => {
+                    // Another command may have made one at the same moment. One that is older, by the
+                    // clock of the file system, is visible after a tick of it.
+                    thread::sleep(Duration::from_millis(20));
+                    return self
+                        .find_in(parent)
+                        .ok_or_else(|| format!("the folder made in {} is gone", parent.display()));
+                }
+                Err(error) => {
+                    troubles.push(format!("{} cannot be used ({error})", parent.display()));
+                }
+            }
+        }
+        Err(troubles.join(", "))
+    }
+
+    fn base(&self) -> String {
+        format!("styxy-{}", self.uid)
+    }
+
+    fn make_in(&self, parent: &Path) -> io::Result<()> {
+        let make = |name: String| DirBuilder::new().mode(0o700).create(parent.join(name));
+        match make(self.base()) {
+            // Somebody else was first, so it gets a name that nobody can guess.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                make(format!("{}-{}", self.base(), Uuid::new_v4().simple()))
+            }
+            made => made,
+        }
+    }
+
+    fn find_in(&self, parent: &Path) -> Option<PathBuf> {
+        let (base, longer) = (self.base(), format!("{}-", self.base()));
+        let entries = fs::read_dir(parent).ok()?.filter_map(Result::ok);
+        let named = entries.filter(|entry| {
+            let name = entry.file_name();
+            name.as_encoded_bytes() == base.as_bytes()
+                || name.as_encoded_bytes().starts_with(longer.as_bytes())
+        });
+        let own = named.filter_map(|entry| {
+            // Of the entry itself, not of what a link points to.
+            let found = entry.metadata().ok().filter(|found| self.is_private(found))?;
+            Some((found.created().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()))
+        });
+        own.min().map(|(_, path)| path)
+    }
+
+    fn is_private(&self, found: &Metadata) -> bool {
+        found.is_dir() && found.uid() == self.uid && found.mode() & 0o777 == 0o700
+    }
+}

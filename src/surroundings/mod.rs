@@ -1,0 +1,196 @@
+//! Whose service it is and where its folders are. The environment and the passwd database are read
+//! once, into values, and nothing else in the program looks at these variables.
+//!
+//! - this file: [`User`], for commands and for the private service: the XDG Base Directory
+//!   Specification, and nothing that a unit's variables say
+//! - [`unit`]: what systemd says to the service that it has started as a unit
+//! - [`door`]: the socket in a folder, and who listens there
+//! - `home`: whether a home directory is the user's
+//! - `folder`: whether a folder can be used, and the one in `/tmp` where none can
+
+pub mod door;
+mod folder;
+mod home;
+pub mod unit;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+pub use self::{door::Door, unit::Unit};
+use self::{
+    folder::Temporary,
+    home::{Entry, Home},
+};
+
+/// The folder of the machine's configuration.
+const MACHINE: &str = "/etc/styxy";
+
+/// The user that this process runs as.
+#[derive(Clone, Debug)]
+pub struct User {
+    uid: u32,
+    home: Option<PathBuf>,
+    refusal: Option<String>,
+    /// The user's runtime directory, or why the one that is named cannot be used.
+    runtime: Result<PathBuf, String>,
+    /// The folder of the state, if one can be had outside of `/tmp`.
+    state: Result<PathBuf, String>,
+    config: Option<PathBuf>,
+    temporary: Temporary,
+}
+
+/// The user of this process; the environment is read at the first call.
+pub fn user() -> &'static User {
+    static USER: OnceLock<User> = OnceLock::new();
+    USER.get_or_init(|| {
+        User::read(
+            nix::unistd::geteuid().as_raw(),
+            &|variable| std::env::var_os(variable),
+            &home::entry,
+        )
+    })
+}
+
+impl User {
+    fn read(
+        uid: u32,
+        variable: &dyn Fn(&str) -> Option<OsString>,
+        entry: &dyn Fn(u32) -> Option<Entry>,
+    ) -> Self {
+        // The specification wants relative paths ignored.
+        let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        let named = variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
+        let (home, refusal) = match home::of(uid, named.as_deref(), entry) {
+            Home::Mine(home) => (Some(home), None),
+            Home::Absent => (None, None),
+            Home::Others { name, path } => (None, Some(refusal(uid, &name, &path))),
+        };
+        let below = |folder: &str| home.as_ref().map(|home| home.join(folder));
+        let state = match [absolute("XDG_STATE_HOME"), below(".local/state")] {
+            [None, None] => Err("there is no home directory".to_owned()),
+            homes => folder::first_usable(uid, homes.into_iter().flatten().map(state_in)),
+        };
+        Self {
+            uid,
+            runtime: runtime(uid, variable("XDG_RUNTIME_DIR").as_deref()),
+            state,
+            config: absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(config_in),
+            temporary: Temporary::new(uid, absolute("TMPDIR")),
+            home,
+            refusal,
+        }
+    }
+
+    /// The effective user ID.
+    pub fn uid(&self) -> u32 {
+        self.uid
+    }
+
+    /// The home directory: of `$HOME`, or else of the passwd entry, where it is the user's own.
+    pub fn home(&self) -> Option<&Path> {
+        self.home.as_deref()
+    }
+
+    /// Why this user must not run a command here: the home is another user's, and what would be made in
+    /// it would be in that user's way.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+
+    /// The runtime directory, or why there is none; the words name the variable.
+    pub fn runtime(&self) -> Result<&Path, &str> {
+        self.runtime.as_deref().map_err(String::as_str)
+    }
+
+    /// The folder of the state: below the home, else one in `/tmp` if it was made before. Makes nothing.
+    pub fn state(&self) -> Option<PathBuf> {
+        let kept = || self.temporary.find().map(|folder| folder.join("state"));
+        self.state.as_ref().ok().cloned().or_else(kept)
+    }
+
+    /// The folder of the state; one in `/tmp` is made where there is no other. The message says what is
+    /// wrong and what to do.
+    pub fn make_state(&self) -> Result<PathBuf, String> {
+        let why_not = match &self.state {
+            Ok(state) => return Ok(state.clone()),
+            Err(why) => why,
+        };
+        let made = self.temporary.find_or_make().map(|folder| folder.join("state"));
+        made.map_err(|error| {
+            format!(
+                "there is no place for the state: {why_not}, and {error}; set HOME or XDG_STATE_HOME"
+            )
+        })
+    }
+
+    /// The folders of the configuration, in the order in which they count. The last one is the user's.
+    pub fn config(&self) -> Vec<PathBuf> {
+        let kept = || self.temporary.find().map(|folder| folder.join("config"));
+        let own = self.config.clone().or_else(kept);
+        [PathBuf::from(MACHINE)].into_iter().chain(own).collect()
+    }
+
+    /// The places where a service of this user may listen, best first.
+    pub fn doors(&self) -> Vec<Door> {
+        let runtime =
+            self.runtime.as_deref().ok().map(|runtime| Door::in_runtime(self.uid, runtime));
+        runtime.into_iter().chain(self.state().map(|state| Door::new(self.uid, state))).collect()
+    }
+
+    /// Whether a systemd manager of this user runs.
+    pub fn has_manager(&self) -> bool {
+        self.runtime.as_ref().is_ok_and(|runtime| runtime.join("systemd/private").exists())
+    }
+}
+
+/// The folder of the state in a `$XDG_STATE_HOME`.
+fn state_in(home: PathBuf) -> PathBuf {
+    home.join("styxy/state")
+}
+
+/// The folder of the configuration in a `$XDG_CONFIG_HOME`.
+fn config_in(home: PathBuf) -> PathBuf {
+    home.join("styxy")
+}
+
+fn refusal(uid: u32, name: &str, path: &Path) -> String {
+    let path = path.display();
+    if uid == 0 {
+        format!(
+            "HOME is {path}, which is {name}'s home: run styxy without sudo, or with sudo -H for root's own ports"
+        )
+    } else {
+        format!("HOME is {path}, which is {name}'s home: set HOME to your own, as su - does")
+    }
+}
+
+/// The runtime directory: the one that is named if it is good, else the usual one.
+fn runtime(uid: u32, named: Option<&std::ffi::OsStr>) -> Result<PathBuf, String> {
+    let trouble = match named.filter(|named| !named.is_empty()).map(Path::new) {
+        None => "XDG_RUNTIME_DIR is not set".to_owned(),
+        Some(named) => match suitable(uid, named) {
+            Ok(()) => return Ok(named.to_owned()),
+            Err(why) => format!("XDG_RUNTIME_DIR is {}, {why}", named.display()),
+        },
+    };
+    let usual = PathBuf::from(format!("/run/user/{uid}"));
+    suitable(uid, &usual).map(|()| usual).map_err(|_| trouble)
+}
+
+fn suitable(uid: u32, runtime: &Path) -> Result<(), String> {
+    if !runtime.is_absolute() {
+        return Err("which is not an absolute path".to_owned());
+    }
+    // What is in there is the snap's; other commands would not find it.
+    let name = runtime.file_name().unwrap_or_default();
+    if name.to_string_lossy().starts_with("snap.") {
+        return Err("which is a snap's own".to_owned());
+    }
+    folder::is_own(uid, runtime)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! What systemd says to a service that it has started as a unit (systemd.exec(5)).
+//!
+//! The children of every unit inherit these variables, so they count only in the process that systemd
+//! itself has started.
+
+use std::{env, path::PathBuf};
+
+use super::MACHINE;
+use crate::kernel::manager;
+
+/// The folders of the unit that this process is the main process of.
+#[derive(Clone, Debug, Default)]
+pub struct Unit {
+    /// `StateDirectory=`: where it is differs between versions of systemd, so this counts, never a path.
+    pub state: Option<PathBuf>,
+    /// The folders of the configuration, in the order in which they count; `ConfigurationDirectory=` is the
+    /// last one.
+    pub config: Option<Vec<PathBuf>>,
+    /// `RuntimeDirectory=`.
+    pub runtime: Option<PathBuf>,
+}
+
+impl Unit {
+    /// The unit, if systemd has started this very process.
+    pub fn from_systemd() -> Option<Self> {
+        manager::started_this_process().then(|| Self {
+            state: folder("STATE_DIRECTORY"),
+            config: folder("CONFIGURATION_DIRECTORY").map(|own| vec![MACHINE.into(), own]),
+            runtime: folder("RUNTIME_DIRECTORY"),
+        })
+    }
+}
+
+/// The first of the folders that systemd made for the unit.
+fn folder(variable: &str) -> Option<PathBuf> {
+    let folders = env::var(variable).ok()?;
+    folders.split(':').next().map(PathBuf::from).filter(|folder| folder.is_absolute())
+}

@@ -1,0 +1,298 @@
+//! What the service does when the disk fails, or when it can have no thread to wait for the disk with.
+//!
+//! Without strace, or where it may not trace, and where the tests may not become another user, some of
+//! them are ignored.
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitCode, Stdio},
+};
+
+use libtest_mimic::{Arguments, Trial};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, Uid},
+};
+use serde_json::{Value as Json, json};
+use support::{Answer, Home, end};
+
+/// A user that has no process.
+const NOBODY: u32 = 23_457;
+
+fn main() -> ExitCode {
+    let can_trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
+    let can_trace = can_trace.is_ok_and(|status| status.success());
+    let is_root = Uid::effective().is_root();
+    let tests: [(&str, fn(), bool); 7] = [
+        ("a_grant_that_could_not_be_synced_leaves_no_trace", one_failure, can_trace),
+        ("nothing_is_granted_on_a_disk_that_goes_on_failing", failures, can_trace),
+        ("a_state_folder_that_was_deleted_is_written_again", deleted, true),
+        ("the_state_of_a_newer_version_is_refused_until_it_is_moved_away", newer, true),
+        ("logs_that_nobody_needs_go_at_the_next_start", leftovers, true),
+        ("without_a_thread_nothing_is_granted_and_nothing_leaks", no_thread, is_root),
+        ("nothing_that_serves_starts_a_thread_that_it_must_have", no_panic, true),
+    ];
+    let trials = tests.into_iter().map(|(name, test, can_run)| {
+        let trial = Trial::test(name, move || {
+            test();
+            Ok(())
+        });
+        trial.with_ignored_flag(!can_run)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn one_failure() {
+    let home = Home::with_type();
+    let service = home.service();
+    // What is remembered before it must be remembered after it.
+    assert_eq!(ask(&home, "/known", home.port(3)).status, 200);
+    assert_eq!(home.http("DELETE", "/allocations?project_path=/known", "").status, 200);
+    let remembered = |home: &Home| home.http("GET", "/status", "").body["remembered_ports"].clone();
+    assert_eq!(remembered(&home), 1);
+    let tracer = failing(&service, "fdatasync:error=EIO:when=1");
+    let refused = ask(&home, "/known", home.port(5));
+    assert_eq!(refused.status, 507, "{refused:?}");
+    assert_eq!(leased(&home), [0; 0]);
+    assert_eq!(remembered(&home), 1);
+    // The log is not trusted any more, and the disk works again.
+    home.until(|| home.http("GET", "/status", "").body.get("state_problem").is_none());
+    assert!(home.state().join("log.00000002").exists());
+    let again = home.http("POST", "/allocate", &request("/known"));
+    assert_eq!((again.status, &again.body["port"]), (200, &json!(home.port(3))), "{again:?}");
+    stop(tracer);
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    assert_eq!(leased(&home), [home.port(3)]);
+    end(service, Signal::SIGTERM);
+}
+
+fn failures() {
+    let home = Home::with_type();
+    let service = home.service();
+    let tracer = failing(&service, "fsync,fdatasync:error=EIO");
+    for _ in 0..3 {
+        let refused = home.http("POST", "/allocate", &request("/a"));
+        assert_eq!(refused.status, 507, "{refused:?}");
+        assert!(refused.body["error"].as_str().unwrap().contains("Input/output error"));
+    }
+    // Nor what need not wait for the disk.
+    home.until(|| home.http("GET", "/status", "").body.get("state_problem").is_some());
+    assert_eq!(home.http("POST", "/allocate", r#"{"service_type": "mine"}"#).status, 507);
+    let status = home.http("GET", "/status", "").body;
+    assert_eq!((&status["leases"], &status["remembered_ports"]), (&json!(0), &json!(0)));
+    stop(tracer);
+    home.until(|| home.http("POST", "/allocate", &request("/a")).status == 200);
+    assert!(home.http("GET", "/status", "").body.get("state_problem").is_none());
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    assert_eq!(leased(&home), [home.port(0)]);
+    end(service, Signal::SIGTERM);
+}
+
+fn deleted() {
+    let home = Home::with_type();
+    let service = home.service();
+    assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
+    fs::remove_dir_all(home.state()).unwrap();
+    home.until(|| home.http("POST", "/allocate", &request("/b")).status == 200);
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    assert_eq!(leased(&home), [home.port(0), home.port(1)]);
+    end(service, Signal::SIGTERM);
+}
+
+fn newer() {
+    let home = Home::with_type();
+    fs::create_dir_all(home.state()).unwrap();
+    let header = r#"{"header":{"version":2,"program":"9.3.0","novelty":true}}"#;
+    let text = format!("{:08x} {header}\n", crc32fast::hash(header.as_bytes()));
+    let log = home.state().join("log.00000007");
+    fs::write(&log, &text).unwrap();
+    let service = home.service();
+    let refused = home.http("POST", "/allocate", &request("/a"));
+    assert_eq!((refused.status, &refused.body["code"]), (507, &json!("Storage")), "{refused:?}");
+    let error = refused.body["error"].as_str().unwrap();
+    for words in ["styxy 9.3.0 (format 2)", "upgrade styxy, or move", "nothing is granted"] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert!(home.ok(&["status"]).contains("styxy 9.3.0"));
+    let doctor = String::from_utf8(home.run(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("styxy 9.3.0"), "{doctor}");
+    assert_eq!(fs::read_to_string(&log).unwrap(), text);
+    fs::remove_file(log).unwrap();
+    assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
+    end(service, Signal::SIGTERM);
+}
+
+fn leftovers() {
+    let home = Home::with_type();
+    let service = home.service();
+    let log = home.state().join("log.00000001");
+    let mut ask = 0..;
+    // Each is told as a refusal of its own.
+    while !home.state().join("snapshot.00000002").exists() {
+        let port = 20_000 + ask.next().unwrap() % 40_000;
+        let body = json!({"service_type": "mine", "port": port, "strict": true, "dry_run": false,
+                          "project_path": format!("/{}", "x".repeat(900))});
+        let lease = home.http("POST", "/allocate", &body.to_string());
+        if let Some(lease) = lease.body["lease_id"].as_str() {
+            home.http("DELETE", &format!("/allocate/{lease}"), "");
+        }
+    }
+    home.until(|| home.http("GET", "/status", "").body["audit_pending"] == 0);
+    home.until(|| !log.exists());
+    end(service, Signal::SIGKILL);
+    // As a service leaves it that was killed before it deleted what it could have deleted.
+    let header = fs::read_to_string(home.state().join("log.00000002")).unwrap();
+    let header: Json = serde_json::from_str(&header.lines().next().unwrap()[9..]).unwrap();
+    let mut older = header.clone();
+    older["header"]["seq"] = json!(0);
+    let older = older.to_string();
+    fs::write(&log, format!("{:08x} {older}\n", crc32fast::hash(older.as_bytes()))).unwrap();
+    let service = home.service();
+    home.until(|| !log.exists());
+    end(service, Signal::SIGTERM);
+}
+
+fn no_thread() {
+    let home = Home::with_type();
+    let binary = home.path("styxy");
+    fs::copy(env!("CARGO_BIN_EXE_styxy"), &binary).unwrap();
+    // More than is read without further threads.
+    let service = home.service();
+    for i in 0..5 {
+        assert_eq!(home.http("POST", "/allocate", &request(&format!("/p{i}"))).status, 200);
+    }
+    end(service, Signal::SIGTERM);
+    let log = home.state().join("log.00000001");
+    let mut text = fs::read_to_string(&log).unwrap();
+    let filler = r#"{"confirmed":1}"#;
+    let filler = format!("{:08x} {filler}\n", crc32fast::hash(filler.as_bytes()));
+    text.push_str(&filler.repeat(400_000 / filler.len()));
+    fs::write(&log, text).unwrap();
+    let owner = format!("{NOBODY}:{NOBODY}");
+    let chown = Command::new("chown").args(["-R", &owner]).arg(home.path(".")).status();
+    assert!(chown.unwrap().success());
+
+    // The service itself, and one thread: one too few.
+    for most in [1, 2] {
+        let service = limited(&home, &binary, most);
+        for path in ["/more", "/more", "/again"] {
+            let refused = home.http("POST", "/allocate", &request(path));
+            assert_eq!(refused.status, 507, "with {most}: {refused:?}");
+        }
+        let id = service.id().to_string();
+        let more = as_nobody().args(["prlimit", "--nproc=100", "--pid", &id]).status();
+        assert!(more.unwrap().success());
+        assert_eq!(leased(&home).len(), 5);
+        assert_eq!(home.http("POST", "/allocate", &request("/p2")).status, 200);
+        assert_eq!(home.http("DELETE", "/allocations?project_path=/p2", "").status, 200);
+        assert_eq!(home.http("POST", "/allocate", &request("/p2")).status, 200);
+        end(service, Signal::SIGTERM);
+    }
+
+    // With its two threads it has all that it needs, for ever: nothing waits for a third.
+    let service = limited(&home, &binary, 3);
+    // Those that have read the log at the start may not be gone yet.
+    home.until(|| home.http("POST", "/allocate", &request("/p9")).status == 200);
+    for i in 10..14 {
+        let granted = home.http("POST", "/allocate", &request(&format!("/p{i}")));
+        assert_eq!(granted.status, 200, "{granted:?}");
+    }
+    assert_eq!(home.http("POST", "/allocate", r#"{"service_type": "grafana"}"#).status, 200);
+    assert_eq!(home.http("DELETE", "/types/grafana?force=true", "").status, 200);
+    end(service, Signal::SIGTERM);
+}
+
+fn no_panic() {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new("src").to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            // A command may end where it can have no thread.
+            if ["cli", "client", "tests", "tests.rs"].iter().any(|name| path.ends_with(name)) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for word in ["spawn_blocking", "thread::spawn(", "scope.spawn(", "block_in_place"] {
+                if text.contains(word) {
+                    found.push(format!("{}: {word}", path.display()));
+                }
+            }
+        }
+    }
+    assert_eq!(found, [""; 0], "they panic when the kernel gives no thread: use state::Writer");
+}
+
+// ---------------------------------------------------------------------------------------------------------
+
+fn request(project: &str) -> String {
+    json!({"service_type": "mine", "project_path": project}).to_string()
+}
+
+fn ask(home: &Home, project: &str, port: u16) -> Answer {
+    let request = json!({"service_type": "mine", "project_path": project, "port": port});
+    home.http("POST", "/allocate", &request.to_string())
+}
+
+fn leased(home: &Home) -> Vec<u16> {
+    let leases = home.http("GET", "/allocations", "").body;
+    let leases = leases["allocations"].as_array().or(leases.as_array()).unwrap().clone();
+    leases.iter().map(|lease| lease["port"].as_u64().unwrap().try_into().unwrap()).collect()
+}
+
+/// Has system calls of the service fail, until the tracer is stopped.
+fn failing(service: &Child, inject: &str) -> Child {
+    let mut tracer = Command::new("strace")
+        .args(["-f", "-p", &service.id().to_string(), "-o", "/dev/null", "-e"])
+        .args([&format!("trace={}", inject.split(':').next().unwrap()), "-e"])
+        .arg(format!("inject={inject}"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    // It has attached to all threads when it says so.
+    BufReader::new(tracer.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("attached"), "{line}");
+    tracer
+}
+
+fn stop(mut tracer: Child) {
+    let pid = Pid::from_raw(i32::try_from(tracer.id()).unwrap());
+    kill(pid, Signal::SIGINT).unwrap();
+    tracer.wait().unwrap();
+}
+
+fn as_nobody() -> Command {
+    let mut command = Command::new("setpriv");
+    let ids = [format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")];
+    command.args(ids).arg("--clear-groups");
+    command
+}
+
+/// A service of another user, who may have so many threads.
+fn limited(home: &Home, binary: &Path, most: u32) -> Child {
+    let mut command = as_nobody();
+    command.args(["prlimit", &format!("--nproc={most}:100")]).arg(binary).arg("daemon");
+    let theirs = home.styxy();
+    command.env_clear().envs(theirs.get_envs().filter_map(|(k, v)| Some((k, v?))));
+    command.env("PATH", "/usr/bin:/bin").current_dir("/").process_group(0);
+    let mut service =
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("listening on"), "{line:?}");
+    service
+}

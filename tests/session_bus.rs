@@ -1,0 +1,121 @@
+//! How a command finds the service where the session bus is odd, on a bus of each test's own.
+
+mod support;
+
+use std::{
+    os::unix::net::UnixListener,
+    process::{Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use support::{Home, bus::Bus, end, started};
+
+/// Runs the command with that address of the session bus.
+fn on(home: &Home, address: &str, arguments: &[&str]) -> Output {
+    let output = home
+        .styxy()
+        .env("DBUS_SESSION_BUS_ADDRESS", address)
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .output()
+        .unwrap();
+    home.run(&["status"]);
+    output
+}
+
+fn said(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[track_caller]
+fn serves(home: &Home, address: &str) {
+    let output = on(home, address, &["allocate", "mine", "-q"]);
+    let (port, stderr) = said(&output);
+    assert!(output.status.success(), "{address}: {stderr}");
+    assert!(port.parse::<u16>().is_ok_and(|port| home.port(0) <= port && port <= home.port(9)));
+}
+
+#[test]
+fn a_bus_that_knows_no_styxy_leads_to_a_service_of_the_commands_own() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    serves(&home, &bus.address);
+    let status = said(&on(&home, &bus.address, &["status"])).0;
+    assert!(status.contains("over the session bus"), "it has joined the bus: {status}");
+}
+
+#[test]
+fn a_bus_that_cannot_start_the_service_leads_to_the_one_on_the_socket() {
+    let Some(bus) = Bus::starting("/bin/false") else { return };
+    let home = Home::with_type();
+    let service = home.service();
+    serves(&home, &bus.address);
+    assert!(said(&on(&home, &bus.address, &["status"])).0.contains("over its HTTP socket"));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn no_address_of_a_bus_keeps_a_command_from_a_service() {
+    let home = Home::with_type();
+    let refuses = home.path("refuses");
+    drop(UnixListener::bind(&refuses).unwrap());
+    let hangs_up = home.path("hangs-up");
+    let listener = UnixListener::bind(&hangs_up).unwrap();
+    std::thread::spawn(move || listener.incoming().for_each(drop));
+    let stale = format!("unix:path={}", refuses.display());
+    let foreign = format!("unix:path={}", hangs_up.display());
+    for address in [
+        "",
+        "nonsense",
+        "unix:path=/nonexistent/bus",
+        "unix:abstract=nobody-listens-here",
+        stale.as_str(),
+        foreign.as_str(),
+    ] {
+        serves(&home, address);
+    }
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_named_and_given_up_at_the_timeout() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let service = started(command);
+    let pid = Pid::from_raw(i32::try_from(service.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    for (address, way) in
+        [(&*bus.address, "the service over the session bus"), ("unix:path=/", "the service on /")]
+    {
+        let mut command = home.styxy();
+        command.env("DBUS_SESSION_BUS_ADDRESS", address).args(["list", "--timeout", "3"]);
+        let output = command.output().unwrap();
+        let (_, stderr) = said(&output);
+        assert_eq!(output.status.code(), Some(3), "{stderr}");
+        let (waiting, end) = stderr.split_once('\n').unwrap();
+        assert!(waiting.starts_with(&format!("styxy: waiting for {way}")), "{stderr}");
+        assert!(end.contains("did not answer within 3 s"), "{stderr}");
+    }
+    kill(pid, Signal::SIGCONT).unwrap();
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn without_systemd_dbus_run_session_serves_as_the_readme_has_it() {
+    let home = Home::with_type();
+    let mut command = Command::new("dbus-run-session");
+    command.arg("--").arg(home.styxy().get_program()).args(["allocate", "mine", "-q"]);
+    command.env_clear().env("PATH", "/usr/bin:/bin");
+    for (name, value) in home.styxy().get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let output = command.output().unwrap();
+    home.run(&["status"]);
+    let (port, stderr) = said(&output);
+    assert!(port.parse::<u16>().is_ok(), "{stderr}");
+}
