@@ -87,8 +87,9 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         lock: None,
         guards,
     })?;
-    let deadlines = Arc::clone(&broker);
+    let (deadlines, endings) = (Arc::clone(&broker), Arc::clone(&broker));
     tokio::spawn(async move { deadlines.run_deadlines().await });
+    tokio::spawn(async move { endings.run_endings().await });
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, &home)?;
     let (stop, stopping) = watch::channel(false);

@@ -143,6 +143,64 @@ fn a_port_that_is_listened_on_outlives_its_owner_and_every_service() {
     }
 }
 
+/// Whether a process has asked the kernel for the end of sockets: the groups of its sockets of
+/// `NETLINK_SOCK_DIAG`, by the columns of `/proc/net/netlink`.
+fn awaits_endings(pid: u32) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let sockets: Vec<_> =
+        descriptors.filter_map(|entry| fs::read_link(entry.path()).ok()).collect();
+    let is_its = |inode: &str| {
+        let name = format!("socket:[{inode}]");
+        sockets.iter().any(|socket| socket.as_os_str() == &*name)
+    };
+    let table = fs::read_to_string(format!("/proc/{pid}/net/netlink")).unwrap();
+    table.lines().any(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        columns[1] == "4" && columns[3] == "0000000f" && is_its(columns[9])
+    })
+}
+
+#[test]
+fn the_kernel_tells_of_the_end_of_a_listener_while_a_lease_waits_for_it() {
+    let home = Home::with_type();
+    let service = home.service();
+    let owner = Sleeper::new();
+    let lease = allocate(&home, json!({"pid": owner.pid()}));
+    let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+    assert!(!awaits_endings(service.id()));
+    drop(owner);
+    until(&home, &lease, Some("orphaned"));
+    home.until(|| awaits_endings(service.id()));
+    drop(listener);
+    until(&home, &lease, None);
+    home.until(|| !awaits_endings(service.id()));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_guard_is_bound_again_as_soon_as_its_port_is_listened_on_no_more() {
+    let home = Home::with_type();
+    // Without the event it would take 10 s; a busy machine gets more than one chance to be faster.
+    let is_prompt = (0..5).any(|_| {
+        let service = home.service();
+        let lease = allocate(&home, json!({}));
+        let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+        end(service, Signal::SIGKILL);
+        let start = Instant::now();
+        let service = home.service();
+        home.until(|| awaits_endings(service.id()));
+        let guards = || home.http("GET", "/status", "").body["guards"].clone();
+        assert_eq!(guards(), 0);
+        drop(listener);
+        home.until(|| guards() == 1);
+        let took = start.elapsed();
+        assert_eq!(home.http("DELETE", "/allocations?service_type=mine", "").status, 200);
+        end(service, Signal::SIGTERM);
+        took < Duration::from_secs(8)
+    });
+    assert!(is_prompt);
+}
+
 #[test]
 fn a_time_limit_ends_a_lease_unless_it_is_renewed() {
     let home = Home::with_type();

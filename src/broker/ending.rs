@@ -1,11 +1,11 @@
 //! What happens when an owner, a deadline or a listener has come to its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Broker, Inner};
 use crate::{
     change::Change,
-    kernel::{clock, diag, probe},
+    kernel::{clock, diag, endings::Endings, probe},
     lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
     owners::deadlines::Due,
     port::{Port, Protocol},
@@ -14,10 +14,14 @@ use crate::{
     time::Moment,
 };
 
-/// How often the listeners of orphans are looked at, in seconds: the kernel does not tell their end.
-const ORPHANS_SECONDS: u64 = 1;
-/// How often guards that could not be bound are tried again, in seconds.
-const GUARDS_SECONDS: u64 = 10;
+/// When guards that could not be bound are tried again, in seconds from one try to the next; the last goes
+/// on. The end of a listener, of which the kernel tells, is the moment that counts.
+const GUARDS_SECONDS: [u64; 3] = [10, 60, 600];
+/// How often the listeners of orphans are looked at beside that: a program may stop listening and keep the
+/// socket.
+const ORPHANS: Duration = Duration::from_secs(600);
+/// The same where the kernel does not tell.
+const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
 /// How many waiting leases are looked after at once: in between, requests are answered.
 const AT_ONCE: usize = 64;
 /// When an end that could not be stored is tried again, in seconds.
@@ -62,10 +66,79 @@ impl Broker {
             .collect();
         let stored = self.commit(inner, changes, None).is_ok();
         if orphaned {
-            let next = clock::now().plus_seconds(ORPHANS_SECONDS);
-            self.deadlines.add_once(next, Due::Orphans);
+            self.await_endings(inner);
         }
         stored
+    }
+
+    /// Minds the end of listeners while something waits for it, for ever.
+    pub async fn run_endings(&self) {
+        let mut awaited = self.awaits_endings.subscribe();
+        let mut is = async |wanted| {
+            // It is never closed: the broker has the other end.
+            drop(awaited.wait_for(|awaits| *awaits == wanted).await);
+        };
+        loop {
+            is(true).await;
+            let Ok(endings) = Endings::watch() else {
+                tokio::time::sleep(ORPHANS_UNTOLD).await;
+                self.look_at_orphans();
+                continue;
+            };
+            // What has ended before is not told.
+            self.look_at_orphans();
+            loop {
+                tokio::select! {
+                    () = is(false) => break,
+                    ended = tokio::time::timeout(ORPHANS, endings.next()) => match ended {
+                        Ok(Ok(ports)) => self.listeners_gone(&ports),
+                        Err(_) => self.look_at_orphans(),
+                        Ok(Err(_)) => {
+                            tokio::time::sleep(ORPHANS_UNTOLD).await;
+                            break;
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    /// Sockets on these ports have come to their end.
+    fn listeners_gone(&self, ports: &PortSet) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        self.end_orphans(inner, |lease| ports.contains(lease.port));
+        let registry = &inner.registry;
+        let on_these =
+            |id: &LeaseId| registry.get(*id).is_ok_and(|lease| ports.contains(lease.port));
+        let (now, later) = inner.unguarded.drain(..).partition::<Vec<_>, _>(on_these);
+        inner.unguarded = later;
+        inner.waiting.extend(now);
+        if !inner.waiting.is_empty() {
+            self.look_after(inner);
+        }
+        self.await_endings(inner);
+    }
+
+    fn look_at_orphans(&self) {
+        let mut inner = self.lock();
+        self.end_orphans(&mut inner, |_| true);
+        self.await_endings(&inner);
+    }
+
+    /// Ends those orphans that nobody listens on any more.
+    fn end_orphans(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool) {
+        let mut orphans = inner.registry.orphans();
+        orphans.retain(|lease| which(lease));
+        if !self.end(inner, end_all(orphans, EndReason::ListenerGone)) {
+            self.deadlines.add_once(clock::now().plus_seconds(AGAIN_SECONDS), Due::Orphans);
+        }
+    }
+
+    /// Has the end of listeners minded if something waits for it, and else not.
+    pub(super) fn await_endings(&self, inner: &Inner) {
+        let awaits = inner.registry.has_orphans() || !inner.unguarded.is_empty();
+        self.awaits_endings.send_if_modified(|before| std::mem::replace(before, awaits) != awaits);
     }
 
     /// Something is due.
@@ -76,10 +149,7 @@ impl Broker {
         match due {
             Due::Lease(lease_id) => self.lease_due(inner, lease_id, now),
             Due::Instance(instance_id) => self.heartbeat_due(inner, instance_id, now),
-            Due::Orphans => {
-                let orphans = end_all(inner.registry.orphans(), EndReason::ListenerGone);
-                self.end(inner, orphans);
-            }
+            Due::Orphans => self.end_orphans(inner, |_| true),
             Due::Store => {
                 if let Some(when) = inner.guards.store(now) {
                     self.deadlines.add_by(when, Due::Store);
@@ -158,6 +228,7 @@ impl Broker {
         let now = clock::now();
         if inner.waiting.is_empty() {
             inner.waiting.extend(inner.unguarded.drain(..));
+            inner.tries += 1;
         }
         for _ in 0..AT_ONCE.min(inner.waiting.len()) {
             let Some(lease_id) = inner.waiting.pop_front() else { break };
@@ -179,9 +250,13 @@ impl Broker {
         }
         if !inner.waiting.is_empty() {
             self.deadlines.add_once(now, Due::Waiting);
-        } else if !inner.unguarded.is_empty() {
-            self.deadlines.add_once(now.plus_seconds(GUARDS_SECONDS), Due::Waiting);
+        } else if inner.unguarded.is_empty() {
+            inner.tries = 0;
+        } else {
+            let next = GUARDS_SECONDS[inner.tries.min(GUARDS_SECONDS.len() - 1)];
+            self.deadlines.add_once(now.plus_seconds(next), Due::Waiting);
         }
+        self.await_endings(inner);
         self.store_guards_later(inner);
     }
 }

@@ -90,6 +90,8 @@ pub struct Broker {
     activity: Activity,
     owners: Owners,
     deadlines: Deadlines,
+    /// Whether something waits for the end of a listener.
+    awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
 }
 
@@ -112,6 +114,8 @@ struct Inner {
     waiting: VecDeque<LeaseId>,
     /// Those of them whose guards could not be bound; they wait again after a while.
     unguarded: Vec<LeaseId>,
+    /// How often that has been tried.
+    tries: usize,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Vec<(LeaseId, OwnedFd)>,
     /// By when each instance with heartbeats must send the next one.
@@ -155,6 +159,7 @@ impl Broker {
                 most_guards: guard::most(),
                 waiting: VecDeque::new(),
                 unguarded: Vec::new(),
+                tries: 0,
                 kept: places.guards,
                 heartbeats: HashMap::new(),
                 hint_until: None,
@@ -173,6 +178,7 @@ impl Broker {
                 }
             }),
             deadlines: Deadlines::default(),
+            awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });
         let mut inner = broker.lock();
@@ -518,9 +524,7 @@ impl Broker {
         inner.waiting = waiting;
         self.deadlines.add_once(now, Due::Waiting);
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
-        if !inner.registry.orphans().is_empty() {
-            self.deadlines.add_once(now, Due::Orphans);
-        }
+        self.await_endings(inner);
         for instance in inner.registry.instances() {
             self.owners.watch(&instance.owner, None);
             if let Some(heartbeat) = instance.heartbeat {

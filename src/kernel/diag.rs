@@ -92,7 +92,8 @@ pub fn listened(protocol: Protocol) -> PortSet {
     asked.map_or_else(|_| all_ports(), |()| ports)
 }
 
-fn all_ports() -> PortSet {
+/// Every port there is.
+pub(super) fn all_ports() -> PortSet {
     PortRange::new(Port::MIN, Port::MAX).into_iter().collect()
 }
 
@@ -264,6 +265,16 @@ fn request(family: AddressFamily, protocol: u8, states: u32) -> [u8; 72] {
     request[17] = protocol;
     request[20..24].copy_from_slice(&states.to_ne_bytes());
     request
+}
+
+/// Adds the ports of the sockets that the messages of one datagram are about.
+pub(super) fn ports(datagram: &[u8], ports: &mut PortSet) -> io::Result<()> {
+    let mut add = |message: &[u8]| {
+        // Which protocol it was makes no difference to the port.
+        ports.extend(socket_of(Protocol::Tcp, message)?.map(|socket| socket.port));
+        Ok(())
+    };
+    messages(datagram, &mut add).map(drop)
 }
 
 /// Hands on the messages of one datagram; whether more will come.

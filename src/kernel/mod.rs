@@ -2,11 +2,12 @@
 //!
 //! - [`probe`]: whether a port is free at this moment, and the socket that reserves it
 //! - [`diag`]: which sockets there are, for whoever only looks
+//! - [`endings`]: the end of listeners, as an event
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
 //! - [`manager`]: what systemd is told, if it has started this process
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
-//! - [`readable`]: waiting for a descriptor; the one `unsafe`
+//! - [`readable`]: waiting for a descriptor; with `filter` the only `unsafe`
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
@@ -18,6 +19,8 @@ pub mod ancestry;
 pub mod clock;
 pub mod container;
 pub mod diag;
+pub mod endings;
+mod filter;
 pub mod guard;
 pub mod listeners;
 pub mod manager;

@@ -1,4 +1,5 @@
-//! Waiting until a descriptor is readable. The one place with `unsafe` in it.
+//! Waiting until a descriptor is readable. It has an `unsafe` of its own: the descriptor must not be closed
+//! meanwhile.
 
 #![allow(unsafe_code)]
 

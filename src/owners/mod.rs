@@ -1,6 +1,5 @@
 //! What ends leases: processes, units, bus connections, deadlines. Each is waited for, none is
-//! polled; only the listeners of orphans, of which the kernel does not tell, are looked at now and
-//! then.
+//! polled.
 //!
 //! - [`deadlines`]: one timer for the nearest
 //! - [`units`] and [`connections`]: what the bus tells, and `signals`: how it is listened to

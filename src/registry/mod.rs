@@ -315,6 +315,11 @@ impl Registry {
         self.owned.contains_key(owner) || self.announced.contains_key(owner)
     }
 
+    /// Whether there is a lease whose owner is gone.
+    pub fn has_orphans(&self) -> bool {
+        !self.orphans.is_empty()
+    }
+
     /// The leases whose owner is gone.
     pub fn orphans(&self) -> Vec<Arc<Lease>> {
         self.orphans.iter().filter_map(|id| self.leases.get(id)).map(Arc::clone).collect()

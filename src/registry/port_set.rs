@@ -43,6 +43,12 @@ impl PortSet {
     }
 }
 
+impl Extend<Port> for PortSet {
+    fn extend<I: IntoIterator<Item = Port>>(&mut self, ports: I) {
+        ports.into_iter().for_each(|port| self.insert(port));
+    }
+}
+
 impl FromIterator<PortRange> for PortSet {
     fn from_iter<I: IntoIterator<Item = PortRange>>(ranges: I) -> Self {
         let mut set = Self::default();
@@ -54,7 +60,7 @@ impl FromIterator<PortRange> for PortSet {
 impl FromIterator<Port> for PortSet {
     fn from_iter<I: IntoIterator<Item = Port>>(ports: I) -> Self {
         let mut set = Self::default();
-        ports.into_iter().for_each(|port| set.insert(port));
+        set.extend(ports);
         set
     }
 }

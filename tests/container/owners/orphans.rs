@@ -105,6 +105,13 @@ async fn outlives_all(client: &Client, protocol: &'static str) -> Lease {
     let server = starter.end();
     client.signal_of(&lease, "LeaseOrphaned").await;
     is_kept(client, &lease, protocol).await;
+    // Inside its sandbox, too, the kernel tells the service of the end of sockets (NETLINK_SOCK_DIAG).
+    let table = std::fs::read_to_string("/proc/net/netlink").unwrap();
+    let has_groups = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        columns[1] == "4" && columns[3] == "0000000f"
+    };
+    assert!(table.lines().any(has_groups), "{table}");
 
     systemctl(&["restart", "styxy.service"]);
     is_kept(client, &lease, protocol).await;
