@@ -1,8 +1,12 @@
 //! The life of the service: sockets from systemd, readiness, watchdog, signals, reload, idle exit.
 //!
 //! - `home`: the service's folders, and the sockets that it makes itself
+//! - `bus`: the door on the session bus
+//! - `watchdog`: the signs of life
 
+mod bus;
 mod home;
+mod watchdog;
 
 use std::{
     env, fmt,
@@ -17,10 +21,13 @@ use nix::libc::{AF_INET, SOCK_STREAM};
 use sd_notify::NotifyState;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
 };
 
-use self::home::{Home, Sockets};
+use self::{
+    bus::Opened,
+    home::{Home, Sockets},
+};
 use crate::{
     audit,
     broker::{Broker, Places},
@@ -40,6 +47,8 @@ pub struct Options {
 
 /// How long calls that are under way may take when the service ends.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the socket waits for the session bus at the start.
+const SOON: Duration = Duration::from_millis(250);
 
 /// Why the service could not run, for people.
 #[derive(Debug)]
@@ -93,24 +102,16 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, &home)?;
     let (stop, stopping) = watch::channel(false);
-    let door = match Door::open(&broker).await {
-        Ok(door) => Some(door),
-        // HTTP alone will do; a bus that comes later is the next service's.
-        Err(dbus::OpenError::NoBus(_)) => {
-            broker.owners().set_bus(None);
-            broker.end_changes();
-            None
-        }
-        Err(dbus::OpenError::NameTaken) => {
-            sockets.remove();
-            return Err(Failure(format!(
-                "another process has the name {} on the session bus: is a styxy service running already?",
-                dbus::NAME
-            )));
-        }
-    };
+    let mut life =
+        Life { broker: Arc::clone(&broker), door: None, opening: bus::open(&broker), signals };
+    // A bus that is in order is there by then, and what comes over it finds a service that is ready.
+    let early = tokio::time::timeout(SOON, life.first_of_the_bus()).await.unwrap_or(Ok(None));
+    if !matches!(early, Ok(None)) {
+        sockets.remove();
+        return early.map(|_| End::Done);
+    }
 
-    manager::tell(&[NotifyState::Ready, NotifyState::Status(&summary(&broker, door.is_some()))]);
+    manager::tell(&[NotifyState::Ready, NotifyState::Status(&summary(&broker))]);
     // What waits on the socket is taken when the manager counts the service as started: a very short
     // one could be over before.
     let http: Vec<_> = sockets
@@ -121,10 +122,13 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
     }
-    tokio::spawn(watchdog());
-    tokio::spawn(keep_status(Arc::clone(&broker), door.is_some()));
-    let idle = options.idle_exit;
-    let is_idle = until_the_end(&broker, door.as_ref(), idle, signals).await?;
+    tokio::spawn(watchdog::run(Arc::clone(&broker), home.beside_the_state()));
+    tokio::spawn(keep_status(Arc::clone(&broker)));
+    let cause = life.until_the_end(options.idle_exit, is_activated).await;
+    if cause.is_err() {
+        sockets.remove();
+    }
+    let is_idle = cause? == Cause::Idle;
 
     manager::tell(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
     // The manager must know before the name is free, or it holds the service for running while the
@@ -135,7 +139,7 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
         let _ = http.await;
     }
     sockets.remove();
-    if let Some(door) = door {
+    if let Some(door) = life.door {
         door.close(PATIENCE).await;
     }
     let _ = tokio::time::timeout(PATIENCE, broker.activity().settled()).await;
@@ -169,32 +173,89 @@ impl Signals {
     }
 }
 
-/// Waits for a reason to end; whether it is that nothing is left to do.
-async fn until_the_end(
-    broker: &Arc<Broker>,
-    door: Option<&Door>,
-    idle: Option<Duration>,
-    mut signals: Signals,
-) -> Result<bool, Failure> {
-    loop {
+/// Why the service ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    /// It was told to.
+    Told,
+    /// There is nothing left to do.
+    Idle,
+    /// The session bus is gone, and with it the session.
+    NoSession,
+}
+
+/// What the service waits for between its start and its end.
+struct Life {
+    broker: Arc<Broker>,
+    door: Option<Door>,
+    opening: mpsc::UnboundedReceiver<Opened>,
+    signals: Signals,
+}
+
+impl Life {
+    /// Waits until it is known whether there is a bus, or for a signal to end.
+    async fn first_of_the_bus(&mut self) -> Result<Option<Cause>, Failure> {
         tokio::select! {
-            _ = signals.terminate.recv() => return Ok(false),
-            _ = signals.interrupt.recv() => return Ok(false),
-            () = closed(door) => return Ok(false),
-            () = quiet(broker, idle) => return Ok(true),
-            _ = signals.hang_up.recv() => match broker.reload(None).await {
-                Ok(problems) => {
-                    for problem in problems {
-                        tracing::warn!("{problem}");
-                    }
-                }
-                Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
-            },
+            _ = self.signals.terminate.recv() => Ok(Some(Cause::Told)),
+            _ = self.signals.interrupt.recv() => Ok(Some(Cause::Told)),
+            Some(opened) = self.opening.recv() => self.opened(opened).map(|()| None),
         }
+    }
+
+    /// Waits for a reason to end.
+    async fn until_the_end(
+        &mut self,
+        idle: Option<Duration>,
+        is_of_session: bool,
+    ) -> Result<Cause, Failure> {
+        loop {
+            tokio::select! {
+                _ = self.signals.terminate.recv() => return Ok(Cause::Told),
+                _ = self.signals.interrupt.recv() => return Ok(Cause::Told),
+                Some(opened) = self.opening.recv() => self.opened(opened)?,
+                () = closed(self.door.as_ref()) => {
+                    if is_of_session {
+                        return Ok(Cause::NoSession);
+                    }
+                    self.door.take().into_iter().for_each(Door::lost);
+                    self.opening = bus::open(&self.broker);
+                }
+                () = quiet(&self.broker, idle) => return Ok(Cause::Idle),
+                // In the background: it may wait for a file, and signals don't.
+                _ = self.signals.hang_up.recv() => {
+                    tokio::spawn(reload(Arc::clone(&self.broker)));
+                }
+            }
+        }
+    }
+
+    fn opened(&mut self, opened: Opened) -> Result<(), Failure> {
+        match opened {
+            Opened::Door(door) => self.door = Some(door),
+            Opened::NoBus => {}
+            Opened::NameTaken => {
+                return Err(Failure(format!(
+                    "another process has the name {} on the session bus: is a styxy service running already?",
+                    dbus::NAME
+                )));
+            }
+        }
+        Ok(())
     }
 }
 
-/// Waits until the session bus is gone: the session is over.
+async fn reload(broker: Arc<Broker>) {
+    match broker.reload(None).await {
+        Ok(problems) => {
+            for problem in problems {
+                tracing::warn!("{problem}");
+            }
+        }
+        Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
+    }
+}
+
+/// Waits until the session bus is gone.
 async fn closed(door: Option<&Door>) {
     match door {
         Some(door) => door.closed().await,
@@ -250,24 +311,14 @@ impl Inherited {
     }
 }
 
-/// Tells the manager that the loop is alive, twice in the time that the unit allows.
-async fn watchdog() {
-    let Some(limit) = manager::watchdog() else { return };
-    let mut beat = tokio::time::interval(limit / 2);
-    loop {
-        beat.tick().await;
-        manager::tell(&[NotifyState::Watchdog]);
-    }
-}
-
 /// Keeps the line of `systemctl --user status` up to date, at most once a second.
-async fn keep_status(broker: Arc<Broker>, on_bus: bool) {
+async fn keep_status(broker: Arc<Broker>) {
     let mut changed = broker.activity().watch();
     let mut told = String::new();
     while changed.changed().await.is_ok() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         changed.borrow_and_update();
-        let summary = summary(&broker, on_bus);
+        let summary = summary(&broker);
         if summary != told {
             manager::tell(&[NotifyState::Status(&summary)]);
             told = summary;
@@ -275,9 +326,9 @@ async fn keep_status(broker: Arc<Broker>, on_bus: bool) {
     }
 }
 
-fn summary(broker: &Broker, on_bus: bool) -> String {
+fn summary(broker: &Broker) -> String {
     let leases = counted(broker.lease_count().into(), "lease");
-    let bus = if on_bus { "" } else { ", without a session bus" };
+    let bus = if broker.owners().bus().is_some() { "" } else { ", without a session bus" };
     let problems = broker.problem_count();
     let problems = match problems as u64 {
         0 => String::new(),

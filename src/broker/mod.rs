@@ -448,9 +448,14 @@ impl Broker {
         writer.until(seq).await.map_err(storage)
     }
 
-    /// Every change since the start, for the one door that tells them.
-    pub fn changes(&self) -> Option<mpsc::UnboundedReceiver<Record>> {
-        self.lock().changes.take()
+    /// Every change from now on, and at first every one since the start, for the one door that tells them.
+    pub fn changes(&self) -> mpsc::UnboundedReceiver<Record> {
+        let mut inner = self.lock();
+        inner.changes.take().unwrap_or_else(|| {
+            let (signals, changes) = mpsc::unbounded_channel();
+            inner.signals = Some(signals);
+            changes
+        })
     }
 
     /// Ends the stream of changes.

@@ -35,6 +35,13 @@ impl Home {
     }
 }
 
+impl Home {
+    /// The door in the state folder, where every service listens.
+    pub(super) fn beside_the_state(&self) -> Option<Door> {
+        self.doors.last().cloned()
+    }
+}
+
 /// The sockets of the HTTP door.
 pub(super) struct Sockets {
     listeners: Vec<tokio::net::UnixListener>,

@@ -61,6 +61,13 @@ impl Door {
         self.connection.closed().await;
     }
 
+    /// Lets go of a bus that is gone; owners on it are looked for when one comes back.
+    pub fn lost(self) {
+        self.broker.owners().set_bus(None);
+        self.broker.end_changes();
+        self.signals.abort();
+    }
+
     /// Gives the name back, answers every call that reached this process before that, and closes.
     pub async fn close(self, patience: Duration) {
         let Self { connection, signals, broker } = self;
@@ -83,8 +90,7 @@ impl Door {
 }
 
 /// Tells changes as signals.
-async fn tell(connection: Connection, changes: Option<mpsc::UnboundedReceiver<Record>>) {
-    let Some(mut changes) = changes else { return };
+async fn tell(connection: Connection, mut changes: mpsc::UnboundedReceiver<Record>) {
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
     let mut gathered = Vec::new();
     while changes.recv_many(&mut gathered, MOST_AT_ONCE).await > 0 {

@@ -56,7 +56,9 @@ pub async fn serve(listener: UnixListener, broker: Arc<Broker>, mut stop: watch:
             () = stopped(&mut stop) => return,
         };
         let Some(caller) = peer(&stream) else { continue };
-        let busy = broker.activity().busy();
+        // The watchdog's own question is no reason to live on.
+        let is_own = caller.client.pid == Some(std::process::id());
+        let busy = (!is_own).then(|| broker.activity().busy());
         let (router, mut stop) = (router.clone(), stop.clone());
         tokio::spawn(async move {
             let asked = Arc::new(AtomicBool::new(false));

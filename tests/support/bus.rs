@@ -3,9 +3,14 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    path::Path,
     process::{Child, Command, Stdio},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 /// A bus that ends with the test.
@@ -18,28 +23,49 @@ pub struct Bus {
 impl Bus {
     /// A bus on which nobody is; `None` where dbus-daemon(1) is not installed.
     pub fn start() -> Option<Self> {
-        Self::start_with(None)
+        Self::start_with(None, None)
+    }
+
+    /// A bus that listens there.
+    pub fn at(socket: &Path) -> Option<Self> {
+        Self::start_with(None, Some(socket))
     }
 
     /// A bus that starts styxy by that program.
     pub fn starting(exec: &str) -> Option<Self> {
-        Self::start_with(Some(exec))
+        Self::start_with(Some(exec), None)
     }
 
-    fn start_with(exec: Option<&str>) -> Option<Self> {
+    /// Keeps it from answering.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// Has it answer again.
+    pub fn go_on(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(i32::try_from(self.daemon.id()).unwrap()), signal).unwrap();
+    }
+
+    fn start_with(exec: Option<&str>, socket: Option<&Path>) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().display();
         if let Some(exec) = exec {
             let service = format!("[D-BUS Service]\nName=org.styxy.Styxy1\nExec={exec}\n");
             fs::write(folder.path().join("org.styxy.Styxy1.service"), service).unwrap();
         }
+        let socket = socket.map_or_else(|| folder.path().join("bus"), Path::to_owned);
+        let socket = socket.display();
         // What is installed on this machine is not known on it.
         let config = folder.path().join("bus.conf");
         fs::write(
             &config,
             format!(
                 r#"<busconfig>
-                  <listen>unix:path={path}/bus</listen>
+                  <listen>unix:path={socket}</listen>
                   <servicedir>{path}</servicedir>
                   <policy context="default">
                     <allow send_destination="*"/>
