@@ -253,6 +253,12 @@ impl Both {
 
     fn release(&mut self, lease: Arc<Lease>, reason: EndReason) {
         self.model.leases.retain(|other| other.lease_id != lease.lease_id);
+        if reason == EndReason::NotDurable
+            && let Some(key) = lease.memory_key()
+        {
+            // What was never acknowledged is not remembered.
+            self.model.memory.retain(|(other, had, _)| *other != key || *had != lease.port);
+        }
         self.ends.push((lease.lease_id, Change::end(lease, reason)));
         self.seq += 1;
         // An end that is told again ends nothing, whoever has the port by now.

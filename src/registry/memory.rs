@@ -165,3 +165,38 @@ impl Memory {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_back_leaves_what_was_remembered_before_it_as_it_was() {
+        let key = |path: &str| {
+            let path = path.parse().unwrap();
+            MemoryKey::new(Some(&path), &"dev".parse().unwrap(), None, Protocol::Tcp).unwrap()
+        };
+        let port = |number| Port::new(number).unwrap();
+        let everything = |memory: &Memory| {
+            let all = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
+            let ages = (3000..3003).map(|number| memory.age(Protocol::Tcp, port(number)));
+            (all.collect::<Vec<_>>(), ages.collect::<Vec<_>>(), memory.get(&key("/a")))
+        };
+        let mut memory = Memory::default();
+        memory.remember(key("/a"), port(3000), 1, 10);
+        memory.remember(key("/b"), port(3001), 2, 10);
+        // Granted again, it has been the same port since the first time.
+        memory.remember(key("/a"), port(3000), 3, 10);
+        let before = memory.get(&key("/a"));
+        assert_eq!(before, Some(Remembered { port: port(3000), age: 3, since: 1 }));
+        let then = everything(&memory);
+        memory.remember(key("/a"), port(3002), 4, 10);
+        memory.remember(key("/c"), port(3002), 5, 10);
+        memory.take_back(&key("/a"), port(3002), before);
+        memory.take_back(&key("/c"), port(3002), None);
+        assert_eq!(everything(&memory), then);
+        // Another port that was remembered since stays.
+        memory.take_back(&key("/b"), port(3002), None);
+        assert_eq!(everything(&memory), then);
+    }
+}

@@ -153,6 +153,7 @@ impl Registry {
             Change::Release { lease, .. } => self.remove(lease),
             Change::Expire { lease, reason, remembered } => {
                 if *reason == EndReason::NotDurable
+                    && self.leases.contains_key(&lease.lease_id)
                     && let Some(key) = lease.memory_key()
                 {
                     self.memory.take_back(&key, lease.port, *remembered);
