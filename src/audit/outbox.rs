@@ -3,47 +3,86 @@
 //!
 //! What was sent and is not found is either still in journald's queue or was dropped by its rate
 //! limit. journald works through its queue in order, so an event is known to be dropped when one
-//! that was sent after it has arrived; it is then sent again. If nothing arrives for a while, the
-//! oldest event alone is sent again from time to time, until the limit's window has passed.
+//! that was sent after it has arrived; it is then sent again. If nothing arrives for a while, because
+//! journald is away, its disk is full or its limit is reached, the oldest event alone is sent again, at
+//! growing intervals, and at once when there is a new one. Nothing is given up where the journal can be
+//! read, or ever could be.
+
+mod bucket;
+mod worker;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    io,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
 use super::{
     event::Event,
-    journal::{ReadBack, has_entries, read_back},
+    journal::{ReadBack, can_be_read, read_back},
     sink::Sink,
 };
 use crate::{
-    change::Record,
     state::{Reader, writer::no_thread},
     time::Timestamp,
 };
+use worker::Worker;
 
-/// The most events that are sent and not yet confirmed.
-const WINDOW: usize = 4_000;
-/// Events per second; under journald's limit on a machine with some free disk.
-const RATE: f64 = 800.0;
-/// The rate never falls below this: journald's limit is 10,000 in 30 s at the least.
-const SLOWEST: f64 = 150.0;
-/// The rate where nothing can be read back.
-const BLIND_RATE: f64 = 250.0;
-/// How long after the last event it is read back.
-const QUIET: Duration = Duration::from_millis(200);
-/// How often it is read back while events are being sent.
-const BUSY: Duration = Duration::from_secs(2);
-/// How long nothing arrives until the limit is taken for closed.
-const SILENCE: Duration = Duration::from_secs(10);
-/// How long journald counts for its limit (30 s by default, journald.conf(5)), and a while more.
-const LIMIT_SECONDS: u64 = 40;
-/// How often an event is tried while the limit is closed.
-const TRIAL: Duration = Duration::from_secs(4);
+/// The times by which the outbox works.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    /// How long after the last event it is read back.
+    quiet: Duration,
+    /// How often it is read back while events are being sent.
+    busy: Duration,
+    /// How long nothing arrives until the journal is taken for closed.
+    silence: Duration,
+    /// How often new events may have a closed journal tried at once.
+    trial: Duration,
+    /// How often it is tried at the least.
+    rarely: Duration,
+}
+
+const TIMES: Times = Times {
+    quiet: Duration::from_millis(200),
+    busy: Duration::from_secs(2),
+    silence: Duration::from_secs(10),
+    trial: Duration::from_secs(4),
+    rarely: Duration::from_secs(60),
+};
+
+/// The journal, or what stands in for it.
+trait Journal: Send {
+    /// Whether there is one.
+    fn is_there(&mut self) -> bool;
+    /// Sends an event; an error if it certainly did not arrive.
+    fn send(&mut self, event: &Event) -> io::Result<()>;
+    /// Which events have arrived since then.
+    fn read_back(&mut self, state_id: &str, since: Timestamp) -> ReadBack;
+    /// Whether it is, or was, open to this user.
+    fn can_be_read(&mut self) -> bool;
+}
+
+impl Journal for Sink {
+    fn is_there(&mut self) -> bool {
+        self.has_journal()
+    }
+
+    fn send(&mut self, event: &Event) -> io::Result<()> {
+        Self::send(self, event)
+    }
+
+    fn read_back(&mut self, state_id: &str, since: Timestamp) -> ReadBack {
+        read_back(state_id, since)
+    }
+
+    fn can_be_read(&mut self) -> bool {
+        can_be_read()
+    }
+}
 
 /// How the audit is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +98,8 @@ pub struct Status {
 pub enum Arrival {
     /// They are read back.
     Confirmed,
+    /// They are kept until the journal takes them.
+    Waiting,
     /// They are sent, and cannot be read back.
     Unconfirmed,
     /// They go to stderr, for want of a journal.
@@ -70,6 +111,9 @@ impl Arrival {
     pub fn note(self) -> Option<&'static str> {
         match self {
             Self::Confirmed => None,
+            Self::Waiting => {
+                Some("the journal takes nothing at the moment, and the events wait until it does")
+            }
             Self::Unconfirmed => Some(
                 "this user cannot read the journal, so events are sent slowly instead of being confirmed",
             ),
@@ -121,34 +165,22 @@ impl Outbox {
         start: Start,
         sink: Sink,
         on_done: impl Fn(u64, u64) + Send + 'static,
-    ) -> std::io::Result<Self> {
+    ) -> io::Result<Self> {
+        Self::start_with(start, Box::new(sink), TIMES, Box::new(on_done))
+    }
+
+    fn start_with(
+        start: Start,
+        mut journal: Box<dyn Journal>,
+        times: Times,
+        on_done: Box<dyn Fn(u64, u64) + Send>,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         shared.lock().seq = start.seq;
-        let arrival = match sink {
-            Sink::Journal(_) => Arrival::Confirmed,
-            Sink::Stderr => Arrival::NoJournal,
-        };
+        let arrival = if journal.is_there() { Arrival::Confirmed } else { Arrival::NoJournal };
         let first = Status { done: start.confirmed, arrival };
         let (sender, status) = watch::channel(first);
-        let worker = Worker {
-            shared: Arc::clone(&shared),
-            reader: start.reader,
-            state_id: start.state_id,
-            sink,
-            status: sender,
-            on_done: Box::new(on_done),
-            taken: start.confirmed,
-            before: start.seq,
-            arrived_before: None,
-            flights: BTreeMap::new(),
-            order: 0,
-            bucket: Bucket::new(RATE),
-            progress: Instant::now(),
-            last_sent: Instant::now(),
-            last_check: Instant::now(),
-            wait: QUIET,
-            is_closed: false,
-        };
+        let worker = Worker::new(start, Arc::clone(&shared), journal, times, sender, on_done);
         thread::Builder::new()
             .name("styxy-audit".to_owned())
             .spawn(move || worker.run())
@@ -191,259 +223,5 @@ impl Shared {
     }
 }
 
-/// An event that is not known to have arrived.
-struct Flight {
-    record: Record,
-    /// The log that has it. Until the event has arrived, no log from this one on may go.
-    generation: u64,
-    /// When it was sent last, in order and in time.
-    sent: Option<(u64, Timestamp)>,
-}
-
-struct Worker {
-    shared: Arc<Shared>,
-    reader: Reader,
-    state_id: String,
-    sink: Sink,
-    status: watch::Sender<Status>,
-    on_done: Box<dyn Fn(u64, u64) + Send>,
-    /// The last record that was taken from the log.
-    taken: u64,
-    /// The last record that an earlier service may have sent.
-    before: u64,
-    /// What of it has arrived; asked once.
-    arrived_before: Option<HashSet<u64>>,
-    flights: BTreeMap<u64, Flight>,
-    order: u64,
-    bucket: Bucket,
-    /// When an event arrived last, or the first was sent.
-    progress: Instant,
-    last_sent: Instant,
-    last_check: Instant,
-    /// How long to wait for the next check.
-    wait: Duration,
-    /// Whether journald's limit is taken for closed.
-    is_closed: bool,
-}
-
-impl Worker {
-    fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        loop {
-            let wanted = {
-                let mut wanted = shared.lock();
-                // Asleep without a timeout when there is nothing to do: idle costs nothing.
-                while !wanted.stop && wanted.seq <= self.taken && self.flights.is_empty() {
-                    wanted.asleep = true;
-                    wanted = shared.changed.wait(wanted).unwrap_or_else(PoisonError::into_inner);
-                }
-                if wanted.stop {
-                    return;
-                }
-                wanted.seq
-            };
-            if let Err(error) = self.load(wanted) {
-                // A late event is better than a lost one: the log is read again until it can be.
-                tracing::warn!("the state log cannot be read for the audit: {error}");
-                thread::sleep(BUSY);
-            }
-            let pause = self.send().unwrap_or(QUIET);
-            if self.is_check_due() {
-                self.check();
-            }
-            self.report();
-            if !self.flights.is_empty() {
-                let wanted = shared.lock();
-                if !wanted.stop {
-                    let pause = pause.min(self.until_check()).max(Duration::from_millis(5));
-                    drop(shared.changed.wait_timeout(wanted, pause));
-                }
-            }
-        }
-    }
-
-    /// Takes records from the log.
-    fn load(&mut self, wanted: u64) -> std::io::Result<()> {
-        while self.flights.len() < WINDOW && self.taken < wanted {
-            let Some(record) = self.reader.next_record(wanted)? else {
-                // Damage has taken these numbers out of the log.
-                self.taken = wanted;
-                break;
-            };
-            if record.seq <= self.taken {
-                continue;
-            }
-            self.taken = record.seq;
-            if record.seq <= self.before && self.arrived_before(&record) {
-                continue;
-            }
-            let generation = self.reader.generation();
-            self.flights.insert(record.seq, Flight { record, generation, sent: None });
-        }
-        if self.taken >= self.before {
-            self.arrived_before = None;
-        }
-        Ok(())
-    }
-
-    /// Whether an earlier service has sent the event already.
-    fn arrived_before(&mut self, record: &Record) -> bool {
-        if matches!(self.sink, Sink::Stderr) {
-            return false;
-        }
-        let (state_id, since) = (&self.state_id, record.at);
-        let arrived = self.arrived_before.get_or_insert_with(|| match read_back(state_id, since) {
-            ReadBack::Found(found) => found,
-            ReadBack::Unreadable => HashSet::new(),
-        });
-        arrived.contains(&record.seq)
-    }
-
-    /// Sends what is to be sent, as far as the pace allows; returns when to go on.
-    fn send(&mut self) -> Option<Duration> {
-        if self.flights.values().all(|flight| flight.sent.is_none()) {
-            // Nothing is on its way, so that nothing has arrived says nothing.
-            self.progress = Instant::now();
-            self.wait = QUIET;
-        }
-        // While the limit is closed, one event at a time tries it.
-        let most = if self.is_closed { 1 } else { WINDOW };
-        for flight in self.flights.values_mut().take(most).filter(|flight| flight.sent.is_none()) {
-            if let Err(pause) = self.bucket.take() {
-                return Some(pause);
-            }
-            self.order += 1;
-            flight.sent = Some((self.order, Timestamp::now()));
-            self.last_sent = Instant::now();
-            self.sink.send(&Event::of(&flight.record, &self.state_id));
-        }
-        None
-    }
-
-    fn until_check(&self) -> Duration {
-        let quiet = self.wait.saturating_sub(self.last_sent.max(self.last_check).elapsed());
-        quiet.min(BUSY.max(self.wait).saturating_sub(self.last_check.elapsed()))
-    }
-
-    fn is_check_due(&self) -> bool {
-        self.flights.values().any(|flight| flight.sent.is_some()) && self.until_check().is_zero()
-    }
-
-    /// Reads back what arrived; what was certainly dropped is to be sent again.
-    fn check(&mut self) {
-        if self.status.borrow().arrival != Arrival::Confirmed {
-            self.flights.retain(|_, flight| flight.sent.is_none());
-            return;
-        }
-        let since = self.flights.values().filter_map(|flight| Some(flight.sent?.1)).min();
-        let Some(since) = since else { return };
-        let found = read_back(&self.state_id, since);
-        self.last_check = Instant::now();
-        let ReadBack::Found(found) = found else {
-            // A user's first entry makes the file that the user may read, so wait a little.
-            self.wait = (self.wait * 2).min(BUSY);
-            if self.progress.elapsed() >= SILENCE {
-                self.give_up_confirming();
-            }
-            return;
-        };
-        let mut last = 0;
-        let sent = self.flights.len();
-        self.flights.retain(|seq, flight| {
-            let arrived = flight.sent.is_some() && found.contains(seq);
-            if let (true, Some((order, _))) = (arrived, flight.sent) {
-                last = last.max(order);
-            }
-            !arrived
-        });
-        if self.flights.len() < sent {
-            self.progress = self.last_check;
-            self.wait = QUIET;
-            self.is_closed = false;
-            self.send_again(|order| order < last);
-        } else if self.progress.elapsed() >= SILENCE && !has_entries(LIMIT_SECONDS) {
-            self.give_up_confirming();
-        } else if self.progress.elapsed() >= SILENCE {
-            self.wait = TRIAL;
-            self.is_closed = true;
-            let oldest = self.flights.values().next().and_then(|flight| flight.sent);
-            self.send_again(|order| oldest.is_some_and(|oldest| order == oldest.0));
-        } else {
-            self.wait = (self.wait * 2).min(BUSY);
-        }
-    }
-
-    /// From now on, events are sent slowly and not read back.
-    fn give_up_confirming(&mut self) {
-        self.is_closed = false;
-        self.status.send_modify(|status| status.arrival = Arrival::Unconfirmed);
-        self.bucket = Bucket::new(BLIND_RATE);
-    }
-
-    /// Marks the flights whose order is meant as not sent, and slows down if there are any.
-    fn send_again(&mut self, is_meant: impl Fn(u64) -> bool) {
-        let mut dropped = false;
-        for flight in self.flights.values_mut() {
-            if flight.sent.is_some_and(|(order, _)| is_meant(order)) {
-                flight.sent = None;
-                dropped = true;
-            }
-        }
-        if dropped {
-            self.bucket.slower();
-        } else {
-            self.bucket.faster();
-        }
-    }
-
-    /// Tells how far the events are done, if that has changed.
-    fn report(&mut self) {
-        let (done, generation) = match self.flights.first_key_value() {
-            Some((first, flight)) => (first - 1, flight.generation),
-            None => (self.taken, self.reader.generation()),
-        };
-        if done != self.status.borrow().done {
-            (self.on_done)(done, generation);
-            self.status.send_modify(|status| status.done = done);
-        }
-    }
-}
-
-/// A token bucket.
-struct Bucket {
-    rate: f64,
-    most: f64,
-    tokens: f64,
-    filled: Instant,
-}
-
-impl Bucket {
-    fn new(rate: f64) -> Self {
-        let most = rate * 4.0;
-        Self { rate, most, tokens: most, filled: Instant::now() }
-    }
-
-    /// Takes a token, or tells when there will be some.
-    fn take(&mut self) -> Result<(), Duration> {
-        let now = Instant::now();
-        let filled = self.rate * (now - self.filled).as_secs_f64();
-        self.tokens = (self.tokens + filled).min(self.most);
-        self.filled = now;
-        if self.tokens >= 1.0 {
-            self.tokens -= 1.0;
-            Ok(())
-        } else {
-            // A tenth of a second's worth at a time, so that the thread sleeps in between.
-            Err(Duration::from_millis(100))
-        }
-    }
-
-    fn slower(&mut self) {
-        self.rate = (self.rate / 2.0).max(SLOWEST);
-        self.tokens = self.tokens.min(self.rate);
-    }
-
-    fn faster(&mut self) {
-        self.rate = (self.rate * 1.1).min(RATE);
-    }
-}
+#[cfg(test)]
+mod tests;

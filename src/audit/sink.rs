@@ -1,28 +1,53 @@
-//! Where events go: journald by its native protocol (`tracing-journald`), or, without a journal,
-//! JSON lines on stderr.
+//! Where events go: journald by its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>), or,
+//! where there is no journal, JSON lines on stderr.
 
-use std::io::Write;
+use std::{
+    fs::File,
+    io::{self, IoSlice, Seek, Write},
+    os::{fd::AsRawFd, unix::net::UnixDatagram},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
+use nix::sys::{
+    memfd::{MFdFlags, memfd_create},
+    socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg},
+};
 use serde::Serialize;
-use tracing::{Dispatch, Level};
+use tracing::Dispatch;
 use tracing_subscriber::layer::SubscriberExt;
 
 use super::event::Event;
-use crate::value::{Fields, Value};
+use crate::{
+    kernel::manager,
+    value::{Fields, Value},
+};
+
+/// Where journald listens.
+const SOCKET: &str = "/run/systemd/journal/socket";
+/// How long journald may take to make room for an event.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The name by which `journalctl -t` finds all of it.
+const IDENTIFIER: &str = "styxy";
 
 /// Where events go.
-pub enum Sink {
-    /// To journald, with `SYSLOG_IDENTIFIER=styxy`.
-    Journal(Dispatch),
-    /// To stderr, a JSON object a line.
-    Stderr,
+#[derive(Debug)]
+pub struct Sink {
+    journal: PathBuf,
+    /// Whether there is a journal, here or just not now.
+    is_there: bool,
+    socket: Option<UnixDatagram>,
 }
 
 /// Sends what the service says beside the audit, its warnings, to the same place.
 pub fn log_there() {
-    let there = match Sink::open() {
-        Sink::Journal(dispatch) => dispatch,
-        Sink::Stderr => Dispatch::new(
+    let there = match tracing_journald::layer() {
+        Ok(layer) => {
+            let layer = layer.with_field_prefix(None).with_syslog_identifier(IDENTIFIER.to_owned());
+            Dispatch::new(tracing_subscriber::registry().with(layer))
+        }
+        // What a unit writes there reaches the journal as well, when there is one again.
+        Err(_) => Dispatch::new(
             tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().finish(),
         ),
     };
@@ -31,83 +56,101 @@ pub fn log_there() {
 }
 
 impl Sink {
-    /// The journal if there is one.
+    /// The journal of a service that systemd has started, be it there at the moment or not; else the journal
+    /// if there is one.
     pub fn open() -> Self {
-        match tracing_journald::layer() {
-            Ok(layer) => {
-                // A prefix would spoil MESSAGE_ID and STYXY_*.
-                let layer =
-                    layer.with_field_prefix(None).with_syslog_identifier("styxy".to_owned());
-                Self::Journal(Dispatch::new(tracing_subscriber::registry().with(layer)))
-            }
-            Err(_) => Self::Stderr,
-        }
+        Self::of(Path::new(SOCKET), manager::started_this_process())
     }
 
-    /// Sends an event. Whether it arrived is known only by reading the journal back.
-    pub fn send(&self, event: &Event) {
-        match self {
-            Self::Journal(dispatch) => {
-                tracing::dispatcher::with_default(dispatch, || trace(event));
+    fn of(journal: &Path, is_there: bool) -> Self {
+        Self { journal: journal.to_owned(), is_there, socket: None }
+    }
+
+    /// Whether events go to a journal. It may appear while the service runs, and then is there for good.
+    pub fn has_journal(&mut self) -> bool {
+        self.is_there = self.is_there || self.journal.parent().is_some_and(Path::exists);
+        self.is_there
+    }
+
+    /// Sends an event. Whether the journal has it is known only by reading the journal back; an error
+    /// says that it has not.
+    pub fn send(&mut self, event: &Event) -> io::Result<()> {
+        if !self.has_journal() {
+            // Whoever started the service may have closed stderr; there is no other place.
+            if let Ok(line) = serde_json::to_string(&Plain::from(event)) {
+                let _ = writeln!(std::io::stderr(), "{line}");
             }
-            Self::Stderr => {
-                // Whoever started the service may have closed stderr; there is no other place.
-                if let Ok(line) = serde_json::to_string(&Plain::from(event)) {
-                    let _ = writeln!(std::io::stderr(), "{line}");
-                }
-            }
+            return Ok(());
         }
+        let socket = if let Some(socket) = self.socket.take() {
+            socket
+        } else {
+            let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(PATIENCE))?;
+            socket
+        };
+        let bytes = native(event);
+        match socket.send_to(&bytes, &self.journal) {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
+                send_as_file(&socket, &self.journal, &bytes)?;
+            }
+            sent => drop(sent?),
+        }
+        self.socket = Some(socket);
+        Ok(())
     }
 }
 
-fn trace(event: &Event) {
-    let text = |key| match event.fields.get(key) {
-        Some(Value::Str(text)) => Some(text.as_str()),
-        _ => None,
+/// An event that is too long for a datagram goes as a sealed file in memory.
+fn send_as_file(socket: &UnixDatagram, journal: &Path, bytes: &[u8]) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+
+    let memory = memfd_create("styxy-event", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    file.rewind()?;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::all()))?;
+    let file = [file.as_raw_fd()];
+    let rights = [ControlMessage::ScmRights(&file)];
+    let to = UnixAddr::new(journal)?;
+    sendmsg(socket.as_raw_fd(), &[IoSlice::new(&[])], &rights, MsgFlags::empty(), Some(&to))?;
+    Ok(())
+}
+
+/// The event as journald takes it: a line for each field, and the length before a value of several lines.
+fn native(event: &Event) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut put = |key: &str, value: &str| {
+        bytes.extend_from_slice(key.as_bytes());
+        if value.contains('\n') {
+            bytes.push(b'\n');
+            bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+        } else {
+            bytes.push(b'=');
+        }
+        bytes.extend_from_slice(value.as_bytes());
+        bytes.push(b'\n');
     };
-    let number = |key| match event.fields.get(key) {
-        Some(Value::U16(number)) => Some(u64::from(*number)),
-        Some(Value::U32(number)) => Some(u64::from(*number)),
-        Some(Value::U64(number)) => Some(*number),
-        _ => None,
-    };
-    // The fields of a tracing event are fixed where it stands; those without a value are left out.
-    macro_rules! send {
-        ($level:expr) => {
-            tracing::event!(
-                target: "styxy::audit",
-                $level,
-                MESSAGE_ID = event.message_id,
-                STYXY_ACTION = text("STYXY_ACTION"),
-                STYXY_PORT = number("STYXY_PORT"),
-                STYXY_PROTOCOL = text("STYXY_PROTOCOL"),
-                STYXY_LEASE_ID = text("STYXY_LEASE_ID"),
-                STYXY_SERVICE_TYPE = text("STYXY_SERVICE_TYPE"),
-                STYXY_SERVICE_NAME = text("STYXY_SERVICE_NAME"),
-                STYXY_INSTANCE_ID = text("STYXY_INSTANCE_ID"),
-                STYXY_PROJECT_PATH = text("STYXY_PROJECT_PATH"),
-                STYXY_OWNER = text("STYXY_OWNER"),
-                STYXY_HOLD = text("STYXY_HOLD"),
-                STYXY_RANGE = text("STYXY_RANGE"),
-                STYXY_PLACEMENT = text("STYXY_PLACEMENT"),
-                STYXY_REASON = text("STYXY_REASON"),
-                STYXY_SEQ = number("STYXY_SEQ"),
-                STYXY_STATE_ID = text("STYXY_STATE_ID"),
-                STYXY_TIME = text("STYXY_TIME"),
-                STYXY_TRANSPORT = text("STYXY_TRANSPORT"),
-                STYXY_CLIENT_PID = number("STYXY_CLIENT_PID"),
-                STYXY_CLIENT_UID = number("STYXY_CLIENT_UID"),
-                STYXY_CLIENT_COMM = text("STYXY_CLIENT_COMM"),
-                "{}",
-                event.message
-            )
-        };
+    put("SYSLOG_IDENTIFIER", IDENTIFIER);
+    put("PRIORITY", priority(event));
+    put("MESSAGE_ID", event.message_id);
+    put("MESSAGE", &event.message);
+    for (key, value) in &event.fields.0 {
+        match value {
+            Value::Str(text) => put(key, text),
+            Value::U16(number) => put(key, &number.to_string()),
+            Value::U32(number) => put(key, &number.to_string()),
+            Value::U64(number) => put(key, &number.to_string()),
+            // No event has any.
+            _ => {}
+        }
     }
-    if event.warning {
-        send!(Level::WARN);
-    } else {
-        send!(Level::INFO);
-    }
+    bytes
+}
+
+/// As in syslog(3): 4 is a warning, 5 a notice.
+fn priority(event: &Event) -> &'static str {
+    if event.warning { "4" } else { "5" }
 }
 
 /// An event as a JSON object, with the journal's names.
@@ -128,8 +171,8 @@ struct Plain<'a> {
 impl<'a> From<&'a Event> for Plain<'a> {
     fn from(event: &'a Event) -> Self {
         Self {
-            identifier: "styxy",
-            priority: if event.warning { "4" } else { "5" },
+            identifier: IDENTIFIER,
+            priority: priority(event),
             message_id: event.message_id,
             message: &event.message,
             fields: &event.fields,
@@ -139,12 +182,83 @@ impl<'a> From<&'a Event> for Plain<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::{io::Read, os::fd::OwnedFd};
+
+    use nix::sys::socket::{ControlMessageOwned, recvmsg};
+
+    use super::*;
+    use crate::{
+        change::{Change, Record},
+        time::Timestamp,
+    };
+
+    fn event(reason: &str) -> Event {
+        let change = Change::Recover { reason: reason.to_owned() };
+        Event::of(&Record { seq: 7, at: Timestamp(0), client: None, change }, "state")
+    }
+
     #[test]
-    fn every_field_of_an_event_is_sent_to_the_journal() {
-        let (events, sink) = (include_str!("event.rs"), include_str!("sink.rs"));
-        let fields = events.split('"').filter(|word| word.starts_with("STYXY_"));
-        let unsent: Vec<_> =
-            fields.filter(|field| !sink.contains(&format!("{field} = "))).collect();
-        assert!(unsent.is_empty(), "{unsent:?}");
+    fn an_event_is_sent_with_all_its_fields() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let mut sink = Sink::of(&path, true);
+        sink.send(&event("torn\nin two")).unwrap();
+        let mut bytes = vec![0; 4096];
+        let length = journald.recv(&mut bytes).unwrap();
+        let text = String::from_utf8_lossy(&bytes[..length]).into_owned();
+        for field in [
+            "SYSLOG_IDENTIFIER=styxy\n",
+            "PRIORITY=4\n",
+            "MESSAGE_ID=41370c45c5f8443e8ea378327c3b7b6c\n",
+            "STYXY_ACTION=recover\n",
+            "STYXY_SEQ=7\n",
+            "STYXY_STATE_ID=state\n",
+            "STYXY_REASON\n\u{b}\0\0\0\0\0\0\0torn\nin two\n",
+        ] {
+            assert!(text.contains(field), "{field:?} is not in {text:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_that_is_too_long_for_a_datagram_is_sent_as_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        Sink::of(&path, true).send(&event(&"long".repeat(200_000))).unwrap();
+        let mut space = nix::cmsg_space!(OwnedFd);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message =
+            recvmsg::<UnixAddr>(journald.as_raw_fd(), &mut [], Some(&mut space), flags).unwrap();
+        let Some(ControlMessageOwned::ScmRights(files)) = message.cmsgs().unwrap().next() else {
+            panic!("no file came");
+        };
+        let path = format!("/proc/self/fd/{}", files[0]);
+        let mut text = String::new();
+        File::open(path).unwrap().read_to_string(&mut text).unwrap();
+        assert!(text.len() > 800_000 && text.contains("STYXY_SEQ=7\n"));
+    }
+
+    #[test]
+    fn a_journal_that_is_away_is_an_error_and_taken_up_again_when_it_is_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal/socket");
+        let mut private = Sink::of(&path, false);
+        assert!(!private.has_journal());
+        let mut unit = Sink::of(&path, true);
+        assert!(unit.has_journal());
+        assert!(unit.send(&event("away")).is_err());
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let journald = UnixDatagram::bind(&path).unwrap();
+        unit.send(&event("back")).unwrap();
+        private.send(&event("back")).unwrap();
+        drop(journald);
+        assert!(unit.send(&event("away")).is_err());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        // It was there, so it is only away.
+        assert!(private.has_journal() && private.send(&event("away")).is_err());
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let _journald = UnixDatagram::bind(&path).unwrap();
+        unit.send(&event("back")).unwrap();
     }
 }

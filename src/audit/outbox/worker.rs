@@ -1,0 +1,365 @@
+//! The work of the thread.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    io,
+    sync::{Arc, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{Arrival, Journal, Shared, Start, Status, Times, bucket::Bucket};
+use crate::{
+    audit::{event::Event, journal::ReadBack},
+    change::Record,
+    state::Reader,
+    time::Timestamp,
+};
+
+/// The most events that are sent and not yet confirmed.
+const WINDOW: usize = 4_000;
+
+/// An event that is not known to have arrived.
+struct Flight {
+    record: Record,
+    /// The log that has it. Until the event has arrived, no log from this one on may go.
+    generation: u64,
+    /// When it was sent last, in order and in time.
+    sent: Option<(u64, Timestamp)>,
+}
+
+pub(super) struct Worker {
+    shared: Arc<Shared>,
+    reader: Reader,
+    state_id: String,
+    journal: Box<dyn Journal>,
+    times: Times,
+    status: watch::Sender<Status>,
+    on_done: Box<dyn Fn(u64, u64) + Send>,
+    /// The last record that was taken from the log.
+    taken: u64,
+    /// The last record that an earlier service may have sent.
+    before: u64,
+    /// What of it has arrived; asked once.
+    arrived_before: Option<HashSet<u64>>,
+    flights: BTreeMap<u64, Flight>,
+    order: u64,
+    bucket: Bucket,
+    /// Whether an event of this state was ever read back.
+    was_read: bool,
+    /// Whether nothing can be read back, so that what was sent counts as arrived.
+    is_blind: bool,
+    /// Whether the journal takes nothing: one event at a time tries it.
+    pub(super) is_closed: bool,
+    /// If journald could not even be reached: when it is tried again, and the pause before that.
+    pub(super) refused: Option<(Instant, Duration)>,
+    /// When an event arrived last, or the first was sent.
+    progress: Instant,
+    last_sent: Instant,
+    last_check: Instant,
+    /// When a new event had a closed journal tried last.
+    last_trial: Instant,
+    /// How long to wait for the next check.
+    pub(super) wait: Duration,
+}
+
+impl Worker {
+    pub(super) fn new(
+        start: Start,
+        shared: Arc<Shared>,
+        journal: Box<dyn Journal>,
+        times: Times,
+        status: watch::Sender<Status>,
+        on_done: Box<dyn Fn(u64, u64) + Send>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            reader: start.reader,
+            state_id: start.state_id,
+            journal,
+            times,
+            status,
+            on_done,
+            taken: start.confirmed,
+            before: start.seq,
+            arrived_before: None,
+            flights: BTreeMap::new(),
+            order: 0,
+            bucket: Bucket::new(),
+            was_read: false,
+            is_blind: false,
+            is_closed: false,
+            refused: None,
+            progress: now,
+            last_sent: now,
+            last_check: now,
+            last_trial: now,
+            wait: times.quiet,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let shared = Arc::clone(&self.shared);
+        let mut pause = Duration::ZERO;
+        loop {
+            let wanted = {
+                let mut wanted = shared.lock();
+                // Asleep without a timeout when there is nothing to do, and for long when nothing can be done.
+                let until = (!self.flights.is_empty()).then(|| Instant::now() + pause);
+                while !wanted.stop && (wanted.seq <= self.taken || self.flights.len() >= WINDOW) {
+                    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+                    if left.is_some_and(|left| left.is_zero()) {
+                        break;
+                    }
+                    wanted.asleep = left.is_none() || self.is_waiting();
+                    wanted = match left {
+                        None => shared.changed.wait(wanted).unwrap_or_else(PoisonError::into_inner),
+                        Some(left) => {
+                            let waited = shared.changed.wait_timeout(wanted, left);
+                            waited.unwrap_or_else(PoisonError::into_inner).0
+                        }
+                    };
+                }
+                wanted.asleep = false;
+                if wanted.stop {
+                    return;
+                }
+                wanted.seq
+            };
+            if let Err(error) = self.load(wanted) {
+                // A late event is better than a lost one: the log is read again until it can be.
+                tracing::warn!("the state log cannot be read for the audit: {error}");
+                thread::sleep(self.times.busy);
+            }
+            let paced = self.send();
+            if self.is_check_due() {
+                self.check();
+            }
+            self.report();
+            pause = self.pause(paced);
+        }
+    }
+
+    /// Whether nothing can be done but wait.
+    fn is_waiting(&self) -> bool {
+        self.is_closed || self.refused.is_some()
+    }
+
+    /// How long until there is something to do. `paced` is when sending may go on.
+    fn pause(&self, paced: Option<Duration>) -> Duration {
+        let refused = self.refused.map(|(when, _)| when.saturating_duration_since(Instant::now()));
+        let check = self.has_sent().then(|| self.until_check());
+        // While it is busy, it looks for new records by itself.
+        let look = (!self.is_waiting()).then_some(self.times.quiet);
+        let pauses = [refused, refused.is_none().then_some(paced).flatten(), check, look];
+        let pause = pauses.into_iter().flatten().min().unwrap_or(self.times.rarely);
+        pause.max(Duration::from_millis(5))
+    }
+
+    /// Takes records from the log.
+    pub(super) fn load(&mut self, wanted: u64) -> io::Result<()> {
+        let before = self.taken;
+        while self.flights.len() < WINDOW && self.taken < wanted {
+            let Some(record) = self.reader.next_record(wanted)? else {
+                // Damage has taken these numbers out of the log.
+                self.taken = wanted;
+                break;
+            };
+            if record.seq <= self.taken {
+                continue;
+            }
+            self.taken = record.seq;
+            if record.seq <= self.before && self.arrived_before(&record) {
+                continue;
+            }
+            let generation = self.reader.generation();
+            self.flights.insert(record.seq, Flight { record, generation, sent: None });
+        }
+        if self.taken >= self.before {
+            self.arrived_before = None;
+        }
+        if self.taken > before && self.last_trial.elapsed() >= self.times.trial {
+            self.try_now();
+        }
+        Ok(())
+    }
+
+    /// There is news, so a journal that took nothing is tried at once.
+    fn try_now(&mut self) {
+        if self.is_waiting() {
+            self.last_trial = Instant::now();
+            self.refused = self.refused.map(|_| (self.last_trial, self.times.quiet));
+        }
+        if self.is_closed {
+            self.wait = self.times.quiet;
+            self.send_oldest_again();
+        }
+    }
+
+    /// Whether an earlier service has sent the event already.
+    fn arrived_before(&mut self, record: &Record) -> bool {
+        if !self.journal.is_there() {
+            return false;
+        }
+        let arrived = match self.arrived_before.take() {
+            Some(arrived) => arrived,
+            None => match self.journal.read_back(&self.state_id, record.at) {
+                ReadBack::Found(found) => found,
+                ReadBack::Unreadable => HashSet::new(),
+            },
+        };
+        self.was_read |= !arrived.is_empty();
+        self.arrived_before.insert(arrived).contains(&record.seq)
+    }
+
+    /// Sends what is to be sent, as far as the pace allows; returns when to go on.
+    fn send(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        if !self.journal.is_there() {
+            // Nothing is lost on the way to a file, or to whoever reads the other end.
+            for flight in std::mem::take(&mut self.flights).into_values() {
+                let _ = self.journal.send(&Event::of(&flight.record, &self.state_id));
+            }
+            return None;
+        }
+        if !self.has_sent() {
+            // Nothing is on its way, so that nothing has arrived says nothing.
+            self.progress = now;
+            self.wait = self.times.quiet;
+        }
+        if self.refused.is_some_and(|(when, _)| when > now) {
+            return None;
+        }
+        let most = if self.is_closed { 1 } else { WINDOW };
+        for flight in self.flights.values_mut().take(most).filter(|flight| flight.sent.is_none()) {
+            if let Err(pause) = self.bucket.take() {
+                return Some(pause);
+            }
+            if self.journal.send(&Event::of(&flight.record, &self.state_id)).is_err() {
+                let pause = self.refused.map_or(self.times.quiet, |(_, pause)| pause);
+                let next = (pause * 2).min(self.times.rarely);
+                self.refused = Some((Instant::now() + pause, next));
+                return None;
+            }
+            self.refused = None;
+            self.order += 1;
+            flight.sent = Some((self.order, Timestamp::now()));
+            self.last_sent = Instant::now();
+        }
+        None
+    }
+
+    fn has_sent(&self) -> bool {
+        self.flights.values().any(|flight| flight.sent.is_some())
+    }
+
+    fn until_check(&self) -> Duration {
+        let quiet = self.wait.saturating_sub(self.last_sent.max(self.last_check).elapsed());
+        quiet.min(self.times.busy.max(self.wait).saturating_sub(self.last_check.elapsed()))
+    }
+
+    fn is_check_due(&self) -> bool {
+        self.has_sent() && self.until_check().is_zero()
+    }
+
+    /// Reads back what arrived; what was certainly dropped is to be sent again.
+    fn check(&mut self) {
+        if self.is_blind && !self.sees_again() {
+            self.flights.retain(|_, flight| flight.sent.is_none());
+            return;
+        }
+        let since = self.flights.values().filter_map(|flight| Some(flight.sent?.1)).min();
+        let Some(since) = since else { return };
+        let found = match self.journal.read_back(&self.state_id, since) {
+            ReadBack::Found(found) => found,
+            // A user's first entry makes the file that the user may read.
+            ReadBack::Unreadable => HashSet::new(),
+        };
+        self.last_check = Instant::now();
+        let mut last = 0;
+        let sent = self.flights.len();
+        self.flights.retain(|seq, flight| {
+            let arrived = flight.sent.is_some() && found.contains(seq);
+            if let (true, Some((order, _))) = (arrived, flight.sent) {
+                last = last.max(order);
+            }
+            !arrived
+        });
+        if self.flights.len() < sent {
+            self.was_read = true;
+            self.progress = self.last_check;
+            self.wait = self.times.quiet;
+            self.is_closed = false;
+            self.send_again(|order| order < last);
+        } else if self.progress.elapsed() < self.times.silence {
+            self.wait = (self.wait * 2).min(self.times.busy);
+        } else if self.was_read || self.journal.can_be_read() {
+            let first = if self.is_closed { self.wait * 2 } else { self.times.trial };
+            self.wait = first.min(self.times.rarely);
+            self.is_closed = true;
+            self.send_oldest_again();
+        } else {
+            // From now on, events are sent slowly and not read back.
+            (self.is_blind, self.is_closed) = (true, false);
+            self.bucket = Bucket::blind();
+        }
+    }
+
+    /// Whether the journal, which this user could not read, can be read by now; asked now and then.
+    fn sees_again(&mut self) -> bool {
+        if self.last_check.elapsed() < self.times.rarely {
+            return false;
+        }
+        self.last_check = Instant::now();
+        self.is_blind = !self.journal.can_be_read();
+        !self.is_blind
+    }
+
+    fn send_oldest_again(&mut self) {
+        if let Some(flight) = self.flights.values_mut().next() {
+            flight.sent = None;
+        }
+    }
+
+    /// Marks the flights whose order is meant as not sent, and slows down if there are any.
+    fn send_again(&mut self, is_meant: impl Fn(u64) -> bool) {
+        let mut dropped = false;
+        for flight in self.flights.values_mut() {
+            if flight.sent.is_some_and(|(order, _)| is_meant(order)) {
+                flight.sent = None;
+                dropped = true;
+            }
+        }
+        if dropped {
+            self.bucket.slower();
+        } else {
+            self.bucket.faster();
+        }
+    }
+
+    /// Tells how far the events are done, and how they arrive, if that has changed.
+    fn report(&mut self) {
+        let (done, generation) = match self.flights.first_key_value() {
+            Some((first, flight)) => (first - 1, flight.generation),
+            None => (self.taken, self.reader.generation()),
+        };
+        let arrival = if !self.journal.is_there() {
+            Arrival::NoJournal
+        } else if self.is_waiting() {
+            Arrival::Waiting
+        } else if self.is_blind {
+            Arrival::Unconfirmed
+        } else {
+            Arrival::Confirmed
+        };
+        let before = *self.status.borrow();
+        if done != before.done {
+            (self.on_done)(done, generation);
+        }
+        let now = Status { done, arrival };
+        self.status.send_if_modified(|status| std::mem::replace(status, now) != now);
+    }
+}
