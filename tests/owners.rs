@@ -10,9 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::{
-    resource::{Resource, getrlimit},
-    signal::Signal,
+use nix::{
+    sys::{
+        resource::{Resource, getrlimit},
+        signal::{Signal, kill},
+    },
+    unistd::Pid,
 };
 use serde_json::{Value as Json, json};
 use support::{Answer, Home, end, started};
@@ -199,6 +202,78 @@ fn a_guard_is_bound_again_as_soon_as_its_port_is_listened_on_no_more() {
         took < Duration::from_secs(8)
     });
     assert!(is_prompt);
+}
+
+/// An owner that ends at once, which the service has had the time to notice.
+fn ended_at_once(home: &Home, options: &Json) -> Json {
+    let owner = Sleeper::new();
+    let mut options = options.clone();
+    options["pid"] = owner.pid();
+    let lease = allocate(home, options);
+    drop(owner);
+    thread::sleep(Duration::from_millis(300));
+    lease
+}
+
+#[test]
+fn a_server_that_begins_to_listen_just_after_its_command_has_ended_keeps_the_port() {
+    let home = Home::with_type();
+    let service = home.service();
+    let lease = ended_at_once(&home, &json!({}));
+    let other = ended_at_once(&home, &json!({}));
+    let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+    until(&home, &lease, Some("orphaned"));
+    until(&home, &other, None);
+    drop(listener);
+    until(&home, &lease, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_command_that_ended_at_once_gets_its_port_when_it_is_started_again() {
+    let home = Home::with_type();
+    let service = home.service();
+    let web = json!({"project_path": "/shop", "service_name": "web"});
+    let first = ended_at_once(&home, &web);
+    let again = ended_at_once(&home, &web);
+    assert_eq!(port(&again), port(&first));
+    let port = port(&first);
+    let strictly = ended_at_once(&home, &json!({"port": port, "strict": true}));
+    assert_eq!(strictly["port"], port);
+    until(&home, &strictly, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn what_is_left_by_commands_that_ended_at_once_keeps_nobody_from_a_port() {
+    let home = Home::with_type();
+    let service = home.service();
+    let owner = Sleeper::new();
+    let block = allocate(&home, json!({"pid": owner.pid(), "count": 10}));
+    drop(owner);
+    thread::sleep(Duration::from_millis(300));
+    let all = allocate(&home, json!({"count": 10}));
+    assert_eq!(all["ports"], block["ports"]);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn an_instance_outlives_a_service_that_was_frozen_for_longer_than_its_heartbeat() {
+    let home = Home::with_type();
+    let service = home.service();
+    let register = json!({"heartbeat": 3}).to_string();
+    assert_eq!(home.http("PUT", "/instances/agent", &register).status, 200);
+    let lease = allocate(&home, json!({"instance_id": "agent"}));
+    let pid = Pid::from_raw(i32::try_from(service.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    thread::sleep(Duration::from_secs(5));
+    kill(pid, Signal::SIGCONT).unwrap();
+    // It has had the time to look at what was due meanwhile.
+    thread::sleep(Duration::from_millis(500));
+    assert_eq!(home.http("POST", "/instances/agent/heartbeat", "").status, 200);
+    assert_eq!(state(&home, &lease).as_deref(), Some("reserved"));
+    until(&home, &lease, None);
+    end(service, Signal::SIGTERM);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::{Broker, Inner};
 use crate::{
     change::Change,
     kernel::{clock, diag, endings::Endings, probe},
-    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, Holder, Lease, LeaseId},
     owners::deadlines::Due,
     port::{Port, Protocol},
     registry::{PortSet, holding::leave},
@@ -25,23 +25,12 @@ const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
 /// How many waiting leases are looked after at once: in between, requests are answered.
 const AT_ONCE: usize = 64;
 /// When an end that could not be stored is tried again, in seconds.
-const AGAIN_SECONDS: u64 = 5;
+pub(super) const AGAIN_SECONDS: u64 = 5;
 
 impl Broker {
-    /// An owner has ended: its leases end, and the instances that it was.
-    pub fn owner_gone(&self, owner: &Owner) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
-        let ended = inner.registry.ends_with_owner(owner);
-        if !self.end(inner, ended) {
-            let again = clock::now().plus_seconds(AGAIN_SECONDS);
-            self.deadlines.add(again, Due::Owner(Box::new(owner.clone())));
-        }
-    }
-
     /// Ends what has lost its reason to live: a lease whose port is listened on lives on as an orphan.
     /// False if that could not be stored.
-    fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
+    pub(super) fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
         if changes.is_empty() {
             return true;
         }
@@ -148,7 +137,7 @@ impl Broker {
         let now = clock::now();
         match due {
             Due::Lease(lease_id) => self.lease_due(inner, lease_id, now),
-            Due::Instance(instance_id) => self.heartbeat_due(inner, instance_id, now),
+            Due::Instance(instance_id) => self.heartbeat_due(inner, &instance_id),
             Due::Orphans => self.end_orphans(inner, |_| true),
             Due::Store => {
                 if let Some(when) = inner.guards.store(now) {
@@ -202,23 +191,6 @@ impl Broker {
     pub(super) fn set_deadline(&self, inner: &Inner, lease: &Lease, now: Moment) {
         if let Some((when, due)) = inner.deadline(lease, now) {
             self.deadlines.add(when, due);
-        }
-    }
-
-    fn heartbeat_due(&self, inner: &mut Inner, instance_id: InstanceId, now: Moment) {
-        match inner.heartbeats.get(&instance_id) {
-            Some(next) if *next > now => {
-                let next = *next;
-                self.deadlines.add(next, Due::Instance(instance_id));
-            }
-            Some(_) => {
-                let registry = &inner.registry;
-                let ended = registry.ends_with_instance(&instance_id, "its heartbeats stopped");
-                if !self.end(inner, ended) {
-                    self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Instance(instance_id));
-                }
-            }
-            None => {}
         }
     }
 

@@ -229,8 +229,22 @@ impl Broker {
         let inner = &mut *inner;
         self.usable(inner)?;
         // Its sockets keep the ports until the lease is stored, and longer as guards.
-        let mut search = if request.dry_run { Search::looking() } else { Search::reserving() };
-        let Some(decision) = inner.decide(request, hand_over, &mut search)? else {
+        let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
+        self.hurry_for(inner, request);
+        let (decided, mut search) = loop {
+            let mut search = search();
+            match inner.decide(request, hand_over, &mut search) {
+                // What is leaving makes room before anybody is sent away or a range is made wider.
+                Ok(None)
+                    if self.hurry(inner, |lease| lease.service_type == request.service_type) => {}
+                Err(error)
+                    if error.kind == ErrorKind::PoolExhausted
+                        && !request.dry_run
+                        && self.hurry(inner, |_| true) => {}
+                decided => break (decided?, search),
+            }
+        };
+        let Some(decision) = decided else {
             return Ok(Attempt::NeedsRange(search.into_busy()));
         };
         let Decision { choice, request, hold, note, is_single, planned } = decision;

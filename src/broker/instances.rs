@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Caller, Inner};
+use super::{Broker, Caller, Inner, ending::AGAIN_SECONDS};
 use crate::{
     change::Change,
     error::Error,
@@ -10,7 +10,7 @@ use crate::{
     lease::{Instance, InstanceId},
     owners::deadlines::Due,
     request::InstanceRequest,
-    time::Timestamp,
+    time::{Moment, Timestamp},
 };
 
 impl Broker {
@@ -51,12 +51,71 @@ impl Broker {
         Ok(())
     }
 
-    fn beat(&self, inner: &mut Inner, instance: &Instance) {
+    pub(super) fn beat(&self, inner: &mut Inner, instance: &Instance) {
         let Some(heartbeat) = instance.heartbeat else { return };
-        let next = clock::now().plus_seconds(heartbeat);
+        let beat = Beat::now(heartbeat);
         // One deadline is on its way; when it comes, it sees the newest heartbeat.
-        if inner.heartbeats.insert(instance.instance_id.clone(), next).is_none() {
-            self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
+        if inner.heartbeats.insert(instance.instance_id.clone(), beat).is_none() {
+            self.deadlines.add(beat.next, Due::Instance(instance.instance_id.clone()));
         }
+    }
+
+    /// The next heartbeat of an instance is due.
+    pub(super) fn heartbeat_due(&self, inner: &mut Inner, instance_id: &InstanceId) {
+        let Some(beat) = inner.heartbeats.get(instance_id).copied() else { return };
+        let Ok(instance) = inner.registry.instance(instance_id).map(Arc::clone) else { return };
+        let now = clock::now();
+        let due = || Due::Instance(instance_id.clone());
+        if beat.next > now {
+            self.deadlines.add(beat.next, due());
+        } else if beat.was_stalled(now, clock::asleep()) {
+            inner.heartbeats.remove(instance_id);
+            self.beat(inner, &instance);
+        } else {
+            let reason = "its heartbeats stopped";
+            let ended = inner.registry.ends_with_instance(instance_id, reason);
+            if !self.end(inner, ended) {
+                self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), due());
+            }
+        }
+    }
+}
+
+/// How much of a stall is no stall yet, in milliseconds.
+const STALL_MILLIS: u64 = 1_000;
+
+/// The last heartbeat of an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beat {
+    /// By when the next one must have come.
+    next: Moment,
+    /// How long the machine had been suspended by then, in milliseconds since the boot.
+    asleep: u64,
+}
+
+impl Beat {
+    fn now(heartbeat: u64) -> Self {
+        Self { next: clock::now().plus_seconds(heartbeat), asleep: clock::asleep() }
+    }
+
+    /// Whether the time has run out while the machine was suspended, or this process was frozen or
+    /// starved: then the instance is likely to have been, too, or its heartbeat waits to be read. It gets
+    /// its time again.
+    fn was_stalled(self, now: Moment, asleep: u64) -> bool {
+        let late = now.0.saturating_sub(self.next.0);
+        late.saturating_add(asleep.saturating_sub(self.asleep)) > STALL_MILLIS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stall_is_what_a_timer_and_a_clock_cannot_explain() {
+        let beat = Beat { next: Moment(10_000), asleep: 500 };
+        assert!(!beat.was_stalled(Moment(10_001), 500), "the heartbeat just did not come");
+        assert!(beat.was_stalled(Moment(12_000), 500), "frozen or starved beyond the time");
+        assert!(beat.was_stalled(Moment(10_001), 60_500), "suspended for a minute before it");
     }
 }

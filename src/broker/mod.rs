@@ -8,6 +8,7 @@
 //! - `leases`: renewing, releasing, forgetting
 //! - `instances`: agents that have announced themselves
 //! - `types`: service types that appear and go, and the configuration
+//! - `leaving`: owners that end soon after they have got a lease
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
 //! - `unsettled`: what was remembered before grants that are not durable yet
@@ -17,15 +18,18 @@ pub mod grant;
 mod holding;
 mod instances;
 mod leases;
+mod leaving;
 mod query;
 mod search;
 mod types;
 mod unsettled;
 
+use instances::Beat;
+
 pub use holding::Caller;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -118,8 +122,10 @@ struct Inner {
     tries: usize,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Vec<(LeaseId, OwnedFd)>,
-    /// By when each instance with heartbeats must send the next one.
-    heartbeats: HashMap<InstanceId, Moment>,
+    /// The last heartbeat of each instance that sends them.
+    heartbeats: HashMap<InstanceId, Beat>,
+    /// Owners that have ended, and whose new leases live a moment longer.
+    leaving: HashSet<Owner>,
     /// Until when the registry's hint of ports in use may stand.
     hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
@@ -162,6 +168,7 @@ impl Broker {
                 tries: 0,
                 kept: places.guards,
                 heartbeats: HashMap::new(),
+                leaving: HashSet::new(),
                 hint_until: None,
                 signals: Some(signals),
                 changes: Some(changes),
@@ -532,12 +539,8 @@ impl Broker {
         self.await_endings(inner);
         for instance in inner.registry.instances() {
             self.owners.watch(&instance.owner, None);
-            if let Some(heartbeat) = instance.heartbeat {
-                // It could not send any while the service was down.
-                let next = now.plus_seconds(heartbeat);
-                inner.heartbeats.insert(instance.instance_id.clone(), next);
-                self.deadlines.add(next, Due::Instance(instance.instance_id.clone()));
-            }
+            // It could not send any heartbeat while the service was down.
+            self.beat(inner, &instance);
         }
     }
 }

@@ -7,9 +7,18 @@ use crate::time::Moment;
 /// The present moment of `CLOCK_MONOTONIC` (`clock_gettime(2)`): it stands still while the machine is
 /// suspended, and a changed date does not touch it.
 pub fn now() -> Moment {
-    let time =
-        clock_gettime(ClockId::CLOCK_MONOTONIC).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
+    Moment(millis(ClockId::CLOCK_MONOTONIC))
+}
+
+/// For how long the machine has been suspended since the boot, in milliseconds: by so much is
+/// `CLOCK_BOOTTIME` ahead.
+pub fn asleep() -> u64 {
+    millis(ClockId::CLOCK_BOOTTIME).saturating_sub(millis(ClockId::CLOCK_MONOTONIC))
+}
+
+fn millis(clock: ClockId) -> u64 {
+    let time = clock_gettime(clock).unwrap_or(nix::sys::time::TimeSpec::new(0, 0));
     let seconds = u64::try_from(time.tv_sec()).unwrap_or(0);
     let millis = u64::try_from(time.tv_nsec()).unwrap_or(0) / 1_000_000;
-    Moment(seconds * 1_000 + millis)
+    seconds * 1_000 + millis
 }

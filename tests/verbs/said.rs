@@ -10,6 +10,13 @@ use crate::support::Home;
 struct Transcript(Home, String);
 
 impl Transcript {
+    /// Waits until the leases of commands that have ended are over.
+    fn settle(&mut self) -> &mut Self {
+        let leases = || self.0.http("GET", "/allocations", "").body["allocations"].clone();
+        self.0.until(|| leases().as_array().unwrap().iter().all(|lease| lease["pid"].is_null()));
+        self
+    }
+
     fn say(&mut self, line: &str) -> &mut Self {
         let Self(home, text) = self;
         let words = (0..9).fold(line.to_owned(), |line, i| {
@@ -73,6 +80,7 @@ fn leases_are_told_in_tables_and_sentences() {
         .say("run mine --port PORT3 -- true")
         .say("run mine --port PORT0 --name lamp -- true")
         .say("run once -- true")
+        .settle()
         .say("cleanup")
         .say("cleanup --older-than 0")
         .say("release --type mine")

@@ -23,8 +23,8 @@ use crate::{
     machine::{Machine, eventually},
 };
 
-/// More ports than there are owners at a time.
-const MANY_PORTS: &str = r#"{"service_types": {"dev": {"port_range": [20000, 20899]}}}"#;
+/// More ports than there are owners at a time, and leases that wait for a server to begin to listen.
+const MANY_PORTS: &str = r#"{"service_types": {"dev": {"port_range": [20000, 23999]}}}"#;
 
 /// Runs a command as the user, with a priority above whatever else runs on this computer, as the
 /// service and the bus: what is measured is not for how long they wait for a processor.
@@ -44,7 +44,8 @@ pub fn ten_thousand(machine: &Machine) {
     assert_eq!(result["leases"], 10_000, "{}", result["summary"]);
     assert_eq!(result["unended"], json!([]), "{}", result["summary"]);
     assert_eq!(result["other_reasons"], json!([]));
-    assert!(result["p99_micros"].as_u64() <= Some(100_000), "{}", result["summary"]);
+    // All of them are young, so each lease waits two seconds for a server to begin to listen.
+    assert!(result["p99_micros"].as_u64() <= Some(2_100_000), "{}", result["summary"]);
     assert_eq!(machine.call("List", "'a{sv}' 0").unwrap(), json!([[]]));
 }
 
