@@ -86,6 +86,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Broker {
     state: PathBuf,
+    /// The folders that are the service's own.
+    own: Vec<PathBuf>,
     /// Whoever holds these has the turn to change the configuration.
     files: Arc<tokio::sync::Mutex<Files>>,
     boot_id: String,
@@ -147,6 +149,7 @@ impl Broker {
     /// A service on these places. Fails only if another service has the state folder; a folder that
     /// cannot be used is tried again at each request.
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
+        let own = places.config.iter().chain([&places.state]).cloned().collect();
         let mut files = Files::new(places.config, places.state.join("config.good"));
         let Merged { config, problems, .. } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
@@ -174,6 +177,7 @@ impl Broker {
                 changes: Some(changes),
             }),
             state: places.state,
+            own,
             files: Arc::new(tokio::sync::Mutex::new(files)),
             activity: Activity::default(),
             owners: Owners::new({

@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     kernel::{
         diag::{self, Seen},
-        process,
+        process, sandbox,
     },
     lease::{Instance, Owner},
     port::{Port, PortRange, Protocol},
@@ -196,6 +196,9 @@ impl Broker {
             inner.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         );
         fields.put("idle_exit_seconds", inner.config.idle_exit.as_secs());
+        drop(inner);
+        let layers = sandbox::layers(&self.own);
+        fields.put("sandbox", layers.iter().map(|l| l.as_str().to_owned()).collect::<Vec<_>>());
         fields
     }
 

@@ -1,9 +1,12 @@
-use std::{fs, os::unix::fs::MetadataExt, path::Path, process::Command};
+mod sandbox;
+mod units;
+
+use std::{fs, path::Path, process::Command};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
-use zbus::{Connection, fdo::DBusProxy};
 
+use self::units::Units;
 use super::{
     Output, Stop, block_on, counted,
     holders::{IGNORES_PORT, elsewhere, instead},
@@ -12,18 +15,20 @@ use super::{
     text,
 };
 use crate::{
-    client::{self, Call, Way},
+    client::{self, Call},
     config::{self, files},
-    dbus,
     kernel::{self, diag},
     port::{PortRange, Protocol},
-    surroundings::{Door, user},
+    surroundings::user,
     value::Fields,
 };
 
-/// Look for what could be wrong with styxy on this machine, and say what to do; changes nothing
+/// Look for what could be wrong with styxy on this machine, and say what to do
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
+    /// First let a service that has failed be started again: reload the manager, reset and start the units
+    #[arg(long)]
+    fix: bool,
     #[command(flatten)]
     output: Output,
 }
@@ -82,10 +87,14 @@ impl Findings {
 impl Doctor {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut findings = Findings::default();
-        block_on(bus(&mut findings))?;
-        units(&mut findings);
+        if self.fix {
+            units::fix(&mut findings);
+        }
+        let units = Units::look(&mut findings);
+        block_on(units::bus(&mut findings, &units))?;
+        units::socket(&mut findings, &units);
         configuration(&mut findings);
-        block_on(service(&mut findings))?;
+        block_on(service(&mut findings, &units))?;
         ephemeral(&mut findings);
         journal(&mut findings);
         let Findings(findings) = findings;
@@ -117,99 +126,6 @@ impl Doctor {
     }
 }
 
-/// The session bus, and whether it can start the service.
-async fn bus(findings: &mut Findings) {
-    let bus = match Connection::session().await {
-        Ok(bus) => bus,
-        Err(error) => {
-            return findings.note(
-                "bus",
-                format!("there is no session bus ({error})"),
-                "commands use the HTTP socket, or start a service of their own; a login session has a bus",
-            );
-        }
-    };
-    findings.good("bus", "the session bus answers");
-    let Ok(proxy) = DBusProxy::new(&bus).await else { return };
-    let names = proxy.list_activatable_names().await.unwrap_or_default();
-    if names.iter().any(|name| name.as_str() == dbus::NAME) {
-        findings.good("activation", "the bus can start the service");
-    } else {
-        findings.bad(
-            "activation",
-            format!("the bus does not know {}", dbus::NAME),
-            "install the package, or log in again; `busctl --user call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig` makes a running bus look again",
-        );
-    }
-}
-
-/// The units, as the user's manager knows them.
-fn units(findings: &mut Findings) {
-    for unit in ["styxy.socket", "styxy.service"] {
-        let show = Command::new("systemctl")
-            .args(["--user", "show", unit])
-            .args(["--property=LoadState,ActiveState,Result,NeedDaemonReload,UnitFileState"])
-            .output();
-        let Some(show) = show.ok().filter(|show| show.status.success()) else {
-            return findings.note(
-                "units",
-                "there is no systemd user manager to ask",
-                "commands start a service of their own, which ends when it is idle",
-            );
-        };
-        let show = String::from_utf8_lossy(&show.stdout).into_owned();
-        let value = |key: &str| {
-            let line = show.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.unwrap_or_default().to_owned()
-        };
-        if value("LoadState") != "loaded" {
-            findings.bad(
-                "units",
-                format!("{unit} is {}", value("LoadState")),
-                "install the package, then `systemctl --user daemon-reload`",
-            );
-        } else if value("ActiveState") == "failed" {
-            findings.bad(
-                "units",
-                format!("{unit} has failed ({})", value("Result")),
-                format!("`journalctl --user -u {unit}` says why; `systemctl --user restart {unit}` tries again"),
-            );
-        } else if unit == "styxy.socket" && value("ActiveState") != "active" {
-            findings.bad(
-                "units",
-                "styxy.socket does not listen",
-                "systemctl --user enable --now styxy.socket",
-            );
-        } else if value("NeedDaemonReload") == "yes" {
-            findings.note(
-                "units",
-                format!("{unit} was changed on disk"),
-                "systemctl --user daemon-reload",
-            );
-        } else {
-            findings.good("units", format!("{unit} is {}", value("ActiveState")));
-        }
-    }
-    socket(findings);
-}
-
-fn socket(findings: &mut Findings) {
-    let Some(path) = user().doors().first().map(Door::path) else { return };
-    match fs::metadata(&path) {
-        Err(error) => findings.note(
-            "socket",
-            format!("{}: {error}", path.display()),
-            "systemctl --user start styxy.socket",
-        ),
-        Ok(metadata) if metadata.mode() & 0o077 != 0 => findings.bad(
-            "socket",
-            format!("others may open {}", path.display()),
-            format!("chmod 600 {}", path.display()),
-        ),
-        Ok(_) => findings.good("socket", format!("{} is the user's alone", path.display())),
-    }
-}
-
 /// The files of the configuration, as they are now.
 fn configuration(findings: &mut Findings) {
     let (texts, mut problems) = files::read(&user().config());
@@ -228,15 +144,21 @@ fn configuration(findings: &mut Findings) {
 }
 
 /// What the service says of itself.
-async fn service(findings: &mut Findings) {
-    let status = match client::call_running(&Call::Status).await {
+async fn service(findings: &mut Findings, units: &Units) {
+    let answer = match units {
+        // To ask would be to start it once more.
+        Units::Broken => match client::call_live(&Call::Status).await {
+            Some(status) => Ok(Ok((status, None))),
+            None => return,
+        },
+        _ => client::call_running(&Call::Status)
+            .await
+            .map(|answer| answer.map(|(s, way)| (s, Some(way)))),
+    };
+    let status = match answer {
         Ok(Ok((status, way))) => {
-            let over = match way {
-                Way::Bus => "the bus",
-                Way::Socket => "the socket",
-            };
-            findings
-                .good("service", format!("it answers over {over}, as process {}", status["pid"]));
+            let over = way.map(|way| format!(" over {}", way.describe())).unwrap_or_default();
+            findings.good("service", format!("it answers{over}, as process {}", status["pid"]));
             status
         }
         Ok(Err(why)) => {
@@ -251,6 +173,7 @@ async fn service(findings: &mut Findings) {
             );
         }
     };
+    sandbox::look(findings, &status);
     version(findings, &status);
     match status["state_problem"].as_str() {
         None => findings.good("state", "the state can be written"),

@@ -30,6 +30,10 @@ pub(super) struct Generator {
 /// Before a drop-in of the user or the administrator with a usual name, so that theirs count.
 const DROP_IN: &str = "styxy.service.d/10-smaller-sandbox.conf";
 
+/// How the drop-in begins; the reason follows on a line of its own.
+const HEAD: &str =
+    "# Written by styxy-generator, because the whole sandbox cannot be set up here:\n# ";
+
 /// The options of the unit that need a user namespace or a mount, without effect. In a user unit the empty value of
 /// `CapabilityBoundingSet=` would drop all capabilities, which needs the namespace, too.
 const SMALLER: &str = "\
@@ -72,29 +76,34 @@ impl Generator {
 
 /// Why a sandbox like the service's cannot be set up by a program of this user, if it cannot. It is tried in a process
 /// of its own, which it changes for good, or kills.
-pub(super) fn refusal() -> io::Result<Option<String>> {
+fn refusal() -> io::Result<Option<String>> {
     let tried = Command::new(env::current_exe()?)
         .args(["generator", "--probe"])
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()?;
-    Ok(match tried.status.signal() {
-        _ if tried.status.success() => None,
-        Some(signal) => Some(format!("the attempt was ended by signal {signal}")),
-        None => Some(String::from_utf8_lossy(&tried.stdout).trim().to_owned()),
-    })
+    let said = match tried.status.signal() {
+        _ if tried.status.success() => return Ok(None),
+        Some(signal) => format!("the attempt was ended by signal {signal}"),
+        None => String::from_utf8_lossy(&tried.stdout).trim().to_owned(),
+    };
+    let setting = sandbox::forbidden_by().map(|setting| format!(", because of {setting}"));
+    Ok(Some(said + &setting.unwrap_or_default()))
+}
+
+/// The reason why the service has a smaller sandbox, if one of its drop-ins is the generator's. What counts is what the
+/// manager may do: a command of the same user may do more, or less.
+pub(super) fn reason(drop_ins: &str) -> Option<String> {
+    let ours = drop_ins.split(' ').find(|path| path.ends_with(DROP_IN))?;
+    let text = fs::read_to_string(ours).ok()?;
+    Some(text.strip_prefix(HEAD)?.lines().next()?.to_owned())
 }
 
 fn write(file: &Path, why: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(
-        file,
-        format!(
-            "# Written by styxy-generator, because the whole sandbox cannot be set up here ({why}).\n{SMALLER}"
-        ),
-    )
+    fs::write(file, format!("{HEAD}{why}\n{SMALLER}"))
 }
 
 #[cfg(test)]
@@ -147,9 +156,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(DROP_IN);
         write(&file, "unshare: Operation not permitted (os error 1)").unwrap();
-        let text = fs::read_to_string(file).unwrap();
-        assert!(text.starts_with("# Written by styxy-generator"), "{text}");
-        assert!(text.contains("unshare: Operation not permitted"), "{text}");
-        assert!(text.contains("\n[Service]\nPrivateUsers=no\n"), "{text}");
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.ends_with(&format!("\n{SMALLER}")), "{text}");
+        let drop_ins = format!("/etc/systemd/user/styxy.service.d/a.conf {}", file.display());
+        assert_eq!(
+            reason(&drop_ins).as_deref(),
+            Some("unshare: Operation not permitted (os error 1)")
+        );
+        assert_eq!(reason("/etc/systemd/user/styxy.service.d/a.conf"), None);
     }
 }

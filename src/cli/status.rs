@@ -2,7 +2,10 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{Output, Stop, block_on, counted, print, print_json, text};
-use crate::client::{self, Call, Way};
+use crate::{
+    client::{self, Call, Way},
+    kernel::sandbox::Layer,
+};
 
 /// Tell how the service is doing
 #[derive(Debug, Args)]
@@ -53,6 +56,7 @@ fn describe(status: &Json, way: Way) -> String {
     if status["auto_allocation"] == false {
         lines.push("unknown service types are refused".to_owned());
     }
+    lines.extend(missing(status).map(|missing| sandbox_of(&missing)));
     lines.push(confirmed(status).unwrap_or_else(|| text(status, "audit_note").to_owned()));
     if let Some(problem) = status["state_problem"].as_str() {
         lines.push(format!("the state cannot be used, so nothing is granted: {problem}"));
@@ -73,4 +77,50 @@ pub(super) fn confirmed(status: &Json) -> Option<String> {
         0 => "every event is in the journal".to_owned(),
         _ => format!("on their way to the journal: {}", counted(pending, "event")),
     })
+}
+
+/// What of the sandbox the running service lacks; `None` where it is too old to say.
+pub(super) fn missing(status: &Json) -> Option<Vec<Layer>> {
+    let in_force = status["sandbox"].as_array()?;
+    let is_missing = |layer: &Layer| !in_force.iter().any(|word| word == layer.as_str());
+    Some(Layer::ALL.into_iter().filter(is_missing).collect())
+}
+
+/// The same in words.
+pub(super) fn sandbox_of(missing: &[Layer]) -> String {
+    if missing.is_empty() {
+        return "its sandbox is complete: it cannot see the user's files, and has no capabilities"
+            .to_owned();
+    }
+    if missing.len() == Layer::ALL.len() {
+        return "it has no sandbox".to_owned();
+    }
+    let words: Vec<_> = missing
+        .iter()
+        .map(|layer| match layer {
+            Layer::NoNewPrivileges => "it could gain privileges",
+            Layer::Seccomp => "its system calls are not filtered",
+            Layer::NoCapabilities => "what it executes could have capabilities",
+            Layer::HiddenHome => "it can see the user's files",
+        })
+        .collect();
+    format!("its sandbox is incomplete: {}", words.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_the_service_does_not_find_is_missing() {
+        let all: Vec<_> = Layer::ALL.iter().map(|layer| layer.as_str()).collect();
+        assert_eq!(missing(&json!({"sandbox": all})), Some(vec![]));
+        let some = json!({"sandbox": ["no_new_privileges", "seccomp"]});
+        let some = missing(&some).unwrap();
+        assert_eq!(some, [Layer::NoCapabilities, Layer::HiddenHome]);
+        assert!(sandbox_of(&some).contains("it can see the user's files"));
+        assert_eq!(missing(&json!({"version": "2.0.0"})), None);
+    }
 }

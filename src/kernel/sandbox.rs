@@ -13,7 +13,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
-    unistd::{getgid, getuid},
+    unistd::{User, getgid, getuid},
 };
 
 /// Sets up what the options of the unit need, as systemd does it, for this process and for good. The process must
@@ -76,24 +76,29 @@ impl Layer {
     }
 }
 
-/// The layers that this process is in, by what it finds and not by what it should be in. Of the home it may see the
-/// folders named, which are its own.
-pub fn layers(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
+/// The layers that this process is in, by what it finds and not by what it should be in. Of the user's files it may see
+/// those in the folders named, which are its own.
+pub fn layers(own: &[PathBuf]) -> Vec<Layer> {
+    // Not HOME, which can name any folder.
+    let home = User::from_uid(getuid()).ok().flatten().map(|user| user.dir);
+    layers_with(home.as_deref(), own)
+}
+
+fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let is_hidden = home.is_none_or(|home| is_covered(&mounts, home) && !shows_others(home, own));
-    Layer::ALL
-        .into_iter()
-        .filter(|layer| match layer {
-            Layer::NoNewPrivileges => field(&status, "NoNewPrivs") == Some("1"),
-            // 2: there is a filter (proc_pid_status(5)).
-            Layer::Seccomp => field(&status, "Seccomp") == Some("2"),
-            Layer::NoCapabilities => {
-                field(&status, "CapBnd").is_some_and(|set| set.bytes().all(|digit| digit == b'0'))
-            }
-            Layer::HiddenHome => is_hidden,
-        })
-        .collect()
+    let is_in = |layer: &Layer| match layer {
+        Layer::NoNewPrivileges => field(&status, "NoNewPrivs") == Some("1"),
+        // 2: there is a filter (proc_pid_status(5)).
+        Layer::Seccomp => field(&status, "Seccomp") == Some("2"),
+        Layer::NoCapabilities => {
+            field(&status, "CapBnd").is_some_and(|set| set.bytes().all(|digit| digit == b'0'))
+        }
+        Layer::HiddenHome => {
+            home.is_some_and(|home| is_covered(&mounts, home) && !shows_others(home, own))
+        }
+    };
+    Layer::ALL.into_iter().filter(is_in).collect()
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
@@ -193,6 +198,6 @@ mod tests {
         assert_eq!(field(status, "CapBnd"), Some("0000000000000000"));
         assert_eq!(field(status, "Umask"), None);
         let home = tempfile::tempdir().unwrap();
-        assert!(!layers(Some(home.path()), &[]).contains(&Layer::HiddenHome));
+        assert!(!layers_with(Some(home.path()), &[]).contains(&Layer::HiddenHome));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value as Json;
+
 use crate::{
     Test,
     machine::{Machine, eventually},
@@ -9,6 +11,8 @@ use crate::{
 
 pub const TESTS: &[Test] = &[
     ("where_namespaces_or_mounts_are_forbidden_the_service_has_a_smaller_sandbox", smaller),
+    ("the_service_proves_its_sandbox_from_inside", proof),
+    ("doctor_names_what_is_in_the_way_and_opens_the_door_again", doctor),
     ("a_service_that_cannot_start_ends_its_clients_and_a_killed_one_does_not", failed),
 ];
 
@@ -34,6 +38,73 @@ fn restart_manager(machine: &Machine, settings: &str) {
              systemctl daemon-reload && systemctl restart user@1000.service"
         ))
         .ok();
+}
+
+/// The layers that the running service finds itself in.
+fn layers(machine: &Machine) -> Vec<Json> {
+    let status = machine.user("styxy status --json").ok();
+    let status: Json = serde_json::from_str(&status).unwrap();
+    status["sandbox"].as_array().unwrap().clone()
+}
+
+/// What doctor finds, as one text, and whether nothing is bad.
+fn examination(machine: &Machine, options: &str) -> (String, bool) {
+    let done = machine.user(&format!("timeout 60 styxy doctor {options}"));
+    assert!(matches!(done.code, Some(0 | 1)), "{done:?}");
+    (done.stdout, done.code == Some(0))
+}
+
+fn proof(machine: &Machine) {
+    const FULL: [&str; 4] = ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home"];
+    assert_eq!(layers(machine), FULL);
+    let (said, is_good) = examination(machine, "");
+    assert!(is_good && said.contains("good  sandbox"), "{said}");
+
+    // What the user takes away is missed, though the package's unit says otherwise.
+    machine
+        .user(
+            "mkdir -p ~/.config/systemd/user/styxy.service.d
+             printf '[Service]\\nTemporaryFileSystem=\\nProtectHome=no\\n' \
+                 >~/.config/systemd/user/styxy.service.d/mine.conf
+             systemctl --user daemon-reload && systemctl --user restart styxy.service",
+        )
+        .ok();
+    assert_eq!(layers(machine), FULL[..3]);
+    let (said, is_good) = examination(machine, "");
+    assert!(!is_good && said.contains("it can see the user's files"), "{said}");
+}
+
+fn doctor(machine: &Machine) {
+    restart_manager(machine, FORBIDDEN[0]);
+    let (said, is_good) = examination(machine, "");
+    assert!(is_good && said.contains("note  sandbox"), "{said}");
+    assert!(said.contains("user namespaces or mounts in them are forbidden here"), "{said}");
+
+    // Without the generator the service cannot start, on whichever way it is called.
+    let generator = "/usr/lib/systemd/user-generators/styxy-generator";
+    machine.root(&format!("chmod -x {generator}")).ok();
+    restart_manager(machine, FORBIDDEN[0]);
+    machine.user(&format!("{BUSCTL} --expect-reply=no List 'a{{sv}}' 0")).ok();
+    let limit = Duration::from_secs(60);
+    eventually(limit, "it has failed", || machine.unit_state("styxy.service") == "failed");
+    let (said, is_good) = examination(machine, "");
+    assert!(!is_good && said.contains("user namespaces"), "{said}");
+    assert!(said.contains("styxy doctor --fix"), "{said}");
+    let (said, is_good) = examination(machine, "--fix");
+    assert!(!is_good && said.contains("note  fix"), "{said}");
+
+    machine.root(&format!("chmod +x {generator}")).ok();
+    let (said, is_good) = examination(machine, "--fix");
+    assert!(is_good && said.contains("good  fix"), "{said}");
+    assert_eq!(machine.unit_state("styxy.socket"), "active");
+    machine.user(&format!("{BUSCTL} Allocate 'sa{{sv}}' dev 0")).ok();
+
+    machine.user("systemctl --user mask --now styxy.socket styxy.service").ok();
+    let (said, is_good) = examination(machine, "--fix");
+    assert!(!is_good && said.contains("systemctl --user unmask styxy.service"), "{said}");
+    machine.user("systemctl --user unmask styxy.socket styxy.service").ok();
+    let (said, is_good) = examination(machine, "--fix");
+    assert!(is_good, "{said}");
 }
 
 fn main_process(machine: &Machine) -> String {

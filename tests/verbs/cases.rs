@@ -170,6 +170,7 @@ pub const CASES: &[Case] = &[
     text("status", 0),
     json("status --json", 0, "status"),
     text("doctor", 0),
+    text("doctor --fix", 0),
     json("doctor --json", 0, "findings"),
     text("renew {id}", 0),
     text("renew {port}", 2),

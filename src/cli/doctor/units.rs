@@ -1,0 +1,275 @@
+//! The way to the service: the session bus, the units of the user's manager, the socket.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::MetadataExt,
+    process::{Command, Output},
+};
+
+use serde_json::Value as Json;
+use zbus::{Connection, fdo::DBusProxy};
+
+use super::Findings;
+use crate::{
+    client::unit,
+    dbus,
+    surroundings::{Door, user},
+};
+
+const SOCKET: &str = "styxy.socket";
+const SERVICE: &str = "styxy.service";
+
+/// What is known of a unit (systemctl(1), `show`).
+pub(super) struct Unit {
+    name: &'static str,
+    properties: HashMap<String, String>,
+}
+
+impl Unit {
+    fn ask(name: &'static str) -> Option<Self> {
+        const PROPERTIES: &str = "--property=LoadState,ActiveState,Result,ExecMainCode,ExecMainStatus,\
+                                  NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID";
+        let shown = systemctl(&["show", name, PROPERTIES]).ok().filter(|o| o.status.success())?;
+        Some(Self::read(name, &String::from_utf8_lossy(&shown.stdout)))
+    }
+
+    fn read(name: &'static str, text: &str) -> Self {
+        let properties = text.lines().filter_map(|line| line.split_once('='));
+        let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        Self { name, properties: properties.collect() }
+    }
+
+    fn is(&self, property: &str, value: &str) -> bool {
+        self.get(property) == value
+    }
+
+    fn get(&self, property: &str) -> &str {
+        self.properties.get(property).map_or("", String::as_str)
+    }
+
+    /// How a masked unit is unmasked: it is the user's own doing, or the administrator's for all users.
+    fn unmasking(&self) -> String {
+        let how = match self.get("FragmentPath") {
+            path if path.starts_with("/etc/") => "sudo systemctl --global unmask",
+            _ if self.is("UnitFileState", "masked-runtime") => "systemctl --user --runtime unmask",
+            _ => "systemctl --user unmask",
+        };
+        format!("{how} {}, then `styxy doctor --fix`", self.name)
+    }
+
+    /// Looks at one unit; whether it can be used.
+    fn look(&self, findings: &mut Findings) -> bool {
+        let name = self.name;
+        if self.is("LoadState", "masked") {
+            findings.bad("units", format!("{name} is masked"), self.unmasking());
+        } else if !self.is("LoadState", "loaded") {
+            let message = format!("{name} cannot be loaded ({})", self.get("LoadState"));
+            findings.bad("units", message, format!("`systemctl --user status {name}` says why"));
+        } else if self.is("ActiveState", "failed") {
+            let why = match name {
+                SERVICE => unit::Unit::ask().map(|unit| unit.problem()),
+                _ => None,
+            };
+            let why = why.unwrap_or_else(|| format!("{name} has failed ({})", self.get("Result")));
+            findings.bad("units", why, "styxy doctor --fix");
+        } else if name == SOCKET && !self.is("ActiveState", "active") {
+            let remedy = match self.get("UnitFileState") {
+                "disabled" => "systemctl --user enable --now styxy.socket",
+                _ => "styxy doctor --fix",
+            };
+            findings.bad("units", "styxy.socket does not listen", remedy);
+        } else if self.is("NeedDaemonReload", "yes") {
+            let message = format!("{name} was changed on disk");
+            findings.note("units", message, "systemctl --user daemon-reload");
+            return true;
+        } else {
+            findings.good("units", format!("{name} is {}", self.get("ActiveState")));
+            return true;
+        }
+        false
+    }
+}
+
+/// What the service manager of the user has of styxy.
+pub(super) enum Units {
+    /// There is no manager.
+    Unmanaged,
+    /// The package is not installed.
+    Missing,
+    /// A call starts the service.
+    Usable,
+    /// The service cannot be started.
+    Broken,
+}
+
+impl Units {
+    /// Asks the manager, and says what is wrong.
+    pub(super) fn look(findings: &mut Findings) -> Self {
+        let units = [SOCKET, SERVICE].map(Unit::ask);
+        let [Some(socket), Some(service)] = &units else {
+            findings.note(
+                "units",
+                "no systemd user manager answers",
+                "commands start a service of their own, which ends when it is idle",
+            );
+            return Self::Unmanaged;
+        };
+        if [socket, service].iter().all(|unit| unit.is("LoadState", "not-found")) {
+            findings.note(
+                "units",
+                "the units are not installed",
+                "commands start a service of their own, which ends when it is idle; the package brings the units \
+                 (after its installation: systemctl --user daemon-reload)",
+            );
+            return Self::Missing;
+        }
+        // The socket of one that has failed is closed on purpose: one finding is enough.
+        let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
+        if (is_failed || socket.look(findings)) & service.look(findings) {
+            Self::Usable
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// The drop-ins of the unit, if the service that gave this status is the unit's process, and not one that a command has
+/// started.
+pub(super) fn drop_ins_of(status: &Json) -> Option<String> {
+    let unit = Unit::ask(SERVICE)?;
+    let is_it = unit.get("MainPID").parse().ok() == status["pid"].as_u64();
+    is_it.then(|| unit.get("DropInPaths").to_owned())
+}
+
+/// Lets the service be started again after what has been in its way is gone. Takes nothing back that somebody has
+/// set: what is masked or disabled stays so.
+pub(super) fn fix(findings: &mut Findings) {
+    // A reload has the generators run. dbus-daemon waits for a start that has failed, and sends nobody another one
+    // until the service is there, so it is started here and not by a call.
+    let steps: [&[&str]; 4] = [
+        &["daemon-reload"],
+        &["reset-failed", SOCKET, SERVICE],
+        &["start", SOCKET],
+        &["start", SERVICE],
+    ];
+    for step in steps {
+        let trouble = match systemctl(step) {
+            Ok(done) if done.status.success() => continue,
+            // Since systemd 253 a unit that is not loaded cannot be reset.
+            Ok(_) if step[0] == "reset-failed" => continue,
+            Ok(done) => {
+                String::from_utf8_lossy(&done.stderr).lines().next().unwrap_or_default().to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        let message = format!("`systemctl --user {}` has failed: {trouble}", step.join(" "));
+        return findings.note("fix", message, "see below");
+    }
+    findings.good("fix", "the manager has read its units again and started the service");
+}
+
+/// Asks the user's manager, also where the environment does not lead to it.
+fn systemctl(arguments: &[&str]) -> io::Result<Output> {
+    let mut command = Command::new("systemctl");
+    if let Ok(runtime) = user().runtime() {
+        command.env("XDG_RUNTIME_DIR", runtime);
+    }
+    command.arg("--user").args(arguments).output()
+}
+
+/// The session bus, and whether it can start the service.
+pub(super) async fn bus(findings: &mut Findings, units: &Units) {
+    let bus = match Connection::session().await {
+        Ok(bus) => bus,
+        Err(error) => {
+            return findings.note(
+                "bus",
+                format!("there is no session bus ({error})"),
+                "commands use the socket, or start a service of their own; a login session has a bus",
+            );
+        }
+    };
+    findings.good("bus", "the session bus answers");
+    if matches!(units, Units::Missing | Units::Unmanaged) {
+        return;
+    }
+    let Ok(proxy) = DBusProxy::new(&bus).await else { return };
+    let names = proxy.list_activatable_names().await.unwrap_or_default();
+    if names.iter().any(|name| name.as_str() == dbus::NAME) {
+        findings.good("activation", "the bus knows the service");
+    } else {
+        findings.bad(
+            "activation",
+            format!("the bus does not know {}", dbus::NAME),
+            "busctl --user call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig",
+        );
+    }
+}
+
+/// The socket in the runtime directory.
+pub(super) fn socket(findings: &mut Findings, units: &Units) {
+    if let Err(why) = user().runtime() {
+        let remedy =
+            "commands use the socket in the state folder; a login session has a runtime directory";
+        return findings.note("socket", why, remedy);
+    }
+    let Some(path) = user().doors().first().map(Door::path) else { return };
+    match (fs::metadata(&path), units) {
+        (Ok(metadata), _) if metadata.mode() & 0o077 != 0 => findings.bad(
+            "socket",
+            format!("others may open {}", path.display()),
+            format!("chmod 600 {}", path.display()),
+        ),
+        (Ok(_), _) => findings.good("socket", format!("{} is the user's alone", path.display())),
+        (Err(error), Units::Usable) => {
+            findings.bad("socket", format!("{}: {error}", path.display()), "styxy doctor --fix");
+        }
+        // Said already, or made by the next service.
+        (Err(_), _) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> (bool, String) {
+        let mut findings = Findings::default();
+        let is_good = Unit::read(SOCKET, text).look(&mut findings);
+        let finding = findings.0.remove(0);
+        (is_good, format!("{} {}", finding.message, finding.remedy.unwrap_or_default()))
+    }
+
+    #[test]
+    fn a_masked_unit_is_to_be_unmasked_where_it_was_masked() {
+        for (path, state, how) in [
+            ("/home/dev/.config/systemd/user/styxy.socket", "masked", "systemctl --user unmask"),
+            (
+                "/run/user/1/systemd/user/styxy.socket",
+                "masked-runtime",
+                "systemctl --user --runtime unmask",
+            ),
+            ("/etc/systemd/user/styxy.socket", "masked", "sudo systemctl --global unmask"),
+        ] {
+            let text = format!(
+                "LoadState=masked\nActiveState=inactive\nUnitFileState={state}\nFragmentPath={path}\n"
+            );
+            let (is_good, words) = told(&text);
+            assert!(!is_good && words.contains(&format!("{how} styxy.socket")), "{words}");
+        }
+    }
+
+    #[test]
+    fn a_socket_that_does_not_listen_is_opened_again_unless_somebody_has_closed_it_for_good() {
+        for (state, how) in [
+            ("enabled", "styxy doctor --fix"),
+            ("disabled", "systemctl --user enable --now styxy.socket"),
+        ] {
+            let text = format!("LoadState=loaded\nActiveState=inactive\nUnitFileState={state}\n");
+            let (is_good, words) = told(&text);
+            assert!(!is_good && words.ends_with(how), "{words}");
+        }
+        assert!(told("LoadState=loaded\nActiveState=active\nUnitFileState=enabled\n").0);
+    }
+}
