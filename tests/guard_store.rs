@@ -7,6 +7,7 @@ use std::{
     io::IoSliceMut,
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
+    process::Command,
     time::Duration,
 };
 
@@ -70,6 +71,16 @@ impl Manager {
     }
 }
 
+/// The command, as a manager starts it.
+fn managed(home: &Home) -> Command {
+    let styxy = home.styxy();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"SYSTEMD_EXEC_PID=$$ exec "$0" "$@""#]).arg(styxy.get_program());
+    command.env_clear().envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("NOTIFY_SOCKET", home.path("notify"));
+    command
+}
+
 /// Whether another user's service could have the port now.
 fn is_free(port: &str) -> bool {
     let port = port.parse().unwrap();
@@ -80,9 +91,7 @@ fn is_free(port: &str) -> bool {
 fn a_released_port_is_granted_again_before_the_manager_has_closed_its_guard() {
     let home = Home::with_type();
     let mut manager = Manager::new(&home);
-    let mut command = home.styxy();
-    command.env("NOTIFY_SOCKET", home.path("notify"));
-    let service = started(command);
+    let service = started(managed(&home));
     let port = home.ok(&["allocate", "mine"]);
     manager.until("FDSTORE=1");
     home.ok(&["release", &port]);
