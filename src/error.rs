@@ -148,8 +148,11 @@ impl Error {
         Self::new(ErrorKind::InvalidArgument, message)
     }
 
-    /// The state could not be written.
-    pub fn storage(cause: &dyn fmt::Display) -> Self {
+    /// The state could not be written. A lack of descriptors or memory is no matter of the disk.
+    pub fn storage(cause: &io::Error) -> Self {
+        if let Some(shortage) = Shortage::of(cause) {
+            return shortage.into();
+        }
         Self::new(
             ErrorKind::Storage,
             format!("the change could not be stored, so nothing was changed: {cause}"),

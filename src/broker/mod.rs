@@ -581,7 +581,7 @@ impl Inner {
 
 /// Why a change could not be stored.
 fn storage(error: std::io::Error) -> Error {
-    Shortage::of(&error).map_or_else(|| Error::storage(&error), Error::from)
+    Error::storage(&error)
 }
 
 /// Why nothing can be changed without the state.
@@ -591,9 +591,9 @@ fn unusable(error: &OpenError) -> Error {
             ErrorKind::Storage,
             format!("nothing is granted, and nothing was changed: {error}"),
         ),
-        OpenError::Io(_, cause) => {
-            Shortage::of(cause).map_or_else(|| Error::storage(error), Error::from)
+        OpenError::Io(_, cause) if Shortage::of(cause).is_some() => Error::storage(cause),
+        OpenError::Io(..) | OpenError::Locked(_) => {
+            Error::storage(&std::io::Error::other(error.to_string()))
         }
-        OpenError::Locked(_) => Error::storage(error),
     }
 }

@@ -187,7 +187,7 @@ impl Broker {
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
                 let broken = state.writer.progress().broken;
-                fields.put_some("state_problem", broken.as_deref());
+                fields.put_some("state_problem", broken.map(|error| error.to_string()));
             }
             Err(reason) => fields.put("state_problem", reason.to_string()),
         }

@@ -410,7 +410,7 @@ impl Broker {
         &self,
         change: impl FnOnce(&Self, &mut Files) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let ending = || Error::storage(&"the service is ending");
+        let ending = || Error::storage(&std::io::Error::other("the service is ending"));
         let this = self.this.upgrade().ok_or_else(ending)?;
         let mut files = Arc::clone(&self.files).lock_owned().await;
         let writer = self.writer()?;

@@ -67,7 +67,7 @@ pub struct Progress {
     /// Every change up to this number is on disk.
     pub durable: u64,
     /// Why the log is not trusted; nothing is acknowledged meanwhile.
-    pub broken: Option<Arc<str>>,
+    pub broken: Option<Arc<io::Error>>,
     /// The changes that could not be made durable: those after the first number, up to the second.
     failed: (u64, u64),
 }
@@ -77,11 +77,17 @@ impl Progress {
     fn outcome(&self, seq: u64) -> Option<io::Result<()>> {
         let (after, last) = self.failed;
         if after < seq && seq <= last {
-            let reason = self.broken.as_deref().unwrap_or("the disk reported an error");
-            return Some(Err(io::Error::other(reason)));
+            let untold = || io::Error::other("the disk reported an error");
+            return Some(Err(self.broken.as_deref().map_or_else(untold, again)));
         }
         (self.durable >= seq).then_some(Ok(()))
     }
+}
+
+/// An error once more, for the next who is told of it.
+fn again(error: &io::Error) -> io::Error {
+    let said = || io::Error::new(error.kind(), error.to_string());
+    error.raw_os_error().map_or_else(said, io::Error::from_raw_os_error)
 }
 
 /// The state in a new log and a snapshot, both of them on disk: what a broken log is replaced by.
@@ -288,12 +294,12 @@ impl Worker {
     }
 
     fn sync(&mut self, logs: &[Arc<LogFile>], seq: u64) {
-        let synced = logs.iter().try_for_each(|log| log.sync());
+        let synced = logs.iter().try_for_each(|log| log.sync()).map_err(Arc::new);
         self.progress.send_modify(|progress| match &synced {
             Ok(()) => progress.durable = progress.durable.max(seq),
             Err(error) => {
                 progress.failed = (progress.durable, seq);
-                progress.broken = Some(error.to_string().into());
+                progress.broken = Some(Arc::clone(error));
             }
         });
         if let Err(error) = synced {
@@ -321,7 +327,7 @@ impl Worker {
                 let seq = self.shared.lock().seq;
                 self.progress.send_modify(|progress| {
                     progress.failed = (progress.durable, seq);
-                    progress.broken = Some(error.to_string().into());
+                    progress.broken = Some(Arc::new(error));
                 });
             }
         }
@@ -370,7 +376,9 @@ mod tests {
         let error = writer.until(5).await.unwrap_err().to_string();
         assert!(error.contains("deleted") || error.contains("full"), "{error}");
         let mut progress = writer.progress.clone();
-        let is_tried = |progress: &Progress| progress.broken.as_deref() == Some("the disk is full");
+        let is_tried = |progress: &Progress| {
+            progress.broken.as_ref().is_some_and(|error| error.to_string() == "the disk is full")
+        };
         progress.wait_for(is_tried).await.unwrap();
         // Asked again, it is as it was told first.
         assert!(writer.until(5).await.is_err());
@@ -378,7 +386,7 @@ mod tests {
         writer.soon(&new, 7);
         writer.until(7).await.unwrap();
         let progress = writer.progress();
-        assert_eq!((progress.durable, progress.broken), (7, None));
+        assert_eq!((progress.durable, progress.broken.is_none()), (7, true));
         assert_eq!(renewals.load(Ordering::SeqCst), 2, "the old log is not synced again");
     }
 
