@@ -78,7 +78,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["audit", "--action", "alocate"], (2, "allocate")),
     (&["run", "web"], (2, "COMMAND")),
     (&["run", "wbe", "--", "true"], (1, "did you mean \"web\"?")),
-    (&["run", "--env", "WEB", "--", "true"], (1, "names no type")),
+    (&["run", "--env", "WEB", "--", "true"], (2, "names no type")),
     (&["run", "web", "--", "/no/such/program"], (127, "cannot be run")),
     (&["exec", "web", "--", "/etc/passwd"], (126, "cannot be run")),
 ];

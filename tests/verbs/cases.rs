@@ -98,6 +98,7 @@ pub const CASES: &[Case] = &[
     json("release --instance a-1 --json", 0, "all-released"),
     json("release --type mine --yes --json", 0, "all-released"),
     text("list", 0),
+    text("--timeout 20 list", 0),
     text("list --mine", 0),
     text("list --project relative", 0),
     json("list --mine --json", 0, "leases"),
