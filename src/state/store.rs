@@ -283,7 +283,9 @@ impl Store {
 
     fn begin_log(&mut self) -> io::Result<()> {
         let name = Name::log(self.generation + 1);
-        (self.log, self.length) = begin_log(&name.path(&self.folder), &self.header)?;
+        let (log, length) = begin_log(&name.path(&self.folder), &self.header)?;
+        std::mem::replace(&mut self.log, log).finish();
+        self.length = length;
         self.generation = name.generation;
         self.dirty = false;
         Ok(())

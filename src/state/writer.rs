@@ -35,11 +35,18 @@ pub struct LogFile {
     folder: PathBuf,
     /// Whether its name is durable, too.
     has_name: AtomicBool,
+    /// Whether a newer log goes on from it.
+    is_finished: AtomicBool,
 }
 
 impl LogFile {
     pub(super) fn new(file: File, folder: PathBuf) -> Self {
-        Self { file, folder, has_name: AtomicBool::new(false) }
+        Self { file, folder, has_name: AtomicBool::new(false), is_finished: AtomicBool::new(false) }
+    }
+
+    /// Notes that a newer log goes on from it. It is deleted only when a snapshot on disk has its changes.
+    pub(super) fn finish(&self) {
+        self.is_finished.store(true, Ordering::Relaxed);
     }
 
     /// Whether it has been deleted, most likely with its folder.
@@ -50,6 +57,9 @@ impl LogFile {
     /// Makes what was written durable, the first time together with the name of the file (fsync(2)).
     pub fn sync(&self) -> io::Result<()> {
         if self.is_deleted()? {
+            if self.is_finished.load(Ordering::Relaxed) {
+                return Ok(());
+            }
             return Err(io::Error::other("the log was deleted while the service had it open"));
         }
         self.file.sync_data()?;
@@ -388,6 +398,17 @@ mod tests {
         let progress = writer.progress();
         assert_eq!((progress.durable, progress.broken.is_none()), (7, true));
         assert_eq!(renewals.load(Ordering::SeqCst), 2, "the old log is not synced again");
+    }
+
+    #[tokio::test]
+    async fn a_log_that_was_replaced_may_be_deleted_before_it_is_synced() {
+        let folder = tempfile::tempdir().unwrap();
+        let writer = Writer::start(0, || unreachable!()).unwrap();
+        let old = log(&folder, "old");
+        writer.soon(&old, 5);
+        old.finish();
+        std::fs::remove_file(folder.path().join("old")).unwrap();
+        writer.until(5).await.unwrap();
     }
 
     #[tokio::test]
