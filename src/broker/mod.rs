@@ -509,7 +509,7 @@ impl Broker {
 
     /// Stores as many guards as may be, whatever their age: the service is ending.
     pub fn store_guards(&self) {
-        self.lock().guards.store(Moment(u64::MAX));
+        self.lock().guards.store_all();
     }
 
     /// Watches again what a service before this one has watched, and holds what it has held.

@@ -36,8 +36,12 @@ pub const SETTLED_SECONDS: u64 = 1;
 /// How long the manager may take to close its copy of a guard.
 const LEAVING_SECONDS: u64 = 5;
 
-/// How often it is asked whether it has, in milliseconds: it mostly takes less than one.
+/// How often it is asked whether it has, in milliseconds.
 const LEAVING_MILLIS: u64 = 10;
+
+/// How much later than it says so the manager may have closed its copy, in milliseconds: it closes descriptors
+/// in the background.
+const CLOSING_MILLIS: u64 = 100;
 
 /// How many descriptors fit in the kernel's table of them: the shipped limit of guards, and some more. It
 /// takes 128 KiB of the kernel's memory.
@@ -60,17 +64,22 @@ pub struct Guards {
 #[derive(Debug)]
 struct Leaving {
     _socket: OwnedFd,
-    /// Hangs up when the manager has closed its copy of the guard.
+    /// Hangs up when the manager is about to close its copy of the guard.
     barrier: PipeReader,
+    /// Whether it has.
+    is_told: bool,
     until: Moment,
 }
 
 impl Leaving {
-    fn is_over(&self) -> bool {
+    fn is_over(&mut self, now: Moment) -> bool {
         let mut barrier = [PollFd::new(&self.barrier, PollFlags::empty())];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let hung_up = poll(&mut barrier, Some(&now)) != Ok(0);
-        hung_up || self.until <= clock::now()
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if !self.is_told && poll(&mut barrier, Some(&at_once)) != Ok(0) {
+            self.is_told = true;
+            self.until = self.until.min(Moment(now.0 + CLOSING_MILLIS));
+        }
+        self.until <= now
     }
 }
 
@@ -117,17 +126,15 @@ impl Guards {
         forget(lease.lease_id);
         let until = clock::now().plus_seconds(LEAVING_SECONDS);
         if let Ok(barrier) = manager::barrier() {
-            let leaving = Leaving { _socket: guard.socket, barrier, until };
-            if !leaving.is_over() {
-                self.leaving.insert(lease.port, leaving);
-            }
+            let leaving = Leaving { _socket: guard.socket, barrier, is_told: false, until };
+            self.leaving.insert(lease.port, leaving);
         }
     }
 
     /// Whether the port's last guard is still bound, and is this service's own. As long as it is, no other
     /// service can reserve the port.
     pub fn is_leaving(&self, port: Port) -> bool {
-        self.leaving.get(&port).is_some_and(|leaving| !leaving.is_over())
+        self.leaving.contains_key(&port)
     }
 
     /// Whether there is room in the store for one that is not in it.
@@ -146,10 +153,15 @@ impl Guards {
     /// Stores those that have settled, as many as may be, and closes those of which the manager has closed
     /// its copy; when there will be more to do.
     pub fn store(&mut self, now: Moment) -> Option<Moment> {
-        self.leaving.retain(|_, leaving| !leaving.is_over());
+        self.leaving.retain(|_, leaving| !leaving.is_over(now));
         let later = self.store_settled(now);
         let leaving = (!self.leaving.is_empty()).then(|| Moment(now.0 + LEAVING_MILLIS));
         leaving.or_else(|| later.then(|| now.plus_seconds(1)))
+    }
+
+    /// Stores as many as may be, whatever their age.
+    pub fn store_all(&mut self) {
+        self.store_settled(Moment(u64::MAX));
     }
 
     fn store_settled(&mut self, now: Moment) -> bool {
