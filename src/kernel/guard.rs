@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io::PipeReader,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use nix::{
@@ -104,6 +104,11 @@ impl Guards {
     /// Whether the lease has one.
     pub fn contains(&self, lease: LeaseId) -> bool {
         self.held.contains_key(&lease)
+    }
+
+    /// The guards, with their leases.
+    pub fn iter(&self) -> impl Iterator<Item = (LeaseId, BorrowedFd<'_>)> {
+        self.held.iter().map(|(lease, guard)| (*lease, guard.socket.as_fd()))
     }
 
     /// Keeps a bound socket for a lease.

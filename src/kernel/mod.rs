@@ -6,8 +6,9 @@
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
 //! - [`manager`]: what systemd is told, if it has started this process
+//! - [`network`]: the network that a process is in, and with it its ports
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
-//! - [`readable`]: waiting for a descriptor; with `filter` the only `unsafe`
+//! - [`readable`]: waiting for a descriptor; with `filter` and `network` the only `unsafe`
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
@@ -24,6 +25,7 @@ mod filter;
 pub mod guard;
 pub mod listeners;
 pub mod manager;
+pub mod network;
 pub mod probe;
 pub mod process;
 pub mod readable;

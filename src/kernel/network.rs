@@ -1,0 +1,138 @@
+//! The network that a process is in (`network_namespaces(7)`): ports belong to one.
+
+#![allow(unsafe_code)]
+
+use std::{
+    fs, io,
+    mem::size_of,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
+    path::Path,
+};
+
+use nix::{
+    libc,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+/// A network of this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// The one that the machine was booted with: what `/etc/machine-id` names is in it.
+    Machine,
+    /// Another, by a number that none had before and none will have until the next boot.
+    Other(u64),
+}
+
+/// The network of this process.
+pub fn here() -> Network {
+    if is_initial() || (is_booted() && same(1) == Some(true)) {
+        Network::Machine
+    } else {
+        Network::Other(cookie().or_else(|_| inode()).unwrap_or_default())
+    }
+}
+
+/// Whether a process is in the same network as this one; `None` if that cannot be seen, because it has ended or
+/// because /proc does not show it.
+pub fn same(pid: u32) -> Option<bool> {
+    // /proc/PID/ns/net is for those who may trace the process, which a sandboxed service may not. The files of
+    // /proc/PID/net may be seen by all, and each network has its own.
+    let device = |process: &str| {
+        let file = fs::metadata(format!("/proc/{process}/net/dev")).ok()?;
+        Some((file.dev(), file.ino()))
+    };
+    Some(device(&pid.to_string())? == device("self")?)
+}
+
+/// Whether this is the first network of the kernel: it alone has the settings that count for all of them.
+fn is_initial() -> bool {
+    Path::new("/proc/sys/net/core/dev_weight").exists()
+}
+
+/// Whether PID 1 has booted this system, be it in a container: `sd_booted(3)`, but not in a sandbox that shows the
+/// files of a booted system and has a PID 1 of its own.
+fn is_booted() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+        && fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm == "systemd\n")
+}
+
+/// The number of this network, which is not used again (`SO_NETNS_COOKIE`, since Linux 5.14).
+fn cookie() -> io::Result<u64> {
+    let any = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let mut cookie = 0_u64;
+    let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
+    // SAFETY: the kernel writes at most `length` bytes to `cookie`, which is that long, and both outlive the call.
+    let result = unsafe {
+        libc::getsockopt(
+            any.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Its number in older kernels, which a later network may have again.
+fn inode() -> io::Result<u64> {
+    fs::metadata("/proc/self/ns/net").map(|file| file.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn the_settings_of_all_networks_are_seen_in_the_first_one_alone() {
+        let Some(mut other) = in_another_network() else { return };
+        let output = Command::new("unshare")
+            .args(["--map-root-user", "--net", "test", "-e", "/proc/sys/net/core/dev_weight"])
+            .status()
+            .unwrap();
+        assert_eq!(output.code(), Some(1));
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_in_another_network_is_seen_to_be_there() {
+        let mut here = Command::new("sleep").arg("60").spawn().unwrap();
+        assert_eq!(same(here.id()), Some(true));
+        here.kill().unwrap();
+        here.wait().unwrap();
+        assert_eq!(same(here.id()), None);
+
+        let Some(mut other) = in_another_network() else { return };
+        assert_eq!(same(other.id()), Some(false));
+        other.kill().unwrap();
+        other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_network_keeps_its_number() {
+        let first = cookie().unwrap();
+        assert_ne!(first, 0);
+        assert_eq!(cookie().unwrap(), first);
+        assert_eq!(here(), here());
+    }
+
+    /// A process in a network of its own; `None` where no user namespace can be made.
+    fn in_another_network() -> Option<std::process::Child> {
+        let mut other = Command::new("unshare")
+            .args(["--map-root-user", "--net", "sh", "-c", "echo; read -r _"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut line = [0];
+        io::Read::read_exact(other.stdout.as_mut()?, &mut line).ok()?;
+        Some(other)
+    }
+}

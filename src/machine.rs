@@ -1,0 +1,213 @@
+//! Which registry is this machine's: the folder below the user's state folder that belongs to it.
+//!
+//! A home may be shared by several machines or containers, and a machine may have several networks. Leases are about the
+//! ports of one network of one machine, so each has a folder of its own, named by [`key`].
+//!
+//! The state folder itself is where the unit has it, whoever asks: see [`state_folder`].
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+};
+
+use sha2::{Digest, Sha256};
+
+use crate::kernel::{
+    network::{self, Network},
+    process,
+};
+
+/// The first version of systemd that keeps the state of a user's unit below `~/.local/state`; before, it lay below
+/// `~/.config` (`StateDirectory=` in systemd.exec(5)).
+const MOVED: u32 = 254;
+
+/// The name of the folder for the network and the machine that this process is in.
+pub fn key() -> &'static str {
+    &here().1
+}
+
+/// Whether this process is in the network of the machine, and not in one of a sandbox or a container without a manager of
+/// its own.
+pub fn is_in_own_network() -> bool {
+    here().0 == Network::Machine
+}
+
+/// Whether who is on the other end of a socket is in the same network. Where that cannot be seen, it is taken to be in the
+/// machine's.
+pub fn is_in_this_network(pid: Option<u32>) -> bool {
+    pid.and_then(network::same).unwrap_or_else(is_in_own_network)
+}
+
+/// A process may change its network, but this one does not.
+fn here() -> &'static (Network, String) {
+    static HERE: OnceLock<(Network, String)> = OnceLock::new();
+    HERE.get_or_init(|| {
+        let (network, machine_id, boot_id) = (network::here(), machine_id(), process::boot_id());
+        let here = Here {
+            machine_id: machine_id.as_deref(),
+            boot_id: &boot_id,
+            processes: fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino()),
+            network,
+        };
+        (network, here.key())
+    })
+}
+
+/// What tells one machine and one network from others.
+#[derive(Clone, Copy, Debug)]
+struct Here<'a> {
+    machine_id: Option<&'a str>,
+    boot_id: &'a str,
+    /// The namespace of process numbers (`pid_namespaces(7)`).
+    processes: u64,
+    network: Network,
+}
+
+impl Here<'_> {
+    /// Hashed, because the machine's id is to be kept to the machine (machine-id(5)).
+    fn key(self) -> String {
+        let machine = match self.machine_id {
+            Some(id) => hash(&[id]),
+            // Some containers have none.
+            None => hash(&[self.boot_id, &self.processes.to_string()]),
+        };
+        match self.network {
+            Network::Machine => machine,
+            Network::Other(number) => {
+                format!("{machine}-{}", hash(&[self.boot_id, &number.to_string()]))
+            }
+        }
+    }
+}
+
+/// 16 hexadecimal digits.
+fn hash(parts: &[&str]) -> String {
+    let mut hash = Sha256::new_with_prefix("styxy");
+    for part in parts {
+        hash.update([0]);
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let start: &[u8; 8] = digest.first_chunk().expect("SHA-256 has 32 bytes");
+    format!("{:016x}", u64::from_be_bytes(*start))
+}
+
+fn machine_id() -> Option<String> {
+    ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| {
+        let id = fs::read_to_string(path).ok()?.trim().to_ascii_lowercase();
+        // An image has "uninitialized" or nothing.
+        let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then_some(id)
+    })
+}
+
+/// The state folder that systemd gives to the unit of this user, for a service that systemd did not start. `state` and
+/// `config` are where it may lie.
+pub fn state_folder(state: &Path, config: &Path) -> PathBuf {
+    choose(state, config, systemd_version()).to_owned()
+}
+
+fn choose<'a>(state: &'a Path, config: &'a Path, systemd: Option<u32>) -> &'a Path {
+    match systemd {
+        Some(version) if version < MOVED => config,
+        // A newer one goes on with the folder of an older one, and links it.
+        Some(_) if !state.exists() && config.exists() => config,
+        _ => state,
+    }
+}
+
+/// The version of the systemd that runs here, if one does.
+fn systemd_version() -> Option<u32> {
+    if !Path::new("/run/systemd/system").is_dir() {
+        return None;
+    }
+    let output = Command::new("systemctl").arg("--version").stderr(Stdio::null()).output().ok()?;
+    version_of(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// `systemd 252 (252.39-1~deb12u2)`; development versions have a suffix.
+fn version_of(line: &str) -> Option<u32> {
+    let number = line.strip_prefix("systemd ")?;
+    let end = number.find(|c: char| !c.is_ascii_digit()).unwrap_or(number.len());
+    number[..end].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Here<'_> = Here {
+        machine_id: Some("3d1219c7c4c5404aaa1f6d2a48adfda4"),
+        boot_id: "c5a6a9f2-0d3c-4a32-9a13-5f3c4d8f7a11",
+        processes: 4_026_531_836,
+        network: Network::Machine,
+    };
+
+    #[test]
+    fn a_machine_keeps_its_folder_over_a_boot() {
+        let later = Here { boot_id: "another", processes: 1, ..HERE };
+        assert_eq!(later.key(), HERE.key());
+    }
+
+    #[test]
+    fn machines_that_share_a_home_have_folders_of_their_own() {
+        let other = Here { machine_id: Some("00000000000000000000000000000001"), ..HERE };
+        assert_ne!(other.key(), HERE.key());
+        // Containers from one image, without an id.
+        let one = Here { machine_id: None, ..HERE };
+        let two = Here { machine_id: None, processes: 4_026_532_000, ..HERE };
+        assert_ne!(one.key(), two.key());
+    }
+
+    #[test]
+    fn each_network_of_a_machine_has_a_folder_of_its_own_for_this_boot() {
+        let one = Here { network: Network::Other(17), ..HERE };
+        let two = Here { network: Network::Other(18), ..HERE };
+        let later = Here { boot_id: "another", ..one };
+        let mut keys = [HERE.key(), one.key(), two.key(), later.key()];
+        assert!(keys[1].starts_with(&keys[0]), "the machine is seen from the name");
+        keys.sort();
+        assert!(keys.windows(2).all(|pair| pair[0] != pair[1]), "{keys:?}");
+    }
+
+    #[test]
+    fn the_machines_id_is_not_to_be_had_from_the_folders_name() {
+        assert!(!HERE.machine_id.unwrap().contains(&HERE.key()[..8]));
+        assert!(HERE.key().bytes().all(|byte| byte.is_ascii_hexdigit()));
+    }
+
+    #[test]
+    fn a_service_that_systemd_did_not_start_uses_the_folder_of_the_unit() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("state");
+        let config = home.path().join("config");
+        let chosen = |version| choose(&state, &config, version).file_name().unwrap().to_owned();
+        // Nothing is there yet.
+        assert_eq!(chosen(None), "state");
+        assert_eq!(chosen(Some(252)), "config");
+        assert_eq!(chosen(Some(257)), "state");
+        // An older systemd has made its folder; a newer one, when it starts the unit, links it.
+        fs::create_dir(&config).unwrap();
+        assert_eq!(chosen(Some(252)), "config");
+        assert_eq!(chosen(Some(257)), "config");
+        std::os::unix::fs::symlink(&config, &state).unwrap();
+        assert_eq!(chosen(Some(257)), "state");
+        // Both are there.
+        fs::remove_file(&state).unwrap();
+        fs::create_dir(&state).unwrap();
+        assert_eq!(chosen(Some(252)), "config");
+        assert_eq!(chosen(Some(257)), "state");
+        assert_eq!(chosen(None), "state");
+    }
+
+    #[test]
+    fn the_version_of_systemd_is_read_in_all_its_spellings() {
+        assert_eq!(version_of("systemd 252 (252.39-1~deb12u2)\n+PAM"), Some(252));
+        assert_eq!(version_of("systemd 257~rc1\n"), Some(257));
+        assert_eq!(version_of("systemd 254"), Some(254));
+        assert_eq!(version_of("something else"), None);
+    }
+}
