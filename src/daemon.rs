@@ -11,7 +11,7 @@ mod watchdog;
 use std::{
     env, fmt,
     io::{self, Write},
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::{fd::OwnedFd, unix::net::UnixListener as PassedListener},
     sync::Arc,
     time::Duration,
 };
@@ -20,6 +20,7 @@ use listenfd::ListenFd;
 use nix::libc::{AF_INET, SOCK_STREAM};
 use sd_notify::NotifyState;
 use tokio::{
+    net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
 };
@@ -32,9 +33,14 @@ use crate::{
     audit,
     broker::{Broker, Places},
     dbus::{self, Door},
+    handover::{
+        Claim, Refused,
+        giver::{self, Successor},
+    },
     http,
     kernel::{guard, manager},
     lease::LeaseId,
+    state::store::OpenError,
     word::counted,
 };
 
@@ -52,17 +58,39 @@ const SOON: Duration = Duration::from_millis(250);
 
 /// Why the service could not run, for people.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    message: String,
+    /// Whether another service has the state: to try again is no use as long as it has.
+    pub is_taken: bool,
+}
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
-impl<T: std::error::Error> From<T> for Failure {
-    fn from(error: T) -> Self {
-        Self(error.to_string())
+impl Failure {
+    fn other(message: String) -> Self {
+        Self { message, is_taken: false }
+    }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self { message: refused.to_string(), is_taken: true }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::other(error.to_string())
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Self {
+        Self::other(error.to_string())
     }
 }
 
@@ -71,7 +99,8 @@ impl<T: std::error::Error> From<T> for Failure {
 pub enum End {
     /// There is nothing left to do.
     Done,
-    /// It was idle, but a lease was granted while it ended: its guard and its owner need a service.
+    /// It was idle, but a lease was granted while it ended, or the session bus has gone while there were leases: guards and
+    /// owners need a service.
     Again,
 }
 
@@ -81,29 +110,42 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     let inherited = Inherited::from_systemd()?;
     audit::sink::log_there();
     guard::make_room();
+    let home = Home::find()?;
+    // Guards that another service hands over come before the first thread is started, too.
+    let claim = home.claim()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, inherited))
+    runtime.block_on(serve(options, inherited, &home, claim))
 }
 
-async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> {
+async fn serve(
+    options: &Options,
+    inherited: Inherited,
+    home: &Home,
+    claim: Claim,
+) -> Result<End, Failure> {
     // First of all: a signal that comes while the service starts must not kill it.
     let signals = Signals::new()?;
     let Inherited { listener, guards } = inherited;
-    let home = Home::find()?;
     let broker = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
-        lock: None,
+        claim,
         guards,
     })?;
     let (deadlines, endings) = (Arc::clone(&broker), Arc::clone(&broker));
     tokio::spawn(async move { deadlines.run_deadlines().await });
     tokio::spawn(async move { endings.run_endings().await });
     let is_activated = listener.is_some();
-    let mut sockets = Sockets::open(listener, &home)?;
+    let mut sockets = Sockets::open(listener, home)?;
     let (stop, stopping) = watch::channel(false);
-    let mut life =
-        Life { broker: Arc::clone(&broker), door: None, opening: bus::open(&broker), signals };
+    let mut life = Life {
+        broker: Arc::clone(&broker),
+        door: None,
+        opening: bus::open(&broker),
+        signals,
+        handover: sockets.handover.take(),
+        successor: None,
+    };
     // A bus that is in order is there by then, and what comes over it finds a service that is ready.
     let early = tokio::time::timeout(SOON, life.first_of_the_bus()).await.unwrap_or(Ok(None));
     if !matches!(early, Ok(None)) {
@@ -116,40 +158,53 @@ async fn serve(options: &Options, inherited: Inherited) -> Result<End, Failure> 
     // one could be over before.
     let http: Vec<_> = sockets
         .take()
-        .map(|listener| tokio::spawn(http::serve(listener, Arc::clone(&broker), stopping.clone())))
+        .map(|(listener, backlog)| {
+            tokio::spawn(http::serve(listener, backlog, Arc::clone(&broker), stopping.clone()))
+        })
         .collect();
-    if !is_activated && let Some(path) = sockets.own.first() {
+    if !is_activated && let Some(path) = sockets.first_own() {
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
     }
     tokio::spawn(watchdog::run(Arc::clone(&broker), home.beside_the_state()));
-    tokio::spawn(keep_status(Arc::clone(&broker)));
+    home.mark(broker.lease_count() > 0);
+    tokio::spawn(keep_status(Arc::clone(&broker), home.clone()));
     let cause = life.until_the_end(options.idle_exit, is_activated).await;
     if cause.is_err() {
         sockets.remove();
     }
-    let is_idle = cause? == Cause::Idle;
+    let cause = cause?;
 
     manager::tell(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
     // The manager must know before the name is free, or it holds the service for running while the
     // bus asks it for a new one.
     manager::settled().await;
+    // Nobody new comes to a socket that has no name; those that have come are answered.
+    sockets.remove();
     stop.send_replace(true);
     for http in http {
         let _ = http.await;
     }
-    sockets.remove();
     if let Some(door) = life.door {
         door.close(PATIENCE).await;
     }
     let _ = tokio::time::timeout(PATIENCE, broker.activity().settled()).await;
     broker.sync_now().await;
+    if let Some(successor) = life.successor {
+        // What it does not get it binds or finds again.
+        if let Err(error) = broker.hand_over(&successor) {
+            tracing::warn!("not all guards were handed over: {error}");
+        }
+        return Ok(End::Done);
+    }
     if let Some((seq, mut status)) = broker.audit() {
         // What is not confirmed by then is looked after by the next service.
         let patience = Duration::from_secs(2);
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
-    if is_idle && is_activated && broker.lease_count() > 0 {
+    home.mark(broker.lease_count() > 0);
+    // Guards and owners need a service.
+    if matches!(cause, Cause::Idle | Cause::BusGone) && is_activated && broker.lease_count() > 0 {
         broker.store_guards();
         return Ok(End::Again);
     }
@@ -180,8 +235,10 @@ enum Cause {
     Told,
     /// There is nothing left to do.
     Idle,
-    /// The session bus is gone, and with it the session.
-    NoSession,
+    /// The session bus is gone: the session is over, or the bus is started again.
+    BusGone,
+    /// Another service takes over.
+    TakenOver,
 }
 
 /// What the service waits for between its start and its end.
@@ -190,6 +247,8 @@ struct Life {
     door: Option<Door>,
     opening: mpsc::UnboundedReceiver<Opened>,
     signals: Signals,
+    handover: Option<UnixListener>,
+    successor: Option<Successor>,
 }
 
 impl Life {
@@ -215,10 +274,14 @@ impl Life {
                 Some(opened) = self.opening.recv() => self.opened(opened)?,
                 () = closed(self.door.as_ref()) => {
                     if is_of_session {
-                        return Ok(Cause::NoSession);
+                        return Ok(Cause::BusGone);
                     }
                     self.door.take().into_iter().for_each(Door::lost);
                     self.opening = bus::open(&self.broker);
+                }
+                successor = asked(self.handover.as_ref()) => {
+                    self.successor = Some(successor);
+                    return Ok(Cause::TakenOver);
                 }
                 () = quiet(&self.broker, idle) => return Ok(Cause::Idle),
                 // In the background: it may wait for a file, and signals don't.
@@ -234,7 +297,7 @@ impl Life {
             Opened::Door(door) => self.door = Some(door),
             Opened::NoBus => {}
             Opened::NameTaken => {
-                return Err(Failure(format!(
+                return Err(Failure::other(format!(
                     "another process has the name {} on the session bus: is a styxy service running already?",
                     dbus::NAME
                 )));
@@ -252,6 +315,14 @@ async fn reload(broker: Arc<Broker>) {
             }
         }
         Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
+    }
+}
+
+/// Waits until another service asks to take over.
+async fn asked(handover: Option<&UnixListener>) -> Successor {
+    match handover {
+        Some(handover) => giver::asked(handover).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -280,7 +351,7 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
 #[derive(Default)]
 struct Inherited {
     /// The socket of `styxy.socket`.
-    listener: Option<UnixListener>,
+    listener: Option<PassedListener>,
     /// The guards of a service before this one.
     guards: Vec<(LeaseId, OwnedFd)>,
 }
@@ -302,7 +373,7 @@ impl Inherited {
             }
         }
         if inherited.listener.is_none() && descriptors.len() > inherited.guards.len() {
-            return Err(Failure(format!(
+            return Err(Failure::other(format!(
                 "systemd passed descriptors named {names:?}, but none is named \"http\": \
                  styxy.socket needs FileDescriptorName=http"
             )));
@@ -311,13 +382,14 @@ impl Inherited {
     }
 }
 
-/// Keeps the line of `systemctl --user status` up to date, at most once a second.
-async fn keep_status(broker: Arc<Broker>) {
+/// Keeps the line of `systemctl --user status` and the mark of leases up to date, at most once a second.
+async fn keep_status(broker: Arc<Broker>, home: Home) {
     let mut changed = broker.activity().watch();
     let mut told = String::new();
     while changed.changed().await.is_ok() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         changed.borrow_and_update();
+        home.mark(broker.lease_count() > 0);
         let summary = summary(&broker);
         if summary != told {
             manager::tell(&[NotifyState::Status(&summary)]);

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     LimitExceeded,
     /// The state could not be written, so nothing was granted or released.
     Storage,
+    /// The caller is in another network namespace, whose ports are not the service's.
+    OtherNetwork,
 }
 
 /// What the service has run out of: it says nothing about the ports or the files that were asked for.
@@ -98,7 +100,7 @@ pub struct ErrorNames {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidArgument,
         Self::UnknownServiceType,
         Self::PortInUse,
@@ -107,6 +109,7 @@ impl ErrorKind {
         Self::AutoAllocationDisabled,
         Self::LimitExceeded,
         Self::Storage,
+        Self::OtherNetwork,
     ];
 
     /// The table.
@@ -120,6 +123,7 @@ impl ErrorKind {
             Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403, 1),
             Self::LimitExceeded => ("LimitExceeded", 429, 1),
             Self::Storage => ("Storage", 507, 1),
+            Self::OtherNetwork => ("OtherNetwork", 421, 1),
         };
         ErrorNames { code, status, exit }
     }
@@ -146,6 +150,15 @@ impl Error {
     /// The request is wrong.
     pub fn invalid(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::InvalidArgument, message)
+    }
+
+    /// The caller is in another network.
+    pub fn other_network() -> Self {
+        Self::new(
+            ErrorKind::OtherNetwork,
+            "you are in another network namespace than this service, which cannot see the ports there",
+        )
+        .suggest("use the command styxy, which starts a service for that namespace, or ask from the service's")
     }
 
     /// The state could not be written. A lack of descriptors or memory is no matter of the disk.

@@ -38,8 +38,8 @@
 //! - [`dbus`] and [`http`].
 //!
 //! The service as a process:
-//! - [`daemon`]: its life. [`activity`]: what keeps it from ending. [`surroundings`]: whose it
-//!   is and where its folders are.
+//! - [`daemon`]: its life. [`handover`]: how it passes from one process to the next. [`activity`]: what keeps it
+//!   from ending. [`surroundings`]: whose it is and where its folders are; [`machine`]: whose ports those are.
 //!
 //! The command:
 //! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
@@ -57,9 +57,11 @@ pub mod daemon;
 pub mod dbus;
 pub mod durable;
 pub mod error;
+pub mod handover;
 pub mod http;
 pub mod kernel;
 pub mod lease;
+pub mod machine;
 pub mod owners;
 pub mod port;
 pub mod project;

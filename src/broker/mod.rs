@@ -30,6 +30,7 @@ pub use holding::Caller;
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -43,10 +44,11 @@ use crate::{
     change::{Change, Record},
     config::{Config, Files, Merged, Problem},
     error::{Error, ErrorKind, Shortage},
+    handover::{Claim, giver::Successor},
     kernel::{
         clock,
         guard::{self, Guards},
-        process,
+        process::{self, Process},
     },
     lease::{Client, EndReason, InstanceId, Lease, LeaseId, Owner},
     owners::{
@@ -76,8 +78,8 @@ pub struct Places {
     pub state: PathBuf,
     /// The folders of the configuration, in the order in which they count.
     pub config: Vec<PathBuf>,
-    /// The lock of the state folder, if it could be made.
-    pub lock: Option<Lock>,
+    /// The lock of the state folder, and what the service before this one has handed over.
+    pub claim: Claim,
     /// The guards that the service manager has kept.
     pub guards: Vec<(LeaseId, OwnedFd)>,
 }
@@ -103,8 +105,8 @@ pub struct Broker {
 
 #[derive(Debug)]
 struct Inner {
-    /// Of the state folder: what it says is this service's to change as long as it has this.
-    lock: Option<Lock>,
+    /// The lock of the state folder, and what another service has handed over until the state says whose it is.
+    claim: Claim,
     registry: Registry,
     config: Config,
     problems: Vec<Problem>,
@@ -158,7 +160,7 @@ impl Broker {
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
             boot_id: process::boot_id(),
             inner: Mutex::new(Inner {
-                lock: places.lock,
+                claim: places.claim,
                 registry: Registry::new(config.rules()),
                 config,
                 problems,
@@ -284,8 +286,8 @@ impl Broker {
             let broker = this.upgrade().ok_or_else(gone)?;
             let (snapshot, log) = {
                 let mut inner = broker.lock();
-                if inner.lock.as_ref().is_some_and(Lock::is_deleted) {
-                    inner.lock = None;
+                if inner.claim.lock.as_ref().is_some_and(Lock::is_deleted) {
+                    inner.claim.lock = None;
                     inner.locked(&broker.state).map_err(std::io::Error::other)?;
                 }
                 let Inner { state, registry, .. } = &mut *inner;
@@ -512,6 +514,15 @@ impl Broker {
         self.lock().guards.store_all();
     }
 
+    /// Gives the guards and the owners to the next service. All changes must be durable, and no more may come.
+    pub fn hand_over(&self, successor: &Successor) -> io::Result<()> {
+        let inner = self.lock();
+        let leases = inner.registry.iter().flat_map(|lease| lease.owners());
+        let instances = inner.registry.instances();
+        let owners = leases.chain(instances.iter().map(|instance| &instance.owner));
+        successor.give(&inner.guards, owners)
+    }
+
     /// Watches again what a service before this one has watched, and holds what it has held.
     fn resume(&self, inner: &mut Inner) {
         for (lease_id, socket) in std::mem::take(&mut inner.kept) {
@@ -521,11 +532,19 @@ impl Broker {
                 Err(_) => guard::forget(lease_id),
             }
         }
+        for (lease_id, socket) in std::mem::take(&mut inner.claim.guards) {
+            // A lease that has ended since lets its port go with the socket.
+            if inner.registry.get(lease_id).is_ok() && !inner.guards.contains(lease_id) {
+                inner.guards.insert(lease_id, socket);
+            }
+        }
+        let mut handed = std::mem::take(&mut inner.claim.processes);
+        let mut watch = |owner: &Owner| self.owners.watch(owner, pidfd_of(owner, &mut handed));
         let now = clock::now();
         let mut waiting = VecDeque::with_capacity(inner.registry.len());
         for lease in inner.registry.iter() {
             if !lease.orphaned {
-                lease.owners().for_each(|owner| self.owners.watch(owner, None));
+                lease.owners().for_each(&mut watch);
             }
             // The first caller must not meet what is over. The rest has time; a port without its guard has the least.
             if lease.nearest_deadline().is_some_and(|end| end <= now) {
@@ -542,18 +561,25 @@ impl Broker {
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         self.await_endings(inner);
         for instance in inner.registry.instances() {
-            self.owners.watch(&instance.owner, None);
+            watch(&instance.owner);
             // It could not send any heartbeat while the service was down.
             self.beat(inner, &instance);
         }
     }
 }
 
+/// The descriptor of a process that was handed over.
+fn pidfd_of(owner: &Owner, handed: &mut Vec<Process>) -> Option<OwnedFd> {
+    let Owner::Process { pid, start } = owner else { return None };
+    let index = handed.iter().position(|p| (p.pid, p.start) == (*pid, *start))?;
+    Some(handed.swap_remove(index).pidfd)
+}
+
 impl Inner {
     /// Makes sure of the lock.
     fn locked(&mut self, folder: &Path) -> Result<(), OpenError> {
-        if self.lock.is_none() {
-            self.lock = Some(Lock::take(folder)?);
+        if self.claim.lock.is_none() {
+            self.claim.lock = Some(Lock::take(folder)?);
         }
         Ok(())
     }

@@ -23,7 +23,6 @@ mod mcp;
 mod output;
 mod owner;
 mod project;
-mod reader;
 mod release;
 mod renew;
 mod run;
@@ -200,7 +199,8 @@ pub fn run() -> ExitCode {
         // As `styxy list | head -1` has it.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Stop::Output(error)) => complain(&error, 1),
-        Err(Stop::Daemon(failure)) => complain(&failure, 1),
+        // sysexits.h: 69 is "unavailable". In the unit's RestartPreventExitStatus=.
+        Err(Stop::Daemon(failure)) => complain(&failure, if failure.is_taken { 69 } else { 1 }),
         Err(Stop::Exec(words, code)) => complain(&words, code),
         Err(Stop::Failure(failure)) => {
             let code = match &failure {

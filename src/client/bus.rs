@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long a bus may take to let a client in, before it counts as none.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
@@ -33,15 +33,11 @@ impl Service {
 
     /// By its unique name, if it has one: what is sent there starts nothing.
     pub(super) async fn running() -> Result<Option<Self>, Miss> {
-        Ok(Self::running_on(connect().await?).await)
-    }
-
-    /// The same on that bus.
-    pub(super) async fn running_on(bus: Connection) -> Option<Self> {
         const BUS: &str = "org.freedesktop.DBus";
+        let bus = connect().await?;
         let reply = bus.call_method(Some(BUS), "/", Some(BUS), "GetNameOwner", &(NAME,)).await;
         let name = reply.ok().and_then(|reply| reply.body().deserialize().ok());
-        name.map(|name| Self { bus, name })
+        Ok(name.map(|name| Self { bus, name }))
     }
 }
 
@@ -134,7 +130,10 @@ pub(super) async fn call_for_socket(
 
 async fn connect() -> Result<Connection, Miss> {
     match tokio::time::timeout(PATIENCE, Connection::session()).await {
-        Ok(Ok(bus)) => Ok(bus),
+        Ok(Ok(bus)) if dbus::is_in_this_network(&bus).await => Ok(bus),
+        Ok(Ok(_)) => {
+            Err(Miss::Absent("the session bus is in another network namespace".to_owned()))
+        }
         Ok(Err(error)) => Err(Miss::Absent(format!("there is no session bus ({error})"))),
         // Nothing was asked of it yet.
         Err(_) => Err(Miss::Absent("the session bus does not answer".to_owned())),

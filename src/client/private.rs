@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::http;
-use crate::surroundings::user;
+use crate::{machine, surroundings::user};
 
 /// How long a service may take to begin; a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Starts a service and waits until it listens. Two commands that do so at once get one service: the
 /// state folder's lock lets only one of them live, and the other command waits for that one.
 pub(super) async fn start() -> Result<(), String> {
-    let state = user().make_state()?;
+    let state = user().make_state()?.join(machine::key());
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)

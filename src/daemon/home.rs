@@ -1,15 +1,27 @@
 //! The service's folders, and the sockets that it makes itself.
 
-use std::{fs, io, os::unix::net::UnixListener, path::PathBuf};
+use std::{
+    fs, io,
+    os::unix::{fs::MetadataExt, net::UnixListener},
+    path::{Path, PathBuf},
+};
 
 use super::Failure;
 use crate::{
+    handover::{self, Claim, Rank},
+    http::Backlog,
     kernel::process,
+    machine,
     surroundings::{Door, Unit, user},
 };
 
 /// Where this service is at home.
+#[derive(Clone)]
 pub(super) struct Home {
+    /// The state folder. In it is a folder for each machine.
+    folder: PathBuf,
+    pub(super) rank: Rank,
+    /// This machine's.
     pub(super) state: PathBuf,
     pub(super) config: Vec<PathBuf>,
     /// Where it listens, beside the socket that systemd passes.
@@ -21,21 +33,45 @@ impl Home {
     pub(super) fn find() -> Result<Self, Failure> {
         let Unit { state, config, runtime } = Unit::from_systemd().unwrap_or_default();
         let uid = process::uid();
-        let state = match state {
+        let rank = if state.is_some() { Rank::Unit } else { Rank::Private };
+        let folder = match state {
             Some(state) => state,
-            None => user().make_state().map_err(Failure)?,
+            None => user().make_state().map_err(Failure::other)?,
         };
+        let state = folder.join(machine::key());
         let config = config.unwrap_or_else(|| user().config());
         let runtime = match runtime {
             Some(runtime) => Some(Door::new(uid, runtime)),
-            None => user().runtime().ok().map(|runtime| Door::in_runtime(uid, runtime)),
+            None => user().runtime_door(),
         };
         let doors = runtime.into_iter().chain([Door::new(uid, state.clone())]).collect();
-        Ok(Self { state, config, doors })
+        Ok(Self { folder, rank, state, config, doors })
     }
 }
 
 impl Home {
+    /// Becomes the service of this home.
+    pub(super) fn claim(&self) -> Result<Claim, Failure> {
+        let claim = handover::claim(&self.state, self.rank)?;
+        if claim.lock.is_some()
+            && let Err(error) = handover::older::adopt(&self.folder, &self.state)?
+        {
+            let folder = self.folder.display();
+            tracing::warn!("the state of an older version in {folder} was not moved: {error}");
+        }
+        Ok(claim)
+    }
+
+    /// Notes whether there are leases, for the login after this session: `styxy-login.service` looks for it.
+    pub(super) fn mark(&self, has_leases: bool) {
+        let mark = self.state.join("leases");
+        let _ = match has_leases {
+            true if !mark.exists() => fs::write(mark, ""),
+            true => Ok(()),
+            false => fs::remove_file(mark),
+        };
+    }
+
     /// The door in the state folder, where every service listens.
     pub(super) fn beside_the_state(&self) -> Option<Door> {
         self.doors.last().cloned()
@@ -44,33 +80,44 @@ impl Home {
 
 /// The sockets of the HTTP door.
 pub(super) struct Sockets {
-    listeners: Vec<tokio::net::UnixListener>,
-    /// The paths of those that the service has made itself.
-    pub(super) own: Vec<PathBuf>,
+    listeners: Vec<(tokio::net::UnixListener, Backlog)>,
+    /// Where the next service asks this one to hand over.
+    pub(super) handover: Option<tokio::net::UnixListener>,
+    /// The paths of those that the service has made itself, and which files they are.
+    own: Vec<(PathBuf, Option<u64>)>,
 }
 
 impl Sockets {
     /// Listens on the socket that systemd has passed, and on others beside it: in the runtime folder if
     /// there is none, and in the state folder always.
     pub(super) fn open(passed: Option<UnixListener>, home: &Home) -> Result<Self, Failure> {
-        let mut sockets = Self { listeners: Vec::new(), own: Vec::new() };
+        let mut sockets = Self { listeners: Vec::new(), handover: None, own: Vec::new() };
         let of_state = home.doors.len().saturating_sub(1);
         let doors = if passed.is_some() { &home.doors[of_state..] } else { &home.doors[..] };
         let mut troubles = Vec::new();
         if let Some(passed) = passed {
-            sockets.add(passed)?;
+            sockets.add(passed, Backlog::Systemds)?;
         }
         for door in doors {
             match door.listen() {
                 Ok(listener) => {
-                    sockets.add(listener)?;
-                    sockets.own.push(door.path());
+                    sockets.add(listener, Backlog::Ours)?;
+                    sockets.note(door);
                 }
                 Err(trouble) => troubles.push(trouble),
             }
         }
+        let door = handover::door(&home.state);
+        match door.listen() {
+            Ok(listener) => {
+                listener.set_nonblocking(true)?;
+                sockets.handover = Some(tokio::net::UnixListener::from_std(listener)?);
+                sockets.note(&door);
+            }
+            Err(trouble) => troubles.push(trouble),
+        }
         if sockets.listeners.is_empty() {
-            return Err(Failure(troubles.join("; ")));
+            return Err(Failure::other(troubles.join("; ")));
         }
         for trouble in troubles {
             tracing::warn!("a socket is missing: {trouble}");
@@ -78,21 +125,39 @@ impl Sockets {
         Ok(sockets)
     }
 
-    fn add(&mut self, listener: UnixListener) -> io::Result<()> {
+    fn add(&mut self, listener: UnixListener, backlog: Backlog) -> io::Result<()> {
         listener.set_nonblocking(true)?;
-        self.listeners.push(tokio::net::UnixListener::from_std(listener)?);
+        self.listeners.push((tokio::net::UnixListener::from_std(listener)?, backlog));
         Ok(())
     }
 
     /// The listeners, to be served.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = tokio::net::UnixListener> {
+    pub(super) fn take(&mut self) -> impl Iterator<Item = (tokio::net::UnixListener, Backlog)> {
         std::mem::take(&mut self.listeners).into_iter()
     }
 
-    /// Takes away the sockets that the service has made.
+    /// The first socket that the service has made.
+    pub(super) fn first_own(&self) -> Option<&Path> {
+        self.own.first().map(|(path, _)| path.as_path())
+    }
+
+    fn note(&mut self, door: &Door) {
+        let path = door.path();
+        let file = inode(&path);
+        self.own.push((path, file));
+    }
+
+    /// Takes away the sockets that the service has made, where they have not been replaced: systemd does so when
+    /// `styxy.socket` is started.
     pub(super) fn remove(&self) {
-        for path in &self.own {
-            let _ = fs::remove_file(path);
+        for (path, file) in &self.own {
+            if inode(path) == *file {
+                let _ = fs::remove_file(path);
+            }
         }
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    fs::symlink_metadata(path).ok().map(|file| file.ino())
 }

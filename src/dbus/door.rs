@@ -9,6 +9,7 @@ use super::{NAME, PATH, Styxy, callers::Callers, values::Dict};
 use crate::{
     broker::Broker,
     change::{Change, Record, TypeRanges},
+    machine,
 };
 
 /// How long changes are gathered until they are told.
@@ -42,6 +43,10 @@ impl Door {
             .build()
             .await
             .map_err(OpenError::NoBus)?;
+        // Its clients are about other ports.
+        if !is_in_this_network(&connection).await {
+            return Err(OpenError::NoBus(zbus::Error::Unsupported));
+        }
         // The call that comes with the name may name an owner on the bus.
         broker.owners().set_bus(Some(connection.clone()));
         let flags = RequestNameFlags::DO_NOT_QUEUE;
@@ -87,6 +92,12 @@ impl Door {
         };
         let _ = tokio::time::timeout(patience, finish).await;
     }
+}
+
+/// Whether a bus is one of this network (`network_namespaces(7)`).
+pub async fn is_in_this_network(bus: &Connection) -> bool {
+    let peer = bus.peer_creds().await.ok();
+    machine::is_in_this_network(peer.and_then(|peer| peer.process_id()))
 }
 
 /// Tells changes as signals.

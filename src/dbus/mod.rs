@@ -20,16 +20,16 @@ use std::sync::Arc;
 
 use zbus::{Connection, interface, message::Header, object_server::SignalEmitter};
 
-pub use self::door::{Door, OpenError};
+pub use self::door::{Door, OpenError, is_in_this_network};
 pub(crate) use self::values::Dict;
 use self::{
     callers::Callers,
     values::{Options, values},
 };
 use crate::{
-    broker::{Broker, Caller, grant::Granted},
+    broker::Broker,
     error::{Error, ErrorKind},
-    lease::{EndReason, LeaseId},
+    lease::LeaseId,
     port::{Port, Protocol},
     request::{AllocateRequest, Filter, InstanceRequest},
     value::Value,
@@ -39,30 +39,6 @@ use crate::{
 struct Styxy {
     broker: Arc<Broker>,
     callers: Callers,
-}
-
-impl Styxy {
-    /// Grants to a caller that is there to hear of it.
-    async fn grant(
-        &self,
-        request: &AllocateRequest,
-        caller: &Caller,
-        bus: &Connection,
-        header: &Header<'_>,
-        hand_over: bool,
-    ) -> Result<Granted, Error> {
-        let gone = || Error::invalid("the caller has gone before it was answered");
-        if self.callers.has_gone(bus, header).await {
-            return Err(gone());
-        }
-        let granted = self.broker.allocate(request, caller, hand_over).await?;
-        // It may have taken long.
-        if self.callers.has_gone(bus, header).await {
-            self.broker.take_back(&granted.new_leases(), EndReason::NotDelivered);
-            return Err(gone());
-        }
-        Ok(granted)
-    }
 }
 
 #[interface(name = "org.styxy.Styxy1", introspection_docs = false)]
@@ -78,7 +54,7 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?;
         let caller = self.callers.caller(connection, &header).await?;
-        let granted = self.grant(&request, &caller, connection, &header, false).await?;
+        let granted = self.broker.allocate(&request, &caller, false).await?;
         Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
     }
 
@@ -93,7 +69,7 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
-        let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
+        let mut granted = self.broker.allocate(&request, &caller, true).await?;
         let socket = granted.socket.take().ok_or_else(|| {
             Error::new(
                 ErrorKind::PortInUse,

@@ -62,7 +62,8 @@ impl Lock {
 /// another machine, nor of one that this one cannot see.
 pub fn holder(folder: &Path) -> Option<u32> {
     let inode = fs::metadata(path(folder)).ok()?.ino();
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, inode)
+    // While locks come and go, one may be missing from what is read.
+    (0..3).find_map(|_| holder_in(&fs::read_to_string("/proc/locks").ok()?, inode))
 }
 
 /// A line is `1: FLOCK  ADVISORY  WRITE 1234 00:2f:5678 0 EOF`. The device is left out of account: some file systems tell

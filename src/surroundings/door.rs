@@ -22,6 +22,7 @@ use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_PATH};
 use tokio::net::UnixStream;
 
 use super::folder::name;
+use crate::machine;
 
 /// The name of the socket.
 const SOCKET: &str = "http.sock";
@@ -34,6 +35,7 @@ const LONGEST: usize = 107;
 pub struct Door {
     uid: u32,
     folder: PathBuf,
+    name: &'static str,
     /// Whether a socket of root's is the user's as well: one that the system's manager listens on.
     trusts_root: bool,
 }
@@ -45,6 +47,8 @@ pub enum Closed {
     Nobody(PathBuf, io::Error),
     /// Somebody else has the folder or listens in it.
     Others(PathBuf, String),
+    /// Who listens has the ports of another network.
+    Elsewhere(PathBuf),
 }
 
 impl fmt::Display for Closed {
@@ -59,6 +63,9 @@ impl fmt::Display for Closed {
                 }
             }
             Self::Others(path, who) => write!(f, "{} is {who}'s, and is not used", path.display()),
+            Self::Elsewhere(path) => {
+                write!(f, "{} is of a service in another network namespace", path.display())
+            }
         }
     }
 }
@@ -68,17 +75,27 @@ impl std::error::Error for Closed {}
 impl Door {
     /// The door in a folder.
     pub fn new(uid: u32, folder: PathBuf) -> Self {
-        Self { uid, folder, trusts_root: false }
+        Self { uid, folder, name: SOCKET, trusts_root: false }
+    }
+
+    /// The door in a folder, on a socket of another name.
+    pub fn named(uid: u32, folder: PathBuf, name: &'static str) -> Self {
+        Self { uid, folder, name, trusts_root: false }
     }
 
     /// The door in a user's runtime directory.
     pub fn in_runtime(uid: u32, runtime: &Path) -> Self {
-        Self { uid, folder: runtime.join("styxy"), trusts_root: true }
+        Self { uid, folder: runtime.join("styxy"), name: SOCKET, trusts_root: true }
     }
 
     /// The path of the socket.
     pub fn path(&self) -> PathBuf {
-        self.folder.join(SOCKET)
+        self.folder.join(self.name)
+    }
+
+    /// Whether there is a socket.
+    pub fn exists(&self) -> bool {
+        self.path().exists()
     }
 
     /// Connects to the service, if one of this user listens.
@@ -89,11 +106,31 @@ impl Door {
         let stream = UnixStream::connect(self.address(&opened)).await.map_err(nobody)?;
         // The kernel noted who called listen() (SO_PEERCRED): for a socket of systemd's that is the
         // user's manager, which has the user's number.
-        let peer = stream.peer_cred().map_err(nobody)?.uid();
-        if peer == self.uid || (peer == 0 && self.trusts_root) {
-            Ok(stream)
+        let peer = stream.peer_cred().map_err(nobody)?;
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
+        self.check_peer(peer.uid(), pid)?;
+        Ok(stream)
+    }
+
+    /// The same, before there is a runtime.
+    pub fn connect_now(&self) -> Result<Blocking, Closed> {
+        let nobody = |error| Closed::Nobody(self.path(), error);
+        let opened = self.open().map_err(nobody)?;
+        self.check_folder(&opened)?;
+        let stream = Blocking::connect(self.address(&opened)).map_err(nobody)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream);
+        let peer = peer.map_err(|errno| nobody(errno.into()))?;
+        self.check_peer(peer.uid.as_raw(), u32::try_from(peer.pid.as_raw_pid()).ok())?;
+        Ok(stream)
+    }
+
+    fn check_peer(&self, uid: u32, pid: Option<u32>) -> Result<(), Closed> {
+        if uid != self.uid && !(uid == 0 && self.trusts_root) {
+            Err(Closed::Others(self.path(), name(uid)))
+        } else if machine::is_in_this_network(pid) {
+            Ok(())
         } else {
-            Err(Closed::Others(self.path(), name(peer)))
+            Err(Closed::Elsewhere(self.path()))
         }
     }
 
@@ -141,6 +178,6 @@ impl Door {
         if path.as_os_str().len() <= LONGEST {
             return path;
         }
-        PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd())).join(SOCKET)
+        PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd())).join(self.name)
     }
 }

@@ -24,6 +24,7 @@ use self::{
     folder::Temporary,
     home::{Entry, Home},
 };
+use crate::machine;
 
 /// The folder of the machine's configuration.
 const MACHINE: &str = "/etc/styxy";
@@ -36,8 +37,10 @@ pub struct User {
     refusal: Option<String>,
     /// The user's runtime directory, or why the one that is named cannot be used.
     runtime: Result<PathBuf, String>,
-    /// The folder of the state, if one can be had outside of `/tmp`.
+    /// The state folder, if one can be had outside of `/tmp`. In it is a folder for each machine.
     state: Result<PathBuf, String>,
+    /// Where it is before systemd 254, and may be after.
+    older_state: Option<PathBuf>,
     config: Option<PathBuf>,
     temporary: Temporary,
 }
@@ -73,11 +76,13 @@ impl User {
             [None, None] => Err("there is no home directory".to_owned()),
             homes => folder::first_usable(uid, homes.into_iter().flatten().map(state_in)),
         };
+        let config = absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(config_in);
         Self {
             uid,
             runtime: runtime(uid, variable("XDG_RUNTIME_DIR").as_deref()),
             state,
-            config: absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(config_in),
+            older_state: config.as_ref().map(|config| config.join("state")),
+            config,
             temporary: Temporary::new(uid, absolute("TMPDIR")),
             home,
             refusal,
@@ -105,18 +110,30 @@ impl User {
         self.runtime.as_deref().map_err(String::as_str)
     }
 
-    /// The folder of the state: below the home, else one in `/tmp` if it was made before. Makes nothing.
+    /// The folder of this machine's registry: below the home, else one in `/tmp` if it was made before. Makes nothing.
     pub fn state(&self) -> Option<PathBuf> {
-        let kept = || self.temporary.find().map(|folder| folder.join("state"));
-        self.state.as_ref().ok().cloned().or_else(kept)
+        let mut folders = self.registries();
+        // One that was left by a systemd before or after the present one has no socket.
+        let in_use = folders.iter().position(|folder| Door::new(self.uid, folder.clone()).exists());
+        let existing = in_use.or_else(|| folders.iter().position(|folder| folder.exists()));
+        (!folders.is_empty()).then(|| folders.swap_remove(existing.unwrap_or_default()))
     }
 
-    /// The folder of the state; one in `/tmp` is made where there is no other. The message says what is
-    /// wrong and what to do.
+    /// Where this machine's registry may be, the likelier place first.
+    fn registries(&self) -> Vec<PathBuf> {
+        let kept = || self.temporary.find().map(|folder| folder.join("state"));
+        let state = self.state.as_ref().ok().cloned().or_else(kept);
+        let folders = state.into_iter().chain(self.older_state.clone());
+        folders.map(|folder| folder.join(machine::key())).collect()
+    }
+
+    /// The state folder that a service of this user has where systemd gives it none: the one that the unit would have. One
+    /// in `/tmp` is made where there is no other. The message says what is wrong and what to do.
     pub fn make_state(&self) -> Result<PathBuf, String> {
-        let why_not = match &self.state {
-            Ok(state) => return Ok(state.clone()),
-            Err(why) => why,
+        let why_not = match (&self.state, &self.older_state) {
+            (Ok(state), Some(older)) => return Ok(machine::state_folder(state, older)),
+            (Ok(state), None) => return Ok(state.clone()),
+            (Err(why), _) => why,
         };
         let made = self.temporary.find_or_make().map(|folder| folder.join("state"));
         made.map_err(|error| {
@@ -135,9 +152,21 @@ impl User {
 
     /// The places where a service of this user may listen, best first.
     pub fn doors(&self) -> Vec<Door> {
-        let runtime =
-            self.runtime.as_deref().ok().map(|runtime| Door::in_runtime(self.uid, runtime));
-        runtime.into_iter().chain(self.state().map(|state| Door::new(self.uid, state))).collect()
+        // Where systemd listens, to connect is to start the service for the machine's network.
+        let is_ours = machine::is_in_own_network() || !self.has_manager();
+        let runtime = self.runtime_door().filter(|_| is_ours).into_iter();
+        runtime.chain(self.door_beside_the_state()).collect()
+    }
+
+    /// The door in the runtime directory.
+    pub fn runtime_door(&self) -> Option<Door> {
+        let runtime = self.runtime.as_deref().ok();
+        runtime.map(|runtime| Door::in_runtime(self.uid, runtime))
+    }
+
+    /// The door beside the lock, where every service listens.
+    pub fn door_beside_the_state(&self) -> Option<Door> {
+        self.state().map(|state| Door::new(self.uid, state))
     }
 
     /// Whether a systemd manager of this user runs.

@@ -57,12 +57,12 @@ fn a_home_that_cannot_be_used_gives_way_to_the_one_of_the_passwd_entry() {
 fn the_folders_are_those_of_the_xdg_specification_and_no_units() {
     let (_folder, home, other) = folders();
     let user = read(&[("HOME", &home)], None);
-    assert_eq!(user.state(), Some(home.join(".local/state/styxy/state")));
+    assert_eq!(user.state(), Some(home.join(".local/state/styxy/state").join(machine::key())));
     assert_eq!(user.config(), [Path::new("/etc/styxy"), &home.join(".config/styxy")]);
     let variables =
         [("HOME", &*home), ("XDG_STATE_HOME", &other), ("XDG_CONFIG_HOME", Path::new("relative"))];
     let user = read(&variables, None);
-    assert_eq!(user.state(), Some(other.join("styxy/state")));
+    assert_eq!(user.state(), Some(other.join("styxy/state").join(machine::key())));
     assert_eq!(user.config()[1], home.join(".config/styxy"));
     let variables = [
         ("HOME", &*home),
@@ -80,7 +80,7 @@ fn a_state_folder_that_cannot_be_made_gives_way_to_the_one_of_the_home() {
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let user = read(&[("HOME", &home), ("XDG_STATE_HOME", &file)], None);
-    assert_eq!(user.state(), Some(home.join(".local/state/styxy/state")));
+    assert_eq!(user.state(), Some(home.join(".local/state/styxy/state").join(machine::key())));
 }
 
 #[test]

@@ -324,7 +324,7 @@ fn state_on_a_disk<'a>(machine: &'a Machine, size: &str) -> Folder<'a> {
 }
 
 fn stopped(machine: &Machine) -> Folder<'_> {
-    let path = machine.user("dirname $(find ~ -path '*styxy/state/lock')").ok();
+    let path = machine.user("dirname $(find ~ -path '*styxy/state/*/lock')").ok();
     let folder = Folder { machine, path: path.trim().to_owned() };
     folder.stop();
     folder

@@ -80,6 +80,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/lib/systemd/catalog/styxy.catalog",
             "644 root /usr/lib/systemd/user-preset/90-styxy.preset",
             "644 root /usr/lib/systemd/user/styxy-failed.service",
+            "644 root /usr/lib/systemd/user/styxy-login.service",
             "644 root /usr/lib/systemd/user/styxy.service",
             "644 root /usr/lib/systemd/user/styxy.socket",
             "644 root /usr/share/bash-completion/completions/styxy",
@@ -105,7 +106,7 @@ fn files_and_units(machine: &Machine) {
     assert_eq!(machine.root("dpkg --verify styxy").ok(), "");
 
     let verified =
-        machine.user("systemd-analyze --user --man=no verify styxy.service styxy-failed.service styxy.socket 2>&1");
+        machine.user("systemd-analyze --user --man=no verify styxy.service styxy-failed.service styxy-login.service styxy.socket 2>&1");
     let verified = verified.ok();
     // systemd 254 and later know it.
     let lines = verified.lines().filter(|line| !line.contains("Unknown key 'RestartMode'"));

@@ -147,8 +147,9 @@ impl Home {
         self.path(if is_session() { ".config/styxy" } else { "config/styxy" })
     }
 
+    /// The folder of this machine's registry.
     pub fn state(&self) -> PathBuf {
-        self.path("state/styxy/state")
+        self.path("state/styxy/state").join(styxy::machine::key())
     }
 
     pub fn socket(&self) -> PathBuf {

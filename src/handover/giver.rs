@@ -1,0 +1,94 @@
+//! Ceasing to be the service: the socket on which the next one asks, and what it is given.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::net::UnixStream as Blocking},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+use super::{Answer, PATIENCE, Request, VERSION, wire};
+use crate::{
+    kernel::{
+        guard::Guards,
+        process::{self, Process, Trouble},
+    },
+    lease::Owner,
+};
+
+/// How long the other end may take to ask.
+const TO_ASK: Duration = Duration::from_secs(5);
+/// A question that is longer is none.
+const LONGEST: u64 = 4096;
+
+/// The next service, which waits for what this one holds.
+#[derive(Debug)]
+pub struct Successor {
+    stream: Blocking,
+}
+
+/// Waits until another service asks to take over.
+pub async fn asked(listener: &UnixListener) -> Successor {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of descriptors, most likely.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        // The folder is the user's alone; this is for one that was opened to others.
+        if stream.peer_cred().is_ok_and(|peer| peer.uid() == process::uid())
+            && let Ok(Ok(successor)) = tokio::time::timeout(TO_ASK, question(stream)).await
+        {
+            return successor;
+        }
+    }
+}
+
+async fn question(mut stream: UnixStream) -> io::Result<Successor> {
+    let mut line = String::new();
+    BufReader::new((&mut stream).take(LONGEST)).read_line(&mut line).await?;
+    let request: Request = serde_json::from_str(&line)?;
+    tracing::info!("styxy {} takes over", request.styxy);
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(Successor { stream })
+}
+
+impl Successor {
+    /// Hands over the guards and the owners that are processes. What cannot be handed over is bound or found again by
+    /// the next service.
+    pub fn give<'a>(
+        &self,
+        guards: &Guards,
+        owners: impl Iterator<Item = &'a Owner>,
+    ) -> io::Result<()> {
+        let answer = || Answer { version: VERSION, ..Answer::default() };
+        let guards: Vec<_> = guards.iter().collect();
+        for some in guards.chunks(wire::MOST) {
+            let (leases, sockets): (Vec<_>, Vec<_>) = some.iter().copied().unzip();
+            wire::send(&self.stream, &Answer { guards: leases, ..answer() }, &sockets)?;
+        }
+        let processes: Vec<_> = owners
+            .filter_map(|owner| match owner {
+                Owner::Process { pid, start } => match Process::of_pid(*pid) {
+                    Ok(process) | Err(Trouble::Foreign(process)) => {
+                        Some(process).filter(|process| process.start == *start)
+                    }
+                    Err(_) => None,
+                },
+                _ => None,
+            })
+            .collect();
+        for some in processes.chunks(wire::MOST) {
+            let pidfds: Vec<_> = some.iter().map(|process| process.pidfd.as_fd()).collect();
+            let processes = some.iter().map(|process| (process.pid, process.start)).collect();
+            wire::send(&self.stream, &Answer { processes, ..answer() }, &pidfds)?;
+        }
+        wire::send(&self.stream, &Answer { done: true, ..answer() }, &[])
+    }
+}

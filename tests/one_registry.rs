@@ -1,0 +1,264 @@
+//! One registry for each user, wherever a command runs, and one service at a time that has it.
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    os::unix::net::UnixStream,
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value as Json;
+use support::{Home, end, started};
+
+/// The service, as systemd starts it for the unit: with the folder that a private service has.
+fn unit(home: &Home) -> Command {
+    let styxy = home.styxy();
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"SYSTEMD_EXEC_PID=$$ exec "$0" "$@""#]).arg(styxy.get_program());
+    command.env_clear().envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("STATE_DIRECTORY", home.path("state/styxy/state"));
+    command.env("CONFIGURATION_DIRECTORY", home.config());
+    command
+}
+
+fn leases(home: &Home) -> Vec<Json> {
+    let list: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
+    let leases = list.as_array().or_else(|| list["allocations"].as_array());
+    leases.unwrap_or_else(|| panic!("{list}")).clone()
+}
+
+/// A bind as of a server that does not set `SO_REUSEADDR`.
+fn plain_bind(port: u16) -> bool {
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).is_ok()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap())
+}
+
+#[test]
+fn a_command_without_a_runtime_folder_reaches_the_service_beside_the_lock() {
+    let home = Home::with_type();
+    let service = home.service();
+    let port = home.ok(&["allocate", "mine"]);
+    let output = home.styxy().env_remove("XDG_RUNTIME_DIR").args(["list"]).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&port), "{output:?}");
+    // And a second service gives way, in words.
+    let output = home.styxy().arg("daemon").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{words}");
+    assert!(words.contains(&format!("process {}", service.id())), "{words}");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn the_units_service_takes_over_what_a_private_one_has() {
+    let home = Home::with_type();
+    let mut private = home.service();
+    let mut owner = Command::new("sleep").arg("600").spawn().unwrap();
+    home.ok(&["allocate", "mine", "--ttl", "600"]);
+    home.ok(&["allocate", "mine", "--owner", &format!("pid:{}", owner.id())]);
+    let before = leases(&home);
+    assert_eq!(before.len(), 2);
+
+    let (port, is_over) = (home.port(0), AtomicBool::new(false));
+    let unit = thread::scope(|scope| {
+        let tries = scope.spawn(|| {
+            let mut tries = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                assert!(!plain_bind(port), "the port was let go");
+                tries += 1;
+            }
+            tries
+        });
+        let unit = started(unit(&home));
+        is_over.store(true, Ordering::Relaxed);
+        assert!(tries.join().unwrap() > 0);
+        unit
+    });
+    assert!(private.wait().unwrap().success(), "the private service ends in peace");
+    assert_eq!(home.http("GET", "/status", "").body["pid"], unit.id());
+    assert_eq!(leases(&home), before);
+    assert!(!plain_bind(port));
+
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    home.until(|| leases(&home).len() == 1);
+    let events = fs::read_to_string(home.state().join("log.00000001")).unwrap();
+    assert_eq!(events.matches("\"allocate\"").count(), 2, "{events}");
+    end(unit, Signal::SIGTERM);
+}
+
+#[test]
+fn no_call_is_lost_while_one_service_takes_over_from_another() {
+    let home = Home::with_ports(200);
+    let range = [home.port(0), home.port(199)];
+    home.configure(&format!(r#"{{"service_types": {{"mine": {{"port_range": {range:?}}}}}}}"#));
+    let mut services = vec![home.service()];
+    let granted: Vec<Output> = thread::scope(|scope| {
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let calls = (0..20).map(|_| home.styxy().args(["allocate", "mine"]).output());
+                    calls.map(Result::unwrap).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        for _ in 0..3 {
+            services.push(started(unit(&home)));
+        }
+        clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+    });
+    let ports: BTreeSet<_> = granted
+        .iter()
+        .map(|output| {
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        })
+        .collect();
+    assert_eq!((granted.len(), ports.len()), (80, 80), "each port once");
+    assert_eq!(leases(&home).len(), 80);
+    let last = services.pop().unwrap();
+    for mut earlier in services {
+        assert!(earlier.wait().unwrap().success());
+    }
+    end(last, Signal::SIGTERM);
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_named_and_left_alone() {
+    let home = Home::with_type();
+    let private = home.service();
+    kill(pid(&private), Signal::SIGSTOP).unwrap();
+    let output = unit(&home).arg("daemon").output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(69), "{words}");
+    assert!(words.contains(&format!("kill {}", private.id())), "{words}");
+    kill(pid(&private), Signal::SIGCONT).unwrap();
+    home.ok(&["allocate", "mine"]);
+    home.until(|| home.try_http("GET", "/status", "").is_some());
+    end(private, Signal::SIGTERM);
+}
+
+#[test]
+fn the_state_of_an_older_version_is_taken_along() {
+    let home = Home::with_type();
+    let service = home.service();
+    let port = home.ok(&["allocate", "mine", "--ttl", "600"]);
+    end(service, Signal::SIGTERM);
+    // It lay in the state folder itself.
+    let folder = home.path("state/styxy/state");
+    for entry in fs::read_dir(home.state()).unwrap() {
+        let name = entry.unwrap().file_name();
+        fs::rename(home.state().join(&name), folder.join(&name)).unwrap();
+    }
+    fs::remove_dir(home.state()).unwrap();
+    let service = home.service();
+    assert_eq!(leases(&home)[0]["port"].to_string(), port);
+    assert!(!folder.join("log.00000001").exists());
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_mark_for_the_next_login_is_there_as_long_as_there_are_leases() {
+    let home = Home::with_type();
+    let service = home.service();
+    let mark = home.state().join("leases");
+    assert!(!mark.exists());
+    let port = home.ok(&["allocate", "mine"]);
+    home.until(|| mark.exists());
+    end(service, Signal::SIGTERM);
+    assert!(mark.exists());
+    let service = home.service();
+    home.ok(&["release", &port]);
+    home.until(|| !mark.exists());
+    end(service, Signal::SIGTERM);
+}
+
+/// Runs a shell script in a network of its own, in which the same home is seen.
+fn elsewhere(home: &Home, script: &str) -> Option<String> {
+    let unshare = ["--map-current-user", "--net"];
+    let works = Command::new("unshare").args(unshare).arg("true").stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: unshare(1) can't make a network here");
+        return None;
+    }
+    let styxy = home.styxy();
+    let output = Command::new("unshare")
+        .args(unshare)
+        .args(["sh", "-euc", script])
+        .env_clear()
+        .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", env::var_os("PATH").unwrap())
+        .env("STYXY", styxy.get_program())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn another_network_has_leases_and_a_service_of_its_own() {
+    let home = Home::with_type();
+    let service = home.service();
+    let port = home.ok(&["allocate", "mine"]);
+    let script = r#"
+        "$STYXY" daemon --idle-exit 0 >"$HOME/there" 2>&1 & daemon=$!
+        until grep -q listening "$HOME/there"; do sleep 0.05; done
+        "$STYXY" allocate mine
+        "$STYXY" list --json
+        kill $daemon; wait $daemon
+    "#;
+    let said = elsewhere(&home, script);
+    let leases = leases(&home);
+    end(service, Signal::SIGTERM);
+    let Some(said) = said else { return };
+    let (there, list) = said.split_once('\n').unwrap();
+    assert_eq!(there, port, "the same port of another network is free");
+    assert_eq!(list.matches("lease_id").count(), 1, "{list}");
+    assert_eq!(leases.len(), 1);
+}
+
+#[test]
+fn who_asks_from_another_network_is_told_so() {
+    let home = Home::with_type();
+    let service = home.service();
+    let socket = home.socket();
+    let script = format!(
+        r#"python3 - <<'E'
+import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("{}")
+s.sendall(b"GET /check/{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+print(s.makefile().read())
+E"#,
+        socket.display(),
+        home.port(0)
+    );
+    let said = elsewhere(&home, &script);
+    end(service, Signal::SIGTERM);
+    let Some(said) = said else { return };
+    assert!(said.starts_with("HTTP/1.1 421 "), "{said}");
+    assert!(said.contains("OtherNetwork") && said.contains("network namespace"), "{said}");
+}
+
+#[test]
+fn a_socket_that_is_not_the_services_own_any_more_stays() {
+    let home = Home::with_type();
+    let service = home.service();
+    // As systemd does when styxy.socket is started.
+    fs::remove_file(home.socket()).unwrap();
+    let _replaced = std::os::unix::net::UnixListener::bind(home.socket()).unwrap();
+    end(service, Signal::SIGTERM);
+    UnixStream::connect(home.socket()).unwrap();
+}
