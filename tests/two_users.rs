@@ -602,11 +602,14 @@ fn descriptors() {
 fn udp() {
     let user = User::new(0, "20000, 20009");
     for protocol in ["udp", "both"] {
-        let granted = user.json(&["allocate", "mine", "--protocol", protocol]);
-        let note = granted["note"].as_str().unwrap_or_default();
-        assert!(note.contains("not held"), "{granted}");
+        for hold in [&[][..], &["--hold", "none"]] {
+            let granted =
+                user.json(&[&["allocate", "mine", "--protocol", protocol], hold].concat());
+            let note = granted["note"].as_str().unwrap_or_default();
+            assert!(note.contains("not held"), "{granted}");
+        }
     }
-    // Whoever asked for it knows.
-    let granted = user.json(&["allocate", "mine", "--protocol", "udp", "--hold", "none"]);
+    // Whoever asked for that knows.
+    let granted = user.json(&["allocate", "mine", "--hold", "none"]);
     assert_eq!(granted["note"], Json::Null, "{granted}");
 }

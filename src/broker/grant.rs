@@ -449,16 +449,13 @@ impl Inner {
             return (Hold::Socket, None);
         }
         let wanted = request.hold.unwrap_or(service_type.hold);
-        if wanted != Hold::Guard {
-            return (Hold::None, None);
-        }
         // UDP has no socket that is bound and lets another in.
         let note = match request.protocol() {
             Protocol::Tcp => None,
             Protocol::Udp => Some(UDP_IS_NOT_HELD.to_owned()),
             Protocol::Both => Some(format!("for UDP {UDP_IS_NOT_HELD}")),
         };
-        if request.protocol() == Protocol::Udp {
+        if wanted != Hold::Guard || request.protocol() == Protocol::Udp {
             return (Hold::None, note);
         }
         let most = self.most_guards.min(self.config.most_guards);
