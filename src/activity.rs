@@ -18,19 +18,32 @@ pub struct Activity(Arc<Counts>);
 #[derive(Debug, Default)]
 struct Counts {
     busy: AtomicUsize,
+    observers: AtomicUsize,
     leases: AtomicUsize,
     changed: watch::Sender<()>,
+    /// An observer has left.
+    left: watch::Sender<()>,
 }
 
 /// Something that is under way until this is dropped.
 #[derive(Debug)]
 pub struct Busy(Arc<Counts>);
 
+/// Somebody who looks until this is dropped.
+#[derive(Debug)]
+pub struct Observer(Arc<Counts>);
+
 impl Activity {
     /// Something begins.
     pub fn busy(&self) -> Busy {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(&self.0))
+    }
+
+    /// Somebody looks: it is waited for at the end, and is no reason to live on.
+    pub fn observer(&self) -> Observer {
+        self.0.observers.fetch_add(1, Ordering::Relaxed);
+        Observer(Arc::clone(&self.0))
     }
 
     /// There was a change, and there are so many leases now.
@@ -49,12 +62,14 @@ impl Activity {
     pub async fn idle(&self, time: impl Fn() -> Duration) {
         let mut changed = self.watch();
         loop {
-            let busy = self.0.busy.load(Ordering::Relaxed) + self.0.leases.load(Ordering::Relaxed);
+            let is_busy =
+                || self.0.busy.load(Ordering::Relaxed) + self.0.leases.load(Ordering::Relaxed) > 0;
             let time = time();
-            if busy > 0 || time.is_zero() {
+            if is_busy() || time.is_zero() {
                 // The sender lives as long as this does, so there is no error to see.
                 let _ = changed.changed().await;
-            } else if tokio::time::timeout(time, changed.changed()).await.is_err() {
+            } else if tokio::time::timeout(time, changed.changed()).await.is_err() && !is_busy() {
+                // What begins is not announced.
                 return;
             }
         }
@@ -62,10 +77,22 @@ impl Activity {
 
     /// Waits until nothing is under way.
     pub async fn settled(&self) {
-        let mut changed = self.watch();
-        while self.0.busy.load(Ordering::Relaxed) > 0 {
-            let _ = changed.changed().await;
+        let (mut changed, mut left) = (self.watch(), self.0.left.subscribe());
+        let is_busy =
+            || self.0.busy.load(Ordering::Relaxed) + self.0.observers.load(Ordering::Relaxed) > 0;
+        while is_busy() {
+            tokio::select! {
+                _ = changed.changed() => {}
+                _ = left.changed() => {}
+            }
         }
+    }
+}
+
+impl Drop for Observer {
+    fn drop(&mut self) {
+        self.0.observers.fetch_sub(1, Ordering::Relaxed);
+        self.0.left.send_replace(());
     }
 }
 
@@ -96,5 +123,25 @@ mod tests {
         };
         tokio::join!(activity.idle(|| second), calls);
         assert_eq!(start.elapsed(), second * 7);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_only_looks_keeps_nothing_alive_and_is_waited_for() {
+        let activity = Activity::default();
+        let second = Duration::from_secs(1);
+        let start = tokio::time::Instant::now();
+        let observer = activity.observer();
+        let look = async {
+            tokio::time::sleep(second / 2).await;
+            drop(activity.observer());
+        };
+        tokio::join!(activity.idle(|| second), look);
+        assert_eq!(start.elapsed(), second);
+        let leave = async {
+            tokio::time::sleep(second).await;
+            drop(observer);
+        };
+        tokio::join!(activity.settled(), leave);
+        assert_eq!(start.elapsed(), second * 2);
     }
 }

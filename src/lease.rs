@@ -378,6 +378,8 @@ pub enum EndReason {
     NewBoot,
     /// The grant could not be made durable, so it was taken back.
     NotDurable,
+    /// Whoever asked for it was gone before the answer, so nobody knows of it.
+    NotDelivered,
 }
 
 impl EndReason {
@@ -392,6 +394,7 @@ impl EndReason {
             Self::ListenerGone => "listener_gone",
             Self::NewBoot => "new_boot",
             Self::NotDurable => "not_durable",
+            Self::NotDelivered => "not_delivered",
         }
     }
 }

@@ -41,6 +41,8 @@ struct Plan {
     types: BTreeMap<ServiceTypeName, ServiceType>,
     excluded: Vec<Port>,
     most_leases: usize,
+    most_per_instance: usize,
+    most_per_project: usize,
     most_remembered: usize,
 }
 
@@ -52,6 +54,8 @@ impl Plan {
             auto: AutoAllocation::off(),
             excluded: self.excluded.iter().copied().collect(),
             most_leases: self.most_leases,
+            most_per_instance: self.most_per_instance,
+            most_per_project: self.most_per_project,
             most_remembered: self.most_remembered,
         }
     }
@@ -86,6 +90,13 @@ impl Model {
             return Err(ErrorKind::InvalidArgument);
         }
         if self.leases.len() >= self.plan.most_leases {
+            return Err(ErrorKind::LimitExceeded);
+        }
+        let of_instance = self.leases.iter().filter(|l| l.instance_id == request.instance_id);
+        let of_project = self.leases.iter().filter(|l| l.project_path == request.project_path);
+        if request.instance_id.is_some() && of_instance.count() >= self.plan.most_per_instance
+            || request.project_path.is_some() && of_project.count() >= self.plan.most_per_project
+        {
             return Err(ErrorKind::LimitExceeded);
         }
         let mut candidates: Vec<_> = request.port.into_iter().collect();
@@ -401,11 +412,13 @@ prop_compose! {
         types in TYPES.map(|_| weighted(0.9, any_type())),
         excluded in prop::collection::vec(any_port(), 0..3),
         most_leases in prop_oneof![3 => Just(100), 1 => 1_usize..8],
+        most_per_instance in prop_oneof![3 => Just(100), 1 => 1_usize..4],
+        most_per_project in prop_oneof![3 => Just(100), 1 => 1_usize..4],
         most_remembered in prop_oneof![1 => Just(100), 1 => 1_usize..6],
     ) -> Plan {
         let types = TYPES.into_iter().zip(types);
         let types = types.filter_map(|(name, it)| Some((word(name), it?))).collect();
-        Plan { types, excluded, most_leases, most_remembered }
+        Plan { types, excluded, most_leases, most_per_instance, most_per_project, most_remembered }
     }
 }
 
@@ -467,10 +480,22 @@ proptest! {
 
 // Stories, told to both.
 
+/// No service types, and no limits that matter.
+fn plan() -> Plan {
+    Plan {
+        types: BTreeMap::new(),
+        excluded: Vec::new(),
+        most_leases: 100,
+        most_per_instance: 100,
+        most_per_project: 100,
+        most_remembered: 100,
+    }
+}
+
 /// One service type, `dev`, with that range and these preferred ports.
 fn dev(range: RangeInclusive<u16>, preferred: &[u16]) -> Both {
     let types = BTreeMap::from([(word("dev"), service_type(range, preferred))]);
-    Both::new(Plan { types, excluded: Vec::new(), most_leases: 100, most_remembered: 100 })
+    Both::new(Plan { types, ..plan() })
 }
 
 fn of(project: &str) -> AllocateRequest {
@@ -539,13 +564,8 @@ fn a_block_lies_in_one_range_though_it_would_end_in_another() {
     let first = service_type(5050..=5052, &[5051]);
     let more_ranges = vec![PortRange::new(port(5056), port(5058)).expect("ascending")];
     let ranges = ServiceType { more_ranges, ..first };
-    let registry = Both::new(Plan {
-        types: BTreeMap::from([(word("dev"), ranges.clone())]),
-        excluded: Vec::new(),
-        most_leases: 100,
-        most_remembered: 100,
-    })
-    .registry;
+    let types = BTreeMap::from([(word("dev"), ranges.clone())]);
+    let registry = Both::new(Plan { types, ..plan() }).registry;
     let choose = |count| {
         let request = AllocateRequest { count, ..of("/a") };
         registry.choose(&request, &ranges, |_| Ok(())).map_err(|error| error.kind)

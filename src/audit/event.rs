@@ -224,6 +224,7 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
         EndReason::ListenerGone => "its owner and now its listener are gone",
         EndReason::NewBoot => "the machine was started anew",
         EndReason::NotDurable => "the grant could not be stored",
+        EndReason::NotDelivered => "whoever asked for it was gone before the answer",
         EndReason::Released => "it was released",
     };
     let message = format!("The lease of {} of {} ended: {why}", port(lease), describe(lease));

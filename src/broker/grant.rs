@@ -66,6 +66,12 @@ pub enum Outcome {
 }
 
 impl Granted {
+    /// The leases that are there since this request.
+    pub fn new_leases(&self) -> Vec<Arc<Lease>> {
+        let all = std::iter::once(&self.lease).chain(&self.others);
+        all.filter(|_| self.outcome == Outcome::New).map(Arc::clone).collect()
+    }
+
     /// The answer as every door shows it.
     pub fn fields(&self) -> Fields {
         let mut fields = self.lease.fields();
@@ -157,6 +163,23 @@ impl Broker {
             outcome?;
         }
         Ok(granted)
+    }
+
+    /// Takes back leases of which nobody was told.
+    pub fn take_back(&self, leases: &[Arc<Lease>], reason: EndReason) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let own = leases.first().and_then(|lease| lease.holders().next());
+        let is_own = |holder: &Holder| own.as_ref().is_some_and(|own| holder.is_same_as(own));
+        let ends = leases.iter().filter_map(|lease| {
+            // Somebody may have released it meanwhile, or share it.
+            let lease = inner.registry.get(lease.lease_id).ok()?;
+            Some(leave(lease, is_own, reason))
+        });
+        let ends: Vec<_> = ends.collect();
+        if !ends.is_empty() {
+            let _ = self.commit_anyway(inner, ends, None);
+        }
     }
 
     /// A grant is durable, or cannot be: then it is taken back, with what was remembered of it.

@@ -1,5 +1,3 @@
-use std::io;
-
 use clap::Args;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt,
@@ -10,13 +8,12 @@ use rmcp::{
     service::{RequestContext, ServerInitializeError},
     transport::stdio,
 };
-use rustix::event::{PollFd, PollFlags, poll};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 use tokio::{runtime, task::spawn_blocking};
 
-use super::{Stop, refused};
+use super::{Stop, reader, refused};
 use crate::word::{harmless, shortened};
 
 mod answers;
@@ -67,15 +64,8 @@ async fn serve() -> Result<(), Stop> {
     };
     tokio::select! {
         result = session => result,
-        _ = spawn_blocking(nobody_reads) => Ok(()),
+        _ = spawn_blocking(reader::gone) => Ok(()),
     }
-}
-
-/// Waits until nobody can read what would be written.
-fn nobody_reads() {
-    let output = io::stdout();
-    let mut output = [PollFd::new(&output, PollFlags::empty())];
-    while poll(&mut output, None) == Err(rustix::io::Errno::INTR) {}
 }
 
 /// A tool, made of its arguments.

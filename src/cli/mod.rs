@@ -23,6 +23,7 @@ mod mcp;
 mod output;
 mod owner;
 mod project;
+mod reader;
 mod release;
 mod renew;
 mod run;

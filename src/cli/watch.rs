@@ -1,9 +1,16 @@
+use std::thread;
+
 use clap::Args;
 use comfy_table::Color;
 use serde_json::Value as Json;
 
+use tokio::sync::{mpsc, oneshot};
+
 use super::{Output, Stop, block_on, list::owner, print, short, text};
 use crate::{client, time::Timestamp};
+
+/// How many events may wait to be printed.
+const AT_ONCE: usize = 256;
 
 /// Show what happens, as it happens, until Ctrl-C; with --json an object a line
 #[derive(Debug, Args)]
@@ -14,12 +21,26 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let tell = |event: Json| {
+        let (reader, events) = mpsc::channel(AT_ONCE);
+        // A reader that waits, or is gone, is not to hold up what comes over the bus.
+        let printing = thread::spawn(move || self.print(events));
+        let (ended, end) = oneshot::channel();
+        thread::spawn(|| ended.send(super::reader::gone()));
+        block_on(async {
+            tokio::select! {
+                result = client::watch::watch(reader) => result,
+                _ = end => Ok(()),
+            }
+        })??;
+        printing.join().unwrap_or(Ok(()))
+    }
+
+    fn print(self, mut events: mpsc::Receiver<Json>) -> Result<(), Stop> {
+        while let Some(event) = events.blocking_recv() {
             let event = super::cleaned(event);
-            let line = if self.output.json { event.to_string() } else { describe(&event) };
-            print(&line)
-        };
-        Err(block_on(client::watch::watch(tell))??)
+            print(&if self.output.json { event.to_string() } else { describe(&event) })?;
+        }
+        Ok(())
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How long a bus may take to let a client in, before it counts as none.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
@@ -33,11 +33,15 @@ impl Service {
 
     /// By its unique name, if it has one: what is sent there starts nothing.
     pub(super) async fn running() -> Result<Option<Self>, Miss> {
+        Ok(Self::running_on(connect().await?).await)
+    }
+
+    /// The same on that bus.
+    pub(super) async fn running_on(bus: Connection) -> Option<Self> {
         const BUS: &str = "org.freedesktop.DBus";
-        let bus = connect().await?;
         let reply = bus.call_method(Some(BUS), "/", Some(BUS), "GetNameOwner", &(NAME,)).await;
         let name = reply.ok().and_then(|reply| reply.body().deserialize().ok());
-        Ok(name.map(|name| Self { bus, name }))
+        name.map(|name| Self { bus, name })
     }
 }
 

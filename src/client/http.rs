@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use axum::body::{Body, to_bytes};
-use hyper::{Method, Request, client::conn::http1};
+use hyper::{Method, Request, client::conn::http1, header::HeaderValue};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::net::UnixStream;
@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 use super::{Call, Failure, Miss, unit, waiting::Waiting};
 use crate::{
     error::ErrorKind,
+    http::OBSERVER,
     surroundings::{Door, user},
     value::{Fields, Value},
 };
@@ -22,6 +23,15 @@ const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
     // Where systemd listens, the unit is started now.
     unit::unless_it_fails(async { ask(call, waiting, connect().await).await }).await
+}
+
+/// Looks at what a service that runs has, and leaves its idle time as it is.
+pub(super) async fn observe(call: &Call) -> Result<Json, Miss> {
+    let doors = user().doors().pop().into_iter();
+    let (stream, _) = connect_to(doors).await.map_err(Miss::Absent)?;
+    let mut request = request(call);
+    request.headers_mut().insert(OBSERVER, HeaderValue::from_static("yes"));
+    Ok(of_call(call, exchange(stream, request).await?))
 }
 
 /// Asks the service that listens beside the lock of the state, where only one that runs does.
@@ -36,11 +46,14 @@ async fn ask(
 ) -> Result<Json, Miss> {
     let (stream, path) = connected.map_err(Miss::Absent)?;
     waiting.on(format!("the service on {}", path.display()));
-    let mut answer = exchange(stream, request(call)).await?;
-    Ok(match part(call) {
+    Ok(of_call(call, exchange(stream, request(call)).await?))
+}
+
+fn of_call(call: &Call, mut answer: Json) -> Json {
+    match part(call) {
         Some(part) => answer[part].take(),
         None => answer,
-    })
+    }
 }
 
 /// Connects to the first door behind which a service of this user is; else says why there is none.

@@ -1,13 +1,25 @@
 //! What happens, as it happens: the signals of the bus; where there are none, the differences between one list
 //! of leases and the next.
+//!
+//! A watcher whose reader is slow, or that is stopped, must not let signals pile up in the bus: all of a user's
+//! programs share its memory there. It takes its match away, and when the reader is there again it compares a
+//! list of leases with what it has told.
 
-use std::{collections::BTreeMap, time::Duration};
+mod known;
+
+use std::{collections::VecDeque, time::Duration};
 
 use futures_util::StreamExt;
-use serde_json::{Value as Json, json};
-use zbus::{Connection, MatchRule, Message, MessageStream, fdo::DBusProxy};
+use nix::sys::signal::{Signal, raise};
+use serde_json::Value as Json;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+use zbus::{AsyncDrop, Connection, MatchRule, MessageStream, fdo::DBusProxy};
 
-use super::{Call, Failure, Miss, bus::Dict, bus::object, http, waiting::Waiting};
+use self::known::{Known, event};
+use super::{Call, Failure, Miss, bus, http};
 use crate::{
     dbus::{self, NAME, PATH},
     value::Fields,
@@ -16,27 +28,20 @@ use crate::{
 /// How often the leases are compared where there are no signals.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// Tells every event, for ever; each is an object with the `event`. Ends when `tell` fails.
-pub async fn watch<E>(mut tell: impl FnMut(Json) -> Result<(), E>) -> Result<E, Failure> {
-    match signals().await {
-        Some(mut signals) => {
-            while let Some(message) = signals.next().await {
-                let event = message.ok().and_then(|message| event(&message));
-                if let Some(event) = event
-                    && let Err(end) = tell(event)
-                {
-                    return Ok(end);
-                }
-            }
-            Err(Failure::Unreachable("the session bus is gone".to_owned()))
-        }
-        None => differences(tell).await,
+/// With this many events that the reader has not taken, a watcher is behind.
+const MOST_BEHIND: usize = 10_000;
+
+/// Tells every event, until nobody takes them; each is an object with the `event`.
+pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+    match bus().await {
+        Some(bus) => signals(&bus, reader).await,
+        None => differences(reader).await,
     }
 }
 
-/// The signals of the service, if the bus knows of one.
-async fn signals() -> Option<MessageStream> {
-    let bus = Connection::session().await.ok()?;
+/// The bus, if it knows of the service.
+async fn bus() -> Option<Connection> {
+    let bus = tokio::time::timeout(bus::PATIENCE, Connection::session()).await.ok()?.ok()?;
     if !dbus::is_in_this_network(&bus).await {
         return None;
     }
@@ -44,116 +49,103 @@ async fn signals() -> Option<MessageStream> {
     let names = proxy.list_activatable_names().await.ok()?;
     let is_known = names.iter().any(|name| name.as_str() == NAME)
         || proxy.name_has_owner(NAME.try_into().ok()?).await.ok()?;
-    if !is_known {
-        return None;
+    is_known.then_some(bus)
+}
+
+async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+    let gone = || Failure::Unreachable("the session bus is gone".to_owned());
+    let mut stop = signal(SignalKind::from_raw(Signal::SIGTSTP as i32)).ok();
+    let mut known = Known::default();
+    let mut waiting = VecDeque::new();
+    let mut stream = None;
+    loop {
+        if stream.is_none() && waiting.is_empty() {
+            stream = Some(subscribe(bus).await.map_err(|_| gone())?);
+            if let Some(now) = list(bus).await {
+                waiting.extend(known.compare(&now));
+            }
+        }
+        tokio::select! {
+            place = reader.reserve(), if !waiting.is_empty() => match place {
+                Ok(place) => {
+                    if let Some(event) = waiting.pop_front() {
+                        place.send(event);
+                    }
+                }
+                Err(_) => return Ok(()),
+            },
+            message = next(stream.as_mut()) => {
+                let message = message.ok_or_else(gone)?;
+                let event = message.ok().and_then(|message| event(&message));
+                waiting.extend(event.and_then(|event| known.note(event)));
+                if waiting.len() > MOST_BEHIND && let Some(stream) = stream.take() {
+                    stream.async_drop().await;
+                }
+            }
+            () = reader.closed() => return Ok(()),
+            () = stopped(stop.as_mut()) => {
+                if let Some(stream) = stream.take() {
+                    stream.async_drop().await;
+                }
+                // Without a reply, the bus might not know it yet.
+                let _ = bus.call_method(Some("org.freedesktop.DBus"), "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await;
+                let _ = raise(Signal::SIGSTOP);
+            }
+        }
     }
+}
+
+async fn next(stream: Option<&mut MessageStream>) -> Option<zbus::Result<zbus::Message>> {
+    match stream {
+        Some(stream) => stream.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for Ctrl-Z.
+async fn stopped(stop: Option<&mut tokio::signal::unix::Signal>) {
+    if let Some(stop) = stop
+        && stop.recv().await.is_some()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn subscribe(bus: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
         .sender(NAME)
         .path(PATH)
         .interface(NAME)
-        .build()
-        .ok()?;
-    MessageStream::for_match_rule(rule, &bus, None).await.ok()
+        .build()?;
+    MessageStream::for_match_rule(rule, bus, None).await
 }
 
-fn event(message: &Message) -> Option<Json> {
-    let header = message.header();
-    let body = message.body();
-    let leased = |event: &str, lease: &Dict<'_>| {
-        let mut json = object(lease);
-        json["event"] = event.into();
-        json
-    };
-    Some(match header.member()?.as_str() {
-        "LeaseGranted" => {
-            let (_, _, lease) = body.deserialize::<(u16, String, Dict<'_>)>().ok()?;
-            leased("granted", &lease)
-        }
-        "LeaseOrphaned" => {
-            let (_, _, lease) = body.deserialize::<(u16, String, Dict<'_>)>().ok()?;
-            leased("orphaned", &lease)
-        }
-        "LeaseReleased" => {
-            let (_, _, reason, lease) =
-                body.deserialize::<(u16, String, String, Dict<'_>)>().ok()?;
-            let mut json = leased("released", &lease);
-            json["reason"] = reason.into();
-            json
-        }
-        "ServiceTypeAdded" => {
-            json!({"event": "type_added", "service_type": body.deserialize::<String>().ok()?})
-        }
-        "ServiceTypeRemoved" => {
-            json!({"event": "type_removed", "service_type": body.deserialize::<String>().ok()?})
-        }
-        _ => return None,
-    })
+/// The leases, if the service runs; it is not started for that.
+async fn list(bus: &Connection) -> Option<Json> {
+    let service = bus::Service::running_on(bus.clone()).await?;
+    bus::call_to(&service, &Call::List { filter: Fields::default() }).await.ok()
 }
 
-type Leases = BTreeMap<String, Json>;
-
-async fn differences<E>(mut tell: impl FnMut(Json) -> Result<(), E>) -> Result<E, Failure> {
-    let mut before: Option<Leases> = None;
+async fn differences(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+    let mut known = Known::default();
     loop {
-        // A service that ends because it is idle had no leases.
-        let now = leases().await?.unwrap_or_default();
-        for event in before.iter().flat_map(|before| compare(before, &now)) {
-            if let Err(end) = tell(event) {
-                return Ok(end);
+        match http::observe(&Call::List { filter: Fields::default() }).await {
+            Ok(now) => {
+                for event in known.compare(&now) {
+                    if reader.send(event).await.is_err() {
+                        return Ok(());
+                    }
+                }
             }
+            // A service that has ended because it was idle had no leases, and one that was killed has them yet.
+            Err(Miss::Final(failure @ Failure::Refused { .. })) => return Err(failure),
+            Err(_) => {}
         }
-        before = Some(now);
-        tokio::time::sleep(EVERY).await;
-    }
-}
-
-async fn leases() -> Result<Option<Leases>, Failure> {
-    match http::call(&Call::List { filter: Fields::default() }, &Waiting::default()).await {
-        Ok(leases) => {
-            let leases = leases.as_array().cloned().unwrap_or_default().into_iter();
-            let by_id = leases.map(|l| (l["lease_id"].as_str().unwrap_or_default().to_owned(), l));
-            Ok(Some(by_id.collect()))
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = reader.closed() => return Ok(()),
         }
-        Err(Miss::Absent(_) | Miss::Broken(_)) => Ok(None),
-        Err(Miss::Final(failure)) => Err(failure),
-    }
-}
-
-fn compare(before: &Leases, now: &Leases) -> Vec<Json> {
-    let told = |event: &str, lease: &Json| {
-        let mut lease = lease.clone();
-        lease["event"] = event.into();
-        lease
-    };
-    let is_orphan = |lease: &Json| lease["state"] == "orphaned";
-    let mut events = Vec::new();
-    for (id, lease) in before {
-        match now.get(id) {
-            None => events.push(told("released", lease)),
-            Some(new) if is_orphan(new) && !is_orphan(lease) => events.push(told("orphaned", new)),
-            Some(_) => {}
-        }
-    }
-    let new = now.iter().filter(|(id, _)| !before.contains_key(*id));
-    events.extend(new.map(|(_, lease)| told("granted", lease)));
-    events
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_lists_of_leases_tell_what_happened_between_them() {
-        let lists = |leases: &[(&str, &str)]| -> Leases {
-            let leases = leases.iter();
-            leases.map(|(id, state)| ((*id).to_owned(), json!({"state": state}))).collect()
-        };
-        let before = lists(&[("a", "listening"), ("b", "reserved"), ("c", "orphaned")]);
-        let now = lists(&[("a", "orphaned"), ("c", "orphaned"), ("d", "reserved")]);
-        let events = compare(&before, &now);
-        let events: Vec<_> = events.iter().filter_map(|event| event["event"].as_str()).collect();
-        assert_eq!(events, ["orphaned", "released", "granted"]);
     }
 }

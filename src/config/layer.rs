@@ -80,6 +80,14 @@ pub struct LimitsLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 1, max = 131_070)))]
     pub leases: Option<usize>,
+    /// Leases of one instance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 131_070)))]
+    pub leases_per_instance: Option<usize>,
+    /// Leases of one project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 131_070)))]
+    pub leases_per_project: Option<usize>,
     /// Guards: ports that the service keeps bound. Further leases go without.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 0, max = 65_535)))]

@@ -60,6 +60,10 @@ pub struct Config {
     pub excluded: Vec<PortRange>,
     /// The most leases at once.
     pub most_leases: usize,
+    /// The most leases of one instance at once.
+    pub most_per_instance: usize,
+    /// The most leases of one project at once.
+    pub most_per_project: usize,
     /// The most remembered ports; the oldest are forgotten first.
     pub most_remembered: usize,
     /// The most guards at once; further leases go without.
@@ -211,6 +215,8 @@ impl Config {
             auto: AutoAllocation::off(),
             excluded: Vec::new(),
             most_leases: 0,
+            most_per_instance: 0,
+            most_per_project: 0,
             most_remembered: 0,
             most_guards: 0,
             unused: 0,
@@ -226,6 +232,8 @@ impl Config {
             auto: self.auto.clone(),
             excluded: self.excluded.iter().copied().collect(),
             most_leases: self.most_leases,
+            most_per_instance: self.most_per_instance,
+            most_per_project: self.most_per_project,
             most_remembered: self.most_remembered,
         }
     }

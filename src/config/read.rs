@@ -80,9 +80,15 @@ fn limits(source: &mut Source<'_>, node: Node<'_>) -> LimitsLayer {
     let mut limits = LimitsLayer::default();
     source.fields(node, |source, name, node| match name {
         "leases" => limits.leases = source.size(node, 1, 131_070),
+        "leases_per_instance" => limits.leases_per_instance = source.size(node, 1, 131_070),
+        "leases_per_project" => limits.leases_per_project = source.size(node, 1, 131_070),
         "guards" => limits.guards = source.size(node, 0, 65_535),
         "remembered_ports" => limits.remembered_ports = source.size(node, 1, 1_000_000),
-        _ => source.unknown(node, name, &["guards", "leases", "remembered_ports"]),
+        _ => source.unknown(
+            node,
+            name,
+            &["guards", "leases", "leases_per_instance", "leases_per_project", "remembered_ports"],
+        ),
     });
     limits
 }

@@ -22,6 +22,8 @@ pub(super) fn layer(config: &Config) -> Layer {
         unused_seconds: Some(config.unused),
         limits: Some(LimitsLayer {
             leases: Some(config.most_leases),
+            leases_per_instance: Some(config.most_per_instance),
+            leases_per_project: Some(config.most_per_project),
             guards: Some(config.most_guards),
             remembered_ports: Some(config.most_remembered),
         }),

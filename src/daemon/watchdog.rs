@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use sd_notify::NotifyState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::{broker::Broker, dbus, kernel::manager, surroundings::Door};
+use crate::{broker::Broker, dbus, http::OBSERVER, kernel::manager, surroundings::Door};
 
 /// Tells the manager twice in the time that the unit allows, as long as both doors answer.
 pub(super) async fn run(broker: Arc<Broker>, socket: Option<Door>) {
@@ -47,7 +47,9 @@ async fn http(socket: Option<&Door>) -> bool {
     let Some(socket) = socket else { return true };
     // One that has been deleted by somebody is no sign of death.
     let Ok(mut stream) = socket.connect().await else { return true };
-    let request = "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let request = format!(
+        "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{OBSERVER}: yes\r\n\r\n"
+    );
     let mut first = [0];
     stream.write_all(request.as_bytes()).await.is_ok()
         && stream.read_exact(&mut first).await.is_ok()

@@ -3,9 +3,15 @@
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
-use zbus::{Connection, fdo::ConnectionCredentials, message::Header, names::OwnedUniqueName};
+use zbus::{
+    Connection,
+    fdo::ConnectionCredentials,
+    message::{Flags, Header},
+    names::OwnedUniqueName,
+};
 
 use crate::{
     broker::Caller,
@@ -17,11 +23,19 @@ use crate::{
 /// Who called. The bus is asked once for each connection, while the caller waits for its answer: so
 /// it still exists, and its PID is its own. A unique name is never used twice.
 #[derive(Default)]
-pub(super) struct Callers(Mutex<HashMap<OwnedUniqueName, Client>>);
+pub(super) struct Callers(Mutex<HashMap<OwnedUniqueName, Known>>);
+
+/// A caller, and when the bus said last that it is there.
+struct Known {
+    client: Client,
+    seen: Instant,
+}
 
 impl Callers {
     /// The most connections to remember; a busctl is never seen again.
     const MOST: usize = 1_024;
+    /// For this long a caller counts as there: nobody gives up that soon.
+    const FRESH: Duration = Duration::from_secs(1);
 
     pub(super) async fn client(
         &self,
@@ -32,12 +46,16 @@ impl Callers {
             return Ok(Client { transport: Transport::Dbus, pid: None, uid: None, comm: None });
         };
         if let Some(known) = self.lock().get(sender.as_str()) {
-            return Ok(known.clone());
+            return Ok(known.client.clone());
         }
         let client = ask(bus, sender.as_str()).await;
         // The bus lets in only its user and root; this is for a bus that is configured otherwise.
         if client.uid.is_some_and(|uid| uid != process::uid() && uid != 0) {
             return Err(Error::invalid("this service belongs to another user"));
+        }
+        if client.uid.is_none() {
+            // The bus does not know it: it has gone.
+            return Ok(client);
         }
         if client.pid.and_then(network::same) == Some(false) {
             return Err(Error::other_network());
@@ -46,8 +64,33 @@ impl Callers {
         if known.len() >= Self::MOST {
             known.clear();
         }
-        known.insert(sender.to_owned().into(), client.clone());
+        let seen = Instant::now();
+        known.insert(sender.to_owned().into(), Known { client: client.clone(), seen });
         Ok(client)
+    }
+
+    /// Whether the caller has gone while it wanted an answer: a service that was stopped, or waited for the disk,
+    /// finds calls of those who have given up. The bus never gives a unique name twice.
+    pub(super) async fn has_gone(&self, bus: &Connection, header: &Header<'_>) -> bool {
+        let Some(sender) = header.sender() else { return false };
+        if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
+            return false;
+        }
+        let is_fresh = |known: &Known| known.seen.elapsed() < Self::FRESH;
+        if self.lock().get(sender.as_str()).is_some_and(is_fresh) {
+            return false;
+        }
+        let name = Some("org.freedesktop.DBus");
+        let reply = bus
+            .call_method(name, "/org/freedesktop/DBus", name, "NameHasOwner", &sender.as_str())
+            .await;
+        let has_gone = reply.is_ok_and(|reply| reply.body().deserialize() == Ok(false));
+        if has_gone {
+            self.lock().remove(sender.as_str());
+        } else if let Some(known) = self.lock().get_mut(sender.as_str()) {
+            known.seen = Instant::now();
+        }
+        has_gone
     }
 
     /// The same, for what the caller itself may be the owner of.
@@ -61,7 +104,7 @@ impl Callers {
         Ok(Caller { client, connection, pidfd: None })
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OwnedUniqueName, Client>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<OwnedUniqueName, Known>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -27,9 +27,9 @@ use self::{
     values::{Options, values},
 };
 use crate::{
-    broker::Broker,
+    broker::{Broker, Caller, grant::Granted},
     error::{Error, ErrorKind},
-    lease::LeaseId,
+    lease::{EndReason, LeaseId},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter, InstanceRequest},
     value::Value,
@@ -39,6 +39,30 @@ use crate::{
 struct Styxy {
     broker: Arc<Broker>,
     callers: Callers,
+}
+
+impl Styxy {
+    /// Grants to a caller that is there to hear of it.
+    async fn grant(
+        &self,
+        request: &AllocateRequest,
+        caller: &Caller,
+        bus: &Connection,
+        header: &Header<'_>,
+        hand_over: bool,
+    ) -> Result<Granted, Error> {
+        let gone = || Error::invalid("the caller has gone before it was answered");
+        if self.callers.has_gone(bus, header).await {
+            return Err(gone());
+        }
+        let granted = self.broker.allocate(request, caller, hand_over).await?;
+        // It may have taken long.
+        if self.callers.has_gone(bus, header).await {
+            self.broker.take_back(&granted.new_leases(), EndReason::NotDelivered);
+            return Err(gone());
+        }
+        Ok(granted)
+    }
 }
 
 #[interface(name = "org.styxy.Styxy1", introspection_docs = false)]
@@ -54,7 +78,7 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?;
         let caller = self.callers.caller(connection, &header).await?;
-        let granted = self.broker.allocate(&request, &caller, false).await?;
+        let granted = self.grant(&request, &caller, connection, &header, false).await?;
         Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
     }
 
@@ -69,7 +93,7 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
-        let mut granted = self.broker.allocate(&request, &caller, true).await?;
+        let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
         let socket = granted.socket.take().ok_or_else(|| {
             Error::new(
                 ErrorKind::PortInUse,

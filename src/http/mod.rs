@@ -2,33 +2,23 @@
 //!
 //! - [`routes`]: what can be asked
 //! - `types`: the part of it that is about service types and the configuration
-//! - this file: the socket and its connections
+//! - `bounds`: how much, and for how long, the service reads
+//! - `connection`: one connection
+//! - this file: the socket
 
+mod bounds;
+mod connection;
 pub mod routes;
 mod types;
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::{
-    body::Incoming,
-    header::{CONNECTION, HeaderValue},
-    server::conn::http1,
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+
 use tokio::{
     net::{UnixListener, UnixStream},
     sync::watch,
 };
-use tower_service::Service;
 
 use crate::{
     broker::{Broker, Caller},
@@ -37,8 +27,8 @@ use crate::{
     lease::{Client, Transport},
 };
 
-/// How long a connection may be silent: between requests, or within a request's head.
-const SILENCE: Duration = Duration::from_secs(30);
+/// The header of a request that only looks: it does not keep the service from its idle exit.
+pub const OBSERVER: &str = "styxy-observer";
 
 /// Who serves what waits on a socket when this service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,51 +72,18 @@ pub async fn serve(
 }
 
 /// Answers what is asked on a connection, in the background.
-fn converse(stream: UnixStream, router: &Router, broker: &Broker, mut stop: watch::Receiver<bool>) {
+fn converse(
+    stream: UnixStream,
+    router: &Router,
+    broker: &Arc<Broker>,
+    stop: watch::Receiver<bool>,
+) {
     let Some(caller) = peer(&stream) else { return };
-    // The watchdog's own question is no reason to live on.
-    let is_own = caller.client.pid == Some(std::process::id());
-    let busy = (!is_own).then(|| broker.activity().busy());
     let router = match caller.client.pid.and_then(network::same) {
         Some(false) => routes::refusing(&Error::other_network()),
         _ => router.clone(),
     };
-    tokio::spawn(async move {
-        let asked = Arc::new(AtomicBool::new(false));
-        let (asking, stopping) = (Arc::clone(&asked), stop.clone());
-        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
-            asking.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(caller.client.clone());
-            request.extensions_mut().insert(caller.clone());
-            let (answer, stopping) = (router.clone().call(request), stopping.clone());
-            async move {
-                let mut answer = answer.await?;
-                if *stopping.borrow() {
-                    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(answer)
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(SILENCE)
-            // A shell's client may close its side when it has asked.
-            .half_close(true)
-            .serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        // What goes wrong on a connection is the client's to see.
-        tokio::select! {
-            _ = connection.as_mut() => {}
-            () = stopped(&mut stop) => {
-                // One that was accepted just now has a request on its way, which would be lost.
-                if asked.load(Ordering::Relaxed) {
-                    connection.as_mut().graceful_shutdown();
-                }
-                let _ = connection.await;
-            }
-        }
-        drop(busy);
-    });
+    tokio::spawn(connection::serve(stream, caller, router, Arc::clone(broker), stop));
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {

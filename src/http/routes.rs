@@ -6,11 +6,11 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, Query, Request, State,
+        DefaultBodyLimit, Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri, header::CONTENT_LENGTH},
-    middleware::{self, Next},
+    http::{Method, StatusCode, Uri},
+    middleware,
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
@@ -20,11 +20,11 @@ use serde::{
 };
 use serde_json::{Value as Body, json};
 
-use super::types;
+use super::{bounds, connection::Peer, types};
 use crate::{
     broker::{Broker, Caller},
     error::{Error, ErrorKind},
-    lease::{Client, LeaseId},
+    lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter, InstanceRequest},
     value::{Fields, Value},
@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The largest body, in bytes.
-const LARGEST_BODY: usize = 10_000;
+pub(super) const LARGEST_BODY: usize = 10_000;
 
 /// How old a lease that nobody seems to need must be to be cleaned up, in seconds, unless something else is said. As
 /// with `styxy cleanup`, so that a server that is just being started keeps its port.
@@ -69,7 +69,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .layer(middleware::from_fn(refuse_large_bodies))
+        .layer(middleware::from_fn(bounds::read_in_time))
+        .layer(middleware::from_fn(bounds::refuse_large_bodies))
         .with_state(broker)
 }
 
@@ -81,11 +82,20 @@ pub(super) type Part = Result<Path<String>, PathRejection>;
 async fn allocate(
     State(broker): State<Arc<Broker>>,
     Extension(caller): Extension<Caller>,
+    Extension(peer): Extension<Arc<Peer>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let (service_type, options) = read_body(&body?)?;
     let request = AllocateRequest::parse(&service_type, options)?;
+    if peer.has_hung_up() {
+        return Err(nobody_reads());
+    }
     let granted = broker.allocate(&request, &caller, false).await?;
+    if peer.has_hung_up() {
+        broker.take_back(&granted.new_leases(), EndReason::NotDelivered);
+        return Err(nobody_reads());
+    }
+    peer.answer(granted.new_leases().into_iter());
     let mut fields = granted.fields();
     if !granted.lease_id().is_empty() {
         fields.put("lock_id", granted.lease_id());
@@ -250,19 +260,23 @@ async fn status(State(broker): State<Arc<Broker>>) -> Success {
     Success(fields)
 }
 
-/// Refuses a body that is announced as too large before any of it is asked for (RFC 9110, `Expect: 100-continue`).
-async fn refuse_large_bodies(request: Request, next: Next) -> Response {
-    let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if length
-        .and_then(|length| length.parse().ok())
-        .is_some_and(|length: u64| length > LARGEST_BODY as u64)
-    {
-        return too_large().into_response();
-    }
-    next.run(request).await
+/// Whoever asked has closed the connection: a grant would be nobody's.
+fn nobody_reads() -> Failure {
+    Error::invalid("the client has closed the connection before it was answered").into()
 }
 
-fn too_large() -> Failure {
+/// A body of which a part is missing for too long.
+pub(super) fn too_slow() -> Failure {
+    Failure {
+        status: StatusCode::REQUEST_TIMEOUT,
+        code: ErrorKind::InvalidArgument.names().code,
+        error: Error::invalid("the body did not come in time").suggest(
+            "send as many bytes as Content-Length says, or close your side of the connection",
+        ),
+    }
+}
+
+pub(super) fn too_large() -> Failure {
     Failure {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         code: ErrorKind::InvalidArgument.names().code,

@@ -187,6 +187,7 @@ impl Registry {
             )
             .suggest("release some, or raise limits.leases in the configuration"));
         }
+        self.within_share(request)?;
         if let Some(port) = request.port {
             match self.asked_block(port, request, &mut probe) {
                 Ok(()) => return Ok(Choice::Port(port)),
@@ -214,6 +215,9 @@ impl Registry {
         };
         first.map(Choice::Port).ok_or_else(|| {
             let mut error = exhausted(request, service_type, busy);
+            if let Some(hoarder) = self.hoarder(service_type) {
+                error.suggestions.insert(0, hoarder);
+            }
             if service_type.created.is_some() && !self.rules.auto.enabled {
                 let way = "`styxy config auto-allocation enable` lets it have another range";
                 error.suggestions.insert(0, way.to_owned());

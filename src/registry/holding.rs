@@ -116,6 +116,8 @@ mod tests {
             auto: AutoAllocation::off(),
             excluded: PortSet::default(),
             most_leases: 10,
+            most_per_instance: 10,
+            most_per_project: 10,
             most_remembered: 10,
         });
         let lease = Lease {

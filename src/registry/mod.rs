@@ -3,12 +3,14 @@
 //!
 //! - `choose`: which port a request gets
 //! - [`holding`]: who lives by what
+//! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
 //! - [`placement`]: where a range goes that appears by itself
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
 
 mod choose;
+mod fairness;
 pub mod holding;
 mod memory;
 pub mod placement;
@@ -24,6 +26,8 @@ pub use choose::{Choice, InUse, Obstacle, Reason};
 pub use memory::{Memory, Remembered};
 pub use port_set::PortSet;
 pub use told::{Automatic, Told};
+
+use fairness::Shares;
 
 use crate::{
     auto_allocation::AutoAllocation,
@@ -49,6 +53,10 @@ pub struct Rules {
     pub excluded: PortSet,
     /// The most leases at once.
     pub most_leases: usize,
+    /// The most leases of one instance at once.
+    pub most_per_instance: usize,
+    /// The most leases of one project at once.
+    pub most_per_project: usize,
     /// The most remembered ports.
     pub most_remembered: usize,
 }
@@ -69,6 +77,7 @@ pub struct Registry {
     instances: HashMap<InstanceId, Arc<Instance>>,
     /// Which instances live by which owner.
     announced: HashMap<Owner, BTreeSet<InstanceId>>,
+    shares: Shares,
     memory: Memory,
     told: Told,
     /// Ports that were in use a moment ago, and are tried last.
@@ -99,6 +108,7 @@ impl Registry {
             orphans: BTreeSet::new(),
             instances: HashMap::new(),
             announced: HashMap::new(),
+            shares: Shares::default(),
             memory: Memory::default(),
             told: Told::default(),
             in_use: PortSet::default(),
@@ -198,6 +208,7 @@ impl Registry {
         if lease.orphaned {
             self.orphans.insert(lease.lease_id);
         }
+        self.shares.add(&lease);
         self.leases.insert(lease.lease_id, lease);
     }
 
@@ -239,6 +250,7 @@ impl Registry {
         let Some(lease) = self.leases.remove(&lease.lease_id) else {
             return;
         };
+        self.shares.take(&lease);
         for protocol in lease.protocol.parts() {
             let leased = self.leased_mut(*protocol);
             // A log whose middle is lost may have leased the port anew.

@@ -7,7 +7,6 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value as Json;
 
 use super::{
@@ -133,7 +132,7 @@ pub(super) fn follow(
     let mut seen = Seen::default();
     let mut rest = Vec::new();
     let result = loop {
-        match wait(&journalctl.output) {
+        match crate::cli::reader::wait_for(&journalctl.output) {
             Ok(true) => {}
             Ok(false) => break Err(Stop::Output(io::ErrorKind::BrokenPipe.into())),
             Err(error) => break Err(Stop::Output(error)),
@@ -155,19 +154,6 @@ pub(super) fn follow(
     };
     journalctl.end();
     result.map(Ok)
-}
-
-/// Waits until there is something to read; `false` if nobody reads what would be written.
-fn wait(input: &ChildStdout) -> io::Result<bool> {
-    let output = io::stdout();
-    let mut both = [PollFd::new(input, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
-    loop {
-        match poll(&mut both, None) {
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-            Ok(_) => return Ok(both[1].revents().is_empty()),
-        }
-    }
 }
 
 /// Tells whether there is anything to ask.

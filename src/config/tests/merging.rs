@@ -12,6 +12,8 @@ fn fields() -> Vec<(&'static str, serde_json::Value)> {
         ("/idle_exit_seconds", json!(5)),
         ("/unused_seconds", json!(1)),
         ("/limits/leases", json!(7)),
+        ("/limits/leases_per_instance", json!(3)),
+        ("/limits/leases_per_project", json!(4)),
         ("/limits/guards", json!(0)),
         ("/limits/remembered_ports", json!(9)),
         ("/excluded_ports", json!([1, [7, 9]])),

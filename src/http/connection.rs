@@ -1,0 +1,138 @@
+//! One connection: who is on the other side, and whether that side is still there.
+
+use std::{
+    convert::Infallible,
+    mem,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper::{
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::{net::UnixStream, sync::watch};
+use tower_service::Service;
+
+use super::{OBSERVER, stopped};
+use crate::{
+    activity::Busy,
+    broker::{Broker, Caller},
+    lease::{EndReason, Lease},
+};
+
+/// How long a connection may be silent: between requests, or within a request's head.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// The other side of a connection.
+#[derive(Debug)]
+pub(super) struct Peer {
+    socket: Option<OwnedFd>,
+    /// The leases of a grant whose answer is being written.
+    granted: Mutex<Vec<Arc<Lease>>>,
+}
+
+impl Peer {
+    fn new(stream: &UnixStream) -> Self {
+        // Without a descriptor to spare, it counts as there.
+        let socket = stream.as_fd().try_clone_to_owned().ok();
+        Self { socket, granted: Mutex::default() }
+    }
+
+    /// Whether it has closed its socket, and not just the way to here (`POLLHUP`, poll(2)).
+    pub(super) fn has_hung_up(&self) -> bool {
+        let Some(socket) = &self.socket else { return false };
+        let mut socket = [PollFd::new(socket, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut socket, Some(&at_once)).is_ok_and(|count| count > 0)
+    }
+
+    /// Notes a grant whose answer is about to be written.
+    pub(super) fn answer(&self, leases: impl Iterator<Item = Arc<Lease>>) {
+        *self.lock() = leases.collect();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Lease>>> {
+        self.granted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Serves a connection until it is closed, or until the answer that is under way when the service stops.
+pub(super) async fn serve(
+    stream: UnixStream,
+    caller: Caller,
+    router: Router,
+    broker: Arc<Broker>,
+    stop: watch::Receiver<bool>,
+) {
+    let observer = broker.activity().observer();
+    let peer = Arc::new(Peer::new(&stream));
+    // What keeps the service busy, once something was asked of it.
+    let asked = Arc::new(Mutex::new(Asked::Nothing));
+    let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        note(&asked, &broker, request.headers().contains_key(OBSERVER));
+        // The answer before was taken, or this would not have come.
+        mem::take(&mut *peer.lock());
+        request.extensions_mut().insert(caller.client.clone());
+        request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(Arc::clone(&peer));
+        let (answer, stopping) = (router.clone().call(request), stop.clone());
+        async move {
+            let mut answer = answer.await?;
+            if *stopping.borrow() {
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(SILENCE)
+        // A shell's client may close its side when it has asked.
+        .half_close(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut stopping = stop.clone();
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = stopped(&mut stopping) => {
+            // One that was accepted just now has a request on its way, which would be lost.
+            if !matches!(*lock(&asked), Asked::Nothing) {
+                connection.as_mut().graceful_shutdown();
+            }
+            connection.await
+        }
+    };
+    if result.is_err() {
+        broker.take_back(&mem::take(&mut *peer.lock()), EndReason::NotDelivered);
+    }
+    drop(observer);
+}
+
+/// What was asked on a connection.
+enum Asked {
+    Nothing,
+    /// Something that is no reason to live on.
+    Look,
+    /// Something else; the service is busy as long as the connection is open.
+    More(#[expect(dead_code, reason = "it is held")] Busy),
+}
+
+fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
+    asked.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note(asked: &Mutex<Asked>, broker: &Broker, is_observer: bool) {
+    let mut asked = lock(asked);
+    match (&*asked, is_observer) {
+        (Asked::Nothing, true) => *asked = Asked::Look,
+        (Asked::Nothing | Asked::Look, false) => *asked = Asked::More(broker.activity().busy()),
+        _ => {}
+    }
+}

@@ -1,0 +1,142 @@
+//! How much one asker may have, so that a program that runs away leaves ports for the others.
+//!
+//! Leases without an instance and a project are not counted: nobody can tell whose they are, and a
+//! limit for all of them together would let one caller lock out the rest.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    fmt,
+    hash::Hash,
+};
+
+use super::Registry;
+use crate::{
+    error::{Error, ErrorKind},
+    lease::{InstanceId, Lease, ProjectPath},
+    request::AllocateRequest,
+    service_type::ServiceType,
+};
+
+/// How many leases each instance and each project has.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shares {
+    instances: HashMap<InstanceId, usize>,
+    projects: HashMap<ProjectPath, usize>,
+}
+
+impl Shares {
+    pub(super) fn add(&mut self, lease: &Lease) {
+        if let Some(id) = &lease.instance_id {
+            *self.instances.entry(id.clone()).or_default() += 1;
+        }
+        if let Some(path) = &lease.project_path {
+            *self.projects.entry(path.clone()).or_default() += 1;
+        }
+    }
+
+    pub(super) fn take(&mut self, lease: &Lease) {
+        lease.instance_id.iter().for_each(|id| take_one(&mut self.instances, id));
+        lease.project_path.iter().for_each(|path| take_one(&mut self.projects, path));
+    }
+}
+
+fn take_one<K: Clone + Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Entry::Occupied(mut count) = counts.entry(key.clone()) {
+        *count.get_mut() -= 1;
+        if *count.get() == 0 {
+            count.remove();
+        }
+    }
+}
+
+/// Who has leases.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Asker<'a> {
+    Instance(&'a InstanceId),
+    Project(&'a ProjectPath),
+}
+
+impl Asker<'_> {
+    /// The command that releases all that it has.
+    fn release(&self) -> String {
+        match self {
+            Self::Instance(id) => format!("`styxy release --instance {id}`"),
+            Self::Project(path) => format!("`styxy release --project {}`", in_shell(path.as_str())),
+        }
+    }
+}
+
+impl fmt::Display for Asker<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Instance(id) => write!(f, "instance {id}"),
+            Self::Project(path) => write!(f, "project {path}"),
+        }
+    }
+}
+
+/// A word as a shell takes it.
+fn in_shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,@:".contains(c);
+    if word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+impl Registry {
+    /// Refuses a request that would give its instance or its project more leases than the rules allow.
+    pub(super) fn within_share(&self, request: &AllocateRequest) -> Result<(), Error> {
+        let (rules, shares) = (&self.rules, &self.shares);
+        let instance = request.instance_id.as_ref().map(|id| {
+            let has = shares.instances.get(id).copied().unwrap_or(0);
+            (Asker::Instance(id), has, rules.most_per_instance, "leases_per_instance")
+        });
+        let project = request.project_path.as_ref().map(|path| {
+            let has = shares.projects.get(path).copied().unwrap_or(0);
+            (Asker::Project(path), has, rules.most_per_project, "leases_per_project")
+        });
+        for (asker, has, most, limit) in instance.into_iter().chain(project) {
+            if has + usize::from(request.count) > most {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("{asker} has {has} leases, and the configuration allows {most}"),
+                )
+                .suggest(format!("{} releases them", asker.release()))
+                .suggest(format!("raise limits.{limit} in the configuration")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The instance or project that has at least half of a type's ports, and how to release them: what to
+    /// know when none is left.
+    pub(super) fn hoarder(&self, service_type: &ServiceType) -> Option<String> {
+        let mut counts = HashMap::<_, usize>::new();
+        for lease in self.leases.values().filter(|lease| service_type.contains(lease.port)) {
+            let asker = match (&lease.instance_id, &lease.project_path) {
+                (Some(id), _) => Asker::Instance(id),
+                (None, Some(path)) => Asker::Project(path),
+                (None, None) => continue,
+            };
+            *counts.entry(asker).or_default() += 1;
+        }
+        let all = service_type.len();
+        // Of two that have as many, always the same.
+        let (asker, has) = counts.into_iter().max_by(|(a, m), (b, n)| m.cmp(n).then(b.cmp(a)))?;
+        (has > 1 && has * 2 >= all).then(|| {
+            format!("{asker} has {has} of its {all} ports: {} releases them", asker.release())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_quoted_for_the_shell_where_it_must_be() {
+        assert_eq!(in_shell("/home/dev/shop-2"), "/home/dev/shop-2");
+        assert_eq!(in_shell("/home/dev/my $HOME's"), r"'/home/dev/my $HOME'\''s'");
+    }
+}
