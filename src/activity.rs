@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 /// Counts what is going on.
 #[derive(Debug, Default)]
@@ -23,6 +23,7 @@ struct Counts {
     changed: watch::Sender<()>,
     /// An observer has left.
     left: watch::Sender<()>,
+    room_wanted: Notify,
 }
 
 /// Something that is under way until this is dropped.
@@ -50,6 +51,16 @@ impl Activity {
     pub(crate) fn touch(&self, leases: usize) {
         self.0.leases.store(leases, Ordering::Relaxed);
         self.0.changed.send_replace(());
+    }
+
+    /// Another service is to take the place of this one.
+    pub fn make_room(&self) {
+        self.0.room_wanted.notify_one();
+    }
+
+    /// Waits until another service is to take the place of this one.
+    pub async fn room_wanted(&self) {
+        self.0.room_wanted.notified().await;
     }
 
     /// To wait for the next change.

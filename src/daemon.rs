@@ -99,8 +99,8 @@ impl From<OpenError> for Failure {
 pub enum End {
     /// There is nothing left to do.
     Done,
-    /// It was idle, but a lease was granted while it ended, or the session bus has gone while there were leases: guards and
-    /// owners need a service.
+    /// It has made room for a newer program, or was idle and a lease was granted while it ended, or the session bus has
+    /// gone while there were leases: guards and owners need a service.
     Again,
 }
 
@@ -204,7 +204,8 @@ async fn serve(
     }
     home.mark(broker.lease_count() > 0);
     // Guards and owners need a service.
-    if matches!(cause, Cause::Idle | Cause::BusGone) && is_activated && broker.lease_count() > 0 {
+    let needs_a_service = matches!(cause, Cause::Idle | Cause::BusGone | Cause::Replaced);
+    if needs_a_service && is_activated && broker.lease_count() > 0 {
         broker.store_guards();
         return Ok(End::Again);
     }
@@ -239,6 +240,8 @@ enum Cause {
     BusGone,
     /// Another service takes over.
     TakenOver,
+    /// Another program is to take its place.
+    Replaced,
 }
 
 /// What the service waits for between its start and its end.
@@ -284,6 +287,7 @@ impl Life {
                     return Ok(Cause::TakenOver);
                 }
                 () = quiet(&self.broker, idle) => return Ok(Cause::Idle),
+                () = self.broker.activity().room_wanted() => return Ok(Cause::Replaced),
                 // In the background: it may wait for a file, and signals don't.
                 _ = self.signals.hang_up.recv() => {
                     tokio::spawn(reload(Arc::clone(&self.broker)));

@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     kernel::{
         diag::{self, Seen},
-        process, sandbox,
+        manager, process, program, sandbox,
     },
     lease::{Instance, Owner},
     port::{Port, PortRange, Protocol},
@@ -159,6 +159,17 @@ impl Broker {
         self.usable(&mut inner)?;
         let instances = inner.registry.instances();
         Ok(instances.iter().map(|instance| Instance::fields(instance)).collect())
+    }
+
+    /// Makes room for another service of the same state, if that will be another program; whether it does. Where
+    /// systemd has started this one, that is so when the installed program was replaced; else whoever asks
+    /// starts one.
+    pub fn restart(&self) -> bool {
+        let makes_room = !manager::started_this_process() || program::is_replaced();
+        if makes_room {
+            self.activity.make_room();
+        }
+        makes_room
     }
 
     /// How the service is doing.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
 
-use super::{Call, Failure, Miss, trouble, unit, waiting::Waiting};
+use super::{Call, Failure, Miss, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
     value::Fields,
@@ -46,8 +46,9 @@ impl Service {
 }
 
 pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
-    let service = Service::any(waiting).await?;
-    unit::unless_it_fails(call_to(&service, call)).await
+    let service = &Service::any(waiting).await?;
+    let ask = |call| async move { unit::unless_it_fails(call_to(service, &call)).await };
+    skew::ask(ask, call).await
 }
 
 pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
@@ -73,6 +74,7 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
         }
         Call::Types => send(bus, "ListServiceTypes", &()).await?,
         Call::Status => send(bus, "Status", &()).await?,
+        Call::Restart => send(bus, "Restart", &()).await?,
         Call::Configuration { origins } => send(bus, "GetConfiguration", origins).await?,
         Call::Reload => send(bus, "Reload", &()).await?,
         Call::SetAutoAllocation { enabled } => send(bus, "SetAutoAllocation", enabled).await?,
@@ -107,6 +109,9 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
         Call::Reload => body
             .deserialize::<Vec<String>>()
             .map(|problems| serde_json::json!({"problems": problems})),
+        Call::Restart => body
+            .deserialize::<bool>()
+            .map(|restarting| serde_json::json!({"restarting": restarting})),
         Call::SetAutoAllocation { enabled } => Ok(serde_json::json!({"enabled": enabled})),
         Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))

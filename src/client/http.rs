@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::net::UnixStream;
 
-use super::{Call, Failure, Miss, unit, waiting::Waiting};
+use super::{Call, Failure, Miss, skew, unit, waiting::Waiting};
 use crate::{
     error::ErrorKind,
     http::OBSERVER,
@@ -22,7 +22,10 @@ const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 /// Asks the service of this user; systemd may start it for that.
 pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
     // Where systemd listens, the unit is started now.
-    unit::unless_it_fails(async { ask(call, waiting, connect().await).await }).await
+    let ask = |call| async move {
+        unit::unless_it_fails(async { ask(&call, waiting, connect().await).await }).await
+    };
+    skew::ask(ask, call).await
 }
 
 /// Looks at what a service that runs has, and leaves its idle time as it is.
@@ -124,6 +127,7 @@ fn request(call: &Call) -> Request<Body> {
         }
         Call::Types => (Method::GET, "/types".to_owned(), Body::empty()),
         Call::Status => (Method::GET, "/status".to_owned(), Body::empty()),
+        Call::Restart => (Method::POST, "/restart".to_owned(), Body::empty()),
         Call::Configuration { origins } => {
             (Method::GET, format!("/config?origins={origins}"), Body::empty())
         }

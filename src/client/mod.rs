@@ -9,12 +9,14 @@
 //! - [`trouble`]: what an error of the bus means
 //! - [`unit`]: what the service manager says of the unit
 //! - [`private`]: starting a service
+//! - [`skew`]: a service that is older than the command
 //! - [`waiting`]: how long a command waits, and what it says meanwhile
 //! - [`watch`]: what happens, as it happens
 
 mod bus;
 mod http;
 mod private;
+mod skew;
 mod trouble;
 pub mod unit;
 mod waiting;
@@ -86,6 +88,8 @@ pub enum Call {
     Types,
     /// How the service is doing.
     Status,
+    /// Make room for the program that is installed now.
+    Restart,
     /// The configuration in force.
     Configuration {
         /// With the file that each value comes from.
@@ -242,6 +246,14 @@ async fn ask_running(
 ) -> Result<Result<(Json, Way), String>, Failure> {
     let on_bus = match bus::call(call, waiting).await {
         Ok(answer) => return Ok(Ok((answer, Way::Bus))),
+        // An answer on the socket may be longer than a message of the bus.
+        Err(Miss::Final(Failure::Refused { kind: Some(ErrorKind::LimitExceeded), message }))
+            if matches!(call, Call::List { .. } | Call::Instances) =>
+        {
+            let answer = http::call_running(call, waiting).await;
+            let refused = |_| Failure::Refused { kind: Some(ErrorKind::LimitExceeded), message };
+            return answer.map(|answer| Ok((answer, Way::Socket))).map_err(refused);
+        }
         Err(Miss::Final(failure)) => return Err(failure),
         Err(Miss::Broken(why)) => {
             // One that was started before the unit could be may still serve.

@@ -24,7 +24,7 @@ pub use self::door::{Door, OpenError, is_in_this_network};
 pub(crate) use self::values::Dict;
 use self::{
     callers::Callers,
-    values::{Options, values},
+    values::{Options, bounded, values},
 };
 use crate::{
     broker::{Broker, Caller, grant::Granted},
@@ -195,14 +195,13 @@ impl Styxy {
     #[zbus(out_args("instances"))]
     fn list_instances(&self) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        Ok(self.broker.instances()?.into_iter().map(Dict).collect())
+        bounded(self.broker.instances()?)
     }
 
     #[zbus(out_args("leases"))]
     fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        let leases = self.broker.list(&Filter::parse(values(&filter))?)?;
-        Ok(leases.into_iter().map(Dict).collect())
+        bounded(self.broker.list(&Filter::parse(values(&filter))?)?)
     }
 
     #[zbus(out_args("result"))]
@@ -299,6 +298,12 @@ impl Styxy {
         let _busy = self.broker.activity().busy();
         let client = self.callers.client(connection, &header).await?;
         self.broker.reload(Some(&client)).await
+    }
+
+    #[zbus(out_args("restarting"))]
+    fn restart(&self) -> bool {
+        let _busy = self.broker.activity().busy();
+        self.broker.restart()
     }
 
     #[zbus(out_args("status"))]

@@ -1,18 +1,84 @@
 //! Dictionaries of variants to and from the values of every door, and errors.
 
-use std::{collections::HashMap, os::fd::AsFd, sync::Arc};
+use std::{collections::HashMap, fmt, os::fd::AsFd, sync::Arc};
 
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{MapAccess, Visitor},
+    ser::SerializeMap,
+};
 use zbus::{DBusError, Message, Signature, Type, Variant, message::Header, names::ErrorName};
 
 use super::ERROR_PREFIX;
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     value::{Fields, Value},
 };
 
-/// What comes in.
-pub(super) type Options<'a> = HashMap<&'a str, Variant<'a>>;
+/// The most entries of a dictionary that comes in; no method knows as many keys.
+const MOST_ENTRIES: usize = 64;
+
+/// The largest list that goes out, in bytes, roughly: an array of D-Bus has at most 64 MiB, and the bus throws out
+/// whoever sends a larger one (D-Bus Specification, "Summary of types").
+const LARGEST_LIST: usize = 48 * 1024 * 1024;
+
+/// What comes in (`a{sv}`). It is read entry by entry, because a value takes twenty times the memory of its bytes.
+pub(super) struct Options<'a>(Vec<(&'a str, Variant<'a>)>);
+
+impl Type for Options<'_> {
+    const SIGNATURE: &'static Signature = HashMap::<&str, Variant<'_>>::SIGNATURE;
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Options<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Vec<(&'de str, Variant<'de>)>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a dictionary of at most {MOST_ENTRIES} entries")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    if entries.len() == MOST_ENTRIES {
+                        return Err(serde::de::Error::invalid_length(MOST_ENTRIES + 1, &self));
+                    }
+                    entries.push(entry);
+                }
+                Ok(entries)
+            }
+        }
+
+        deserializer.deserialize_map(Entries).map(Self)
+    }
+}
+
+/// A list that goes out, if it fits into a message.
+pub(super) fn bounded(list: Vec<Fields>) -> Result<Vec<Dict>, Error> {
+    if list.iter().map(size).sum::<usize>() > LARGEST_LIST {
+        let message =
+            format!("{} entries are more than fit into one message of the bus", list.len());
+        return Err(Error::new(ErrorKind::LimitExceeded, message)
+            .suggest("ask for fewer of them with a filter, or over HTTP on the socket"));
+    }
+    Ok(list.into_iter().map(Dict).collect())
+}
+
+fn size(fields: &Fields) -> usize {
+    // A key and a value have lengths, signatures and padding.
+    const AROUND: usize = 32;
+    let value = |value: &Value| match value {
+        Value::Str(text) | Value::Other(text) => text.len(),
+        Value::Strings(texts) => texts.iter().map(|text| text.len() + 8).sum(),
+        Value::Ports(ports) => ports.len() * 2,
+        Value::Fields(fields) => size(fields),
+        _ => 0,
+    };
+    fields.0.iter().map(|(key, v)| AROUND + key.len() + value(v)).sum()
+}
 
 /// What goes out (`a{sv}`), in the order in which people read it.
 #[derive(Debug)]
@@ -48,7 +114,7 @@ impl DBusError for Error {
 }
 
 pub(super) fn values<'a>(options: &'a Options<'_>) -> impl Iterator<Item = (&'a str, Value)> {
-    options.iter().map(|(key, value)| (*key, from_variant(value)))
+    options.0.iter().map(|(key, value)| (*key, from_variant(value)))
 }
 
 /// What a variant says. Any whole number will do, whatever its type.
@@ -89,5 +155,37 @@ fn to_variant(value: &Value) -> Variant<'_> {
             let entries = fields.0.iter().map(|(key, value)| (*key, to_variant(value)));
             entries.collect::<HashMap<_, _>>().into()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use zbus::Message;
+
+    use super::*;
+
+    fn call(entries: usize) -> Message {
+        let entries: HashMap<_, _> =
+            (0..entries).map(|n| (n.to_string(), Variant::U32(1))).collect();
+        Message::method_call("/", "List").build(&(entries,)).unwrap()
+    }
+
+    #[test]
+    fn a_dictionary_of_more_entries_than_any_method_knows_is_not_read_to_its_end() {
+        let (good, bad) = (call(MOST_ENTRIES).body(), call(100_000).body());
+        assert_eq!(good.deserialize::<Options<'_>>().unwrap().0.len(), MOST_ENTRIES);
+        let error = bad.deserialize::<Options<'_>>().err().unwrap().to_string();
+        assert!(error.contains("at most 64 entries"), "{error}");
+    }
+
+    #[test]
+    fn a_list_that_the_bus_would_throw_the_service_out_for_is_refused() {
+        let mut lease = Fields::default();
+        lease.put("project_path", "/p".repeat(500));
+        let list = |count| vec![lease.clone(); count];
+        assert_eq!(bounded(list(1_000)).unwrap().len(), 1_000);
+        let error = bounded(list(50_003)).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::LimitExceeded);
+        assert!(error.to_string().contains("50003 entries"), "{error}");
     }
 }

@@ -66,6 +66,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/config/backups", get(types::backups))
         .route("/config/restore", post(types::restore))
         .route("/config/reload", post(types::reload))
+        .route("/restart", post(restart))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -284,6 +285,12 @@ pub(super) fn too_large() -> Failure {
     }
 }
 
+async fn restart(State(broker): State<Arc<Broker>>) -> Success {
+    let mut fields = Fields::default();
+    fields.put("restarting", broker.restart());
+    Success(fields)
+}
+
 async fn unknown_path(uri: Uri) -> Failure {
     let message = format!("there is no path {:?}", shortened(uri.path()));
     Failure {
@@ -295,8 +302,8 @@ async fn unknown_path(uri: Uri) -> Failure {
              GET /instances, PUT /instances/{instance_id}, \
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
-             PUT /config/auto-allocation, GET /config/backups, POST /config/restore and \
-             POST /config/reload",
+             PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
+             POST /config/reload and POST /restart",
         ),
     }
 }

@@ -28,6 +28,7 @@ pub mod manager;
 pub mod network;
 pub mod probe;
 pub mod process;
+pub mod program;
 pub mod readable;
 pub mod sandbox;
 
