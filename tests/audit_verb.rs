@@ -9,7 +9,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill},
+    unistd::{Pid, geteuid},
+};
 use serde_json::{Value as Json, json};
 use support::journal::{Journal, stderr};
 
@@ -42,6 +46,7 @@ fn numbers(answer: &Json) -> Vec<u64> {
 
 #[test]
 fn print_shows_the_line_and_asks_nobody() {
+    let uid = geteuid();
     let journal = Journal::of(&[event(1, "allocate")]);
     let shown = journal.ok(&[
         "--print",
@@ -53,16 +58,29 @@ fn print_shows_the_line_and_asks_nobody() {
     assert_eq!(
         shown,
         format!(
-            "{START} '--since=1 hour ago' -t styxy STYXY_ACTION=allocate STYXY_ACTION=release \
-             STYXY_ACTION=deny STYXY_PORT=3000\n"
+            "{START} '--since=1 hour ago' -t styxy _UID={uid} STYXY_ACTION=allocate \
+             STYXY_ACTION=release STYXY_ACTION=deny STYXY_PORT=3000\n"
         )
     );
     assert!(!journal.path("asked").exists());
     let none = Journal::none();
-    assert_eq!(none.ok(&["--print"]), format!("{START} --reverse -t styxy\n"));
+    assert_eq!(none.ok(&["--print"]), format!("{START} --reverse -t styxy _UID={uid}\n"));
     let command = none.json(&["--print", "--until=-1h"])["command"].clone();
     assert_eq!(command[0], "journalctl");
     assert_eq!(command[6], "--until=-1h", "{command}");
+}
+
+#[test]
+fn only_events_of_this_user_and_this_state_are_asked_for_unless_all_are_wanted() {
+    let journal = Journal::of(&[event(1, "allocate")]);
+    let service = journal.0.service();
+    let line = journal.ok(&["--print", "--all"]);
+    let whose = format!("{START} -t styxy _UID={} STYXY_STATE_ID=", geteuid());
+    let state_id = line.trim_end().strip_prefix(&whose).expect(&line);
+    let logs = fs::read_to_string(journal.0.state().join("log.00000001")).unwrap();
+    assert!(logs.contains(&format!("\"state_id\":\"{state_id}\"")), "{state_id}");
+    assert_eq!(journal.ok(&["--print", "--all", "--all-users"]), format!("{START} -t styxy\n"));
+    support::end(service, Signal::SIGTERM);
 }
 
 #[test]

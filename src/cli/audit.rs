@@ -17,7 +17,7 @@ mod stats;
 use entry::Entry;
 use export::Target;
 use journal::{Found, Holds, Trouble};
-use query::{Query, Reading};
+use query::{Mine, Query, Reading};
 use show::Here;
 use stats::Stats;
 
@@ -71,7 +71,7 @@ impl Audit {
                 (false, None) => Reading::All,
                 (false, Some(last)) => Reading::Last(last),
             };
-            return self.print_line(&query.arguments(reading));
+            return self.print_line(&query.arguments(reading, &Mine::here()));
         }
         let here = Here::new();
         if self.amount.follow {
@@ -127,7 +127,7 @@ impl Audit {
             }
             format!("; `tail -f {}` shows what a private service does", log.display())
         };
-        match journal::holds() {
+        match journal::holds(query) {
             Ok(Holds::Nothing) => return Err(absent(&(NO_ENTRY.to_owned() + &instead()))),
             Ok(Holds::Events | Holds::Others) => {}
             Err(trouble) => return Err(stop(trouble, &instead())),
@@ -169,7 +169,7 @@ const NO_ENTRY: &str = "journalctl finds no entry at all";
 pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, Stop> {
     let (why, nothing) = match journal::read(query, last) {
         Ok(found) if !found.entries.is_empty() => return Ok(found),
-        Ok(found) => match journal::holds() {
+        Ok(found) => match journal::holds(query) {
             Ok(Holds::Events) => return Ok(found),
             Ok(Holds::Others) => ("the journal has no event of styxy", Ok(found)),
             Ok(Holds::Nothing) => ("the journal has no entry", Err(absent(NO_ENTRY))),

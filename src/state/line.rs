@@ -104,6 +104,12 @@ pub struct Origin {
 }
 
 impl Header {
+    /// The names of the state folder, the present one first.
+    pub fn state_ids(&self) -> Vec<String> {
+        let former = self.former.iter().rev();
+        std::iter::once(&self.state_id).chain(former).cloned().collect()
+    }
+
     /// Who wrote the file.
     pub fn origin(&self) -> Origin {
         Origin { format: self.version, program: self.program.clone() }

@@ -26,6 +26,7 @@ use std::{
 
 pub use lock::Lock;
 pub use reader::Reader;
+pub use recover::ids;
 pub use store::{OpenError, Snapshot, Store};
 pub use writer::Writer;
 

@@ -362,10 +362,25 @@ fn lines(chunk: &[u8]) -> impl Iterator<Item = Result<Line, Unreadable>> {
 
 /// Who wrote a file, as far as its first line says so.
 fn origin(path: &Path) -> Option<Origin> {
+    line::origin(&first_line(path)?)
+}
+
+fn first_line(path: &Path) -> Option<Vec<u8>> {
     let mut first = Vec::new();
     let file = BufReader::new(File::open(path).ok()?);
     file.take(CHUNK as u64).read_until(b'\n', &mut first).ok()?;
-    line::origin(first.strip_suffix(b"\n")?)
+    (first.pop()? == b'\n').then_some(first)
+}
+
+/// The names of a state folder, the present one first; none if it cannot be read. Only looks.
+pub fn ids(folder: &Path) -> Vec<String> {
+    let names = files(folder).unwrap_or_default();
+    let header =
+        names.iter().rev().find_map(|name| match line::read(&first_line(&name.path(folder))?) {
+            Ok(Line::Header(header)) => Some(header),
+            _ => None,
+        });
+    header.map(|header| header.state_ids()).unwrap_or_default()
 }
 
 /// Leftovers of a snapshot that was being written.

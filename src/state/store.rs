@@ -21,6 +21,8 @@ use crate::{
     registry::{Registry, Told},
 };
 
+/// How many former names of a state folder are kept.
+const MOST_FORMER: usize = 32;
 /// A log below this size is never compacted.
 const SMALL: u64 = 256 * 1024;
 
@@ -122,6 +124,8 @@ impl Store {
             let former = std::mem::replace(&mut header.state_id, uuid::Uuid::new_v4().to_string());
             if recovered.header.is_some() {
                 header.former.push(former);
+                let spare = header.former.len().saturating_sub(MOST_FORMER);
+                header.former.drain(..spare);
             }
         }
         let other_boot = header.boot_id != boot_id;
@@ -192,12 +196,6 @@ impl Store {
     /// The folder.
     pub fn folder(&self) -> &Path {
         &self.folder
-    }
-
-    /// The names of this state folder, the present one first.
-    pub fn state_ids(&self) -> Vec<String> {
-        let former = self.header.former.iter().rev();
-        std::iter::once(&self.header.state_id).chain(former).cloned().collect()
     }
 
     /// The last change that is known to be on disk: what is only in the log may be in memory.

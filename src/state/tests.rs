@@ -208,6 +208,11 @@ fn numbers_never_fall_below_what_is_confirmed_and_a_loss_names_them_anew() {
     assert_eq!(service.damage.len(), 1);
     assert_eq!((service.store.seq(), service.store.confirmed()), (2, 2));
     assert_ne!(service.store.state_id(), before);
+    // The events that the journal has go by the name of before.
+    assert_eq!(super::ids(&home.path()), [service.store.state_id(), &before]);
+    drop(service);
+    assert_eq!(super::ids(&home.path())[1], before);
+    assert_eq!(super::ids(&home.file("nowhere")), [""; 0]);
 }
 
 #[test]

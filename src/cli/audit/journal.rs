@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use super::{
     Stop,
     entry::{Entry, Seen, in_order},
-    query::{Query, Reading},
+    query::{Mine, Query, Reading},
 };
 use crate::{time::Timestamp, word::harmless};
 
@@ -62,7 +62,7 @@ impl Found {
 /// Asks for what is there.
 pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, Trouble> {
     let reading = last.map_or(Reading::All, Reading::Last);
-    let mut journalctl = Running::start(&query.arguments(reading))?;
+    let mut journalctl = Running::start(&query.arguments(reading, &Mine::here()))?;
     let mut newest = last.map(Newest::new);
     let mut entries = Vec::new();
     let mut is_part = false;
@@ -125,10 +125,11 @@ pub(super) fn follow(
     lines: Option<usize>,
     mut each: impl FnMut(&Entry) -> Result<(), Stop>,
 ) -> Result<Result<(), Trouble>, Stop> {
-    let mut journalctl = match Running::start(&query.arguments(Reading::Follow(lines))) {
-        Ok(journalctl) => journalctl,
-        Err(trouble) => return Ok(Err(trouble)),
-    };
+    let mut journalctl =
+        match Running::start(&query.arguments(Reading::Follow(lines), &Mine::here())) {
+            Ok(journalctl) => journalctl,
+            Err(trouble) => return Ok(Err(trouble)),
+        };
     let mut seen = Seen::default();
     let mut rest = Vec::new();
     let result = loop {
@@ -157,10 +158,11 @@ pub(super) fn follow(
 }
 
 /// Tells whether there is anything to ask.
-pub(super) fn holds() -> Result<Holds, Trouble> {
-    let has = |matches: &[&str]| {
+pub(super) fn holds(query: &Query) -> Result<Holds, Trouble> {
+    let has = |matches: &[String]| {
         let arguments = ["--quiet", "--no-pager", "--output=json", "--lines=1"];
-        let arguments: Vec<_> = arguments.iter().chain(matches).map(ToString::to_string).collect();
+        let arguments = arguments.map(str::to_owned).into_iter().chain(matches.iter().cloned());
+        let arguments: Vec<_> = arguments.collect();
         let mut journalctl = Running::start(&arguments)?;
         let mut output = Vec::new();
         // What cannot be read is not there.
@@ -168,7 +170,7 @@ pub(super) fn holds() -> Result<Holds, Trouble> {
         journalctl.finish()?;
         Ok(!output.is_empty())
     };
-    Ok(match has(&["-t", "styxy"])? {
+    Ok(match has(&query.whose(&Mine::here()))? {
         true => Holds::Events,
         false if has(&[])? => Holds::Others,
         false => Holds::Nothing,

@@ -6,7 +6,7 @@ use jiff::{Span, Zoned, civil};
 use super::entry::Entry;
 use crate::{
     audit::event::ACTIONS, cli::project::Project, lease::InstanceId, port::Port,
-    service_type::ServiceTypeName, time::Timestamp, word::disturbs,
+    service_type::ServiceTypeName, state, surroundings::user, time::Timestamp, word::disturbs,
 };
 
 /// The question: of each list one must be so, if there is any.
@@ -34,6 +34,35 @@ pub(in crate::cli) struct Query {
     /// Only events until then
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
+    /// Also the events of other users, as far as this one may read them, and those of any other state
+    ///
+    /// Without it an event counts if journald says that it comes from this user, and if it has the name of
+    /// this user's state folder. Only the first is certain: whoever may write to the journal can send what
+    /// looks like an event of styxy. To read the events of others takes root, or the group systemd-journal.
+    #[arg(long)]
+    pub all_users: bool,
+}
+
+/// By what this user's own events are known in a journal that others write to, too.
+#[derive(Clone, Debug)]
+pub(super) struct Mine {
+    uid: u32,
+    /// The names of the state folder, if there is one already.
+    state_ids: Vec<String>,
+}
+
+impl Mine {
+    /// Those of the user who asks.
+    pub fn here() -> Self {
+        let user = user();
+        let state_ids = user.state().map(|folder| state::ids(&folder)).unwrap_or_default();
+        Self { uid: user.uid(), state_ids }
+    }
+
+    fn matches(&self) -> impl Iterator<Item = String> {
+        let state_ids = self.state_ids.iter().map(|id| format!("STYXY_STATE_ID={id}"));
+        std::iter::once(format!("_UID={}", self.uid)).chain(state_ids)
+    }
 }
 
 /// How the journal is read.
@@ -49,7 +78,7 @@ pub(super) enum Reading {
 
 impl Query {
     /// The arguments of `journalctl`. Fields of one name are alternatives, others must all be so.
-    pub(super) fn arguments(&self, reading: Reading) -> Vec<String> {
+    pub(super) fn arguments(&self, reading: Reading, mine: &Mine) -> Vec<String> {
         // Without --all, a long value is null.
         let mut arguments: Vec<_> =
             ["--quiet", "--no-pager", "--all", "--output=json"].map(str::to_owned).into();
@@ -65,12 +94,18 @@ impl Query {
         }
         arguments.extend(self.since.iter().map(|time| format!("--since={}", moment(time))));
         arguments.extend(self.until.iter().map(|time| format!("--until={}", moment(time))));
-        arguments.extend(["-t".to_owned(), "styxy".to_owned()]);
+        arguments.extend(self.whose(mine));
         for (word, values) in self.wanted() {
             let field = word.to_ascii_uppercase();
             arguments.extend(values.iter().map(|value| format!("STYXY_{field}={value}")));
         }
         arguments
+    }
+
+    /// What is asked for whatever else is.
+    pub(super) fn whose(&self, mine: &Mine) -> Vec<String> {
+        let styxy = ["-t", "styxy"].map(str::to_owned).into_iter();
+        if self.all_users { styxy.collect() } else { styxy.chain(mine.matches()).collect() }
     }
 
     /// Whether the event is one that is asked for, whatever its time.
@@ -183,7 +218,11 @@ mod tests {
         let dev: ServiceTypeName = "dev".parse().unwrap();
         let shop = Project::named("/home/dev/my shop".into()).unwrap();
         let port = |number| Port::new(number).unwrap();
+        let everybody = Query { all_users: true, ..Query::default() };
+        let mine = Mine { uid: 1000, state_ids: words(&["new", "old"]) };
+        let whose = "-t styxy _UID=1000 STYXY_STATE_ID=new STYXY_STATE_ID=old";
         for (query, reading, line) in [
+            (everybody, Reading::All, "--for -t everybody"),
             (Query::default(), Reading::All, "-t styxy"),
             (Query::default(), Reading::Last(200), "--reverse -t styxy"),
             (Query::default(), Reading::Follow(Some(10)), "--follow --lines=10 -t styxy"),
@@ -208,6 +247,7 @@ mod tests {
                     instances: vec!["agent-7".parse().unwrap()],
                     since: Some("1 hour ago".to_owned()),
                     until: Some("today".to_owned()),
+                    all_users: false,
                 },
                 Reading::Last(5),
                 "--reverse '--since=1 hour ago' --until=today -t styxy STYXY_ACTION=deny \
@@ -225,7 +265,8 @@ mod tests {
                 r"'--since=$(reboot) '\''now'\''' -t styxy",
             ),
         ] {
-            let shown = shell_line("journalctl", &query.arguments(reading));
+            let shown = shell_line("journalctl", &query.arguments(reading, &mine));
+            let line = line.replace("-t styxy", whose).replace("--for -t everybody", "-t styxy");
             assert_eq!(shown, format!("{START} {line}"));
         }
     }

@@ -294,6 +294,7 @@ impl Tool for Audit {
             instances: parsed(self.instance_id)?,
             since: self.since,
             until: self.until,
+            all_users: false,
         };
         let found = audit::find(&query, Some(self.lines.unwrap_or(EVENTS)))?;
         Ok(json!({"events": found.to_json()}))
