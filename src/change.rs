@@ -211,6 +211,18 @@ pub struct Denial {
     pub protocol: Protocol,
     /// The code of the error that was answered.
     pub reason: String,
+    /// How many such refusals it stands for, within a minute.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub count: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_one(count: &u32) -> bool {
+    *count == 1
 }
 
 impl Denial {
@@ -224,6 +236,7 @@ impl Denial {
             port: request.port,
             protocol: request.protocol(),
             reason: error.kind.names().code.to_owned(),
+            count: 1,
         }
     }
 }

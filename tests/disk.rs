@@ -1,4 +1,5 @@
-//! What the service does when the disk fails, or when it can have no thread to wait for the disk with.
+//! What the service does when the disk fails, when it can have no thread to wait for the disk with, and when
+//! it is asked for more than there is room for.
 //!
 //! Without strace, or where it may not trace, and where the tests may not become another user, some of
 //! them are ignored.
@@ -6,15 +7,18 @@
 mod support;
 
 use std::{
-    fs,
+    collections::BTreeMap,
+    fs::{self, File},
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, Command, ExitCode, Stdio},
+    thread,
 };
 
 use libtest_mimic::{Arguments, Trial};
 use nix::{
+    fcntl::{Flock, FlockArg},
     sys::signal::{Signal, kill},
     unistd::{Pid, Uid},
 };
@@ -28,7 +32,7 @@ fn main() -> ExitCode {
     let can_trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let can_trace = can_trace.is_ok_and(|status| status.success());
     let is_root = Uid::effective().is_root();
-    let tests: [(&str, fn(), bool); 7] = [
+    let tests: [(&str, fn(), bool); 11] = [
         ("a_grant_that_could_not_be_synced_leaves_no_trace", one_failure, can_trace),
         ("nothing_is_granted_on_a_disk_that_goes_on_failing", failures, can_trace),
         ("a_state_folder_that_was_deleted_is_written_again", deleted, true),
@@ -36,6 +40,10 @@ fn main() -> ExitCode {
         ("logs_that_nobody_needs_go_at_the_next_start", leftovers, true),
         ("without_a_thread_nothing_is_granted_and_nothing_leaks", no_thread, is_root),
         ("nothing_that_serves_starts_a_thread_that_it_must_have", no_panic, true),
+        ("a_type_that_could_not_be_undone_is_there_with_its_leases", undone, can_trace),
+        ("who_locks_the_drop_in_stops_no_question", foreign_lock, true),
+        ("refusals_that_are_alike_are_told_once_and_counted", refusals, true),
+        ("every_number_has_a_bound_at_every_door", bounds, true),
     ];
     let trials = tests.into_iter().map(|(name, test, can_run)| {
         let trial = Trial::test(name, move || {
@@ -236,7 +244,132 @@ fn no_panic() {
     assert_eq!(found, [""; 0], "they panic when the kernel gives no thread: use state::Writer");
 }
 
+fn undone() {
+    let home = Home::with_type();
+    let service = home.service();
+    let lease = home.http("POST", "/allocate", r#"{"service_type": "grafana"}"#);
+    assert_eq!(lease.status, 200);
+    let config = || folder(&home.config().join("config.d"));
+    let (files, backups) = (config(), folder(&home.state().join("auto-backups")));
+    let log = home.state().join("log.00000001");
+    // There is no space for the file, or for the change that goes with it.
+    let new = home.config().join("config.d/styxy-auto.tmp");
+    for (path, call) in [(new, "openat"), (log, "pwrite64")] {
+        let inject = format!("{call}:error=ENOSPC");
+        let full = tracer(&service, &["-P", path.to_str().unwrap()], &inject);
+        let refused = home.http("DELETE", "/types/grafana?force=true", "");
+        assert_eq!(refused.status, 507, "{refused:?}");
+        stop(full);
+        assert_eq!(config(), files, "{call}");
+        assert_eq!(folder(&home.state().join("auto-backups")), backups, "{call}");
+        let types = home.http("GET", "/types", "").body.to_string();
+        assert!(types.contains("\"grafana\""), "{call}: {types}");
+        let port: u16 = lease.body["port"].as_u64().unwrap().try_into().unwrap();
+        assert_eq!(leased(&home), [port], "{call}");
+    }
+    // The type still gives ports.
+    assert_eq!(home.http("POST", "/allocate", r#"{"service_type": "grafana"}"#).status, 200);
+    assert_eq!(home.http("DELETE", "/types/grafana?force=true", "").body["released"], 2);
+    assert_eq!(leased(&home), [0; 0]);
+    assert!(!config().contains_key(".styxy-auto.old"));
+    end(service, Signal::SIGTERM);
+}
+
+fn foreign_lock() {
+    let home = Home::with_type();
+    let service = home.service();
+    fs::create_dir_all(home.config().join("config.d")).unwrap();
+    let path = home.config().join("config.d/.styxy-auto.lock");
+    let file = File::options().create(true).write(true).truncate(false).open(&path).unwrap();
+    let lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| home.http("POST", "/allocate", r#"{"service_type": "new"}"#));
+        // While it waits.
+        for path in ["/types", "/config", "/status", "/allocations"] {
+            assert_eq!(home.http("GET", path, "").status, 200, "{path}");
+        }
+        assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
+        let refused = writer.join().unwrap();
+        assert_eq!(refused.status, 507, "{refused:?}");
+        let error = refused.body["error"].as_str().unwrap();
+        assert!(
+            error.contains(".styxy-auto.lock") && error.contains("nothing was changed"),
+            "{error}"
+        );
+    });
+    drop(lock);
+    assert_eq!(home.http("POST", "/allocate", r#"{"service_type": "new"}"#).status, 200);
+    end(service, Signal::SIGTERM);
+}
+
+fn refusals() {
+    let home = Home::with_type();
+    let service = home.service();
+    let denials = || {
+        let log = fs::read_to_string(home.state().join("log.00000001")).unwrap();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<Json>(&line[9..]).ok());
+        lines
+            .filter_map(|line| line["record"]["change"].get("deny").cloned())
+            .map(|denial| (denial["port"].as_u64().unwrap(), denial["count"].as_u64().unwrap_or(1)))
+            .collect::<Vec<_>>()
+    };
+    let refused = |port: u16| {
+        let request = json!({"service_type": "mine", "port": port, "strict": true});
+        assert_eq!(home.http("POST", "/allocate", &request.to_string()).status, 409);
+    };
+    let taken: Vec<u64> = (0..2).map(|i| home.port(i).into()).collect();
+    for port in &taken {
+        let request = json!({"service_type": "mine", "port": port});
+        assert_eq!(home.http("POST", "/allocate", &request.to_string()).status, 200);
+    }
+    for _ in 0..50 {
+        refused(home.port(0));
+    }
+    refused(home.port(1));
+    assert_eq!(denials(), [(taken[0], 1), (taken[1], 1)]);
+    // What was counted is told at the end of the minute, or of the service.
+    end(service, Signal::SIGTERM);
+    assert_eq!(denials(), [(taken[0], 1), (taken[1], 1), (taken[0], 49)]);
+}
+
+fn bounds() {
+    let home = Home::with_type();
+    home.configure(&format!(
+        r#"{{"service_types": {{"mine": {{"port_range": [{}, {}]}}}}, "limits": {{"instances": 3}}}}"#,
+        home.port(0),
+        home.port(9)
+    ));
+    let service = home.service();
+    assert_eq!(home.http("POST", "/allocate", r#"{"service_type": "mine"}"#).status, 200);
+    // In milliseconds, it is 384 more than fit.
+    let all = r#"{"older_than": 18446744073709552}"#;
+    let refused = home.http("POST", "/cleanup", all);
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.body["error"].as_str().unwrap().contains("older_than must be"), "{refused:?}");
+    assert_eq!(home.http("POST", "/cleanup", r#"{"older_than": 31536000}"#).status, 200);
+    assert_eq!(leased(&home), [home.port(0)]);
+
+    let register = |name: &str, heartbeat: u64| {
+        let heartbeat = json!({"heartbeat": heartbeat}).to_string();
+        home.http("PUT", &format!("/instances/{name}"), &heartbeat)
+    };
+    assert_eq!(register("a", 86_401).status, 400);
+    for name in ["a", "b", "c", "a"] {
+        assert_eq!(register(name, 86_400).status, 200, "{name}");
+    }
+    let refused = register("d", 60);
+    assert_eq!((refused.status, &refused.body["code"]), (429, &json!("LimitExceeded")));
+    end(service, Signal::SIGTERM);
+}
+
 // ---------------------------------------------------------------------------------------------------------
+
+/// The files of a folder, and what they say.
+fn folder(path: &Path) -> BTreeMap<String, String> {
+    let entries = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    entries.map(|path| (name(&path), fs::read_to_string(&path).unwrap())).collect()
+}
 
 fn request(project: &str) -> String {
     json!({"service_type": "mine", "project_path": project}).to_string()
@@ -255,7 +388,12 @@ fn leased(home: &Home) -> Vec<u16> {
 
 /// Has system calls of the service fail, until the tracer is stopped.
 fn failing(service: &Child, inject: &str) -> Child {
+    tracer(service, &[], inject)
+}
+
+fn tracer(service: &Child, more: &[&str], inject: &str) -> Child {
     let mut tracer = Command::new("strace")
+        .args(more)
         .args(["-f", "-p", &service.id().to_string(), "-o", "/dev/null", "-e"])
         .args([&format!("trace={}", inject.split(':').next().unwrap()), "-e"])
         .arg(format!("inject={inject}"))

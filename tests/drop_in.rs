@@ -42,7 +42,10 @@ fn main() -> ExitCode {
         });
         trial.with_ignored_flag(needs_strace && !can_trace)
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+    let mut arguments = Arguments::from_args();
+    // One after the other: their types get the same ports, which a service finds held by another.
+    arguments.test_threads = Some(1);
+    libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }
 
 fn new() {

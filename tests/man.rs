@@ -229,7 +229,7 @@ fn limits() {
             }
         }
     }
-    assert_eq!(told.len(), 14, "{told:?}");
+    assert_eq!(told.len(), 15, "{told:?}");
 }
 
 fn bus() {

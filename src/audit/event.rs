@@ -272,7 +272,9 @@ fn end_instance(instance: &Instance, reason: &str) -> Event {
 }
 
 fn deny(denial: &Denial) -> Event {
-    let message = format!("Refused a port to {}: {}", denial.service_type, denial.reason);
+    let Denial { service_type, reason, count, .. } = denial;
+    let times = if *count > 1 { format!(", {count} times in a minute") } else { String::new() };
+    let message = format!("Refused a port to {service_type}: {reason}{times}");
     let mut event = Event::new(DENY, "deny", message)
         .with("STYXY_SERVICE_TYPE", Some(denial.service_type.as_str()))
         .with("STYXY_SERVICE_NAME", denial.service_name.as_ref().map(|name| name.as_str()))
@@ -281,6 +283,7 @@ fn deny(denial: &Denial) -> Event {
         .with("STYXY_PROTOCOL", Some(denial.protocol.as_str()))
         .with("STYXY_REASON", Some(&denial.reason));
     event.fields.put_some("STYXY_PORT", denial.port.map(|port| port.get()));
+    event.fields.put_some("STYXY_COUNT", (*count > 1).then_some(*count));
     event
 }
 
@@ -383,6 +386,7 @@ mod tests {
             port: None,
             protocol: Protocol::Tcp,
             reason: "PortInUse".to_owned(),
+            count: 1,
         };
         let action = deny(&denial).fields.get("STYXY_ACTION").cloned();
         assert!(matches!(action, Some(crate::value::Value::Str(action)) if action == "deny"));

@@ -145,6 +145,7 @@ impl Broker {
                 }
             }
             Due::Waiting => self.look_after(inner),
+            Due::Denials => self.tell_denials(inner, now),
             Due::Owner(owner) => {
                 let this = self.this.clone();
                 // Not from here, where the state is locked.

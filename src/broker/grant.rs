@@ -152,9 +152,7 @@ impl Broker {
         let (granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
             if refused && !request.dry_run {
-                let denial = Change::Deny(Denial::new(request, error));
-                // The refusal stands whether or not it can be stored.
-                let _ = self.commit(&mut self.lock(), vec![denial], Some(client));
+                self.denied(Denial::new(request, error), client);
             }
         })?;
         if let Some(seq) = durable {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Broker, Caller, Inner, ending::AGAIN_SECONDS};
 use crate::{
     change::Change,
-    error::Error,
+    error::{Error, ErrorKind},
     kernel::clock,
     lease::{Instance, InstanceId},
     owners::deadlines::Due,
@@ -31,6 +31,14 @@ impl Broker {
         let inner = &mut *inner;
         self.usable(inner)?;
         let before = inner.registry.instance(&instance.instance_id).map(Arc::clone);
+        let most = inner.config.most_instances;
+        if before.is_err() && inner.registry.instance_count() >= most {
+            return Err(Error::new(
+                ErrorKind::LimitExceeded,
+                format!("the limit of {most} registered instances is reached"),
+            )
+            .suggest("`styxy instances` lists them; limits.instances in the configuration sets the limit"));
+        }
         let change = Change::RegisterInstance { instance: Arc::clone(&instance) };
         self.commit(inner, vec![change], Some(&caller.client))?;
         if let Ok(before) = before {

@@ -73,6 +73,11 @@ impl Broker {
         dry_run: bool,
         client: &Client,
     ) -> Result<Vec<Arc<Lease>>, Error> {
+        if older_than > LONGEST_TTL {
+            return Err(Error::invalid(format!(
+                "older_than must be a whole number of seconds up to {LONGEST_TTL}, not {older_than}"
+            )));
+        }
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;

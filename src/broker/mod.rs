@@ -11,8 +11,10 @@
 //! - `leaving`: owners that end soon after they have got a lease
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
+//! - `denials`: refusals, counted where they are alike
 //! - `unsettled`: what was remembered before grants that are not durable yet
 
+mod denials;
 mod ending;
 pub mod grant;
 mod holding;
@@ -42,7 +44,7 @@ use crate::{
     activity::Activity,
     audit::{Outbox, Sink, outbox},
     change::{Change, Record},
-    config::{Config, Files, Merged, Problem},
+    config::{Config, Files, Merged, Origins, Problem, drop_in},
     error::{Error, ErrorKind, Shortage},
     handover::{Claim, giver::Successor},
     kernel::{
@@ -66,6 +68,7 @@ use crate::{
     time::{Moment, Timestamp},
 };
 
+use denials::Denials;
 use unsettled::Unsettled;
 
 /// The most events that may wait for the journal: the log has them all.
@@ -110,10 +113,14 @@ struct Inner {
     registry: Registry,
     config: Config,
     problems: Vec<Problem>,
+    /// Where its values come from.
+    origins: Arc<Origins>,
     /// The state, or why it cannot be used; then every change is refused and opening is tried again.
     state: Result<State, OpenError>,
     /// What was remembered before grants that are not durable yet.
     unsettled: Unsettled,
+    /// Refusals that are counted.
+    denials: Denials,
     guards: Guards,
     /// What the limit of descriptors allows.
     most_guards: usize,
@@ -153,7 +160,8 @@ impl Broker {
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
         let own = places.config.iter().chain([&places.state]).cloned().collect();
         let mut files = Files::new(places.config, places.state.join("config.good"));
-        let Merged { config, problems, .. } = files.load();
+        drop_in::tidy(&files.drop_in());
+        let Merged { config, problems, origins } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
         let unopened = std::io::Error::other("it was not opened yet");
         let unopened = OpenError::Io(places.state.clone(), unopened);
@@ -164,8 +172,10 @@ impl Broker {
                 registry: Registry::new(config.rules()),
                 config,
                 problems,
+                origins: Arc::new(origins),
                 state: Err(unopened),
                 unsettled: Unsettled::default(),
+                denials: Denials::default(),
                 guards: Guards::default(),
                 most_guards: guard::most(),
                 waiting: VecDeque::new(),
@@ -499,11 +509,15 @@ impl Broker {
         self.deadlines.run(|due| self.due(due)).await;
     }
 
-    /// Makes all changes so far durable.
+    /// Tells what was only counted, and makes all changes so far durable.
     pub async fn sync_now(&self) {
-        let last = match &self.lock().state {
-            Ok(state) => (state.writer.clone(), state.store.seq()),
-            Err(_) => return,
+        let last = {
+            let mut inner = self.lock();
+            self.tell_denials(&mut inner, Moment(u64::MAX));
+            match &inner.state {
+                Ok(state) => (state.writer.clone(), state.store.seq()),
+                Err(_) => return,
+            }
         };
         // Whoever was to be told of an error was told.
         let _ = last.0.until(last.1).await;

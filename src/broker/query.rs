@@ -124,8 +124,7 @@ impl Broker {
     }
 
     /// Every service type, with how much of it is used.
-    pub async fn service_types(&self) -> Result<Vec<Fields>, Error> {
-        let origins = self.files.lock().await.origins();
+    pub fn service_types(&self) -> Result<Vec<Fields>, Error> {
         let listened = Listened::of([Protocol::Both].into_iter());
         let mut inner = self.lock();
         self.usable(&mut inner)?;
@@ -133,7 +132,7 @@ impl Broker {
         Ok(types
             .map(|(name, service_type)| {
                 let mut fields = service_type.fields(name);
-                let origin = origins.get(&format!("service_types.{name}.port_range"));
+                let origin = inner.origins.get(&format!("service_types.{name}.port_range"));
                 fields.put("made_by", made_by(service_type, origin));
                 inner.usage([service_type].into_iter(), &listened).put(&mut fields);
                 fields
@@ -142,10 +141,9 @@ impl Broker {
     }
 
     /// The configuration in force, as JSON; with origins, the file that each value comes from.
-    pub async fn configuration(&self, origins: bool) -> serde_json::Value {
-        let files = self.files.lock().await;
-        let origins = origins.then(|| files.origins());
-        config::show(&self.lock().config, origins.as_ref())
+    pub fn configuration(&self, origins: bool) -> serde_json::Value {
+        let inner = self.lock();
+        config::show(&inner.config, origins.then_some(&*inner.origins))
     }
 
     /// Whether unknown types get a range.

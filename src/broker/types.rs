@@ -4,7 +4,10 @@
 //! takes to decide or to note the result. A type is in its file before it is in force; what a crash leaves
 //! between the two is told at the next start.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{Broker, Inner, search::Search, storage};
 use crate::{
@@ -22,6 +25,11 @@ use crate::{
     service_type::{Created, ServiceType, ServiceTypeName, near_miss},
     time::Timestamp,
 };
+
+/// How long another program may have the drop-in locked.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long until it is tried again.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A type with a range that does not exist yet.
 pub(super) struct Plan {
@@ -94,7 +102,16 @@ impl Inner {
         }
     }
 
-    /// Puts a configuration in force, and gives what is to be told of it.
+    /// The leases of these types.
+    fn leases_of(&self, names: &[ServiceTypeName]) -> Vec<Arc<Lease>> {
+        let leases = names.iter().flat_map(|name| {
+            let service_type = Some(name.clone());
+            self.registry.list(&Filter { service_type, ..Filter::default() })
+        });
+        leases.collect()
+    }
+
+    /// What is to be told of a configuration that is about to be in force.
     fn differences(&self, merged: &Merged) -> Vec<Change> {
         differences(self.registry.told(), &merged.config, &merged.problems)
     }
@@ -103,6 +120,7 @@ impl Inner {
         self.registry.set_rules(merged.config.rules());
         self.config = merged.config;
         self.problems = merged.problems;
+        self.origins = Arc::new(merged.origins);
     }
 }
 
@@ -186,17 +204,20 @@ impl Broker {
         busy: PortSet,
     ) -> Result<Option<PortRange>, Error> {
         let (request, client) = (request.clone(), client.clone());
-        self.change_types(move |this, files| this.widen_now(files, &request, &client, busy)).await
+        self.change_types(move |this, files, drop_in| {
+            this.widen_now(files, drop_in, &request, &client, busy)
+        })
+        .await
     }
 
     fn widen_now(
         &self,
         files: &mut Files,
+        drop_in: &mut DropIn,
         request: &AllocateRequest,
         client: &Client,
         busy: PortSet,
     ) -> Result<Option<PortRange>, Error> {
-        let mut drop_in = self.lock_drop_in(files)?;
         let Some(Plan { mut service_type, range, created }) = self.planned(request, busy)? else {
             return Ok(None);
         };
@@ -208,8 +229,6 @@ impl Broker {
         });
         service_type.created.get_or_insert(Created { by, ..created });
         let text = drop_in.with_type(name, Some(&service_type)).map_err(broken)?;
-        let merged = self.write(files, &mut drop_in, &text)?;
-        let mut inner = self.lock();
         let change = Change::AutoAllocate {
             service_type: name.clone(),
             range,
@@ -217,8 +236,7 @@ impl Broker {
             placement,
             asker: Asker::of(request),
         };
-        inner.set_config(merged);
-        self.commit(&mut inner, vec![change], Some(client))?;
+        self.put(files, drop_in, &text, client, |_, _| vec![change])?;
         Ok(Some(range))
     }
 
@@ -244,17 +262,20 @@ impl Broker {
         client: &Client,
     ) -> Result<u32, Error> {
         let (name, client) = (name.clone(), client.clone());
-        self.change_types(move |this, files| this.undo_now(files, &name, force, &client)).await
+        self.change_types(move |this, files, drop_in| {
+            this.undo_now(files, drop_in, &name, force, &client)
+        })
+        .await
     }
 
     fn undo_now(
         &self,
         files: &mut Files,
+        drop_in: &mut DropIn,
         name: &ServiceTypeName,
         force: bool,
         client: &Client,
     ) -> Result<u32, Error> {
-        let mut drop_in = self.lock_drop_in(files)?;
         let known = self.lock().registry.rules().types.get(name)?.clone();
         if known.created.is_none() {
             let origin = files.origins().remove(&format!("service_types.{name}.port_range"));
@@ -265,61 +286,54 @@ impl Broker {
             .suggest("set it to null in a later layer of the configuration to be rid of it"));
         }
         let text = drop_in.with_type(name, None).map_err(broken)?;
-        self.fit(files, &text)?;
-        let released = {
-            let mut inner = self.lock();
-            let released = self.release_types(&mut inner, &[name], force, client)?;
-            // Nobody gets a port of it while its file is being written.
-            let mut rules = inner.registry.rules().clone();
-            rules.types.0.remove(name);
-            inner.registry.set_rules(rules);
-            released
-        };
-        let written = self.write(files, &mut drop_in, &text);
-        let mut inner = self.lock();
-        let rules = inner.config.rules();
-        let merged = written.inspect_err(|_| inner.registry.set_rules(rules))?;
-        self.adopt(&mut inner, merged, Some(client))?;
-        Ok(released)
+        self.put_without(files, drop_in, &text, std::slice::from_ref(name), force, client)
     }
 
-    /// Releases the leases of types that are about to go, or refuses to let them go.
-    fn release_types(
+    /// Puts a drop-in in force that does without these types. `force` releases their leases, in the same
+    /// commit; returns how many.
+    fn put_without(
         &self,
-        inner: &mut Inner,
-        names: &[&ServiceTypeName],
+        files: &mut Files,
+        drop_in: &mut DropIn,
+        text: &str,
+        gone: &[ServiceTypeName],
         force: bool,
         client: &Client,
     ) -> Result<u32, Error> {
-        self.usable(inner)?;
-        let leases = names.iter().flat_map(|name| {
-            let service_type = Some((*name).clone());
-            inner.registry.list(&Filter { service_type, ..Filter::default() })
-        });
-        let leases: Vec<Arc<Lease>> = leases.collect();
-        if let Some(lease) = leases.first()
-            && !force
         {
-            let count = leases.len();
-            let many =
-                if count == 1 { "lease is".to_owned() } else { format!("{count} leases are") };
-            return Err(Error::new(
-                ErrorKind::PortInUse,
-                format!("{many} live: port {} of {}", lease.port, lease.service_type),
-            )
-            .suggest("release them first, or use force (`--force`) to have that done"));
+            let mut inner = self.lock();
+            let leases = inner.leases_of(gone);
+            if let Some(lease) = leases.first()
+                && !force
+            {
+                return Err(in_use(lease, leases.len()));
+            }
+            // Nobody gets a port of them while the file is being written.
+            let mut rules = inner.registry.rules().clone();
+            gone.iter().for_each(|name| drop(rules.types.0.remove(name)));
+            inner.registry.set_rules(rules);
         }
-        let count = u32::try_from(leases.len()).unwrap_or(u32::MAX);
-        let ends = leases.into_iter().map(|lease| Change::end(lease, EndReason::Released));
-        self.commit(inner, ends.collect(), Some(client))?;
-        Ok(count)
+        let mut released = 0;
+        let put = self.put(files, drop_in, text, client, |inner, merged| {
+            let leases = inner.leases_of(gone).into_iter();
+            let ends = leases.map(|lease| Change::end(lease, EndReason::Released));
+            let mut changes: Vec<_> = ends.collect();
+            released = u32::try_from(changes.len()).unwrap_or(u32::MAX);
+            changes.extend(inner.differences(merged));
+            changes
+        });
+        if put.is_err() {
+            let mut inner = self.lock();
+            let rules = inner.config.rules();
+            inner.registry.set_rules(rules);
+        }
+        put.map(|()| released)
     }
 
     /// Switches automatic ranges on or off.
     pub async fn set_auto_allocation(&self, enabled: bool, client: &Client) -> Result<(), Error> {
         let client = client.clone();
-        self.change_types(move |this, files| {
-            let mut drop_in = this.lock_drop_in(files)?;
+        self.change_types(move |this, files, drop_in| {
             let text = drop_in.with_auto_allocation(enabled).map_err(broken)?;
             let merged = this.fit(files, &text)?.1;
             if merged.config.auto.enabled != enabled {
@@ -331,8 +345,7 @@ impl Broker {
             if this.lock().config.auto.enabled == enabled {
                 return Ok(());
             }
-            let merged = this.write(files, &mut drop_in, &text)?;
-            this.adopt(&mut this.lock(), merged, Some(&client))
+            this.put(files, drop_in, &text, &client, Inner::differences)
         })
         .await
     }
@@ -351,8 +364,7 @@ impl Broker {
         client: &Client,
     ) -> Result<u32, Error> {
         let client = client.clone();
-        self.change_types(move |this, files| {
-            let mut drop_in = this.lock_drop_in(files)?;
+        self.change_types(move |this, files, drop_in| {
             let backups = this.config_backups()?;
             let numbers: Vec<_> = backups.iter().map(|b| b.number.to_string()).collect();
             let Some(backup) = backups.into_iter().find(|backup| backup.number == number) else {
@@ -365,15 +377,10 @@ impl Broker {
                 ));
             };
             let (_, merged) = this.fit(files, backup.text())?;
-            let released = {
-                let mut inner = this.lock();
-                let types = inner.config.types.0.keys().cloned().collect::<Vec<_>>();
-                let gone = types.iter().filter(|name| !merged.config.types.0.contains_key(*name));
-                this.release_types(&mut inner, &gone.collect::<Vec<_>>(), force, &client)?
-            };
-            let merged = this.write(files, &mut drop_in, backup.text())?;
-            this.adopt(&mut this.lock(), merged, Some(&client))?;
-            Ok(released)
+            let types = this.lock().config.types.0.keys().cloned().collect::<Vec<_>>();
+            let gone = types.into_iter().filter(|name| !merged.config.types.0.contains_key(name));
+            let gone = gone.collect::<Vec<_>>();
+            this.put_without(files, drop_in, backup.text(), &gone, force, &client)
         })
         .await
     }
@@ -405,25 +412,45 @@ impl Broker {
         Ok(())
     }
 
-    /// Runs something that writes files, one at a time, and where it may take its time.
+    /// Runs something that changes the drop-in, one at a time, on the thread that waits for the disk.
     async fn change_types<T: Send + 'static>(
         &self,
-        change: impl FnOnce(&Self, &mut Files) -> Result<T, Error> + Send + 'static,
+        change: impl FnOnce(&Self, &mut Files, &mut DropIn) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let ending = || Error::storage(&std::io::Error::other("the service is ending"));
+        let until = Instant::now() + PATIENCE;
         let this = self.this.upgrade().ok_or_else(ending)?;
-        let mut files = Arc::clone(&self.files).lock_owned().await;
         let writer = self.writer()?;
-        writer.run(move || change(&this, &mut files)).await.ok_or_else(ending)?
-    }
-
-    /// Locks the drop-in, and takes over what another writer has done to it.
-    fn lock_drop_in(&self, files: &mut Files) -> Result<DropIn, Error> {
-        let drop_in = DropIn::lock(&files.drop_in(), &self.backups())?;
-        if drop_in.text() != files.drop_in_text() {
-            self.reload_now(files, None)?;
-        }
-        Ok(drop_in)
+        let mut files = Arc::clone(&self.files).lock_owned().await;
+        let mut drop_in = loop {
+            let (path, backups) = (files.drop_in(), self.backups());
+            let lock = drop_in::lock_file(&path);
+            let taken = writer.run(move || DropIn::try_lock(&path, &backups)).await;
+            if let Some(drop_in) = taken.ok_or_else(ending)?? {
+                break drop_in;
+            }
+            if Instant::now() >= until {
+                let words = format!("another program has locked {}", lock.display());
+                return Err(Error::new(
+                    ErrorKind::Storage,
+                    format!(
+                        "the configuration could not be written, so nothing was changed: {words}"
+                    ),
+                )
+                .suggest(
+                    "end that program, or wait for it (`fuser -v` with the file tells which it is)",
+                ));
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        let done = writer.run(move || {
+            // Another writer may have changed it.
+            if drop_in.text() != files.drop_in_text() {
+                this.reload_now(&mut files, None)?;
+            }
+            change(&this, &mut files, &mut drop_in)
+        });
+        done.await.ok_or_else(ending)?
     }
 
     /// What the layers are with this drop-in; an error if it does not fit them.
@@ -440,17 +467,53 @@ impl Broker {
         Ok((texts, merged))
     }
 
-    /// Writes the drop-in; the result is to be put in force.
-    fn write(&self, files: &mut Files, drop_in: &mut DropIn, text: &str) -> Result<Merged, Error> {
+    /// Writes the drop-in, makes the changes that go with it, and puts it in force. If they cannot be made, the
+    /// old one is put back.
+    fn put(
+        &self,
+        files: &mut Files,
+        drop_in: &mut DropIn,
+        text: &str,
+        client: &Client,
+        changes: impl FnOnce(&Inner, &Merged) -> Vec<Change>,
+    ) -> Result<(), Error> {
         let (texts, merged) = self.fit(files, text)?;
         drop_in.replace(text).map_err(storage)?;
-        files.set_in_force(texts);
-        Ok(merged)
+        let committed = {
+            let mut inner = self.lock();
+            let changes = changes(&inner, &merged);
+            let committed = self.commit(&mut inner, changes, Some(client));
+            if committed.is_ok() {
+                inner.set_config(merged);
+            }
+            committed
+        };
+        match committed {
+            Ok(_) => files.set_in_force(texts),
+            Err(mut error) => {
+                if let Err(cause) = drop_in.put_back() {
+                    let file = files.drop_in();
+                    let words = format!("{} could not be put back: {cause}", file.display());
+                    error.message = format!("{}; {words}", error.message);
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     fn backups(&self) -> std::path::PathBuf {
         self.state.join("auto-backups")
     }
+}
+
+fn in_use(lease: &Lease, count: usize) -> Error {
+    let many = if count == 1 { "lease is".to_owned() } else { format!("{count} leases are") };
+    Error::new(
+        ErrorKind::PortInUse,
+        format!("{many} live: port {} of {}", lease.port, lease.service_type),
+    )
+    .suggest("release them first, or use force (`--force`) to have that done")
 }
 
 /// The service does not write over what it cannot read.

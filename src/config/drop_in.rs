@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use nix::{
+    errno::Errno,
+    fcntl::{Flock, FlockArg},
+};
 
 use super::{
     Problem,
@@ -24,6 +27,22 @@ use crate::{
     value::Fields,
 };
 
+/// The name of the file that is locked, beside the drop-in.
+const LOCK: &str = ".styxy-auto.lock";
+/// The name of the old drop-in while a new one is being put in force.
+const OLD: &str = ".styxy-auto.old";
+
+/// The file by which the drop-in of that path is locked.
+pub fn lock_file(path: &Path) -> PathBuf {
+    path.with_file_name(LOCK)
+}
+
+/// Deletes what a service that was killed may have left beside the drop-in of that path.
+pub fn tidy(path: &Path) {
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let _ = fs::remove_file(target.with_file_name(OLD));
+}
+
 /// How many earlier versions are kept.
 pub const MOST_BACKUPS: usize = 10;
 
@@ -36,7 +55,16 @@ pub struct DropIn {
     backups: PathBuf,
     /// What it says now; `None` if there is none.
     text: Option<String>,
+    /// What it was before it was replaced.
+    before: Option<Before>,
     _lock: Flock<File>,
+}
+
+#[derive(Debug)]
+struct Before {
+    text: Option<String>,
+    /// The version that was kept of it.
+    backup: PathBuf,
 }
 
 /// An earlier version.
@@ -52,11 +80,12 @@ pub struct Backup {
 }
 
 impl DropIn {
-    /// Locks the drop-in and reads it. `backups` is the folder of its earlier versions.
+    /// Locks the drop-in and reads it; `None` if another program has it locked. `backups` is the folder of
+    /// its earlier versions.
     ///
     /// A drop-in that is a link is written where the link leads to, so that people can keep it elsewhere. If the service
     /// cannot see that place, nothing is written: a file instead of the link would part the two for good.
-    pub fn lock(path: &Path, backups: &Path) -> Result<Self, Error> {
+    pub fn try_lock(path: &Path, backups: &Path) -> Result<Option<Self>, Error> {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         let target = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
         let target = target.map_err(|error| {
@@ -69,7 +98,7 @@ impl DropIn {
         Self::lock_at(path, target, backups).map_err(|error| Error::storage(&error))
     }
 
-    fn lock_at(path: &Path, target: PathBuf, backups: &Path) -> io::Result<Self> {
+    fn lock_at(path: &Path, target: PathBuf, backups: &Path) -> io::Result<Option<Self>> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         let private = |folder| DirBuilder::new().recursive(true).mode(0o700).create(folder);
         private(folder)?;
@@ -79,14 +108,19 @@ impl DropIn {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(folder.join(".styxy-auto.lock"))?;
-        let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+            .open(folder.join(LOCK))?;
+        let lock = match Flock::lock(lock, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => lock,
+            Err((_, Errno::EWOULDBLOCK)) => return Ok(None),
+            Err((_, errno)) => return Err(errno.into()),
+        };
         let text = match fs::read_to_string(&target) {
             Ok(text) => Some(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),
         };
-        Ok(Self { path: path.to_owned(), target, backups: backups.to_owned(), text, _lock: lock })
+        let (path, backups) = (path.to_owned(), backups.to_owned());
+        Ok(Some(Self { path, target, backups, text, before: None, _lock: lock }))
     }
 
     /// What it says now; `None` if there is none.
@@ -142,10 +176,43 @@ impl DropIn {
             fs::remove_file(self.backups.join(name(old.number)))?;
         }
         let newest = kept.last().map_or(0, |backup| backup.number);
-        durable::replace(&self.backups.join(name(newest + 1)), before.as_bytes())?;
-        durable::replace(&self.target, text.as_bytes())?;
-        self.text = Some(text.to_owned());
+        let backup = self.backups.join(name(newest + 1));
+        durable::replace(&backup, before.as_bytes())?;
+        // A second name of the old file, which needs no space on a full disk. Where a file can have one only,
+        // it is written again if need be.
+        let _ = fs::remove_file(self.old());
+        let _ = fs::hard_link(&self.target, self.old());
+        if let Err(error) = durable::replace(&self.target, text.as_bytes()) {
+            let _ = fs::remove_file(self.old());
+            let _ = fs::remove_file(&backup);
+            return Err(error);
+        }
+        self.before = Some(Before { text: self.text.replace(text.to_owned()), backup });
         Ok(())
+    }
+
+    /// Puts back what [`DropIn::replace`] has replaced: the change that it was for was not made.
+    pub fn put_back(&mut self) -> io::Result<()> {
+        let Some(Before { text, backup }) = self.before.take() else { return Ok(()) };
+        match &text {
+            None => fs::remove_file(&self.target)?,
+            Some(text) => fs::rename(self.old(), &self.target)
+                .or_else(|_| durable::replace(&self.target, text.as_bytes()))?,
+        }
+        self.text = text;
+        fs::remove_file(backup)
+    }
+
+    fn old(&self) -> PathBuf {
+        self.target.with_file_name(OLD)
+    }
+}
+
+impl Drop for DropIn {
+    fn drop(&mut self) {
+        if self.before.is_some() {
+            let _ = fs::remove_file(self.old());
+        }
     }
 }
 

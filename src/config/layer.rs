@@ -96,6 +96,10 @@ pub struct LimitsLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000)))]
     pub remembered_ports: Option<usize>,
+    /// Registered instances.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 100_000)))]
+    pub instances: Option<usize>,
 }
 
 /// A port, or a first and a last one.

@@ -32,6 +32,7 @@ impl Config {
         set(&mut self.most_per_project, limits.leases_per_project);
         set(&mut self.most_guards, limits.guards);
         set(&mut self.most_remembered, limits.remembered_ports);
+        set(&mut self.most_instances, limits.instances);
         set(
             &mut self.excluded,
             layer

@@ -66,6 +66,8 @@ pub struct Config {
     pub most_per_project: usize,
     /// The most remembered ports; the oldest are forgotten first.
     pub most_remembered: usize,
+    /// The most registered instances.
+    pub most_instances: usize,
     /// The most guards at once; further leases go without.
     pub most_guards: usize,
     /// How many seconds a lease without an owner may go without a listener.
@@ -218,6 +220,7 @@ impl Config {
             most_per_instance: 0,
             most_per_project: 0,
             most_remembered: 0,
+            most_instances: 0,
             most_guards: 0,
             unused: 0,
             idle_exit: Duration::ZERO,

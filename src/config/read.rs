@@ -84,10 +84,18 @@ fn limits(source: &mut Source<'_>, node: Node<'_>) -> LimitsLayer {
         "leases_per_project" => limits.leases_per_project = source.size(node, 1, 131_070),
         "guards" => limits.guards = source.size(node, 0, 65_535),
         "remembered_ports" => limits.remembered_ports = source.size(node, 1, 1_000_000),
+        "instances" => limits.instances = source.size(node, 1, 100_000),
         _ => source.unknown(
             node,
             name,
-            &["guards", "leases", "leases_per_instance", "leases_per_project", "remembered_ports"],
+            &[
+                "guards",
+                "instances",
+                "leases",
+                "leases_per_instance",
+                "leases_per_project",
+                "remembered_ports",
+            ],
         ),
     });
     limits

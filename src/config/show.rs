@@ -26,6 +26,7 @@ pub(super) fn layer(config: &Config) -> Layer {
             leases_per_project: Some(config.most_per_project),
             guards: Some(config.most_guards),
             remembered_ports: Some(config.most_remembered),
+            instances: Some(config.most_instances),
         }),
         excluded_ports: Some(config.excluded.iter().copied().map(Excluded::of).collect()),
         instance_templates: config.templates.iter().map(|(n, o)| (n.clone(), Some(*o))).collect(),

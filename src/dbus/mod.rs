@@ -234,9 +234,9 @@ impl Styxy {
     }
 
     #[zbus(out_args("types"))]
-    async fn list_service_types(&self) -> Result<Vec<Dict>, Error> {
+    fn list_service_types(&self) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        Ok(self.broker.service_types().await?.into_iter().map(Dict).collect())
+        Ok(self.broker.service_types()?.into_iter().map(Dict).collect())
     }
 
     #[zbus(out_args("released"))]
@@ -265,9 +265,9 @@ impl Styxy {
     }
 
     #[zbus(out_args("json"))]
-    async fn get_configuration(&self, origins: bool) -> String {
+    fn get_configuration(&self, origins: bool) -> String {
         let _busy = self.broker.activity().busy();
-        self.broker.configuration(origins).await.to_string()
+        self.broker.configuration(origins).to_string()
     }
 
     #[zbus(out_args("backups"))]

@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(super) async fn types(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
-    let types = broker.service_types().await?;
+    let types = broker.service_types()?;
     Ok(Json(json!({"success": true, "service_types": types})).into_response())
 }
 
@@ -68,7 +68,7 @@ pub(super) async fn config(
             _ => return Err(parameter(&key, "the known one is origins, true or false").into()),
         }
     }
-    let config = broker.configuration(origins).await;
+    let config = broker.configuration(origins);
     Ok(Json(json!({"success": true, "configuration": config})).into_response())
 }
 

@@ -26,6 +26,8 @@ pub enum Due {
     Store,
     /// The leases that wait to be looked after.
     Waiting,
+    /// The refusals that were counted.
+    Denials,
     /// An owner whose end could not be stored. Boxed, because there are tens of thousands of the others.
     Owner(Box<Owner>),
 }

@@ -353,6 +353,11 @@ impl Registry {
         instances
     }
 
+    /// How many instances are registered.
+    pub fn instance_count(&self) -> usize {
+        self.instances.len()
+    }
+
     /// Every live lease, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.leases.values()

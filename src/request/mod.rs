@@ -27,6 +27,9 @@ pub const MOST_PORTS: u16 = 1_000;
 /// The longest time limit, in seconds: a year.
 pub const LONGEST_TTL: u64 = 31_536_000;
 
+/// The longest time between two heartbeats, in seconds: a day.
+pub const LONGEST_HEARTBEAT: u64 = 86_400;
+
 /// All that is wrong with a request, so that it is told at once.
 #[derive(Default)]
 struct Problems(Vec<String>);

@@ -1,6 +1,6 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
-use super::{LONGEST_TTL, Problems, mismatch, unknown, whole, word};
+use super::{LONGEST_HEARTBEAT, Problems, mismatch, unknown, whole, word};
 use crate::{
     error::Error,
     lease::{InstanceId, UnitName},
@@ -48,7 +48,7 @@ impl InstanceRequest {
         for (key, value) in options {
             let key = key.as_ref();
             problems.note(match key {
-                "heartbeat" => whole(key, &value, LONGEST_TTL).map(|v| heartbeat = Some(v)),
+                "heartbeat" => whole(key, &value, LONGEST_HEARTBEAT).map(|v| heartbeat = Some(v)),
                 "pid" | "pidfd" => owner.take(key, &value).unwrap_or(Ok(())),
                 _ => Err(unknown("option", key, &["heartbeat", "pid", "pidfd"])),
             });

@@ -131,6 +131,7 @@ pub const CASES: &[Case] = &[
     text("audit --all --type mine --port {port}", 0),
     text("audit --project /lamp --instance a-1", 0),
     text("audit --since yesterday --until tomorrow", 0),
+    text("audit --all-users", 0),
     text("audit --since soon", 2),
     text("audit --action alocate", 2),
     text("audit --follow", 3),

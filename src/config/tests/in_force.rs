@@ -235,15 +235,16 @@ fn a_drop_in_that_is_a_link_is_written_where_it_leads_to() {
     let folders = Folders::with(&[("dotfiles/auto.json", &automatic("grafana", 10_000))]);
     fs::create_dir_all(folders.path("user/config.d")).unwrap();
     symlink("../../dotfiles/auto.json", folders.path(DROP_IN)).unwrap();
-    let lock = || DropIn::lock(&folders.path(DROP_IN), &folders.path("state/backups"));
-    let mut drop_in = lock().unwrap();
+    let lock = || DropIn::try_lock(&folders.path(DROP_IN), &folders.path("state/backups"));
+    let mut drop_in = lock().unwrap().unwrap();
+    assert!(lock().unwrap().is_none(), "it is locked");
     assert_eq!(drop_in.text(), Some(automatic("grafana", 10_000).as_str()));
     let text = drop_in.with_auto_allocation(false).unwrap();
     drop_in.replace(&text).unwrap();
     drop(drop_in);
     assert!(fs::symlink_metadata(folders.path(DROP_IN)).unwrap().is_symlink());
     assert_eq!(fs::read_to_string(folders.path("dotfiles/auto.json")).unwrap(), text);
-    assert_eq!(lock().unwrap().text(), Some(text.as_str()));
+    assert_eq!(lock().unwrap().unwrap().text(), Some(text.as_str()));
 
     // In the sandbox of the unit what is outside of the folder is not there.
     folders.remove("dotfiles/auto.json");

@@ -6,7 +6,7 @@ use super::{automatic, events, file};
 use crate::{crash, machine::Machine};
 
 pub fn refused(machine: &Machine) {
-    machine.call("Allocate", "'sa{sv}' dve 0").unwrap_err();
+    machine.call("Allocate", "'sa{sv}' databsae 0").unwrap_err();
     machine.user("test ! -e ~/.config/styxy/config.d").ok();
     machine.call("Allocate", "'sa{sv}' frontend 0").unwrap();
     let before = file(machine);
@@ -45,7 +45,7 @@ pub fn refused(machine: &Machine) {
     let denials = events(machine, "deny");
     assert_eq!(denials.len(), slips.len() + 2);
     assert_eq!(all.len() - count, slips.len() + 1, "they are all that was told");
-    let names = ["dve"].into_iter().chain(slips.iter().map(|(slip, _)| *slip)).chain(["dve"]);
+    let names = ["databsae"].into_iter().chain(slips.iter().map(|(slip, _)| *slip)).chain(["dve"]);
     for (event, name) in denials.iter().zip(names) {
         assert_eq!(event["STYXY_SERVICE_TYPE"], name);
         assert_eq!(event["STYXY_REASON"], "UnknownServiceType");
