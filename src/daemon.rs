@@ -1,11 +1,13 @@
 //! The life of the service: sockets from systemd, readiness, watchdog, signals, reload, idle exit.
 //!
+//! - [`log`]: what a private service writes
 //! - `home`: the service's folders, and the sockets that it makes itself
 //! - `bus`: the door on the session bus
 //! - `watchdog`: the signs of life
 
 mod bus;
 mod home;
+pub mod log;
 mod watchdog;
 
 use std::{
@@ -41,6 +43,7 @@ use crate::{
     kernel::{guard, manager},
     lease::LeaseId,
     state::store::OpenError,
+    surroundings::Seen,
     word::counted,
 };
 
@@ -49,7 +52,17 @@ use crate::{
 pub struct Options {
     /// Instead of the configured time; zero for never.
     pub idle_exit: Option<Duration>,
+    /// Whether a command has started it, which reads stdout until it is closed.
+    pub log: bool,
+    /// What the command that has it started sees.
+    pub as_seen: Option<Seen>,
 }
+
+/// How the line begins that says that the service listens.
+pub const READY: &str = "styxy: listening on";
+
+/// How a failure begins, for a command that waits, if another service has the state.
+pub const TAKEN: &str = "taken: ";
 
 /// How long calls that are under way may take when the service ends.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -111,8 +124,16 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     audit::sink::log_there();
     guard::make_room();
     let home = Home::find()?;
+    if options.as_seen.is_some_and(|seen| Seen::of(&home.state) != Some(seen)) {
+        let why = "the command that wants this service is in other namespaces";
+        return Err(Failure::other(why.to_owned()));
+    }
     // Guards that another service hands over come before the first thread is started, too.
     let claim = home.claim()?;
+    if options.log {
+        // Until now it went to the command that waits.
+        log::begin(claim.lock.is_some().then_some(&*home.state))?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, inherited, &home, claim))
 }
@@ -164,7 +185,10 @@ async fn serve(
         .collect();
     if !is_activated && let Some(path) = sockets.first_own() {
         // Whoever started the service waits for this line, and may be gone before a second one.
-        let _ = writeln!(io::stdout(), "styxy: listening on {}", path.display());
+        let _ = writeln!(io::stdout(), "{READY} {}", path.display());
+    }
+    if options.log {
+        log::close_stdout()?;
     }
     tokio::spawn(watchdog::run(Arc::clone(&broker), home.beside_the_state()));
     home.mark(broker.lease_count() > 0);

@@ -102,7 +102,7 @@ mod tests {
     const FREE: &str = "\
         styxy timeout, run count, run port, run command, exec port, exec command, \
         allocate count, allocate ttl, allocate port, suggest count, audit since, audit until, \
-        audit lines, cleanup older_than, renew ttl, daemon idle_exit";
+        audit lines, cleanup older_than, renew ttl, daemon idle_exit, daemon as_seen";
 
     fn unknown(command: &Command, found: &mut Vec<String>) {
         for argument in command.get_arguments() {

@@ -1,9 +1,18 @@
-use std::time::Duration;
+use std::{
+    env,
+    io::{self, Write},
+    process::{Command, Stdio},
+    time::Duration,
+};
 
 use clap::Args;
 
 use super::Stop;
-use crate::daemon::{self, End};
+use crate::{
+    daemon::{self, End},
+    kernel::detach,
+    surroundings::Seen,
+};
 
 /// Run the service; systemd does this on demand
 #[derive(Debug, Args)]
@@ -12,21 +21,50 @@ pub(super) struct Daemon {
     /// [default: idle_exit_seconds of the configuration]
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,
-    /// Become the leader of a session of its own, so that a terminal's end is not the service's
+    /// Start the service as a process of its own, without anything of this one's, and end
     #[arg(long, hide = true)]
     detach: bool,
+    /// Write to the log in the state folder; close stdout when it listens
+    #[arg(long, hide = true)]
+    log: bool,
+    /// Fail if the state folder or the network is another one
+    #[arg(long, hide = true, value_name = "NETWORK:DEVICE:INODE")]
+    as_seen: Option<Seen>,
 }
 
 impl Daemon {
     pub(super) fn run(self) -> Result<(), Stop> {
         if self.detach {
-            // Fails only if it leads one already.
-            let _ = nix::unistd::setsid();
+            return Ok(self.detached()?);
         }
-        let options = daemon::Options { idle_exit: self.idle_exit.map(Duration::from_secs) };
-        match daemon::run(&options).map_err(Stop::Daemon)? {
-            End::Done => Ok(()),
-            End::Again => Err(Stop::Again),
+        let options = daemon::Options {
+            idle_exit: self.idle_exit.map(Duration::from_secs),
+            log: self.log,
+            as_seen: self.as_seen,
+        };
+        match daemon::run(&options) {
+            Ok(End::Done) => Ok(()),
+            Ok(End::Again) => Err(Stop::Again),
+            Err(failure) => {
+                if self.log {
+                    // To the command that waits; stderr may be the log by now.
+                    let kind = if failure.is_taken { daemon::TAKEN } else { "" };
+                    let _ = writeln!(io::stdout(), "{kind}{failure}");
+                }
+                Err(Stop::Daemon(failure))
+            }
         }
+    }
+
+    /// Starts the service as the child of a process that ends at once, which is this one: so it is nobody's child
+    /// but init's, and cannot get a terminal again.
+    fn detached(self) -> io::Result<()> {
+        detach::let_go()?;
+        let mut service = Command::new(env::current_exe()?);
+        service.args(["daemon", "--log"]).stdin(Stdio::null());
+        if let Some(seconds) = self.idle_exit {
+            service.args(["--idle-exit", &seconds.to_string()]);
+        }
+        service.spawn().map(drop)
     }
 }

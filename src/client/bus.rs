@@ -5,9 +5,10 @@ use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
 
-use super::{Call, Failure, Miss, skew, trouble, unit, waiting::Waiting};
+use super::{Call, Failure, Miss, answer, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
+    surroundings,
     value::Fields,
 };
 
@@ -120,7 +121,7 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
             body.deserialize::<Dict<'_>>().map(|result| object(&result))
         }
     };
-    answer.map_err(unexpected)
+    Ok(answer::checked(call, answer.map_err(unexpected)?)?)
 }
 
 /// Asks for a port and its bound socket.
@@ -134,16 +135,17 @@ pub(super) async fn call_for_socket(
     let reply = unit::unless_it_fails(send(&service, "AllocateSocket", &body)).await?;
     let body = reply.body();
     let answer = body.deserialize::<(zbus::OwnedFd, u16, String, Dict<'_>)>();
-    answer.map(|(socket, _, _, lease)| (object(&lease), socket.into())).map_err(unexpected)
+    let (socket, _, _, lease) = answer.map_err(unexpected)?;
+    Ok((answer::granted(object(&lease))?, socket.into()))
 }
 
 async fn connect() -> Result<Connection, Miss> {
-    match tokio::time::timeout(PATIENCE, Connection::session()).await {
+    match tokio::time::timeout(PATIENCE, surroundings::bus::connect()).await {
         Ok(Ok(bus)) if dbus::is_in_this_network(&bus).await => Ok(bus),
         Ok(Ok(_)) => {
             Err(Miss::Absent("the session bus is in another network namespace".to_owned()))
         }
-        Ok(Err(error)) => Err(Miss::Absent(format!("there is no session bus ({error})"))),
+        Ok(Err(why)) => Err(Miss::Absent(why)),
         // Nothing was asked of it yet.
         Err(_) => Err(Miss::Absent("the session bus does not answer".to_owned())),
     }

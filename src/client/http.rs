@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::net::UnixStream;
 
-use super::{Call, Failure, Miss, skew, unit, waiting::Waiting};
+use super::{Call, Failure, Miss, answer, skew, unit, waiting::Waiting};
 use crate::{
     error::ErrorKind,
     http::OBSERVER,
@@ -34,7 +34,7 @@ pub(super) async fn observe(call: &Call) -> Result<Json, Miss> {
     let (stream, _) = connect_to(doors).await.map_err(Miss::Absent)?;
     let mut request = request(call);
     request.headers_mut().insert(OBSERVER, HeaderValue::from_static("yes"));
-    Ok(of_call(call, exchange(stream, request).await?))
+    Ok(of_call(call, exchange(stream, request).await?)?)
 }
 
 /// Asks the service that listens beside the lock of the state, where only one that runs does.
@@ -49,14 +49,15 @@ async fn ask(
 ) -> Result<Json, Miss> {
     let (stream, path) = connected.map_err(Miss::Absent)?;
     waiting.on(format!("the service on {}", path.display()));
-    Ok(of_call(call, exchange(stream, request(call)).await?))
+    Ok(of_call(call, exchange(stream, request(call)).await?)?)
 }
 
-fn of_call(call: &Call, mut answer: Json) -> Json {
-    match part(call) {
+fn of_call(call: &Call, mut answer: Json) -> Result<Json, Failure> {
+    let answer = match part(call) {
         Some(part) => answer[part].take(),
         None => answer,
-    }
+    };
+    answer::checked(call, answer)
 }
 
 /// Connects to the first door behind which a service of this user is; else says why there is none.

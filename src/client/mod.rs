@@ -6,6 +6,7 @@
 //! started is no reason to start another one beside it.
 //!
 //! - [`bus`] and [`http`]: the two ways
+//! - `answer`: what an answer has to be
 //! - [`trouble`]: what an error of the bus means
 //! - [`unit`]: what the service manager says of the unit
 //! - [`private`]: starting a service
@@ -13,6 +14,7 @@
 //! - [`waiting`]: how long a command waits, and what it says meanwhile
 //! - [`watch`]: what happens, as it happens
 
+mod answer;
 mod bus;
 mod http;
 mod private;

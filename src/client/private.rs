@@ -1,83 +1,151 @@
-//! Starting a private service, where neither a bus nor systemd does it. It serves the socket of the
-//! user's runtime folder, so the next command finds it, and it ends by itself when it is idle.
+//! Starting a private service, where neither a bus nor systemd does it. It listens beside the lock of the
+//! state, so the next command finds it, and it ends by itself when it is idle.
+//!
+//! Where a systemd manager of the user runs (and only the package is missing), the manager starts it, so that
+//! it does not end with the cron job or the unit that its first command was part of. Elsewhere it is forked off
+//! and lets go of everything that it inherits.
 
-use std::{
-    env,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{BufRead, BufReader},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::Path,
-    process::{Command, Stdio},
-    thread,
-    time::Duration,
+use std::{env, fs, os::unix::fs::DirBuilderExt, path::Path, process::Stdio, time::Duration};
+
+use nix::libc::ECHILD;
+use tokio::{
+    net::unix::pipe::Receiver,
+    process::Command,
+    time::{Instant, sleep, timeout_at},
 };
 
 use super::http;
-use crate::{machine, surroundings::user};
+use crate::{
+    daemon::{READY, TAKEN},
+    machine,
+    surroundings::{Seen, passed_on, user},
+};
 
 /// How long a service may take to begin; a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the unit is called that the manager makes for it.
+const UNIT: &str = "styxy-private.service";
+
+/// Why a service did not begin.
+enum Trouble {
+    /// Another one has the state: it begins at this moment, or ends.
+    Busy(String),
+    /// It cannot be.
+    Failed(String),
+}
 
 /// Starts a service and waits until it listens. Two commands that do so at once get one service: the
 /// state folder's lock lets only one of them live, and the other command waits for that one.
 pub(super) async fn start() -> Result<(), String> {
     let state = user().make_state()?.join(machine::key());
-    DirBuilder::new()
+    fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&state)
         .map_err(|error| format!("{}: {error}", state.display()))?;
-    let log_path = state.join("service.log");
-    let log = open_log(&log_path).map_err(|error| format!("{}: {error}", log_path.display()))?;
-    let program = env::current_exe().map_err(|error| error.to_string())?;
-    let mut child = Command::new(program)
+    let until = Instant::now() + PATIENCE;
+    if by_manager(&state, until).await {
+        return Ok(());
+    }
+    loop {
+        let trouble = match forked(until).await {
+            Ok(()) => return Ok(()),
+            Err(trouble) => trouble,
+        };
+        if http::connect().await.is_ok() {
+            return Ok(());
+        }
+        match trouble {
+            Trouble::Busy(_) if Instant::now() < until => sleep(Duration::from_millis(20)).await,
+            Trouble::Busy(why) | Trouble::Failed(why) => return Err(why),
+        }
+    }
+}
+
+/// Has the user's manager start it; whether it did. It refuses if there is one already, which then serves, or if
+/// the service would not see the same folders and ports as this command.
+async fn by_manager(state: &Path, until: Instant) -> bool {
+    let (Ok(runtime), true) = (user().runtime(), user().has_manager()) else { return false };
+    let (Ok(program), Some(seen)) = (env::current_exe(), Seen::of(state)) else { return false };
+    let mut command = Command::new("systemd-run");
+    command
+        .args(["--user", "--quiet", "--collect", "--service-type=notify"])
+        .arg(format!("--unit={UNIT}"))
+        .arg("--description=Port allocation, started by a command")
+        // As in styxy.service: its guards outlive a crash, and what it cannot do is not tried again.
+        .args(["--property=Restart=on-failure", "--property=RestartPreventExitStatus=1 69"])
+        .args(["--property=RestartForceExitStatus=75", "--property=SuccessExitStatus=75"])
+        .args(["--property=FileDescriptorStoreMax=600", "--property=LimitNOFILE=65536"])
+        .args(["--property=UMask=0077", "--property=StandardOutput=null"]);
+    for (name, value) in passed_on() {
+        let mut setting = name.clone();
+        setting.push("=");
+        setting.push(&value);
+        command.arg("--setenv").arg(setting);
+    }
+    command
+        .arg("--")
+        .arg(program)
+        .args(["daemon", "--as-seen", &seen.to_string()])
+        .env_clear()
+        .envs(passed_on())
+        .env("XDG_RUNTIME_DIR", runtime)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
+    let began = timeout_at(until, command.status()).await;
+    matches!(began, Ok(Ok(status)) if status.success()) || http::connect().await.is_ok()
+}
+
+/// Forks it off. The process that this one starts is its parent only, and ends at once, so that nobody who waits for
+/// children ever meets it.
+async fn forked(until: Instant) -> Result<(), Trouble> {
+    let failed = |error: std::io::Error| Trouble::Failed(error.to_string());
+    let program = env::current_exe().map_err(failed)?;
+    let (reader, writer) = std::io::pipe().map_err(failed)?;
+    let parent = Command::new(program)
         .args(["daemon", "--detach"])
         .current_dir("/")
+        .env_clear()
+        .envs(passed_on())
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .map_err(|error| error.to_string())?;
-    let output = child.stdout.take();
-    // The line that says that it listens, or the end.
-    let began = tokio::task::spawn_blocking(move || {
-        let mut line = String::new();
-        output.is_some_and(|output| {
-            BufReader::new(output).read_line(&mut line).is_ok_and(|read| read > 0)
-        })
-    });
-    let began = tokio::time::timeout(PATIENCE, began).await;
-    if matches!(began, Ok(Ok(true))) {
-        // It may end before this process does, and is to leave nothing behind then.
-        thread::spawn(move || child.wait());
-        return Ok(());
+        .stdout(writer.try_clone().map_err(failed)?)
+        .stderr(writer)
+        .status();
+    match timeout_at(until, parent).await.map_err(|_| slow())? {
+        // Where SIGCHLD is ignored, the kernel has looked after it.
+        Err(error) if error.raw_os_error() != Some(ECHILD) => return Err(failed(error)),
+        _ => {}
     }
-    let _ = child.wait();
-    let others = async {
-        while http::connect().await.is_err() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let reader = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
+    let said = timeout_at(until, first_words(&reader)).await.map_err(|_| slow())?;
+    let last = said.lines().next_back().unwrap_or("it ended without a word");
+    match last {
+        ready if ready.starts_with(READY) => Ok(()),
+        last => Err(match last.strip_prefix(TAKEN) {
+            Some(busy) => Trouble::Busy(busy.to_owned()),
+            None => Trouble::Failed(last.to_owned()),
+        }),
+    }
+}
+
+fn slow() -> Trouble {
+    Trouble::Failed(format!("it does not listen after {} s", PATIENCE.as_secs()))
+}
+
+/// What it says until it is ready or has ended.
+async fn first_words(reader: &Receiver) -> String {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4096];
+    while reader.readable().await.is_ok() {
+        match reader.try_read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => said.extend_from_slice(&buffer[..read]),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => break,
         }
-    };
-    if tokio::time::timeout(Duration::from_secs(2), others).await.is_ok() {
-        return Ok(());
     }
-    Err(last_line(&log_path))
-}
-
-fn open_log(path: &Path) -> std::io::Result<File> {
-    const ENOUGH: u64 = 1024 * 1024;
-    let long = fs::metadata(path).is_ok_and(|metadata| metadata.len() > ENOUGH);
-    let mut options = OpenOptions::new();
-    options.create(true).mode(0o600);
-    if long {
-        options.write(true).truncate(true)
-    } else {
-        options.append(true)
-    };
-    options.open(path)
-}
-
-fn last_line(log: &Path) -> String {
-    let text = fs::read_to_string(log).unwrap_or_default();
-    text.lines().next_back().unwrap_or("it ended without a word").to_owned()
+    String::from_utf8_lossy(&said).into_owned()
 }

@@ -22,6 +22,7 @@ use self::known::{Known, event};
 use super::{Call, Failure, Miss, bus, http};
 use crate::{
     dbus::{self, NAME, PATH},
+    surroundings,
     value::Fields,
 };
 
@@ -41,7 +42,7 @@ pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
 
 /// The bus, if it knows of the service.
 async fn bus() -> Option<Connection> {
-    let bus = tokio::time::timeout(bus::PATIENCE, Connection::session()).await.ok()?.ok()?;
+    let bus = tokio::time::timeout(bus::PATIENCE, surroundings::bus::connect()).await.ok()?.ok()?;
     if !dbus::is_in_this_network(&bus).await {
         return None;
     }

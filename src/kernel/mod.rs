@@ -8,7 +8,8 @@
 //! - [`manager`]: what systemd is told, if it has started this process
 //! - [`network`]: the network that a process is in, and with it its ports
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
-//! - [`readable`]: waiting for a descriptor; with `filter` and `network` the only `unsafe`
+//! - [`readable`]: waiting for a descriptor
+//! - [`detach`]: letting go of what a process inherits; `unsafe` is in these two, `filter` and `network`
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
@@ -19,6 +20,7 @@ use crate::{port::PortRange, registry::PortSet};
 pub mod ancestry;
 pub mod clock;
 pub mod container;
+pub mod detach;
 pub mod diag;
 pub mod endings;
 mod filter;

@@ -4,13 +4,17 @@
 //! - this file: [`User`], for commands and for the private service: the XDG Base Directory
 //!   Specification, and nothing that a unit's variables say
 //! - [`unit`]: what systemd says to the service that it has started as a unit
+//! - [`bus`]: the session bus
 //! - [`door`]: the socket in a folder, and who listens there
+//! - `seen`: what a command sees of the machine
 //! - `home`: whether a home directory is the user's
 //! - `folder`: whether a folder can be used, and the one in `/tmp` where none can
 
+pub mod bus;
 pub mod door;
 mod folder;
 mod home;
+mod seen;
 pub mod unit;
 
 use std::{
@@ -19,7 +23,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub use self::{door::Door, unit::Unit};
+pub use self::{door::Door, seen::Seen, unit::Unit};
 use self::{
     folder::Temporary,
     home::{Entry, Home},
@@ -42,6 +46,8 @@ pub struct User {
     /// Where it is before systemd 254, and may be after.
     older_state: Option<PathBuf>,
     config: Option<PathBuf>,
+    /// The address of the session bus that is named.
+    bus: Option<String>,
     temporary: Temporary,
 }
 
@@ -55,6 +61,30 @@ pub fn user() -> &'static User {
             &home::entry,
         )
     })
+}
+
+/// The variables that a private service is started with. All others are its first caller's own business: secrets,
+/// and what a manager has said to the unit that this is part of.
+pub fn passed_on() -> Vec<(OsString, OsString)> {
+    const NAMES: [&str; 12] = [
+        "DBUS_SESSION_BUS_ADDRESS",
+        "HOME",
+        "LANG",
+        "LANGUAGE",
+        "LOGNAME",
+        "PATH",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "XDG_CONFIG_HOME",
+        "XDG_RUNTIME_DIR",
+        "XDG_STATE_HOME",
+    ];
+    let is_passed_on = |name: &OsString| {
+        let name = name.to_string_lossy();
+        NAMES.contains(&&*name) || name.starts_with("LC_")
+    };
+    std::env::vars_os().filter(|(name, _)| is_passed_on(name)).collect()
 }
 
 impl User {
@@ -83,6 +113,9 @@ impl User {
             state,
             older_state: config.as_ref().map(|config| config.join("state")),
             config,
+            bus: variable("DBUS_SESSION_BUS_ADDRESS")
+                .and_then(|address| address.into_string().ok())
+                .filter(|address| !address.is_empty()),
             temporary: Temporary::new(uid, absolute("TMPDIR")),
             home,
             refusal,

@@ -186,8 +186,12 @@ pub const CASES: &[Case] = &[
     text("mcp", 0),
     text("completions bash", 0),
     text("completions tcsh", 2),
-    endless("daemon --idle-exit 60 --detach", ""),
+    endless("daemon --idle-exit 60", ""),
+    endless("daemon --log", ""),
+    text("daemon --detach", 0),
+    text("daemon --as-seen 1:2:3", 1),
     text("daemon --idle-exit soon", 2),
+    text("types --timeout 30", 0),
     text("", 2),
     text("lsit", 2),
 ];

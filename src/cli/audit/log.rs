@@ -13,17 +13,18 @@ use super::{
     journal::Found,
     query::{Query, understood},
 };
-use crate::{surroundings::user, time::Timestamp};
+use crate::{daemon::log, surroundings::user, time::Timestamp};
 
 /// Where they are.
 pub(super) fn path() -> PathBuf {
-    user().state().unwrap_or_default().join("service.log")
+    log::path(&user().state().unwrap_or_default())
 }
 
 /// All of them; none if there is no such file.
 pub(super) fn read() -> Vec<Entry> {
-    let Ok(file) = File::open(path()) else { return Vec::new() };
-    let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
+    let files = user().state().map(|state| log::all(&state)).unwrap_or_default();
+    let files = files.iter().filter_map(|path| File::open(path).ok());
+    let lines = files.flat_map(|file| BufReader::new(file).split(b'\n').map_while(Result::ok));
     in_order(lines.filter_map(|line| Entry::read(&line)).collect())
 }
 

@@ -8,13 +8,13 @@ use std::{
 };
 
 use serde_json::Value as Json;
-use zbus::{Connection, fdo::DBusProxy};
+use zbus::fdo::DBusProxy;
 
 use super::Findings;
 use crate::{
     client::unit,
     dbus,
-    surroundings::{Door, user},
+    surroundings::{self, Door, user},
 };
 
 const SOCKET: &str = "styxy.socket";
@@ -180,12 +180,12 @@ fn systemctl(arguments: &[&str]) -> io::Result<Output> {
 
 /// The session bus, and whether it can start the service.
 pub(super) async fn bus(findings: &mut Findings, units: &Units) {
-    let bus = match Connection::session().await {
+    let bus = match surroundings::bus::connect().await {
         Ok(bus) => bus,
         Err(error) => {
             return findings.note(
                 "bus",
-                format!("there is no session bus ({error})"),
+                error,
                 "commands use the socket, or start a service of their own; a login session has a bus",
             );
         }

@@ -1,0 +1,81 @@
+//! The log of a private service, in its state folder: what it says on stderr, and where there is no journal,
+//! its audit events.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::unistd::{dup2_stderr, dup2_stdout};
+
+/// A log that is longer is set aside by the next service.
+const LONG: u64 = 1024 * 1024;
+
+/// How many are kept beside the present one.
+const KEPT: u32 = 4;
+
+/// The log that a service of this state folder writes to.
+pub fn path(state: &Path) -> PathBuf {
+    state.join("service.log")
+}
+
+/// All logs that there may be, the oldest first.
+pub fn all(state: &Path) -> Vec<PathBuf> {
+    let older = (1..=KEPT).rev().map(|age| older(state, age));
+    older.chain([path(state)]).collect()
+}
+
+fn older(state: &Path, age: u32) -> PathBuf {
+    state.join(format!("service.log.{age}"))
+}
+
+/// Has stderr go to the log in this folder, of which the caller has the lock; or nowhere.
+pub(super) fn begin(state: Option<&Path>) -> io::Result<()> {
+    Ok(dup2_stderr(state.map_or_else(nowhere, open)?)?)
+}
+
+fn open(state: &Path) -> io::Result<File> {
+    let path = path(state);
+    if fs::metadata(&path).is_ok_and(|log| log.len() > LONG) {
+        set_aside(state)?;
+    }
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+fn nowhere() -> io::Result<File> {
+    File::options().write(true).open("/dev/null")
+}
+
+fn set_aside(state: &Path) -> io::Result<()> {
+    for age in (1..KEPT).rev() {
+        match fs::rename(older(state, age), older(state, age + 1)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    fs::rename(path(state), older(state, 1))
+}
+
+/// Closes stdout: whoever has started the service reads to its end.
+pub(super) fn close_stdout() -> io::Result<()> {
+    Ok(dup2_stdout(nowhere()?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_set_aside_and_the_oldest_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path();
+        for number in 1..=7 {
+            fs::write(path(state), number.to_string()).unwrap();
+            set_aside(state).unwrap();
+        }
+        let found: Vec<_> = all(state).iter().filter_map(|p| fs::read_to_string(p).ok()).collect();
+        assert_eq!(found, ["4", "5", "6", "7"]);
+    }
+}

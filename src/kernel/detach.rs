@@ -1,0 +1,59 @@
+//! Letting go of what a process inherits from whoever has started it (daemon(7), `SysV` daemons).
+
+#![allow(unsafe_code)]
+
+use std::{env, io};
+
+use nix::{
+    errno::Errno,
+    libc,
+    sys::{signal::SigSet, stat},
+    unistd::setsid,
+};
+
+/// Lets go of the terminal, the working directory, the umask, the signals' dispositions and mask, and all
+/// descriptors but the standard three. The descriptors are closed by the next execve(2), so that this
+/// process's own go on working until then.
+pub fn let_go() -> io::Result<()> {
+    // Fails only if this process leads a session already.
+    let _ = setsid();
+    stat::umask(stat::Mode::from_bits_truncate(0o077));
+    env::set_current_dir("/")?;
+    default_signals();
+    SigSet::empty().thread_set_mask()?;
+    close_on_exec()
+}
+
+/// Sets every signal's disposition to the default. What a caller ignores, as nohup(1) does, is ignored by the
+/// programs that it starts, too (signal(7)).
+fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL is no code of ours. The kernel refuses signals that cannot be set.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Marks all descriptors from 3 on.
+fn close_on_exec() -> io::Result<()> {
+    let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: it takes three integers, and closes nothing now (close_range(2)). As a system call, because C
+    // libraries have the function later than kernels.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    match Errno::result(done) {
+        Ok(_) => Ok(()),
+        // Linux before 5.11.
+        Err(Errno::ENOSYS | Errno::EINVAL) => one_by_one(),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn one_by_one() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let descriptor = entry?.file_name().to_string_lossy().parse::<i32>().unwrap_or(0);
+        if descriptor > 2 {
+            // SAFETY: it sets a flag of a descriptor, and closes nothing now.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The user's session bus.
+
+use zbus::{Connection, connection::Builder};
+
+use super::{User, folder::name, user};
+
+/// Connects to the session bus: the one that is named, else the one in the runtime directory. A bus of another
+/// user's is none: what is asked there, that user could answer. The message names the variable.
+pub async fn connect() -> Result<Connection, String> {
+    let mut troubles = Vec::new();
+    for (address, named) in addresses(user()) {
+        match Builder::address(address.as_str()).build().await {
+            Ok(bus) => match others(&bus).await {
+                None => return Ok(bus),
+                Some(who) => {
+                    troubles
+                        .push(format!("{named} leads to {who}'s session bus, which is not used"));
+                }
+            },
+            Err(error) => troubles.push(format!("there is no session bus ({error})")),
+        }
+    }
+    Err(troubles.into_iter().next().unwrap_or_else(|| "there is no session bus".to_owned()))
+}
+
+/// The addresses, each with what names it.
+fn addresses(user: &User) -> Vec<(String, &'static str)> {
+    let named = user.bus.clone().map(|bus| (bus, "DBUS_SESSION_BUS_ADDRESS"));
+    let usual = user
+        .runtime()
+        .ok()
+        .and_then(|runtime| runtime.join("bus").into_os_string().into_string().ok());
+    let usual = usual.map(|path| (format!("unix:path={path}"), "XDG_RUNTIME_DIR"));
+    named.into_iter().chain(usual).collect()
+}
+
+/// Whose the bus is, if not this user's (`SO_PEERCRED`; of a socket of systemd's it is the manager).
+async fn others(bus: &Connection) -> Option<String> {
+    let uid = bus.peer_creds().await.ok()?.unix_user_id()?;
+    (uid != user().uid()).then(|| name(uid))
+}
