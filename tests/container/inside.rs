@@ -6,7 +6,9 @@ use std::{collections::HashMap, time::Duration};
 use zbus::{Connection, Variant};
 
 pub use crate::dice::Dice;
-use crate::{activation, agents, audit, crash, damage, guards, idle, owners, race, types};
+use crate::{
+    activation, agents, audit, crash, damage, guards, idle, owners, race, registry, types,
+};
 
 /// A grant, as far as tests look at it.
 pub type Granted = (u16, String);
@@ -26,6 +28,7 @@ pub fn main(arguments: &[String]) {
             (&"idle", rest) => idle::inside(rest).await,
             (&"owners", rest) => owners::inside(rest).await,
             (&"race", rest) => race::inside(rest).await,
+            (&"registry", rest) => registry::inside(rest),
             (&"types", rest) => types::inside(rest).await,
             (other, _) => panic!("there is no command {other}"),
         }

@@ -25,6 +25,7 @@ mod machine;
 mod owners;
 mod package;
 mod race;
+mod registry;
 mod sandbox;
 mod types;
 
@@ -55,6 +56,7 @@ fn main() {
         owners::TESTS,
         package::TESTS,
         race::TESTS,
+        registry::TESTS,
         sandbox::TESTS,
         types::TESTS,
     ]

@@ -1,0 +1,119 @@
+//! One registry for each user, with and without a session.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::{
+    Test,
+    machine::{Machine, eventually},
+};
+
+pub const TESTS: &[Test] = &[
+    ("leases_from_before_a_login_are_the_sessions_after_it", before_the_login),
+    ("guards_and_owners_are_back_after_the_bus_or_the_session_has_ended", again),
+];
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A command of the user's as cron runs it: without a session.
+const AS_CRON: &str =
+    "setpriv --reuid=1000 --regid=1000 --init-groups env -i HOME=/home/dev PATH=/usr/bin:/bin";
+
+fn log_out(machine: &Machine) {
+    machine.root("loginctl disable-linger dev; systemctl stop user@1000.service").ok();
+    eventually(LIMIT, "the session is over", || {
+        machine.root("test -e /run/user/1000/systemd").code == Some(1)
+    });
+}
+
+fn log_in(machine: &Machine) {
+    machine.root("loginctl enable-linger dev; systemctl start user@1000.service").ok();
+}
+
+fn leases(machine: &Machine) -> Vec<(u64, String)> {
+    let list: Json = serde_json::from_str(&machine.user("styxy list --json").ok()).unwrap();
+    let list = list.as_array().unwrap().iter();
+    let lease = |lease: &Json| {
+        (lease["port"].as_u64().unwrap(), lease["lease_id"].as_str().unwrap().to_owned())
+    };
+    list.map(lease).collect()
+}
+
+/// Whether a server of another user that does not set `SO_REUSEADDR` is kept from the port.
+fn is_guarded(machine: &Machine, port: u64) -> bool {
+    let said = machine.root(&format!("/usr/local/bin/inside inside registry {port}")).ok();
+    said.trim() == "false"
+}
+
+/// Whether a port can be bound.
+pub fn inside(arguments: &[&str]) -> Json {
+    use rustix::net::{AddressFamily, SocketType, bind, socket};
+    let port: u16 = arguments[0].parse().unwrap();
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &std::net::SocketAddr::from(([127, 0, 0, 1], port))).is_ok().into()
+}
+
+fn before_the_login(machine: &Machine) {
+    machine.put_inside();
+    log_out(machine);
+    let granted = machine.root(&format!("{AS_CRON} styxy allocate dev --json")).ok();
+    let granted: Json = serde_json::from_str(&granted).unwrap();
+    assert_eq!(granted["port"], 3000);
+    assert!(is_guarded(machine, 3000));
+
+    log_in(machine);
+    eventually(LIMIT, "the unit has taken over", || {
+        machine.unit_state("styxy.service") == "active"
+    });
+    let lease = (3000, granted["lease_id"].as_str().unwrap().to_owned());
+    assert_eq!(leases(machine), [lease]);
+    assert!(is_guarded(machine, 3000));
+    assert_eq!(machine.unit("styxy.service", "NRestarts"), "0");
+    assert_eq!(machine.call("Allocate", "'sa{sv}' dev 0").unwrap()[0], 3001);
+    let next = machine.root(&format!("{AS_CRON} styxy allocate dev -q")).ok();
+    assert_eq!(next.trim(), "3002");
+    assert_eq!(machine.root("pgrep -c -u dev -x styxy").ok().trim(), "1");
+}
+
+fn again(machine: &Machine) {
+    machine.put_inside();
+    machine.user("styxy allocate dev").ok();
+    let mut owner = machine.start("echo $$; exec sleep 600");
+    let mut line = String::new();
+    std::io::BufRead::read_line(
+        &mut std::io::BufReader::new(owner.stdout.take().unwrap()),
+        &mut line,
+    )
+    .unwrap();
+    machine.user(&format!("styxy allocate dev --owner pid:{}", line.trim())).ok();
+    let both = leases(machine);
+
+    let before = machine.unit("styxy.service", "MainPID");
+    machine
+        .user(
+            "systemctl --user restart dbus.service || systemctl --user restart dbus-broker.service",
+        )
+        .ok();
+    eventually(LIMIT, "the service has started again", || {
+        let now = machine.unit("styxy.service", "MainPID");
+        now != "0" && now != before && machine.unit_state("styxy.service") == "active"
+    });
+    assert!(is_guarded(machine, 3000) && is_guarded(machine, 3001));
+    eventually(LIMIT, "the door on the bus is open", || {
+        machine.call("Check", "qs 3050 tcp").is_ok()
+    });
+    assert_eq!(leases(machine), both);
+
+    log_out(machine);
+    log_in(machine);
+    eventually(LIMIT, "the service is back without a call", || {
+        machine.unit_state("styxy.service") == "active"
+    });
+    eventually(LIMIT, "the guards are back", || {
+        is_guarded(machine, 3000) && is_guarded(machine, 3001)
+    });
+    machine.root(&format!("kill {}", line.trim())).ok();
+    owner.wait().unwrap();
+    eventually(LIMIT, "its owner's end ends a lease", || leases(machine) == both[..1]);
+}
