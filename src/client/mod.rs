@@ -194,27 +194,34 @@ impl Way {
     }
 }
 
+/// How often a service that was reached just now may be gone again when it is asked.
+const TRIES: usize = 5;
+
 /// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
     let waiting = Waiting::default();
     let ask = async {
-        let absent = match ask_running(call, &waiting).await? {
+        let mut absent = match ask_running(call, &waiting).await? {
             Ok((answer, _)) => return Ok(answer),
             Err(why) => why,
         };
         waiting.on("a service of this command's own to start");
-        private::start().await.map_err(|why| {
-            Failure::Unreachable(format!(
-                "no styxy service can be reached: {absent}; and none can be started: {why}"
-            ))
-        })?;
-        match http::call(call, &waiting).await {
-            Ok(answer) => Ok(answer),
-            Err(Miss::Final(failure)) => Err(failure),
-            Err(Miss::Absent(why) | Miss::Broken(why)) => Err(Failure::Unreachable(format!(
-                "the service that was started for this command cannot be reached: {why}"
-            ))),
+        for _ in 0..TRIES {
+            private::start().await.map_err(|why| {
+                Failure::Unreachable(format!(
+                    "no styxy service can be reached: {absent}; and none can be started: {why}"
+                ))
+            })?;
+            match http::call(call, &waiting).await {
+                Ok(answer) => return Ok(answer),
+                Err(Miss::Final(failure)) => return Err(failure),
+                // Another service was about to take over from the one that was there.
+                Err(Miss::Absent(why) | Miss::Broken(why)) => absent = why,
+            }
         }
+        Err(Failure::Unreachable(format!(
+            "the service that was started for this command cannot be reached: {absent}"
+        )))
     };
     waiting.patiently(ask).await
 }
