@@ -415,6 +415,8 @@ async fn keep_status(broker: Arc<Broker>, home: Home) {
     let mut changed = broker.activity().watch();
     let mut told = String::new();
     while changed.changed().await.is_ok() {
+        // A login may come at once.
+        home.mark(broker.lease_count() > 0);
         tokio::time::sleep(Duration::from_secs(1)).await;
         changed.borrow_and_update();
         home.mark(broker.lease_count() > 0);
