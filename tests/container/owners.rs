@@ -74,6 +74,10 @@ fn told(machine: &Machine, lease_id: &Json) -> Vec<(String, String)> {
 
 /// The same, for the lease that a command inside has named so.
 fn assert_told(machine: &Machine, lease_id: &Json, wanted: &[(&str, &str)]) {
+    // The lease of an owner that ended at once waits for a moment.
+    eventually(Duration::from_secs(60), "as much is told as there should be", || {
+        told(machine, lease_id).len() >= wanted.len()
+    });
     let told = told(machine, lease_id);
     let told: Vec<_> = told.iter().map(|(action, reason)| (&**action, &**reason)).collect();
     assert_eq!(told, wanted, "{lease_id}");

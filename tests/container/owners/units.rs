@@ -7,9 +7,12 @@ use zbus::Variant;
 
 use super::{
     assert_told,
-    client::{Client, Lease, kill_service, systemctl},
+    client::{Client, LIMIT, Lease, kill_service, systemctl},
 };
-use crate::{inside, machine::Machine};
+use crate::{
+    inside,
+    machine::{Machine, eventually},
+};
 
 pub fn ends(machine: &Machine) {
     let ended = &[("allocate", ""), ("expire", "owner_gone")];
@@ -38,6 +41,7 @@ pub async fn inside() -> Json {
         failed(&client).await,
         outliving(&client).await,
         the_manager_begins_anew(&client).await,
+        busy(&client).await,
     ];
     refused(&client).await;
     ended.extend(connections(&client).await);
@@ -94,6 +98,39 @@ async fn the_manager_begins_anew(client: &Client) -> Lease {
     systemctl(&["daemon-reexec"]);
     client.lives_on(&lease).await;
     systemctl(&["stop", "steady.service"]);
+    assert_eq!(client.end_of(&lease).await, "owner_gone");
+    lease
+}
+
+/// Begins to send its status when it is told to.
+const BUSY: &str = "
+import os, signal, socket
+manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+manager.connect(os.environ['NOTIFY_SOCKET'].replace('@', '\\0', 1))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+manager.send(b'READY=1')
+signal.sigwait([signal.SIGUSR1])
+for i in range(400):
+    manager.send(b'STATUS=%d of 399' % i)
+signal.pause()
+";
+
+/// A unit that sends four hundred lines of its status at once is watched on, and the bus answers.
+async fn busy(client: &Client) -> Lease {
+    let unit = ["--user", "--quiet", "--unit=busy.service", "--property=Type=notify"];
+    let mut started = Command::new("systemd-run");
+    started.args(unit).args(["--", "python3", "-c", BUSY]);
+    assert!(started.status().unwrap().success());
+    let lease = client.allocate(&of_unit("busy.service")).await;
+    client.lives_on(&lease).await;
+    systemctl(&["kill", "--signal=USR1", "busy.service"]);
+    eventually(LIMIT, "the whole status is read", || {
+        let show = ["--user", "show", "--property=StatusText", "busy.service"];
+        let shown = Command::new("systemctl").args(show).output().unwrap();
+        String::from_utf8(shown.stdout).unwrap().trim_end() == "StatusText=399 of 399"
+    });
+    tokio::time::timeout(LIMIT, client.lives_on(&lease)).await.expect("the bus answers");
+    systemctl(&["stop", "busy.service"]);
     assert_eq!(client.end_of(&lease).await, "owner_gone");
     lease
 }
