@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Storage,
     /// The caller is in another network namespace, whose ports are not the service's.
     OtherNetwork,
+    /// The caller is another user, root included.
+    OtherUser,
 }
 
 /// What the service has run out of: it says nothing about the ports or the files that were asked for.
@@ -100,7 +102,7 @@ pub struct ErrorNames {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::InvalidArgument,
         Self::UnknownServiceType,
         Self::PortInUse,
@@ -110,6 +112,7 @@ impl ErrorKind {
         Self::LimitExceeded,
         Self::Storage,
         Self::OtherNetwork,
+        Self::OtherUser,
     ];
 
     /// The table.
@@ -124,6 +127,7 @@ impl ErrorKind {
             Self::LimitExceeded => ("LimitExceeded", 429, 1),
             Self::Storage => ("Storage", 507, 1),
             Self::OtherNetwork => ("OtherNetwork", 421, 1),
+            Self::OtherUser => ("OtherUser", 403, 1),
         };
         ErrorNames { code, status, exit }
     }
@@ -159,6 +163,12 @@ impl Error {
             "you are in another network namespace than this service, which cannot see the ports there",
         )
         .suggest("use the command styxy, which starts a service for that namespace, or ask from the service's")
+    }
+
+    /// Somebody else has called.
+    pub fn other_user() -> Self {
+        Self::new(ErrorKind::OtherUser, "this is the styxy service of another user")
+            .suggest("run styxy without sudo, or with sudo -H for root's own ports")
     }
 
     /// The state could not be written. A lack of descriptors or memory is no matter of the disk.

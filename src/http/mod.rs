@@ -79,9 +79,13 @@ fn converse(
     stop: watch::Receiver<bool>,
 ) {
     let Some(caller) = peer(&stream) else { return };
-    let router = match caller.client.pid.and_then(network::same) {
-        Some(false) => routes::refusing(&Error::other_network()),
-        _ => router.clone(),
+    let router = if caller.client.uid != Some(process::uid()) {
+        // Only root gets this far; inside the sandbox it has another number.
+        routes::refusing(&Error::other_user())
+    } else if caller.client.pid.and_then(network::same) == Some(false) {
+        routes::refusing(&Error::other_network())
+    } else {
+        router.clone()
     };
     tokio::spawn(connection::serve(stream, caller, router, Arc::clone(broker), stop));
 }
@@ -91,13 +95,10 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Who is on the other side (`SO_PEERCRED`, unix(7)); `None` for another user.
+/// Who is on the other side (`SO_PEERCRED`, unix(7)).
 fn peer(stream: &UnixStream) -> Option<Caller> {
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
-    if uid != process::uid() && uid != 0 {
-        return None;
-    }
     let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
     let comm = pid.and_then(process::comm);
     let pidfd = pid.and_then(|pid| process::peer(stream, pid)).map(Arc::new);

@@ -18,7 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::libc::{O_CLOEXEC, O_DIRECTORY, O_PATH};
+use nix::{
+    libc::{O_CLOEXEC, O_DIRECTORY, O_PATH},
+    sys::socket::{getsockopt, sockopt::PeerCredentials},
+};
 use tokio::net::UnixStream;
 
 use super::folder::name;
@@ -145,7 +148,11 @@ impl Door {
             set_permissions(&self.folder, Permissions::from_mode(0o700)).map_err(trouble)?;
         }
         let address = self.address(&opened);
-        if Blocking::connect(&address).is_ok() {
+        // Another user's listener, left by a mistake, gives way.
+        let live = Blocking::connect(&address);
+        if live
+            .is_ok_and(|live| getsockopt(&live, PeerCredentials).is_ok_and(|p| p.uid() == self.uid))
+        {
             return Err(format!("a live service listens on {} already", path.display()));
         }
         // What nobody answers on is a leftover.
