@@ -36,7 +36,7 @@ use crate::{
     broker::{Broker, Places},
     dbus::{self, Door},
     handover::{
-        Claim, Refused,
+        Claim, Rank, Refused,
         giver::{self, Successor},
     },
     http,
@@ -150,6 +150,7 @@ async fn serve(
     let broker = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
+        is_unit: home.rank == Rank::Unit,
         claim,
         guards,
     })?;

@@ -38,6 +38,8 @@ pub enum ErrorKind {
     OtherNetwork,
     /// The caller is another user, root included.
     OtherUser,
+    /// The caller sees another configuration than the service, so nothing was granted.
+    ConfigurationDiffers,
 }
 
 /// What the service has run out of: it says nothing about the ports or the files that were asked for.
@@ -102,7 +104,7 @@ pub struct ErrorNames {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::InvalidArgument,
         Self::UnknownServiceType,
         Self::PortInUse,
@@ -113,6 +115,7 @@ impl ErrorKind {
         Self::Storage,
         Self::OtherNetwork,
         Self::OtherUser,
+        Self::ConfigurationDiffers,
     ];
 
     /// The table.
@@ -128,6 +131,7 @@ impl ErrorKind {
             Self::Storage => ("Storage", 507, 1),
             Self::OtherNetwork => ("OtherNetwork", 421, 1),
             Self::OtherUser => ("OtherUser", 403, 1),
+            Self::ConfigurationDiffers => ("ConfigurationDiffers", 409, 1),
         };
         ErrorNames { code, status, exit }
     }

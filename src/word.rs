@@ -121,3 +121,10 @@ pub(crate) fn visible(text: &str) -> String {
     }
     plain
 }
+
+/// The 64-bit FNV-1a hash (draft-eastlake-fnv), which is the same on every machine and in every version of this program.
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}

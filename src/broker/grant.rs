@@ -146,6 +146,7 @@ impl Broker {
         caller: &Caller,
         hand_over: bool,
     ) -> Result<Granted, Error> {
+        self.sight.check(request.config_seen.as_deref())?;
         let client = &caller.client;
         let mut held = self.hold_on_to(&request.owner, caller).await?;
         let attempt = self.attempt(request, client, &mut held, hand_over).await;

@@ -9,6 +9,7 @@
 //! - `instances`: agents that have announced themselves
 //! - `types`: service types that appear and go, and the configuration
 //! - `leaving`: owners that end soon after they have got a lease
+//! - `sight`: whether commands see the configuration that the service sees
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
 //! - `denials`: refusals, counted where they are alike
@@ -23,6 +24,7 @@ mod leases;
 mod leaving;
 mod query;
 mod search;
+mod sight;
 mod types;
 mod unsettled;
 
@@ -69,6 +71,7 @@ use crate::{
 };
 
 use denials::Denials;
+use sight::Sight;
 use unsettled::Unsettled;
 
 /// The most events that may wait for the journal: the log has them all.
@@ -83,6 +86,8 @@ pub struct Places {
     pub config: Vec<PathBuf>,
     /// The lock of the state folder, and what the service before this one has handed over.
     pub claim: Claim,
+    /// Whether systemd has started the service as a unit, which has a sight of the file system of its own.
+    pub is_unit: bool,
     /// The guards that the service manager has kept.
     pub guards: Vec<(LeaseId, OwnedFd)>,
 }
@@ -95,6 +100,7 @@ pub struct Broker {
     own: Vec<PathBuf>,
     /// Whoever holds these has the turn to change the configuration.
     files: Arc<tokio::sync::Mutex<Files>>,
+    sight: Sight,
     boot_id: String,
     /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
     inner: Mutex<Inner>,
@@ -159,7 +165,8 @@ impl Broker {
     /// cannot be used is tried again at each request.
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
         let own = places.config.iter().chain([&places.state]).cloned().collect();
-        let mut files = Files::new(places.config, places.state.join("config.good"));
+        let mut files = Files::new(places.config.clone(), places.state.join("config.good"));
+        let sight = Sight::new(places.config, places.is_unit, &files);
         drop_in::tidy(&files.drop_in());
         let Merged { config, problems, origins } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
@@ -191,6 +198,7 @@ impl Broker {
             state: places.state,
             own,
             files: Arc::new(tokio::sync::Mutex::new(files)),
+            sight,
             activity: Activity::default(),
             owners: Owners::new({
                 let this = Weak::clone(this);

@@ -87,6 +87,7 @@ impl Broker {
     /// The ports that the next requests of this kind would get, best first; as many as it counts. Fewer, if
     /// there are no more.
     pub fn suggest(&self, request: &AllocateRequest) -> Result<Vec<Suggestion>, Error> {
+        self.sight.check(request.config_seen.as_deref())?;
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let most = usize::from(request.count);
@@ -208,6 +209,7 @@ impl Broker {
         drop(inner);
         let layers = sandbox::layers(&self.own);
         fields.put("sandbox", layers.iter().map(|l| l.as_str().to_owned()).collect::<Vec<_>>());
+        self.sight.tell(&mut fields);
         fields
     }
 

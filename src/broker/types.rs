@@ -391,7 +391,11 @@ impl Broker {
         self.reload_now(&mut files, client)
     }
 
-    fn reload_now(&self, files: &mut Files, client: Option<&Client>) -> Result<Vec<String>, Error> {
+    pub(super) fn reload_now(
+        &self,
+        files: &mut Files,
+        client: Option<&Client>,
+    ) -> Result<Vec<String>, Error> {
         let merged = files.load();
         let mut inner = self.lock();
         self.usable(&mut inner)?;

@@ -4,9 +4,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, counted, print, print_json, say, table, text};
+use super::{Output, Stop, ask, block_on, cleaned, counted, print, print_json, say, table, text};
 use crate::{
-    client::Call,
+    client::{self, Call},
     config::{self, Problem, files},
     surroundings::user,
 };
@@ -189,10 +189,13 @@ fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop
 }
 
 fn reload(output: Output) -> Result<(), Stop> {
-    let answer = ask(&Call::Reload)?;
+    let answer = cleaned(block_on(client::show())??);
     let problems = answer["problems"].as_array().cloned().unwrap_or_default();
     if output.json {
         print_json(&answer)?;
+    } else if let Some(folder) = answer["elsewhere"].as_str() {
+        // Of what it did not see nothing is in force.
+        say(&elsewhere(folder));
     } else if problems.is_empty() {
         print("the configuration was read, and is in force")?;
     } else {
@@ -201,7 +204,15 @@ fn reload(output: Output) -> Result<(), Stop> {
         }
         say(&"the last good configuration stays in force");
     }
-    if problems.is_empty() { Ok(()) } else { Err(Stop::No) }
+    if problems.is_empty() && answer["elsewhere"].is_null() { Ok(()) } else { Err(Stop::No) }
+}
+
+/// What to tell of a service that reads another folder than the command.
+pub(super) fn elsewhere(folder: &str) -> String {
+    format!(
+        "the service reads its configuration in another {folder} than this command sees \
+         (XDG_CONFIG_HOME differs, or a container is in between): change the files there"
+    )
 }
 
 fn auto_allocation(switch: Switch, output: Output) -> Result<(), Stop> {

@@ -15,7 +15,7 @@ use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, Va
 use crate::{
     error::Error,
     lease::ProjectPath,
-    word::{disturbs, shortened},
+    word::{disturbs, fnv1a, shortened},
 };
 
 /// The project of a command: a folder, and the name by which the service knows it.
@@ -111,13 +111,6 @@ fn path_of(folder: &Path) -> Result<ProjectPath, Error> {
     stand_in.extend(name.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }));
     let _ = write!(stand_in, "#{:016x}", fnv1a(folder.as_os_str().as_bytes()));
     stand_in.parse()
-}
-
-/// The 64-bit FNV-1a hash (draft-eastlake-fnv), which is the same on every machine and in every version of this program.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, block_on, counted, print, print_json, text};
+use super::{Output, Stop, block_on, config::elsewhere, counted, print, print_json, text};
 use crate::{
     client::{self, Call, Way},
     kernel::sandbox::Layer,
@@ -66,6 +66,15 @@ fn describe(status: &Json, way: Way) -> String {
         lines.push("the configuration is wrong, and the last good one stays in force:".to_owned());
         lines.extend(problems.iter().filter_map(Json::as_str).map(|p| format!("  {p}")));
     }
+    let shown = status["config_shown"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !shown.is_empty() {
+        lines.push(
+            "files of the configuration that the service cannot see count as it was shown them:"
+                .to_owned(),
+        );
+        lines.extend(shown.iter().filter_map(Json::as_str).map(|file| format!("  {file}")));
+    }
+    lines.extend(status["config_elsewhere"].as_str().map(elsewhere));
     lines.retain(|line| !line.is_empty());
     lines.join("\n")
 }

@@ -1,6 +1,6 @@
 //! Over the session bus.
 
-use std::{collections::HashMap, os::fd::OwnedFd, time::Duration};
+use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
 
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
@@ -8,6 +8,7 @@ use zbus::{Connection, Message, Variant};
 use super::{Call, Failure, Miss, answer, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
+    kernel::memory,
     surroundings,
     value::Fields,
 };
@@ -78,6 +79,13 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
         Call::Restart => send(bus, "Restart", &()).await?,
         Call::Configuration { origins } => send(bus, "GetConfiguration", origins).await?,
         Call::Reload => send(bus, "Reload", &()).await?,
+        Call::TakeConfiguration { seen } => {
+            let seen = serde_json::to_vec(seen).map_err(io::Error::from);
+            let seen = seen.and_then(|json| memory::file(&json)).map_err(|error| {
+                Failure::Unreachable(format!("the configuration cannot be shown: {error}"))
+            })?;
+            send(bus, "TakeConfiguration", &(zbus::Fd::from(&seen),)).await?
+        }
         Call::SetAutoAllocation { enabled } => send(bus, "SetAutoAllocation", enabled).await?,
         Call::UndoAutoAllocation { service_type, force } => {
             send(bus, "UndoAutoAllocation", &(service_type, force)).await?
@@ -117,7 +125,7 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
         Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))
         }
-        Call::Check { .. } | Call::Renew { .. } | Call::Status => {
+        Call::Check { .. } | Call::Renew { .. } | Call::Status | Call::TakeConfiguration { .. } => {
             body.deserialize::<Dict<'_>>().map(|result| object(&result))
         }
     };

@@ -133,6 +133,9 @@ fn request(call: &Call) -> Request<Body> {
             (Method::GET, format!("/config?origins={origins}"), Body::empty())
         }
         Call::Reload => (Method::POST, "/config/reload".to_owned(), Body::empty()),
+        Call::TakeConfiguration { seen } => {
+            (Method::PUT, "/config/seen".to_owned(), Body::from(json!(seen).to_string()))
+        }
         Call::SetAutoAllocation { enabled } => {
             let body = json!({"enabled": enabled}).to_string();
             (Method::PUT, "/config/auto-allocation".to_owned(), Body::from(body))

@@ -11,6 +11,7 @@
 //! - [`unit`]: what the service manager says of the unit
 //! - [`private`]: starting a service
 //! - [`skew`]: a service that is older than the command
+//! - `sight`: showing the service what it does not see of the configuration
 //! - [`waiting`]: how long a command waits, and what it says meanwhile
 //! - [`watch`]: what happens, as it happens
 
@@ -18,6 +19,7 @@ mod answer;
 mod bus;
 mod http;
 mod private;
+mod sight;
 mod skew;
 mod trouble;
 pub mod unit;
@@ -29,8 +31,12 @@ use std::{fmt, os::fd::OwnedFd};
 use serde_json::Value as Json;
 
 use self::waiting::Waiting;
-pub use self::waiting::{Patience, set_patience};
+pub use self::{
+    sight::show,
+    waiting::{Patience, set_patience},
+};
 use crate::{
+    config::Seen,
     error::ErrorKind,
     lease::LeaseId,
     port::{Port, Protocol},
@@ -99,6 +105,11 @@ pub enum Call {
     },
     /// Read the configuration anew.
     Reload,
+    /// Take what this command sees of the configuration, and read it anew.
+    TakeConfiguration {
+        /// What it sees.
+        seen: Seen,
+    },
     /// Switch ranges for unknown types on or off.
     SetAutoAllocation {
         /// Whether they are on.
@@ -141,6 +152,13 @@ pub enum Failure {
     },
     /// No service can be reached.
     Unreachable(String),
+}
+
+impl Failure {
+    /// Whether the service refused for this reason.
+    fn is(&self, wanted: ErrorKind) -> bool {
+        matches!(self, Self::Refused { kind: Some(kind), .. } if *kind == wanted)
+    }
 }
 
 impl fmt::Display for Failure {
@@ -197,8 +215,21 @@ impl Way {
 /// How often a service that was reached just now may be gone again when it is asked.
 const TRIES: usize = 5;
 
-/// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started.
+/// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started. What depends
+/// on the configuration is answered by the one that this command sees.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
+    let Some(saying) = sight::saying(call) else { return deliver(call).await };
+    match deliver(&saying).await {
+        // It was refused for that reason alone, so nothing is done twice.
+        Err(failure) if failure.is(ErrorKind::ConfigurationDiffers) => {
+            sight::show().await?;
+            deliver(call).await
+        }
+        answer => answer,
+    }
+}
+
+async fn deliver(call: &Call) -> Result<Json, Failure> {
     let waiting = Waiting::default();
     let ask = async {
         let mut absent = match ask_running(call, &waiting).await? {
@@ -232,6 +263,21 @@ pub async fn call_for_socket(
     service_type: &str,
     options: &Fields,
 ) -> Result<Option<(Json, OwnedFd)>, Failure> {
+    let mut saying = options.clone();
+    saying.put("config_seen", sight::fingerprint());
+    match ask_for_socket(service_type, &saying).await {
+        Err(failure) if failure.is(ErrorKind::ConfigurationDiffers) => {
+            sight::show().await?;
+            ask_for_socket(service_type, options).await
+        }
+        answer => answer,
+    }
+}
+
+async fn ask_for_socket(
+    service_type: &str,
+    options: &Fields,
+) -> Result<Option<(Json, OwnedFd)>, Failure> {
     let waiting = Waiting::default();
     let ask = async {
         match bus::call_for_socket(service_type, options, &waiting).await {
@@ -246,7 +292,20 @@ pub async fn call_for_socket(
 /// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
 pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Failure> {
     let waiting = Waiting::default();
-    waiting.patiently(ask_running(call, &waiting)).await
+    let answer = waiting.patiently(ask_running(call, &waiting)).await?;
+    if matches!(call, Call::Status)
+        && let Ok((status, _)) = &answer
+        && status["config_seen"].as_str().is_some_and(|seen| seen != sight::fingerprint())
+    {
+        // What is told of the configuration is to be true for this command, too.
+        let shown = sight::show().await?;
+        let mut answer = waiting.patiently(ask_running(call, &waiting)).await?;
+        if let (Ok((status, _)), Some(elsewhere)) = (&mut answer, shown["elsewhere"].as_str()) {
+            status["config_elsewhere"] = elsewhere.into();
+        }
+        return Ok(answer);
+    }
+    Ok(answer)
 }
 
 async fn ask_running(

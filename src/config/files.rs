@@ -9,7 +9,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Merged, Origins, Problem, merge};
+use super::{
+    Merged, Origins, Problem, merge,
+    seen::Seen,
+    shown::{Showing, Shown},
+};
 use crate::durable;
 
 /// The name of the drop-in that the service writes, in `config.d`.
@@ -38,6 +42,9 @@ pub struct Files {
     /// In the order in which they count.
     folders: Vec<PathBuf>,
     copy: PathBuf,
+    /// What commands have shown of files that are out of sight, and where it is kept.
+    shown: Shown,
+    kept: PathBuf,
     /// The layers in force.
     in_force: Vec<Text>,
     /// Whether they were good, or the best that there was: none yet was good.
@@ -45,17 +52,42 @@ pub struct Files {
 }
 
 impl Files {
-    /// The files of these folders. `copy` is where the last good ones are kept.
+    /// The files of these folders. `copy` is where the last good ones are kept, and beside it what commands show.
     pub fn new(folders: Vec<PathBuf>, copy: PathBuf) -> Self {
+        let kept = copy.with_extension("shown");
+        let shown = Shown::read(&kept);
         let good = fs::read(&copy).ok().and_then(|good| serde_json::from_slice(&good).ok());
         let were_good = good.is_some();
-        Self { folders, copy, in_force: good.unwrap_or_default(), were_good }
+        Self { folders, copy, shown, kept, in_force: good.unwrap_or_default(), were_good }
+    }
+
+    /// Takes what a command sees of the configuration. What the service does not see by itself counts as it was shown,
+    /// also for the next service. `may_end` says whether a service that is started anew could see more.
+    pub fn take(&mut self, seen: &Seen, by: &str, may_end: bool) -> io::Result<Showing> {
+        self.shown.take(&self.folders, seen, by, may_end, &self.kept)
+    }
+
+    /// The files that count as a command has shown them, for people.
+    pub fn shown(&self) -> Vec<String> {
+        self.shown.describe()
+    }
+
+    /// What the command saw that has shown them; empty if nothing was shown.
+    pub fn shown_fingerprint(&self) -> &str {
+        self.shown.fingerprint()
     }
 
     /// Reads them all. If something is wrong with what people have written, the last good files stay in
     /// force; before there were any, what is good of the present ones.
     pub fn load(&mut self) -> Merged {
-        let (texts, mut problems) = read(&self.folders);
+        let (texts, mut problems) = read_with(&self.folders, &self.shown);
+        for problem in &mut problems {
+            // It may be there for everybody else.
+            if problem.file.is_symlink() && !problem.file.exists() {
+                "is a link to a file that the service cannot see: `styxy config reload` shows it"
+                    .clone_into(&mut problem.message);
+            }
+        }
         let mut merged = merge(&texts);
         problems.append(&mut merged.problems);
         merged.problems = problems;
@@ -136,9 +168,17 @@ impl Files {
 
 /// Reads every file of these folders, and tells of those that cannot be read.
 pub fn read(folders: &[PathBuf]) -> (Vec<Text>, Vec<Problem>) {
+    read_with(folders, &Shown::default())
+}
+
+fn read_with(folders: &[PathBuf], shown: &Shown) -> (Vec<Text>, Vec<Problem>) {
     let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for folder in folders {
-        for path in list(folder, &mut problems) {
+        for path in list(folder, &shown.paths(folder), &mut problems) {
+            if let Some(text) = shown.text(&path) {
+                texts.push(Text { path, text: text.to_owned() });
+                continue;
+            }
             // Of some other things that a path may lead to, such as pipes, the end never comes.
             let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
             match is_file {
@@ -180,8 +220,8 @@ pub fn read_file(path: PathBuf) -> Result<Text, Problem> {
     }
 }
 
-/// The files of a folder in the order in which they count.
-fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+/// The files of a folder, and others that are known to be there, in the order in which they count.
+pub(super) fn list(folder: &Path, others: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let drop_ins = folder.join("config.d");
     let mut files: Vec<_> = match fs::read_dir(&drop_ins) {
         Ok(entries) => entries
@@ -194,13 +234,16 @@ fn list(folder: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
             Vec::new()
         }
     };
+    let first = [drop_ins.join(DROP_IN), folder.join("config.json")];
+    files.extend(others.iter().filter(|other| !first.contains(other)).cloned());
     files.sort_unstable();
-    [drop_ins.join(DROP_IN), folder.join("config.json")].into_iter().chain(files).collect()
+    files.dedup();
+    first.into_iter().chain(files).collect()
 }
 
 /// Whether a file of `config.d` is meant to be read. As run-parts(8) and systemd have it, names that begin with a dot
 /// are other programs' own: the lock files of Emacs, what macOS leaves on network drives.
-fn is_layer(path: &Path) -> bool {
+pub(super) fn is_layer(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == "json")
 }

@@ -10,6 +10,7 @@
 //! - `merge`: putting a layer over those below
 //! - [`files`]: which files there are, and the last good ones
 //! - [`drop_in`]: the file that the service writes
+//! - [`seen`] and `shown`: what commands see of the files, and what they show the service of it
 //! - `show`: the result as a file, and where each value comes from
 
 pub mod drop_in;
@@ -18,7 +19,9 @@ mod json;
 pub mod layer;
 mod merge;
 mod read;
+pub mod seen;
 mod show;
+mod shown;
 mod syntax;
 
 use std::{
@@ -30,7 +33,9 @@ use std::{
 
 pub use drop_in::DropIn;
 pub use files::{Files, Text};
+pub use seen::Seen;
 pub use show::show;
+pub use shown::Showing;
 
 use self::json::Source;
 use crate::{

@@ -28,7 +28,9 @@ use self::{
 };
 use crate::{
     broker::{Broker, Caller, grant::Granted},
+    config::{Seen, seen::LARGEST_SEEN},
     error::{Error, ErrorKind},
+    kernel::memory,
     lease::{EndReason, LeaseId},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter, InstanceRequest},
@@ -304,6 +306,22 @@ impl Styxy {
     fn restart(&self) -> bool {
         let _busy = self.broker.activity().busy();
         self.broker.restart()
+    }
+
+    #[zbus(out_args("result"))]
+    async fn take_configuration(
+        &self,
+        seen: zbus::Fd<'_>,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        let client = self.callers.client(connection, &header).await?;
+        let seen = memory::read(&seen, LARGEST_SEEN).and_then(|json| Seen::parse(&json));
+        let seen = seen.map_err(|error| {
+            Error::invalid(format!("seen does not say what is seen of a configuration: {error}"))
+        })?;
+        Ok(Dict(self.broker.take_configuration(seen, &client).await?))
     }
 
     #[zbus(out_args("status"))]

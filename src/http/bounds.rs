@@ -18,17 +18,17 @@ use axum::{
 use futures_util::{StreamExt, stream::unfold};
 use tokio::time::{Instant, timeout_at};
 
-use super::routes::{LARGEST_BODY, too_large, too_slow};
+use super::routes::{LARGEST_BODY, SEEN, too_large, too_slow};
+use crate::config::seen::LARGEST_SEEN;
 
 /// How long a body may take: it is at most ten kilobytes, and comes from this machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Refuses a body that is announced as too large before any of it is asked for (RFC 9110, `Expect: 100-continue`).
 pub(super) async fn refuse_large_bodies(request: Request, next: Next) -> Response {
+    let most = if request.uri().path() == SEEN { LARGEST_SEEN } else { LARGEST_BODY };
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    if length
-        .and_then(|length| length.parse().ok())
-        .is_some_and(|length: u64| length > LARGEST_BODY as u64)
+    if length.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > most as u64)
     {
         return too_large().into_response();
     }

@@ -23,6 +23,7 @@ use serde_json::{Value as Body, json};
 use super::{bounds, connection::Peer, types};
 use crate::{
     broker::{Broker, Caller},
+    config::seen::LARGEST_SEEN,
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
@@ -33,6 +34,9 @@ use crate::{
 
 /// The largest body, in bytes.
 pub(super) const LARGEST_BODY: usize = 10_000;
+
+/// Where commands show what they see of the configuration, in the only bodies that may be large.
+pub(super) const SEEN: &str = "/config/seen";
 
 /// How old a lease that nobody seems to need must be to be cleaned up, in seconds, unless something else is said. As
 /// with `styxy cleanup`, so that a server that is just being started keeps its port.
@@ -67,6 +71,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/config/restore", post(types::restore))
         .route("/config/reload", post(types::reload))
         .route("/restart", post(restart))
+        .route(SEEN, put(types::seen).layer(DefaultBodyLimit::max(LARGEST_SEEN)))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -303,7 +308,7 @@ async fn unknown_path(uri: Uri) -> Failure {
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
-             POST /config/reload and POST /restart",
+             POST /config/reload, PUT /config/seen and POST /restart",
         ),
     }
 }

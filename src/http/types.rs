@@ -13,6 +13,7 @@ use serde_json::json;
 use super::routes::{Answer, Failure, Parameters, Part, Success, read_options, read_query};
 use crate::{
     broker::Broker,
+    config::Seen,
     error::Error,
     lease::Client,
     request::AllocateRequest,
@@ -117,6 +118,18 @@ pub(super) async fn restore(
     let mut fields = Fields::default();
     fields.put("released", broker.restore_config(version, force, &client).await?);
     Ok(Success(fields))
+}
+
+/// What a command sees of the configuration.
+pub(super) async fn seen(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let seen = Seen::parse(&body?).map_err(|error| {
+        Error::invalid(format!("the body does not say what is seen of a configuration: {error}"))
+    })?;
+    Ok(Success(broker.take_configuration(seen, &client).await?))
 }
 
 pub(super) async fn reload(

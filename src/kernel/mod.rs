@@ -7,6 +7,7 @@
 //! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
 //! - [`manager`]: what systemd is told, if it has started this process
 //! - [`network`]: the network that a process is in, and with it its ports
+//! - [`memory`]: files that are only in memory
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor
 //! - [`detach`]: letting go of what a process inherits; `unsafe` is in these two, `filter` and `network`
@@ -27,6 +28,7 @@ mod filter;
 pub mod guard;
 pub mod listeners;
 pub mod manager;
+pub mod memory;
 pub mod network;
 pub mod probe;
 pub mod process;

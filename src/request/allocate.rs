@@ -1,6 +1,6 @@
 use super::{
-    LONGEST_TTL, MOST_PORTS, OwnerRequest, Problems, flag, owner::OwnerOptions, placeholder, port,
-    unknown, whole, word,
+    LONGEST_TTL, MOST_PORTS, OwnerRequest, Problems, flag, mismatch, owner::OwnerOptions,
+    placeholder, port, unknown, whole, word,
 };
 use crate::{
     error::Error,
@@ -45,6 +45,9 @@ pub struct AllocateRequest {
     pub create: bool,
     /// Whether to answer what would happen, and change nothing.
     pub dry_run: bool,
+    /// The fingerprint of what the caller sees of the configuration; the request is refused if it is not what the
+    /// service sees.
+    pub config_seen: Option<String>,
 }
 
 impl AllocateRequest {
@@ -66,6 +69,7 @@ impl AllocateRequest {
             singleton_key: None,
             create: false,
             dry_run: false,
+            config_seen: None,
         }
     }
 
@@ -91,6 +95,13 @@ impl AllocateRequest {
                 "create" => flag(key, &value).map(|v| request.create = v),
                 "strict" => flag(key, &value).map(|v| request.strict = v),
                 "dry_run" => flag(key, &value).map(|v| request.dry_run = v),
+                "config_seen" => match &value {
+                    Value::Str(seen) => {
+                        request.config_seen = Some(seen.clone());
+                        Ok(())
+                    }
+                    other => Err(mismatch(key, "a string", other)),
+                },
                 "count" => whole(key, &value, MOST_PORTS.into())
                     .map(|v| request.count = u16::try_from(v).unwrap_or(MOST_PORTS)),
                 "hold" => word(key, &value).map(|v| request.hold = Some(v)),

@@ -1,0 +1,167 @@
+//! What commands have shown of files that the service cannot see, kept for the next service.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::seen::{Seen, Stamp, Which};
+use crate::durable;
+
+/// For how many folders a service ends to be started on them: enough for every container of a desk.
+const MOST_TRIED: usize = 16;
+
+/// The files that were shown.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Shown {
+    /// Those that count in place of what the service sees itself.
+    files: Vec<ShownFile>,
+    /// What the command that has shown them saw.
+    fingerprint: String,
+    /// Folders for which the service has ended once, to be started with a sight of them. If the next one does not see
+    /// them either, they are those of a container or of another home.
+    tried: Vec<Which>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ShownFile {
+    path: PathBuf,
+    text: String,
+    /// What the service saw there itself. When that changes, what was shown is over.
+    own: Own,
+    /// Who has shown it: a command, and its process.
+    by: String,
+}
+
+/// What the service sees at a path: the link, and the file that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Own {
+    link: Option<Stamp>,
+    file: Option<Stamp>,
+}
+
+impl Own {
+    fn of(path: &Path) -> Self {
+        Self { link: Stamp::of_link(path), file: Stamp::of(path) }
+    }
+}
+
+/// What comes of being shown the files of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Showing {
+    /// The service has them all, be it with its own eyes or as they were shown.
+    Known,
+    /// This folder was replaced by another: a service that is started now will see it.
+    Replaced,
+    /// The command sees another folder than the service by this path, or by another path.
+    Elsewhere(PathBuf),
+}
+
+impl Shown {
+    /// What was kept in that file; nothing if there is none.
+    pub(super) fn read(file: &Path) -> Self {
+        let kept = fs::read(file).ok().and_then(|kept| serde_json::from_slice(&kept).ok());
+        kept.unwrap_or_default()
+    }
+
+    /// The paths of files in that folder that were shown and still count.
+    pub(super) fn paths(&self, folder: &Path) -> Vec<PathBuf> {
+        let inside = self.files.iter().filter(|file| file.path.starts_with(folder));
+        inside.filter(|file| file.own == Own::of(&file.path)).map(|f| f.path.clone()).collect()
+    }
+
+    /// What the file says, if it was shown and still counts.
+    pub(super) fn text(&self, path: &Path) -> Option<&str> {
+        let file = self.files.iter().find(|file| file.path == path)?;
+        (file.own == Own::of(path)).then_some(&file.text)
+    }
+
+    /// All paths and who has shown them, for people.
+    pub(super) fn describe(&self) -> Vec<String> {
+        let describe = |file: &ShownFile| format!("{} (by {})", file.path.display(), file.by);
+        self.files.iter().map(describe).collect()
+    }
+
+    /// What was seen by the command that has shown them; empty if nothing was shown.
+    pub(super) fn fingerprint(&self) -> &str {
+        if self.files.is_empty() { "" } else { &self.fingerprint }
+    }
+
+    /// Takes what a command sees instead of what was shown before, and keeps it in `file`. `may_end` says whether a
+    /// service that is started anew could see more.
+    pub(super) fn take(
+        &mut self,
+        folders: &[PathBuf],
+        seen: &Seen,
+        by: &str,
+        may_end: bool,
+        file: &Path,
+    ) -> io::Result<Showing> {
+        let fingerprint = seen.fingerprint();
+        let mut new = Vec::new();
+        let mut showing = Showing::Known;
+        for (folder, seen) in folders.iter().zip(&seen.folders) {
+            let own = Which::of(folder);
+            // A command that has no such folder has nothing to show of it.
+            if let Some(theirs) = seen.folder
+                && Some(theirs) != own
+            {
+                if may_end && seen.path == *folder && !self.tried.contains(&theirs) {
+                    self.tried.push(theirs);
+                    let surplus = self.tried.len().saturating_sub(MOST_TRIED);
+                    self.tried.drain(..surplus);
+                    self.keep(file)?;
+                    return Ok(Showing::Replaced);
+                }
+                showing = Showing::Elsewhere(folder.clone());
+                new.extend(self.files.iter().filter(|f| f.path.starts_with(folder)).cloned());
+                continue;
+            }
+            for seen in &seen.files {
+                let path = folder.join(&seen.name);
+                let own = Own::of(&path);
+                if let Some(text) = &seen.text
+                    && own.file != Some(seen.stamp)
+                    && files_name(&seen.name)
+                {
+                    new.push(ShownFile { path, text: text.clone(), own, by: by.to_owned() });
+                }
+            }
+        }
+        let is_new = new.len() != self.files.len()
+            || new.iter().zip(&self.files).any(|(new, old)| {
+                (&new.path, &new.text, new.own) != (&old.path, &old.text, old.own)
+            });
+        if is_new || (!new.is_empty() && fingerprint != self.fingerprint) {
+            self.files = new;
+            self.fingerprint = fingerprint;
+            self.keep(file)?;
+        }
+        Ok(showing)
+    }
+
+    fn keep(&self, file: &Path) -> io::Result<()> {
+        if let Some(folder) = file.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
+        durable::replace(file, &serde_json::to_vec(self)?)
+    }
+}
+
+/// Whether it is the path of a configuration file in its folder, and leads nowhere else.
+fn files_name(name: &Path) -> bool {
+    let parts: Vec<_> = name.components().collect();
+    let is_plain = parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)));
+    is_plain
+        && match parts.as_slice() {
+            [file] => file.as_os_str() == "config.json",
+            [folder, file] => {
+                folder.as_os_str() == "config.d" && super::files::is_layer(Path::new(file))
+            }
+            _ => false,
+        }
+}
