@@ -121,13 +121,13 @@ async fn forked(until: Instant) -> Result<(), Trouble> {
     }
     let reader = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
     let said = timeout_at(until, first_words(&reader)).await.map_err(|_| slow())?;
-    let last = said.lines().next_back().unwrap_or("it ended without a word");
-    match last {
+    // A service that gives way says so twice, for people the second time.
+    if let Some(busy) = said.lines().find_map(|line| line.strip_prefix(TAKEN)) {
+        return Err(Trouble::Busy(busy.to_owned()));
+    }
+    match said.lines().next_back().unwrap_or("it ended without a word") {
         ready if ready.starts_with(READY) => Ok(()),
-        last => Err(match last.strip_prefix(TAKEN) {
-            Some(busy) => Trouble::Busy(busy.to_owned()),
-            None => Trouble::Failed(last.to_owned()),
-        }),
+        last => Err(Trouble::Failed(last.to_owned())),
     }
 }
 
