@@ -3,7 +3,9 @@
 use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpStream},
+    path::PathBuf,
     process::{Child, ChildStdout, Command, Stdio},
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -125,6 +127,13 @@ pub async fn inside_sessions() -> Json {
     json!({"lease_id": lease.id, "order": order})
 }
 
+/// A file, because a shell with -c is passed over as an owner.
+static SCRIPT: LazyLock<PathBuf> = LazyLock::new(|| {
+    let path = std::env::temp_dir().join("session.sh");
+    std::fs::write(&path, SESSION).unwrap();
+    path
+});
+
 /// A session, as a process.
 struct Session {
     process: Child,
@@ -134,7 +143,7 @@ struct Session {
 impl Session {
     fn new() -> Self {
         let mut bash = Command::new("bash");
-        bash.args(["-c", SESSION]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        bash.arg(&*SCRIPT).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = bash.spawn().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         Self { process, output }
