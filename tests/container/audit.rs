@@ -27,7 +27,7 @@ pub const TESTS: &[Test] = &[
     ("a_grant_does_not_wait_for_a_journal_that_hangs", hanging_journal),
     ("where_the_user_cannot_read_the_journal_events_are_paced_and_it_is_said", volatile),
     ("where_the_journal_keeps_nothing_events_are_paced_and_it_is_said", no_storage),
-    ("where_only_older_entries_can_be_read_events_are_paced_and_it_is_said", volatile_by_now),
+    ("where_only_older_entries_can_be_read_events_wait_and_it_is_said", volatile_by_now),
     ("without_a_journal_events_are_lines_of_json_on_stderr", no_journal),
     ("a_service_with_nothing_to_confirm_costs_nothing", idle),
 ];
@@ -283,16 +283,33 @@ fn volatile(machine: &Machine) {
 
 fn no_storage(machine: &Machine) {
     configure_journald(machine, "Storage=none");
+    // Nor did it keep anything before.
+    machine.root("rm -r /var/log/journal").ok();
     is_said_to_be_unconfirmed(machine);
 }
 
 fn volatile_by_now(machine: &Machine) {
-    // The user's file of before is still there, and nothing is ever added to it.
+    // The user's file of before is still there, and nothing is ever added to it. Whoever could read the journal
+    // once may do so again, so no event is given up.
     machine.user("logger before").ok();
     machine.root("journalctl --sync").ok();
     configure_journald(machine, "Storage=volatile");
-    is_said_to_be_unconfirmed(machine);
-    assert_eq!(Numbers::read(&machine.root(NUMBERS).ok()).missing(3), [0; 0]);
+    allocate(machine, "dev 0");
+    allocate(machine, "dev 0");
+    eventually(DOUBT, "the service to notice", || status(machine)["audit_confirmed"] == false);
+    allocate(machine, "dev 0");
+    // Longer than it takes to give up a journal that could never be read.
+    thread::sleep(Duration::from_secs(15));
+    let waiting = status(machine);
+    assert_eq!((&waiting["audit_pending"], &waiting["seq"]), (&json!(3), &json!(3)), "{waiting}");
+    let note = waiting["audit_note"].as_str().unwrap_or_default();
+    assert!(note.contains("takes nothing at the moment"), "{waiting}");
+
+    configure_journald(machine, "Storage=persistent");
+    machine.root("journalctl --flush").ok();
+    settle(machine, LIMIT);
+    assert_eq!(status(machine)["audit_confirmed"], true);
+    assert_eq!(Numbers::of(machine).missing(3), [0; 0]);
 }
 
 /// Grants two ports, waits until the service has noticed that it cannot confirm their events, and
@@ -316,13 +333,14 @@ fn no_journal(machine: &Machine) {
     let lines = machine
         .root(
             r#"unshare --mount bash -euc '
-                mount -t tmpfs tmpfs /run/systemd/journal
+                mount -t tmpfs tmpfs /run/systemd
                 install -d -o dev -m 0700 /tmp/here
+                dev() { setpriv --reuid=dev --regid=dev --init-groups "$@"; }
                 setpriv --reuid=dev --regid=dev --init-groups \
                     env -i XDG_RUNTIME_DIR=/tmp/here XDG_STATE_HOME=/tmp/here \
                     /usr/bin/styxy daemon >/tmp/here/out 2>/tmp/here/events &
                 until grep -q listening /tmp/here/out; do sleep 0.02; done
-                ask() { curl -sSf --unix-socket /tmp/here/styxy/http.sock "http://localhost/$@" >&2; }
+                ask() { dev curl -sSf --unix-socket /tmp/here/styxy/http.sock "http://localhost/$@" >&2; }
                 ask allocate -d "{\"service_type\": \"dev\", \"service_name\": \"web\"}"
                 ask allocate -d "{\"service_type\": \"dve\"}" || true
                 ask status 2>&1 | grep -q "there is no journal"

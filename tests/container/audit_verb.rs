@@ -113,15 +113,26 @@ fn by_hand(machine: &Machine) {
     let again = "{ printf 'SYSLOG_IDENTIFIER=styxy\\n'; journalctl -t styxy -o export STYXY_ACTION=deny \
                  | grep -a ^STYXY_; } | logger --journald";
     machine.user(again).ok();
-    let hostile = "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=deny\\nSTYXY_REASON=a\\033[31mb\\nSTYXY_REASON=c\\n\
-                   STYXY_PROJECT_PATH=/\\302\\2332J\\n' | logger --journald";
-    machine.user(hostile).ok();
-    let long = "{ printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=recover\\nSTYXY_REASON='; \
-                head -c 6000 /dev/zero | tr '\\0' x; echo; } | logger --journald";
-    machine.user(long).ok();
+    // What does not name the state is no event of this user's service, and is shown among those of all.
+    let forged = "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=deny\\nSTYXY_REASON=forged\\n' | logger --journald";
+    machine.user(forged).ok();
+    let state_id = audit(machine, "-n 1")[0]["state_id"].as_str().unwrap().to_owned();
+    let hostile = format!(
+        "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=deny\\nSTYXY_REASON=a\\033[31mb\\nSTYXY_REASON=c\\n\
+         STYXY_STATE_ID={state_id}\\nSTYXY_PROJECT_PATH=/\\302\\2332J\\n' | logger --journald"
+    );
+    machine.user(&hostile).ok();
+    let long = format!(
+        "{{ printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=recover\\nSTYXY_STATE_ID={state_id}\\nSTYXY_REASON='; \
+         head -c 6000 /dev/zero | tr '\\0' x; echo; }} | logger --journald"
+    );
+    machine.user(&long).ok();
     machine.user("systemd-cat -t styxy echo the disk is slow").ok();
-    eventually(LIMIT, "all is in the journal", || machine.events().len() == 8);
+    eventually(LIMIT, "all is in the journal", || machine.events().len() == 9);
+    let of_all = audit(machine, "--all --all-users");
+    assert_eq!(of_all.iter().filter(|event| event["reason"] == "forged").count(), 1, "{of_all:#?}");
     let events = audit(machine, "--all");
+    assert!(events.iter().all(|event| event["reason"] != "forged"), "{events:#?}");
     assert_eq!(events.len(), 6, "{events:#?}");
     assert_eq!(events.iter().filter(|event| event["seq"] == 3).count(), 1);
     assert_eq!(audit(machine, "-n 3")[0]["seq"], 4);
@@ -179,7 +190,7 @@ fn no_journal(machine: &Machine) {
 fn private_service(machine: &Machine) {
     let here = |command: &str| {
         machine.root(&format!(
-            "unshare --mount bash -c 'mount -t tmpfs none /run/systemd/journal
+            "unshare --mount bash -c 'mount -t tmpfs none /run/systemd; mount -t tmpfs none /run/user
                  install -d -o dev -m 0700 /tmp/here
                  setpriv --reuid=dev --regid=dev --init-groups env -i HOME=/home/dev PATH=/usr/bin \
                  XDG_RUNTIME_DIR=/tmp/here bash -c \"cd /home/dev; {command}\"'"
@@ -199,7 +210,7 @@ fn private_service(machine: &Machine) {
     assert_eq!(events[0]["client_comm"], "styxy");
     let found = here("styxy audit --json --type api --since today").ok();
     assert_eq!(serde_json::from_str::<Json>(&found).unwrap()[0]["seq"], 2);
-    here("kill $(pgrep -u dev -f daemon.--detach)").ok();
+    here("kill $(pgrep -u dev -f styxy.daemon)").ok();
 }
 
 /// Makes four events, and waits until they are in the journal.
