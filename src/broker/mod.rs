@@ -44,7 +44,10 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     activity::Activity,
-    audit::{Outbox, Sink, outbox},
+    audit::{
+        Outbox, Sink,
+        outbox::{self, Arrival},
+    },
     change::{Change, Record},
     config::{Config, Files, Merged, Origins, Problem, drop_in},
     error::{Error, ErrorKind, Shortage},
@@ -74,8 +77,11 @@ use denials::Denials;
 use sight::Sight;
 use unsettled::Unsettled;
 
-/// The most events that may wait for the journal: the log has them all.
-const MOST_EVENTS: u64 = 100_000;
+/// The most events that may wait for a journal that takes nothing: the log has them all.
+const MOST_STUCK_EVENTS: u64 = 100_000;
+/// The most that may wait for one that takes them, slower than they can be made: a burst is caught up with, and a
+/// client that never stops does not fill the disk.
+const MOST_EVENTS: u64 = 1_000_000;
 
 /// Where things are, and what the service was given. All of it comes from the daemon.
 #[derive(Debug, Default)]
@@ -606,8 +612,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether changes may be made now: not on a disk that has failed, and not faster than the journal takes
-    /// their events.
+    /// Whether changes may be made now: not on a disk that has failed, and not without bound
+    /// faster than the journal takes their events.
     fn may_change(&self, changes: &[Change], client: Option<&Client>) -> Result<(), Error> {
         let state = self.state.as_ref().map_err(unusable)?;
         if let Some(reason) = state.writer.progress().broken {
@@ -615,8 +621,10 @@ impl Inner {
             state.writer.hurry();
             return Err(Error::storage(&reason));
         }
-        let waiting = state.store.seq().saturating_sub(state.outbox.status().done);
-        if client.is_some() && waiting >= MOST_EVENTS && !changes.iter().all(Change::is_end) {
+        let audit = state.outbox.status();
+        let waiting = state.store.seq().saturating_sub(audit.done);
+        let most = if audit.arrival == Arrival::Waiting { MOST_STUCK_EVENTS } else { MOST_EVENTS };
+        if client.is_some() && waiting >= most && !changes.iter().all(Change::is_end) {
             let message = format!(
                 "{waiting} events wait for the journal, and nothing is granted before it takes them"
             );
