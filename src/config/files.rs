@@ -83,7 +83,7 @@ impl Files {
         let (texts, mut problems) = read_with(&self.folders, &self.shown);
         for problem in &mut problems {
             // It may be there for everybody else.
-            if problem.file.is_symlink() && !problem.file.exists() {
+            if problem.file.is_symlink() && is_out_of_sight(&problem.file) {
                 "is a link to a file that the service cannot see: `styxy config reload` shows it"
                     .clone_into(&mut problem.message);
             }
@@ -164,6 +164,12 @@ impl Files {
     pub fn origins(&self) -> Origins {
         merge(&self.in_force).origins
     }
+}
+
+/// Whether a sandbox may be why a link leads to nothing: a link to itself does so for everybody.
+fn is_out_of_sight(path: &Path) -> bool {
+    let hidden = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
+    fs::metadata(path).is_err_and(|error| hidden.contains(&error.kind()))
 }
 
 /// Reads every file of these folders, and tells of those that cannot be read.

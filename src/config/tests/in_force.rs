@@ -292,7 +292,7 @@ fn what_cannot_be_read_is_told_and_the_last_good_files_stay_in_force() {
                 fs::create_dir_all(f.path("user/config.d")).unwrap();
                 symlink("nothing", f.path("user/config.d/1.json")).unwrap();
             },
-            "user/config.d/1.json: there is no such file: take",
+            "user/config.d/1.json: is a link to a file that the service cannot see: `styxy config reload`",
         ),
         (
             "a link to itself",
