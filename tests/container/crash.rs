@@ -146,17 +146,16 @@ pub fn state_folder(machine: &Machine) -> String {
 fn a_second_service(machine: &Machine) {
     let lease = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
     let pid = machine.unit("styxy.service", "MainPID");
-    let folder = state_folder(machine);
-    // Its own socket, so that nothing but the state folder is in its way.
-    let second = machine.user(&format!(
-        "STATE_DIRECTORY={folder} RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'"
-    ));
-    assert_eq!(second.code, Some(1), "{second:?}");
+    let registry = machine.user(&format!("dirname {}/*/lock", state_folder(machine))).ok();
+    // The unit takes over; a service that systemd has not started gives way.
+    let second = machine.user("timeout 20 styxy daemon");
+    assert_eq!(second.code, Some(69), "{second:?}");
     assert_eq!(
         second.stderr,
         format!(
-            "styxy: another styxy service uses the state folder {folder}: \
-             there can be one for each folder\n"
+            "styxy: another styxy service, process {pid}, has the state folder {}: \
+             there is one for each user\n",
+            registry.trim()
         )
     );
     assert_eq!(second.stdout, "");
@@ -179,23 +178,21 @@ fn name_taken(machine: &Machine) {
 }
 
 fn by_hand(machine: &Machine) {
-    let command = |state: &str| {
-        format!(
+    let begin = |state: &str| {
+        let mut service = machine.start(&format!(
             "STATE_DIRECTORY=$PWD/{state} RUNTIME_DIRECTORY=$PWD/run \
              DBUS_SESSION_BUS_ADDRESS=unix:path=/nowhere \
              SYSTEMD_EXEC_PID=$$ exec styxy daemon"
-        )
-    };
-    let begin = || {
-        let mut service = machine.start(&command("state"));
+        ));
         let mut line = String::new();
         BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "styxy: listening on /home/dev/run/http.sock\n");
-        service
+        (service, line)
     };
+    let listening = "styxy: listening on /home/dev/run/http.sock\n";
     let curl = |path: &str| {
         machine.user(&format!("curl -sS --unix-socket run/http.sock http://localhost{path}"))
     };
+    let status = || -> Json { serde_json::from_str(&curl("/status").ok()).unwrap() };
     let end = |mut service: Child| {
         service.kill().unwrap();
         service.wait().unwrap();
@@ -203,15 +200,25 @@ fn by_hand(machine: &Machine) {
         machine.user("test -S run/http.sock").ok();
     };
 
-    end(begin());
-    let second = begin();
-    let status: Json = serde_json::from_str(&curl("/status").ok()).unwrap();
+    let (first, line) = begin("state");
+    assert_eq!(line, listening);
+    end(first);
+    let (second, line) = begin("state");
+    assert_eq!(line, listening);
+    let before = status();
 
-    let third = machine.user(&command("other-state").replace("exec", "exec timeout 20"));
-    assert_eq!(third.code, Some(1), "{third:?}");
-    assert_eq!(third.stderr, "styxy: a live service listens on /home/dev/run/http.sock already\n");
-    let after: Json = serde_json::from_str(&curl("/status").ok()).unwrap();
-    assert_eq!(after["pid"], status["pid"], "the socket is still the first one's");
+    // A service of another state folder does without, and says so; it is still reached beside its own state.
+    let (mut third, line) = begin("other-state");
+    let own =
+        line.trim().strip_prefix("styxy: listening on ").unwrap_or_else(|| panic!("{line:?}"));
+    assert!(own.starts_with("/home/dev/other-state/") && own.ends_with("/http.sock"), "{own}");
+    let word = "a socket is missing: a live service listens on /home/dev/run/http.sock already";
+    let told = || machine.user("journalctl -q -t styxy -o cat").ok().contains(word);
+    eventually(Duration::from_secs(10), "the journal has it", told);
+    machine.user(&format!("curl -sS --unix-socket {own} http://localhost/status")).ok();
+    third.kill().unwrap();
+    third.wait().unwrap();
+    assert_eq!(status()["pid"], before["pid"], "the socket is still the second one's");
     end(second);
 }
 

@@ -135,7 +135,7 @@ fn numbers(machine: &Machine) {
 // ---- no way to write --------------------------------------------------------------------------------
 
 fn read_only_folder(machine: &Machine) {
-    // By hand, because systemd gives a StateDirectory= its mode at each start.
+    // By hand, because systemd gives a StateDirectory= its mode at each start. What is in it is the service's own.
     let answers = machine
         .user(
             r#"mkdir -p -m 700 /tmp/here; mkdir -m 500 /tmp/here/state
@@ -156,7 +156,11 @@ fn read_only_folder(machine: &Machine) {
 
     let folder = state(machine);
     folder.damage("rm lock; chmod 500 .");
+    is_refused(machine);
+    let pid = machine.unit("styxy.service", "MainPID");
+    folder.damage("chmod 700 .");
     assert_eq!(folder.ports(), [3000, 3001, 3002].into());
+    assert_eq!(machine.unit("styxy.service", "MainPID"), pid, "it needed no restart");
 }
 
 fn read_only_file_system(machine: &Machine) {

@@ -30,6 +30,7 @@ pub async fn cuts(folder: &Path) -> Json {
     let records: Vec<_> = lines.iter().filter(|line| !line.says["record"].is_null()).collect();
     let [.., from, _] = records[..] else { panic!("two records are wanted") };
     let log = &whole.0[from.file];
+    let registry = registry_of(folder);
     let cut = |at: usize| {
         let is_kept = |line: &&Line<'_>| line.file != from.file || line.span.end <= at;
         let leases = leases(lines.iter().filter(is_kept));
@@ -39,6 +40,7 @@ pub async fn cuts(folder: &Path) -> Json {
             possible: leases.clone(),
             undamaged: leases,
             reports: Some(usize::from(log[at - 1] != b'\n')),
+            registry: registry.clone(),
             files: whole.with(from.file, log[..at].to_vec()),
         }
     };
@@ -53,6 +55,7 @@ pub async fn flips(folder: &Path, count: usize) -> Json {
     let names: Vec<_> = whole.0.keys().filter(is_state).collect();
     let lines = whole.lines();
     let leased = leases(&lines);
+    let registry = registry_of(folder);
     let mut dice = Dice(0x5eed);
     let mut below = |limit: usize| usize::try_from(dice.below(limit as u64)).unwrap();
     let mut flip = |_| {
@@ -76,13 +79,19 @@ pub async fn flips(folder: &Path, count: usize) -> Json {
             possible: ever_leased(&lines),
             undamaged: leased.clone(),
             reports: None,
+            registry: registry.clone(),
             files: whole.with(name, bytes),
         }
     };
     try_all((0..count).map(&mut flip).collect(), true).await
 }
 
-/// The files of a state folder.
+/// The name that this machine's registry has in a state folder.
+fn registry_of(folder: &Path) -> PathBuf {
+    folder.file_name().unwrap().into()
+}
+
+/// The files of a registry.
 #[derive(Clone)]
 struct Files(BTreeMap<String, Vec<u8>>);
 
@@ -95,11 +104,16 @@ struct Line<'a> {
 
 impl Files {
     fn read(folder: &Path) -> io::Result<Self> {
-        let file = |entry: io::Result<fs::DirEntry>| {
+        let mut files = BTreeMap::new();
+        for entry in fs::read_dir(folder)? {
             let entry = entry?;
-            Ok((entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path())?))
-        };
-        fs::read_dir(folder)?.map(file).collect::<io::Result<_>>().map(Self)
+            // A service that was killed leaves its sockets.
+            if entry.file_type()?.is_file() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                files.insert(name, fs::read(entry.path())?);
+            }
+        }
+        Ok(Self(files))
     }
 
     fn write(&self, folder: &Path) -> io::Result<()> {
@@ -185,6 +199,8 @@ struct Variant {
     undamaged: Ports,
     /// The number of `recover` records, if it is certain.
     reports: Option<usize>,
+    /// Where the files belong in the state folder.
+    registry: PathBuf,
 }
 
 /// Tries them, a few at a time; tells what is wrong.
@@ -212,7 +228,7 @@ async fn try_all(variants: Vec<Variant>, twice: bool) -> Json {
 impl Variant {
     fn try_out(&self, twice: bool) -> Result<(), Complaint> {
         let home = PathBuf::from(format!("/tmp/{}", self.name.replace(' ', "-")));
-        let folder = home.join("state");
+        let folder = home.join("state").join(&self.registry);
         self.files.write(&folder)?;
         let ports = Service::start(&home)?.ports()?;
         if !self.certain.is_subset(&ports) || !ports.is_subset(&self.possible) {
