@@ -2,7 +2,11 @@
 
 use std::collections::HashMap;
 
-use super::{Broker, Inner, State, ending::Listened, search::Search};
+use super::{
+    Broker, Inner, State,
+    ending::Listened,
+    search::{Search, look},
+};
 use crate::{
     config::{self, Origin},
     error::Error,
@@ -54,12 +58,20 @@ impl Broker {
 
     /// Whether a port could be had now, and why not.
     pub fn check(&self, port: Port, protocol: Protocol) -> Result<Fields, Error> {
-        let seen = Seen::of(protocol)?;
+        let mut seen = Seen::of(protocol)?;
         let obstacle = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
-            let ask = |port| seen.obstacle(port).map_or(Ok(()), Err);
-            inner.registry.asked(port, protocol, ask).err()
+            let ask = |seen: &Seen| {
+                inner.registry.asked(port, protocol, |port| look(seen, port, &inner.guards)).err()
+            };
+            let mut obstacle = ask(&seen);
+            // What is in use without a lease may have had one when the kernel was asked.
+            if let Some(Obstacle::InUse(_)) = obstacle {
+                seen = Seen::of(protocol)?;
+                obstacle = ask(&seen);
+            }
+            obstacle
         };
         let mut fields = Fields::default();
         fields.put("port", port.get());
@@ -108,7 +120,7 @@ impl Broker {
         let next = |service_type: &ServiceType| -> Vec<_> {
             let candidates = inner.registry.candidates(&request, service_type, template);
             let free = candidates
-                .filter(|(port, _)| seen.obstacle(*port).is_none())
+                .filter(|(port, _)| look(&seen, *port, &inner.guards).is_ok())
                 .map(|(port, reason)| Suggestion { port, reason, held: None });
             free.take(most).collect()
         };

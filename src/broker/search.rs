@@ -73,10 +73,10 @@ impl Search {
             return Err(Obstacle::InUse(InUse::Socket));
         }
         let sockets = match &mut self.way {
-            Way::Look(Some(seen)) => return seen.obstacle(port).map_or(Ok(()), Err),
+            Way::Look(Some(seen)) => return look(seen, port, guards),
             Way::Look(unseen) => {
                 let seen = Seen::of(protocol).map_err(Obstacle::Shortage)?;
-                return unseen.insert(seen).obstacle(port).map_or(Ok(()), Err);
+                return look(unseen.insert(seen), port, guards);
             }
             Way::Reserve(sockets) => sockets,
         };
@@ -111,6 +111,14 @@ impl Search {
             Way::Look(_) => None,
             Way::Reserve(sockets) => sockets.remove(&port)?.pop(),
         }
+    }
+}
+
+/// Whether nothing of what the kernel has shown is in the way of a grant: the guard of a lease that has just ended is not.
+pub(super) fn look(seen: &Seen, port: Port, guards: &Guards) -> Result<(), Obstacle> {
+    match seen.obstacle(port) {
+        Some(Obstacle::InUse(InUse::Bound)) if guards.is_leaving(port) => Ok(()),
+        obstacle => obstacle.map_or(Ok(()), Err),
     }
 }
 
