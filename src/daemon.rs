@@ -169,10 +169,11 @@ async fn serve(
         successor: None,
     };
     // A bus that is in order is there by then, and what comes over it finds a service that is ready.
-    let early = tokio::time::timeout(SOON, life.first_of_the_bus()).await.unwrap_or(Ok(None));
-    if !matches!(early, Ok(None)) {
+    if let Err(failure) =
+        tokio::time::timeout(SOON, life.first_of_the_bus()).await.unwrap_or(Ok(()))
+    {
         sockets.remove();
-        return early.map(|_| End::Done);
+        return Err(failure);
     }
 
     manager::tell(&[NotifyState::Ready, NotifyState::Status(&summary(&broker))]);
@@ -210,7 +211,12 @@ async fn serve(
     for http in http {
         let _ = http.await;
     }
-    if let Some(door) = life.door {
+    // It may have been opened this very moment.
+    let opened = life.opening.try_recv().ok().and_then(|opened| match opened {
+        Opened::Door(door) => Some(door),
+        Opened::NoBus | Opened::NameTaken => None,
+    });
+    if let Some(door) = life.door.or(opened) {
         door.close(PATIENCE).await;
     }
     let _ = tokio::time::timeout(PATIENCE, broker.activity().settled()).await;
@@ -280,12 +286,12 @@ struct Life {
 }
 
 impl Life {
-    /// Waits until it is known whether there is a bus, or for a signal to end.
-    async fn first_of_the_bus(&mut self) -> Result<Option<Cause>, Failure> {
-        tokio::select! {
-            _ = self.signals.terminate.recv() => Ok(Some(Cause::Told)),
-            _ = self.signals.interrupt.recv() => Ok(Some(Cause::Told)),
-            Some(opened) = self.opening.recv() => self.opened(opened).map(|()| None),
+    /// Waits until it is known whether there is a bus. A signal waits, too: a service that ends before it was ready has
+    /// failed, for systemd, and may have answered by then.
+    async fn first_of_the_bus(&mut self) -> Result<(), Failure> {
+        match self.opening.recv().await {
+            Some(opened) => self.opened(opened),
+            None => Ok(()),
         }
     }
 
