@@ -183,21 +183,31 @@ fn members(xml: &str) -> BTreeMap<String, Vec<String>> {
     members
 }
 
+/// The folder of this machine in the state folder.
+fn registry(machine: &Machine) -> String {
+    let folders = machine.user(&format!("echo {}/*", state_folder(machine))).ok();
+    let folder = folders.trim().to_owned();
+    assert!(!folder.contains([' ', '*']), "there is one: {folder}");
+    folder
+}
+
 fn another_user(machine: &Machine) {
     let lease = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
     machine.script(["user", machine.name(), "eve"]).ok();
     let eve =
         |command: &str| machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]);
     let runtime = machine.user("echo $XDG_RUNTIME_DIR").ok().trim().to_owned();
-    let state = state_folder(machine);
+    let state = registry(machine);
     let curl = CURL.replace("$XDG_RUNTIME_DIR", &runtime) + "/allocations";
+    let beside_the_state =
+        format!("curl -sS --unix-socket {state}/http.sock http://localhost/allocations");
     let read = format!("cat {state}/log.*");
     let list = format!("ls {state}");
     let call = format!(
         "DBUS_SESSION_BUS_ADDRESS=unix:path={runtime}/bus busctl --user \
          call org.styxy.Styxy1 /org/styxy/Styxy1 org.styxy.Styxy1 List 'a{{sv}}' 0"
     );
-    let attempts = [&curl, &read, &list, &call];
+    let attempts = [&curl, &beside_the_state, &read, &list, &call];
     let refused = || {
         for attempt in attempts {
             machine.user(attempt).ok();
@@ -309,7 +319,7 @@ fn purge(machine: &Machine) {
     let leases = || machine.call("List", "'a{sv}' 0");
     machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
     let before = leases().unwrap();
-    let state = state_folder(machine);
+    let state = registry(machine);
     let files = || machine.user(&format!("cd {state} && sha256sum *")).ok();
     let gone = || {
         assert_eq!(machine.root("pgrep -x styxy").code, Some(1), "it still runs");
