@@ -48,6 +48,11 @@ impl Own {
     fn of(path: &Path) -> Self {
         Self { link: Stamp::of_link(path), file: Stamp::of(path) }
     }
+
+    /// Whether the file itself is there, and no link.
+    fn is_plain(self) -> bool {
+        self.file.is_some() && self.link == self.file
+    }
 }
 
 /// What comes of being shown the files of a configuration.
@@ -126,6 +131,8 @@ impl Shown {
                 let own = Own::of(&path);
                 if let Some(text) = &seen.text
                     && own.file != Some(seen.stamp)
+                    // What the command saw of it was written over since.
+                    && !own.is_plain()
                     && files_name(&seen.name)
                 {
                     new.push(ShownFile { path, text: text.clone(), own, by: by.to_owned() });
@@ -164,4 +171,22 @@ fn files_name(name: &Path) -> bool {
             }
             _ => false,
         }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_written_over_since_a_command_saw_it_counts_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = [folder.path().to_owned()];
+        let (file, kept) = (folder.path().join("config.json"), folder.path().join("kept/shown"));
+        fs::write(&file, "{}").unwrap();
+        let seen = Seen::of(&folders).with_texts();
+        fs::write(&file, "{\"idle_exit_seconds\": 7}").unwrap();
+        let mut shown = Shown::default();
+        let showing = shown.take(&folders, &seen, "styxy[7]", true, &kept).unwrap();
+        assert_eq!((showing, shown.text(&file)), (Showing::Known, None));
+    }
 }
