@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -27,10 +27,11 @@ use crate::{
 const MANY_PORTS: &str = r#"{"service_types": {"dev": {"port_range": [20000, 23999]}}}"#;
 
 /// Runs a command as the user, with a priority above whatever else runs on this computer, as the
-/// service and the bus: what is measured is not for how long they wait for a processor.
+/// service, the bus and the manager, which stores the guards of leases that wait: what is measured is not for
+/// how long they wait for a processor.
 const URGENT: &str = r#"
     runtime=/run/user/$(id -u dev)
-    for pid in $(pgrep -u dev -x 'styxy|dbus-daemon'); do chrt --rr -a -p 1 "$pid" || exit; done
+    for pid in $(pgrep -u dev -x 'styxy|dbus-daemon|systemd'); do chrt --rr -a -p 1 "$pid" || exit; done
     exec chrt --rr 1 runuser -u dev -- env XDG_RUNTIME_DIR="$runtime" \
         DBUS_SESSION_BUS_ADDRESS="unix:path=$runtime/bus""#;
 
@@ -45,7 +46,9 @@ pub fn ten_thousand(machine: &Machine) {
     assert_eq!(result["unended"], json!([]), "{}", result["summary"]);
     assert_eq!(result["other_reasons"], json!([]));
     // All of them are young, so each lease waits two seconds for a server to begin to listen.
-    assert!(result["p99_micros"].as_u64() <= Some(2_100_000), "{}", result["summary"]);
+    // How much later it is told depends on the computer as well, and on what else that does.
+    let micros = |key: &str| result[key].as_u64().unwrap();
+    assert!(micros("p99_micros") <= 2_100_000 + micros("floor_micros"), "{}", result["summary"]);
     assert_eq!(machine.call("List", "'a{sv}' 0").unwrap(), json!([[]]));
 }
 
@@ -65,6 +68,12 @@ pub fn inside(owners: usize, workers: usize) -> Json {
     thread::spawn(move || runtime().block_on(hear(&hearing, &ready)));
     is_ready.recv().unwrap();
 
+    let is_over = Arc::new(AtomicBool::new(false));
+    let beats = {
+        let is_over = Arc::clone(&is_over);
+        thread::spawn(move || runtime().block_on(beat(&is_over)))
+    };
+
     let start = Instant::now();
     let left = Arc::new(AtomicUsize::new(owners));
     let too_late = AtomicUsize::new(0);
@@ -81,6 +90,10 @@ pub fn inside(owners: usize, workers: usize) -> Json {
         times.owner.keys().all(|id| times.told.contains_key(id))
     });
     let cpu = cpu_time().saturating_sub(before);
+    is_over.store(true, Ordering::Relaxed);
+    let mut floors = beats.join().unwrap();
+    floors.sort_unstable();
+    let floor = floors[floors.len() * 99 / 100];
 
     let times = times.lock().unwrap();
     let mut latencies: Vec<_> = times
@@ -95,8 +108,8 @@ pub fn inside(owners: usize, workers: usize) -> Json {
     let other_reasons: Vec<_> = reasons.filter(|reason| *reason != "owner_gone").collect();
     let per_lease = cpu / u32::try_from(times.owner.len()).unwrap();
     let summary = format!(
-        "{} owners in {:.1?}, told after p50 {:.1?}, p99 {:.1?}, max {:.1?}; {} had ended too early \
-         to own anything; the service's CPU time per lease: {per_lease:.0?}",
+        "{} owners in {:.1?}, told after p50 {:.1?}, p99 {:.1?}, max {:.1?} (without the service p99 \
+         {floor:.1?}); {} had ended too early to own anything; the service's CPU time per lease: {per_lease:.0?}",
         times.owner.len(),
         start.elapsed(),
         at(50),
@@ -107,6 +120,7 @@ pub fn inside(owners: usize, workers: usize) -> Json {
     json!({
         "summary": summary,
         "leases": times.owner.len(),
+        "floor_micros": u64::try_from(floor.as_micros()).unwrap(),
         "p99_micros": u64::try_from(at(99).as_micros()).unwrap(),
         "unended": unended,
         "other_reasons": other_reasons,
@@ -115,6 +129,23 @@ pub fn inside(owners: usize, workers: usize) -> Json {
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// How late here comes what needs no service: the end of a short sleep, and then a word to the bus and back.
+async fn beat(is_over: &AtomicBool) -> Vec<Duration> {
+    const SLEEP: Duration = Duration::from_millis(50);
+    let bus = crate::inside::bus().await;
+    let name = "org.freedesktop.DBus";
+    let mut late = Vec::new();
+    while late.is_empty() || !is_over.load(Ordering::Relaxed) {
+        let start = Instant::now();
+        tokio::time::sleep(SLEEP).await;
+        bus.call_method(Some(name), "/org/freedesktop/DBus", Some(name), "GetId", &())
+            .await
+            .unwrap();
+        late.push(start.elapsed().saturating_sub(SLEEP));
+    }
+    late
 }
 
 /// Notes when each end is told.
