@@ -1,6 +1,8 @@
 //! Nothing is polled: a service whose owners do nothing does nothing either.
 
 use std::{
+    collections::HashMap,
+    ffi::OsString,
     fs,
     time::{Duration, Instant},
 };
@@ -46,7 +48,7 @@ pub async fn inside(count: usize) -> Json {
     while windows.len() < 5 && windows.last() != Some(&0) {
         let before = switches();
         tokio::time::sleep(Duration::from_secs(5)).await;
-        windows.push(switches() - before);
+        windows.push(between(&before, &switches()));
     }
 
     // It has slept, not died: every end is noticed at once.
@@ -71,13 +73,23 @@ async fn settled(client: &Client) {
     tokio::time::sleep(Duration::from_secs(3)).await;
 }
 
-/// How often the threads of the service have been switched to.
-fn switches() -> u64 {
+/// How often threads were switched to from one moment to the other. A spare one, which the calls so far
+/// have left, ends after ten seconds; that takes at least one switch, and what it had before is no news.
+fn between(before: &HashMap<OsString, u64>, after: &HashMap<OsString, u64>) -> u64 {
+    let ended = before.keys().filter(|thread| !after.contains_key(*thread)).count() as u64;
+    let known = |thread| before.get(thread).copied().unwrap_or(0);
+    ended + after.iter().map(|(thread, count)| count - known(thread)).sum::<u64>()
+}
+
+/// How often each thread of the service has been switched to.
+fn switches() -> HashMap<OsString, u64> {
     let tasks = fs::read_dir(format!("/proc/{}/task", client::service())).unwrap();
-    let of_task = |task: fs::DirEntry| -> u64 {
-        let status = fs::read_to_string(task.path().join("status")).unwrap();
+    let of_task = |task: fs::DirEntry| {
+        // None for one that has just ended.
+        let status = fs::read_to_string(task.path().join("status")).ok()?;
         let counts = status.lines().filter(|line| line.contains("ctxt_switches:"));
-        counts.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap()).sum()
+        let counts = counts.map(|line| line.rsplit('\t').next().unwrap().parse::<u64>().unwrap());
+        Some((task.file_name(), counts.sum()))
     };
-    tasks.map(|task| of_task(task.unwrap())).sum()
+    tasks.filter_map(|task| of_task(task.unwrap())).collect()
 }
