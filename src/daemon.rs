@@ -14,6 +14,7 @@ use std::{
     env, fmt,
     io::{self, Write},
     os::{fd::OwnedFd, unix::net::UnixListener as PassedListener},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -417,14 +418,25 @@ impl Inherited {
     }
 }
 
-/// Keeps the line of `systemctl --user status` and the mark of leases up to date, at most once a second.
+/// Keeps the line of `systemctl --user status` and the mark of leases up to date, at most once a second; only
+/// that there are leases now is marked at once.
 async fn keep_status(broker: Arc<Broker>, home: Home) {
     let mut changed = broker.activity().watch();
     let mut told = String::new();
     while changed.changed().await.is_ok() {
-        // A login may come at once.
-        home.mark(broker.lease_count() > 0);
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut had_leases = broker.lease_count() > 0;
+        home.mark(had_leases);
+        let mut pause = pin!(tokio::time::sleep(Duration::from_secs(1)));
+        // A login may come at once, also after a first lease that comes soon after something else.
+        while tokio::select! {
+            () = &mut pause => false,
+            changed = changed.changed(), if !had_leases => changed.is_ok(),
+        } {
+            had_leases = broker.lease_count() > 0;
+            if had_leases {
+                home.mark(true);
+            }
+        }
         changed.borrow_and_update();
         home.mark(broker.lease_count() > 0);
         let summary = summary(&broker);
