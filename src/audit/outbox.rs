@@ -5,7 +5,8 @@
 //! limit. journald works through its queue in order, so an event is known to be dropped when one
 //! that was sent after it has arrived; it is then sent again. If nothing arrives for a while, because
 //! journald is away, its disk is full or its limit is reached, the oldest event alone is sent again, at
-//! growing intervals, and at once when there is a new one. Nothing is given up where the journal can be
+//! growing intervals, and at once when there is a new one; but not while journald may still have it
+//! in hand, however slow it is, so that no event comes twice. Nothing is given up where the journal can be
 //! read, or ever could be.
 
 mod bucket;
@@ -60,6 +61,10 @@ trait Journal: Send {
     fn is_there(&mut self) -> bool;
     /// Sends an event; an error if it certainly did not arrive.
     fn send(&mut self, event: &Event) -> io::Result<()>;
+    /// Says that what was sent is all for now, so that it can be known when the journal is through.
+    fn follow(&mut self);
+    /// Whether the journal has done with all that was sent: what has not arrived by now never will.
+    fn is_through(&mut self) -> bool;
     /// Which events have arrived since then.
     fn read_back(&mut self, state_id: &str, since: Timestamp) -> ReadBack;
     /// Whether it is, or was, open to this user.
@@ -73,6 +78,15 @@ impl Journal for Sink {
 
     fn send(&mut self, event: &Event) -> io::Result<()> {
         Self::send(self, event)
+    }
+
+    fn follow(&mut self) {
+        // If there is no room, it is done later.
+        let _ = Self::follow(self);
+    }
+
+    fn is_through(&mut self) -> bool {
+        Self::is_through(self)
     }
 
     fn read_back(&mut self, state_id: &str, since: Timestamp) -> ReadBack {

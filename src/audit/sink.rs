@@ -4,7 +4,10 @@
 use std::{
     fs::File,
     io::{self, IoSlice, Seek, Write},
-    os::{fd::AsRawFd, unix::net::UnixDatagram},
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::net::UnixDatagram,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,7 +22,7 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use super::event::Event;
 use crate::{
-    kernel::manager,
+    kernel::{manager, unread},
     value::{Fields, Value},
 };
 
@@ -37,6 +40,8 @@ pub struct Sink {
     /// Whether there is a journal, here or just not now.
     is_there: bool,
     socket: Option<UnixDatagram>,
+    /// Whether an empty message has followed the last event.
+    is_followed: bool,
 }
 
 /// Sends what the service says beside the audit, its warnings, to the same place.
@@ -63,7 +68,7 @@ impl Sink {
     }
 
     fn of(journal: &Path, is_there: bool) -> Self {
-        Self { journal: journal.to_owned(), is_there, socket: None }
+        Self { journal: journal.to_owned(), is_there, socket: None, is_followed: false }
     }
 
     /// Whether events go to a journal. It may appear while the service runs, and then is there for good.
@@ -82,13 +87,8 @@ impl Sink {
             }
             return Ok(());
         }
-        let socket = if let Some(socket) = self.socket.take() {
-            socket
-        } else {
-            let socket = UnixDatagram::unbound()?;
-            socket.set_write_timeout(Some(PATIENCE))?;
-            socket
-        };
+        let socket = self.take_socket()?;
+        self.is_followed = false;
         let bytes = native(event);
         match socket.send_to(&bytes, &self.journal) {
             Err(error) if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
@@ -98,6 +98,36 @@ impl Sink {
         }
         self.socket = Some(socket);
         Ok(())
+    }
+
+    fn take_socket(&mut self) -> io::Result<UnixDatagram> {
+        if let Some(socket) = self.socket.take() {
+            return Ok(socket);
+        }
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        Ok(socket)
+    }
+
+    /// Has an empty message follow the events. journald ignores it, and takes it when it has done with
+    /// whatever came before.
+    pub fn follow(&mut self) -> io::Result<()> {
+        let socket = self.take_socket()?;
+        let to = UnixAddr::new(&self.journal)?;
+        let flags = MsgFlags::MSG_DONTWAIT;
+        sendmsg(socket.as_raw_fd(), &[IoSlice::new(&[])], &[], flags, Some(&to))?;
+        (self.socket, self.is_followed) = (Some(socket), true);
+        Ok(())
+    }
+
+    /// Whether journald has done with every event: what is not in the journal by now was dropped.
+    pub fn is_through(&mut self) -> bool {
+        if !self.is_followed {
+            // It was full before; if it still is, it is not through.
+            let _ = self.follow();
+        }
+        let bytes = self.socket.as_ref().map(|socket| unread::bytes(socket.as_fd()).unwrap_or(0));
+        self.is_followed && bytes == Some(0)
     }
 }
 
@@ -218,6 +248,33 @@ mod tests {
         ] {
             assert!(text.contains(field), "{field:?} is not in {text:?}");
         }
+    }
+
+    #[test]
+    fn a_journal_is_through_when_it_has_taken_what_follows_the_events() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let journald = UnixDatagram::bind(&path).unwrap();
+        let mut sink = Sink::of(&path, true);
+        sink.send(&event("one")).unwrap();
+        sink.send(&event("two")).unwrap();
+        sink.follow().unwrap();
+        let mut bytes = vec![0; 4096];
+        for is_event in [true, true, false] {
+            assert!(!sink.is_through());
+            assert_eq!(journald.recv(&mut bytes).unwrap() > 0, is_event);
+        }
+        assert!(sink.is_through());
+        // With no room for what follows, it is not known.
+        journald.set_nonblocking(true).unwrap();
+        sink.send(&event("three")).unwrap();
+        while sink.follow().is_ok() {}
+        sink.is_followed = false;
+        assert!(!sink.is_through());
+        while journald.recv(&mut bytes).is_ok() {}
+        assert!(!sink.is_through());
+        while journald.recv(&mut bytes).is_ok() {}
+        assert!(sink.is_through());
     }
 
     #[test]

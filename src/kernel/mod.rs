@@ -10,7 +10,8 @@
 //! - [`memory`]: files that are only in memory
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor
-//! - [`detach`]: letting go of what a process inherits; `unsafe` is in these two, `filter` and `network`
+//! - [`detach`]: letting go of what a process inherits; `unsafe` is in these two, `filter`, `network` and
+//!   [`unread`]: what was sent and is not received yet
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
@@ -35,6 +36,7 @@ pub mod process;
 pub mod program;
 pub mod readable;
 pub mod sandbox;
+pub mod unread;
 
 /// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).
 pub fn ephemeral_ports() -> Option<PortRange> {

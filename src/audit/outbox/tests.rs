@@ -26,6 +26,8 @@ enum Mode {
     Away,
     /// Its disk is full: what is sent goes nowhere.
     Swallows,
+    /// It takes what is sent, and has not come to write any of it.
+    Slow,
     /// It takes what is sent, and this user may not read it.
     Secret,
     /// There is none.
@@ -38,6 +40,7 @@ struct Fake {
     /// What could be read of it ever.
     has_entries: bool,
     tried: usize,
+    queue: Vec<u64>,
     arrived: Vec<u64>,
 }
 
@@ -53,9 +56,16 @@ impl Journal for Arc<Mutex<Fake>> {
         match fake.mode {
             Mode::Away => return Err(io::ErrorKind::NotFound.into()),
             Mode::Swallows => {}
+            Mode::Slow => fake.queue.push(*seq),
             Mode::Takes | Mode::Secret | Mode::Absent => fake.arrived.push(*seq),
         }
         Ok(())
+    }
+
+    fn follow(&mut self) {}
+
+    fn is_through(&mut self) -> bool {
+        self.lock().unwrap().mode != Mode::Slow
     }
 
     fn read_back(&mut self, state_id: &str, _since: Timestamp) -> ReadBack {
@@ -86,7 +96,7 @@ impl Service {
         let folder = tempfile::tempdir().unwrap();
         let mut registry = Registry::new(Config::built_in().rules());
         let store = Store::open(folder.path(), "boot", &mut registry).unwrap().store;
-        let journal = Fake { mode, has_entries, tried: 0, arrived: Vec::new() };
+        let journal = Fake { mode, has_entries, tried: 0, queue: Vec::new(), arrived: Vec::new() };
         let journal = Arc::new(Mutex::new(journal));
         let start = Start {
             reader: store.reader(),
@@ -162,6 +172,28 @@ async fn no_event_is_given_up_while_the_journal_is_away_or_full() {
         assert_eq!(status.arrival, Arrival::Confirmed);
         assert_eq!(service.arrived(), (1..=7).collect::<Vec<_>>(), "{mode:?}");
     }
+}
+
+#[tokio::test]
+async fn no_event_comes_twice_from_a_journal_that_is_slow() {
+    let mut service = Service::new(Mode::Takes, true);
+    service.change(2);
+    service.until(|status| status.done == 2).await;
+    service.mode(Mode::Slow);
+    service.change(5);
+    service.until(|status| status.arrival == Arrival::Waiting).await;
+    // News has it tried sooner, were it not known to be slow.
+    tokio::time::sleep(SHORT.trial * 2).await;
+    service.change(1);
+    tokio::time::sleep(SHORT.silence * 3).await;
+    {
+        let mut journal = service.journal.lock().unwrap();
+        let queue = std::mem::take(&mut journal.queue);
+        journal.arrived.extend(queue);
+        journal.mode = Mode::Takes;
+    }
+    service.until(|status| status.done == 8).await;
+    assert_eq!(service.journal.lock().unwrap().arrived, (1..=8).collect::<Vec<_>>());
 }
 
 #[tokio::test]

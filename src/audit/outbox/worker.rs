@@ -49,6 +49,8 @@ pub(super) struct Worker {
     bucket: Bucket,
     /// Whether an event of this state was ever read back.
     was_read: bool,
+    /// How many attempts in a row to read back have failed.
+    unreadable: u32,
     /// Whether nothing can be read back, so that what was sent counts as arrived.
     is_blind: bool,
     /// Whether the journal takes nothing: one event at a time tries it.
@@ -90,6 +92,7 @@ impl Worker {
             order: 0,
             bucket: Bucket::new(),
             was_read: false,
+            unreadable: 0,
             is_blind: false,
             is_closed: false,
             refused: None,
@@ -194,8 +197,8 @@ impl Worker {
             self.refused = self.refused.map(|_| (self.last_trial, self.times.quiet));
         }
         if self.is_closed {
+            // Looked at first: what was sent last may have arrived since.
             self.wait = self.times.quiet;
-            self.send_oldest_again();
         }
     }
 
@@ -233,6 +236,15 @@ impl Worker {
         if self.refused.is_some_and(|(when, _)| when > now) {
             return None;
         }
+        let before = self.order;
+        let paced = self.send_some();
+        if self.order > before {
+            self.journal.follow();
+        }
+        paced
+    }
+
+    fn send_some(&mut self) -> Option<Duration> {
         let most = if self.is_closed { 1 } else { WINDOW };
         for flight in self.flights.values_mut().take(most).filter(|flight| flight.sent.is_none()) {
             if let Err(pause) = self.bucket.take() {
@@ -273,11 +285,17 @@ impl Worker {
         }
         let since = self.flights.values().filter_map(|flight| Some(flight.sent?.1)).min();
         let Some(since) = since else { return };
+        // Asked before reading: what arrives in between is read.
+        let is_through = self.journal.is_through();
         let found = match self.journal.read_back(&self.state_id, since) {
-            ReadBack::Found(found) => found,
+            ReadBack::Found(found) => Some(found),
             // A user's first entry makes the file that the user may read.
-            ReadBack::Unreadable => HashSet::new(),
+            ReadBack::Unreadable => None,
         };
+        // Reading fails also for want of memory or processes, which says nothing; twice, it says more.
+        self.unreadable = if found.is_none() { self.unreadable.saturating_add(1) } else { 0 };
+        let is_known = self.unreadable != 1;
+        let found = found.unwrap_or_default();
         self.last_check = Instant::now();
         let mut last = 0;
         let sent = self.flights.len();
@@ -300,7 +318,9 @@ impl Worker {
             let first = if self.is_closed { self.wait * 2 } else { self.times.trial };
             self.wait = first.min(self.times.rarely);
             self.is_closed = true;
-            self.send_oldest_again();
+            if is_through && is_known {
+                self.send_oldest_again();
+            }
         } else {
             // From now on, events are sent slowly and not read back.
             (self.is_blind, self.is_closed) = (true, false);
