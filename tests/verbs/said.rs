@@ -51,7 +51,7 @@ impl Transcript {
             (r"PID \d+", "PID 4711"),
             (r"process \d+", "process 4711"),
             (r"\[\d+\]", "[4711]"),
-            (r"verbs-[0-9a-f]+", "verbs"),
+            (r"test-verbs|verbs-[0-9a-f]+", "verbs"),
         ] {
             settings.add_filter(what, instead);
         }
