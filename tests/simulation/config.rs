@@ -108,6 +108,8 @@ pub fn rules() -> Rules {
         },
         excluded: PortSet::default(),
         most_leases: MOST_LEASES,
+        most_per_instance: MOST_LEASES,
+        most_per_project: MOST_LEASES,
         most_remembered: MOST_REMEMBERED,
     }
 }
