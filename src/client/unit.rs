@@ -3,7 +3,8 @@
 
 use std::{
     collections::HashMap,
-    process::{Command, Stdio},
+    io,
+    process::{Command, Output, Stdio},
     time::Duration,
 };
 
@@ -31,9 +32,7 @@ impl Unit {
         if !user().has_manager() {
             return None;
         }
-        let mut command = Command::new("systemctl");
-        command.args(["--user", "show", UNIT, "--property", PROPERTIES]).stdin(Stdio::null());
-        let output = command.stderr(Stdio::null()).output().ok()?;
+        let output = systemctl(&["show", UNIT, "--property", PROPERTIES]).ok()?;
         let unit = Self::read(&String::from_utf8_lossy(&output.stdout));
         (!["", "not-found"].contains(&unit.get("LoadState"))).then_some(unit)
     }
@@ -80,7 +79,7 @@ impl Unit {
                  `styxy doctor --fix` starts it with a smaller one"
             }
             ("1", 228) => "its system call filter cannot be set up here: `styxy doctor` tells more",
-            ("1", 233 | 238 | 240) => {
+            ("1", 233 | 238 | 241) => {
                 "one of its folders cannot be made: ~/.config, ~/.local and what is in them must belong to \
                  this user"
             }
@@ -92,6 +91,15 @@ impl Unit {
             _ => format!("{UNIT} cannot be started ({result}): {cause}"),
         }
     }
+}
+
+/// Runs systemctl(1) for the user's manager, also where `$XDG_RUNTIME_DIR` does not lead to it.
+pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
+    let mut command = Command::new("systemctl");
+    if let Ok(runtime) = user().runtime() {
+        command.env("XDG_RUNTIME_DIR", runtime);
+    }
+    command.arg("--user").args(arguments).stdin(Stdio::null()).output()
 }
 
 /// Waits until the unit has failed; what is wrong with it. For ever where it has not, or nobody can be asked.
@@ -149,9 +157,12 @@ mod tests {
                  ExecMainCode={code}\nExecMainStatus={status}\nNRestarts=0\nJob="
             ))
         };
-        for (status, words) in
-            [(217, "user namespaces"), (238, "folders"), (1, "journalctl --user -u styxy.service")]
-        {
+        for (status, words) in [
+            (217, "user namespaces"),
+            (238, "folders"),
+            (241, "folders"),
+            (1, "journalctl --user -u styxy.service"),
+        ] {
             let unit = failed("1", status);
             assert!(unit.has_failed());
             assert!(unit.problem().contains(words), "{}", unit.problem());

@@ -1,18 +1,13 @@
 //! The way to the service: the session bus, the units of the user's manager, the socket.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    os::unix::fs::MetadataExt,
-    process::{Command, Output},
-};
+use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
 
 use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
 use super::Findings;
 use crate::{
-    client::unit,
+    client::unit::{self, systemctl},
     dbus,
     surroundings::{self, Door, user},
 };
@@ -167,15 +162,6 @@ pub(super) fn fix(findings: &mut Findings) {
         return findings.note("fix", message, "see below");
     }
     findings.good("fix", "the manager has read its units again and started the service");
-}
-
-/// Asks the user's manager, also where the environment does not lead to it.
-fn systemctl(arguments: &[&str]) -> io::Result<Output> {
-    let mut command = Command::new("systemctl");
-    if let Ok(runtime) = user().runtime() {
-        command.env("XDG_RUNTIME_DIR", runtime);
-    }
-    command.arg("--user").args(arguments).output()
 }
 
 /// The session bus, and whether it can start the service.
