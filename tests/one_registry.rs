@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     env, fs,
     os::unix::net::UnixStream,
     process::{Child, Command, Output, Stdio},
@@ -16,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value as Json;
-use support::{Home, end, started};
+use support::{Home, bus::Bus, end, started};
 
 /// The service, as systemd starts it for the unit: with the folder that a private service has.
 fn unit(home: &Home) -> Command {
@@ -96,6 +96,53 @@ fn the_units_service_takes_over_what_a_private_one_has() {
     home.until(|| leases(&home).len() == 1);
     let events = fs::read_to_string(home.state().join("log.00000001")).unwrap();
     assert_eq!(events.matches("\"allocate\"").count(), 2, "{events}");
+    end(unit, Signal::SIGTERM);
+}
+
+/// Has a bus connection own a lease of a private service, and the unit's service take over from that: the connection,
+/// and the unit's service, on the bus that the test chooses for it.
+async fn taken_over_with_a_connection(
+    home: &Home,
+    bus: &Bus,
+    address: &str,
+) -> (zbus::Connection, Child) {
+    let mut private = home.styxy();
+    private.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let mut private = started(private);
+    let client = bus.connect().await;
+    let options = HashMap::from([("owner", zbus::Variant::from("connection"))]);
+    let (name, path) = (Some("org.styxy.Styxy1"), "/org/styxy/Styxy1");
+    client.call_method(name, path, name, "Allocate", &("mine", options)).await.unwrap();
+    let mut unit = unit(home);
+    unit.env("DBUS_SESSION_BUS_ADDRESS", address);
+    let unit = started(unit);
+    assert!(private.wait().unwrap().success());
+    (client, unit)
+}
+
+#[tokio::test]
+async fn a_connection_that_the_next_service_cannot_watch_has_ended_for_it() {
+    let Some(bus) = Bus::start() else { return };
+    let Some(other) = Bus::start() else { return };
+    for address in ["unix:path=/nonexistent", &other.address] {
+        let home = Home::with_type();
+        let (_client, unit) = taken_over_with_a_connection(&home, &bus, address).await;
+        home.until(|| leases(&home).is_empty());
+        end(unit, Signal::SIGTERM);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_to_the_bus_of_the_next_service_is_watched_on() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let (client, unit) = taken_over_with_a_connection(&home, &bus, &bus.address).await;
+    // It has asked the bus about the connection before it answers there.
+    let (name, path) = (Some("org.styxy.Styxy1"), "/org/styxy/Styxy1");
+    client.call_method(name, path, name, "Check", &(home.port(0), "tcp")).await.unwrap();
+    assert_eq!(leases(&home).len(), 1);
+    client.close().await.unwrap();
+    home.until(|| leases(&home).is_empty());
     end(unit, Signal::SIGTERM);
 }
 

@@ -68,7 +68,7 @@ impl Door {
 
     /// Lets go of a bus that is gone; owners on it are looked for when one comes back.
     pub fn lost(self) {
-        self.broker.owners().set_bus(None);
+        self.broker.owners().bus_lost();
         self.broker.end_changes();
         self.signals.abort();
     }

@@ -8,6 +8,9 @@
 //! The state itself passes on disk. So nothing is lost if either of them is killed meanwhile; ports are only unguarded until
 //! the next service has bound them again.
 //!
+//! An owner that is a connection of the bus is found again by its name and the bus's id. If the next service is on another
+//! bus, or on none, it cannot watch the connection, which then counts as ended.
+//!
 //! What is said on the socket, in lines of JSON:
 //!
 //! ```text

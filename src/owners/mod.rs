@@ -42,11 +42,22 @@ impl Watched {
     }
 }
 
+/// The session bus, as far as it is known.
+#[derive(Clone, Debug)]
+enum Bus {
+    /// It is being looked for.
+    Unknown,
+    /// There is none, or none that can be used.
+    Absent,
+    /// It is there.
+    Here(Connection),
+}
+
 /// Who is being watched.
 pub struct Owners {
     on_gone: Arc<dyn Fn(&Owner) + Send + Sync>,
     watched: Arc<Watched>,
-    bus: watch::Sender<Option<Connection>>,
+    bus: watch::Sender<Bus>,
 }
 
 impl fmt::Debug for Owners {
@@ -58,18 +69,27 @@ impl fmt::Debug for Owners {
 impl Owners {
     /// Watches nobody yet. `on_gone` is told of an owner's end.
     pub fn new(on_gone: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
-        let bus = watch::Sender::new(None);
+        let bus = watch::Sender::new(Bus::Unknown);
         Self { on_gone: Arc::new(on_gone), watched: Arc::default(), bus }
     }
 
-    /// The session bus, once it is there.
+    /// The session bus, once it is there, or that there is none: a connection to a bus that cannot be reached
+    /// cannot be watched, and counts as ended.
     pub fn set_bus(&self, bus: Option<Connection>) {
-        self.bus.send_replace(bus);
+        self.bus.send_replace(bus.map_or(Bus::Absent, Bus::Here));
+    }
+
+    /// The bus is gone, and is being looked for again. Owners on it are waited for until it is found.
+    pub fn bus_lost(&self) {
+        self.bus.send_replace(Bus::Unknown);
     }
 
     /// The session bus, if it is there.
     pub fn bus(&self) -> Option<Connection> {
-        self.bus.borrow().clone()
+        match &*self.bus.borrow() {
+            Bus::Here(bus) => Some(bus.clone()),
+            Bus::Unknown | Bus::Absent => None,
+        }
     }
 
     /// Watches an owner. A process comes with its pidfd if it is at hand; else it is found again by
@@ -102,18 +122,30 @@ impl Owners {
 
     /// Watches nobody any more, and lets the bus go.
     pub fn close(&self) {
-        self.set_bus(None);
+        self.bus_lost();
         for (_, task) in self.watched.lock().drain() {
             task.abort();
         }
     }
 }
 
-async fn connected(mut bus: watch::Receiver<Option<Connection>>) -> Connection {
-    match bus.wait_for(Option::is_some).await.ok().and_then(|bus| bus.clone()) {
-        Some(bus) => bus,
-        // The service is ending.
-        None => std::future::pending().await,
+/// Waits until the session bus is there.
+async fn connected(mut bus: watch::Receiver<Bus>) -> Connection {
+    loop {
+        if let Bus::Here(bus) = &*bus.borrow_and_update() {
+            return bus.clone();
+        }
+        if bus.changed().await.is_err() {
+            // The service is ending.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Waits until there is no session bus that could be asked.
+async fn absent(mut bus: watch::Receiver<Bus>) {
+    if bus.wait_for(|bus| matches!(bus, Bus::Absent)).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -121,14 +153,17 @@ async fn connected(mut bus: watch::Receiver<Option<Connection>>) -> Connection {
 async fn ended(
     owner: &Owner,
     pidfd: Option<OwnedFd>,
-    bus: watch::Receiver<Option<Connection>>,
+    bus: watch::Receiver<Bus>,
 ) -> zbus::Result<()> {
     match owner {
         Owner::None => std::future::pending().await,
         Owner::Process { pid, start } => Ok(process(*pid, *start, pidfd).await?),
         Owner::Unit { unit } => units::ended(&connected(bus).await, unit).await,
         Owner::Connection { name, bus: id } => {
-            connections::ended(&connected(bus).await, name, id).await
+            tokio::select! {
+                () = absent(bus.clone()) => Ok(()),
+                bus = connected(bus) => connections::ended(&bus, name, id).await,
+            }
         }
     }
 }
