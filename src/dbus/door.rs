@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use zbus::{Connection, fdo::RequestNameFlags, object_server::SignalEmitter};
 
-use super::{NAME, PATH, Styxy, callers::Callers, values::Dict};
+use super::{NAME, PATH, Styxy, callers::Callers, object::Object, values::Dict};
 use crate::{
     broker::Broker,
     change::{Change, Record, TypeRanges},
@@ -37,7 +37,7 @@ impl Door {
     /// Serves the object on the session bus, and only then asks for the name: a call that comes with
     /// the name must find the object.
     pub async fn open(broker: &Arc<Broker>) -> Result<Self, OpenError> {
-        let object = Styxy { broker: Arc::clone(broker), callers: Callers::default() };
+        let object = Object(Styxy { broker: Arc::clone(broker), callers: Callers::default() });
         let connection = zbus::connection::Builder::session()
             .serve_at(PATH, object)
             .build()

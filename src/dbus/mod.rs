@@ -3,10 +3,12 @@
 //! - this file: the object
 //! - `door`: opening, closing, and signals
 //! - `callers`: who calls
+//! - `object`: what happens to a message before that
 //! - `values`: dictionaries and errors
 
 mod callers;
 mod door;
+mod object;
 mod values;
 
 /// The bus name, and the interface's.
@@ -37,7 +39,7 @@ use crate::{
     value::Value,
 };
 
-/// The object on the bus.
+/// The methods, signals and properties of the object on the bus.
 struct Styxy {
     broker: Arc<Broker>,
     callers: Callers,
@@ -78,7 +80,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(u16, String, Dict), Error> {
         let _busy = self.broker.activity().busy();
-        let request = AllocateRequest::parse(service_type, values(&options))?;
+        let request = AllocateRequest::parse(service_type, values(&options)?)?;
         let caller = self.callers.caller(connection, &header).await?;
         let granted = self.grant(&request, &caller, connection, &header, false).await?;
         Ok((granted.lease.port.get(), granted.lease_id(), Dict(granted.fields())))
@@ -93,7 +95,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(zbus::OwnedFd, u16, String, Dict), Error> {
         let _busy = self.broker.activity().busy();
-        let request = AllocateRequest::parse(service_type, values(&options))?.for_socket()?;
+        let request = AllocateRequest::parse(service_type, values(&options)?)?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
         let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
         let socket = granted.socket.take().ok_or_else(|| {
@@ -128,7 +130,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
         let _busy = self.broker.activity().busy();
-        let filter = Filter::parse(values(&filter))?;
+        let filter = Filter::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.release_matching(filter, &client)
     }
@@ -170,7 +172,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
         let _busy = self.broker.activity().busy();
-        let filter = Filter::parse(values(&filter))?;
+        let filter = Filter::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.forget(filter, &client).await
     }
@@ -184,7 +186,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Error> {
         let _busy = self.broker.activity().busy();
-        let request = InstanceRequest::parse(instance_id, values(&options))?;
+        let request = InstanceRequest::parse(instance_id, values(&options)?)?;
         let caller = self.callers.caller(connection, &header).await?;
         Ok(Dict(self.broker.register_instance(&request, &caller).await?.fields()))
     }
@@ -203,7 +205,7 @@ impl Styxy {
     #[zbus(out_args("leases"))]
     fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        bounded(self.broker.list(&Filter::parse(values(&filter))?)?)
+        bounded(self.broker.list(&Filter::parse(values(&filter)?)?)?)
     }
 
     #[zbus(out_args("result"))]
@@ -230,7 +232,7 @@ impl Styxy {
     #[zbus(out_args("suggestions"))]
     fn suggest_for(&self, service_type: &str, options: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        let request = AllocateRequest::parse(service_type, values(&options))?;
+        let request = AllocateRequest::parse(service_type, values(&options)?)?;
         let suggested = self.broker.suggest(&request)?;
         Ok(suggested.into_iter().map(|suggestion| Dict(suggestion.fields())).collect())
     }

@@ -12,6 +12,7 @@ use zbus::{DBusError, Message, Signature, Type, Variant, message::Header, names:
 use super::ERROR_PREFIX;
 use crate::{
     error::{Error, ErrorKind},
+    request::once,
     value::{Fields, Value},
 };
 
@@ -113,8 +114,9 @@ impl DBusError for Error {
     }
 }
 
-pub(super) fn values<'a>(options: &'a Options<'_>) -> impl Iterator<Item = (&'a str, Value)> {
-    options.0.iter().map(|(key, value)| (*key, from_variant(value)))
+/// The values of a dictionary, each of its keys once.
+pub(super) fn values<'a>(options: &'a Options<'_>) -> Result<Vec<(&'a str, Value)>, Error> {
+    once(options.0.iter().map(|(key, value)| (*key, from_variant(value))).collect())
 }
 
 /// What a variant says. Any whole number will do, whatever its type.
@@ -176,6 +178,15 @@ mod tests {
         assert_eq!(good.deserialize::<Options<'_>>().unwrap().0.len(), MOST_ENTRIES);
         let error = bad.deserialize::<Options<'_>>().err().unwrap().to_string();
         assert!(error.contains("at most 64 entries"), "{error}");
+    }
+
+    #[test]
+    fn a_key_that_is_given_twice_loses_no_value_without_a_word() {
+        let entry = |port: u16| ("port", Variant::U16(port));
+        let options = |ports: [u16; 2]| Options(ports.map(entry).to_vec());
+        let error = values(&options([3000, 8000])).unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidArgument);
+        assert!(error.message.contains("port is given twice"), "{error}");
     }
 
     #[test]

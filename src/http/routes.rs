@@ -1,6 +1,6 @@
 //! What can be asked over HTTP. Every answer is JSON, also every error.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter, InstanceRequest},
+    request::{AllocateRequest, Filter, InstanceRequest, once},
     value::{Fields, Value},
     word::shortened,
 };
@@ -230,16 +230,6 @@ pub(super) fn read_query(
         (key, value)
     });
     once(values.collect())
-}
-
-/// Fails if a key is given twice: one of the two values would be lost.
-fn once<T>(values: Vec<(String, T)>) -> Result<Vec<(String, T)>, Error> {
-    let mut keys = HashSet::new();
-    match values.iter().find(|(key, _)| !keys.insert(key)) {
-        Some((key, _)) => Err(Error::invalid(format!("{} is given twice", shortened(key)))
-            .suggest("give it once, and send a request for each value")),
-        None => Ok(values),
-    }
 }
 
 async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {

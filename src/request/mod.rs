@@ -13,6 +13,8 @@ pub use allocate::AllocateRequest;
 pub use filter::Filter;
 pub use owner::{InstanceRequest, OwnerRequest};
 
+use std::collections::HashSet;
+
 use crate::{
     error::Error,
     port::Port,
@@ -41,6 +43,16 @@ impl Problems {
 
     fn or<T>(self, request: T) -> Result<T, Error> {
         if self.0.is_empty() { Ok(request) } else { Err(Error::invalid(self.0.join("; also: "))) }
+    }
+}
+
+/// The options of a request, if each is given once: of two values one would be lost.
+pub(crate) fn once<K: AsRef<str>, V>(options: Vec<(K, V)>) -> Result<Vec<(K, V)>, Error> {
+    let mut keys = HashSet::new();
+    match options.iter().map(|(key, _)| key.as_ref()).find(|key| !keys.insert(*key)) {
+        Some(key) => Err(Error::invalid(format!("{} is given twice", shortened(key)))
+            .suggest("give it once, and send a request for each value")),
+        None => Ok(options),
     }
 }
 
