@@ -129,9 +129,9 @@ fn events_are_lines_for_people_the_newest_last() {
     assert_eq!(
         journal.ok(&[]).lines().collect::<Vec<_>>(),
         [
-            " TIME              ACTION    PORT      TYPE  NAME  PROJECT    WHO         REASON",
-            " 2020-11-23 10:00  allocate  3001/tcp  dev   web   /srv/shop  node[4711]",
-            " 2020-11-23 10:00  release   3002/tcp  dev   web   /srv/shop  node[4711]  released",
+            "TIME              ACTION    PORT      TYPE  NAME  PROJECT    WHO         REASON",
+            "2020-11-23 10:00  allocate  3001/tcp  dev   web   /srv/shop  node[4711]",
+            "2020-11-23 10:00  release   3002/tcp  dev   web   /srv/shop  node[4711]  released",
         ]
     );
     journal.write("journal", &event(1, "allocate").to_string());
@@ -321,18 +321,18 @@ fn stats_count_what_happened_and_when() {
         [
             "70 events",
             "",
-            " ACTION   EVENTS",
-            " deny         35",
-            " release      35",
+            "ACTION   EVENTS",
+            "deny         35",
+            "release      35",
             "",
-            " TYPE  EVENTS",
-            " dev       70",
+            "TYPE  EVENTS",
+            "dev       70",
             "",
-            " PROJECT    EVENTS",
-            " /srv/shop      70",
+            "PROJECT    EVENTS",
+            "/srv/shop      70",
             "",
-            " BUSIEST HOUR      EVENTS",
-            " 2020-11-23 10:00      70",
+            "BUSIEST HOUR      EVENTS",
+            "2020-11-23 10:00      70",
         ]
     );
     let mut elsewhere = journal.command(&["--stats"]);

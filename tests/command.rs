@@ -78,6 +78,23 @@ fn list_shows_a_table_and_says_when_there_is_nothing() {
 }
 
 #[test]
+fn a_lease_is_named_by_the_first_digits_of_its_id() {
+    let home = Home::with_type();
+    let lease: Json =
+        serde_json::from_str(&home.ok(&["allocate", "mine", "--ttl", "600", "--json"])).unwrap();
+    let id = lease["lease_id"].as_str().unwrap();
+    assert!(home.ok(&["list"]).contains(&format!("  {}", &id[..8])));
+    home.ok(&["renew", &lease["port"].to_string()]);
+    // With eight digits it is no port, even if all of them are decimal.
+    home.ok(&["renew", &id[..8]]);
+    let none = home.run(&["release", "ffffffff"]);
+    assert_eq!(none.status.code(), Some(1), "{}", stderr(&none));
+    assert!(stderr(&none).contains("no lease ffffffff"), "{}", stderr(&none));
+    home.ok(&["release", &id.to_uppercase().replace('-', "")[..12]]);
+    assert_eq!(home.ok(&["list"]), "no port is leased");
+}
+
+#[test]
 fn the_same_project_gets_the_same_port_again() {
     let home = Home::with_type();
     let allocate = |project: &str| home.ok(&["allocate", "mine", "--project", project, "--json"]);
@@ -123,7 +140,9 @@ fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     assert_eq!(code(&["allocate", "mine", "--name", "a b"]), Some(2));
     assert_eq!(code(&["allocate", "mine", "--strict"]), Some(2));
     assert_eq!(code(&["release", "1234"]), Some(1));
-    assert_eq!(code(&["release", "12345678"]), Some(2));
+    assert_eq!(code(&["release", "12345678"]), Some(1));
+    assert_eq!(code(&["release", "123"]), Some(1));
+    assert_eq!(code(&["release", "12x"]), Some(2));
     assert_eq!(code(&["release"]), Some(2));
     assert_eq!(code(&["check", "0"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));

@@ -47,10 +47,10 @@ fn fills() {
         terminal.until(|shown| shown.contains("listening") && shown.contains("reserved"));
         let shown = terminal.shown();
         let lines: Vec<_> = shown.lines().collect();
-        assert!(lines[0].starts_with(" PORT       STATE      TYPE  NAME"), "{shown}");
-        assert!(lines[0].ends_with("AGE"), "{shown}");
+        assert!(lines[0].starts_with("PORT       STATE      TYPE  NAME"), "{shown}");
+        assert!(lines[0].ends_with("LEASE"), "{shown}");
         assert!(
-            lines[1].starts_with(&format!(" {}/tcp  listening  mine  web", home.port(0))),
+            lines[1].starts_with(&format!("{}/tcp  listening  mine  web", home.port(0))),
             "{shown}"
         );
         if width == 200 {
@@ -61,10 +61,10 @@ fn fills() {
                 "{shown}"
             );
         } else {
-            // Cells are continued below, in their columns.
-            assert!(lines.len() > 3, "{shown}");
-            let all: String = shown.split_whitespace().collect();
-            assert!(all.contains("the-name-of-"), "{shown}");
+            // A lease is a line, and of a path the end is seen.
+            assert_eq!(lines.len(), 3, "{shown}");
+            assert!(lines[1].contains("of-the-shop "), "{shown}");
+            assert!(lines[2].contains("agent-7"), "{shown}");
         }
         terminal.is_readable();
         let leases = home.ok(&["list", "--json"]);
@@ -82,8 +82,11 @@ fn resized() {
     terminal.until(|shown| shown.lines().count() == 2 && shown.contains(project));
     terminal.tmux(&["resize-window", "-x", "60", "-y", "12"]);
     let is_redrawn = |shown: &str| {
-        let begins = shown.lines().next().is_some_and(|line| line.ends_with("AGE"));
-        begins && !shown.contains(project) && shown.lines().count() > 2
+        let begins = shown.lines().next().is_some_and(|line| line.ends_with("LEASE"));
+        begins
+            && !shown.contains(project)
+            && shown.contains("the-shop ")
+            && shown.lines().count() == 2
     };
     terminal.until(is_redrawn);
     terminal.tmux(&["resize-window", "-x", "140", "-y", "20"]);
@@ -94,7 +97,7 @@ fn cut() {
     let terminal = Terminal::new(100, 7);
     terminal.home.ok(&["allocate", "mine", "--count", "10"]);
     terminal.type_in("styxy list --watch");
-    terminal.until(|shown| shown.starts_with(" PORT") && shown.contains("… and "));
+    terminal.until(|shown| shown.starts_with("PORT") && shown.contains("… and "));
     let shown = terminal.shown();
     assert_eq!(shown.lines().last(), Some("… and 6 lines more"), "{shown}");
 }
@@ -106,7 +109,7 @@ fn given_back() {
         terminal.type_in("echo here it was");
         terminal.until(|shown| shown.contains("\nhere it was"));
         terminal.type_in("styxy list --watch");
-        terminal.until(|shown| shown.starts_with(" PORT"));
+        terminal.until(|shown| shown.starts_with("PORT"));
         assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
         let code = if end == "C-c" {
             terminal.tmux(&["send-keys", "C-c"]);
@@ -121,7 +124,7 @@ fn given_back() {
         terminal.type_in("echo ended with $?");
         terminal.until(|shown| shown.contains(&format!("\nended with {code}")));
         let shown = terminal.shown();
-        assert!(shown.contains("\nhere it was\n") && !shown.contains(" PORT"), "{shown}");
+        assert!(shown.contains("\nhere it was\n") && !shown.contains("PORT"), "{shown}");
         assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "0 1");
         // It takes commands again, and shows them.
         terminal.type_in("echo as $((1 + 1)) before");
@@ -135,7 +138,7 @@ fn ignored() {
     terminal.until(|shown| shown == "no port is leased");
     terminal.tmux(&["send-keys", "C-c"]);
     terminal.home.ok(&["allocate", "mine"]);
-    terminal.until(|shown| shown.starts_with(" PORT"));
+    terminal.until(|shown| shown.starts_with("PORT"));
     assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
 }
 

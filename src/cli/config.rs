@@ -1,10 +1,13 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use comfy_table::Table;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, block_on, cleaned, counted, print, print_json, say, table, text};
+use super::{
+    Output, Stop, ask, block_on, cleaned, counted, print, print_json, say,
+    table::{self, Table},
+    text,
+};
 use crate::{
     client::{self, Call},
     config::{self, Problem, files},
@@ -117,16 +120,16 @@ fn show(origin: bool, output: Output) -> Result<(), Stop> {
     if output.json || !origin {
         return print_json(&answer);
     }
-    let mut table = table(["FIELD", "VALUE", "ORIGIN"]);
+    let mut table = Table::new([table::text("FIELD"), table::text("VALUE"), table::path("ORIGIN")]);
     rows(&mut table, "", &answer);
-    print(&table.trim_fmt())
+    print(&table.draw())
 }
 
-fn rows(table: &mut Table, field: &str, value: &Json) {
+fn rows(table: &mut Table<3>, field: &str, value: &Json) {
     let Some(fields) = value.as_object() else { return };
     if let (Some(value), Some(origin)) = (fields.get("value"), fields.get("origin")) {
         let origin = origin.as_str().unwrap_or_default();
-        table.add_row([field.to_owned(), value.to_string(), origin.to_owned()]);
+        table.row([field.to_owned(), value.to_string(), origin.to_owned()]);
         return;
     }
     for (name, value) in fields {
@@ -294,15 +297,19 @@ fn backups(output: Output) -> Result<(), Stop> {
     if backups.is_empty() {
         return print("the service has added nothing to the configuration yet");
     }
-    let mut table = table(["VERSION", "IN FORCE UNTIL", "SERVICE TYPES"]);
+    let mut table = Table::new([
+        table::number("VERSION"),
+        table::short("IN FORCE UNTIL"),
+        table::prose("SERVICE TYPES"),
+    ]);
     for backup in &backups {
         let types = backup["service_types"].as_array().into_iter().flatten();
         let types: Vec<_> = types.filter_map(Json::as_str).collect();
-        table.add_row([
+        table.row([
             backup["version"].to_string(),
             text(backup, "until").to_owned(),
             if types.is_empty() { "none".to_owned() } else { types.join(", ") },
         ]);
     }
-    print(&table.trim_fmt())
+    print(&table.draw())
 }

@@ -1,7 +1,11 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, ago, ask, print, print_json, table, text};
+use super::{
+    Output, Stop, ago, ask, print, print_json,
+    table::{self, Table},
+    text,
+};
 use crate::client::Call;
 
 /// Show the agents, sessions and tools that have announced themselves
@@ -21,19 +25,24 @@ impl Instances {
         if instances.is_empty() {
             return print("no instance has announced itself (RegisterInstance on the bus)");
         }
-        let mut table = table(["INSTANCE", "PROCESS", "HEARTBEAT", "SINCE"]);
+        let mut table = Table::new([
+            table::text("INSTANCE"),
+            table::number("PID"),
+            table::number("HEARTBEAT"),
+            table::number("AGE"),
+        ]);
         for instance in instances {
             let number = |key: &str, unit: &str| match &instance[key] {
                 Json::Null => String::new(),
                 number => format!("{number}{unit}"),
             };
-            table.add_row([
+            table.row([
                 text(instance, "instance_id").to_owned(),
                 number("pid", ""),
                 number("heartbeat", " s"),
                 ago(text(instance, "since")),
             ]);
         }
-        print(&table.trim_fmt())
+        print(&table.draw())
     }
 }

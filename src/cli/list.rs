@@ -1,12 +1,17 @@
 use std::{thread, time::Duration};
 
 use clap::Args;
-use comfy_table::Color;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, coloured, print, print_json, project::Project, screen::Screen, short,
-    table, text, usage,
+    Output, Stop, ago, ask,
+    lease::{short_id, shown},
+    print, print_json,
+    project::Project,
+    screen::Screen,
+    short,
+    table::{self, Cell, Colour, Table},
+    text, usage,
 };
 use crate::{client::Call, value::Fields};
 
@@ -25,7 +30,7 @@ pub(super) struct List {
     /// Only leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
-    /// Only leases of this asker
+    /// Only leases requested by this agent, session or tool
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
     /// Show the table again and again, until Ctrl-C
@@ -83,25 +88,36 @@ fn draw(leases: &Json) -> String {
     if leases.is_empty() {
         return "no port is leased".to_owned();
     }
-    let mut table = table(["PORT", "STATE", "TYPE", "NAME", "PROJECT", "OWNER", "AGE"]);
+    let mut table = Table::new([
+        table::short("PORT"),
+        table::short("STATE"),
+        table::text("TYPE"),
+        table::text("NAME"),
+        table::path("PROJECT"),
+        table::text("OWNER"),
+        table::number("AGE"),
+        table::short("LEASE"),
+    ]);
+    let shown = shown(leases);
     for lease in leases {
         let state = text(lease, "state");
         let colour = match state {
-            "listening" => Some(Color::DarkGreen),
-            "orphaned" => Some(Color::DarkYellow),
+            "listening" => Some(Colour::Green),
+            "orphaned" => Some(Colour::Yellow),
             _ => None,
         };
-        table.add_row([
+        table.row([
             format!("{}/{}", lease["port"], text(lease, "protocol")).into(),
-            coloured(state, colour),
+            Cell::painted(state, colour),
             text(lease, "service_type").into(),
             text(lease, "service_name").into(),
             short(text(lease, "project_path")).into(),
             owner(lease).into(),
             ago(text(lease, "since")).into(),
+            short_id(lease, shown).into(),
         ]);
     }
-    table.trim_fmt()
+    table.draw()
 }
 
 /// Who holds a lease, in a word or two.

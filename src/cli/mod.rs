@@ -17,6 +17,7 @@ mod forget;
 mod generator;
 mod holders;
 mod instances;
+mod lease;
 mod list;
 #[cfg(feature = "mcp")]
 mod mcp;
@@ -31,6 +32,7 @@ mod scan;
 mod screen;
 mod status;
 mod suggest;
+mod table;
 mod types;
 mod wanted;
 mod watch;
@@ -45,7 +47,7 @@ use std::{
 use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
 use serde_json::Value as Json;
 
-use self::output::{ago, cleaned, coloured, print, print_json, short, table, text};
+use self::output::{ago, cleaned, print, print_json, short, text};
 use crate::{
     client::{self, Call, Failure, Patience},
     error::{Error, ErrorKind},

@@ -1,4 +1,4 @@
-//! What reaches the terminal: tables, colours, times; and nothing that a hostile name could do to it.
+//! What reaches the terminal: lines, JSON, times; and nothing that a hostile name could do to it.
 
 use std::{
     env,
@@ -6,7 +6,6 @@ use std::{
     path::Path,
 };
 
-use comfy_table::{Attribute, Cell, Color, ContentArrangement, Table, presets};
 use serde_json::Value as Json;
 
 use super::Stop;
@@ -27,36 +26,6 @@ pub(super) fn colours() -> bool {
     io::stdout().is_terminal()
         && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && env::var_os("TERM").is_none_or(|term| term != "dumb")
-}
-
-/// A table that respects the width of the terminal.
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    let bold = |title| {
-        let cell = Cell::new(title);
-        if colours() { cell.add_attribute(Attribute::Bold) } else { cell }
-    };
-    table.set_header(header.map(bold).to_vec());
-    table
-}
-
-/// A cell in a colour, where there are any.
-pub(super) fn coloured(text: &str, colour: Option<Color>) -> Cell {
-    match colour {
-        Some(colour) if colours() => Cell::new(text).fg(colour),
-        _ => Cell::new(text),
-    }
-}
-
-/// A text in a colour, where there are any.
-pub(super) fn painted(text: &str, colour: Option<Color>) -> String {
-    let code = match colour {
-        Some(Color::DarkGreen) => 32,
-        Some(Color::DarkYellow) => 33,
-        _ => return text.to_owned(),
-    };
-    if colours() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
 /// How long ago a moment is, in its largest unit.

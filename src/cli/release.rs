@@ -4,13 +4,16 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, counted, print, print_json, project::Project, refused, text, usage,
+    Output, Stop, ask, counted,
+    lease::{found, named},
+    print, print_json,
+    project::Project,
+    refused, text, usage,
 };
 use crate::{
     client::{Call, Failure},
     error::{Error, ErrorKind},
-    lease::LeaseId,
-    port::{Port, Protocol},
+    port::Protocol,
     value::Fields,
 };
 
@@ -18,7 +21,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Release {
-    /// Ports as `styxy list` shows them, or leases as `styxy list --json` does
+    /// Ports, or leases: their ids, or the first digits of their ids (at least 4), as `styxy list` shows them
     #[arg(value_name = "LEASE_ID|PORT")]
     which: Vec<String>,
     /// All leases of this project; without a path, of the current one
@@ -31,7 +34,7 @@ pub(super) struct Release {
     /// All leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
-    /// All leases of this asker
+    /// All leases of this agent, session or tool
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
     /// Only those of this protocol
@@ -109,36 +112,12 @@ impl Release {
     }
 }
 
-/// The leases of a lease's id or of a port; there is one at least.
-pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
-    match (which.parse::<Port>(), which.parse::<LeaseId>()) {
-        (Ok(port), _) => filter.put("port", port.get()),
-        (_, Ok(lease_id)) => filter.put("lease_id", lease_id.to_string()),
-        (Err(_), Err(_)) => {
-            let error = Error::invalid(format!("{which:?} is neither a lease nor a port"));
-            return Err(usage(&error));
-        }
-    }
-    let leases = found(filter)?;
-    if leases.is_empty() {
-        return Err(refused(format!(
-            "there is no lease of {which}; `styxy list` shows what there is"
-        )));
-    }
-    Ok(leases)
-}
-
 /// Releases a lease that was found.
 pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
     let lease_id = text(lease, "lease_id");
     let mut answer = ask(&Call::Release { lease_id: lease_id.to_owned() })?;
     answer["lease_id"] = lease_id.into();
     Ok(answer)
-}
-
-fn found(filter: Fields) -> Result<Vec<Json>, Stop> {
-    let leases = ask(&Call::List { filter })?;
-    Ok(leases.as_array().cloned().unwrap_or_default())
 }
 
 /// Shows what would go, and asks.

@@ -1,14 +1,14 @@
 use clap::Args;
 
-use super::{Output, Stop, ask, print, print_json};
-use crate::{client::Call, lease::LeaseId, request::LONGEST_TTL};
+use super::{Output, Stop, ask, lease, print, print_json};
+use crate::{client::Call, request::LONGEST_TTL};
 
-/// Begin the time limit of a lease anew
+/// Restart a lease's time limit
 #[derive(Debug, Args)]
 pub(super) struct Renew {
-    /// The lease, as `styxy list --json` shows it
-    #[arg(value_name = "LEASE_ID")]
-    lease_id: LeaseId,
+    /// The lease: its port or its id, or the first digits of its id (at least 4), as `styxy list` shows them
+    #[arg(value_name = "LEASE_ID|PORT")]
+    lease_id: String,
     /// The new time limit in seconds [default: the one that it has]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
@@ -18,7 +18,7 @@ pub(super) struct Renew {
 
 impl Renew {
     pub(super) fn run(self) -> Result<(), Stop> {
-        let answer = ask(&Call::Renew { lease_id: self.lease_id, ttl: self.ttl })?;
+        let answer = ask(&Call::Renew { lease_id: lease::id_of(&self.lease_id)?, ttl: self.ttl })?;
         if self.output.json {
             return print_json(&answer);
         }

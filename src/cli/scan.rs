@@ -1,11 +1,12 @@
 use clap::Args;
-use comfy_table::{Table, presets};
 use serde_json::{Value as Json, json};
 
 use super::{
     Output, Stop, block_on,
     holders::{Holder, holders, place},
-    print, print_json, refused, say, text,
+    print, print_json, refused, say, short,
+    table::{self, Table},
+    text,
 };
 use crate::{
     client::{self, Call},
@@ -116,23 +117,29 @@ fn lease_of<'a>(leases: &'a [Json], holder: &Holder) -> Option<&'a Json> {
 }
 
 fn table(holders: &[Holder], leases: &[Json]) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["PORT", "ADDRESS", "PID", "COMMAND", "USER", "WHERE", "LEASE"]);
+    let mut table = Table::new([
+        table::short("PORT"),
+        table::text("ADDRESS"),
+        table::number("PID"),
+        table::text("COMMAND"),
+        table::text("USER"),
+        table::path("WHERE"),
+        table::text("LEASE"),
+    ]);
     for holder in holders {
         let addresses: Vec<_> = holder.addresses.iter().map(ToString::to_string).collect();
         let program = holder.program.as_deref();
-        table.add_row([
+        table.row([
             format!("{}/{}", holder.port, holder.protocol),
             addresses.join(", "),
             program.map(|program| program.pid.to_string()).unwrap_or_default(),
             program.map(command).unwrap_or_default(),
             holder.user.to_string(),
-            program.and_then(place).unwrap_or_default(),
+            program.and_then(place).map(|place| short(&place)).unwrap_or_default(),
             lease_of(leases, holder).map(lease).unwrap_or_default(),
         ]);
     }
-    table.trim_fmt()
+    table.draw()
 }
 
 /// The beginning of a command line, the program without its folder.

@@ -1,7 +1,12 @@
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-use super::{Output, Stop, ask, print, print_json, project::Project, table, text, usage};
+use super::{
+    Output, Stop, ask, print, print_json,
+    project::Project,
+    table::{self, Table},
+    text, usage,
+};
 use crate::{
     client::Call,
     port::{Port, Protocol},
@@ -48,15 +53,15 @@ impl Suggest {
         if self.output.json {
             return print_json(&suggestions);
         }
-        let mut table = table(["PORT", "WHY"]);
+        let mut table = Table::new([table::short("PORT"), table::prose("WHY")]);
         for suggestion in suggestions.as_array().into_iter().flatten() {
             let held = suggestion["held"].as_str().map(|held| format!(" ({held})"));
-            table.add_row([
+            table.row([
                 suggestion["port"].to_string(),
                 format!("{}{}", text(suggestion, "message"), held.unwrap_or_default()),
             ]);
         }
-        print(&table.trim_fmt())
+        print(&table.draw())
     }
 
     fn of_project(&self, project: &Project) -> Result<(), Stop> {
@@ -70,16 +75,21 @@ impl Suggest {
                 "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
             ));
         }
-        let mut table = table(["TYPE", "NAME", "PORT", "BECAUSE"]);
+        let mut table = Table::new([
+            table::text("TYPE"),
+            table::text("NAME"),
+            table::short("PORT"),
+            table::prose("BECAUSE"),
+        ]);
         for need in &found {
-            table.add_row([
+            table.row([
                 text(need, "service_type").to_owned(),
                 text(need, "service_name").to_owned(),
                 need["port"].to_string(),
                 text(need, "because").to_owned(),
             ]);
         }
-        print(&table.trim_fmt())
+        print(&table.draw())
     }
 }
 

@@ -1,7 +1,11 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, ask, print, print_json, table, text};
+use super::{
+    Output, Stop, ask, print, print_json,
+    table::{self, Table},
+    text,
+};
 use crate::client::Call;
 
 /// Show the service types: their ranges, how much of them is used, and who made them
@@ -22,8 +26,15 @@ impl Types {
 }
 
 fn rows(types: &[Json]) -> String {
-    let mut table =
-        table(["TYPE", "PORTS", "LEASED", "LISTENING", "FREE", "MADE BY", "WHAT IT IS FOR"]);
+    let mut table = Table::new([
+        table::short("TYPE"),
+        table::short("PORTS"),
+        table::number("LEASED"),
+        table::number("LISTENING"),
+        table::number("FREE"),
+        table::text("ORIGIN"),
+        table::prose("DESCRIPTION"),
+    ]);
     let columns = ["ports", "leased", "listening", "free"];
     let mut totals = [0; 4];
     for service_type in types {
@@ -33,7 +44,7 @@ fn rows(types: &[Json]) -> String {
         let ranges = service_type["ranges"].as_array().into_iter().flatten();
         let ranges: Vec<_> = ranges.filter_map(Json::as_str).collect();
         let once = if service_type["instance_behavior"] == "single" { " (runs once)" } else { "" };
-        table.add_row([
+        table.row([
             text(service_type, "service_type").to_owned(),
             ranges.join(", "),
             service_type["leased"].to_string(),
@@ -45,6 +56,6 @@ fn rows(types: &[Json]) -> String {
     }
     let [ports, leased, listening, free] = totals.map(|total| total.to_string());
     let all = format!("{ports} in {} types", types.len());
-    table.add_row(["in all".to_owned(), all, leased, listening, free]);
-    table.trim_fmt()
+    table.row(["total".to_owned(), all, leased, listening, free, String::new(), String::new()]);
+    table.draw()
 }

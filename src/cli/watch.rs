@@ -1,12 +1,18 @@
 use std::thread;
 
 use clap::Args;
-use comfy_table::Color;
 use serde_json::Value as Json;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Output, Stop, block_on, list::owner, print, short, text};
+use super::{
+    Output, Stop, block_on,
+    list::owner,
+    output::colours,
+    print, short,
+    table::{Colour, painted},
+    text,
+};
 use crate::{client, time::Timestamp};
 
 /// How many events may wait to be printed.
@@ -46,14 +52,14 @@ impl Watch {
 
 fn describe(event: &Json) -> String {
     let (what, colour) = match text(event, "event") {
-        "granted" => ("granted", Some(Color::DarkGreen)),
-        "orphaned" => ("orphaned", Some(Color::DarkYellow)),
+        "granted" => ("granted", Some(Colour::Green)),
+        "orphaned" => ("orphaned", Some(Colour::Yellow)),
         "released" => ("released", None),
-        "type_added" => ("new type", Some(Color::DarkGreen)),
+        "type_added" => ("new type", Some(Colour::Green)),
         _ => ("type gone", None),
     };
     // Padded before it is coloured: colours have no width.
-    let what = super::output::painted(&format!("{what:<9}"), colour);
+    let what = painted(&format!("{what:<9}"), colour.filter(|_| colours()));
     let time = Timestamp::now().to_local();
     let mut words = vec![time, what];
     if !event["port"].is_null() {

@@ -64,7 +64,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["release", "web"], (2, "neither a lease nor a port")),
     (&["release", "00000000-0000-4000-8000-000000000000"], (1, "there is no lease")),
     (&["release", "1"], (1, "there is no lease")),
-    (&["renew", "web"], (2, "is not a UUID")),
+    (&["renew", "web"], (2, "neither a lease nor a port")),
     (&["renew", "00000000-0000-4000-8000-000000000000"], (1, "no live lease")),
     (&["lsit"], (2, "'list'")),
     (&["list", "--type", "no such"], (2, "service_type")),

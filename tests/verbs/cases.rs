@@ -175,7 +175,7 @@ pub const CASES: &[Case] = &[
     text("doctor --fix", 0),
     json("doctor --json", 0, "findings"),
     text("renew {id}", 0),
-    text("renew {port}", 2),
+    text("renew {port}", 0),
     text("renew 00000000-0000-4000-8000-000000000000", 1),
     json("renew {id} --ttl 60 --json", 0, "renewed"),
     text("forget", 0),

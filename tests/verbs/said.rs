@@ -44,7 +44,8 @@ impl Transcript {
         for (what, instead) in [
             (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "LEASE-ID"),
             (r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME"),
-            (r"(?m)\d s$", "0 s"),
+            (r"\b[0-9a-f]{8}\b", "LEASE"),
+            (r"(?m)\d s( *LEASE)?$", "0 s$1"),
             // On a slow machine.
             (r"(?m)^styxy: waiting for .*\n", ""),
             (r"has \d+-\d+", "has 10000-10009"),

@@ -1,13 +1,27 @@
 //! Events as people read them.
 
-use comfy_table::{ColumnConstraint, Row};
 use jiff::{Zoned, tz::TimeZone};
+use unicode_width::UnicodeWidthStr;
 
 use super::{
-    super::{short, table},
+    super::{
+        short,
+        table::{self, Column, Table, end_of},
+    },
     entry::Entry,
 };
 use crate::time::Timestamp;
+
+const COLUMNS: [Column; 8] = [
+    table::short("TIME"),
+    table::short("ACTION"),
+    table::short("PORT"),
+    table::text("TYPE"),
+    table::text("NAME"),
+    table::path("PROJECT"),
+    table::text("WHO"),
+    table::text("REASON"),
+];
 
 /// What a line of people's depends on, beside the event.
 pub(super) struct Here {
@@ -45,38 +59,25 @@ impl Here {
         ]
     }
 
-    /// All of them, a line each: columns in which nothing stands are left out, and where the terminal
-    /// is too narrow, the last ones are cut.
+    /// All of them, a line each.
     pub fn table(&self, events: &[Entry]) -> String {
-        let header = ["TIME", "ACTION", "PORT", "TYPE", "NAME", "PROJECT", "WHO", "REASON"];
-        let mut table = table(header);
-        table.set_truncation_indicator("…");
-        let mut used = [false; 8];
+        let mut table = Table::new(COLUMNS);
         for event in events {
-            let cells = self.cells(event);
-            for (used, cell) in used.iter_mut().zip(&cells) {
-                *used |= !cell.is_empty();
-            }
-            let mut row = Row::from(cells);
-            row.max_height(1);
-            table.add_row(row);
+            table.row(self.cells(event));
         }
-        for (index, column) in table.column_iter_mut().enumerate() {
-            if !used[index] {
-                column.set_constraint(ColumnConstraint::Hidden);
-            } else if index < 4 {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-            }
-        }
-        table.trim_fmt()
+        table.draw()
     }
 
     /// One of them, when the next ones are not known.
     pub fn line(&self, event: &Entry) -> String {
         const WIDTHS: [usize; 8] = [16, 15, 9, 10, 8, 20, 14, 0];
-        let cells = self.cells(event).into_iter().zip(WIDTHS);
-        let cells = cells.map(|(cell, width)| format!("{cell:width$}"));
-        format!(" {}", cells.collect::<Vec<_>>().join("  ")).trim_end().to_owned()
+        let cells = self.cells(event).into_iter().zip(WIDTHS).enumerate();
+        let cells = cells.map(|(index, (cell, width))| {
+            let cell = if index == 5 { end_of(&cell, width) } else { cell };
+            let room = width.saturating_sub(cell.width());
+            cell + &" ".repeat(room)
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 }
 
@@ -140,7 +141,7 @@ mod tests {
         );
         assert_eq!(
             here.line(&entry(GRANT)),
-            " Nov 23 09:12:04   allocate         3000/tcp   dev         web       /srv/shop             busctl[4711]"
+            "Nov 23 09:12:04   allocate         3000/tcp   dev         web       /srv/shop             busctl[4711]"
         );
         assert!(here.line(&entry(RELOAD)).ends_with(" The configuration changed"));
     }

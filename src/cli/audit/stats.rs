@@ -2,11 +2,13 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use comfy_table::CellAlignment;
 use serde_json::{Value as Json, json};
 
 use super::{
-    super::{counted, short, table},
+    super::{
+        counted, short,
+        table::{self, Column, Table},
+    },
     entry::Entry,
     show::Here,
 };
@@ -71,10 +73,10 @@ impl Stats {
         // "2026-11-23T09:00:00+01:00": the day and the time, as --since takes them.
         let hours = self.hours.iter().map(|(hour, events)| (hour[..16].replace('T', " "), *events));
         let tables = [
-            counts("ACTION", &self.actions),
-            counts("TYPE", &self.types),
-            counts("PROJECT", &projects.collect()),
-            counts("BUSIEST HOUR", &hours.collect()),
+            counts(table::text("ACTION"), &self.actions),
+            counts(table::text("TYPE"), &self.types),
+            counts(table::path("PROJECT"), &projects.collect()),
+            counts(table::short("BUSIEST HOUR"), &hours.collect()),
         ];
         let tables = tables.into_iter().flatten();
         [counted(self.events, "event")].into_iter().chain(tables).collect::<Vec<_>>().join("\n\n")
@@ -92,13 +94,12 @@ fn count(values: impl Iterator<Item = String>) -> Counts {
     counts
 }
 
-fn counts(what: &str, counts: &Counts) -> Option<String> {
-    let mut table = table([what, "EVENTS"]);
-    table.column_mut(1)?.set_cell_alignment(CellAlignment::Right);
+fn counts(what: Column, counts: &Counts) -> Option<String> {
+    let mut table = Table::new([what, table::number("EVENTS")]);
     for (value, count) in counts {
-        table.add_row([value, &count.to_string()]);
+        table.row([value.clone(), count.to_string()]);
     }
-    (!counts.is_empty()).then(|| table.trim_fmt())
+    (!counts.is_empty()).then(|| table.draw())
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{
     super::{
         Stop, ask,
         audit::{self, query::Query},
-        check, counted,
+        check, counted, lease,
         owner::{Owner, put_own_process},
         project::Project,
         refused, release, suggest, text, usage, wanted,
@@ -136,7 +136,7 @@ impl Tool for Release {
         };
         let mut filter = Fields::default();
         filter.put_some("protocol", self.protocol.map(Protocol::as_str));
-        match release::named(&which, filter)?.as_slice() {
+        match lease::named(&which, filter)?.as_slice() {
             [lease] => release::release(lease),
             several => {
                 let ids: Vec<_> = several.iter().map(|lease| text(lease, "lease_id")).collect();

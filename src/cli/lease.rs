@@ -1,0 +1,157 @@
+//! Leases as people name them: by a port, an id, or the beginning of an id.
+
+use serde_json::Value as Json;
+
+use super::{Stop, ask, refused, text, usage};
+use crate::{
+    client::Call, error::Error, lease::LeaseId, port::Port, value::Fields, word::shortened,
+};
+
+/// How many digits of an id are shown, unless more are needed to tell two apart.
+const SHOWN: usize = 8;
+/// How many digits of an id have to be given.
+const LEAST: usize = 4;
+
+/// The port that a word means.
+fn port(which: &str) -> Option<Port> {
+    // `styxy list` shows ids of eight digits, and some of them have no letter.
+    (which.len() < SHOWN).then(|| which.parse().ok()).flatten()
+}
+
+/// The digits of an id, or of its beginning, without what only makes it readable.
+fn digits(id: &str) -> Result<String, Error> {
+    let digits: String = id.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    if digits.len() >= LEAST && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return Ok(digits);
+    }
+    let remedy = format!(
+        "give at least {LEAST} digits of a lease's id, as `styxy list` shows it, or a port"
+    );
+    Err(Error::invalid(format!("{:?} is neither a lease nor a port", shortened(id)))
+        .suggest(remedy))
+}
+
+/// How many characters of these leases' ids tell them apart.
+pub(super) fn shown(leases: &[Json]) -> usize {
+    let mut ids: Vec<_> = leases.iter().map(|lease| text(lease, "lease_id")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let common =
+        |two: &[&str]| two[0].bytes().zip(two[1].bytes()).take_while(|(a, b)| a == b).count();
+    ids.windows(2).map(|two| common(two) + 1).max().unwrap_or(0).max(SHOWN)
+}
+
+/// The id of a lease as it is shown.
+pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
+    let id = text(lease, "lease_id");
+    id.get(..shown).unwrap_or(id)
+}
+
+/// The leases that a word means and that match the filter: all of a port, or one by its id. There is one at least.
+pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
+    let Some(port) = port(which) else { return one_of(which, filter).map(|lease| vec![lease]) };
+    filter.put("port", port.get());
+    let leases = found(filter)?;
+    if leases.is_empty() { Err(none(&format!("of port {port}"))) } else { Ok(leases) }
+}
+
+/// The id of the one lease that a word means.
+pub(super) fn id_of(which: &str) -> Result<LeaseId, Stop> {
+    if let Ok(id) = which.parse() {
+        return Ok(id);
+    }
+    match named(which, Fields::default())?.as_slice() {
+        [lease] => text(lease, "lease_id").parse().map_err(|e| usage(&e)),
+        several => {
+            let leases = several_of(several);
+            Err(refused(format!("port {which} has several leases: name one of {leases}")))
+        }
+    }
+}
+
+fn one_of(which: &str, mut filter: Fields) -> Result<Json, Stop> {
+    let beginning = digits(which).map_err(|e| usage(&e))?;
+    if let Ok(id) = which.parse::<LeaseId>() {
+        filter.put("lease_id", id.to_string());
+    }
+    let mut leases = found(filter)?;
+    let is_meant = |id: &str| digits(id).is_ok_and(|digits| digits.starts_with(&beginning));
+    leases.retain(|lease| is_meant(text(lease, "lease_id")));
+    match leases.len() {
+        0 => Err(none(which)),
+        1 => Ok(leases.remove(0)),
+        _ => Err(refused(ambiguous(which, &leases))),
+    }
+}
+
+fn none(which: &str) -> Stop {
+    refused(format!("there is no lease {which}; `styxy list` shows all leases"))
+}
+
+fn ambiguous(which: &str, leases: &[Json]) -> String {
+    format!("{} leases begin with {which}: {}; give more digits", leases.len(), several_of(leases))
+}
+
+fn several_of(leases: &[Json]) -> String {
+    let shown = shown(leases);
+    let leases: Vec<_> = leases.iter().map(|lease| one(lease, shown)).collect();
+    leases.join(", ")
+}
+
+/// `1a4c8f0e (3000/tcp, dev web)`
+fn one(lease: &Json, shown: usize) -> String {
+    let what = [text(lease, "service_type"), text(lease, "service_name")].join(" ");
+    let (port, protocol) = (&lease["port"], text(lease, "protocol"));
+    format!("{} ({port}/{protocol}, {})", short_id(lease, shown), what.trim_end())
+}
+
+/// The leases that match the filter.
+pub(super) fn found(filter: Fields) -> Result<Vec<Json>, Stop> {
+    let leases = ask(&Call::List { filter })?;
+    Ok(leases.as_array().cloned().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_lease_is_named_by_its_port_its_id_or_the_beginning_of_its_id() {
+        assert_eq!(port("3000"), Port::new(3000));
+        // What is too large for a port, and what `styxy list` shows, is none.
+        for id in ["70000", "00003000", "1a4c", ""] {
+            assert_eq!(port(id), None, "{id}");
+        }
+        assert_eq!(digits("1a4c").unwrap(), "1a4c");
+        assert_eq!(digits("1A4C8F0E-3F").unwrap(), "1a4c8f0e3f");
+        for wrong in ["", "0", "1a4", "1-a-4-", "web", "1a4c!"] {
+            let words = digits(wrong).unwrap_err().to_string();
+            assert!(words.contains("at least 4 digits"), "{wrong}: {words}");
+        }
+    }
+
+    #[test]
+    fn eight_digits_are_shown_or_as_many_as_tell_leases_apart() {
+        let lease = |id: &str| json!({"lease_id": format!("{id}-3f55-4f0c-9a43-0c6a1f6e7d21")});
+        let leases = [lease("1a4c8f0e"), lease("1a4c8f0f")];
+        assert_eq!(shown(&[]), 8);
+        assert_eq!(shown(&leases[..1]), 8);
+        assert_eq!((shown(&leases), short_id(&leases[0], 8)), (8, "1a4c8f0e"));
+        let twins =
+            [lease("1a4c8f0e"), json!({"lease_id": "1a4c8f0e-3f56-4f0c-9a43-0c6a1f6e7d21"})];
+        assert_eq!(shown(&twins), 13);
+        assert_eq!(short_id(&twins[1], 13), "1a4c8f0e-3f56");
+    }
+
+    #[test]
+    fn leases_that_begin_alike_are_told_apart() {
+        let lease = |id: &str, port: u16| json!({"lease_id": id, "port": port, "protocol": "tcp", "service_type": "dev", "service_name": "web"});
+        let leases = [lease("1a4c8f0e-1", 3000), lease("1a4c9999-2", 3001)];
+        assert_eq!(
+            ambiguous("1a4c", &leases),
+            "2 leases begin with 1a4c: 1a4c8f0e (3000/tcp, dev web), 1a4c9999 (3001/tcp, dev web); give more digits"
+        );
+    }
+}

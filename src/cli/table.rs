@@ -1,0 +1,355 @@
+//! Tables for people, the same for every verb: a bold header where there are colours, two spaces between columns, and
+//! columns in which nothing stands left out.
+//!
+//! Widths are those on the screen (UAX #11). Where the terminal is too narrow, paths give way first and keep their ends,
+//! then texts, which keep their beginnings, and prose, which goes on below between two words; then whatever is widest. Into
+//! a pipe or a file, and on a terminal that does not know its size, everything is written out.
+
+use std::io;
+
+use rustix::termios::{Winsize, tcgetwinsize};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+use super::output::colours;
+
+/// What stands between two columns.
+const GAP: &str = "  ";
+
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    title: &'static str,
+    kind: Kind,
+}
+
+/// What stands in a column: how it gives way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Ports, states, times: what is short, and says nothing when it is cut.
+    Short,
+    /// The same, set to the right.
+    Number,
+    /// Paths, of which the end says most.
+    Path,
+    /// Names and the like.
+    Text,
+    /// Sentences.
+    Prose,
+}
+
+/// A column of what is short, and is cut last.
+pub(super) const fn short(title: &'static str) -> Column {
+    Column { title, kind: Kind::Short }
+}
+
+/// A column of numbers.
+pub(super) const fn number(title: &'static str) -> Column {
+    Column { title, kind: Kind::Number }
+}
+
+/// A column of paths.
+pub(super) const fn path(title: &'static str) -> Column {
+    Column { title, kind: Kind::Path }
+}
+
+/// A column of names and the like.
+pub(super) const fn text(title: &'static str) -> Column {
+    Column { title, kind: Kind::Text }
+}
+
+/// A column of sentences.
+pub(super) const fn prose(title: &'static str) -> Column {
+    Column { title, kind: Kind::Prose }
+}
+
+/// The colours that every terminal has tuned to its own background (ECMA-48, SGR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    Green = 32,
+    Yellow = 33,
+}
+
+/// What stands in a row, in one column.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cell {
+    text: String,
+    colour: Option<Colour>,
+}
+
+impl Cell {
+    /// In this colour, where there are colours.
+    pub(super) fn painted(text: &str, colour: Option<Colour>) -> Self {
+        Self { text: text.to_owned(), colour }
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self { text, colour: None }
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+/// A table, row by row.
+#[derive(Debug)]
+pub(super) struct Table<const N: usize> {
+    columns: [Column; N],
+    rows: Vec<[Cell; N]>,
+}
+
+impl<const N: usize> Table<N> {
+    pub(super) fn new(columns: [Column; N]) -> Self {
+        Self { columns, rows: Vec::new() }
+    }
+
+    pub(super) fn row(&mut self, cells: [impl Into<Cell>; N]) {
+        self.rows.push(cells.map(Into::into));
+    }
+
+    /// As it is shown on stdout.
+    pub(super) fn draw(&self) -> String {
+        self.render(columns(), colours())
+    }
+
+    fn render(&self, most: Option<usize>, has_colours: bool) -> String {
+        let widths = self.widths(most);
+        let header = self.columns.map(|column| Cell::from(column.title));
+        let header = self.lines(&header, &widths, |line| bold(line, has_colours));
+        let rows = self.rows.iter().flat_map(|row| {
+            let is_painted = has_colours && row.iter().any(|cell| cell.colour.is_some());
+            let row = if is_painted { row.clone() } else { row.clone().map(|c| c.text.into()) };
+            self.lines(&row, &widths, |line| line)
+        });
+        header.into_iter().chain(rows).collect::<Vec<_>>().join("\n")
+    }
+
+    /// How wide each column is; 0 for one in which nothing stands.
+    fn widths(&self, most: Option<usize>) -> [usize; N] {
+        let mut widths: [usize; N] = std::array::from_fn(|index| {
+            let lines = self.rows.iter().flat_map(|row| row[index].text.lines());
+            let widest = lines.map(UnicodeWidthStr::width).max().unwrap_or(0);
+            if widest == 0 { 0 } else { widest.max(self.columns[index].title.width()) }
+        });
+        let Some(most) = most else { return widths };
+        let all = |widths: &[usize; N]| {
+            let used = widths.iter().filter(|width| **width > 0);
+            used.map(|width| width + GAP.len()).sum::<usize>().saturating_sub(GAP.len())
+        };
+        for (kinds, least) in [
+            (&[Kind::Path][..], 20),
+            (&[Kind::Text, Kind::Prose], 16),
+            (&[Kind::Path, Kind::Text, Kind::Prose], 10),
+            (&[Kind::Path, Kind::Text, Kind::Prose, Kind::Short, Kind::Number], 1),
+        ] {
+            while all(&widths) > most {
+                let may = |index: &usize| {
+                    kinds.contains(&self.columns[*index].kind) && widths[*index] > least
+                };
+                let Some(widest) = (0..N).filter(may).max_by_key(|index| widths[*index]) else {
+                    break;
+                };
+                widths[widest] -= 1;
+            }
+        }
+        widths
+    }
+
+    /// The lines of one row.
+    fn lines(
+        &self,
+        row: &[Cell; N],
+        widths: &[usize; N],
+        style: impl Fn(String) -> String,
+    ) -> Vec<String> {
+        let parts: [Vec<String>; N] = std::array::from_fn(|index| {
+            let (text, width) = (row[index].text.as_str(), widths[index]);
+            match self.columns[index].kind {
+                Kind::Prose => text.lines().flat_map(|line| wrapped(line, width)).collect(),
+                Kind::Path => vec![end_of(text, width)],
+                _ => vec![beginning_of(text, width)],
+            }
+        });
+        let height = parts.iter().map(Vec::len).max().unwrap_or(0);
+        (0..height)
+            .map(|line| {
+                let cells = (0..N).filter(|index| widths[*index] > 0).map(|index| {
+                    let text = parts[index].get(line).map_or("", String::as_str);
+                    let room = " ".repeat(widths[index].saturating_sub(text.width()));
+                    let text = painted(text, row[index].colour);
+                    match self.columns[index].kind {
+                        Kind::Number => room + &text,
+                        _ => text + &room,
+                    }
+                });
+                style(cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned())
+            })
+            .collect()
+    }
+}
+
+/// How wide the terminal on stdout is; `None` where there is none, or where it does not know: a size of 0 is one that
+/// nobody has set (`docker exec -t`, expect).
+fn columns() -> Option<usize> {
+    let known = |size: Winsize| (size.ws_col > 0).then_some(size.ws_col.into());
+    tcgetwinsize(io::stdout()).ok().and_then(known)
+}
+
+/// A text in a colour.
+pub(super) fn painted(text: &str, colour: Option<Colour>) -> String {
+    match colour {
+        Some(colour) if !text.is_empty() => format!("\u{1b}[{}m{text}\u{1b}[0m", colour as u8),
+        _ => text.to_owned(),
+    }
+}
+
+fn bold(text: String, has_colours: bool) -> String {
+    if has_colours { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text }
+}
+
+/// The beginning of a text, and a mark if that is not all of it.
+pub(super) fn beginning_of(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut room = width.saturating_sub(1);
+    let fits = |c: &char| {
+        let left = room.checked_sub(c.width().unwrap_or(0));
+        room = left.unwrap_or(0);
+        left.is_some()
+    };
+    text.chars().take_while(fits).chain(['…']).collect()
+}
+
+/// The end of a path: whole names where they fit, as `…/shop/web`.
+pub(super) fn end_of(path: &str, width: usize) -> String {
+    if path.width() <= width {
+        return path.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let ends = path.match_indices('/').map(|(at, _)| &path[at..]);
+    if let Some(end) = ends.into_iter().find(|end| end.len() > 1 && end.width() <= room) {
+        return format!("…{end}");
+    }
+    // Not even the last name does.
+    let mut from = path.len();
+    for (at, _) in path.char_indices().rev() {
+        if path[at..].width() > room {
+            break;
+        }
+        from = at;
+    }
+    format!("…{}", &path[from..])
+}
+
+/// The text in lines, each as many words as there is room for. A word that is wider than that has a line of its own.
+pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
+    if text.width() <= width {
+        return vec![text.to_owned()];
+    }
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.width() + 1 + word.width() <= width => line.extend([" ", word]),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leases() -> Table<4> {
+        let mut table = Table::new([short("PORT"), text("NAME"), path("PROJECT"), number("AGE")]);
+        table.row(["3000/tcp", "web", "/srv/somewhere/deep/down/component-library", "7 s"]);
+        table.row(["3001/tcp", "", "~/shop", "12 min"]);
+        table
+    }
+
+    #[test]
+    fn everything_is_written_out_where_no_width_is_known() {
+        assert_eq!(
+            leases().render(None, false),
+            "PORT      NAME  PROJECT                                        AGE\n\
+             3000/tcp  web   /srv/somewhere/deep/down/component-library     7 s\n\
+             3001/tcp        ~/shop                                      12 min"
+        );
+    }
+
+    #[test]
+    fn paths_give_way_first_and_keep_their_last_names() {
+        assert_eq!(
+            leases().render(Some(50), false),
+            "PORT      NAME  PROJECT                        AGE\n\
+             3000/tcp  web   …/down/component-library       7 s\n\
+             3001/tcp        ~/shop                      12 min"
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal_whatever_its_width() {
+        let mut table =
+            Table::new([short("PORT"), text("TYPE"), path("PROJECT"), prose("WHY"), number("N")]);
+        table.row([
+            "3000/tcp",
+            "component-library",
+            "/srv/日本語/プロジェクト/店",
+            "it is free",
+            "1",
+        ]);
+        table.row(["3001/tcp", "ｗｉｄｅ", "/a/b", "the port that this project had last", "12345"]);
+        for width in 40..120 {
+            for line in table.render(Some(width), false).lines() {
+                assert!(line.width() <= width, "{width}: {line}");
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_seen() {
+        let mut table = Table::new([text("NAME"), short("PORT")]);
+        table.row(["日本", "1"]);
+        table.row(["e\u{301}te\u{301}", "2"]);
+        assert_eq!(table.render(None, false), "NAME  PORT\n日本  1\ne\u{301}te\u{301}   2");
+    }
+
+    #[test]
+    fn sentences_go_on_below_between_two_words() {
+        let mut table = Table::new([short("PORT"), prose("WHY")]);
+        table.row(["3000", "the port that this project had last"]);
+        let shown = table.render(Some(26), false);
+        assert_eq!(shown, "PORT  WHY\n3000  the port that this\n      project had last");
+        assert_eq!(wrapped("a considerably-long-word b", 6), ["a", "considerably-long-word", "b"]);
+    }
+
+    #[test]
+    fn a_column_in_which_nothing_stands_is_left_out() {
+        let mut table = Table::new([short("PORT"), text("NAME"), number("AGE")]);
+        table.row(["3000", "", "1 s"]);
+        assert_eq!(table.render(None, false), "PORT  AGE\n3000  1 s");
+    }
+
+    #[test]
+    fn colours_have_no_width() {
+        let mut table = Table::new([short("STATE"), short("PORT")]);
+        table.row([Cell::painted("ok", Some(Colour::Green)), "1".into()]);
+        let shown = table.render(Some(80), true);
+        assert_eq!(shown, "\u{1b}[1mSTATE  PORT\u{1b}[0m\n\u{1b}[32mok\u{1b}[0m     1");
+        assert_eq!(table.render(Some(80), false), "STATE  PORT\nok     1");
+    }
+
+    #[test]
+    fn what_is_cut_says_so() {
+        assert_eq!(beginning_of("component-library", 9), "componen…");
+        assert_eq!(beginning_of("店店店", 4), "店…");
+        assert_eq!(end_of("/srv/a/shop", 8), "…/a/shop");
+        assert_eq!(end_of("/srv/component-library", 8), "…library");
+        assert_eq!(end_of("~/shop", 6), "~/shop");
+    }
+}
