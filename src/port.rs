@@ -142,6 +142,9 @@ pub struct PortRange {
 }
 
 impl PortRange {
+    /// Every port there is.
+    pub const ALL: Self = Self { first: Port::MIN, last: Port::MAX };
+
     /// Returns the range; `None` if `first` is above `last`.
     pub fn new(first: Port, last: Port) -> Option<Self> {
         (first <= last).then_some(Self { first, last })

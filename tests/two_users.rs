@@ -30,7 +30,7 @@ use nix::{
 use serde_json::Value as Json;
 use styxy::{
     kernel::{diag::Seen, probe},
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     registry::{InUse, Obstacle},
 };
 use support::{Home, namespaces};
@@ -218,7 +218,7 @@ fn situations() {
     let six = SITUATIONS_OF_IPV6.iter().filter(|_| has_ipv6);
     for ((what, is_free, make), port) in SITUATIONS.iter().chain(six).zip(20_000..) {
         let kept = make(port);
-        let seen = Seen::of(Protocol::Tcp).unwrap().obstacle(Port::new(port.into()).unwrap());
+        let seen = seen(Port::new(port.into()).unwrap());
         // Kernels before 6.8 do not tell of sockets that are only bound.
         assert!(seen.is_none() == *is_free || !tells_of_bound(), "{what}: {seen:?}");
         match reserve(port) {
@@ -236,10 +236,15 @@ fn situations() {
     }
 }
 
+/// What is in the way of a grant, for whoever only looks.
+fn seen(port: Port) -> Option<Obstacle> {
+    Seen::of(Protocol::Tcp, PortRange::only(port)).unwrap().obstacle(port)
+}
+
 fn tells_of_bound() -> bool {
     let guard = TcpListener::from(reserve(19_999).unwrap());
     let port = Port::new(guard.local_addr().unwrap().port().into()).unwrap();
-    Seen::of(Protocol::Tcp).unwrap().obstacle(port).is_some()
+    seen(port).is_some()
 }
 
 /// A server with `SO_REUSEADDR` listens over a guard on any address; a plain bind does not get the port.

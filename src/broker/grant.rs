@@ -445,7 +445,8 @@ impl Inner {
             asked.map_err(|obstacle| match obstacle {
                 // The refusal says what it is.
                 Obstacle::InUse(InUse::Socket) if request.strict => {
-                    let seen = Seen::of(protocol).ok().and_then(|seen| seen.obstacle(port));
+                    let seen = Seen::of(protocol, PortRange::only(port)).ok();
+                    let seen = seen.and_then(|seen| seen.obstacle(port));
                     seen.unwrap_or(obstacle)
                 }
                 obstacle => obstacle,

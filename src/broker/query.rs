@@ -58,20 +58,23 @@ impl Broker {
 
     /// Whether a port could be had now, and why not.
     pub fn check(&self, port: Port, protocol: Protocol) -> Result<Fields, Error> {
-        let mut seen = Seen::of(protocol)?;
+        let mut seen = None;
         let obstacle = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
-            let ask = |seen: &Seen| {
-                inner.registry.asked(port, protocol, |port| look(seen, port, &inner.guards)).err()
-            };
-            let mut obstacle = ask(&seen);
-            // What is in use without a lease may have had one when the kernel was asked.
-            if let Some(Obstacle::InUse(_)) = obstacle {
-                seen = Seen::of(protocol)?;
-                obstacle = ask(&seen);
-            }
-            obstacle
+            // The kernel is asked while the state is locked: what is in use without a lease has none now, either.
+            let asked = inner.registry.asked(port, protocol, |port| {
+                let now = Seen::of(protocol, PortRange::only(port)).map_err(Obstacle::Shortage)?;
+                look(seen.insert(now), port, &inner.guards)
+            });
+            asked.err()
+        };
+        if let Some(Obstacle::Shortage(shortage)) = obstacle {
+            return Err(shortage.into());
+        }
+        let listening = match seen {
+            Some(seen) => seen.is_listened(port),
+            None => diag::is_listened(port, protocol),
         };
         let mut fields = Fields::default();
         fields.put("port", port.get());
@@ -87,7 +90,7 @@ impl Broker {
                 fields.put("message", obstacle.describe(port, protocol));
             }
         }
-        fields.put("listening", seen.is_listened(port));
+        fields.put("listening", listening);
         match &obstacle {
             Some(Obstacle::Leased(lease)) => fields.put("lease", lease.fields()),
             Some(Obstacle::InUse(by)) => fields.put("in_use_by", by.as_str()),
@@ -116,7 +119,7 @@ impl Broker {
             return Ok(vec![Suggestion { port: lease.port, reason: Reason::Existing, held }]);
         }
         let template = request.template_port(service_type, &rules.templates)?;
-        let seen = Seen::of(request.protocol())?;
+        let seen = Seen::of(request.protocol(), PortRange::ALL)?;
         let next = |service_type: &ServiceType| -> Vec<_> {
             let candidates = inner.registry.candidates(&request, service_type, template);
             let free = candidates

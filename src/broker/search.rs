@@ -4,7 +4,7 @@ use std::{collections::HashMap, os::fd::OwnedFd};
 
 use crate::{
     kernel::{diag::Seen, guard::Guards, probe},
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     registry::{InUse, Obstacle, PortSet},
 };
 
@@ -75,7 +75,7 @@ impl Search {
         let sockets = match &mut self.way {
             Way::Look(Some(seen)) => return look(seen, port, guards),
             Way::Look(unseen) => {
-                let seen = Seen::of(protocol).map_err(Obstacle::Shortage)?;
+                let seen = Seen::of(protocol, PortRange::ALL).map_err(Obstacle::Shortage)?;
                 return look(unseen.insert(seen), port, guards);
             }
             Way::Reserve(sockets) => sockets,

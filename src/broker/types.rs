@@ -50,7 +50,8 @@ impl Inner {
         }
         let mut in_use = PortSet::default();
         // What cannot be found out here is found out when a port is granted.
-        let _ = diag::all_sockets(Protocol::Both, |socket| in_use.insert(socket.port));
+        let _ =
+            diag::all_sockets(Protocol::Both, PortRange::ALL, |socket| in_use.insert(socket.port));
         // Granted only by number, they are of as little use.
         Port::refused_by_browsers().for_each(|port| in_use.insert(port));
         let ground = Ground {

@@ -56,8 +56,7 @@ pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<Holder> {
     let Some(owner) = lease["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) else {
         return Vec::new();
     };
-    let all = PortRange::new(Port::MIN, Port::MAX).unwrap_or(PortRange::only(Port::MIN));
-    let Ok(listeners) = listeners(all, Protocol::Tcp) else { return Vec::new() };
+    let Ok(listeners) = listeners(PortRange::ALL, Protocol::Tcp) else { return Vec::new() };
     let mut holders = holders(listeners);
     holders.retain(|holder| {
         let is_its = holder.program.as_ref().is_some_and(|program| is_of(program.pid, owner));

@@ -23,7 +23,6 @@ use super::{
 };
 use crate::{
     port::{Port, PortRange, Protocol},
-    registry::PortSet,
     word::visible,
 };
 
@@ -72,30 +71,27 @@ pub struct Program {
 /// The sockets that listen (TCP) or are bound (UDP) on the ports of a range: each once, by port,
 /// protocol and address.
 ///
-/// However many ports that are, the kernel is asked once for each family and protocol, and `/proc` is
+/// However many ports that are, the kernel is asked once for TCP and twice for UDP, and `/proc` is
 /// gone through at most once: not at all for no socket, and no further than until each has its process.
 pub fn listeners(range: PortRange, protocol: Protocol) -> io::Result<Vec<Listener>> {
     let mut sockets = Vec::new();
-    diag::sockets(protocol, |socket| {
-        if range.contains(socket.port) {
-            sockets.push(socket);
-        }
-    })?;
+    diag::sockets(protocol, range, |socket| sockets.push(socket))?;
     Ok(with_programs(sockets))
 }
 
 /// The TCP sockets that are in the way of a grant of the port without listening: those that are bound, and
 /// outgoing connections.
 pub fn in_the_way(port: Port) -> io::Result<Vec<Listener>> {
-    let (mut sockets, mut listened) = (Vec::new(), PortSet::default());
-    diag::all_sockets(Protocol::Tcp, |socket| match socket.role {
-        Role::Listener => listened.insert(socket.port),
+    let (mut sockets, mut connections) = (Vec::new(), Vec::new());
+    diag::all_sockets(Protocol::Tcp, PortRange::only(port), |socket| match socket.role {
         // What no process has open is soon gone.
-        _ if socket.port == port && socket.inode != 0 => sockets.push(socket),
-        _ => {}
+        _ if socket.inode == 0 => {}
+        Role::Listener => {}
+        Role::Bound => sockets.push(socket),
+        Role::Connection { .. } => connections.push(socket),
     })?;
-    let ephemeral = super::ephemeral_ports();
-    sockets.retain(|s| s.role == Role::Bound || diag::is_outgoing(s, &listened, ephemeral));
+    connections.retain(diag::outgoing(&connections)?);
+    sockets.extend(connections);
     Ok(with_programs(sockets))
 }
 

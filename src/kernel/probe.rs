@@ -105,7 +105,7 @@ fn any_family(
         // No such family, or no such address when it is switched off by sysctl.
         Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
             // Others may still have it, if it is only denied to this service.
-            if diag::listened(protocol).contains(port) {
+            if diag::is_listened(port, protocol) {
                 return Err(Obstacle::InUse(InUse::Listener));
             }
             bind(AddressFamily::Inet)

@@ -1,0 +1,182 @@
+//! How `sock_diag(7)` is asked: requests, filters and answers of netlink(7), as `linux/inet_diag.h` has them.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+};
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket,
+};
+
+use crate::port::PortRange;
+
+// linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, netinet/in.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const HEADER: usize = 16;
+const TCPDIAG_GETSOCK: u16 = 18;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_S_GE: u8 = 2;
+const INET_DIAG_BC_S_LE: u8 = 3;
+const IPPROTO_UDP: u8 = 17;
+
+/// What a dump is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Question {
+    /// TCP over IPv4 and IPv6. Only the older kind of request can ask for both at once, and the kernel walks
+    /// through all connections for each.
+    Tcp,
+    /// UDP over IPv4.
+    Udp4,
+    /// UDP over IPv6.
+    Udp6,
+}
+
+impl Question {
+    /// The request for the sockets in these states (a bit each) that have one of the ports.
+    pub(super) fn request(self, states: u32, ports: PortRange) -> Vec<u8> {
+        let request = match self {
+            // An `inet_diag_req`: family, lengths of addresses, extensions; the socket; states; unused.
+            Self::Tcp => message(TCPDIAG_GETSOCK, &[&[0; 52], &states.to_ne_bytes(), &[0; 4]]),
+            Self::Udp4 => by_family(AddressFamily::Inet, IPPROTO_UDP, states),
+            Self::Udp6 => by_family(AddressFamily::Inet6, IPPROTO_UDP, states),
+        };
+        if ports == PortRange::ALL { request } else { filtered(request, ports) }
+    }
+}
+
+/// An `inet_diag_req_v2`: family, protocol, extensions, padding; states; the socket.
+fn by_family(family: AddressFamily, protocol: u8, states: u32) -> Vec<u8> {
+    let head = [family as u8, protocol, 0, 0];
+    message(SOCK_DIAG_BY_FAMILY, &[&head, &states.to_ne_bytes(), &[0; 48]])
+}
+
+/// A request for a dump.
+fn message(kind: u16, body: &[&[u8]]) -> Vec<u8> {
+    let mut message = vec![0; 4];
+    message.extend(kind.to_ne_bytes());
+    message.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    message.resize(HEADER, 0);
+    body.iter().for_each(|part| message.extend(*part));
+    set_length(message)
+}
+
+fn set_length(mut message: Vec<u8>) -> Vec<u8> {
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message
+}
+
+/// Adds a filter to a request: its attribute is a program of `inet_diag_bc_op`. Either comparison takes two
+/// steps, the second for the port; then comes the step if it holds, and if not, one behind the end.
+fn filtered(mut request: Vec<u8>, ports: PortRange) -> Vec<u8> {
+    let step = |code: u8, yes: u8, no: u16| {
+        let [first, second] = no.to_ne_bytes();
+        [code, yes, first, second]
+    };
+    let program = [
+        step(INET_DIAG_BC_S_GE, 8, 20),
+        step(0, 0, ports.first().get()),
+        step(INET_DIAG_BC_S_LE, 8, 12),
+        step(0, 0, ports.last().get()),
+    ];
+    request.extend(20_u16.to_ne_bytes());
+    request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+    request.extend(program.as_flattened());
+    set_length(request)
+}
+
+/// The socket over which dumps are asked for, one after the other.
+pub(super) struct Dumps(OwnedFd);
+
+impl Dumps {
+    pub(super) fn open() -> io::Result<Self> {
+        let kind = SockFlag::SOCK_CLOEXEC;
+        let protocol = SockProtocol::NetlinkSockDiag;
+        Ok(Self(socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?))
+    }
+
+    /// Asks for a dump, and hands on each message of it. After an error, no more may be asked for.
+    pub(super) fn ask(
+        &self,
+        request: &[u8],
+        mut told: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        #[cfg(test)]
+        tests::DUMPS.set(tests::DUMPS.get() + 1);
+        sendto(self.0.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let mut buffer = vec![0; 32 * 1024];
+        loop {
+            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            if !messages(&buffer[..length], &mut told)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Hands on the messages of one datagram; whether more will come.
+pub(super) fn messages(
+    mut rest: &[u8],
+    told: &mut impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<bool> {
+    while rest.len() >= HEADER {
+        let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
+        let message = rest.get(HEADER..length).ok_or_else(bad)?;
+        match u16::from_ne_bytes([rest[4], rest[5]]) {
+            // Either begins with an error number; so ends a dump that the kernel cannot make, such as
+            // one without udp_diag.
+            kind @ (NLMSG_DONE | NLMSG_ERROR) => {
+                let errno = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+                return match errno {
+                    0 if kind == NLMSG_DONE => Ok(false),
+                    errno => Err(io::Error::from_raw_os_error(errno.saturating_neg())),
+                };
+            }
+            _ => told(message)?,
+        }
+        // Messages are aligned to four bytes.
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(true)
+}
+
+pub(super) fn bad() -> io::Error {
+    io::ErrorKind::InvalidData.into()
+}
+
+#[cfg(test)]
+pub(in crate::kernel) mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::port::Protocol;
+
+    thread_local! {
+        /// How many dumps this thread has asked for.
+        pub static DUMPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn a_protocol_that_the_kernel_cannot_tell_of_is_an_error_and_not_an_empty_answer() {
+        let request = by_family(AddressFamily::Inet, 200, u32::MAX);
+        assert!(Dumps::open().unwrap().ask(&request, |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_or_garbled_is_an_error() {
+        let mut told = |message: &[u8]| super::super::socket_of(Protocol::Tcp, message).map(drop);
+        let mut message = [0; 88];
+        message[..4].copy_from_slice(&88u32.to_ne_bytes());
+        message[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        assert!(messages(&message, &mut told).unwrap());
+        assert!(messages(&message[..87], &mut told).is_err());
+        for length in [0, 15, 16, 87, 89, u32::MAX] {
+            message[..4].copy_from_slice(&length.to_ne_bytes());
+            assert!(messages(&message, &mut told).is_err(), "{length}");
+        }
+    }
+}
