@@ -1,5 +1,5 @@
-//! What the service manager says of the unit, when a call to it takes long or fails: dbus-daemon waits 120 s for a
-//! unit that failed at once.
+//! What the user's service manager says of styxy's units. A call asks when it takes long or fails, for dbus-daemon
+//! waits 120 s for a unit that failed at once.
 
 use std::{
     collections::HashMap,
@@ -12,39 +12,52 @@ use super::Miss;
 use crate::surroundings::user;
 
 /// The unit of the service.
-const UNIT: &str = "styxy.service";
+pub const SERVICE: &str = "styxy.service";
 /// A service that starts does so within this time, as a rule, so before it nobody is asked.
 const HEAD_START: Duration = Duration::from_millis(300);
 /// How often the manager is asked while a call waits.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// The properties of the unit that tell how it is doing (systemctl(1), `show`).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What is known of a unit (systemctl(1), `show`).
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
+    name: &'static str,
     properties: HashMap<String, String>,
 }
 
 impl Unit {
-    /// Asks the user's service manager; `None` where there is none or it does not know the unit.
-    pub fn ask() -> Option<Self> {
-        const PROPERTIES: &str =
-            "LoadState,ActiveState,SubState,Result,ExecMainCode,ExecMainStatus,NRestarts,Job";
+    /// Asks the user's service manager; `None` where there is none. Of a unit that it does not know the
+    /// `LoadState` is `not-found`.
+    pub fn ask(name: &'static str) -> Option<Self> {
+        const PROPERTIES: &str = "--property=LoadState,ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
+                                  Job,NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID";
         if !user().has_manager() {
             return None;
         }
-        let output = systemctl(&["show", UNIT, "--property", PROPERTIES]).ok()?;
-        let unit = Self::read(&String::from_utf8_lossy(&output.stdout));
-        (!["", "not-found"].contains(&unit.get("LoadState"))).then_some(unit)
+        let shown = systemctl(&["show", name, PROPERTIES]).ok().filter(|o| o.status.success())?;
+        Some(Self::read(name, &String::from_utf8_lossy(&shown.stdout)))
     }
 
-    fn read(text: &str) -> Self {
+    /// What `systemctl show` has printed of it.
+    pub fn read(name: &'static str, text: &str) -> Self {
         let properties = text.lines().filter_map(|line| line.split_once('='));
         let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
-        Self { properties: properties.map(owned).collect() }
+        Self { name, properties: properties.map(owned).collect() }
     }
 
-    fn get(&self, property: &str) -> &str {
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// A property; empty if it has no value.
+    pub fn get(&self, property: &str) -> &str {
         self.properties.get(property).map_or("", String::as_str)
+    }
+
+    /// Whether a property has that value.
+    pub fn is(&self, property: &str, value: &str) -> bool {
+        self.get(property) == value
     }
 
     fn number(&self, property: &str) -> u32 {
@@ -54,22 +67,31 @@ impl Unit {
     /// Whether it cannot be started, and nothing is being done about it.
     fn has_failed(&self) -> bool {
         let is_waited_for = !matches!(self.get("Job"), "" | "0");
-        self.get("LoadState") == "masked" || (self.get("ActiveState") == "failed" && !is_waited_for)
+        self.is("LoadState", "masked") || (self.is("ActiveState", "failed") && !is_waited_for)
     }
 
     /// Whether it fails at each start and is started again.
     fn fails_again(&self, before: &Self) -> bool {
         const OFTEN: u32 = 3;
-        self.get("Result") != "success"
+        !self.is("Result", "success")
             && self.number("NRestarts") >= before.number("NRestarts") + OFTEN
     }
 
-    /// What is wrong with it, and what to do, in one sentence.
+    /// The command that unmasks it. A unit is masked by the user, or by the administrator for all users.
+    pub fn unmasking(&self) -> String {
+        let how = match self.get("FragmentPath") {
+            path if path.starts_with("/etc/") => "sudo systemctl --global unmask",
+            _ if self.is("UnitFileState", "masked-runtime") => "systemctl --user --runtime unmask",
+            _ => "systemctl --user unmask",
+        };
+        format!("{how} {}", self.name)
+    }
+
+    /// What is wrong with the unit of the service, and what to do, in one sentence.
     pub fn problem(&self) -> String {
-        if self.get("LoadState") == "masked" {
-            return format!(
-                "{UNIT} is masked: `systemctl --user unmask {UNIT}` lets it start again"
-            );
+        let name = self.name;
+        if self.is("LoadState", "masked") {
+            return format!("{name} is masked: `{}` lets it start again", self.unmasking());
         }
         let status = self.number("ExecMainStatus");
         // CLD_EXITED of waitid(2); the statuses are those of systemd.exec(5).
@@ -87,8 +109,8 @@ impl Unit {
         };
         let result = self.get("Result");
         match self.get("ExecMainCode") {
-            "1" => format!("{UNIT} cannot be started ({result}, status {status}): {cause}"),
-            _ => format!("{UNIT} cannot be started ({result}): {cause}"),
+            "1" => format!("{name} cannot be started ({result}, status {status}): {cause}"),
+            _ => format!("{name} cannot be started ({result}): {cause}"),
         }
     }
 }
@@ -137,22 +159,45 @@ async fn problem() -> Option<String> {
     ask().await.filter(Unit::has_failed).map(|unit| unit.problem())
 }
 
-/// Asks on a thread of its own: a manager that hangs is not waited for.
+/// Asks for the unit of the service, on a thread of its own: a manager that hangs is not waited for.
 async fn ask() -> Option<Unit> {
     let (answer, answered) = tokio::sync::oneshot::channel();
-    let asking = std::thread::Builder::new().spawn(move || answer.send(Unit::ask()));
+    let asking = std::thread::Builder::new().spawn(move || answer.send(Unit::ask(SERVICE)));
     asking.ok()?;
-    answered.await.ok().flatten()
+    answered.await.ok().flatten().filter(|unit| !unit.is("LoadState", "not-found"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Unit {
+        Unit::read(SERVICE, text)
+    }
+
+    #[test]
+    fn a_masked_unit_is_to_be_unmasked_where_it_was_masked() {
+        for (path, state, how) in [
+            ("/home/dev/.config/systemd/user/styxy.service", "masked", "systemctl --user unmask"),
+            (
+                "/run/user/1/systemd/user/styxy.service",
+                "masked-runtime",
+                "systemctl --user --runtime unmask",
+            ),
+            ("/etc/systemd/user/styxy.service", "masked", "sudo systemctl --global unmask"),
+        ] {
+            let unit =
+                read(&format!("LoadState=masked\nUnitFileState={state}\nFragmentPath={path}\n"));
+            assert!(unit.has_failed());
+            let problem = unit.problem();
+            assert!(problem.contains(&format!("`{how} styxy.service`")), "{problem}");
+        }
+    }
+
     #[test]
     fn a_unit_that_failed_is_told_with_its_cause_and_the_way_out() {
         let failed = |code: &str, status: u32| {
-            Unit::read(&format!(
+            read(&format!(
                 "LoadState=loaded\nActiveState=failed\nSubState=failed\nResult=exit-code\n\
                  ExecMainCode={code}\nExecMainStatus={status}\nNRestarts=0\nJob="
             ))
@@ -169,7 +214,6 @@ mod tests {
             assert!(unit.problem().contains(&format!("status {status}")));
         }
         assert!(!failed("2", 9).problem().contains("status 9"), "it was a signal");
-        assert!(Unit::read("LoadState=masked\nActiveState=inactive").problem().contains("unmask"));
     }
 
     #[test]
@@ -180,9 +224,9 @@ mod tests {
             "LoadState=loaded\nActiveState=inactive\nResult=success",
             "",
         ] {
-            assert!(!Unit::read(text).has_failed(), "{text}");
+            assert!(!read(text).has_failed(), "{text}");
         }
-        let restarts = |count: u32| Unit::read(&format!("Result=exit-code\nNRestarts={count}"));
+        let restarts = |count: u32| read(&format!("Result=exit-code\nNRestarts={count}"));
         assert!(!restarts(6).fails_again(&restarts(5)));
         assert!(restarts(8).fails_again(&restarts(5)), "it is a loop");
     }

@@ -1,89 +1,49 @@
 //! The way to the service: the session bus, the units of the user's manager, the socket.
 
-use std::{collections::HashMap, fs, os::unix::fs::MetadataExt};
+use std::{fs, os::unix::fs::MetadataExt};
 
 use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
 use super::Findings;
 use crate::{
-    client::unit::{self, systemctl},
+    client::unit::{SERVICE, Unit, systemctl},
     dbus,
     surroundings::{self, Door, user},
 };
 
 const SOCKET: &str = "styxy.socket";
-const SERVICE: &str = "styxy.service";
 
-/// What is known of a unit (systemctl(1), `show`).
-pub(super) struct Unit {
-    name: &'static str,
-    properties: HashMap<String, String>,
-}
-
-impl Unit {
-    fn ask(name: &'static str) -> Option<Self> {
-        const PROPERTIES: &str = "--property=LoadState,ActiveState,Result,ExecMainCode,ExecMainStatus,\
-                                  NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID";
-        let shown = systemctl(&["show", name, PROPERTIES]).ok().filter(|o| o.status.success())?;
-        Some(Self::read(name, &String::from_utf8_lossy(&shown.stdout)))
-    }
-
-    fn read(name: &'static str, text: &str) -> Self {
-        let properties = text.lines().filter_map(|line| line.split_once('='));
-        let properties = properties.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        Self { name, properties: properties.collect() }
-    }
-
-    fn is(&self, property: &str, value: &str) -> bool {
-        self.get(property) == value
-    }
-
-    fn get(&self, property: &str) -> &str {
-        self.properties.get(property).map_or("", String::as_str)
-    }
-
-    /// How a masked unit is unmasked: it is the user's own doing, or the administrator's for all users.
-    fn unmasking(&self) -> String {
-        let how = match self.get("FragmentPath") {
-            path if path.starts_with("/etc/") => "sudo systemctl --global unmask",
-            _ if self.is("UnitFileState", "masked-runtime") => "systemctl --user --runtime unmask",
-            _ => "systemctl --user unmask",
+/// Looks at one unit; whether it can be used.
+fn look(unit: &Unit, findings: &mut Findings) -> bool {
+    let name = unit.name();
+    if unit.is("LoadState", "masked") {
+        let remedy = format!("{}, then `styxy doctor --fix`", unit.unmasking());
+        findings.bad("units", format!("{name} is masked"), remedy);
+    } else if !unit.is("LoadState", "loaded") {
+        let message = format!("{name} cannot be loaded ({})", unit.get("LoadState"));
+        findings.bad("units", message, format!("`systemctl --user status {name}` says why"));
+    } else if unit.is("ActiveState", "failed") {
+        let why = match name {
+            SERVICE => unit.problem(),
+            _ => format!("{name} has failed ({})", unit.get("Result")),
         };
-        format!("{how} {}, then `styxy doctor --fix`", self.name)
+        findings.bad("units", why, "styxy doctor --fix");
+    } else if name == SOCKET && !unit.is("ActiveState", "active") {
+        let remedy = match unit.get("UnitFileState") {
+            "disabled" => "systemctl --user enable --now styxy.socket",
+            _ => "styxy doctor --fix",
+        };
+        findings.bad("units", "styxy.socket does not listen", remedy);
+    } else if unit.is("NeedDaemonReload", "yes") {
+        let message = format!("{name} was changed on disk");
+        findings.note("units", message, "systemctl --user daemon-reload");
+        return true;
+    } else {
+        findings.good("units", format!("{name} is {}", unit.get("ActiveState")));
+        return true;
     }
-
-    /// Looks at one unit; whether it can be used.
-    fn look(&self, findings: &mut Findings) -> bool {
-        let name = self.name;
-        if self.is("LoadState", "masked") {
-            findings.bad("units", format!("{name} is masked"), self.unmasking());
-        } else if !self.is("LoadState", "loaded") {
-            let message = format!("{name} cannot be loaded ({})", self.get("LoadState"));
-            findings.bad("units", message, format!("`systemctl --user status {name}` says why"));
-        } else if self.is("ActiveState", "failed") {
-            let why = match name {
-                SERVICE => unit::Unit::ask().map(|unit| unit.problem()),
-                _ => None,
-            };
-            let why = why.unwrap_or_else(|| format!("{name} has failed ({})", self.get("Result")));
-            findings.bad("units", why, "styxy doctor --fix");
-        } else if name == SOCKET && !self.is("ActiveState", "active") {
-            let remedy = match self.get("UnitFileState") {
-                "disabled" => "systemctl --user enable --now styxy.socket",
-                _ => "styxy doctor --fix",
-            };
-            findings.bad("units", "styxy.socket does not listen", remedy);
-        } else if self.is("NeedDaemonReload", "yes") {
-            let message = format!("{name} was changed on disk");
-            findings.note("units", message, "systemctl --user daemon-reload");
-            return true;
-        } else {
-            findings.good("units", format!("{name} is {}", self.get("ActiveState")));
-            return true;
-        }
-        false
-    }
+    false
 }
 
 /// What the service manager of the user has of styxy.
@@ -121,7 +81,7 @@ impl Units {
         }
         // The socket of one that has failed is closed on purpose: one finding is enough.
         let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
-        if (is_failed || socket.look(findings)) & service.look(findings) {
+        if (is_failed || look(socket, findings)) & look(service, findings) {
             Self::Usable
         } else {
             Self::Broken
@@ -222,28 +182,18 @@ mod tests {
 
     fn told(text: &str) -> (bool, String) {
         let mut findings = Findings::default();
-        let is_good = Unit::read(SOCKET, text).look(&mut findings);
+        let is_good = look(&Unit::read(SOCKET, text), &mut findings);
         let finding = findings.0.remove(0);
         (is_good, format!("{} {}", finding.message, finding.remedy.unwrap_or_default()))
     }
 
     #[test]
-    fn a_masked_unit_is_to_be_unmasked_where_it_was_masked() {
-        for (path, state, how) in [
-            ("/home/dev/.config/systemd/user/styxy.socket", "masked", "systemctl --user unmask"),
-            (
-                "/run/user/1/systemd/user/styxy.socket",
-                "masked-runtime",
-                "systemctl --user --runtime unmask",
-            ),
-            ("/etc/systemd/user/styxy.socket", "masked", "sudo systemctl --global unmask"),
-        ] {
-            let text = format!(
-                "LoadState=masked\nActiveState=inactive\nUnitFileState={state}\nFragmentPath={path}\n"
-            );
-            let (is_good, words) = told(&text);
-            assert!(!is_good && words.contains(&format!("{how} styxy.socket")), "{words}");
-        }
+    fn a_masked_socket_is_to_be_unmasked_and_then_opened() {
+        let (is_good, words) =
+            told("LoadState=masked\nActiveState=inactive\nUnitFileState=masked\n");
+        assert!(!is_good, "{words}");
+        let way_out = "systemctl --user unmask styxy.socket, then `styxy doctor --fix`";
+        assert!(words.ends_with(way_out), "{words}");
     }
 
     #[test]
