@@ -35,7 +35,7 @@ fn sleeper() -> Child {
 
 #[test]
 fn an_unknown_type_gets_a_range_and_the_command_says_which() {
-    let home = Home::new();
+    let home = Home::with_growth();
     let told = home.run(&["allocate", "grafana"]);
     let words = String::from_utf8(told.stderr).unwrap();
     let known = home.service_type("grafana").unwrap();
@@ -64,7 +64,7 @@ fn a_slip_of_the_hand_is_refused_and_makes_nothing() {
 
 #[test]
 fn a_dry_run_tells_the_range_and_makes_none() {
-    let home = Home::new();
+    let home = Home::with_growth();
     let answer = home.json(&["allocate", "grafana", "--dry-run"]);
     assert_eq!(answer["auto_allocated"], true);
     let range = answer["port_range"].as_array().unwrap();
@@ -86,7 +86,7 @@ fn a_type_grows_when_it_is_full() {
 
 #[test]
 fn a_type_with_leases_is_taken_away_only_by_force() {
-    let home = Home::new();
+    let home = Home::with_growth();
     home.ok(&["allocate", "grafana", "--count", "2"]);
     let undo = ["config", "undo-auto-allocation", "grafana"];
     let (code, words) = home.refused(&undo);
@@ -101,7 +101,7 @@ fn a_type_with_leases_is_taken_away_only_by_force() {
 
 #[test]
 fn earlier_versions_of_the_drop_in_can_be_put_in_force_again() {
-    let home = Home::new();
+    let home = Home::with_growth();
     home.ok(&["allocate", "grafana"]);
     home.ok(&["allocate", "loki"]);
     let backups = home.json(&["config", "backups"]);
@@ -116,7 +116,7 @@ fn earlier_versions_of_the_drop_in_can_be_put_in_force_again() {
 
 #[test]
 fn automatic_ranges_can_be_switched_off_and_on() {
-    let home = Home::new();
+    let home = Home::with_growth();
     home.ok(&["config", "auto-allocation", "disable"]);
     let (code, words) = home.refused(&["allocate", "grafana"]);
     assert_eq!(code, 1);

@@ -313,12 +313,6 @@ pub(super) mod tests {
         Port::new(listener.local_addr().unwrap().port().into()).unwrap()
     }
 
-    /// What asking takes, in dumps.
-    fn dumps<T>(ask: impl FnOnce() -> T) -> (T, usize) {
-        DUMPS.set(0);
-        (ask(), DUMPS.get())
-    }
-
     /// The guard of a port that nobody else has.
     fn guarded() -> (OwnedFd, Port) {
         loop {

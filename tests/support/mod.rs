@@ -16,7 +16,7 @@ use std::{
     env,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, TcpListener, UdpSocket},
+    net::Shutdown,
     ops::Range,
     os::{
         linux::net::SocketAddrExt,
@@ -35,6 +35,10 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value as Json;
+use styxy::{
+    kernel::diag::Seen,
+    port::{Port, PortRange, Protocol},
+};
 use tempfile::TempDir;
 
 /// Names the installed command. Whatever is in the user's home is deleted.
@@ -92,7 +96,19 @@ impl Home {
         home
     }
 
-    /// The same, and the type runs once.
+    /// A home whose automatic ranges lie where no other test's do: two services that make one at once find the
+    /// same place, and the second finds ports of it in use and makes another.
+    pub fn with_growth() -> Self {
+        let home = Self::with_ports(100);
+        home.configure(&format!(
+            r#"{{"auto_allocation": {{"min_port": {}, "max_port": {}}}}}"#,
+            home.port(0),
+            home.port(99)
+        ));
+        home
+    }
+
+    /// The same as [`Home::with_type`], and the type runs once.
     pub fn with_single() -> Self {
         let home = Self::new();
         home.configure(&format!(
@@ -329,23 +345,28 @@ pub fn end(mut service: Child, signal: Signal) {
     service.wait().unwrap();
 }
 
-/// The first of so many ports that nothing on this machine uses, and no other test. They lie below those
-/// that the kernel gives away by itself.
+/// The first of this many ports that nothing on this machine uses, and no other test. They lie below those
+/// that the kernel gives away by itself. Where the search begins depends on the process, so that two test
+/// programs seldom meet; if they do, one of them goes on.
 fn free_ports(count: u16) -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 1_000).unwrap() * 10;
     loop {
-        let offset = start + NEXT.fetch_add(count, Ordering::Relaxed);
+        let offset = start.wrapping_add(NEXT.fetch_add(count, Ordering::Relaxed));
         let first = 12_000 + offset % 20_000;
         let ports = first..first + count;
-        let is_free = |port| {
-            TcpListener::bind(("0.0.0.0", port)).is_ok()
-                && UdpSocket::bind(("0.0.0.0", port)).is_ok()
-        };
-        if is_nobody_elses(&ports) && ports.clone().all(is_free) {
+        if is_nobody_elses(&ports) && is_free(&ports) {
             return first;
         }
     }
+}
+
+/// Whether the kernel knows nobody who has one of the ports in any way.
+fn is_free(ports: &Range<u16>) -> bool {
+    let port = |number: u16| Port::new(number.into()).unwrap();
+    let range = PortRange::new(port(ports.start), port(ports.end - 1)).unwrap();
+    let seen = Seen::of(Protocol::Both, range).unwrap();
+    range.ports().all(|port| seen.obstacle(port).is_none())
 }
 
 /// Takes ports for the rest of this program's life, by names that only one program at a time can have.
