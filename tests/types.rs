@@ -224,7 +224,7 @@ fn status_and_doctor_say_what_is_wrong_with_the_configuration() {
     let findings: Json = serde_json::from_slice(&doctor.stdout).unwrap();
     let mut findings = findings.as_array().unwrap().iter();
     let bad = findings.find(|f| f["check"] == "configuration").unwrap();
-    assert_eq!(bad["verdict"], "bad");
+    assert_eq!(bad["verdict"], "error");
     assert!(bad["message"].as_str().unwrap().contains("config.json:1"), "{bad}");
     // The type is still there.
     home.ok(&["allocate", "mine"]);

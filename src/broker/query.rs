@@ -222,6 +222,7 @@ impl Broker {
         );
         fields.put("idle_exit_seconds", inner.config.idle_exit.as_secs());
         drop(inner);
+        fields.put("private", !self.sight.is_unit);
         let layers = sandbox::layers(&self.own);
         fields.put("sandbox", layers.iter().map(|l| l.as_str().to_owned()).collect::<Vec<_>>());
         self.sight.tell(&mut fields);

@@ -21,8 +21,8 @@ pub(super) struct Sight {
     agreed: Mutex<String>,
     /// The files that the service was shown, and by whom, for people.
     shown: Mutex<Vec<String>>,
-    /// Whether the service has a sight of its own, which another one would not have.
-    is_unit: bool,
+    /// Whether this service is the unit's: it has a sight of its own then, which another one would not have.
+    pub(super) is_unit: bool,
 }
 
 impl Sight {

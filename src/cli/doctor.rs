@@ -12,6 +12,7 @@ use super::{
     holders::{IGNORES_PORT, elsewhere, instead},
     print, print_json,
     status::confirmed,
+    table::{self, Cell, Colour, Table},
     text,
 };
 use crate::{
@@ -23,10 +24,10 @@ use crate::{
     value::Fields,
 };
 
-/// Look for what could be wrong with styxy on this machine, and say what to do
+/// Look for problems with styxy on this machine, and say how to fix them
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
-    /// First let a service that has failed be started again: reload the manager, reset and start the units
+    /// First have a service that has failed start again: reload the manager, then reset and start the units
     #[arg(long)]
     fix: bool,
     #[command(flatten)]
@@ -36,18 +37,31 @@ pub(super) struct Doctor {
 /// What came of one look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    Good,
-    /// It works, but not as well as it could, or not here.
+    Ok,
+    /// Nothing is wrong, but it is good to know.
     Note,
-    Bad,
+    /// It works, but not as well as it could.
+    Warning,
+    /// It does not work.
+    Error,
 }
 
 impl Verdict {
     fn as_str(self) -> &'static str {
         match self {
-            Self::Good => "good",
+            Self::Ok => "ok",
             Self::Note => "note",
-            Self::Bad => "bad",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+
+    fn colour(self) -> Option<Colour> {
+        match self {
+            Self::Ok => Some(Colour::Green),
+            Self::Note => None,
+            Self::Warning => Some(Colour::Yellow),
+            Self::Error => Some(Colour::Red),
         }
     }
 }
@@ -64,13 +78,8 @@ struct Finding {
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn good(&mut self, check: &'static str, message: impl Into<String>) {
-        self.0.push(Finding {
-            check,
-            verdict: Verdict::Good,
-            message: message.into(),
-            remedy: None,
-        });
+    fn ok(&mut self, check: &'static str, message: impl Into<String>) {
+        self.0.push(Finding { check, verdict: Verdict::Ok, message: message.into(), remedy: None });
     }
 
     fn note(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
@@ -78,9 +87,24 @@ impl Findings {
         self.0.push(Finding { check, verdict: Verdict::Note, message: message.into(), remedy });
     }
 
-    fn bad(&mut self, check: &'static str, message: impl Into<String>, remedy: impl Into<String>) {
+    fn warning(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         let remedy = Some(remedy.into());
-        self.0.push(Finding { check, verdict: Verdict::Bad, message: message.into(), remedy });
+        self.0.push(Finding { check, verdict: Verdict::Warning, message: message.into(), remedy });
+    }
+
+    fn error(
+        &mut self,
+        check: &'static str,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        let remedy = Some(remedy.into());
+        self.0.push(Finding { check, verdict: Verdict::Error, message: message.into(), remedy });
     }
 }
 
@@ -109,20 +133,23 @@ impl Doctor {
             });
             print_json(&list.collect())?;
         } else {
-            for finding in &findings {
-                print(&format!(
-                    "{:<4}  {:<14}  {}",
-                    finding.verdict.as_str(),
-                    finding.check,
-                    finding.message
-                ))?;
-                if let Some(remedy) = &finding.remedy {
-                    print(&format!("{:<22}→ {remedy}", ""))?;
-                }
+            let mut table = Table::new([
+                table::short("RESULT"),
+                table::short("CHECK"),
+                table::prose("FINDING"),
+            ]);
+            for Finding { check, verdict, message, remedy } in &findings {
+                let remedy = remedy.iter().map(|remedy| format!("\n→ {remedy}"));
+                table.row([
+                    Cell::painted(verdict.as_str(), verdict.colour()),
+                    (*check).into(),
+                    (message.clone() + &remedy.collect::<String>()).into(),
+                ]);
             }
+            print(&table.draw())?;
         }
-        let is_bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
-        if is_bad { Err(Stop::No) } else { Ok(()) }
+        let has_errors = findings.iter().any(|finding| finding.verdict == Verdict::Error);
+        if has_errors { Err(Stop::No) } else { Ok(()) }
     }
 }
 
@@ -132,13 +159,13 @@ fn configuration(findings: &mut Findings) {
     problems.append(&mut config::merge(&texts).problems);
     if problems.is_empty() {
         let files = counted(texts.len() as u64, "file");
-        return findings.good("configuration", format!("{files}, nothing wrong"));
+        return findings.ok("configuration", format!("no problem in {files}"));
     }
     for problem in problems {
-        findings.bad(
+        findings.error(
             "configuration",
             problem.to_string(),
-            "mend it, then `styxy config reload`; until then the last good configuration is in force",
+            "fix it, then run `styxy config reload`; until then the last good configuration is in force",
         );
     }
 }
@@ -158,49 +185,49 @@ async fn service(findings: &mut Findings, units: &Units) {
     let status = match answer {
         Ok(Ok((status, way))) => {
             let over = way.map(|way| format!(" over {}", way.describe())).unwrap_or_default();
-            findings.good("service", format!("it answers{over}, as process {}", status["pid"]));
+            findings.ok("service", format!("it answers{over} (PID {})", status["pid"]));
             status
         }
         Ok(Err(why)) => {
-            let remedy = "the next command starts one";
-            return findings.note("service", format!("no service runs: {why}"), remedy);
+            let remedy = "the next command starts it";
+            return findings.note("service", format!("the service is not running: {why}"), remedy);
         }
         Err(failure) => {
-            return findings.bad(
+            return findings.error(
                 "service",
                 format!("it does not answer: {failure}"),
-                "`journalctl --user -u styxy.service` says more",
+                "see `journalctl --user -u styxy.service`",
             );
         }
     };
     sandbox::look(findings, &status);
     version(findings, &status);
     match status["state_problem"].as_str() {
-        None => findings.good("state", "the state can be written"),
-        Some(problem) => findings.bad(
+        None => findings.ok("state", "the state can be saved"),
+        Some(problem) => findings.error(
             "state",
             format!("nothing is granted: {problem}"),
-            "free some disk space, or make that folder the user's, and writable",
+            "free some disk space, or make that folder writable for this user",
         ),
     }
     let guards = counted(status["guards"].as_u64().unwrap_or(0), "guard");
     let limit = status["guards_limit"].as_u64().unwrap_or(u64::MAX);
     if limit < 1_000 {
-        findings.note(
+        findings.warning(
             "guards",
-            format!("{guards} of at most {limit}: the limit of descriptors is low"),
+            format!("{guards} of at most {limit}: the limit on open files is low"),
             "raise LimitNOFILE= of styxy.service, or limits.guards in the configuration",
         );
     } else {
-        findings.good("guards", format!("{guards} of at most {limit}"));
+        findings.ok("guards", format!("{guards} of at most {limit}"));
     }
     match confirmed(&status) {
-        Some(told) => findings.good("audit", told),
-        None => findings.note(
+        Some(told) => findings.ok("audit", told),
+        None => findings.warning(
             "audit",
             text(&status, "audit_note"),
-            "they are confirmed where systemd-journald runs and the user may read its journal: \
-             Storage=persistent in journald.conf(5), or the group systemd-journal",
+            "events are confirmed where systemd-journald runs and the user may read its journal: set \
+             Storage=persistent in journald.conf(5), or add the user to the group systemd-journal",
         ),
     }
     ports(findings).await;
@@ -208,17 +235,22 @@ async fn service(findings: &mut Findings, units: &Units) {
 
 fn version(findings: &mut Findings, status: &Json) {
     let (mine, its) = (env!("CARGO_PKG_VERSION"), text(status, "version"));
-    let restart = "systemctl --user restart styxy.service, or end that process: no lease is lost";
+    let restart =
+        "run `systemctl --user restart styxy.service`, or end that process; no lease is lost";
     if mine != its {
-        let message = format!("the command is {mine}, the running service {its}");
-        return findings.note("version", message, restart);
+        let message = format!("the command is version {mine}, the running service {its}");
+        return findings.warning("version", message, restart);
     }
     // An upgrade replaces the file of a program that runs.
     let exe = fs::read_link(Path::new("/proc").join(status["pid"].to_string()).join("exe"));
     if exe.is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)")) {
-        findings.note("version", "the program was replaced while the service runs", restart);
+        findings.warning(
+            "version",
+            "the program was replaced while the service was running",
+            restart,
+        );
     } else {
-        findings.good("version", format!("{mine}, command and service"));
+        findings.ok("version", format!("{mine}, command and service"));
     }
 }
 
@@ -235,7 +267,7 @@ async fn ports(findings: &mut Findings) {
         if let Some(instead) = instead(&elsewhere(lease, leases)) {
             let service = [text(lease, "service_type"), text(lease, "service_name")].join(" ");
             let message = format!("port {} of {}: {instead}", lease["port"], service.trim_end());
-            findings.note("leases", message, IGNORES_PORT);
+            findings.warning("leases", message, IGNORES_PORT);
         }
     }
     let leased: Vec<_> = leases.iter().map(|lease| &lease["port"]).collect();
@@ -250,12 +282,12 @@ async fn ports(findings: &mut Findings) {
         strangers.extend(strange.map(|port| format!("{port} ({name})")));
     }
     if strangers.is_empty() {
-        findings.good("ports", "only leased ports of the service types are listened on");
+        findings.ok("ports", "nothing listens on an unleased port of a service type");
     } else {
         findings.note(
             "ports",
             format!("programs without a lease listen on {}", strangers.join(", ")),
-            "nobody is granted these ports; start such programs on a port of `styxy allocate` to have them listed",
+            "these ports are not granted while they are in use; to have such programs listed, start them with `styxy run`",
         );
     }
 }
@@ -271,17 +303,17 @@ fn ephemeral(findings: &mut Findings) {
         .map(|(name, _)| name.to_string())
         .collect();
     if within.is_empty() {
-        findings.good(
+        findings.ok(
             "ephemeral",
             format!(
-                "outgoing connections get no port of a service type (ip_local_port_range {ephemeral})"
+                "the kernel gives no port of a service type to outgoing connections (ip_local_port_range {ephemeral})"
             ),
         );
     } else {
-        findings.note(
+        findings.warning(
             "ephemeral",
             format!(
-                "the kernel's ip_local_port_range, {ephemeral}, has ports of {}",
+                "the kernel may give ports of {} to outgoing connections (ip_local_port_range {ephemeral})",
                 within.join(", ")
             ),
             "add these ports to net.ipv4.ip_local_reserved_ports (sysctl), or move these types",
@@ -298,15 +330,16 @@ fn journal(findings: &mut Findings) {
         Err(error) => findings.note(
             "journal",
             format!("journalctl cannot be run ({error})"),
-            "without a journal the events go to the standard error of the service",
+            "without a journal, events go to the log of the service",
         ),
         Ok(shown) if shown.status.success() && !shown.stdout.is_empty() => {
-            findings.good("journal", "events can be read with `journalctl -t styxy`");
+            findings.ok("journal", "events can be read with `journalctl -t styxy`");
         }
         Ok(_) => findings.note(
             "journal",
             "no event of styxy can be read",
-            "there is none yet, or the user may not read the journal (Storage=persistent in journald.conf(5))",
+            "there is none yet, or the user may not read the journal: set Storage=persistent in journald.conf(5), or add the \
+             user to the group systemd-journal",
         ),
     }
 }

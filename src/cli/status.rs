@@ -7,7 +7,7 @@ use crate::{
     kernel::sandbox::Layer,
 };
 
-/// Tell how the service is doing
+/// Show the state of the service
 #[derive(Debug, Args)]
 pub(super) struct Status {
     #[command(flatten)]
@@ -22,7 +22,9 @@ impl Status {
                 if self.output.json {
                     return print_json(&serde_json::json!({"running": false, "reason": why}));
                 }
-                return print(&format!("no service runs, and the next command starts one ({why})"));
+                return print(&format!(
+                    "the service is not running; the next command starts it ({why})"
+                ));
             }
         };
         status["transport"] = way.as_str().into();
@@ -38,7 +40,7 @@ fn describe(status: &Json, way: Way) -> String {
     let number = |key: &str| status[key].as_u64().unwrap_or(0);
     let mut lines = vec![
         format!(
-            "styxy {} runs as process {} and is reached over {}",
+            "styxy {} is running (PID {}) and is reached over {}",
             text(status, "version"),
             status["pid"],
             way.describe()
@@ -56,20 +58,24 @@ fn describe(status: &Json, way: Way) -> String {
     if status["auto_allocation"] == false {
         lines.push("unknown service types are refused".to_owned());
     }
-    lines.extend(missing(status).map(|missing| sandbox_of(&missing)));
+    if status["private"] == true {
+        lines.push(PRIVATE.to_owned());
+    } else {
+        lines.extend(missing(status).map(|missing| sandbox_of(&missing)));
+    }
     lines.push(confirmed(status).unwrap_or_else(|| text(status, "audit_note").to_owned()));
     if let Some(problem) = status["state_problem"].as_str() {
         lines.push(format!("the state cannot be used, so nothing is granted: {problem}"));
     }
     let problems = status["config_problems"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !problems.is_empty() {
-        lines.push("the configuration is wrong, and the last good one stays in force:".to_owned());
+        lines.push("the configuration has errors; the last good one stays in force:".to_owned());
         lines.extend(problems.iter().filter_map(Json::as_str).map(|p| format!("  {p}")));
     }
     let shown = status["config_shown"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !shown.is_empty() {
         lines.push(
-            "files of the configuration that the service cannot see count as it was shown them:"
+            "configuration files that the service cannot see, in force as a command showed them:"
                 .to_owned(),
         );
         lines.extend(shown.iter().filter_map(Json::as_str).map(|file| format!("  {file}")));
@@ -79,12 +85,16 @@ fn describe(status: &Json, way: Way) -> String {
     lines.join("\n")
 }
 
+/// What is said of the sandbox of a service that is not the unit's.
+pub(super) const PRIVATE: &str =
+    "it was started by a command, not by systemd's unit, and has no sandbox by design";
+
 /// How many events are in the journal, where that is confirmed.
 pub(super) fn confirmed(status: &Json) -> Option<String> {
     let pending = status["audit_pending"].as_u64().unwrap_or(0);
     (status["audit_confirmed"] == true).then(|| match pending {
         0 => "every event is in the journal".to_owned(),
-        _ => format!("on their way to the journal: {}", counted(pending, "event")),
+        _ => format!("not yet confirmed in the journal: {}", counted(pending, "event")),
     })
 }
 

@@ -65,6 +65,7 @@ pub(super) const fn prose(title: &'static str) -> Column {
 /// The colours that every terminal has tuned to its own background (ECMA-48, SGR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
+    Red = 31,
     Green = 32,
     Yellow = 33,
 }

@@ -55,7 +55,7 @@ fn proof(machine: &Machine) {
     const FULL: [&str; 4] = ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home"];
     assert_eq!(layers(machine), FULL);
     let (said, is_good) = examination(machine, "");
-    assert!(is_good && said.contains("good  sandbox"), "{said}");
+    assert!(is_good && said.contains("ok       sandbox"), "{said}");
 
     // What the user takes away is missed, though the package's unit says otherwise.
     machine
@@ -74,7 +74,7 @@ fn proof(machine: &Machine) {
 fn doctor(machine: &Machine) {
     restart_manager(machine, FORBIDDEN[0]);
     let (said, is_good) = examination(machine, "");
-    assert!(is_good && said.contains("note  sandbox"), "{said}");
+    assert!(is_good && said.contains("warning  sandbox"), "{said}");
     assert!(said.contains("user namespaces or mounts in them are forbidden here"), "{said}");
 
     // Without the generator the service cannot start, on whichever way it is called.
@@ -88,11 +88,11 @@ fn doctor(machine: &Machine) {
     assert!(!is_good && said.contains("user namespaces"), "{said}");
     assert!(said.contains("styxy doctor --fix"), "{said}");
     let (said, is_good) = examination(machine, "--fix");
-    assert!(!is_good && said.contains("note  fix"), "{said}");
+    assert!(!is_good && said.contains("warning  fix"), "{said}");
 
     machine.root(&format!("chmod +x {generator}")).ok();
     let (said, is_good) = examination(machine, "--fix");
-    assert!(is_good && said.contains("good  fix"), "{said}");
+    assert!(is_good && said.contains("ok       fix"), "{said}");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     machine.user(&format!("{BUSCTL} Allocate 'sa{{sv}}' dev 0")).ok();
 

@@ -5,35 +5,31 @@ use serde_json::Value as Json;
 use super::{Findings, units};
 use crate::cli::{
     generator,
-    status::{missing, sandbox_of},
+    status::{PRIVATE, missing, sandbox_of},
 };
 
 /// Looks at the sandbox of a service that runs as the unit.
 pub(super) fn look(findings: &mut Findings, status: &Json) {
     // It was started by the question, so the manager is asked again.
     let Some(drop_ins) = units::drop_ins_of(status) else {
-        return findings.note(
-            "sandbox",
-            "the service was started by a command, and has no sandbox",
-            "the package brings one, with its units",
-        );
+        return findings.note("sandbox", PRIVATE, "the units of the package have one");
     };
     let Some(missing) = missing(status) else { return };
     let message = sandbox_of(&missing);
     if missing.is_empty() {
-        return findings.good("sandbox", message);
+        return findings.ok("sandbox", message);
     }
     match generator::reason(&drop_ins) {
-        Some(reason) => findings.note(
+        Some(reason) => findings.warning(
             "sandbox",
             format!("{message}; user namespaces or mounts in them are forbidden here ({reason})"),
-            "it works; for the whole sandbox allow them, then `systemctl --user daemon-reload` and \
+            "for the whole sandbox allow them, then run `systemctl --user daemon-reload` and \
              `systemctl --user restart styxy.service`",
         ),
-        None => findings.bad(
+        None => findings.error(
             "sandbox",
             message,
-            "`systemctl --user cat styxy.service` shows what takes it away; after a change \
+            "`systemctl --user cat styxy.service` shows which setting disables it; after a change run \
              `systemctl --user restart styxy.service`",
         ),
     }

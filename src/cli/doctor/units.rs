@@ -19,28 +19,28 @@ fn look(unit: &Unit, findings: &mut Findings) -> bool {
     let name = unit.name();
     if unit.is("LoadState", "masked") {
         let remedy = format!("{}, then `styxy doctor --fix`", unit.unmasking());
-        findings.bad("units", format!("{name} is masked"), remedy);
+        findings.error("units", format!("{name} is masked"), remedy);
     } else if !unit.is("LoadState", "loaded") {
         let message = format!("{name} cannot be loaded ({})", unit.get("LoadState"));
-        findings.bad("units", message, format!("`systemctl --user status {name}` says why"));
+        findings.error("units", message, format!("`systemctl --user status {name}` says why"));
     } else if unit.is("ActiveState", "failed") {
         let why = match name {
             SERVICE => unit.problem(),
             _ => format!("{name} has failed ({})", unit.get("Result")),
         };
-        findings.bad("units", why, "styxy doctor --fix");
+        findings.error("units", why, "styxy doctor --fix");
     } else if name == SOCKET && !unit.is("ActiveState", "active") {
         let remedy = match unit.get("UnitFileState") {
             "disabled" => "systemctl --user enable --now styxy.socket",
             _ => "styxy doctor --fix",
         };
-        findings.bad("units", "styxy.socket does not listen", remedy);
+        findings.error("units", "styxy.socket does not listen", remedy);
     } else if unit.is("NeedDaemonReload", "yes") {
-        let message = format!("{name} was changed on disk");
-        findings.note("units", message, "systemctl --user daemon-reload");
+        let message = format!("{name} has changed on disk");
+        findings.warning("units", message, "systemctl --user daemon-reload");
         return true;
     } else {
-        findings.good("units", format!("{name} is {}", unit.get("ActiveState")));
+        findings.ok("units", format!("{name} is {}", unit.get("ActiveState")));
         return true;
     }
     false
@@ -66,7 +66,7 @@ impl Units {
             findings.note(
                 "units",
                 "no systemd user manager answers",
-                "commands start a service of their own, which ends when it is idle",
+                "commands start a private service, which ends when it is idle",
             );
             return Self::Unmanaged;
         };
@@ -74,8 +74,8 @@ impl Units {
             findings.note(
                 "units",
                 "the units are not installed",
-                "commands start a service of their own, which ends when it is idle; the package brings the units \
-                 (after its installation: systemctl --user daemon-reload)",
+                "commands start a private service, which ends when it is idle; to have the unit instead, install the \
+                 package, then run `systemctl --user daemon-reload`",
             );
             return Self::Missing;
         }
@@ -118,10 +118,10 @@ pub(super) fn fix(findings: &mut Findings) {
             }
             Err(error) => error.to_string(),
         };
-        let message = format!("`systemctl --user {}` has failed: {trouble}", step.join(" "));
-        return findings.note("fix", message, "see below");
+        let message = format!("`systemctl --user {}` failed: {trouble}", step.join(" "));
+        return findings.warning("fix", message, "see below");
     }
-    findings.good("fix", "the manager has read its units again and started the service");
+    findings.ok("fix", "the manager has reloaded its units and started the service");
 }
 
 /// The session bus, and whether it can start the service.
@@ -132,23 +132,23 @@ pub(super) async fn bus(findings: &mut Findings, units: &Units) {
             return findings.note(
                 "bus",
                 error,
-                "commands use the socket, or start a service of their own; a login session has a bus",
+                "commands use the socket, or start a private service; a login session has a bus",
             );
         }
     };
-    findings.good("bus", "the session bus answers");
+    findings.ok("bus", "the session bus answers");
     if matches!(units, Units::Missing | Units::Unmanaged) {
         return;
     }
     let Ok(proxy) = DBusProxy::new(&bus).await else { return };
     let names = proxy.list_activatable_names().await.unwrap_or_default();
     if names.iter().any(|name| name.as_str() == dbus::NAME) {
-        findings.good("activation", "the bus knows the service");
+        findings.ok("activation", "the bus can start the service");
     } else {
-        findings.bad(
+        findings.error(
             "activation",
-            format!("the bus does not know {}", dbus::NAME),
-            "busctl --user call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig",
+            format!("the bus cannot start {}", dbus::NAME),
+            "busctl --user call org.freedesktop.DBus /org/freedesktop/DBus org.freedesktop.DBus ReloadConfig",
         );
     }
 }
@@ -162,14 +162,14 @@ pub(super) fn socket(findings: &mut Findings, units: &Units) {
     }
     let Some(path) = user().doors().first().map(Door::path) else { return };
     match (fs::metadata(&path), units) {
-        (Ok(metadata), _) if metadata.mode() & 0o077 != 0 => findings.bad(
+        (Ok(metadata), _) if metadata.mode() & 0o077 != 0 => findings.error(
             "socket",
-            format!("others may open {}", path.display()),
+            format!("other users may open {}", path.display()),
             format!("chmod 600 {}", path.display()),
         ),
-        (Ok(_), _) => findings.good("socket", format!("{} is the user's alone", path.display())),
+        (Ok(_), _) => findings.ok("socket", format!("only this user can open {}", path.display())),
         (Err(error), Units::Usable) => {
-            findings.bad("socket", format!("{}: {error}", path.display()), "styxy doctor --fix");
+            findings.error("socket", format!("{}: {error}", path.display()), "styxy doctor --fix");
         }
         // Said already, or made by the next service.
         (Err(_), _) => {}
