@@ -13,14 +13,14 @@ mod watchdog;
 use std::{
     env, fmt,
     io::{self, Write},
-    os::{fd::OwnedFd, unix::net::UnixListener as PassedListener},
+    os::unix::net::UnixListener as PassedListener,
     pin::pin,
     sync::Arc,
     time::Duration,
 };
 
 use listenfd::ListenFd;
-use nix::libc::{AF_INET, SOCK_STREAM};
+use nix::libc::{AF_INET, AF_UNIX, SOCK_SEQPACKET, SOCK_STREAM};
 use sd_notify::NotifyState;
 use tokio::{
     net::UnixListener,
@@ -41,8 +41,10 @@ use crate::{
         giver::{self, Successor},
     },
     http,
-    kernel::{guard, manager},
-    lease::LeaseId,
+    kernel::{
+        guard::{self, Kept},
+        manager,
+    },
     state::store::OpenError,
     surroundings::Seen,
     word::counted,
@@ -389,7 +391,7 @@ struct Inherited {
     /// The socket of `styxy.socket`.
     listener: Option<PassedListener>,
     /// The guards of a service before this one.
-    guards: Vec<(LeaseId, OwnedFd)>,
+    guards: Kept,
 }
 
 impl Inherited {
@@ -401,11 +403,15 @@ impl Inherited {
         for (index, name) in names.split(':').enumerate().take(descriptors.len()) {
             if name == "http" {
                 inherited.listener = descriptors.take_unix_listener(index)?;
-            } else if let Some(lease_id) = guard::lease_of(name) {
-                // AF_INET lets AF_INET6 pass, too.
-                let guard = descriptors.take_custom(index, AF_INET, SOCK_STREAM, "guard");
-                let guard = guard.ok().flatten();
-                inherited.guards.extend(guard.map(|guard| (lease_id, guard)));
+            } else {
+                inherited.guards.add(name, |kind| {
+                    let (family, kind) = match kind {
+                        // It lets AF_INET6 pass, too.
+                        guard::Kind::Guard => (AF_INET, SOCK_STREAM),
+                        guard::Kind::Shelf => (AF_UNIX, SOCK_SEQPACKET),
+                    };
+                    descriptors.take_custom(index, family, kind, "guard").ok().flatten()
+                });
             }
         }
         if inherited.listener.is_none() && descriptors.len() > inherited.guards.len() {

@@ -3,14 +3,16 @@
 mod support;
 
 use std::{
-    collections::HashMap,
-    io::IoSliceMut,
+    cell::RefCell,
+    collections::BTreeMap,
+    io::{self, IoSliceMut},
     mem::MaybeUninit,
     os::{fd::OwnedFd, unix::net::UnixDatagram},
     process::Command,
     time::Duration,
 };
 
+use command_fds::{CommandFdExt, FdMapping};
 use nix::sys::signal::Signal;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 use styxy::{
@@ -19,10 +21,14 @@ use styxy::{
 };
 use support::{Home, end, started};
 
+/// How messages begin that have a descriptor stored.
+const GUARD: &str = "FDSTORE=1\nFDNAME=guard.";
+const SHELF: &str = "FDSTORE=1\nFDNAME=shelf.";
+
 /// A manager: its socket, and the guards that it keeps, by name.
 struct Manager {
     socket: UnixDatagram,
-    kept: HashMap<String, OwnedFd>,
+    kept: BTreeMap<String, Vec<OwnedFd>>,
     /// What the service waits for.
     barriers: Vec<OwnedFd>,
 }
@@ -31,18 +37,16 @@ impl Manager {
     fn new(home: &Home) -> Self {
         let socket = UnixDatagram::bind(home.path("notify")).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        Self { socket, kept: HashMap::new(), barriers: Vec::new() }
+        Self { socket, kept: BTreeMap::new(), barriers: Vec::new() }
     }
 
     /// Receives messages up to the one that begins so. It stores what it is to store, and forgets nothing.
     fn until(&mut self, beginning: &str) {
         loop {
-            let (text, descriptor) = self.receive();
-            let name = text.lines().find_map(|line| line.strip_prefix("FDNAME="));
-            match (name, descriptor) {
-                (Some(name), Some(guard)) => drop(self.kept.insert(name.to_owned(), guard)),
-                (None, Some(barrier)) => self.barriers.push(barrier),
-                (_, None) => {}
+            let (text, descriptors) = self.receive().unwrap();
+            match text.lines().find_map(|line| line.strip_prefix("FDNAME=")) {
+                Some(name) => self.kept.entry(name.to_owned()).or_default().extend(descriptors),
+                None => self.barriers.extend(descriptors),
             }
             if text.starts_with(beginning) {
                 return;
@@ -50,18 +54,27 @@ impl Manager {
         }
     }
 
-    fn receive(&self) -> (String, Option<OwnedFd>) {
+    fn receive(&self) -> io::Result<(String, Vec<OwnedFd>)> {
         let mut bytes = [0; 4096];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut passed = RecvAncillaryBuffer::new(&mut space);
         let parts = &mut [IoSliceMut::new(&mut bytes)];
         let flags = RecvFlags::CMSG_CLOEXEC;
-        let length = recvmsg(&self.socket, parts, &mut passed, flags).unwrap().bytes;
-        let descriptor = passed.drain().find_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
-        (String::from_utf8(bytes[..length].to_vec()).unwrap(), descriptor)
+        let length = recvmsg(&self.socket, parts, &mut passed, flags)?.bytes;
+        let mut descriptors = Vec::new();
+        for part in passed.drain() {
+            if let RecvAncillaryMessage::ScmRights(passed) = part {
+                descriptors.extend(passed);
+            }
+        }
+        Ok((String::from_utf8(bytes[..length].to_vec()).unwrap(), descriptors))
+    }
+
+    /// Receives what there is, and keeps nothing.
+    fn empty(&mut self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.receive().is_ok() {}
+        self.forget();
     }
 
     /// Does at last what it was told to.
@@ -71,13 +84,21 @@ impl Manager {
     }
 }
 
-/// The command, as a manager starts it.
-fn managed(home: &Home) -> Command {
+/// The command, as a manager starts it, with what it has kept.
+fn managed(home: &Home, kept: &BTreeMap<String, Vec<OwnedFd>>) -> Command {
     let styxy = home.styxy();
     let mut command = Command::new("sh");
-    command.args(["-c", r#"SYSTEMD_EXEC_PID=$$ exec "$0" "$@""#]).arg(styxy.get_program());
+    let script = r#"SYSTEMD_EXEC_PID=$$ LISTEN_PID=$$ exec "$0" "$@""#;
+    command.args(["-c", script]).arg(styxy.get_program());
     command.env_clear().envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
     command.env("NOTIFY_SOCKET", home.path("notify"));
+    let all = kept.iter().flat_map(|(name, all)| all.iter().map(move |kept| (name.as_str(), kept)));
+    let (names, kept): (Vec<_>, Vec<_>) =
+        all.map(|(name, kept)| (name, kept.try_clone().unwrap())).unzip();
+    command.env("LISTEN_FDS", kept.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    let numbered = kept.into_iter().zip(3..);
+    let mappings = numbered.map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd });
+    command.fd_mappings(mappings.collect()).unwrap();
     command
 }
 
@@ -91,20 +112,50 @@ fn is_free(port: &str) -> bool {
 fn a_released_port_is_granted_again_before_the_manager_has_closed_its_guard() {
     let home = Home::with_type();
     let mut manager = Manager::new(&home);
-    let service = started(managed(&home));
+    let service = started(managed(&home, &BTreeMap::new()));
     let port = home.ok(&["allocate", "mine"]);
-    manager.until("FDSTORE=1");
+    manager.until(GUARD);
     home.ok(&["release", &port]);
     manager.until("BARRIER=1");
     assert_eq!(home.ok(&["allocate", "mine"]), port, "the project gets its port again");
     manager.forget();
     assert!(!is_free(&port), "the new guard is nobody's copy");
 
-    manager.until("FDSTORE=1");
+    manager.until(GUARD);
     home.ok(&["release", &port]);
     manager.until("BARRIER=1");
     assert!(!is_free(&port), "the manager has it still");
     manager.forget();
     home.until(|| is_free(&port));
+    end(service, Signal::SIGKILL);
+}
+
+#[test]
+fn the_guard_of_a_lease_outlives_a_service_that_is_killed_right_after_the_grant() {
+    let home = Home::with_type();
+    let mut manager = Manager::new(&home);
+    let service = started(managed(&home, &BTreeMap::new()));
+    let port = home.ok(&["allocate", "mine"]);
+    end(service, Signal::SIGKILL);
+    assert!(!is_free(&port), "it waits in a message");
+    manager.until(SHELF);
+    for _ in 0..2 {
+        let service = started(managed(&home, &manager.kept));
+        assert!(!is_free(&port), "the next service has it");
+        end(service, Signal::SIGKILL);
+    }
+}
+
+#[test]
+fn the_port_of_a_lease_that_ends_soon_after_the_grant_is_free() {
+    let home = Home::with_type();
+    let manager = RefCell::new(Manager::new(&home));
+    let service = started(managed(&home, &BTreeMap::new()));
+    let port = home.ok(&["allocate", "mine"]);
+    home.ok(&["release", &port]);
+    home.until(|| {
+        manager.borrow_mut().empty();
+        is_free(&port)
+    });
     end(service, Signal::SIGKILL);
 }

@@ -54,7 +54,7 @@ use crate::{
     handover::{Claim, giver::Successor},
     kernel::{
         clock,
-        guard::{self, Guards},
+        guard::{self, Guards, Kept},
         process::{self, Process},
     },
     lease::{Client, EndReason, InstanceId, Lease, LeaseId, Owner},
@@ -95,7 +95,7 @@ pub struct Places {
     /// Whether systemd has started the service as a unit, which has a sight of the file system of its own.
     pub is_unit: bool,
     /// The guards that the service manager has kept.
-    pub guards: Vec<(LeaseId, OwnedFd)>,
+    pub guards: Kept,
 }
 
 /// The service, behind its doors.
@@ -144,7 +144,7 @@ struct Inner {
     /// How often that has been tried.
     tries: usize,
     /// Guards that the service manager has kept, until the state says whose they are.
-    kept: Vec<(LeaseId, OwnedFd)>,
+    kept: Kept,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
     /// Owners that have ended, and whose new leases live a moment longer.
@@ -553,13 +553,8 @@ impl Broker {
 
     /// Watches again what a service before this one has watched, and holds what it has held.
     fn resume(&self, inner: &mut Inner) {
-        for (lease_id, socket) in std::mem::take(&mut inner.kept) {
-            match inner.registry.get(lease_id) {
-                Ok(_) => inner.guards.take_back(lease_id, socket),
-                // The lease has ended since.
-                Err(_) => guard::forget(lease_id),
-            }
-        }
+        let kept = std::mem::take(&mut inner.kept);
+        inner.guards.take_back(kept, |lease_id| inner.registry.get(lease_id).is_ok());
         for (lease_id, socket) in std::mem::take(&mut inner.claim.guards) {
             // A lease that has ended since lets its port go with the socket.
             if inner.registry.get(lease_id).is_ok() && !inner.guards.contains(lease_id) {

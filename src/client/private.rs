@@ -76,7 +76,7 @@ async fn by_manager(state: &Path, until: Instant) -> bool {
         // As in styxy.service: its guards outlive a crash, and what it cannot do is not tried again.
         .args(["--property=Restart=on-failure", "--property=RestartPreventExitStatus=1 69"])
         .args(["--property=RestartForceExitStatus=75", "--property=SuccessExitStatus=75"])
-        .args(["--property=FileDescriptorStoreMax=600", "--property=LimitNOFILE=65536"])
+        .args(["--property=FileDescriptorStoreMax=700", "--property=LimitNOFILE=65536"])
         .args(["--property=UMask=0077", "--property=StandardOutput=null"]);
     for (name, value) in passed_on() {
         let mut setting = name.clone();

@@ -3,7 +3,7 @@
 //! So that they outlive the service, some are stored with the service manager (`sd_notify(3)`,
 //! `FDSTORE=1`). Not all: the manager compares each new descriptor with every stored one, and with
 //! thousands of them it gets slow and in the end cannot start the service. Those beyond are bound
-//! again at the next start.
+//! again at the next start. Until a guard is stored it is on a [`Shelf`].
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use nix::{
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sd_notify::NotifyState;
 
-use super::{clock, manager};
+use super::{clock, manager, shelf, shelf::Shelf};
 use crate::{
     lease::{Lease, LeaseId},
     port::Port,
@@ -55,6 +55,7 @@ const NAME: &str = "guard.";
 pub struct Guards {
     held: HashMap<LeaseId, Guard>,
     stored: usize,
+    shelf: Shelf,
     /// Guards of ended leases that the manager has a copy of.
     leaving: HashMap<Port, Leaving>,
 }
@@ -113,17 +114,35 @@ impl Guards {
 
     /// Keeps a bound socket for a lease.
     pub fn insert(&mut self, lease: LeaseId, socket: OwnedFd) {
+        self.shelf.put(lease, socket.as_fd());
         self.held.insert(lease, Guard { socket, since: clock::now(), stored: false });
     }
 
-    /// Keeps a socket that the manager had stored.
-    pub fn take_back(&mut self, lease: LeaseId, socket: OwnedFd) {
-        self.held.insert(lease, Guard { socket, since: clock::now(), stored: true });
-        self.stored += 1;
+    /// Keeps what the manager has kept of live leases, and has it let go of the rest.
+    pub fn take_back(&mut self, kept: Kept, is_live: impl Fn(LeaseId) -> bool) {
+        let since = clock::now();
+        for (lease, socket) in kept.stored {
+            if is_live(lease) {
+                self.held.insert(lease, Guard { socket, since, stored: true });
+                self.stored += 1;
+            } else {
+                forget(lease);
+            }
+        }
+        let (shelf, found) = Shelf::of(kept.shelf);
+        self.shelf = shelf;
+        for (lease, socket) in found {
+            if is_live(lease) && !self.contains(lease) {
+                self.held.insert(lease, Guard { socket, since, stored: false });
+            } else {
+                self.shelf.remove(lease);
+            }
+        }
     }
 
     /// Lets the port of a lease go.
     pub fn remove(&mut self, lease: &Lease) {
+        self.shelf.remove(lease.lease_id);
         let Some(guard) = self.held.remove(&lease.lease_id).filter(|guard| guard.stored) else {
             return;
         };
@@ -189,18 +208,54 @@ impl Guards {
             }
             guard.stored = true;
             self.stored += 1;
+            self.shelf.remove(*lease);
         }
         later
     }
 }
 
-/// The lease of a stored descriptor, by its name.
-pub fn lease_of(name: &str) -> Option<LeaseId> {
-    name.strip_prefix(NAME)?.parse().ok()
+/// What the manager has kept for the service before this one.
+#[derive(Debug, Default)]
+pub struct Kept {
+    stored: Vec<(LeaseId, OwnedFd)>,
+    shelf: Vec<(String, OwnedFd)>,
+}
+
+impl Kept {
+    /// Adds a descriptor by its name; false if that is not one of the names that guards have.
+    pub fn add(&mut self, name: &str, take: impl FnOnce(Kind) -> Option<OwnedFd>) -> bool {
+        if let Some(lease) = name.strip_prefix(NAME).and_then(|id| id.parse().ok()) {
+            self.stored.extend(take(Kind::Guard).map(|socket| (lease, socket)));
+        } else if shelf::is_part(name) {
+            self.shelf.extend(take(Kind::Shelf).map(|socket| (name.to_owned(), socket)));
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// How many descriptors there are.
+    pub fn len(&self) -> usize {
+        self.stored.len() + self.shelf.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// What a kept descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A guard.
+    Guard,
+    /// A socket of the shelf.
+    Shelf,
 }
 
 /// Has the manager close its copy: while it is open, the port is not free.
-pub fn forget(lease: LeaseId) {
+fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
     manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }

@@ -4,7 +4,8 @@
 //! - [`diag`]: which sockets there are, for whoever only looks
 //! - [`endings`]: the end of listeners, as an event
 //! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
-//! - [`guard`]: the sockets that keep leased ports, and their store in the service manager
+//! - [`guard`]: the sockets that keep leased ports, and their store in the service manager; [`shelf`]: where they are until
+//!   they are stored
 //! - [`manager`]: what systemd is told, if it has started this process
 //! - [`network`]: the network that a process is in, and with it its ports
 //! - [`memory`]: files that are only in memory
@@ -36,6 +37,7 @@ pub mod process;
 pub mod program;
 pub mod readable;
 pub mod sandbox;
+pub mod shelf;
 pub mod unread;
 
 /// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).

@@ -235,7 +235,9 @@ impl Home {
     fn adopt(&self) {
         if !is_session()
             && let Ok(stream) = UnixStream::connect(self.socket())
-            && let Some(pid) = exchange(stream, "GET", "/status", "").body["pid"].as_i64()
+            // One that was killed a moment ago may still take a connection.
+            && let Some(answer) = try_exchange(stream, "GET", "/status", "")
+            && let Some(pid) = answer.body["pid"].as_i64()
         {
             let pid = Pid::from_raw(i32::try_from(pid).unwrap());
             let mut services = self.services.lock().unwrap();
