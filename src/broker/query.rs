@@ -17,18 +17,18 @@ use crate::{
     lease::{Instance, Owner},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
-    request::{AllocateRequest, Filter},
+    request::{AllocateRequest, Listing},
     service_type::{Created, ServiceType},
     value::Fields,
 };
 
 impl Broker {
-    /// The live leases that the filter means, each with its state at this moment.
-    pub fn list(&self, filter: &Filter) -> Result<Vec<Fields>, Error> {
+    /// The live leases that are meant, by port, each with its state at this moment.
+    pub fn list(&self, listing: &Listing) -> Result<Vec<Fields>, Error> {
         let leases = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
-            inner.registry.list(filter)
+            listing.page(inner.registry.list(&listing.filter))
         };
         if leases.is_empty() {
             return Ok(Vec::new());

@@ -8,6 +8,7 @@ use zbus::{Connection, Message, Variant};
 use super::{Call, Failure, Miss, answer, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
+    error::ErrorKind,
     kernel::memory,
     surroundings,
     value::Fields,
@@ -15,6 +16,9 @@ use crate::{
 
 /// How long a bus may take to let a client in, before it counts as none.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many leases are listed at once where a message cannot hold all of them.
+const PAGE: u32 = 10_000;
 
 pub(super) type Dict<'a> = HashMap<String, Variant<'a>>;
 
@@ -54,6 +58,33 @@ pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
 }
 
 pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
+    match (call_once(bus, call).await, call) {
+        (Err(Miss::Final(failure)), Call::List { filter })
+            if failure.is(ErrorKind::LimitExceeded) =>
+        {
+            list_by_pages(bus, filter).await
+        }
+        (answer, _) => answer,
+    }
+}
+
+/// Lists more leases than one message of the bus can hold.
+async fn list_by_pages(bus: &Service, filter: &Fields) -> Result<Json, Miss> {
+    let mut leases = Vec::new();
+    loop {
+        let mut filter = filter.clone();
+        filter.put("limit", PAGE);
+        let last =
+            leases.last().and_then(|lease: &Json| u16::try_from(lease["port"].as_u64()?).ok());
+        filter.put_some("after", last);
+        match call_once(bus, &Call::List { filter }).await? {
+            Json::Array(page) if !page.is_empty() => leases.extend(page),
+            _ => return Ok(leases.into()),
+        }
+    }
+}
+
+async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
     let reply = match call {
         Call::Allocate { service_type, options } => {
             send(bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?

@@ -314,14 +314,6 @@ async fn ask_running(
 ) -> Result<Result<(Json, Way), String>, Failure> {
     let on_bus = match bus::call(call, waiting).await {
         Ok(answer) => return Ok(Ok((answer, Way::Bus))),
-        // An answer on the socket may be longer than a message of the bus.
-        Err(Miss::Final(Failure::Refused { kind: Some(ErrorKind::LimitExceeded), message }))
-            if matches!(call, Call::List { .. } | Call::Instances) =>
-        {
-            let answer = http::call_running(call, waiting).await;
-            let refused = |_| Failure::Refused { kind: Some(ErrorKind::LimitExceeded), message };
-            return answer.map(|answer| Ok((answer, Way::Socket))).map_err(refused);
-        }
         Err(Miss::Final(failure)) => return Err(failure),
         Err(Miss::Broken(why)) => {
             // One that was started before the unit could be may still serve.

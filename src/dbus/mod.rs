@@ -33,9 +33,9 @@ use crate::{
     config::{Seen, seen::LARGEST_SEEN},
     error::{Error, ErrorKind},
     kernel::memory,
-    lease::{EndReason, LeaseId},
+    lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter, InstanceRequest},
+    request::{AllocateRequest, Filter, InstanceRequest, Listing},
     value::Value,
 };
 
@@ -160,8 +160,10 @@ impl Styxy {
     ) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
         let client = self.callers.client(connection, &header).await?;
-        let leases = self.broker.clean_up(older_than, dry_run, &client)?;
-        Ok(leases.iter().map(|lease| Dict(lease.fields())).collect())
+        let fields = |leases: &[Arc<Lease>]| leases.iter().map(|lease| lease.fields()).collect();
+        // What cannot be answered is not done.
+        bounded(fields(&self.broker.clean_up(older_than, true, &client)?))?;
+        bounded(fields(&self.broker.clean_up(older_than, dry_run, &client)?))
     }
 
     #[zbus(out_args("forgotten"))]
@@ -205,7 +207,7 @@ impl Styxy {
     #[zbus(out_args("leases"))]
     fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        bounded(self.broker.list(&Filter::parse(values(&filter)?)?)?)
+        bounded(self.broker.list(&Listing::parse(values(&filter)?)?)?)
     }
 
     #[zbus(out_args("result"))]
@@ -240,7 +242,7 @@ impl Styxy {
     #[zbus(out_args("types"))]
     fn list_service_types(&self) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
-        Ok(self.broker.service_types()?.into_iter().map(Dict).collect())
+        bounded(self.broker.service_types()?)
     }
 
     #[zbus(out_args("released"))]

@@ -62,8 +62,9 @@ pub(super) fn bounded(list: Vec<Fields>) -> Result<Vec<Dict>, Error> {
     if list.iter().map(size).sum::<usize>() > LARGEST_LIST {
         let message =
             format!("{} entries are more than fit into one message of the bus", list.len());
-        return Err(Error::new(ErrorKind::LimitExceeded, message)
-            .suggest("ask for fewer of them with a filter, or over HTTP on the socket"));
+        return Err(Error::new(ErrorKind::LimitExceeded, message).suggest(
+            "ask for fewer at once, with a filter or with limit and after, as `styxy list` does",
+        ));
     }
     Ok(list.into_iter().map(Dict).collect())
 }

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter, InstanceRequest, once},
+    request::{AllocateRequest, Filter, InstanceRequest, Listing, once},
     value::{Fields, Value},
     word::shortened,
 };
@@ -207,7 +207,7 @@ async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answ
 }
 
 async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
-    let leases = broker.list(&read_filter(filter?)?)?;
+    let leases = broker.list(&Listing::parse(read_query(filter?)?)?)?;
     Ok(Json(json!({"success": true, "allocations": leases})).into_response())
 }
 
@@ -220,7 +220,7 @@ pub(super) fn read_query(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Vec<(String, Value)>, Error> {
     let value = |key: &str, text: String| match (key, text.parse(), text.as_str()) {
-        ("port" | "count" | "ttl" | "pid", Ok(number), _) => Value::U64(number),
+        ("port" | "count" | "ttl" | "pid" | "limit" | "after", Ok(number), _) => Value::U64(number),
         ("create" | "strict" | "dry_run" | "force" | "origins", _, "true") => Value::Bool(true),
         ("create" | "strict" | "dry_run" | "force" | "origins", _, "false") => Value::Bool(false),
         _ => Value::Str(text),

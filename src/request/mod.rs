@@ -2,15 +2,18 @@
 //!
 //! - `allocate`: a request for a port
 //! - `filter`: which leases are meant
+//! - `listing`: which of them are listed, and how many at once
 //! - `owner`: who is to own a lease, and instances
 //! - this file: how options are read
 
 mod allocate;
 mod filter;
+mod listing;
 mod owner;
 
 pub use allocate::AllocateRequest;
 pub use filter::Filter;
+pub use listing::Listing;
 pub use owner::{InstanceRequest, OwnerRequest};
 
 use std::collections::HashSet;
