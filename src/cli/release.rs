@@ -10,12 +10,7 @@ use super::{
     project::Project,
     refused, text, usage,
 };
-use crate::{
-    client::{Call, Failure},
-    error::{Error, ErrorKind},
-    port::Protocol,
-    value::Fields,
-};
+use crate::{client::Call, error::Error, port::Protocol, value::Fields};
 
 /// Give leased ports back
 #[derive(Debug, Args)]
@@ -57,7 +52,6 @@ impl Release {
         common.put_some("service_type", self.service_type.clone());
         common.put_some("instance_id", self.instance.clone());
         common.put_some("protocol", self.protocol.map(Protocol::as_str));
-        let mut leases = Vec::new();
         if self.which.is_empty() {
             if common.0.iter().all(|(key, _)| *key == "protocol") {
                 return Err(usage(
@@ -65,50 +59,67 @@ impl Release {
                         .suggest("give a lease or a port, or --project, --type or --instance"),
                 ));
             }
-            leases.extend(found(common)?);
-        } else {
-            for which in &self.which {
-                leases.extend(named(which, common.clone())?);
+            return self.release_matching(common);
+        }
+        let mut leases: Vec<Json> = Vec::new();
+        for which in &self.which {
+            for lease in named(which, common.clone())? {
+                if leases.iter().all(|known| known["lease_id"] != lease["lease_id"]) {
+                    leases.push(lease);
+                }
             }
         }
-        self.release(&leases)
+        self.release_each(&leases)
     }
 
-    fn release(&self, leases: &[Json]) -> Result<(), Stop> {
-        let many = self.which.len().max(1) < leases.len();
-        if many && !self.yes && !agreed(leases)? {
+    /// Releases what matches by one call: all of it, or nothing.
+    fn release_matching(&self, filter: Fields) -> Result<(), Stop> {
+        let leases = found(filter.clone())?;
+        if leases.is_empty() {
+            return self.tell(&leases);
+        }
+        if leases.len() > 1 && !self.yes && !agreed(&leases)? {
             return Err(Stop::No);
         }
-        let mut released = Vec::new();
+        ask(&Call::ReleaseMatching { filter })?;
+        self.tell(&leases)
+    }
+
+    /// Releases leases that were named, as many as can be.
+    fn release_each(&self, leases: &[Json]) -> Result<(), Stop> {
+        if self.which.len() < leases.len() && !self.yes && !agreed(leases)? {
+            return Err(Stop::No);
+        }
+        let (mut released, mut failure) = (Vec::new(), None);
         for lease in leases {
-            let answer = match release(lease) {
-                // It ended in this moment, and that is what was wanted of all that are meant.
-                Err(Stop::Failure(Failure::Refused {
-                    kind: Some(ErrorKind::NoSuchLease), ..
-                })) if self.which.is_empty() => {
-                    continue;
-                }
-                answer => answer?,
-            };
-            if !self.output.json {
-                print(&format!(
-                    "released port {} of {}",
-                    answer["port"],
-                    text(lease, "service_type")
-                ))?;
+            match release(lease) {
+                Ok(_) => released.push(lease.clone()),
+                Err(stop) => failure = failure.or(Some(stop)),
             }
-            released.push(answer);
         }
-        match released.as_slice() {
-            _ if !self.output.json => {}
+        if !released.is_empty() {
+            self.tell(&released)?;
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Tells what was released.
+    fn tell(&self, leases: &[Json]) -> Result<(), Stop> {
+        if !self.output.json {
+            if leases.is_empty() {
+                return print("no lease is meant");
+            }
+            let line = |lease: &Json| {
+                format!("released port {} of {}", lease["port"], text(lease, "service_type"))
+            };
+            return print(&leases.iter().map(line).collect::<Vec<_>>().join("\n"));
+        }
+        let answer = |lease: &Json| json!({"port": lease["port"], "lease_id": lease["lease_id"]});
+        match leases {
             // One that was named is answered as one.
-            [only] if self.which.len() == 1 => return print_json(only),
-            all => return print_json(&json!(all)),
+            [only] if self.which.len() == 1 => print_json(&answer(only)),
+            all => print_json(&all.iter().map(answer).collect()),
         }
-        if leases.is_empty() {
-            print("no lease is meant")?;
-        }
-        Ok(())
     }
 }
 

@@ -93,6 +93,9 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
         Call::Renew { lease_id, ttl } => {
             send(bus, "Renew", &(lease_id.to_string(), ttl.unwrap_or(0))).await?
         }
+        Call::ReleaseMatching { filter } => {
+            send(bus, "ReleaseMatching", &(dbus::Dict(filter.clone()),)).await?
+        }
         Call::Forget { filter } => send(bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
         Call::List { filter } => send(bus, "List", &(dbus::Dict(filter.clone()),)).await?,
         Call::Check { port, protocol } => {
@@ -153,7 +156,7 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
             .deserialize::<bool>()
             .map(|restarting| serde_json::json!({"restarting": restarting})),
         Call::SetAutoAllocation { enabled } => Ok(serde_json::json!({"enabled": enabled})),
-        Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
+        Call::ReleaseMatching { .. } | Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))
         }
         Call::Check { .. } | Call::Renew { .. } | Call::Status | Call::TakeConfiguration { .. } => {

@@ -108,6 +108,9 @@ fn request(call: &Call) -> Request<Body> {
             let body = ttl.map(|ttl| json!({"ttl": ttl}).to_string()).unwrap_or_default();
             (Method::PUT, format!("/allocate/{lease_id}/renew"), Body::from(body))
         }
+        Call::ReleaseMatching { filter } => {
+            (Method::DELETE, format!("/allocations{}", query(filter)), Body::empty())
+        }
         Call::Forget { filter } => {
             (Method::DELETE, format!("/memory{}", query(filter)), Body::empty())
         }

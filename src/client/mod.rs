@@ -59,6 +59,11 @@ pub enum Call {
         /// Its id.
         lease_id: String,
     },
+    /// Release every lease that matches.
+    ReleaseMatching {
+        /// Which of them.
+        filter: Fields,
+    },
     /// Begin its time limit anew.
     Renew {
         /// The lease.
