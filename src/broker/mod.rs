@@ -15,6 +15,7 @@
 //! - `denials`: refusals, counted where they are alike
 //! - `unsettled`: what was remembered before grants that are not durable yet
 
+mod backlog;
 mod denials;
 mod ending;
 pub mod grant;
@@ -44,10 +45,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::{
     activity::Activity,
-    audit::{
-        Outbox, Sink,
-        outbox::{self, Arrival},
-    },
+    audit::{Outbox, Sink, outbox},
     change::{Change, Record},
     config::{Config, Files, Merged, Origins, Problem, drop_in},
     error::{Error, ErrorKind, Shortage},
@@ -76,12 +74,6 @@ use crate::{
 use denials::Denials;
 use sight::Sight;
 use unsettled::Unsettled;
-
-/// The most events that may wait for a journal that takes nothing: the log has them all.
-const MOST_STUCK_EVENTS: u64 = 100_000;
-/// The most that may wait for one that takes them, slower than they can be made: a burst is caught up with, and a
-/// client that never stops does not fill the disk.
-const MOST_EVENTS: u64 = 1_000_000;
 
 /// Where things are, and what the service was given. All of it comes from the daemon.
 #[derive(Debug, Default)]
@@ -616,17 +608,11 @@ impl Inner {
             state.writer.hurry();
             return Err(Error::storage(&reason));
         }
-        let audit = state.outbox.status();
-        let waiting = state.store.seq().saturating_sub(audit.done);
-        let most = if audit.arrival == Arrival::Waiting { MOST_STUCK_EVENTS } else { MOST_EVENTS };
-        if client.is_some() && waiting >= most && !changes.iter().all(Change::is_end) {
-            let message = format!(
-                "{waiting} events wait for the journal, and nothing is granted before it takes them"
-            );
-            return Err(Error::new(ErrorKind::LimitExceeded, message)
-                .suggest("`styxy status` says how the journal does; ask again later"));
+        if client.is_none() || changes.iter().all(Change::is_end) {
+            return Ok(());
         }
-        Ok(())
+        let audit = state.outbox.status();
+        backlog::check(state.store.seq().saturating_sub(audit.done), audit.arrival)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::{
-    Broker, Inner, State,
+    Broker, Inner, State, backlog,
     ending::Listened,
     search::{Search, look},
 };
@@ -211,6 +211,7 @@ impl Broker {
                 let note = audit.arrival.note();
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
+                fields.put_some("audit_remedy", backlog::remedy(audit.arrival));
                 let broken = state.writer.progress().broken;
                 fields.put_some("state_problem", broken.map(|error| error.to_string()));
             }

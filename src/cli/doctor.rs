@@ -11,7 +11,7 @@ use super::{
     Output, Stop, block_on, counted,
     holders::{IGNORES_PORT, elsewhere, instead},
     print, print_json,
-    status::confirmed,
+    status::{confirmed, unconfirmed},
     table::{self, Cell, Colour, Table},
     text,
 };
@@ -225,9 +225,8 @@ async fn service(findings: &mut Findings, units: &Units) {
         Some(told) => findings.ok("audit", told),
         None => findings.warning(
             "audit",
-            text(&status, "audit_note"),
-            "events are confirmed where systemd-journald runs and the user may read its journal: set \
-             Storage=persistent in journald.conf(5), or add the user to the group systemd-journal",
+            unconfirmed(&status),
+            status["audit_remedy"].as_str().unwrap_or("see JOURNAL in styxy.service(8)"),
         ),
     }
     ports(findings).await;

@@ -63,7 +63,7 @@ fn describe(status: &Json, way: Way) -> String {
     } else {
         lines.extend(missing(status).map(|missing| sandbox_of(&missing)));
     }
-    lines.push(confirmed(status).unwrap_or_else(|| text(status, "audit_note").to_owned()));
+    lines.push(confirmed(status).unwrap_or_else(|| unconfirmed(status)));
     if let Some(problem) = status["state_problem"].as_str() {
         lines.push(format!("the state cannot be used, so nothing is granted: {problem}"));
     }
@@ -88,6 +88,15 @@ fn describe(status: &Json, way: Way) -> String {
 /// What is said of the sandbox of a service that is not the unit's.
 pub(super) const PRIVATE: &str =
     "it was started by a command, not by systemd's unit, and has no sandbox by design";
+
+/// Why events are not confirmed, and how many wait.
+pub(super) fn unconfirmed(status: &Json) -> String {
+    let note = text(status, "audit_note");
+    match status["audit_pending"].as_u64() {
+        Some(pending @ 1..) => format!("{note} ({} so far)", counted(pending, "event")),
+        _ => note.to_owned(),
+    }
+}
 
 /// How many events are in the journal, where that is confirmed.
 pub(super) fn confirmed(status: &Json) -> Option<String> {
@@ -131,6 +140,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_waits_for_a_journal_that_takes_nothing_is_counted() {
+        let note = "the journal takes nothing at the moment";
+        let status = |pending| json!({"audit_confirmed": false, "audit_pending": pending, "audit_note": note});
+        assert_eq!(confirmed(&status(3)), None);
+        assert_eq!(unconfirmed(&status(3)), format!("{note} (3 events so far)"));
+        assert_eq!(unconfirmed(&status(0)), note);
+    }
 
     #[test]
     fn what_the_service_does_not_find_is_missing() {
