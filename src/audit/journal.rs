@@ -28,15 +28,7 @@ struct Entry {
 
 /// Asks which events of this state folder have arrived since that moment.
 pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
-    // Two seconds earlier, because a clock that is being set may step back a little.
-    let child = journalctl((since.0 / 1000).saturating_sub(2))
-        .arg("--output-fields=STYXY_SEQ")
-        .arg("SYSLOG_IDENTIFIER=styxy")
-        // Nobody else's entry says that an event of ours has arrived: journald itself sets this field.
-        .arg(format!("_UID={}", uid()))
-        .arg(format!("STYXY_STATE_ID={state_id}"))
-        .spawn();
-    let Ok(mut child) = child else { return ReadBack::Unreadable };
+    let Ok(mut child) = arrived(state_id, since).spawn() else { return ReadBack::Unreadable };
     let mut found = HashSet::new();
     if let Some(output) = child.stdout.take() {
         for line in BufReader::new(output).lines().map_while(Result::ok) {
@@ -48,6 +40,19 @@ pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
         Ok(status) if status.success() => ReadBack::Found(found),
         _ => ReadBack::Unreadable,
     }
+}
+
+/// The question which events of a state folder have arrived.
+fn arrived(state_id: &str, since: Timestamp) -> Command {
+    // Two seconds earlier, because a clock that is being set may step back a little.
+    let mut question = journalctl((since.0 / 1000).saturating_sub(2));
+    question
+        .arg("--output-fields=STYXY_SEQ")
+        .arg("SYSLOG_IDENTIFIER=styxy")
+        // Nobody else's entry says that an event of ours has arrived: journald itself sets this field.
+        .arg(format!("_UID={}", uid()))
+        .arg(format!("STYXY_STATE_ID={state_id}"));
+    question
 }
 
 /// Whether there is any entry of this user that can be read, however old.
@@ -65,4 +70,20 @@ fn journalctl(since: u64) -> Command {
         .stdout(Stdio::piped())
         .stderr(Stdio::null());
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_entry_of_this_user_and_this_state_says_that_an_event_has_arrived() {
+        let question = arrived("a-state", Timestamp(1_000_000));
+        let words: Vec<_> = question.get_args().map(|word| word.to_string_lossy()).collect();
+        for term in
+            [&format!("_UID={}", uid()), "STYXY_STATE_ID=a-state", "SYSLOG_IDENTIFIER=styxy"]
+        {
+            assert!(words.iter().any(|word| word == term), "{term}: {words:?}");
+        }
+    }
 }
