@@ -158,6 +158,25 @@ pub enum Change {
         /// What was lost, and where the damaged file is now.
         reason: String,
     },
+    /// What another registry of this user had is in this one.
+    Merge(Merge),
+}
+
+/// What was taken over from another registry of this user.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Merge {
+    /// The name of its state, if all of it is here now; `None` if only what it remembers was copied.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state_id: Option<String>,
+    /// The leases that live on here. Those that gave way have ended before, by changes of their own.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub leases: Vec<Arc<Lease>>,
+    /// The instances.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub instances: Vec<Arc<Instance>>,
+    /// The remembered ports, the oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub remembered: Vec<(MemoryKey, Port)>,
 }
 
 /// A service type and its ranges.

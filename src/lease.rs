@@ -380,6 +380,8 @@ pub enum EndReason {
     NotDurable,
     /// Whoever asked for it was gone before the answer, so nobody knows of it.
     NotDelivered,
+    /// Two registries of this user were merged, and the other one's lease has the port.
+    Merged,
 }
 
 impl EndReason {
@@ -395,6 +397,7 @@ impl EndReason {
             Self::NewBoot => "new_boot",
             Self::NotDurable => "not_durable",
             Self::NotDelivered => "not_delivered",
+            Self::Merged => "merged",
         }
     }
 }

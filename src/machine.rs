@@ -24,9 +24,40 @@ use crate::kernel::{
 /// `~/.config` (`StateDirectory=` in systemd.exec(5)).
 const MOVED: u32 = 254;
 
+/// A folder that is there while systemd is the system's manager (`sd_booted(3)`).
+const SYSTEMD: &str = "/run/systemd/system";
+
 /// The name of the folder for the network and the machine that this process is in.
 pub fn key() -> &'static str {
     &here().1
+}
+
+/// Whether a name is one of those that [`key`] gives, on any machine.
+pub fn is_key(name: &str) -> bool {
+    let is_hash = |part: &str| {
+        part.len() == 16 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    match name.split_once('-') {
+        Some((machine, network)) => is_hash(machine) && is_hash(network),
+        None => is_hash(name),
+    }
+}
+
+/// Whether a name is the key of another network of this machine, of this boot or an earlier one.
+pub fn is_key_of_other_network(name: &str) -> bool {
+    is_other_network(key(), name)
+}
+
+fn is_other_network(own: &str, name: &str) -> bool {
+    let machine = own.split('-').next().unwrap_or(own);
+    let network = name.strip_prefix(machine).and_then(|rest| rest.strip_prefix('-'));
+    is_key(name) && network.is_some() && name != own
+}
+
+/// Whether a state that lies in the state folder itself is of this machine and network. Versions before 2.0 knew of neither:
+/// they mostly ran in the machine's own network, or in a container that has no other.
+pub fn has_unnamed_state() -> bool {
+    is_in_own_network() || !Path::new(SYSTEMD).is_dir()
 }
 
 /// Whether this process is in the network of the machine, and not in one of a sandbox or a container without a manager of
@@ -121,7 +152,7 @@ fn choose<'a>(state: &'a Path, config: &'a Path, systemd: Option<u32>) -> &'a Pa
 
 /// The version of the systemd that runs here, if one does.
 fn systemd_version() -> Option<u32> {
-    if !Path::new("/run/systemd/system").is_dir() {
+    if !Path::new(SYSTEMD).is_dir() {
         return None;
     }
     let output = Command::new("systemctl").arg("--version").stderr(Stdio::null()).output().ok()?;
@@ -171,6 +202,32 @@ mod tests {
         assert!(keys[1].starts_with(&keys[0]), "the machine is seen from the name");
         keys.sort();
         assert!(keys.windows(2).all(|pair| pair[0] != pair[1]), "{keys:?}");
+    }
+
+    #[test]
+    fn the_folders_of_other_networks_of_this_machine_are_known_by_their_names() {
+        let machine = HERE.key();
+        let network = |number| Here { network: Network::Other(number), ..HERE }.key();
+        let elsewhere = Here { machine_id: None, ..HERE };
+        let there = Here { network: Network::Other(17), ..elsewhere }.key();
+        for key in [&machine, &network(17), &elsewhere.key(), &there] {
+            assert!(is_key(key), "{key}");
+        }
+        for name in ["", "lock", "merged.17", "0123456789abcdef-", "0123456789ABCDEF", "17-17"] {
+            assert!(!is_key(name), "{name}");
+        }
+        assert!(is_other_network(&machine, &network(17)));
+        assert!(is_other_network(&network(18), &network(17)));
+        for (own, name) in [
+            (&machine, &machine),
+            (&network(17), &network(17)),
+            (&network(17), &machine),
+            (&machine, &elsewhere.key()),
+            (&machine, &there),
+            (&network(17), &there),
+        ] {
+            assert!(!is_other_network(own, name), "{own} {name}");
+        }
     }
 
     #[test]

@@ -5,7 +5,9 @@ mod support;
 use std::{
     collections::{BTreeSet, HashMap},
     env, fs,
+    net::TcpListener,
     os::unix::net::UnixStream,
+    path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -216,6 +218,179 @@ fn the_state_of_an_older_version_is_taken_along() {
     end(service, Signal::SIGTERM);
 }
 
+/// A service with the folder that a systemd before 254 gives to the unit.
+fn with_the_older_folder(home: &Home) -> Child {
+    let mut service = home.styxy();
+    service.env("XDG_STATE_HOME", home.path("config"));
+    started(service)
+}
+
+/// Moves a state in the older folder to where versions before 2.0 had it, with events that were not sent.
+fn age(home: &Home) -> Vec<(PathBuf, Vec<u8>)> {
+    let folder = home.path("config/styxy/state");
+    let registry = folder.join(styxy::machine::key());
+    let mut moved = Vec::new();
+    for file in fs::read_dir(&registry).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if name.starts_with("log.") {
+            let log = fs::read_to_string(&path).unwrap();
+            let unsent = log.lines().filter(|line| !line.contains("{\"confirmed\":"));
+            let unsent: String = unsent.flat_map(|line| [line, "\n"]).collect();
+            fs::write(folder.join(&name), &unsent).unwrap();
+            moved.push((folder.join(&name), unsent.into_bytes()));
+        }
+    }
+    fs::remove_dir_all(registry).unwrap();
+    moved
+}
+
+/// The port and the name of each lease.
+fn named(home: &Home) -> Vec<(u64, String)> {
+    let lease = |lease: Json| {
+        (lease["port"].as_u64().unwrap(), lease["lease_id"].as_str().unwrap().to_owned())
+    };
+    leases(home).into_iter().map(lease).collect()
+}
+
+/// How many records of the present log have this in them.
+fn recorded(home: &Home, what: &str) -> usize {
+    let names = fs::read_dir(home.state()).unwrap().map(|file| file.unwrap().path());
+    let logs = names.filter(|path| path.to_string_lossy().contains("/log."));
+    let count = |path: PathBuf| {
+        let log = fs::read_to_string(path).unwrap();
+        log.lines().filter(|line| line.contains(what)).count()
+    };
+    logs.map(count).sum()
+}
+
+#[test]
+fn what_an_older_version_kept_in_another_folder_is_merged_once() {
+    let home = Home::with_type();
+    let strict = |index: u16, more: &[&str]| {
+        let port = home.port(index).to_string();
+        home.ok(&[&["allocate", "mine", "--strict", "--port", &port], more].concat());
+    };
+    let project = ["--ttl", "600", "--project", "/project"];
+    let older = with_the_older_folder(&home);
+    strict(0, &["--ttl", "600"]);
+    strict(1, &["--owner", &format!("pid:{}", std::process::id())]);
+    strict(2, &project);
+    let theirs = named(&home);
+    end(older, Signal::SIGTERM);
+    let files = age(&home);
+    // Versions before 2.0 knew nothing of the other folder.
+    let folder = home.path("config/styxy/state");
+    fs::rename(&folder, home.path("hidden")).unwrap();
+    let service = home.service();
+    strict(0, &["--ttl", "600"]);
+    strict(1, &["--ttl", "600"]);
+    let ours = named(&home);
+    end(service, Signal::SIGTERM);
+    fs::rename(home.path("hidden"), &folder).unwrap();
+
+    let _listener = TcpListener::bind(("127.0.0.1", home.port(1))).unwrap();
+    let service = home.service_with_log();
+    let merged = [ours[0].clone(), theirs[1].clone(), theirs[2].clone()];
+    assert_eq!(named(&home), merged);
+    assert_eq!(recorded(&home, r#""reason":"merged""#), 2);
+
+    // The older state's events are sent under its name, and then nothing is left of it.
+    let is_left = || fs::read_dir(&folder).unwrap().any(|file| file.unwrap().path().is_dir());
+    home.until(|| !is_left());
+    let said = fs::read_to_string(home.path("log")).unwrap();
+    let granted = said.lines().filter(|l| l.contains(r#""allocate""#) && l.contains(&theirs[2].1));
+    let granted: Vec<_> = granted.collect();
+    assert_eq!(granted.len(), 1, "{said}");
+    let log = String::from_utf8_lossy(&files[0].1);
+    let state_id = &log.split(r#""state_id":""#).nth(1).unwrap()[..36];
+    let field = format!(r#""STYXY_STATE_ID":"{state_id}""#);
+    assert!(granted[0].contains(&field), "{}", granted[0]);
+    let asked = home.ok(&["audit", "--print"]);
+    assert!(asked.contains(state_id), "{asked}");
+    // The project gets the port that it had there.
+    let port = home.port(2).to_string();
+    home.ok(&["release", &port]);
+    assert_eq!(home.ok(&[&["allocate", "mine"], &project[..]].concat()), port);
+    home.ok(&["release", &home.port(1).to_string()]);
+    let before = named(&home);
+    end(service, Signal::SIGKILL);
+
+    // As if it had been killed before it could take the older files away.
+    for (path, bytes) in &files {
+        fs::write(path, bytes).unwrap();
+    }
+    let service = home.service();
+    assert_eq!(named(&home), before);
+    home.until(|| !is_left());
+    assert!(files.iter().all(|(path, _)| !path.exists()));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_new_registry_copies_what_others_remember_and_no_lease() {
+    let home = Home::with_type();
+    let other = home.path("state/styxy/state/0123456789abcdef");
+    let port = home.port(5).to_string();
+    let service = home.service();
+    home.ok(&["allocate", "mine", "--port", &port, "--project", "/project"]);
+    end(service, Signal::SIGTERM);
+    fs::rename(home.state(), &other).unwrap();
+    let before: Vec<_> = fs::read_dir(&other).unwrap().map(|file| file.unwrap().path()).collect();
+
+    let service = home.service();
+    assert!(leases(&home).is_empty());
+    assert_eq!(home.ok(&["allocate", "mine", "--project", "/project"]), port);
+    assert_eq!(recorded(&home, r#""merge""#), 1);
+    end(service, Signal::SIGTERM);
+    let service = home.service();
+    assert_eq!((leases(&home).len(), recorded(&home, r#""merge""#)), (1, 1), "only when it is new");
+    end(service, Signal::SIGTERM);
+    let after: Vec<_> = fs::read_dir(&other).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(after, before, "it is another machine's");
+}
+
+#[test]
+fn the_folder_of_a_network_that_is_gone_is_deleted_when_its_events_are_sent() {
+    let home = Home::with_type();
+    let service = home.service();
+    home.ok(&["allocate", "mine", "--project", "/project/of/the/sandbox"]);
+    end(service, Signal::SIGTERM);
+    let machine = styxy::machine::key().split('-').next().unwrap();
+    let folder = |network: u32| home.path(&format!("state/styxy/state/{machine}-{network:016x}"));
+    let log = fs::read_to_string(home.state().join("log.00000001")).unwrap();
+    let unsent = log.lines().filter(|line| !line.contains("{\"confirmed\":"));
+    let unsent: String = unsent.flat_map(|line| [line, "\n"]).collect();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boot = boot.trim();
+    // Of a boot before this one; of this one; and one whose service lives.
+    let here = styxy::kernel::network::mark().unwrap();
+    for (network, noted) in
+        [(1, "earlier 17".to_owned()), (2, format!("{boot} {here}")), (3, "earlier 17".to_owned())]
+    {
+        fs::create_dir(folder(network)).unwrap();
+        fs::write(folder(network).join("log.00000001"), &unsent).unwrap();
+        fs::write(folder(network).join("network"), noted + "\n").unwrap();
+    }
+    let _lock = styxy::state::Lock::take(&folder(3)).unwrap();
+    let elsewhere = home.path("state/styxy/state/0123456789abcdef-0000000000000001");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("log.00000001"), &unsent).unwrap();
+    fs::write(elsewhere.join("network"), "earlier 17\n").unwrap();
+    fs::remove_dir_all(home.state()).unwrap();
+
+    let service = home.service_with_log();
+    home.until(|| !folder(1).exists());
+    assert!(folder(2).exists() && folder(3).exists() && elsewhere.exists());
+    let said = fs::read_to_string(home.path("log")).unwrap();
+    let is_grant = |line: &&str| {
+        line.contains(r#""STYXY_ACTION":"allocate""#) && line.contains("/project/of/the/sandbox")
+    };
+    assert_eq!(said.lines().filter(is_grant).count(), 1, "{said}");
+    assert!(leases(&home).is_empty());
+    end(service, Signal::SIGTERM);
+}
+
 #[test]
 fn a_mark_for_the_next_login_is_there_as_long_as_there_are_leases() {
     let home = Home::with_type();
@@ -244,6 +419,8 @@ fn elsewhere(home: &Home, script: &str) -> Option<String> {
     let output = Command::new("unshare")
         .args(unshare)
         .args(["sh", "-euc", script])
+        // The project that has the port is the same.
+        .current_dir(home.path("."))
         .env_clear()
         .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .env("PATH", env::var_os("PATH").unwrap())

@@ -3,12 +3,16 @@
 
 use crate::{
     auto_allocation::Placement,
-    change::{Asker, Change, Denial, Record, TypeRanges},
+    change::{Asker, Change, Denial, Merge, Record, TypeRanges},
     lease::{Client, EndReason, Instance, Lease, MemoryKey},
     port::{Port, PortRange, Protocol},
     service_type::ServiceTypeName,
     value::Fields,
+    word::counted,
 };
+
+/// How many ports a message names.
+const MOST_NAMED: usize = 20;
 
 /// A port was granted.
 pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
@@ -42,9 +46,11 @@ pub const CONFIG_RELOAD: &str = "df62e7b773934858a66261eb60432f79";
 pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
 /// Stored state was damaged.
 pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
+/// What another registry of the user had is in this one.
+pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 
 /// What an event can tell of, as `STYXY_ACTION` has it.
-pub const ACTIONS: [&str; 16] = [
+pub const ACTIONS: [&str; 17] = [
     "allocate",
     "singleton_reuse",
     "singleton_leave",
@@ -61,6 +67,7 @@ pub const ACTIONS: [&str; 16] = [
     "config_reload",
     "config_error",
     "recover",
+    "merge",
 ];
 
 /// An event: a message for people, and the `STYXY_` fields for programs.
@@ -102,6 +109,7 @@ impl Event {
             }
             Change::ConfigError { reason } => config_error(reason),
             Change::Recover { reason } => recover(reason),
+            Change::Merge(taken) => merge(taken),
         };
         event.fields.put("STYXY_SEQ", record.seq);
         event.fields.put("STYXY_STATE_ID", state_id);
@@ -226,6 +234,7 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
         EndReason::NotDurable => "the grant could not be stored",
         EndReason::NotDelivered => "whoever asked for it was gone before the answer",
         EndReason::Released => "it was released",
+        EndReason::Merged => "another registry of this user had leased the port, too",
     };
     let message = format!("The lease of {} of {} ended: {why}", port(lease), describe(lease));
     Event::new(EXPIRE, "expire", message).about(lease).with("STYXY_REASON", Some(reason.as_str()))
@@ -324,6 +333,21 @@ fn recover(reason: &str) -> Event {
     Event::new(RECOVER, "recover", message).warning().with("STYXY_REASON", Some(reason))
 }
 
+fn merge(taken: &Merge) -> Event {
+    let named: Vec<_> = taken.leases.iter().take(MOST_NAMED).map(|lease| port(lease)).collect();
+    let more = if taken.leases.len() > MOST_NAMED { ", …" } else { "" };
+    let leases = match taken.leases.len() {
+        0 => "no lease".to_owned(),
+        count => format!("{} ({}{more})", counted(count as u64, "lease"), named.join(", ")),
+    };
+    let remembered = counted(taken.remembered.len() as u64, "remembered port");
+    let message = match &taken.state_id {
+        Some(_) => format!("Merged another registry of this user: {leases} and {remembered}"),
+        None => format!("Copied {remembered} from other machines or networks of this user"),
+    };
+    Event::new(MERGE, "merge", message)
+}
+
 fn port(lease: &Lease) -> String {
     match lease.protocol {
         Protocol::Both => format!("tcp and udp port {}", lease.port),
@@ -366,6 +390,7 @@ mod tests {
             CONFIG_RELOAD,
             CONFIG_ERROR,
             RECOVER,
+            MERGE,
         ];
         for id in ids {
             assert!(catalog.contains(&format!("-- {id}\n")), "{id}");

@@ -10,6 +10,7 @@
 //! - `types`: service types that appear and go, and the configuration
 //! - `leaving`: owners that end soon after they have got a lease
 //! - `sight`: whether commands see the configuration that the service sees
+//! - `merging`: taking over what other registries have
 //! - `ending`: what happens when an owner, a deadline or a listener has come to its end
 //! - `query`: what can be asked without changing anything
 //! - `denials`: refusals, counted where they are alike
@@ -23,6 +24,7 @@ mod holding;
 mod instances;
 mod leases;
 mod leaving;
+mod merging;
 mod query;
 mod search;
 mod sight;
@@ -241,6 +243,7 @@ impl Broker {
         inner.locked(&self.state)?;
         let opened = Store::open(&self.state, &self.boot_id, &mut registry)?;
         let store = opened.store;
+        let is_new = store.seq() == 0;
         let writer = Writer::start(store.durable(), self.renewal()).map_err(io)?;
         // What an earlier service wrote may be in memory only.
         writer.soon(&store.log(), store.seq());
@@ -282,6 +285,7 @@ impl Broker {
         self.activity.touch(inner.registry.len());
         // Leases of another boot must not live on because their end could not be stored.
         told.map_err(|error| io(std::io::Error::other(error.message)))?;
+        self.take_over_others(inner, is_new);
         if let Ok(state) = &mut inner.state
             && state.store.confirmed() >= state.store.seq()
         {

@@ -8,7 +8,7 @@ use std::{
 
 use super::Failure;
 use crate::{
-    handover::{self, Claim, Rank},
+    handover::{self, Claim, Rank, others},
     http::Backlog,
     kernel::process,
     machine,
@@ -52,12 +52,16 @@ impl Home {
 impl Home {
     /// Becomes the service of this home.
     pub(super) fn claim(&self) -> Result<Claim, Failure> {
-        let claim = handover::claim(&self.state, self.rank)?;
-        if claim.lock.is_some()
-            && let Err(error) = handover::older::adopt(&self.folder, &self.state)?
-        {
-            let folder = self.folder.display();
-            tracing::warn!("the state of an older version in {folder} was not moved: {error}");
+        let mut claim = handover::claim(&self.state, self.rank)?;
+        if claim.lock.is_some() {
+            if machine::has_unnamed_state()
+                && let Err(error) = handover::older::adopt(&self.folder, &self.state)?
+            {
+                let folder = self.folder.display();
+                tracing::warn!("the state of an older version in {folder} was not moved: {error}");
+            }
+            let places = user().state_folders();
+            others::find(&self.folder, &self.state, &places, self.rank, &mut claim);
         }
         Ok(claim)
     }

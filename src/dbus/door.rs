@@ -120,6 +120,13 @@ async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()
             let id = lease.lease_id.to_string();
             Styxy::lease_granted(emitter, lease.port.get(), &id, Dict(lease.fields())).await
         }
+        Change::Merge(merge) => {
+            for lease in &merge.leases {
+                let (port, id) = (lease.port.get(), lease.lease_id.to_string());
+                Styxy::lease_granted(emitter, port, &id, Dict(lease.fields())).await?;
+            }
+            Ok(())
+        }
         Change::Release { lease, reason } | Change::Expire { lease, reason, .. } => {
             let (port, id) = (lease.port.get(), lease.lease_id.to_string());
             let (reason, lease) = (reason.as_str(), Dict(lease.fields()));

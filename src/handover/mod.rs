@@ -26,10 +26,12 @@
 //! - this file: becoming the service
 //! - [`giver`]: ceasing to be it
 //! - [`older`]: what services of older versions have left
+//! - [`others`]: other registries of the same user
 //! - `wire`: the lines
 
 pub mod giver;
 pub mod older;
+pub mod others;
 mod wire;
 
 use std::{
@@ -42,6 +44,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use self::others::Others;
 use crate::{
     kernel::process::{self, Process},
     lease::LeaseId,
@@ -75,6 +78,8 @@ pub struct Claim {
     pub guards: Vec<(LeaseId, OwnedFd)>,
     /// The processes that it watched.
     pub processes: Vec<Process>,
+    /// Other registries of the user, to be merged or deleted.
+    pub others: Others,
 }
 
 /// Why this process does not become the service.

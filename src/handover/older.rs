@@ -51,7 +51,7 @@ fn belongs_to_a_registry(name: &str) -> bool {
 
 /// Takes the lock of a folder in which a service without such a socket may live: of an older version. It is told to store
 /// its state and end, if it is one of this user.
-fn retire(folder: &Path) -> Result<Option<Lock>, Refused> {
+pub(super) fn retire(folder: &Path) -> Result<Option<Lock>, Refused> {
     let until = Instant::now() + PATIENCE;
     let mut told = None;
     loop {

@@ -234,6 +234,11 @@ impl Kept {
         true
     }
 
+    /// The leases whose guards were kept one by one: all but the youngest.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.stored.iter().map(|(lease, _)| *lease)
+    }
+
     /// How many descriptors there are.
     pub fn len(&self) -> usize {
         self.stored.len() + self.shelf.len()

@@ -47,6 +47,32 @@ pub fn same(pid: u32) -> Option<bool> {
     Some(device(&pid.to_string())? == device("self")?)
 }
 
+/// A number by which the network of this process can be found again: no two networks have it at the same time, but after
+/// its end another one may.
+pub fn mark() -> Option<u64> {
+    mark_of("self")
+}
+
+/// Whether any process is in the network that has this mark; `None` where not all processes of the machine are seen, so that
+/// it may be one of the others. A network without a process may still be kept by a file (`ip-netns(8)`).
+pub fn is_inhabited(mark: u64) -> Option<bool> {
+    // The first namespace of process numbers has this number in every kernel (PROC_PID_INIT_INO).
+    const FIRST: u64 = 0xEFFF_FFFC;
+    let own = fs::metadata("/proc/self/ns/pid").ok()?.ino();
+    if own != FIRST && !is_booted() {
+        return None;
+    }
+    let mut processes = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        name.bytes().all(|byte| byte.is_ascii_digit()).then_some(name)
+    });
+    Some(processes.any(|process| mark_of(&process) == Some(mark)))
+}
+
+fn mark_of(process: &str) -> Option<u64> {
+    fs::metadata(format!("/proc/{process}/net/dev")).ok().map(|file| file.ino())
+}
+
 /// Whether this is the first network of the kernel: it alone has the settings that count for all of them.
 fn is_initial() -> bool {
     Path::new("/proc/sys/net/core/dev_weight").exists()
@@ -112,6 +138,23 @@ mod tests {
         assert_eq!(same(other.id()), Some(false));
         other.kill().unwrap();
         other.wait().unwrap();
+    }
+
+    #[test]
+    fn a_network_is_inhabited_as_long_as_a_process_is_in_it() {
+        let here = mark().unwrap();
+        if is_inhabited(here).is_none() {
+            eprintln!("SKIPPED: not all processes are seen here");
+            return;
+        }
+        assert_eq!(is_inhabited(here), Some(true));
+        let Some(mut other) = in_another_network() else { return };
+        let there = mark_of(&other.id().to_string()).unwrap();
+        assert_ne!(there, here);
+        assert_eq!(is_inhabited(there), Some(true));
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert_eq!(is_inhabited(there), Some(false));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Which project had which port last.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
@@ -25,12 +25,16 @@ pub struct Remembered {
     pub since: u64,
 }
 
-/// The remembered ports. Ages are counted in numbers of changes: a lower one is older.
+/// Keys by their age, the oldest first.
+type Aged = BTreeSet<(u64, Arc<MemoryKey>)>;
+
+/// The remembered ports. Ages are counted in numbers of changes: a lower one is older. What one change brought from
+/// another registry is of one age.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     by_key: HashMap<Arc<MemoryKey>, Remembered>,
-    by_age: BTreeMap<u64, Arc<MemoryKey>>,
-    by_port: HashMap<(Protocol, Port), BTreeSet<u64>>,
+    by_age: Aged,
+    by_port: HashMap<(Protocol, Port), Aged>,
     newest: Newest,
     tcp: PortSet,
     udp: PortSet,
@@ -56,7 +60,7 @@ impl Memory {
         let since = same.map_or(age, |known| known.since);
         self.set_to(key, Remembered { port, age, since });
         while self.by_key.len() > most.max(1) {
-            let oldest = self.by_age.values().next().map(Arc::clone);
+            let oldest = self.by_age.first().map(|(_, key)| Arc::clone(key));
             self.forget(&oldest.expect("every key has an age"));
         }
     }
@@ -76,28 +80,30 @@ impl Memory {
         self.forget(&key);
         let Remembered { port, age, .. } = remembered;
         let key = Arc::new(key);
-        self.by_port.entry((key.protocol, port)).or_default().insert(age);
+        self.by_port.entry((key.protocol, port)).or_default().insert((age, Arc::clone(&key)));
         self.note_newest(key.protocol, port);
         self.set(key.protocol).insert(port);
-        self.by_age.insert(age, Arc::clone(&key));
+        self.by_age.insert((age, Arc::clone(&key)));
         self.by_key.insert(key, remembered);
     }
 
     /// Forgets what is remembered for that key.
     pub(super) fn forget(&mut self, key: &MemoryKey) {
-        let Some(Remembered { port, age, .. }) = self.by_key.remove(key) else {
+        let Some((key, Remembered { port, age, .. })) = self.by_key.remove_entry(key) else {
             return;
         };
-        self.by_age.remove(&age);
         let place = (key.protocol, port);
-        if let Some(ages) = self.by_port.get_mut(&place) {
-            ages.remove(&age);
-            if ages.is_empty() {
+        let protocol = key.protocol;
+        let entry = (age, key);
+        self.by_age.remove(&entry);
+        if let Some(entries) = self.by_port.get_mut(&place) {
+            entries.remove(&entry);
+            if entries.is_empty() {
                 self.by_port.remove(&place);
-                self.set(key.protocol).remove(port);
+                self.set(protocol).remove(port);
             }
         }
-        self.note_newest(key.protocol, port);
+        self.note_newest(protocol, port);
     }
 
     /// Forgets everything of that type: its ranges may be another's soon.
@@ -153,8 +159,9 @@ impl Memory {
     }
 
     fn note_newest(&mut self, protocol: Protocol, port: Port) {
-        let newest = self.by_port.get(&(protocol, port)).and_then(|ages| ages.last());
-        self.newest.0[usize::from(port.get())][protocol as usize] = newest.copied().unwrap_or(0);
+        let newest = self.by_port.get(&(protocol, port)).and_then(BTreeSet::last);
+        let age = newest.map_or(0, |(age, _)| *age);
+        self.newest.0[usize::from(port.get())][protocol as usize] = age;
     }
 
     fn set(&mut self, protocol: Protocol) -> &mut PortSet {
@@ -198,5 +205,27 @@ mod tests {
         // Another port that was remembered since stays.
         memory.take_back(&key("/b"), port(3002), None);
         assert_eq!(everything(&memory), then);
+    }
+
+    #[test]
+    fn what_is_of_one_age_is_forgotten_one_by_one() {
+        let key = |path: &str| {
+            let path = path.parse().unwrap();
+            MemoryKey::new(Some(&path), &"dev".parse().unwrap(), None, Protocol::Tcp).unwrap()
+        };
+        let port = Port::new(3000).unwrap();
+        let mut memory = Memory::default();
+        for path in ["/a", "/b", "/c"] {
+            memory.remember(key(path), port, 7, 10);
+        }
+        assert_eq!(memory.len(), 3);
+        memory.forget(&key("/b"));
+        assert_eq!((memory.len(), memory.age(Protocol::Tcp, port)), (2, 7));
+        memory.remember(key("/d"), port, 8, 2);
+        let left: Vec<_> = memory.iter().map(|(key, ..)| key.project_path.to_string()).collect();
+        assert_eq!(left, ["/c", "/d"]);
+        memory.forget(&key("/c"));
+        memory.forget(&key("/d"));
+        assert!(memory.is_empty() && !memory.contains(Protocol::Tcp, port));
     }
 }

@@ -5,6 +5,7 @@
 //! - [`holding`]: who lives by what
 //! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
+//! - [`merge`]: two registries of one user become one
 //! - [`placement`]: where a range goes that appears by itself
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
@@ -13,12 +14,13 @@ mod choose;
 mod fairness;
 pub mod holding;
 mod memory;
+pub mod merge;
 pub mod placement;
 mod port_set;
 mod told;
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -80,6 +82,8 @@ pub struct Registry {
     shares: Shares,
     memory: Memory,
     told: Told,
+    /// Leases of another registry that have ended while it was being merged with this one.
+    ended_elsewhere: HashSet<LeaseId>,
     /// Ports that were in use a moment ago, and are tried last.
     in_use: PortSet,
 }
@@ -111,6 +115,7 @@ impl Registry {
             shares: Shares::default(),
             memory: Memory::default(),
             told: Told::default(),
+            ended_elsewhere: HashSet::new(),
             in_use: PortSet::default(),
         }
     }
@@ -168,6 +173,9 @@ impl Registry {
                 {
                     self.memory.take_back(&key, lease.port, *remembered);
                 }
+                if !self.leases.contains_key(&lease.lease_id) {
+                    self.ended_elsewhere.insert(lease.lease_id);
+                }
                 self.remove(lease);
             }
             Change::Orphan { lease }
@@ -180,6 +188,7 @@ impl Registry {
             Change::UndoAutoAllocation { service_type, .. } => {
                 self.memory.forget_type(service_type);
             }
+            Change::Merge(merge) => self.take_over(seq, merge),
             Change::AutoAllocate { .. }
             | Change::Deny(_)
             | Change::ConfigReload { .. }

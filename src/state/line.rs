@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    change::Record,
+    change::{Merge, Record},
     lease::{self, Instance, Lease, MemoryKey},
     port::Port,
     registry::Told,
@@ -68,6 +68,9 @@ pub struct Header {
     /// Names that the state folder had before, the oldest first: events in the journal have them still.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub former: Vec<String>,
+    /// The names of states that were merged with this one: events in the journal have them.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub merged: Vec<String>,
 }
 
 /// A remembered port.
@@ -104,10 +107,15 @@ pub struct Origin {
 }
 
 impl Header {
-    /// The names of the state folder, the present one first.
+    /// The names of the state folder, the present one first, and of those that were merged with it.
     pub fn state_ids(&self) -> Vec<String> {
-        let former = self.former.iter().rev();
+        let former = self.former.iter().rev().chain(&self.merged);
         std::iter::once(&self.state_id).chain(former).cloned().collect()
+    }
+
+    /// Notes the name of a state that is a part of this one now, if all of it is.
+    pub fn note_merged(&mut self, merge: &Merge) {
+        self.merged.extend(merge.state_id.clone().filter(|id| !self.merged.contains(id)));
     }
 
     /// Who wrote the file.

@@ -19,7 +19,7 @@ use super::{
     Kind, Name, OpenError, files,
     line::{self, Header, Line, Origin, Unreadable},
 };
-use crate::{registry::Registry, time::Timestamp};
+use crate::{change::Change, registry::Registry, time::Timestamp};
 
 /// How many threads read the lines of a long file. Reading takes two thirds of the time in which a service
 /// with many leases starts; the rest is done meanwhile.
@@ -68,7 +68,7 @@ struct Aside {
     copy: bool,
 }
 
-/// Reads all state files into the registry. If a newer version has written any, nothing is touched.
+/// Reads all state files into the registry, and changes nothing.
 pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, OpenError> {
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let newer = |origin| OpenError::Newer(folder.to_owned(), origin);
@@ -91,7 +91,6 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, 
     if let Some(origin) = recovered.newer {
         return Err(newer(origin));
     }
-    remove_partial_files(folder).map_err(io)?;
     recovered.newest = newest;
     if newest.is_none()
         && let Some(snapshot) = snapshot
@@ -213,6 +212,9 @@ impl Recovered {
                 let missing = if known { record.seq - self.seq - 1 } else { 0 };
                 registry.apply(record.seq, &record.change);
                 self.seq = record.seq;
+                if let (Some(header), Change::Merge(merge)) = (&mut self.header, &record.change) {
+                    header.note_merged(merge);
+                }
                 missing
             }
             Line::Confirmed(seq) => {
@@ -383,8 +385,47 @@ pub fn ids(folder: &Path) -> Vec<String> {
     header.map(|header| header.state_ids()).unwrap_or_default()
 }
 
+/// What is to be known of a state before it is merged with another one.
+#[derive(Debug)]
+pub struct Found {
+    /// Its name.
+    pub state_id: String,
+    /// The boot that its leases belong to.
+    pub boot_id: String,
+    /// The number of the last change.
+    pub seq: u64,
+    /// The number of the last event that is known to be in the journal.
+    pub confirmed: u64,
+    /// What was damaged, for people.
+    pub damage: Vec<String>,
+}
+
+/// Reads the state of a folder into the registry, and changes nothing there; `None` if there is no state. A folder whose
+/// lock somebody else has may change meanwhile, so what is read of it may be incomplete.
+pub fn look(folder: &Path, registry: &mut Registry) -> Result<Option<Found>, OpenError> {
+    let recovered = read(folder, registry)?;
+    let seq = recovered.seq.max(recovered.confirmed);
+    Ok(recovered.header.map(|header| Found {
+        state_id: header.state_id,
+        boot_id: header.boot_id,
+        seq,
+        confirmed: recovered.confirmed,
+        damage: recovered.damage,
+    }))
+}
+
+/// The files of a folder's state.
+pub fn paths(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(files(folder)?.into_iter().map(|name| name.path(folder)).collect())
+}
+
+/// Whether there is a state in a folder, in whatever condition.
+pub fn is_in(folder: &Path) -> bool {
+    files(folder).is_ok_and(|files| !files.is_empty())
+}
+
 /// Leftovers of a snapshot that was being written.
-fn remove_partial_files(folder: &Path) -> io::Result<()> {
+pub(super) fn remove_partial_files(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == "tmp") {

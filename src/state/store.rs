@@ -16,7 +16,7 @@ use super::{
     writer::LogFile,
 };
 use crate::{
-    change::Record,
+    change::{Change, Record},
     lease::{Instance, Lease},
     registry::{Registry, Told},
 };
@@ -105,6 +105,7 @@ impl Store {
             move |error| OpenError::Io(path, error)
         };
         let recovered = recover::read(folder, registry)?;
+        recover::remove_partial_files(folder).map_err(at(folder))?;
         let newest = recovered.newest;
         let damage = recovered.damage.clone();
         let mut header = recovered.header.clone().unwrap_or_else(|| Header {
@@ -115,6 +116,7 @@ impl Store {
             confirmed: 0,
             program: None,
             former: Vec::new(),
+            merged: Vec::new(),
         });
         header.program = Some(PROGRAM.to_owned());
         header.confirmed = header.confirmed.max(recovered.confirmed);
@@ -183,6 +185,11 @@ impl Store {
         &self.header.state_id
     }
 
+    /// Whether the state of that name was merged with this one.
+    pub fn has_merged(&self, state_id: &str) -> bool {
+        self.header.merged.iter().any(|merged| merged == state_id)
+    }
+
     /// The records whose events may still have to be told: all there are, or only those that will come.
     pub fn reader(&self) -> Reader {
         let oldest = || Reader::new(&self.folder);
@@ -220,6 +227,11 @@ impl Store {
         self.buffer = buffer;
         result?;
         self.header.seq += records.len() as u64;
+        for record in records {
+            if let Change::Merge(merge) = &record.change {
+                self.header.note_merged(merge);
+            }
+        }
         Ok(())
     }
 

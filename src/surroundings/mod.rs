@@ -28,7 +28,7 @@ use self::{
     folder::Temporary,
     home::{Entry, Home},
 };
-use crate::machine;
+use crate::{machine, state};
 
 /// The folder of the machine's configuration.
 const MACHINE: &str = "/etc/styxy";
@@ -146,18 +146,24 @@ impl User {
     /// The folder of this machine's registry: below the home, else one in `/tmp` if it was made before. Makes nothing.
     pub fn state(&self) -> Option<PathBuf> {
         let mut folders = self.registries();
-        // One that was left by a systemd before or after the present one has no socket.
+        // One that was left by a systemd before or after the present one has no socket, and later no state.
         let in_use = folders.iter().position(|folder| Door::new(self.uid, folder.clone()).exists());
-        let existing = in_use.or_else(|| folders.iter().position(|folder| folder.exists()));
+        let existing = in_use.or_else(|| folders.iter().position(|folder| state::is_in(folder)));
+        let existing = existing.or_else(|| folders.iter().position(|folder| folder.exists()));
         (!folders.is_empty()).then(|| folders.swap_remove(existing.unwrap_or_default()))
     }
 
     /// Where this machine's registry may be, the likelier place first.
     fn registries(&self) -> Vec<PathBuf> {
+        let folders = self.state_folders().into_iter();
+        folders.map(|folder| folder.join(machine::key())).collect()
+    }
+
+    /// Where the state folder may be, whatever version of styxy or systemd has made it, the likelier place first.
+    pub fn state_folders(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("state"));
         let state = self.state.as_ref().ok().cloned().or_else(kept);
-        let folders = state.into_iter().chain(self.older_state.clone());
-        folders.map(|folder| folder.join(machine::key())).collect()
+        state.into_iter().chain(self.older_state.clone()).collect()
     }
 
     /// The state folder that a service of this user has where systemd gives it none: the one that the unit would have. One
