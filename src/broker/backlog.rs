@@ -35,7 +35,7 @@ pub(super) fn remedy(arrival: Arrival) -> Option<&'static str> {
         Arrival::Unconfirmed => Some(
             "Storage=persistent in journald.conf(5), or the group systemd-journal, lets the user read the journal",
         ),
-        Arrival::NoJournal => Some("they are confirmed where systemd-journald runs"),
+        Arrival::NoJournal => Some("events are confirmed where systemd-journald runs"),
     }
 }
 
