@@ -12,6 +12,10 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("leases_from_before_a_login_are_the_sessions_after_it", before_the_login),
     ("guards_and_owners_are_back_after_the_bus_or_the_session_has_ended", again),
+    (
+        "without_the_package_the_users_manager_runs_the_service_and_nothing_of_its_caller",
+        by_manager,
+    ),
 ];
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -116,4 +120,56 @@ fn again(machine: &Machine) {
     machine.root(&format!("kill {}", line.trim())).ok();
     owner.wait().unwrap();
     eventually(LIMIT, "its owner's end ends a lease", || leases(machine) == both[..1]);
+}
+
+fn by_manager(machine: &Machine) {
+    let suite = machine.name().split('-').next().unwrap();
+    let machine = &Machine::boot_without_package(suite, "by-manager");
+    machine.root("install -d -o dev -g dev /home/dev/bin").ok();
+    machine.put(env!("CARGO_BIN_EXE_styxy"), "/home/dev/bin/styxy");
+    let command = |arguments: &str| machine.user(&format!("~/bin/styxy {arguments}")).ok();
+    let leases = || {
+        let list: Json = serde_json::from_str(&command("list --json")).unwrap();
+        list.as_array()
+            .unwrap()
+            .iter()
+            .map(|lease| lease["lease_id"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let main_pid = || machine.unit("styxy-private.service", "MainPID");
+
+    // The first caller is a unit that ends, with things that nobody must inherit.
+    let caller = r#"exec 9>~/lock; flock 9; umask 0
+        SECRET_TOKEN=abc ~/bin/styxy allocate dev --ttl 3600 && touch ~/granted; sleep 600"#;
+    let mut caller = machine
+        .start(&format!("systemd-run --user --quiet --scope --unit=caller bash -c '{caller}'"));
+    eventually(LIMIT, "a port is granted", || machine.user("test -e ~/granted").code == Some(0));
+    let pid = main_pid();
+    let of_process = |file: &str| machine.root(&format!("tr '\\0' '\\n' </proc/{pid}/{file}")).ok();
+    let cgroup = of_process("cgroup");
+    assert!(cgroup.contains("/user@1000.service/app.slice/styxy-private.service"), "{cgroup}");
+    assert!(of_process("status").contains("\nUmask:\t0077\n"));
+    let environment = of_process("environ");
+    assert!(environment.contains("HOME=") && !environment.contains("SECRET"), "{environment}");
+    let inherited = machine.root(&format!("find /proc/{pid}/fd -lname /home/dev/lock")).ok();
+    assert_eq!(inherited, "");
+
+    let before = leases();
+    assert_eq!(before.len(), 1);
+    machine.user("systemctl --user stop caller.scope").ok();
+    caller.wait().unwrap();
+    machine.user("flock --nonblock ~/lock true").ok();
+    assert_eq!((main_pid(), leases()), (pid.clone(), before.clone()));
+
+    // Killed, it is started by the manager; stopped, by the next command.
+    machine.root(&format!("kill -9 {pid}")).ok();
+    eventually(LIMIT, "it is started again", || {
+        let now = main_pid();
+        now != "0" && now != pid && machine.unit_state("styxy-private.service") == "active"
+    });
+    assert_eq!(leases(), before);
+    machine.user("systemctl --user stop styxy-private.service").ok();
+    assert_ne!(machine.unit_state("styxy-private.service"), "active");
+    assert_eq!(leases(), before);
+    assert_eq!(machine.unit_state("styxy-private.service"), "active");
 }
