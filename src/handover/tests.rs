@@ -139,6 +139,21 @@ fn what_is_not_known_in_an_answer_is_passed_over_with_its_descriptors() {
 }
 
 #[test]
+fn a_newer_service_is_answered_in_the_version_that_this_one_speaks() {
+    let folder = tempfile::tempdir().unwrap();
+    let (service, ready) = serve(folder.path(), Guards::default(), Vec::new());
+    ready.recv().unwrap();
+    let stream = door(folder.path()).connect_now().unwrap();
+    let question = json!({"hand_over": VERSION + 1, "styxy": "99.0.0", "in": "a later way"});
+    wire::send(&stream, &question, &[]).unwrap();
+    let mut reader = wire::Reader::new(&stream);
+    let (answer, _) = reader.next::<serde_json::Value>().unwrap().unwrap();
+    assert_eq!((&answer["version"], &answer["done"]), (&json!(VERSION), &json!(true)));
+    service.join().unwrap();
+    assert!(Lock::try_take(folder.path()).is_ok(), "it has ended");
+}
+
+#[test]
 fn a_service_that_ends_in_the_middle_hands_over_what_it_had_sent() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let null = fs::File::open("/dev/null").unwrap();
