@@ -54,7 +54,15 @@ def own_folder(entry, path):
     return path
 
 
+def set_kernel(setting):
+    # What an earlier cell has set must not count.
+    allowed = ["user.max_user_namespaces=10000", "kernel.unprivileged_userns_clone=1"]
+    run("sysctl", "--quiet", "--write", *allowed, setting)
+
+
 def desk(cell):
+    if cell.get("setting"):
+        set_kernel(cell["setting"])
     number, login, odd = cell["number"], cell["login"], []
     # dbus-daemon starts for nobody else.
     is_known = login != "container" or cell["bus"] == "user"

@@ -3,10 +3,11 @@
 //! of them each verb serves within three seconds: a sentence that says why not would do elsewhere, but all of these have a
 //! place for the state.
 //!
-//! The desks are in booted machines of both versions of systemd, with dbus-daemon and with dbus-broker. Not all
+//! The desks are in booted machines of both versions of systemd, with dbus-daemon and with dbus-broker, and in a Debian 13
+//! with a kernel of its own, there also with each of the settings by which a kernel forbids something. Not all
 //! combinations are tried, but all pairs, and with a wrong bus all triples. `tests/long` sets it up; by hand:
 //! `STYXY_DEB=… STYXY_MACHINE=… STYXY_BROKERS=FOLDER cargo test --test desks [KIND]`, where the folder has a package
-//! dbus-broker for each suite, and a kind is the beginning of a name such as `trixie-broker-package`.
+//! dbus-broker for each suite, and a kind is the beginning of a name such as `trixie-broker-package` or `qemu-bare`.
 
 #[path = "../container/machine.rs"]
 #[allow(dead_code)]
@@ -14,8 +15,9 @@ mod machine;
 mod pairs;
 
 use std::{
-    env, fmt,
-    process::{Command, ExitCode},
+    env, fmt, fs,
+    path::Path,
+    process::{Command, ExitCode, Stdio},
     sync::{Mutex, PoisonError},
     thread,
 };
@@ -26,11 +28,20 @@ use serde_json::{Value as Json, json};
 
 /// Debian 12 has systemd 252, Debian 13 has 257.
 const SUITES: [&str; 2] = ["bookworm", "trixie"];
+/// In the place of a suite: Debian 13 in QEMU.
+const QEMU: &str = "qemu";
 const BUSES: [&str; 2] = ["daemon", "broker"];
 const PACKAGES: [&str; 2] = ["package", "bare"];
 
 /// Machines that are there at once.
 const AT_ONCE: usize = 2;
+
+/// Seconds that a verb may take, and on an emulated processor.
+const LIMIT: u64 = 3;
+const LIMIT_IN_QEMU: u64 = 30;
+
+/// What is run at a desk.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/desks/cell.py");
 
 /// What came of a cell.
 enum Outcome {
@@ -83,6 +94,12 @@ fn main() -> ExitCode {
             }
         }
     }
+    for (package, login) in [("package", "session"), ("bare", "neither")] {
+        let mut mine = pairs::cells(1);
+        mine.retain(|cell| cell.package == package);
+        mine.extend(pairs::settings(package, login));
+        kinds.push((format!("qemu-{package}"), QEMU, "daemon", mine));
+    }
     kinds.retain(|(kind, ..)| kind.starts_with(&filter));
     let left = Mutex::new(kinds.into_iter());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -91,7 +108,10 @@ fn main() -> ExitCode {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some((kind, suite, bus, cells)) = next() {
-                    let of_kind = at(&kind, suite, bus, &cells);
+                    let of_kind = match suite {
+                        QEMU => in_qemu(&kind, &cells),
+                        _ => at(&kind, suite, bus, &cells),
+                    };
                     rows.lock().unwrap_or_else(PoisonError::into_inner).extend(of_kind);
                 }
             });
@@ -119,13 +139,8 @@ fn at(kind: &str, suite: &str, bus: &str, cells: &[Cell]) -> Vec<Row> {
     };
     if !with_package {
         // As `cargo install` has it.
-        let deb = machine::package();
         let unpacked = tempfile::NamedTempFile::new().unwrap();
-        let unpack = format!(
-            "dpkg-deb --fsys-tarfile '{deb}' | tar -xO ./usr/bin/styxy >'{0}' && chmod 755 '{0}'",
-            unpacked.path().display()
-        );
-        assert!(Command::new("sh").args(["-c", &unpack]).status().unwrap().success());
+        unpack(unpacked.path());
         machine.put(unpacked.path().to_str().unwrap(), "/usr/local/bin/styxy");
     }
     if bus == "broker" {
@@ -136,36 +151,93 @@ fn at(kind: &str, suite: &str, bus: &str, cells: &[Cell]) -> Vec<Row> {
         machine.root(install).ok();
         assert_eq!(machine.unit("dbus.service", "Id"), "dbus-broker.service");
     }
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/desks/cell.py");
-    machine.put(script, "/usr/local/lib/cell.py");
+    machine.put(SCRIPT, "/usr/local/lib/cell.py");
     cells.iter().map(|cell| try_at(kind, &machine, *cell)).collect()
 }
 
+/// Puts the command of the package into a file.
+fn unpack(file: &Path) {
+    let (deb, file) = (machine::package(), file.display());
+    let unpack = format!("dpkg-deb --fsys-tarfile '{deb}' | tar -xO ./usr/bin/styxy >'{file}'");
+    let both = format!("{unpack} && chmod 755 '{file}'");
+    assert!(Command::new("sh").args(["-c", &both]).status().unwrap().success());
+}
+
 fn try_at(kind: &str, machine: &Machine, cell: Cell) -> Row {
-    let Cell { number, bus, login, home, runtime, verb, .. } = cell;
-    let task = json!({"number": number, "bus": bus, "login": login, "home": home, "runtime": runtime, "verb": verb});
-    let done = machine.root(&format!("python3 /usr/local/lib/cell.py '{task}'"));
-    let last = done.stdout.lines().last().unwrap_or_default();
-    let (odd, milliseconds, outcome) = match serde_json::from_str::<Json>(last) {
+    let done = machine.root(&format!("python3 /usr/local/lib/cell.py '{}'", task(&cell)));
+    row(kind, cell, done.stdout.lines().last().unwrap_or_default(), LIMIT)
+}
+
+/// Tries the cells of one kind in a machine with a kernel of its own.
+fn in_qemu(kind: &str, cells: &[Cell]) -> Vec<Row> {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+    if kind.ends_with("-package") {
+        fs::copy(machine::package(), folder.path().join("styxy.deb")).unwrap();
+        put("install", "dpkg --install styxy.deb >&2");
+    } else {
+        unpack(&folder.path().join("styxy"));
+        put("install", "install -m 755 styxy /usr/local/bin/");
+    }
+    fs::copy(SCRIPT, folder.path().join("cell.py")).unwrap();
+    let tasks: Vec<String> = cells.iter().map(|cell| task(cell).to_string()).collect();
+    put("tasks", &(tasks.join("\n") + "\n"));
+    // Some cells have a /run of their own.
+    put(
+        "start",
+        "cp cell.py /usr/local/lib/ && . ./install && while read -r task; do
+            python3 /usr/local/lib/cell.py \"$task\" </dev/null || echo failed
+        done <tasks",
+    );
+    let boot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/qemu/boot");
+    let done = Command::new(boot).arg(folder.path()).stderr(Stdio::inherit()).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stdout);
+    let mut lines = said.lines();
+    let console = fs::read_to_string(folder.path().join("console")).unwrap_or_default();
+    let all: Vec<&str> = console.lines().collect();
+    let missing = || {
+        format!(
+            "no answer; the end of the console:\n{}",
+            all[all.len().saturating_sub(30)..].join("\n")
+        )
+    };
+    let answered = |cell: &Cell| {
+        let line = lines.next().map_or_else(missing, str::to_owned);
+        row(kind, *cell, &line, LIMIT_IN_QEMU)
+    };
+    cells.iter().map(answered).collect()
+}
+
+/// What cell.py is to do.
+fn task(cell: &Cell) -> Json {
+    let Cell { number, bus, login, home, runtime, verb, setting, .. } = cell;
+    json!({"number": number, "bus": bus, "login": login, "home": home, "runtime": runtime, "verb": verb, "setting": setting})
+}
+
+/// What came of a cell, by what cell.py has said.
+fn row(kind: &str, cell: Cell, said: &str, limit: u64) -> Row {
+    let (odd, milliseconds, outcome) = match serde_json::from_str::<Json>(said) {
         Ok(result) => (
-            result["odd"].as_str().unwrap_or_default().to_owned(),
+            format!("{} {}", cell.setting, result["odd"].as_str().unwrap_or_default())
+                .trim()
+                .into(),
             result["milliseconds"].as_u64().unwrap_or(0),
-            judged(verb, &result),
+            judged(cell.verb, &result, limit),
         ),
         Err(_) => {
-            (String::new(), 0, Outcome::Fails(format!("the desk could not be set up: {done:?}")))
+            (String::new(), 0, Outcome::Fails(format!("the desk could not be set up: {said}")))
         }
     };
     Row { kind: kind.to_owned(), cell, odd, milliseconds, outcome }
 }
 
-fn judged(verb: &str, result: &Json) -> Outcome {
+fn judged(verb: &str, result: &Json, limit: u64) -> Outcome {
     let text = |key: &str| result[key].as_str().unwrap_or_default();
     let (code, stdout, stderr) =
         (result["code"].as_i64().unwrap_or(-1), text("stdout"), text("stderr"));
     let all = format!("exit code {code}\n{stdout}{stderr}");
     // A machine that is loaded is slower than the promise allows.
-    let limit: u64 = env::var("STYXY_DESK_SECONDS").map_or(3, |limit| limit.parse().unwrap());
+    let limit = env::var("STYXY_DESK_SECONDS").map_or(limit, |limit| limit.parse().unwrap());
     if result["milliseconds"].as_u64().is_none_or(|milliseconds| milliseconds > limit * 1_000) {
         return Outcome::Fails(format!("too late: {all}"));
     }

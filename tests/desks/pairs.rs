@@ -13,7 +13,19 @@ pub struct Cell {
     pub home: &'static str,
     pub runtime: &'static str,
     pub verb: &'static str,
+    /// A setting of the kernel, as sysctl(8) takes it, or none.
+    pub setting: &'static str,
 }
+
+/// What a desktop's kernel may forbid. The last one can't be taken back.
+const SETTINGS: [&str; 6] = [
+    "user.max_user_namespaces=0",
+    "kernel.unprivileged_userns_clone=0",
+    "kernel.yama.ptrace_scope=0",
+    "kernel.yama.ptrace_scope=1",
+    "kernel.yama.ptrace_scope=2",
+    "kernel.yama.ptrace_scope=3",
+];
 
 const VALUES: [&[&str]; 6] = [
     &["package", "bare"],
@@ -57,9 +69,36 @@ pub fn cells(turn: usize) -> Vec<Cell> {
         });
         let [package, bus, login, home, runtime, verb] =
             std::array::from_fn(|place| VALUES[place][best[place]]);
-        cells.push(Cell { number: cells.len(), package, bus, login, home, runtime, verb });
+        cells.push(Cell {
+            number: cells.len(),
+            package,
+            bus,
+            login,
+            home,
+            runtime,
+            verb,
+            setting: "",
+        });
     }
     cells
+}
+
+/// Each setting of the kernel with each verb, at a good desk.
+pub fn settings(package: &'static str, login: &'static str) -> Vec<Cell> {
+    let verbs = VALUES[VALUES.len() - 1].iter();
+    let all = SETTINGS.iter().flat_map(|setting| verbs.clone().map(move |verb| (setting, verb)));
+    let numbered = all.enumerate();
+    let cell = |(number, (setting, verb)): (usize, (&&'static str, &&'static str))| Cell {
+        number: 200 + number,
+        package,
+        bus: if login == "session" { "user" } else { "none" },
+        login,
+        home: "good",
+        runtime: "good",
+        verb,
+        setting,
+    };
+    numbered.map(cell).collect()
 }
 
 /// The pairs of places with their values; with a wrong bus, also in its company.
