@@ -78,3 +78,41 @@ fn whoever_finds_no_port_left_learns_who_has_most_of_them() {
     refused(&allocate(&home, &json!({})), "PoolExhausted", &words);
     end(service, Signal::SIGTERM);
 }
+
+#[test]
+fn one_asker_gets_a_part_of_a_range_and_a_small_range_is_not_shared_out() {
+    let home = Home::with_ports(30);
+    let configure = |limits: &str| {
+        home.configure(&format!(
+            r#"{{"limits": {{{limits}}}, "service_types": {{
+                "mine": {{"port_range": [{}, {}]}}, "small": {{"port_range": [{}, {}]}}}}}}"#,
+            home.port(0),
+            home.port(19),
+            home.port(20),
+            home.port(29)
+        ));
+    };
+    configure("");
+    let service = home.service();
+    let block = |instance: &str, count: u16| json!({"instance_id": instance, "project_path": "/a", "count": count});
+    assert_eq!(allocate(&home, &block("one", 10)).status, 200);
+    let words = ["instance one has 10 of the 20 ports of mine", "`styxy release --instance one`"];
+    refused(&allocate(&home, &block("one", 1)), "LimitExceeded", &words);
+    // Another agent of the same project, as far as the project may go.
+    assert_eq!(allocate(&home, &block("two", 6)).status, 200);
+    let words = [
+        "project /a has 16 of the 20 ports of mine",
+        "`styxy release --project /a`",
+        "limits.range_percent_per_project",
+    ];
+    refused(&allocate(&home, &block("two", 1)), "LimitExceeded", &words);
+    // What is left is there for the others.
+    assert_eq!(allocate(&home, &json!({"project_path": "/b"})).status, 200);
+    let mut small = block("one", 10);
+    small["service_type"] = "small".into();
+    assert_eq!(home.http("POST", "/allocate", &small.to_string()).status, 200);
+    configure(r#""range_percent_per_instance": 100, "range_percent_per_project": 100"#);
+    assert_eq!(home.http("POST", "/config/reload", "").status, 200);
+    assert_eq!(allocate(&home, &block("one", 3)).status, 200);
+    end(service, Signal::SIGTERM);
+}

@@ -229,7 +229,7 @@ fn limits() {
             }
         }
     }
-    assert_eq!(told.len(), 15, "{told:?}");
+    assert_eq!(told.len(), 17, "{told:?}");
 }
 
 fn bus() {

@@ -56,6 +56,8 @@ impl Plan {
             most_leases: self.most_leases,
             most_per_instance: self.most_per_instance,
             most_per_project: self.most_per_project,
+            percent_per_instance: 100,
+            percent_per_project: 100,
             most_remembered: self.most_remembered,
         }
     }

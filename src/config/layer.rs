@@ -88,6 +88,15 @@ pub struct LimitsLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 1, max = 131_070)))]
     pub leases_per_project: Option<usize>,
+    /// How much of a service type's ports one instance may have, in percent. Holds for types of 20 ports or more
+    /// that do not get further ranges by themselves; 100 is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 100)))]
+    pub range_percent_per_instance: Option<usize>,
+    /// The same for one project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 100)))]
+    pub range_percent_per_project: Option<usize>,
     /// Guards: ports that the service keeps bound. Further leases go without.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 0, max = 65_535)))]

@@ -30,6 +30,8 @@ impl Config {
         set(&mut self.most_leases, limits.leases);
         set(&mut self.most_per_instance, limits.leases_per_instance);
         set(&mut self.most_per_project, limits.leases_per_project);
+        set(&mut self.percent_per_instance, limits.range_percent_per_instance);
+        set(&mut self.percent_per_project, limits.range_percent_per_project);
         set(&mut self.most_guards, limits.guards);
         set(&mut self.most_remembered, limits.remembered_ports);
         set(&mut self.most_instances, limits.instances);

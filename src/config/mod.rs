@@ -69,6 +69,10 @@ pub struct Config {
     pub most_per_instance: usize,
     /// The most leases of one project at once.
     pub most_per_project: usize,
+    /// How much of a type's ports one instance may have, in percent.
+    pub percent_per_instance: usize,
+    /// How much of a type's ports one project may have, in percent.
+    pub percent_per_project: usize,
     /// The most remembered ports; the oldest are forgotten first.
     pub most_remembered: usize,
     /// The most registered instances.
@@ -224,6 +228,8 @@ impl Config {
             most_leases: 0,
             most_per_instance: 0,
             most_per_project: 0,
+            percent_per_instance: 100,
+            percent_per_project: 100,
             most_remembered: 0,
             most_instances: 0,
             most_guards: 0,
@@ -242,6 +248,8 @@ impl Config {
             most_leases: self.most_leases,
             most_per_instance: self.most_per_instance,
             most_per_project: self.most_per_project,
+            percent_per_instance: self.percent_per_instance,
+            percent_per_project: self.percent_per_project,
             most_remembered: self.most_remembered,
         }
     }

@@ -82,6 +82,10 @@ fn limits(source: &mut Source<'_>, node: Node<'_>) -> LimitsLayer {
         "leases" => limits.leases = source.size(node, 1, 131_070),
         "leases_per_instance" => limits.leases_per_instance = source.size(node, 1, 131_070),
         "leases_per_project" => limits.leases_per_project = source.size(node, 1, 131_070),
+        "range_percent_per_instance" => {
+            limits.range_percent_per_instance = source.size(node, 1, 100);
+        }
+        "range_percent_per_project" => limits.range_percent_per_project = source.size(node, 1, 100),
         "guards" => limits.guards = source.size(node, 0, 65_535),
         "remembered_ports" => limits.remembered_ports = source.size(node, 1, 1_000_000),
         "instances" => limits.instances = source.size(node, 1, 100_000),
@@ -94,6 +98,8 @@ fn limits(source: &mut Source<'_>, node: Node<'_>) -> LimitsLayer {
                 "leases",
                 "leases_per_instance",
                 "leases_per_project",
+                "range_percent_per_instance",
+                "range_percent_per_project",
                 "remembered_ports",
             ],
         ),

@@ -24,6 +24,8 @@ pub(super) fn layer(config: &Config) -> Layer {
             leases: Some(config.most_leases),
             leases_per_instance: Some(config.most_per_instance),
             leases_per_project: Some(config.most_per_project),
+            range_percent_per_instance: Some(config.percent_per_instance),
+            range_percent_per_project: Some(config.percent_per_project),
             guards: Some(config.most_guards),
             remembered_ports: Some(config.most_remembered),
             instances: Some(config.most_instances),

@@ -187,7 +187,7 @@ impl Registry {
             )
             .suggest("release some, or raise limits.leases in the configuration"));
         }
-        self.within_share(request)?;
+        self.within_share(request, service_type)?;
         if let Some(port) = request.port {
             match self.asked_block(port, request, &mut probe) {
                 Ok(()) => return Ok(Choice::Port(port)),

@@ -14,37 +14,67 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{InstanceId, Lease, ProjectPath},
     request::AllocateRequest,
-    service_type::ServiceType,
+    service_type::{ServiceType, ServiceTypeName},
 };
+
+/// A range of fewer ports is not shared out.
+const LEAST_SHARED: usize = 20;
 
 /// How many leases each instance and each project has.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shares {
-    instances: HashMap<InstanceId, usize>,
-    projects: HashMap<ProjectPath, usize>,
+    instances: HashMap<InstanceId, Share>,
+    projects: HashMap<ProjectPath, Share>,
+}
+
+/// How many leases one of them has.
+#[derive(Clone, Debug, Default)]
+struct Share {
+    all: usize,
+    types: HashMap<ServiceTypeName, usize>,
 }
 
 impl Shares {
     pub(super) fn add(&mut self, lease: &Lease) {
         if let Some(id) = &lease.instance_id {
-            *self.instances.entry(id.clone()).or_default() += 1;
+            self.instances.entry(id.clone()).or_default().add(&lease.service_type);
         }
         if let Some(path) = &lease.project_path {
-            *self.projects.entry(path.clone()).or_default() += 1;
+            self.projects.entry(path.clone()).or_default().add(&lease.service_type);
         }
     }
 
     pub(super) fn take(&mut self, lease: &Lease) {
-        lease.instance_id.iter().for_each(|id| take_one(&mut self.instances, id));
-        lease.project_path.iter().for_each(|path| take_one(&mut self.projects, path));
+        let of = &lease.service_type;
+        lease.instance_id.iter().for_each(|id| take_one(&mut self.instances, id, of));
+        lease.project_path.iter().for_each(|path| take_one(&mut self.projects, path, of));
     }
 }
 
-fn take_one<K: Clone + Eq + Hash>(counts: &mut HashMap<K, usize>, key: &K) {
-    if let Entry::Occupied(mut count) = counts.entry(key.clone()) {
-        *count.get_mut() -= 1;
-        if *count.get() == 0 {
-            count.remove();
+impl Share {
+    fn add(&mut self, service_type: &ServiceTypeName) {
+        self.all += 1;
+        *self.types.entry(service_type.clone()).or_default() += 1;
+    }
+
+    fn of(&self, service_type: &ServiceTypeName) -> usize {
+        self.types.get(service_type).copied().unwrap_or(0)
+    }
+}
+
+fn take_one<K: Clone + Eq + Hash>(
+    shares: &mut HashMap<K, Share>,
+    key: &K,
+    service_type: &ServiceTypeName,
+) {
+    let Entry::Occupied(mut share) = shares.entry(key.clone()) else { return };
+    share.get_mut().all -= 1;
+    if share.get().all == 0 {
+        share.remove();
+    } else if let Some(count) = share.get_mut().types.get_mut(service_type) {
+        *count -= 1;
+        if *count == 0 {
+            share.get_mut().types.remove(service_type);
         }
     }
 }
@@ -86,25 +116,50 @@ fn in_shell(word: &str) -> String {
 
 impl Registry {
     /// Refuses a request that would give its instance or its project more leases than the rules allow.
-    pub(super) fn within_share(&self, request: &AllocateRequest) -> Result<(), Error> {
+    ///
+    /// Of a type's ports it gets a part, unless the type gets further ranges by itself.
+    pub(super) fn within_share(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+    ) -> Result<(), Error> {
         let (rules, shares) = (&self.rules, &self.shares);
         let instance = request.instance_id.as_ref().map(|id| {
-            let has = shares.instances.get(id).copied().unwrap_or(0);
-            (Asker::Instance(id), has, rules.most_per_instance, "leases_per_instance")
+            let (most, percent) = (rules.most_per_instance, rules.percent_per_instance);
+            (Asker::Instance(id), shares.instances.get(id), most, percent, "instance")
         });
         let project = request.project_path.as_ref().map(|path| {
-            let has = shares.projects.get(path).copied().unwrap_or(0);
-            (Asker::Project(path), has, rules.most_per_project, "leases_per_project")
+            let (most, percent) = (rules.most_per_project, rules.percent_per_project);
+            (Asker::Project(path), shares.projects.get(path), most, percent, "project")
         });
-        for (asker, has, most, limit) in instance.into_iter().chain(project) {
-            if has + usize::from(request.count) > most {
-                return Err(Error::new(
-                    ErrorKind::LimitExceeded,
+        let name = &request.service_type;
+        let ports = service_type.len();
+        let grows = service_type.created.is_some() && rules.auto.enabled;
+        let is_shared = ports >= LEAST_SHARED && !grows;
+        for (asker, share, most, percent, word) in instance.into_iter().chain(project) {
+            let count = usize::from(request.count);
+            let has = share.map_or(0, |share| share.all);
+            let of_type = share.map_or(0, |share| share.of(name));
+            let most_of_type = ports * percent / 100;
+            let (what, limit) = if has + count > most {
+                (
                     format!("{asker} has {has} leases, and the configuration allows {most}"),
+                    format!("leases_per_{word}"),
                 )
+            } else if is_shared && percent < 100 && of_type + count > most_of_type {
+                (
+                    format!(
+                        "{asker} has {of_type} of the {ports} ports of {name}, and the configuration \
+                         allows {most_of_type}, so that others get some"
+                    ),
+                    format!("range_percent_per_{word}"),
+                )
+            } else {
+                continue;
+            };
+            return Err(Error::new(ErrorKind::LimitExceeded, what)
                 .suggest(format!("{} releases them", asker.release()))
                 .suggest(format!("raise limits.{limit} in the configuration")));
-            }
         }
         Ok(())
     }

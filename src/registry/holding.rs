@@ -118,6 +118,8 @@ mod tests {
             most_leases: 10,
             most_per_instance: 10,
             most_per_project: 10,
+            percent_per_instance: 100,
+            percent_per_project: 100,
             most_remembered: 10,
         });
         let lease = Lease {

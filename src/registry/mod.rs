@@ -59,6 +59,10 @@ pub struct Rules {
     pub most_per_instance: usize,
     /// The most leases of one project at once.
     pub most_per_project: usize,
+    /// How much of a type's ports one instance may have, in percent.
+    pub percent_per_instance: usize,
+    /// How much of a type's ports one project may have, in percent.
+    pub percent_per_project: usize,
     /// The most remembered ports.
     pub most_remembered: usize,
 }

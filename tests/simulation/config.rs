@@ -110,6 +110,8 @@ pub fn rules() -> Rules {
         most_leases: MOST_LEASES,
         most_per_instance: MOST_LEASES,
         most_per_project: MOST_LEASES,
+        percent_per_instance: 100,
+        percent_per_project: 100,
         most_remembered: MOST_REMEMBERED,
     }
 }
