@@ -636,3 +636,31 @@ fn help_tells_how_an_agent_starts_it() {
     let help = String::from_utf8(help.stdout).unwrap();
     assert!(help.contains(r#"{"command": "styxy", "args": ["mcp"]}"#), "{help}");
 }
+
+#[test]
+fn what_is_leased_for_a_cancelled_call_is_given_back() {
+    let home = Home::with_type();
+    let service = home.service();
+    let mut session = Session::new(&home);
+    // It cannot answer before the call is cancelled.
+    kill(pid(service.id()), Signal::SIGSTOP).unwrap();
+    for count in [1, 3] {
+        let id = session.begin("allocate", &json!({"service_type": "mine", "count": count}));
+        let params = json!({"requestId": id});
+        session.send(
+            &json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}),
+        );
+    }
+    // It is answered in order, so both were read.
+    session.request("ping", &json!({}));
+    kill(pid(service.id()), Signal::SIGCONT).unwrap();
+    let ended = || {
+        let log = fs::read_dir(home.state()).unwrap().map(|file| file.unwrap().path());
+        let log = log.filter(|path| path.display().to_string().contains("/log."));
+        log.map(|path| fs::read_to_string(path).unwrap().matches("not_delivered").count())
+            .sum::<usize>()
+    };
+    home.until(|| ended() == 4);
+    assert_eq!(home.ok(&["list"]), "no port is leased");
+    support::end(service, Signal::SIGTERM);
+}

@@ -7,6 +7,7 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     process::{Child, Command, Stdio},
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -126,7 +127,7 @@ fn a_watch_without_a_bus_tells_nothing_of_a_restart() {
         || -> serde_json::Value { serde_json::from_str(&events.next().unwrap().unwrap()).unwrap() };
     // It has seen the first list when it tells of a change to it.
     let patience = Instant::now() + Duration::from_secs(30);
-    let (told, seen) = std::sync::mpsc::channel();
+    let (told, seen) = mpsc::channel();
     std::thread::scope(|scope| {
         scope.spawn(move || told.send(next()).map(|()| told.send(next())));
         let mut names = 0;
@@ -148,4 +149,115 @@ fn a_watch_without_a_bus_tells_nothing_of_a_restart() {
         watch.kill().unwrap();
     });
     watch.wait().unwrap();
+}
+
+/// A client that has not negotiated descriptors. It has the bus hand it a socket, and prints what it is answered within
+/// two seconds.
+const WITHOUT_DESCRIPTORS: &str = r#"
+import os, socket, struct, sys
+
+def pad(data, to):
+    return data + b"\0" * (-len(data) % to)
+
+def text(words):
+    return struct.pack("<I", len(words)) + words.encode() + b"\0"
+
+def call(serial, destination, path, interface, member, signature="", body=b""):
+    fields = b""
+    for code, kind, value in [(1, "o", path), (2, "s", interface), (3, "s", member), (6, "s", destination)]:
+        fields = pad(fields, 8) + bytes([code, 1]) + kind.encode() + b"\0" + text(value)
+    if signature:
+        fields = pad(fields, 8) + bytes([8, 1]) + b"g\0" + bytes([len(signature)]) + signature.encode() + b"\0"
+    head = struct.pack("<BBBBIII", ord("l"), 1, 0, 1, len(body), serial, len(fields))
+    return pad(head + fields, 8) + body
+
+bus = socket.socket(socket.AF_UNIX)
+bus.connect(sys.argv[1])
+bus.sendall(b"\0AUTH EXTERNAL " + str(os.getuid()).encode().hex().encode() + b"\r\n")
+assert bus.recv(1000).startswith(b"OK")
+bus.sendall(b"BEGIN\r\n" + call(1, "org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus", "Hello"))
+name = "org.styxy.Styxy1"
+# An empty a{sv}; its entries would begin at the next multiple of eight.
+body = pad(text("mine"), 4) + struct.pack("<I", 0)
+bus.sendall(call(2, name, "/org/styxy/Styxy1", name, "AllocateSocket", "sa{sv}", pad(body, 8)))
+bus.settimeout(2)
+try:
+    while True:
+        answer = bus.recv(10000)
+        sys.stdout.write(answer.decode("latin-1"))
+except TimeoutError:
+    pass
+"#;
+
+/// What happens from now on, as signals tell it.
+fn watched(home: &Home, bus: &Bus) -> (Child, mpsc::Receiver<serde_json::Value>) {
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address).args(["watch", "--json"]);
+    let mut watch = command.stdout(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let (told, events) = mpsc::channel();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| told.send(serde_json::from_str(&line).unwrap()))
+    });
+    // Once it tells of one, it tells of all that follow.
+    let mut tries = 0;
+    while events.recv_timeout(Duration::from_millis(200)).is_err() {
+        tries += 1;
+        assert!(tries < 300, "it never was told of anything");
+        let id = home.ok(&["allocate", "mine", "--json"]);
+        let id: serde_json::Value = serde_json::from_str(&id).unwrap();
+        home.ok(&["release", id["lease_id"].as_str().unwrap()]);
+    }
+    (watch, events)
+}
+
+/// Why the first lease ends for another reason than that it was released.
+fn reason(events: &mpsc::Receiver<serde_json::Value>) -> serde_json::Value {
+    loop {
+        let event = events.recv_timeout(Duration::from_secs(60)).expect("no lease has ended");
+        if event["event"] == "released" && event["reason"] != "released" {
+            return event["reason"].clone();
+        }
+    }
+}
+
+#[test]
+fn a_client_that_can_be_handed_no_descriptor_keeps_no_lease() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let service = service_on(&home, &bus);
+    let (mut watch, events) = watched(&home, &bus);
+    let path = bus.address.strip_prefix("unix:path=").unwrap().split(',').next().unwrap();
+    let client = Command::new("python3").args(["-c", WITHOUT_DESCRIPTORS, path]).output().unwrap();
+    assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
+    home.until(|| leases(&home) == 0);
+    assert_eq!(reason(&events), "not_delivered");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn an_answer_that_cannot_be_written_leaves_no_lease() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let service = service_on(&home, &bus);
+    let (mut watch, events) = watched(&home, &bus);
+    let body = r#"{"service_type": "mine"}"#;
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    // It has not hung up, and takes no answer.
+    stream.shutdown(Shutdown::Read).unwrap();
+    write!(
+        stream,
+        "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    assert_eq!(reason(&events), "not_delivered");
+    assert_eq!(leases(&home), 0);
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    end(service, Signal::SIGTERM);
 }

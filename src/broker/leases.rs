@@ -8,7 +8,7 @@ use crate::{
     error::Error,
     kernel::clock,
     lease::{Client, EndReason, Lease, LeaseId, Owner},
-    request::{Filter, LONGEST_TTL},
+    request::{Ending, Filter, LONGEST_TTL},
     time::Timestamp,
 };
 
@@ -53,13 +53,12 @@ impl Broker {
         Ok(lease)
     }
 
-    /// Releases all leases that the filter means; returns how many.
-    pub fn release_matching(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
-        let filter = filter.some()?;
+    /// Ends all leases that are meant, or none; returns how many.
+    pub fn release_matching(&self, ending: &Ending, client: &Client) -> Result<u32, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
-        let leases = inner.registry.list(&filter).into_iter();
-        let ends: Vec<_> = leases.map(|lease| Change::end(lease, EndReason::Released)).collect();
+        let leases = inner.registry.list(&ending.filter).into_iter();
+        let ends: Vec<_> = leases.map(|lease| Change::end(lease, ending.reason)).collect();
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
         self.commit(&mut inner, ends, Some(client))?;
         Ok(count)

@@ -80,6 +80,9 @@ trait Tool: DeserializeOwned + JsonSchema {
 
     /// What the verb of that name answers with `--json`; a list in an object, as the protocol wants it.
     fn answer(self) -> Result<Json, Stop>;
+
+    /// Undoes what was done, for a client that has cancelled the call and gets no answer.
+    fn undo(_answer: &Json) {}
 }
 
 /// What a call changes.
@@ -98,6 +101,7 @@ struct Entry {
     describe: fn() -> rmcp::model::Tool,
     /// Fails if the arguments are not those of the tool, and says which.
     call: fn(Json) -> Result<Result<Json, Stop>, String>,
+    undo: fn(&Json),
 }
 
 const fn entry<T: Tool>() -> Entry {
@@ -108,6 +112,7 @@ const fn entry<T: Tool>() -> Entry {
             let arguments = serde_path_to_error::deserialize::<_, T>(arguments);
             arguments.map(T::answer).map_err(|error| error.to_string())
         },
+        undo: T::undo,
     }
 }
 
@@ -169,7 +174,7 @@ impl ServerHandler for Server {
     async fn call_tool(
         &self,
         request: CallToolRequestParams,
-        _: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let Some(tool) = TOOLS.iter().find(|tool| tool.name == request.name) else {
             let known = TOOLS.map(|tool| tool.name).join(", ");
@@ -181,6 +186,13 @@ impl ServerHandler for Server {
         // A verb waits for its answer, so each call has a thread.
         let answer = spawn_blocking(|| (tool.call)(arguments)).await;
         let answer = answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
+        if context.ct.is_cancelled()
+            && let Ok(Ok(answer)) = &answer
+        {
+            let answer = answer.clone();
+            // Its own errors have no reader.
+            let _ = spawn_blocking(move || (tool.undo)(&answer)).await;
+        }
         Ok(match answer {
             Ok(Ok(answer)) => CallToolResult::structured(answer),
             Ok(Err(stop)) => CallToolResult::error(vec![ContentBlock::text(words(&stop))]),

@@ -55,6 +55,9 @@ fn describe(event: &Json) -> String {
         "granted" => ("granted", Some(Colour::Green)),
         "orphaned" => ("orphaned", Some(Colour::Yellow)),
         "released" => ("released", None),
+        "changed" => ("changed", None),
+        "instance_added" => ("registered", None),
+        "instance_removed" => ("instance gone", None),
         "type_added" => ("new type", Some(Colour::Green)),
         _ => ("type gone", None),
     };

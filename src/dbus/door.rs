@@ -1,19 +1,27 @@
 //! Opening and closing the door, and telling changes as signals.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::sync::mpsc;
-use zbus::{Connection, fdo::RequestNameFlags, object_server::SignalEmitter};
+use tokio::time::Instant;
+use zbus::{
+    Connection, Variant,
+    fdo::{self, RequestNameFlags},
+    object_server::{Interface, SignalEmitter},
+};
 
-use super::{NAME, PATH, Styxy, callers::Callers, object::Object, values::Dict};
+use super::{
+    NAME, PATH, Styxy, callers::Callers, delivery::Delivery, object::Object, values::Dict,
+};
 use crate::{
     broker::Broker,
-    change::{Change, Record, TypeRanges},
+    change::{Change, TypeRanges},
     machine,
 };
 
 /// How long changes are gathered until they are told.
 const GATHER: Duration = Duration::from_millis(5);
+/// How long after a change properties are told that have changed.
+const PROPERTIES: Duration = Duration::from_secs(1);
 /// How many of them are told at once: in between, calls are answered.
 const MOST_AT_ONCE: usize = 256;
 
@@ -37,7 +45,11 @@ impl Door {
     /// Serves the object on the session bus, and only then asks for the name: a call that comes with
     /// the name must find the object.
     pub async fn open(broker: &Arc<Broker>) -> Result<Self, OpenError> {
-        let object = Object(Styxy { broker: Arc::clone(broker), callers: Callers::default() });
+        let object = Object(Styxy {
+            broker: Arc::clone(broker),
+            callers: Callers::default(),
+            delivery: Delivery::default(),
+        });
         let connection = zbus::connection::Builder::session()
             .serve_at(PATH, object)
             .build()
@@ -53,7 +65,7 @@ impl Door {
         match connection.request_name_with_flags(NAME, flags).await {
             Ok(_) => {
                 // Signals before the name would come from nobody that a listener knows.
-                let signals = tokio::spawn(tell(connection.clone(), broker.changes()));
+                let signals = tokio::spawn(tell(connection.clone(), Arc::clone(broker)));
                 Ok(Self { connection, signals, broker: Arc::clone(broker) })
             }
             Err(zbus::Error::NameTaken) => Err(OpenError::NameTaken),
@@ -101,16 +113,66 @@ pub async fn is_in_this_network(bus: &Connection) -> bool {
 }
 
 /// Tells changes as signals.
-async fn tell(connection: Connection, mut changes: mpsc::UnboundedReceiver<Record>) {
+async fn tell(connection: Connection, broker: Arc<Broker>) {
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
+    let mut changes = broker.changes();
+    let mut properties = Properties::of(&broker);
     let mut gathered = Vec::new();
-    while changes.recv_many(&mut gathered, MOST_AT_ONCE).await > 0 {
+    loop {
+        let due = properties.due;
+        let count = tokio::select! {
+            count = changes.recv_many(&mut gathered, MOST_AT_ONCE) => count,
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                properties.tell(&broker, &emitter).await;
+                continue;
+            }
+        };
+        if count == 0 {
+            break;
+        }
         // A bus that is gone is noticed elsewhere.
         for record in gathered.drain(..) {
             let _ = signal(&emitter, &record.change).await;
         }
+        properties.due.get_or_insert_with(|| Instant::now() + PROPERTIES);
         // Answers go before signals: a client that asks again at once does not wait for those.
         tokio::time::sleep(GATHER).await;
+    }
+    properties.tell(&broker, &emitter).await;
+}
+
+/// The properties as they were told last. They are told together, a while after the first change: a grant has a
+/// signal already.
+struct Properties {
+    lease_count: u32,
+    auto_allocation: bool,
+    /// When to look at them, if there was a change.
+    due: Option<Instant>,
+}
+
+impl Properties {
+    fn of(broker: &Broker) -> Self {
+        Self {
+            lease_count: broker.lease_count(),
+            auto_allocation: broker.auto_allocation(),
+            due: None,
+        }
+    }
+
+    /// Tells those that are others now.
+    async fn tell(&mut self, broker: &Broker, emitter: &SignalEmitter<'_>) {
+        let before = std::mem::replace(self, Self::of(broker));
+        let mut changed = HashMap::new();
+        if before.lease_count != self.lease_count {
+            changed.insert("LeaseCount", Variant::from(self.lease_count));
+        }
+        if before.auto_allocation != self.auto_allocation {
+            changed.insert("AutoAllocation", Variant::from(self.auto_allocation));
+        }
+        if !changed.is_empty() {
+            let name = Styxy::name();
+            let _ = fdo::Properties::properties_changed(emitter, name, changed, (&[]).into()).await;
+        }
     }
 }
 
@@ -155,12 +217,20 @@ async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()
             let id = lease.lease_id.to_string();
             Styxy::lease_orphaned(emitter, lease.port.get(), &id, Dict(lease.fields())).await
         }
-        Change::SingletonReuse { .. }
-        | Change::SingletonLeave { .. }
-        | Change::Renew { .. }
-        | Change::Forget { .. }
-        | Change::RegisterInstance { .. }
-        | Change::EndInstance { .. }
+        Change::SingletonReuse { lease }
+        | Change::SingletonLeave { lease, .. }
+        | Change::Renew { lease } => {
+            let id = lease.lease_id.to_string();
+            Styxy::lease_changed(emitter, lease.port.get(), &id, Dict(lease.fields())).await
+        }
+        Change::RegisterInstance { instance } => {
+            let id = instance.instance_id.as_str();
+            Styxy::instance_added(emitter, id, Dict(instance.fields())).await
+        }
+        Change::EndInstance { instance, reason } => {
+            Styxy::instance_removed(emitter, instance.instance_id.as_str(), reason).await
+        }
+        Change::Forget { .. }
         | Change::Deny(_)
         | Change::ConfigError { .. }
         | Change::Recover { .. } => Ok(()),

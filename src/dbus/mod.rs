@@ -3,10 +3,12 @@
 //! - this file: the object
 //! - `door`: opening, closing, and signals
 //! - `callers`: who calls
+//! - `delivery`: whether answers with a descriptor arrive
 //! - `object`: what happens to a message before that
 //! - `values`: dictionaries and errors
 
 mod callers;
+mod delivery;
 mod door;
 mod object;
 mod values;
@@ -20,12 +22,17 @@ pub const ERROR_PREFIX: &str = "org.styxy.Styxy1.Error.";
 
 use std::sync::Arc;
 
-use zbus::{Connection, interface, message::Header, object_server::SignalEmitter};
+use zbus::{
+    Connection, interface,
+    message::Header,
+    object_server::{ResponseDispatchNotifier, SignalEmitter},
+};
 
 pub use self::door::{Door, OpenError, is_in_this_network};
 pub(crate) use self::values::Dict;
 use self::{
     callers::Callers,
+    delivery::Delivery,
     values::{Options, bounded, values},
 };
 use crate::{
@@ -35,7 +42,7 @@ use crate::{
     kernel::memory,
     lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter, InstanceRequest, Listing},
+    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing},
     value::Value,
 };
 
@@ -43,6 +50,7 @@ use crate::{
 struct Styxy {
     broker: Arc<Broker>,
     callers: Callers,
+    delivery: Delivery,
 }
 
 impl Styxy {
@@ -93,7 +101,7 @@ impl Styxy {
         options: Options<'_>,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
-    ) -> Result<(zbus::OwnedFd, u16, String, Dict), Error> {
+    ) -> Result<(ResponseDispatchNotifier<zbus::OwnedFd>, u16, String, Dict), Error> {
         let _busy = self.broker.activity().busy();
         let request = AllocateRequest::parse(service_type, values(&options)?)?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
@@ -106,7 +114,10 @@ impl Styxy {
             .suggest("call Allocate to learn its port")
         })?;
         let port = granted.lease.port.get();
-        Ok((socket.into(), port, granted.lease_id(), Dict(granted.fields())))
+        let (broker, leases) = (Arc::clone(&self.broker), granted.new_leases());
+        let refused = move || broker.take_back(&leases, EndReason::NotDelivered);
+        let socket = self.delivery.of(socket.into(), connection, refused).await;
+        Ok((socket, port, granted.lease_id(), Dict(granted.fields())))
     }
 
     #[zbus(out_args("port"))]
@@ -130,9 +141,9 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
         let _busy = self.broker.activity().busy();
-        let filter = Filter::parse(values(&filter)?)?;
+        let ending = Ending::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
-        self.broker.release_matching(filter, &client)
+        self.broker.release_matching(&ending, &client)
     }
 
     #[zbus(out_args("lease"))]
@@ -339,13 +350,12 @@ impl Styxy {
         env!("CARGO_PKG_VERSION")
     }
 
-    // Its changes are told by LeaseGranted and LeaseReleased.
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn lease_count(&self) -> u32 {
         self.broker.lease_count()
     }
 
-    #[zbus(property(emits_changed_signal = "false"))]
+    #[zbus(property)]
     fn auto_allocation(&self) -> bool {
         self.broker.auto_allocation()
     }
@@ -373,6 +383,28 @@ impl Styxy {
         port: u16,
         lease_id: &str,
         lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn lease_changed(
+        emitter: &SignalEmitter<'_>,
+        port: u16,
+        lease_id: &str,
+        lease: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn instance_added(
+        emitter: &SignalEmitter<'_>,
+        instance_id: &str,
+        instance: Dict,
+    ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn instance_removed(
+        emitter: &SignalEmitter<'_>,
+        instance_id: &str,
+        reason: &str,
     ) -> zbus::Result<()>;
 
     #[zbus(signal)]

@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter, InstanceRequest, Listing, once},
+    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, once},
     value::{Fields, Value},
     word::shortened,
 };
@@ -148,7 +148,8 @@ async fn release_matching(
     filter: Parameters,
 ) -> Answer {
     let mut fields = Fields::default();
-    fields.put("released", broker.release_matching(read_filter(filter?)?, &client)?);
+    let ending = Ending::parse(read_query(filter?)?)?;
+    fields.put("released", broker.release_matching(&ending, &client)?);
     Ok(Success(fields))
 }
 

@@ -1,17 +1,20 @@
 //! Requests: what a client may ask, checked whole before anything happens.
 //!
 //! - `allocate`: a request for a port
+//! - `ending`: which leases a client ends, and why
 //! - `filter`: which leases are meant
 //! - `listing`: which of them are listed, and how many at once
 //! - `owner`: who is to own a lease, and instances
 //! - this file: how options are read
 
 mod allocate;
+mod ending;
 mod filter;
 mod listing;
 mod owner;
 
 pub use allocate::AllocateRequest;
+pub use ending::Ending;
 pub use filter::Filter;
 pub use listing::Listing;
 pub use owner::{InstanceRequest, OwnerRequest};

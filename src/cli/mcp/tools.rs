@@ -104,6 +104,20 @@ impl Tool for Allocate {
         }
         wanted::allocate(&self.service_type, options)
     }
+
+    fn undo(answer: &Json) {
+        if answer["existing"] == true || answer["dry_run"] == true {
+            return;
+        }
+        let mut filter = Fields::default();
+        match answer["block_id"].as_str() {
+            Some(block) => filter.put("block_id", block),
+            None => filter.put("lease_id", text(answer, "lease_id")),
+        }
+        filter.put("reason", "not_delivered");
+        // What cannot be released ends with the session.
+        let _ = ask(&Call::ReleaseMatching { filter });
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]

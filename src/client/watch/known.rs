@@ -28,6 +28,10 @@ impl Known {
                 lease["state"] = "orphaned".into();
                 leases.insert(id, lease).is_none_or(|before| !is_orphan(&before))
             }
+            "changed" => {
+                leases.insert(id, lease_of(&event));
+                true
+            }
             "released" => {
                 leases.remove(&id);
                 !self.ended.remove(&id)
@@ -105,6 +109,18 @@ pub(super) fn event(message: &Message) -> Option<Json> {
         "LeaseOrphaned" => {
             let (_, _, lease) = body.deserialize::<(u16, String, Dict<'_>)>().ok()?;
             leased("orphaned", &lease)
+        }
+        "LeaseChanged" => {
+            let (_, _, lease) = body.deserialize::<(u16, String, Dict<'_>)>().ok()?;
+            leased("changed", &lease)
+        }
+        "InstanceAdded" => {
+            let (_, instance) = body.deserialize::<(String, Dict<'_>)>().ok()?;
+            leased("instance_added", &instance)
+        }
+        "InstanceRemoved" => {
+            let (instance_id, reason) = body.deserialize::<(String, String)>().ok()?;
+            json!({"event": "instance_removed", "instance_id": instance_id, "reason": reason})
         }
         "LeaseReleased" => {
             let (_, _, reason, lease) =
