@@ -4,13 +4,15 @@ mod support;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    env, fs,
+    env,
+    fs::{self, File},
     net::TcpListener,
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use nix::{
@@ -325,6 +327,71 @@ fn what_an_older_version_kept_in_another_folder_is_merged_once() {
     home.until(|| !is_left());
     assert!(files.iter().all(|(path, _)| !path.exists()));
     end(service, Signal::SIGTERM);
+}
+
+/// The numbers of the events with this in them that the file `log` has, each once: one may be repeated after a kill.
+fn events(home: &Home, what: &str) -> BTreeSet<String> {
+    let log = fs::read_to_string(home.path("log")).unwrap_or_default();
+    let events = log.lines().filter(|line| line.contains(what));
+    let event = events.filter_map(|line| serde_json::from_str::<Json>(line).ok());
+    event.map(|event| format!("{} {}", event["STYXY_STATE_ID"], event["STYXY_SEQ"])).collect()
+}
+
+#[test]
+fn a_merge_that_is_killed_at_any_instant_loses_nothing_and_merges_nothing_twice() {
+    let home = Home::with_type();
+    let strict = |index: u16| {
+        let port = home.port(index).to_string();
+        home.ok(&["allocate", "mine", "--strict", "--port", &port, "--ttl", "600"]);
+    };
+    let older = with_the_older_folder(&home);
+    (0..4).for_each(strict);
+    let theirs = named(&home);
+    end(older, Signal::SIGTERM);
+    let files = age(&home);
+    let folder = home.path("config/styxy/state");
+    fs::rename(&folder, home.path("hidden")).unwrap();
+    let service = home.service();
+    (0..2).for_each(strict);
+    let ours = named(&home);
+    end(service, Signal::SIGTERM);
+    fs::remove_dir_all(home.path("hidden")).unwrap();
+    let before = home.path("before");
+    fs::rename(home.state(), &before).unwrap();
+
+    let expected = [&ours[..], &theirs[2..]].concat();
+    for millis in (0..40).step_by(2) {
+        let _ = fs::remove_dir_all(home.state());
+        let _ = fs::remove_dir_all(&folder);
+        let _ = fs::remove_file(home.path("log"));
+        let copied = Command::new("cp").arg("-r").args([&before, &home.state()]).status();
+        assert!(copied.unwrap().success());
+        fs::create_dir(&folder).unwrap();
+        for (path, bytes) in &files {
+            fs::write(path, bytes).unwrap();
+        }
+        let log = File::options().create(true).append(true).open(home.path("log")).unwrap();
+        let mut killed =
+            home.styxy().arg("daemon").stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        // What comes of it must not depend on the moment.
+        thread::sleep(Duration::from_millis(millis));
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+
+        let service = home.service_with_log();
+        assert_eq!(named(&home), expected, "after {millis} ms");
+        home.until(|| !events(&home, r#""STYXY_ACTION":"merge""#).is_empty());
+        home.until(|| fs::read_dir(&folder).unwrap().all(|e| !e.unwrap().path().is_dir()));
+        for (what, count) in [
+            (r#""STYXY_ACTION":"merge""#, 1),
+            (r#""STYXY_REASON":"merged""#, 2),
+            // Those of the older state, each under its name.
+            (r#""STYXY_ACTION":"allocate""#, 4),
+        ] {
+            assert_eq!(events(&home, what).len(), count, "{what} after {millis} ms");
+        }
+        end(service, Signal::SIGKILL);
+    }
 }
 
 #[test]
