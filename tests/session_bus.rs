@@ -3,7 +3,8 @@
 mod support;
 
 use std::{
-    os::unix::net::UnixListener,
+    fs::Permissions,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
     process::{Command, Output, Stdio},
 };
 
@@ -101,6 +102,62 @@ fn a_service_that_does_not_answer_is_named_and_given_up_at_the_timeout() {
         assert!(waiting.starts_with(&format!("styxy: waiting for {way}")), "{stderr}");
         assert!(end.contains("did not answer within 3 s"), "{stderr}");
     }
+    kill(pid, Signal::SIGCONT).unwrap();
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn no_verb_waits_longer_than_the_timeout_and_none_in_silence() {
+    let home = Home::with_type();
+    // A bus that takes connections and never answers.
+    let silent = home.path("silent");
+    let _listener = UnixListener::bind(&silent).unwrap();
+    let address = format!("unix:path={}", silent.display());
+    // A pipe that nobody opens, and a program that never answers.
+    let pipe = home.path("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    let tools = home.path("tools");
+    std::fs::create_dir(&tools).unwrap();
+    let hangs = tools.join("journalctl");
+    std::fs::write(&hangs, "#!/bin/sh\nexec sleep 60\n").unwrap();
+    std::fs::set_permissions(&hangs, Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    for (arguments, what) in [
+        (&["config", "validate", pipe][..], "pipe"),
+        (&["audit"], "journalctl"),
+        (&["audit", "--stats"], "journalctl"),
+    ] {
+        let mut command = home.styxy();
+        command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/").env("PATH", &path);
+        let output = command.args(["--timeout", "3"]).args(arguments).output().unwrap();
+        let (_, stderr) = said(&output);
+        assert_eq!(output.status.code(), Some(3), "{arguments:?}: {stderr}");
+        let (waiting, end) = stderr.split_once('\n').unwrap();
+        assert!(waiting.starts_with("styxy: waiting for") && waiting.contains(what), "{stderr}");
+        assert!(end.contains("within 3 s"), "{stderr}");
+    }
+    for arguments in [&["doctor"][..], &["scan"]] {
+        let start = std::time::Instant::now();
+        let output = on(&home, &address, arguments);
+        assert_ne!(output.status.code(), Some(3), "{}", said(&output).1);
+        assert!(start.elapsed().as_secs() < 25, "{arguments:?}");
+    }
+    let doctor = said(&on(&home, &address, &["doctor"])).0;
+    assert!(doctor.contains("the session bus does not answer"), "{doctor}");
+}
+
+#[test]
+fn a_command_that_asks_twice_waits_no_longer_than_one_that_asks_once() {
+    let home = Home::with_type();
+    let service = home.service();
+    let pid = Pid::from_raw(i32::try_from(service.id()).unwrap());
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/").args(["scan", "--timeout", "3"]);
+    let start = std::time::Instant::now();
+    let output = command.output().unwrap();
+    assert!(start.elapsed().as_secs() < 6, "{:?}", said(&output));
     kill(pid, Signal::SIGCONT).unwrap();
     end(service, Signal::SIGTERM);
 }

@@ -150,6 +150,8 @@ fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
         let user = folders.last();
         texts.retain(|text| is_layer || user.is_none_or(|user| !text.path.starts_with(user)));
         if !is_layer {
+            // It may be a pipe.
+            let _watch = client::Watch::over(format!("what {} has to say", path.display()));
             match files::read_file(path.clone()) {
                 Ok(text) => texts.push(text),
                 Err(problem) => problems.push(problem),

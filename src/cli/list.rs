@@ -13,7 +13,10 @@ use super::{
     table::{self, Cell, Colour, Table},
     text, usage,
 };
-use crate::{client::Call, value::Fields};
+use crate::{
+    client::{self, Call},
+    value::Fields,
+};
 
 /// How often a table that is watched is drawn anew: listeners come and go without a word.
 const EVERY: Duration = Duration::from_secs(1);
@@ -67,6 +70,7 @@ fn watch(call: &Call) -> Result<(), Stop> {
         loop {
             screen.draw(&now)?;
             screen = screen.wait(EVERY)?;
+            client::begin_again();
             now = draw(&ask(call)?);
         }
     }

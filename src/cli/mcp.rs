@@ -14,7 +14,10 @@ use serde_json::{Map, Value as Json};
 use tokio::{runtime, task::spawn_blocking};
 
 use super::{Stop, reader, refused};
-use crate::word::{harmless, shortened};
+use crate::{
+    client,
+    word::{harmless, shortened},
+};
 
 mod answers;
 mod tools;
@@ -184,7 +187,11 @@ impl ServerHandler for Server {
         };
         let arguments = Json::Object(request.arguments.unwrap_or_default());
         // A verb waits for its answer, so each call has a thread.
-        let answer = spawn_blocking(|| (tool.call)(arguments)).await;
+        let answer = spawn_blocking(|| {
+            client::begin_again();
+            (tool.call)(arguments)
+        })
+        .await;
         let answer = answer.map_err(|error| ErrorData::internal_error(error.to_string(), None))?;
         if context.ct.is_cancelled()
             && let Ok(Ok(answer)) = &answer

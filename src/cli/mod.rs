@@ -60,7 +60,7 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// Wait at most this long for an answer of the service
+    /// Wait at most this long for the service and whatever else a command needs
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = Patience::LIMIT.as_secs(),
         value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
@@ -168,7 +168,8 @@ pub fn run() -> ExitCode {
         return complain(&words, 1);
     }
     let tell: fn(&str) = if verb.is_quiet() { |_| {} } else { |what| say(&what) };
-    client::set_patience(Patience { limit: Duration::from_secs(timeout), tell });
+    let limit = Duration::from_secs(timeout);
+    client::set_patience(Patience { limit, tell, complain: |why| say(&why) });
     let result = match verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),

@@ -10,7 +10,12 @@ use super::{
     project::Project,
     refused, text, usage,
 };
-use crate::{client::Call, error::Error, port::Protocol, value::Fields};
+use crate::{
+    client::{self, Call},
+    error::Error,
+    port::Protocol,
+    value::Fields,
+};
 
 /// Give leased ports back
 #[derive(Debug, Args)]
@@ -148,5 +153,6 @@ fn agreed(leases: &[Json]) -> Result<bool, Stop> {
     out.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
+    client::begin_again();
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

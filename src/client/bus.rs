@@ -181,7 +181,8 @@ pub(super) async fn call_for_socket(
     Ok((answer::granted(object(&lease))?, socket.into()))
 }
 
-async fn connect() -> Result<Connection, Miss> {
+/// The session bus, if it answers and is of this network.
+pub(super) async fn connect() -> Result<Connection, Miss> {
     match tokio::time::timeout(PATIENCE, surroundings::bus::connect()).await {
         Ok(Ok(bus)) if dbus::is_in_this_network(&bus).await => Ok(bus),
         Ok(Ok(_)) => {

@@ -33,7 +33,7 @@ use serde_json::Value as Json;
 use self::waiting::Waiting;
 pub use self::{
     sight::show,
-    waiting::{Patience, set_patience},
+    waiting::{Patience, Watch, begin_again, set_patience},
 };
 use crate::{
     config::Seen,
@@ -338,12 +338,25 @@ async fn ask_running(
     }
 }
 
+/// The session bus, or why it is of no use.
+pub async fn session_bus() -> Result<zbus::Connection, String> {
+    bus::connect().await.map_err(|miss| match miss {
+        Miss::Absent(why) | Miss::Broken(why) => why,
+        Miss::Final(failure) => failure.to_string(),
+    })
+}
+
 /// Asks a service that runs, and starts none; `None` where none runs, or where it does not answer this.
 pub async fn call_live(call: &Call) -> Option<Json> {
-    match bus::Service::running().await {
-        Ok(service) => bus::call_to(&service?, call).await.ok(),
-        // Where systemd listens for the service, to connect is to start it.
-        Err(_) if user().has_manager() => None,
-        Err(_) => http::call(call, &Waiting::default()).await.ok(),
-    }
+    let waiting = Waiting::default();
+    let ask = async {
+        Ok(match bus::Service::running().await {
+            Ok(Some(service)) => bus::call_to(&service, call).await.ok(),
+            Ok(None) => None,
+            // Where systemd listens for the service, to connect is to start it.
+            Err(_) if user().has_manager() => None,
+            Err(_) => http::call(call, &waiting).await.ok(),
+        })
+    };
+    waiting.patiently(ask).await.ok().flatten()
 }

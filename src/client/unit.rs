@@ -3,9 +3,13 @@
 
 use std::{
     collections::HashMap,
-    io,
+    fs::File,
+    io::{self, Read},
+    os::fd::OwnedFd,
     process::{Command, Output, Stdio},
-    time::Duration,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::Miss;
@@ -17,6 +21,10 @@ pub const SERVICE: &str = "styxy.service";
 const HEAD_START: Duration = Duration::from_millis(300);
 /// How often the manager is asked while a call waits.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How long the manager may take to answer, and to start or reload something.
+const PATIENCE: Duration = Duration::from_secs(4);
+const START: Duration = Duration::from_secs(15);
 
 /// What is known of a unit (systemctl(1), `show`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,8 +110,8 @@ impl Unit {
             }
             ("1", 228) => "its system call filter cannot be set up here: `styxy doctor` tells more",
             ("1", 233 | 238 | 241) => {
-                "one of its folders cannot be made: ~/.config, ~/.local and what is in them must belong to \
-                 this user"
+                "one of its folders cannot be made: ~/.config/styxy and ~/.local/state/styxy must be folders of this \
+                 user that can be written, and no broken links; then `styxy doctor --fix`"
             }
             _ => "`journalctl --user -u styxy.service` tells why",
         };
@@ -115,13 +123,53 @@ impl Unit {
     }
 }
 
-/// Runs systemctl(1) for the user's manager, also where `$XDG_RUNTIME_DIR` does not lead to it.
+/// Runs systemctl(1) for the user's manager, also where `$XDG_RUNTIME_DIR` does not lead to it. A manager that does not
+/// answer is given up after a while (`TimedOut`).
 pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
     let mut command = Command::new("systemctl");
     if let Ok(runtime) = user().runtime() {
         command.env("XDG_RUNTIME_DIR", runtime);
     }
-    command.arg("--user").args(arguments).stdin(Stdio::null()).output()
+    command.arg("--user").args(arguments);
+    // A start waits for the unit, and a reload for the generators.
+    let patience = if arguments.first() == Some(&"show") { PATIENCE } else { START };
+    output(&mut command, patience)
+}
+
+/// Runs a program and takes what it prints, but no longer than this.
+fn output(command: &mut Command, patience: Duration) -> io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    let [stdout, stderr] = [
+        read_apart(child.stdout.take().map(OwnedFd::from))?,
+        read_apart(child.stderr.take().map(OwnedFd::from))?,
+    ];
+    let end = Instant::now() + patience;
+    let read = |from: mpsc::Receiver<Vec<u8>>| {
+        from.recv_timeout(end.saturating_duration_since(Instant::now()))
+    };
+    let (Ok(stdout), Ok(stderr)) = (read(stdout), read(stderr)) else {
+        child.kill()?;
+        child.wait()?;
+        let words = format!("it did not answer within {} s", patience.as_secs());
+        return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+    };
+    // It has closed both, so it has ended.
+    Ok(Output { status: child.wait()?, stdout, stderr })
+}
+
+/// Reads to the end on a thread of its own.
+fn read_apart(from: Option<OwnedFd>) -> io::Result<mpsc::Receiver<Vec<u8>>> {
+    let (give, given) = mpsc::channel();
+    thread::Builder::new().spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(from) = from {
+            // What was read until an error is better than nothing.
+            let _ = File::from(from).read_to_end(&mut bytes);
+        }
+        let _ = give.send(bytes);
+    })?;
+    Ok(given)
 }
 
 /// Waits until the unit has failed; what is wrong with it. For ever where it has not, or nobody can be asked.
@@ -204,8 +252,8 @@ mod tests {
         };
         for (status, words) in [
             (217, "user namespaces"),
-            (238, "folders"),
-            (241, "folders"),
+            (238, "no broken links"),
+            (241, "`styxy doctor --fix`"),
             (1, "journalctl --user -u styxy.service"),
         ] {
             let unit = failed("1", status);
@@ -214,6 +262,17 @@ mod tests {
             assert!(unit.problem().contains(&format!("status {status}")));
         }
         assert!(!failed("2", 9).problem().contains("status 9"), "it was a signal");
+    }
+
+    #[test]
+    fn a_program_that_never_ends_is_given_up() {
+        let mut hangs = Command::new("sh");
+        let error = output(hangs.args(["-c", "echo begun; exec sleep 600"]), Duration::ZERO);
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let mut ends = Command::new("sh");
+        let done = output(ends.args(["-c", "echo out; echo err >&2; exit 3"]), START).unwrap();
+        assert_eq!(done.status.code(), Some(3));
+        assert_eq!((&*done.stdout, &*done.stderr), (&b"out\n"[..], &b"err\n"[..]));
     }
 
     #[test]

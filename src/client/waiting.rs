@@ -1,9 +1,14 @@
-//! How long a command waits for the service, and what it says meanwhile.
+//! How long a command waits, and what it says meanwhile.
+//!
+//! A command as a whole has a limit, however much it asks. One that goes on (`watch`, `list --watch`, `mcp`) has it for
+//! each thing that it does.
 
 use std::{
     borrow::Cow,
-    sync::{Mutex, OnceLock, PoisonError},
-    time::Duration,
+    process,
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::Failure;
@@ -11,13 +16,18 @@ use super::Failure;
 /// After this long a command says what it waits for.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// The exit code of a command that has waited in vain.
+const UNREACHABLE: i32 = 3;
+
 /// How patient a command is.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// How long a call may take, from looking for a service to its answer.
+    /// How long a command may wait, from its start to the last answer.
     pub limit: Duration,
     /// Tells the user what is waited for, once for each call.
     pub tell: fn(&str),
+    /// Tells the user why the command ends.
+    pub complain: fn(&str),
 }
 
 impl Patience {
@@ -25,11 +35,86 @@ impl Patience {
     pub const LIMIT: Duration = Duration::from_secs(25);
 }
 
-static PATIENCE: OnceLock<Patience> = OnceLock::new();
+/// How patient this process is, and when it began to wait.
+static PATIENCE: Mutex<Option<(Patience, Instant)>> = Mutex::new(None);
 
-/// Sets how patient this process is; only the first time counts.
+/// Sets how patient this process is. The time begins now.
 pub fn set_patience(patience: Patience) {
-    let _ = PATIENCE.set(patience);
+    *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some((patience, Instant::now()));
+}
+
+/// Begins the time again: for a command that goes on, or after the user was asked something.
+pub fn begin_again() {
+    if let Some((_, since)) = &mut *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {
+        *since = Instant::now();
+    }
+}
+
+/// What is left of the patience, and the whole limit.
+fn left() -> (Patience, Duration) {
+    match *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {
+        Some((patience, since)) => {
+            let limit = patience.limit.saturating_sub(since.elapsed());
+            (Patience { limit, ..patience }, patience.limit)
+        }
+        None => {
+            let limit = Patience::LIMIT;
+            (Patience { limit, tell: |_| {}, complain: |_| {} }, limit)
+        }
+    }
+}
+
+fn in_vain(what: &str, limit: Duration) -> String {
+    format!(
+        "{what} did not answer within {} s; `styxy doctor` looks for the cause, and --timeout waits longer",
+        limit.as_secs()
+    )
+}
+
+/// Keeps watch over work that nothing else can end, such as opening a pipe or reading what another program prints. If it
+/// takes long, says what is waited for; at the limit, ends this process. Dropping it ends the watch.
+#[derive(Debug)]
+pub struct Watch {
+    /// Closed when the work is done; a message means that it goes on.
+    progress: mpsc::Sender<()>,
+}
+
+impl Watch {
+    /// Begins to watch over work that waits for this.
+    pub fn over(what: impl Into<Cow<'static, str>>) -> Self {
+        let (progress, seen) = mpsc::channel();
+        let (what, (patience, limit)) = (what.into(), left());
+        // Without a thread the work is done unwatched.
+        let _ = thread::Builder::new().spawn(move || watch(&what, patience, limit, &seen));
+        Self { progress }
+    }
+
+    /// Notes that the work makes progress: the time begins again.
+    pub fn goes_on(&self) {
+        let _ = self.progress.send(());
+    }
+}
+
+fn watch(what: &str, patience: Patience, limit: Duration, seen: &mpsc::Receiver<()>) {
+    use mpsc::RecvTimeoutError::{Disconnected, Timeout};
+    let mut left = patience.limit;
+    let mut is_told = false;
+    loop {
+        let silence = if is_told { left } else { SILENCE.min(left) };
+        match seen.recv_timeout(silence) {
+            Ok(()) => left = limit,
+            Err(Disconnected) => return,
+            Err(Timeout) if left > silence => {
+                left -= silence;
+                is_told = true;
+                (patience.tell)(&format!("waiting for {what} ..."));
+            }
+            Err(Timeout) => {
+                (patience.complain)(&in_vain(what, limit));
+                process::exit(UNREACHABLE);
+            }
+        }
+    }
 }
 
 /// What a call is waiting for at the moment, for people.
@@ -57,32 +142,29 @@ impl Waiting {
         &self,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
-        let default = Patience { limit: Patience::LIMIT, tell: |_| {} };
-        self.within(*PATIENCE.get().unwrap_or(&default), work).await
+        let (patience, limit) = left();
+        self.within(patience, limit, work).await
     }
 
     async fn within<T>(
         &self,
-        Patience { limit, tell }: Patience,
+        Patience { limit: left, tell, .. }: Patience,
+        limit: Duration,
         work: impl Future<Output = Result<T, Failure>>,
     ) -> Result<T, Failure> {
         let mut work = std::pin::pin!(work);
-        let silence = SILENCE.min(limit);
+        let silence = SILENCE.min(left);
         if let Ok(result) = tokio::time::timeout(silence, work.as_mut()).await {
             return result;
         }
-        let rest = limit.saturating_sub(silence);
+        let rest = left.saturating_sub(silence);
         if !rest.is_zero() {
             tell(&format!("waiting for {} ...", self.what()));
             if let Ok(result) = tokio::time::timeout(rest, work).await {
                 return result;
             }
         }
-        Err(Failure::Unreachable(format!(
-            "{} did not answer within {} s; `styxy doctor` looks for the cause, and --timeout waits longer",
-            self.what(),
-            limit.as_secs()
-        )))
+        Err(Failure::Unreachable(in_vain(&self.what(), limit)))
     }
 }
 
@@ -100,7 +182,8 @@ mod tests {
             assert_eq!(what, "waiting for the service over the session bus ...");
             TOLD.fetch_add(1, Ordering::Relaxed);
         };
-        let patience = Patience { limit: Duration::from_secs(25), tell };
+        let limit = Duration::from_secs(25);
+        let patience = Patience { limit, tell, complain: |_| {} };
         let waiting = Waiting::default();
         waiting.on("the service over the session bus");
         let after = |seconds| async move {
@@ -108,13 +191,13 @@ mod tests {
             Ok(seconds)
         };
 
-        assert_eq!(waiting.within(patience, after(1)).await.unwrap(), 1);
+        assert_eq!(waiting.within(patience, limit, after(1)).await.unwrap(), 1);
         assert_eq!(TOLD.load(Ordering::Relaxed), 0);
-        assert_eq!(waiting.within(patience, after(24)).await.unwrap(), 24);
+        assert_eq!(waiting.within(patience, limit, after(24)).await.unwrap(), 24);
         assert_eq!(TOLD.load(Ordering::Relaxed), 1);
 
         let start = tokio::time::Instant::now();
-        let failure = waiting.within(patience, after(26)).await.unwrap_err();
+        let failure = waiting.within(patience, limit, after(26)).await.unwrap_err();
         assert_eq!(start.elapsed(), Duration::from_secs(25));
         assert!(matches!(&failure, Failure::Unreachable(why)
             if why.starts_with("the service over the session bus did not answer within 25 s")));

@@ -19,7 +19,10 @@ use tokio::{
 use zbus::{AsyncDrop, Connection, MatchRule, MessageStream, fdo::DBusProxy};
 
 use self::known::{Known, event};
-use super::{Call, Failure, Miss, bus, http};
+use super::{
+    Call, Failure, Miss, bus, http,
+    waiting::{Waiting, begin_again},
+};
 use crate::{
     dbus::{self, NAME, PATH},
     surroundings,
@@ -34,7 +37,9 @@ const MOST_BEHIND: usize = 10_000;
 
 /// Tells every event, until nobody takes them; each is an object with the `event`.
 pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
-    match bus().await {
+    let waiting = Waiting::default();
+    waiting.on("the session bus");
+    match waiting.patiently(async { Ok(bus().await) }).await? {
         Some(bus) => signals(&bus, reader).await,
         None => differences(reader).await,
     }
@@ -62,7 +67,10 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
     loop {
         if stream.is_none() && waiting.is_empty() {
             stream = Some(subscribe(bus).await.map_err(|_| gone())?);
-            if let Some(now) = list(bus).await {
+            begin_again();
+            let call = Waiting::default();
+            call.on("the service over the session bus");
+            if let Some(now) = call.patiently(async { Ok(list(bus).await) }).await? {
                 waiting.extend(known.compare(&now));
             }
         }

@@ -10,6 +10,8 @@ use std::{
     path::{Path, absolute},
 };
 
+use crate::client::Watch;
+
 /// Where events go, besides standard output.
 pub(super) enum Target<'a> {
     /// A file that is made, or replaced as a whole.
@@ -33,6 +35,7 @@ impl<'a> Target<'a> {
         match self {
             Self::File(file) => replace(file, bytes),
             Self::Existing(path) => {
+                let _watch = Watch::over(format!("somebody to read {}", path.display()));
                 // Not O_CREAT: what a link leads to is somebody else's to make.
                 OpenOptions::new().write(true).truncate(true).open(path)?.write_all(bytes)
             }

@@ -14,7 +14,7 @@ use super::{
     entry::{Entry, Seen, in_order},
     query::{Mine, Query, Reading},
 };
-use crate::{time::Timestamp, word::harmless};
+use crate::{client::Watch, time::Timestamp, word::harmless};
 
 /// The command.
 pub(super) const PROGRAM: &str = "journalctl";
@@ -63,11 +63,13 @@ impl Found {
 pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, Trouble> {
     let reading = last.map_or(Reading::All, Reading::Last);
     let mut journalctl = Running::start(&query.arguments(reading, &Mine::here()))?;
+    let watch = Watch::over(PROGRAM);
     let mut newest = last.map(Newest::new);
     let mut entries = Vec::new();
     let mut is_part = false;
     for line in BufReader::new(&mut journalctl.output).split(b'\n') {
         let Ok(line) = line else { break };
+        watch.goes_on();
         let Some(entry) = Entry::read(&line) else { continue };
         is_part = newest.as_mut().is_some_and(|newest| newest.has_enough(&entry));
         if is_part {
@@ -164,6 +166,7 @@ pub(super) fn holds(query: &Query) -> Result<Holds, Trouble> {
         let arguments = arguments.map(str::to_owned).into_iter().chain(matches.iter().cloned());
         let arguments: Vec<_> = arguments.collect();
         let mut journalctl = Running::start(&arguments)?;
+        let _watch = Watch::over(PROGRAM);
         let mut output = Vec::new();
         // What cannot be read is not there.
         let _ = journalctl.output.read_to_end(&mut output);

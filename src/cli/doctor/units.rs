@@ -1,18 +1,24 @@
 //! The way to the service: the session bus, the units of the user's manager, the socket.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
 use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
 use super::Findings;
 use crate::{
-    client::unit::{SERVICE, Unit, systemctl},
+    client::{
+        self,
+        unit::{SERVICE, Unit, systemctl},
+    },
     dbus,
-    surroundings::{self, Door, user},
+    surroundings::{Door, user},
 };
 
 const SOCKET: &str = "styxy.socket";
+
+/// How long the bus may take to answer.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Looks at one unit; whether it can be used.
 fn look(unit: &Unit, findings: &mut Findings) -> bool {
@@ -126,12 +132,12 @@ pub(super) fn fix(findings: &mut Findings) {
 
 /// The session bus, and whether it can start the service.
 pub(super) async fn bus(findings: &mut Findings, units: &Units) {
-    let bus = match surroundings::bus::connect().await {
+    let bus = match client::session_bus().await {
         Ok(bus) => bus,
-        Err(error) => {
+        Err(why) => {
             return findings.note(
                 "bus",
-                error,
+                why,
                 "commands use the socket, or start a private service; a login session has a bus",
             );
         }
@@ -141,7 +147,8 @@ pub(super) async fn bus(findings: &mut Findings, units: &Units) {
         return;
     }
     let Ok(proxy) = DBusProxy::new(&bus).await else { return };
-    let names = proxy.list_activatable_names().await.unwrap_or_default();
+    let names = tokio::time::timeout(PATIENCE, proxy.list_activatable_names()).await;
+    let names = names.ok().and_then(Result::ok).unwrap_or_default();
     if names.iter().any(|name| name.as_str() == dbus::NAME) {
         findings.ok("activation", "the bus can start the service");
     } else {
