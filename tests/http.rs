@@ -265,3 +265,33 @@ fn a_killed_service_has_lost_nothing() {
     assert_eq!(listed.body["allocations"][0]["lease_id"], granted.body["lease_id"]);
     end(service, Signal::SIGKILL);
 }
+
+#[test]
+fn nothing_that_was_said_is_passed_over() {
+    let home = Home::with_type();
+    let service = home.service();
+    let granted = home.http("POST", "/allocate", r#"{"service_type": "mine"}"#);
+    let lease = granted.body["lock_id"].as_str().unwrap();
+    for (method, path, body) in [
+        ("POST", "/allocate?dry_run=true", r#"{"service_type": "mine"}"#),
+        ("POST", "/cleanup?dry_run=true", r#"{"older_than": 0}"#),
+        ("PUT", &format!("/allocate/{lease}/renew?ttl=5"), ""),
+        ("PUT", "/instances/agent?heartbeat=5", ""),
+        ("DELETE", &format!("/allocate/{lease}?dry_run=true"), ""),
+        ("DELETE", &format!("/allocate/{lease}"), r#"{"dry_run": true}"#),
+        ("DELETE", "/allocations?service_type=mine", r#"{"port": 1}"#),
+        ("DELETE", "/memory?service_type=mine", r#"{"project_path": "/x"}"#),
+        ("GET", "/allocations", r#"{"service_type": "api"}"#),
+        ("GET", "/status?x=1", ""),
+        ("GET", "/types?service_type=mine", ""),
+        ("POST", "/config/reload?x=1", ""),
+        ("POST", "/config/reload", "nonsense"),
+    ] {
+        refused(&home.http(method, path, body), 400, "InvalidArgument");
+        let leases = home.http("GET", "/allocations", "").body["allocations"].clone();
+        assert_eq!(leases.as_array().unwrap().len(), 1, "{method} {path}");
+    }
+    // Some clients send an object with every request.
+    assert_eq!(home.http("DELETE", &format!("/allocate/{lease}"), "{}").status, 200);
+    end(service, Signal::SIGTERM);
+}

@@ -6,14 +6,15 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, Query, State,
+        DefaultBodyLimit, Path, Query, Request, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
     http::{Method, StatusCode, Uri},
-    middleware,
+    middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post, put},
+    routing::{MethodRouter, delete, get, post, put},
 };
+use hyper::body::Body as _;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
@@ -51,33 +52,85 @@ pub(super) fn refusing(error: &Error) -> Router {
 /// The routes.
 pub fn router(broker: Arc<Broker>) -> Router {
     Router::new()
-        .route("/allocate", post(allocate))
-        .route("/allocate/{lock_id}", delete(release))
-        .route("/allocate/{lock_id}/renew", put(renew))
-        .route("/allocations", get(list).delete(release_matching))
-        .route("/cleanup", post(clean_up))
-        .route("/memory", delete(forget))
-        .route("/instances", get(instances))
-        .route("/instances/{instance_id}", put(register))
-        .route("/instances/{instance_id}/heartbeat", post(heartbeat))
-        .route("/check/{port}", get(check))
-        .route("/status", get(status))
-        .route("/types", get(types::types))
-        .route("/types/{service_type}", delete(types::undo))
-        .route("/suggest/{service_type}", get(types::suggest))
-        .route("/config", get(types::config))
-        .route("/config/auto-allocation", put(types::set_auto_allocation))
-        .route("/config/backups", get(types::backups))
-        .route("/config/restore", post(types::restore))
-        .route("/config/reload", post(types::reload))
-        .route("/restart", post(restart))
-        .route(SEEN, put(types::seen).layer(DefaultBodyLimit::max(LARGEST_SEEN)))
+        .route("/allocate", of_body(post(allocate)))
+        .route("/allocate/{lock_id}", bare(delete(release)))
+        .route("/allocate/{lock_id}/renew", of_body(put(renew)))
+        .route("/allocations", of_query(get(list).delete(release_matching)))
+        .route("/cleanup", of_body(post(clean_up)))
+        .route("/memory", of_query(delete(forget)))
+        .route("/instances", bare(get(instances)))
+        .route("/instances/{instance_id}", of_body(put(register)))
+        .route("/instances/{instance_id}/heartbeat", bare(post(heartbeat)))
+        .route("/check/{port}", of_query(get(check)))
+        .route("/status", bare(get(status)))
+        .route("/types", bare(get(types::types)))
+        .route("/types/{service_type}", of_query(delete(types::undo)))
+        .route("/suggest/{service_type}", of_query(get(types::suggest)))
+        .route("/config", of_query(get(types::config)))
+        .route("/config/auto-allocation", of_body(put(types::set_auto_allocation)))
+        .route("/config/backups", bare(get(types::backups)))
+        .route("/config/restore", of_body(post(types::restore)))
+        .route("/config/reload", bare(post(types::reload)))
+        .route("/restart", bare(post(restart)))
+        .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::max(LARGEST_SEEN)))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn(bounds::read_in_time))
         .layer(middleware::from_fn(bounds::refuse_large_bodies))
         .with_state(broker)
+}
+
+type Route = MethodRouter<Arc<Broker>>;
+
+/// A route whose options are in the body. What it would not look at is refused: nothing that was said is passed over.
+fn of_body(route: Route) -> Route {
+    route.route_layer(middleware::from_fn(refuse_query))
+}
+
+/// A route whose options are in the query.
+fn of_query(route: Route) -> Route {
+    route.route_layer(middleware::from_fn(refuse_body))
+}
+
+/// A route without options.
+fn bare(route: Route) -> Route {
+    of_body(of_query(route))
+}
+
+async fn refuse_query(request: Request, next: Next) -> Response {
+    if request.uri().query().is_none_or(str::is_empty) {
+        return next.run(request).await;
+    }
+    let error = Error::invalid(format!("{} takes no parameters", named(&request)));
+    Failure::from(error.suggest("send options, if it has any, as JSON in the body")).into_response()
+}
+
+async fn refuse_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let name = named(&request);
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, LARGEST_BODY).await else {
+        return too_large().into_response();
+    };
+    // Some clients always send an object.
+    match read_options(&bytes) {
+        Ok(options) if options.is_empty() => {
+            next.run(Request::from_parts(parts, axum::body::Body::empty())).await
+        }
+        _ => {
+            let error = Error::invalid(format!("{name} takes no body"));
+            let error = error.suggest("send options, if it has any, as parameters: ?key=value");
+            Failure::from(error).into_response()
+        }
+    }
+}
+
+/// The request, for people.
+fn named(request: &Request) -> String {
+    format!("{} {}", shortened(request.method().as_str()), shortened(request.uri().path()))
 }
 
 pub(super) type Answer = Result<Success, Failure>;
