@@ -237,10 +237,14 @@ async fn serve(
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
     home.mark(broker.lease_count() > 0);
+    if is_activated {
+        // Also those of the youngest leases: when the unit is restarted, the manager keeps what it has.
+        broker.store_guards();
+        manager::settled().await;
+    }
     // Guards and owners need a service.
     let needs_a_service = matches!(cause, Cause::Idle | Cause::BusGone | Cause::Replaced);
     if needs_a_service && is_activated && broker.lease_count() > 0 {
-        broker.store_guards();
         return Ok(End::Again);
     }
     Ok(End::Done)

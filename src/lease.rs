@@ -382,6 +382,8 @@ pub enum EndReason {
     NotDelivered,
     /// Two registries of this user were merged, and the other one's lease has the port.
     Merged,
+    /// While no service guarded the port, another user's program or service took it.
+    Taken,
 }
 
 impl EndReason {
@@ -398,6 +400,7 @@ impl EndReason {
             Self::NotDurable => "not_durable",
             Self::NotDelivered => "not_delivered",
             Self::Merged => "merged",
+            Self::Taken => "taken",
         }
     }
 }

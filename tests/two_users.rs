@@ -48,6 +48,7 @@ const TESTS: &[Test] = &[
     ("the_same_on_a_host_with_ipv6_only", WITHOUT_IPV4, guards_without_loopback),
     ("two_users_at_once_get_each_port_exactly_once", UP, race),
     ("two_users_never_get_the_same_port", UP, two_services),
+    ("a_port_that_another_user_was_granted_meanwhile_ends_the_lease", UP, taken),
     ("looking_at_a_port_binds_nothing", UP, looking),
     ("a_port_of_an_outgoing_connection_is_named_as_such", UP, outgoing),
     ("a_range_is_placed_among_the_kernels_ports_if_there_is_no_other_place", ALL_EPHEMERAL, placed),
@@ -379,14 +380,25 @@ impl User {
             }
         }
         let mut user = Self { home, styxy, which, service: None };
-        let mut service = user.command();
+        user.start();
+        user
+    }
+
+    fn start(&mut self) {
+        let mut service = self.command();
         service.arg("daemon").stdout(Stdio::piped());
         let mut service = service.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
         assert!(line.contains("listening on"), "{line:?}");
-        user.service = Some(service);
-        user
+        self.service = Some(service);
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut service) = self.service.take() {
+            service.kill().unwrap();
+            service.wait().unwrap();
+        }
     }
 
     fn command(&self) -> Command {
@@ -425,10 +437,7 @@ impl User {
 
 impl Drop for User {
     fn drop(&mut self) {
-        if let Some(mut service) = self.service.take() {
-            service.kill().unwrap();
-            service.wait().unwrap();
-        }
+        self.stop();
     }
 }
 
@@ -457,6 +466,25 @@ fn two_services() {
         None => "tcp port 20000 is bound by styxy".to_owned(),
     };
     assert!(said.contains(&holder), "{said}");
+}
+
+/// While the service of one user is away, without a manager that would keep its guards, another's is granted the port.
+fn taken() {
+    let (mut one, other) = (User::new(0, "20000, 20009"), User::new(1, "20000, 20009"));
+    for port in ["20000", "20001"] {
+        assert!(one.run(&["allocate", "mine", "--port", port, "--strict"]).0);
+    }
+    one.stop();
+    assert!(other.run(&["allocate", "mine", "--port", "20000", "--strict"]).0);
+    // Its own server may have come meanwhile.
+    let _server = listener("0.0.0.0", 20_001);
+    one.start();
+    let ports = |user: &User| -> Vec<u64> {
+        let leases = user.json(&["list"]);
+        leases.as_array().unwrap().iter().filter_map(|lease| lease["port"].as_u64()).collect()
+    };
+    one.home.until(|| ports(&one) == [20_001]);
+    assert_eq!(ports(&other), [20_000]);
 }
 
 /// Counts the calls of a service while the work is done, by their names.

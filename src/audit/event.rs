@@ -233,6 +233,9 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
         EndReason::NewBoot => "the machine was started anew",
         EndReason::NotDurable => "the grant could not be stored",
         EndReason::NotDelivered => "whoever asked for it was gone before the answer",
+        EndReason::Taken => {
+            "another user's program or service took the port while no service guarded it"
+        }
         EndReason::Released => "it was released",
         EndReason::Merged => "another registry of this user had leased the port, too",
     };

@@ -9,7 +9,7 @@ use crate::{
     lease::{EndReason, Holder, Lease, LeaseId},
     owners::deadlines::Due,
     port::{Port, Protocol},
-    registry::{PortSet, holding::leave},
+    registry::{InUse, Obstacle, PortSet, holding::leave},
     service_type::Hold,
     time::Moment,
 };
@@ -203,6 +203,8 @@ impl Broker {
             inner.waiting.extend(inner.unguarded.drain(..));
             inner.tries += 1;
         }
+        // Asked for once: to try to bind a port that is listened on is in vain, and its end would be told as an event.
+        let (mut listened, mut taken) = (None, Vec::new());
         for _ in 0..AT_ONCE.min(inner.waiting.len()) {
             let Some(lease_id) = inner.waiting.pop_front() else { break };
             let Ok(lease) = inner.registry.get(lease_id) else { continue };
@@ -216,10 +218,25 @@ impl Broker {
                 inner.unguarded.push(lease_id);
                 continue;
             }
-            match probe::rebind(lease.port) {
+            let listened = listened.get_or_insert_with(|| diag::listened(Protocol::Tcp));
+            if listened.contains(lease.port) {
+                inner.unguarded.push(lease_id);
+                continue;
+            }
+            match probe::regain(lease.port) {
                 Ok(socket) => inner.guards.insert(lease_id, socket),
+                // A server may be between bind and listen, but not for long.
+                Err(Obstacle::InUse(InUse::Bound))
+                    if inner.tries > 0 || diag::is_bound_by_others(lease.port) =>
+                {
+                    taken.push(Arc::clone(lease));
+                }
                 Err(_) => inner.unguarded.push(lease_id),
             }
+        }
+        let lost: Vec<_> = taken.iter().map(|lease| lease.lease_id).collect();
+        if !self.end(inner, end_all(taken, EndReason::Taken)) {
+            inner.unguarded.extend(lost);
         }
         if !inner.waiting.is_empty() {
             self.deadlines.add_once(now, Due::Waiting);

@@ -93,6 +93,15 @@ pub fn is_listened(port: Port, protocol: Protocol) -> bool {
     asked.is_err() || is_listened
 }
 
+/// Whether another user has bound the TCP port without listening, as a guard is. Kernels before 6.8 do not tell.
+pub fn is_bound_by_others(port: Port) -> bool {
+    let (own, mut by_others) = (nix::unistd::geteuid().as_raw(), false);
+    let asked = dump(Protocol::Tcp, &[TCP_BOUND_INACTIVE], PortRange::only(port), |socket| {
+        by_others |= socket.role == Role::Bound && socket.uid != own;
+    });
+    asked.is_ok() && by_others
+}
+
 /// Every port there is.
 pub(super) fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()

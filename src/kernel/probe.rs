@@ -75,6 +75,23 @@ pub fn reserve_all(port: Port, protocol: Protocol) -> Result<Vec<OwnedFd>, Obsta
     protocol.parts().iter().rev().map(|part| reserve(port, *part)).collect()
 }
 
+/// Binds the TCP guard of a lease that has had none for a while, such as after a stop of the service. What others have
+/// bound meanwhile is in the way: `Bound` if nothing listens on the port, so that it cannot be the lease's own server.
+pub fn regain(port: Port) -> Result<OwnedFd, Obstacle> {
+    let regained = any_family(port, Protocol::Tcp, |family| {
+        let lock = lock(port)?;
+        // Now it must not be in the way of the guard.
+        setsockopt(&lock, sockopt::ReuseAddr, &true)?;
+        bound(family, Protocol::Tcp, port, true)
+    });
+    regained.map_err(|obstacle| match obstacle {
+        Obstacle::InUse(_) if !diag::is_listened(port, Protocol::Tcp) => {
+            Obstacle::InUse(InUse::Bound)
+        }
+        obstacle => obstacle,
+    })
+}
+
 /// Binds the TCP guard of a lease that is there already. It passes over other guards, so it must not be
 /// used for a grant, and it keeps no server with `SO_REUSEADDR` out at any moment.
 pub fn rebind(port: Port) -> Result<OwnedFd, Obstacle> {
