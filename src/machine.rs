@@ -7,7 +7,7 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -15,9 +15,12 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::kernel::{
-    network::{self, Network},
-    process,
+use crate::{
+    durable,
+    kernel::{
+        network::{self, Network},
+        process,
+    },
 };
 
 /// The first version of systemd that keeps the state of a user's unit below `~/.local/state`; before, it lay below
@@ -72,11 +75,35 @@ pub fn is_in_this_network(pid: Option<u32>) -> bool {
     pid.and_then(network::same).unwrap_or_else(is_in_own_network)
 }
 
+/// The file that tells which network is the machine's, in the folder of the runtime directory.
+const NOTE: &str = "network";
+
+/// Notes for sandboxes which network is the machine's: in one with process numbers of its own, the PID 1 that would tell
+/// is not to be seen. `folder` is styxy's in the user's runtime directory. Makes nothing where everybody can tell.
+pub fn note_network(folder: &Path) {
+    if let Some(number) = network::of_booted_container() {
+        // Without it, a sandbox uses a service of its own.
+        let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let _ = durable::replace(&folder.join(NOTE), number.to_string().as_bytes());
+    }
+}
+
+/// Whether this is the network that was noted. Its number is of this boot, as all in the runtime directory.
+fn is_noted(network: Network) -> bool {
+    let folder = PathBuf::from(format!("/run/user/{}/styxy", nix::unistd::geteuid()));
+    let noted = fs::read_to_string(folder.join(NOTE)).ok().and_then(|noted| noted.parse().ok());
+    matches!(network, Network::Other(number) if noted == Some(number))
+}
+
 /// A process may change its network, but this one does not.
 fn here() -> &'static (Network, String) {
     static HERE: OnceLock<(Network, String)> = OnceLock::new();
     HERE.get_or_init(|| {
-        let (network, machine_id, boot_id) = (network::here(), machine_id(), process::boot_id());
+        let network = match network::here() {
+            other if is_noted(other) => Network::Machine,
+            network => network,
+        };
+        let (machine_id, boot_id) = (machine_id(), process::boot_id());
         let here = Here {
             machine_id: machine_id.as_deref(),
             boot_id: &boot_id,

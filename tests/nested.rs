@@ -137,6 +137,30 @@ fn a_shell_in_a_pid_namespace_of_its_own_owns_its_lease() {
 }
 
 #[test]
+fn a_sandbox_in_a_network_that_is_not_the_kernels_first_finds_the_service_outside() {
+    let script = "styxy allocate mine -q >/dev/null && unshare --pid --fork --kill-child --mount-proc styxy list --json";
+    let home = Home::with_type();
+    let mut command = Command::new("unshare");
+    let styxy = home.styxy();
+    let folder = Path::new(styxy.get_program()).parent().unwrap();
+    command
+        .args(["-r", "--net", "sh", "-c", script])
+        .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()))
+        // In there, no folder is known but that of the state.
+        .env("XDG_RUNTIME_DIR", "/nonexistent");
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("unshare: ") {
+        eprintln!("SKIPPED: unshare(1) cannot make namespaces here");
+        return;
+    }
+    assert!(output.status.success(), "{stderr}");
+    let leases: Json = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(leases.as_array().unwrap().len(), 1, "{leases}");
+}
+
+#[test]
 fn a_number_that_means_another_process_outside_is_refused_with_that_reason() {
     both(|outside| {
         // It is there outside, and not inside.

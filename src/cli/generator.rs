@@ -8,7 +8,7 @@ use std::{
 use clap::Args;
 
 use super::{Stop, print};
-use crate::kernel::sandbox;
+use crate::{kernel::sandbox, machine, surroundings::user};
 
 /// Give the service a smaller sandbox where the whole one cannot be set up; the user's manager runs this
 ///
@@ -60,6 +60,9 @@ impl Generator {
                 Ok(()) => Ok(()),
                 Err(error) => print(&error.to_string()).and(Err(Stop::No)),
             };
+        }
+        if let Ok(runtime) = user().runtime() {
+            machine::note_network(&runtime.join("styxy"));
         }
         let Some(file) = self.normal.map(|folder| folder.join(DROP_IN)) else { return Ok(()) };
         match refusal()? {

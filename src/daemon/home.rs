@@ -41,7 +41,10 @@ impl Home {
         let state = folder.join(machine::key());
         let config = config.unwrap_or_else(|| user().config());
         let runtime = match runtime {
-            Some(runtime) => Some(Door::new(uid, runtime)),
+            Some(runtime) => {
+                machine::note_network(&runtime);
+                Some(Door::new(uid, runtime))
+            }
             None => user().runtime_door(),
         };
         let doors = runtime.into_iter().chain([Door::new(uid, state.clone())]).collect();

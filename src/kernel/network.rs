@@ -28,11 +28,20 @@ pub enum Network {
 
 /// The network of this process.
 pub fn here() -> Network {
-    if is_initial() || (is_booted() && same(1) == Some(true)) {
-        Network::Machine
-    } else {
-        Network::Other(cookie().or_else(|_| inode()).unwrap_or_default())
-    }
+    if is_initial() || is_booted_containers() { Network::Machine } else { Network::Other(number()) }
+}
+
+/// The number of this network, if it is that of a container with a system of its own.
+pub fn of_booted_container() -> Option<u64> {
+    (!is_initial() && is_booted_containers()).then(number)
+}
+
+fn is_booted_containers() -> bool {
+    is_booted() && same(1) == Some(true)
+}
+
+fn number() -> u64 {
+    cookie().or_else(|_| inode()).unwrap_or_default()
 }
 
 /// Whether a process is in the same network as this one; `None` if that cannot be seen, because it has ended or

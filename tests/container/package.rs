@@ -54,7 +54,10 @@ fn assert_listens(machine: &Machine) {
     assert_eq!(machine.unit_state("styxy.service"), "inactive");
     assert_eq!(machine.user("pgrep -x styxy").code, Some(1));
     let modes = "cd $XDG_RUNTIME_DIR/styxy && stat -c '%A %U %n' . *";
-    assert_eq!(machine.user(modes).ok(), "drwx------ dev .\nsrw------- dev http.sock\n");
+    assert_eq!(
+        machine.user(modes).ok(),
+        "drwx------ dev .\nsrw------- dev http.sock\n-rw------- dev network\n"
+    );
     let answer = machine.user(&format!("{CURL}/check/3000")).ok();
     assert!(answer.contains("\"available\":true"), "{answer}");
     assert_eq!(machine.call("Allocate", "'sa{sv}' dev 0").unwrap()[0], 3000);
