@@ -7,7 +7,7 @@ use std::{
     fmt::Write,
     fs, io,
     os::unix::ffi::OsStrExt,
-    path::{Path, PathBuf, absolute},
+    path::{Component, Path, PathBuf, absolute},
 };
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
@@ -50,9 +50,7 @@ impl Project {
         if path.as_os_str().is_empty() {
             return Err(Error::invalid("the path of the project is empty"));
         }
-        let folder = absolute(&path).map_err(|error| no_folder(&error))?;
-        // Without a slash at the end.
-        let folder: PathBuf = folder.components().collect();
+        let folder = resolved(&path).map_err(|error| no_folder(&error))?;
         let Some(text) = folder.to_str() else {
             let shown = shortened(&folder.to_string_lossy());
             return Err(Error::invalid(format!("there is no folder {shown:?}"))
@@ -89,6 +87,21 @@ impl ValueParserFactory for Project {
     }
 }
 
+/// Returns the path that a folder had while it was there: without links and `..`, as far as the way to it is still there.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut resolved = PathBuf::new();
+    for component in absolute(path)?.components() {
+        match component {
+            Component::ParentDir => drop(resolved.pop()),
+            component => resolved.push(component),
+        }
+        if let Ok(real) = fs::canonicalize(&resolved) {
+            resolved = real;
+        }
+    }
+    Ok(resolved)
+}
+
 fn no_folder(error: &io::Error) -> Error {
     let problem = match error.kind() {
         // getcwd(2) of a folder that was removed.
@@ -118,6 +131,18 @@ mod tests {
     use std::{ffi::OsStr, os::unix::fs::symlink};
 
     use super::*;
+
+    #[test]
+    fn a_folder_that_is_gone_is_known_by_any_path_that_led_to_it() {
+        let home = tempfile::tempdir().unwrap();
+        let home = fs::canonicalize(home.path()).unwrap();
+        fs::create_dir_all(home.join("repo/src")).unwrap();
+        symlink(home.join("repo"), home.join("link")).unwrap();
+        for path in ["repo/src/../../gone", "link/../gone", "gone/", "none/../gone"] {
+            assert_eq!(resolved(&home.join(path)).unwrap(), home.join("gone"), "{path}");
+        }
+        assert_eq!(resolved(&home.join("link/gone")).unwrap(), home.join("repo/gone"));
+    }
 
     fn named(path: &Path) -> String {
         Project::named(path.into()).unwrap().path.into()

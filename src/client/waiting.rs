@@ -52,16 +52,12 @@ pub fn begin_again() {
 
 /// What is left of the patience, and the whole limit.
 fn left() -> (Patience, Duration) {
-    match *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {
-        Some((patience, since)) => {
-            let limit = patience.limit.saturating_sub(since.elapsed());
-            (Patience { limit, ..patience }, patience.limit)
-        }
-        None => {
-            let limit = Patience::LIMIT;
-            (Patience { limit, tell: |_| {}, complain: |_| {} }, limit)
-        }
-    }
+    let patience = *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner);
+    let usual =
+        || (Patience { limit: Patience::LIMIT, tell: |_| {}, complain: |_| {} }, Instant::now());
+    let (patience, since) = patience.unwrap_or_else(usual);
+    let limit = patience.limit.saturating_sub(since.elapsed());
+    (Patience { limit, ..patience }, patience.limit)
 }
 
 fn in_vain(what: &str, limit: Duration) -> String {

@@ -174,11 +174,37 @@ pub fn uid() -> u32 {
     nix::unistd::getuid().as_raw()
 }
 
+/// The number that a user of this user namespace has outside of it, where journald is (`user_namespaces(7)`).
+pub fn outer_uid(uid: u32) -> u32 {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    mapped(uid, &map).unwrap_or(uid)
+}
+
+/// Each line of the map has the first number inside, the first outside, and how many follow one another.
+fn mapped(uid: u32, map: &str) -> Option<u32> {
+    map.lines().find_map(|line| {
+        let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().ok());
+        let (inside, outside, count) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        let offset = uid.checked_sub(inside)?;
+        (offset < count).then(|| outside.checked_add(offset))?
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_user_is_found_outside_of_a_namespace() {
+        let map = "         0       1000          1\n         1     100000      65536\n";
+        assert_eq!(mapped(0, map), Some(1000));
+        assert_eq!(mapped(1001, map), Some(101_000));
+        assert_eq!(mapped(70_000, map), None);
+        assert_eq!(mapped(1000, "0 0 4294967295"), Some(1000));
+        assert_eq!(mapped(0, ""), None);
+    }
 
     #[test]
     fn a_process_is_known_by_its_number_and_its_start() {

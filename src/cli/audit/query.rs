@@ -5,7 +5,7 @@ use jiff::{Span, Zoned, civil};
 
 use super::entry::Entry;
 use crate::{
-    audit::event::ACTIONS, cli::project::Project, lease::InstanceId, port::Port,
+    audit::event::ACTIONS, cli::project::Project, kernel::process, lease::InstanceId, port::Port,
     service_type::ServiceTypeName, state, surroundings::user, time::Timestamp, word::disturbs,
 };
 
@@ -56,7 +56,7 @@ impl Mine {
     pub fn here() -> Self {
         let user = user();
         let state_ids = user.state().map(|folder| state::ids(&folder)).unwrap_or_default();
-        Self { uid: user.uid(), state_ids }
+        Self { uid: process::outer_uid(user.uid()), state_ids }
     }
 
     fn matches(&self) -> impl Iterator<Item = String> {
