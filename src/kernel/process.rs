@@ -88,6 +88,12 @@ pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
     true
 }
 
+/// A file of `/proc/PID`. A command's name in it need not be UTF-8: the kernel cuts it off at 15 bytes.
+fn read(pid: u32, file: &str) -> Option<String> {
+    let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 /// When a process was started, in clock ticks since the boot.
 fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)
@@ -95,7 +101,7 @@ fn start(pid: u32) -> Option<u64> {
 
 /// A field of `/proc/PID/stat`, by its number in proc(5), after the second.
 fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = read(pid, "stat")?;
     // The second field is the command's name in brackets, and may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
@@ -129,7 +135,7 @@ pub(super) fn numbers(pid: u32) -> Option<Vec<u32>> {
 
 /// The numbers of a line of `/proc/PID/status`.
 fn status(pid: u32, key: &str) -> Option<Vec<u32>> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let status = read(pid, "status")?;
     let numbers = status.lines().find_map(|line| line.strip_prefix(key))?;
     numbers.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }
@@ -195,6 +201,20 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_process_is_known_whatever_its_name_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let sleep = folder.path().join("aaaaaaaaaaaaaa\u{e9}");
+        fs::copy("/bin/sleep", &sleep).unwrap();
+        let mut child = std::process::Command::new(&sleep).arg("60").spawn().unwrap();
+        let process = Process::of_pid(child.id());
+        let comm = fs::read(format!("/proc/{}/comm", child.id())).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(String::from_utf8(comm).is_err(), "it was cut within a character");
+        assert_eq!(process.unwrap().pid, child.id());
+    }
 
     #[test]
     fn a_user_is_found_outside_of_a_namespace() {
