@@ -69,6 +69,8 @@ pub const TAKEN: &str = "taken: ";
 
 /// How long calls that are under way may take when the service ends.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the manager may take to notice that the session bus has ended.
+const BUS_ENDS: Duration = Duration::from_secs(1);
 /// How long the socket waits for the session bus at the start.
 const SOON: Duration = Duration::from_millis(250);
 
@@ -315,6 +317,9 @@ impl Life {
                 Some(opened) = self.opening.recv() => self.opened(opened)?,
                 () = closed(self.door.as_ref()) => {
                     if is_of_session {
+                        // The manager must learn first that the bus has ended. If it hears of anything else before,
+                        // it connects to the bus that it takes to be running, and is deaf for 90 s.
+                        tokio::time::sleep(BUS_ENDS).await;
                         return Ok(Cause::BusGone);
                     }
                     self.door.take().into_iter().for_each(Door::lost);

@@ -177,9 +177,11 @@ impl Broker {
 
     /// Makes room for another service of the same state, if that will be another program; whether it does. Where
     /// systemd has started this one, that is so when the installed program was replaced; else whoever asks
-    /// starts one.
+    /// starts one. A unit without a bus makes room, too: its sandbox shows it none that came later.
     pub fn restart(&self) -> bool {
-        let makes_room = !manager::started_this_process() || program::is_replaced();
+        let makes_room = !manager::started_this_process()
+            || program::is_replaced()
+            || self.owners.is_without_bus();
         if makes_room {
             self.activity.make_room();
         }
@@ -193,6 +195,7 @@ impl Broker {
         let mut fields = Fields::default();
         fields.put("version", env!("CARGO_PKG_VERSION"));
         fields.put("pid", std::process::id());
+        fields.put("on_bus", !self.owners.is_without_bus());
         fields.put("leases", count(inner.registry.len()));
         fields.put("guards", count(inner.guards.len()));
         fields.put("guards_limit", count(inner.most_guards.min(inner.config.most_guards)));

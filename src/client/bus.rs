@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
 
-use super::{Call, Failure, Miss, answer, skew, trouble, unit, waiting::Waiting};
+use super::{Call, Failure, Miss, answer, http, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
     error::ErrorKind,
@@ -34,6 +34,10 @@ impl Service {
         waiting.on("the session bus");
         let bus = connect().await?;
         waiting.on("the service over the session bus");
+        // One that runs without the bus is not there when the bus has it started: it would be waited for in vain.
+        if Self::running_on(bus.clone()).await.is_none() && http::is_served_without_a_bus().await {
+            return Err(Miss::Absent("the service that runs is not on the session bus".to_owned()));
+        }
         Ok(Self { bus, name: NAME.to_owned() })
     }
 

@@ -42,6 +42,24 @@ pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json,
     ask(call, waiting, connect_to(user().door_beside_the_state().into_iter()).await).await
 }
 
+/// Whether a service runs that knows of no bus, although this command has one. It is asked to make room for one that
+/// does: the sandbox of a unit shows it no bus that came after its start.
+pub(super) async fn is_served_without_a_bus() -> bool {
+    let beside = || connect_to(user().door_beside_the_state().into_iter());
+    let Ok((stream, _)) = beside().await else { return false };
+    let status = exchange(stream, request(&Call::Status)).await;
+    let Ok(status) = status else { return false };
+    let (is_without, is_private) = (status["on_bus"] == false, status["private"] == true);
+    if is_without
+        && !is_private
+        && let Ok((stream, _)) = beside().await
+    {
+        // If it does not, it serves as it is.
+        let _ = exchange(stream, request(&Call::Restart)).await;
+    }
+    is_without
+}
+
 async fn ask(
     call: &Call,
     waiting: &Waiting,

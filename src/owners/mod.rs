@@ -92,6 +92,11 @@ impl Owners {
         }
     }
 
+    /// Whether there was no session bus when it was looked for last.
+    pub fn is_without_bus(&self) -> bool {
+        matches!(*self.bus.borrow(), Bus::Absent)
+    }
+
     /// Watches an owner. A process comes with its pidfd if it is at hand; else it is found again by
     /// its number and its start.
     pub fn watch(&self, owner: &Owner, pidfd: Option<OwnedFd>) {

@@ -12,11 +12,54 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("leases_from_before_a_login_are_the_sessions_after_it", before_the_login),
     ("guards_and_owners_are_back_after_the_bus_or_the_session_has_ended", again),
+    ("a_bus_that_crashes_or_comes_back_later_is_joined_and_the_manager_not_blocked", bus_goes),
+    ("a_sandbox_with_process_numbers_of_its_own_finds_the_users_service", own_numbers),
     (
         "without_the_package_the_users_manager_runs_the_service_and_nothing_of_its_caller",
         by_manager,
     ),
 ];
+
+/// The bus crashes, and is stopped and started again later.
+fn bus_goes(machine: &Machine) {
+    let port = machine.user("styxy allocate dev").ok().trim().to_owned();
+    // A manager that connects to the dead bus is deaf for 90 s.
+    machine.user("kill -9 $(systemctl --user show dbus.service -P MainPID)").ok();
+    machine.user("timeout 30 systemctl --user is-active styxy.socket").ok();
+    eventually(LIMIT, "the service is on the new bus", || {
+        machine.user("timeout 30 busctl --user --no-pager call org.styxy.Styxy1 /org/styxy/Styxy1 org.styxy.Styxy1 List 'a{sv}' 0").code == Some(0)
+    });
+    machine.user("systemctl --user stop dbus.socket dbus.service").ok();
+    assert_eq!(machine.user("timeout 30 styxy list --json | grep -c lease_id").ok().trim(), "1");
+    machine.user("systemctl --user start dbus.socket").ok();
+    for _ in 0..2 {
+        assert_eq!(
+            machine.user("timeout 30 styxy list --json | grep -c lease_id").ok().trim(),
+            "1"
+        );
+    }
+    eventually(LIMIT, "the service is on the bus again", || {
+        machine.user("timeout 30 styxy status").ok().contains("over the session bus")
+    });
+    assert!(machine.user("styxy list").ok().contains(&port));
+}
+
+/// As coding agents and containers on the machine's network have it.
+fn own_numbers(machine: &Machine) {
+    let sandboxed = "unshare --user --map-current-user --pid --fork --kill-child --mount-proc";
+    let count = |command: &str| machine.user(command).ok().trim().to_owned();
+    // Also before any service has run.
+    machine.user(&format!("{sandboxed} styxy allocate dev --name first")).ok();
+    machine.user("styxy allocate dev --name second").ok();
+    assert_eq!(count("styxy list --json | grep -c lease_id"), "2");
+    assert_eq!(count(&format!("{sandboxed} styxy list --json | grep -c lease_id")), "2");
+    assert_eq!(
+        count(&format!(
+            "{sandboxed} env -u DBUS_SESSION_BUS_ADDRESS styxy list --json | grep -c lease_id"
+        )),
+        "2"
+    );
+}
 
 const LIMIT: Duration = Duration::from_secs(60);
 
