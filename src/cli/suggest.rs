@@ -65,7 +65,11 @@ impl Suggest {
     }
 
     fn of_project(&self, project: &Project) -> Result<(), Stop> {
-        let found = needs(project)?;
+        let (found, is_cut_short) = needs(project)?;
+        if is_cut_short {
+            // Not among the answers.
+            eprintln!("styxy: {CUT_SHORT}");
+        }
         if self.output.json {
             return print_json(&Json::Array(found));
         }
@@ -100,10 +104,15 @@ pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, Stop>
     ask(&Call::Suggest { service_type: service_type.to_owned(), options })
 }
 
-/// What the files of a project point to, each with the port that it would get.
-pub(super) fn needs(project: &Project) -> Result<Vec<Json>, Stop> {
+/// What is said of a project that was not looked at as a whole.
+pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
+    than are looked at; ask in the member's folder";
+
+/// What the files of a project point to, each with the port that it would get, and whether that is not all.
+pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), Stop> {
     let mut found = Vec::new();
-    for need in project::needs(project.folder()) {
+    let needs = project::needs(project.folder());
+    for need in needs.needs {
         let mut options = Fields::default();
         options.put("count", 1_u32);
         options.put_some("service_name", need.service_name.clone());
@@ -119,5 +128,5 @@ pub(super) fn needs(project: &Project) -> Result<Vec<Json>, Stop> {
             "because": need.because,
         }));
     }
-    Ok(found)
+    Ok((found, needs.is_cut_short))
 }

@@ -3,6 +3,7 @@
 
 use std::{
     cell::Cell,
+    collections::HashSet,
     fs::{self, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt,
@@ -22,25 +23,63 @@ const MOST_ENTRIES: usize = 10_000;
 /// The patterns of a workspace, and the parts of one, that count.
 const MOST_PATTERNS: usize = 100;
 const MOST_SEGMENTS: usize = 12;
+/// The steps that all patterns of a project take together: looks at a name or a part of a path, of which a pattern may
+/// ask for very many. So hostile ones end at a number and not at a time.
+const MOST_STEPS: u32 = 100_000;
+/// What it counts for to find out where a path leads; the kernel looks at each of its parts.
+const RESOLVING: u32 = 5;
 
 /// A folder of the project: its root, or a member of its workspace.
 pub(super) struct Folder<'a> {
     root: &'a Path,
     path: PathBuf,
-    left: &'a Cell<u64>,
+    left: &'a Left,
 }
 
 /// What all folders of one project share.
 pub(super) struct Project {
     root: PathBuf,
-    left: Cell<u64>,
+    left: Left,
+}
+
+/// What may still be read and looked at.
+struct Left {
+    bytes: Cell<u64>,
+    steps: Cell<u32>,
+    /// Whether something was left out because it would have been too much.
+    is_cut: Cell<bool>,
+}
+
+impl Left {
+    /// Takes so many steps; false if there are no more.
+    fn step(&self, steps: u32) -> bool {
+        match self.steps.get().checked_sub(steps) {
+            Some(left) => self.steps.set(left),
+            None => self.cut(),
+        }
+        !self.is_cut.get()
+    }
+
+    fn cut(&self) {
+        self.is_cut.set(true);
+    }
 }
 
 impl Project {
     /// Returns the project in that folder, if there is a folder.
     pub(super) fn at(folder: &Path) -> Option<Self> {
         let root = folder.canonicalize().ok()?;
-        Some(Self { root, left: Cell::new(MOST_BYTES) })
+        let left = Left {
+            bytes: Cell::new(MOST_BYTES),
+            steps: Cell::new(MOST_STEPS),
+            is_cut: Cell::new(false),
+        };
+        Some(Self { root, left })
+    }
+
+    /// Whether some members of its workspace were not looked at, because its patterns ask for too much.
+    pub(super) fn is_cut_short(&self) -> bool {
+        self.left.is_cut.get()
     }
 
     pub(super) fn root(&self) -> Folder<'_> {
@@ -69,10 +108,10 @@ impl Folder<'_> {
         if !about.is_file() || about.len() > MOST_BYTES_A_FILE {
             return None;
         }
-        let left = self.left.get().checked_sub(about.len())?;
+        let left = self.left.bytes.get().checked_sub(about.len())?;
         let mut bytes = Vec::new();
         file.take(about.len()).read_to_end(&mut bytes).ok()?;
-        self.left.set(left);
+        self.left.bytes.set(left);
         let text = String::from_utf8_lossy(&bytes);
         Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
     }
@@ -93,24 +132,30 @@ impl Folder<'_> {
     /// The folders that fit one of the patterns, have that manifest, and fit none that begins with
     /// `!`; in the order of the patterns, then by name.
     pub(super) fn members(&self, patterns: &[&str], manifest: &str) -> Vec<Self> {
+        if patterns.len() > MOST_PATTERNS {
+            self.left.cut();
+        }
         let patterns = &patterns[..patterns.len().min(MOST_PATTERNS)];
         let mut members: Vec<Self> = Vec::new();
+        let mut known = HashSet::from([self.path.clone()]);
         let refused: Vec<Vec<&str>> =
             patterns.iter().filter_map(|p| p.strip_prefix('!')).map(segments).collect();
         for pattern in patterns.iter().filter(|pattern| !pattern.starts_with('!')) {
             for member in self.matching(pattern) {
                 let place = member.place().to_string_lossy().into_owned();
-                let known = members.iter().any(|other| other.path == member.path)
-                    || member.path == self.path;
-                if !known
-                    && member.has_file(manifest)
-                    && !refused.iter().any(|pattern| fits_path(&segments(&place), pattern))
+                let is_refused = |pattern: &Vec<&str>| self.fits_path(&segments(&place), pattern);
+                if !known.insert(member.path.clone())
+                    || !self.left.step(RESOLVING)
+                    || !member.has_file(manifest)
+                    || refused.iter().any(is_refused)
                 {
-                    members.push(member);
+                    continue;
                 }
-                if members.len() >= MOST_MEMBERS {
+                if members.len() == MOST_MEMBERS {
+                    self.left.cut();
                     return members;
                 }
+                members.push(member);
             }
         }
         members
@@ -122,26 +167,47 @@ impl Folder<'_> {
         for segment in segments(pattern) {
             let mut next = Vec::new();
             for folder in found {
-                if segment.contains('*') {
-                    next.extend(
-                        entries(&folder)
-                            .into_iter()
-                            .filter(|name| fits(name, segment))
-                            .map(|name| folder.join(name)),
-                    );
-                } else {
+                if !segment.contains('*') {
                     next.push(folder.join(segment));
+                } else if self.left.step(RESOLVING) {
+                    let names = entries(&folder).into_iter();
+                    let names = names.take_while(|_| self.left.step(steps(segment)));
+                    next.extend(
+                        names.filter(|name| fits(name, segment)).map(|name| folder.join(name)),
+                    );
                 }
                 if next.len() > MOST_ENTRIES {
+                    self.left.cut();
                     break;
                 }
             }
             // Here, so that no pattern walks out and in again.
-            next.retain(|path| self.resolve(path).is_some_and(|path| path.is_dir()));
+            next.retain(|path| {
+                self.left.step(RESOLVING) && self.resolve(path).is_some_and(|path| path.is_dir())
+            });
             found = next;
         }
         found.sort_unstable();
-        found.iter().filter_map(|path| self.resolve(path)).map(|path| self.at(path)).collect()
+        let found = found.iter().filter(|_| self.left.step(RESOLVING));
+        found.filter_map(|path| self.resolve(path)).map(|path| self.at(path)).collect()
+    }
+
+    /// Whether every part of the path fits the pattern's; `**` stands for any number of parts.
+    fn fits_path(&self, path: &[&str], pattern: &[&str]) -> bool {
+        if !self.left.step(pattern.first().map_or(1, |segment| steps(segment))) {
+            return false;
+        }
+        match (path, pattern) {
+            ([], []) => true,
+            (_, ["**", others @ ..]) => {
+                self.fits_path(path, others)
+                    || path.split_first().is_some_and(|(_, p)| self.fits_path(p, pattern))
+            }
+            ([name, path @ ..], [segment, pattern @ ..]) => {
+                fits(name, segment) && self.fits_path(path, pattern)
+            }
+            _ => false,
+        }
     }
 
     fn at(&self, path: PathBuf) -> Self {
@@ -174,19 +240,9 @@ fn segments(pattern: &str) -> Vec<&str> {
     named.take(MOST_SEGMENTS).collect()
 }
 
-/// Whether every part of the path fits the pattern's; `**` stands for any number of parts.
-fn fits_path(path: &[&str], pattern: &[&str]) -> bool {
-    match (path, pattern) {
-        ([], []) => true,
-        (_, ["**", others @ ..]) => {
-            fits_path(path, others)
-                || path.split_first().is_some_and(|(_, p)| fits_path(p, pattern))
-        }
-        ([name, path @ ..], [segment, pattern @ ..]) => {
-            fits(name, segment) && fits_path(path, pattern)
-        }
-        _ => false,
-    }
+/// What it counts for to hold a name against this part of a pattern.
+fn steps(segment: &str) -> u32 {
+    u32::try_from(1 + segment.len() / 64).unwrap_or(u32::MAX)
 }
 
 /// Whether the name fits a pattern in which `*` stands for anything.

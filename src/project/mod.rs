@@ -68,10 +68,19 @@ const ORDER: [&str; 17] = [
 /// More needs than these are nobody's.
 const MOST: usize = 500;
 
-/// Returns what the project in that folder needs, each need once: what it is about first, then what
-/// that relies on; the root of a workspace before its members. Empty, if nothing tells.
-pub fn needs(folder: &Path) -> Vec<Need> {
-    let Some(project) = Project::at(folder) else { return Vec::new() };
+/// What a project needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Each need once: what the project is about first, then what that relies on; the root of a workspace before
+    /// its members. Empty, if nothing tells.
+    pub needs: Vec<Need>,
+    /// Whether there may be more, because the workspace's patterns match more folders than are looked at.
+    pub is_cut_short: bool,
+}
+
+/// Returns what the project in that folder needs.
+pub fn needs(folder: &Path) -> Needs {
+    let Some(project) = Project::at(folder) else { return Needs::default() };
     let root = project.root();
     let (found, members) = look(&root);
     let mut names = Names::default();
@@ -83,13 +92,14 @@ pub fn needs(folder: &Path) -> Vec<Need> {
         for need in look(&member).0.needs() {
             needs.push(names.named(need, member.place()));
         }
-        if needs.len() >= MOST {
+        if needs.len() > MOST {
             break;
         }
     }
+    let is_cut_short = project.is_cut_short() || needs.len() > MOST;
     needs.truncate(MOST);
     needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
-    needs
+    Needs { needs, is_cut_short }
 }
 
 /// What one folder tells, and the members of the workspace whose root it is. The sources come in the

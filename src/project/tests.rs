@@ -30,11 +30,11 @@ fn short(needs: &[Need]) -> Vec<String> {
 }
 
 fn told(files: &[(&str, &str)]) -> Vec<String> {
-    short(&needs(folder(files).path()))
+    short(&needs(folder(files).path()).needs)
 }
 
 fn reasons(files: &[(&str, &str)]) -> Vec<String> {
-    needs(folder(files).path()).into_iter().map(|need| need.because).collect()
+    needs(folder(files).path()).needs.into_iter().map(|need| need.because).collect()
 }
 
 /// A package with that script.
@@ -45,8 +45,8 @@ fn script(line: &str) -> String {
 #[test]
 fn an_empty_folder_needs_nothing_and_one_that_is_not_there_neither() {
     assert_eq!(told(&[]), [""; 0]);
-    assert_eq!(needs(Path::new("/no/such/folder")), []);
-    assert_eq!(needs(Path::new("/dev/null")), []);
+    assert_eq!(needs(Path::new("/no/such/folder")).needs, []);
+    assert_eq!(needs(Path::new("/dev/null")).needs, []);
 }
 
 #[test]

@@ -127,6 +127,8 @@ struct Container {
 #[derive(JsonSchema)]
 pub(super) struct Suggestions {
     suggestions: Vec<Suggestion>,
+    /// Something that you should know
+    note: Option<String>,
 }
 
 #[derive(JsonSchema)]

@@ -246,8 +246,13 @@ impl Tool for Suggest {
 
     fn answer(self) -> Result<Json, Stop> {
         let project = project(self.project_path)?;
+        let mut note = None;
         let suggestions = match self.service_type {
-            None => Json::Array(suggest::needs(&project)?),
+            None => {
+                let (needs, is_cut_short) = suggest::needs(&project)?;
+                note = is_cut_short.then_some(suggest::CUT_SHORT);
+                Json::Array(needs)
+            }
             Some(service_type) => {
                 let mut options = Fields::default();
                 options.put("count", self.count.unwrap_or(SUGGESTIONS));
@@ -257,7 +262,11 @@ impl Tool for Suggest {
                 suggest::suggest(&service_type, options)?
             }
         };
-        Ok(json!({"suggestions": suggestions}))
+        let mut answer = json!({"suggestions": suggestions});
+        if let Some(note) = note {
+            answer["note"] = note.into();
+        }
+        Ok(answer)
     }
 }
 

@@ -39,7 +39,7 @@ fn names_become_fit_to_be_used_and_reasons_fit_to_be_shown() {
         "services:\n  \"a b/\\e[31mc\": {{image: redis, ports: [1:1]}}\n  \"äö\": {{image: redis, ports: [2:2]}}\n  {long}: {{image: redis, ports: [3:3]}}\n"
     );
     let folder = folder(&[("compose.yaml", &compose)]);
-    let needs = needs(folder.path());
+    let needs = needs(folder.path()).needs;
     assert_eq!(short(&needs)[..2], ["infrastructure a-b-31mc 1", "infrastructure - 2"]);
     assert_eq!(needs[2].service_name, Some("n".repeat(90)));
     for need in &needs {
@@ -75,11 +75,11 @@ fn no_link_leads_out_of_the_folder_and_nothing_installed_counts() {
     symlink("own", links.join("same")).unwrap();
     symlink("loop", links.join("loop")).unwrap();
     symlink(inside.path(), links.join("up")).unwrap();
-    assert_eq!(short(&needs(inside.path())), ["dev own -"]);
+    assert_eq!(short(&needs(inside.path()).needs), ["dev own -"]);
     // The folder itself may be reached by a link.
     let link = outside.path().join("link");
     symlink(inside.path(), &link).unwrap();
-    assert_eq!(short(&needs(&link)), ["dev own -"]);
+    assert_eq!(short(&needs(&link).needs), ["dev own -"]);
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_pipe_in_place_of_a_file_keeps_nobody_waiting() {
     let folder = folder(&[("compose.yaml", "services: {db: {image: mysql}}")]);
     let mode = nix::sys::stat::Mode::S_IRWXU;
     nix::unistd::mkfifo(&folder.path().join("package.json"), mode).unwrap();
-    assert_eq!(short(&needs(folder.path())), ["database db -"]);
+    assert_eq!(short(&needs(folder.path()).needs), ["database db -"]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn a_workspace_without_end_ends_at_two_hundred_members() {
         fs::create_dir_all(&member).unwrap();
         fs::write(member.join("package.json"), script("vite")).unwrap();
     }
-    let needs = needs(folder.path());
+    let needs = needs(folder.path()).needs;
     assert_eq!(needs.len(), 200);
     assert_eq!(needs[199].service_name.as_deref(), Some("199"));
 }
@@ -137,10 +137,41 @@ fn hostile_files_of_the_allowed_size_end_soon_and_break_nothing() {
     ] {
         let folder = folder(&[(name, &text), ("a/package.json", "{}")]);
         let start = Instant::now();
-        let needs = needs(folder.path());
+        let needs = needs(folder.path()).needs;
         assert!(needs.len() <= 500);
         let (took, text) = (start.elapsed(), &text[..text.len().min(30)]);
         assert!(took.as_secs() < 20, "{name}: {text}: {took:?}");
+    }
+}
+
+#[test]
+fn patterns_end_after_so_many_steps_and_it_is_said_that_there_may_be_more() {
+    let folder =
+        |patterns: &str| folder(&[("package.json", &format!("{{\"workspaces\": [{patterns}]}}"))]);
+    let make = |root: &std::path::Path, outer, inner| {
+        for (outer, inner) in (0..outer).flat_map(|o| (0..inner).map(move |i| (o, i))) {
+            fs::create_dir_all(root.join(format!("packages/{outer}/{inner}"))).unwrap();
+        }
+    };
+    let good = folder("\"packages/*\", \"packages/*/*\", \"!**/9\"");
+    make(good.path(), 20, 10);
+    fs::write(good.path().join("packages/1/2/package.json"), script("vite")).unwrap();
+    assert!(!needs(good.path()).is_cut_short);
+    assert_eq!(short(&needs(good.path()).needs), ["dev 2 -"]);
+
+    let many = format!("{}\"x\"", "\"packages/**/**/*\", \"*/**/*\",".repeat(49));
+    let stars = format!("\"packages/*/{}\"", "*a".repeat(10_000));
+    let refused = format!("\"packages/*/*\", \"!{}x\"", "**/".repeat(11));
+    let bad = folder("");
+    make(bad.path(), 20, 100);
+    for (outer, inner) in (0..3).flat_map(|o| (0..100).map(move |i| (o, i))) {
+        let deep = bad.path().join(format!("packages/{outer}/{inner}"));
+        fs::write(deep.join("package.json"), "{}").unwrap();
+    }
+    for patterns in [many, format!("{stars},{stars}"), refused] {
+        let package = format!("{{\"workspaces\": [{patterns}]}}");
+        fs::write(bad.path().join("package.json"), package).unwrap();
+        assert!(needs(bad.path()).is_cut_short, "{}", &patterns[..30]);
     }
 }
 
@@ -185,7 +216,7 @@ proptest! {
         let folder = folder(&[(name, "")]);
         let beginning = if begun { beginning.as_bytes() } else { b"" };
         fs::write(folder.path().join(name), [beginning, &content, ending.as_bytes()].concat()).unwrap();
-        for need in needs(folder.path()) {
+        for need in needs(folder.path()).needs {
             if let Some(name) = &need.service_name {
                 prop_assert!(name.parse::<crate::lease::ServiceName>().is_ok(), "{}", name);
             }
