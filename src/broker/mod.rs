@@ -451,10 +451,11 @@ impl Broker {
     /// Notes how far the audit has come.
     fn audited(&self, done: u64, generation: u64) {
         if let Ok(state) = &mut self.lock().state {
+            let before = state.store.oldest_log(state.audit_generation);
             // If the note is lost, the journal is read back once more at the next start.
             let _ = state.store.mark_confirmed(done);
-            if generation != state.audit_generation {
-                state.audit_generation = generation;
+            state.audit_generation = generation;
+            if state.store.oldest_log(generation) != before {
                 self.prune(state);
             }
         }

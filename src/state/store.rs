@@ -324,10 +324,21 @@ impl Store {
         }
     }
 
-    /// The files that a snapshot has replaced, but no log that the audit still reads.
+    /// The files that a snapshot has replaced, but no log that the audit still reads: it reads that generation.
     pub fn spare(&self, audit_generation: u64) -> Spare {
         let snapshot = self.snapshot.generation;
-        Spare { folder: self.folder.clone(), snapshot, log: snapshot.min(audit_generation) }
+        Spare { folder: self.folder.clone(), snapshot, log: self.oldest_log(audit_generation) }
+    }
+
+    /// The oldest generation of the log that somebody needs. An audit that has come as far as the snapshot needs
+    /// none before it, though it may not have begun to read the next.
+    pub fn oldest_log(&self, audit_generation: u64) -> u64 {
+        let snapshot = self.snapshot.generation;
+        if self.confirmed() >= self.snapshot.seq {
+            snapshot
+        } else {
+            snapshot.min(audit_generation)
+        }
     }
 
     /// The generation of the log.

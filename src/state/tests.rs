@@ -399,6 +399,23 @@ fn a_snapshot_replaces_the_logs_before_it_once_the_audit_has_read_them() {
 }
 
 #[test]
+fn an_audit_that_has_come_as_far_as_the_snapshot_keeps_no_log_before_it() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    let seq = service.store.seq();
+    service.store.mark_confirmed(seq).unwrap();
+    // Nothing has happened since, so the audit has not begun to read the new log.
+    service.compact();
+    assert_eq!(service.store.oldest_log(1), 2);
+    service.store.spare(1).delete().unwrap();
+    assert!(!home.file("log.00000001").exists());
+    service.grant(3001);
+    service.compact();
+    assert_eq!(service.store.oldest_log(2), 2, "it has an event that is not known to have arrived");
+}
+
+#[test]
 fn an_end_between_the_new_log_and_its_snapshot_loses_nothing() {
     let home = Home::new();
     let mut service = home.open();
