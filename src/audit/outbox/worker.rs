@@ -107,11 +107,12 @@ impl Worker {
     pub(super) fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let mut pause = Duration::ZERO;
+        let mut is_busy = false;
         loop {
             let wanted = {
                 let mut wanted = shared.lock();
                 // Asleep without a timeout when there is nothing to do, and for long when nothing can be done.
-                let until = (!self.flights.is_empty()).then(|| Instant::now() + pause);
+                let until = (is_busy || !self.flights.is_empty()).then(|| Instant::now() + pause);
                 while !wanted.stop && (wanted.seq <= self.taken || self.flights.len() >= WINDOW) {
                     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                     if left.is_some_and(|left| left.is_zero()) {
@@ -132,6 +133,7 @@ impl Worker {
                 }
                 wanted.seq
             };
+            let taken = self.taken;
             if let Err(error) = self.load(wanted) {
                 // A late event is better than a lost one: the log is read again until it can be.
                 tracing::warn!("the state log cannot be read for the audit: {error}");
@@ -143,6 +145,7 @@ impl Worker {
             }
             self.report();
             pause = self.pause(paced);
+            is_busy = self.taken > taken;
         }
     }
 
