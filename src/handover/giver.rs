@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::net::{RecvFlags, recv};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -52,11 +53,21 @@ async fn question(mut stream: UnixStream) -> io::Result<Successor> {
     let mut line = String::new();
     BufReader::new((&mut stream).take(LONGEST)).read_line(&mut line).await?;
     let request: Request = serde_json::from_str(&line)?;
-    tracing::info!("styxy {} takes over", request.styxy);
     let stream = stream.into_std()?;
+    if has_gone(&stream) {
+        // It asked while this service was stopped, and gave up. Nobody would look after the leases.
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    tracing::info!("styxy {} takes over", request.styxy);
     stream.set_nonblocking(false)?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(Successor { stream })
+}
+
+/// Whether the other end is closed.
+fn has_gone(stream: &Blocking) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    recv(stream, &mut [0; 1], flags).is_ok_and(|(read, _)| read == 0)
 }
 
 impl Successor {

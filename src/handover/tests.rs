@@ -153,6 +153,22 @@ fn a_newer_service_is_answered_in_the_version_that_this_one_speaks() {
     assert!(Lock::try_take(folder.path()).is_ok(), "it has ended");
 }
 
+#[tokio::test]
+async fn a_service_that_has_given_up_asking_is_not_handed_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = tokio::net::UnixListener::bind(door(folder.path()).path()).unwrap();
+    let ask = |styxy: &str| {
+        let stream = door(folder.path()).connect_now().unwrap();
+        wire::send(&stream, &Request { hand_over: VERSION, styxy: styxy.to_owned() }, &[]).unwrap();
+        stream
+    };
+    drop(ask("gone"));
+    let stream = ask("here");
+    giver::asked(&listener).await.give(&Guards::default(), [].iter()).unwrap();
+    let (answer, _) = wire::Reader::new(&stream).next::<Answer>().unwrap().unwrap();
+    assert!(answer.done);
+}
+
 #[test]
 fn a_service_that_ends_in_the_middle_hands_over_what_it_had_sent() {
     let (ours, theirs) = UnixStream::pair().unwrap();
