@@ -418,20 +418,26 @@ fn an_unknown_tool_or_method_is_a_protocol_error_that_names_the_known() {
 }
 
 #[test]
-fn a_line_that_is_no_message_does_not_end_the_session() {
+fn a_line_that_is_no_message_is_answered_with_an_error_and_does_not_end_the_session() {
     let home = Home::with_type();
     let mut session = Session::new(&home);
-    for line in ["", "garbage", "{\"jsonrpc\": \"2.0\", \"id\": 1,", "\u{0}\u{1b}[31m", "nul"] {
+    for (line, code, id) in [
+        ("garbage", -32700, Json::Null),
+        (r#"{"jsonrpc": "2.0", "id": 1,"#, -32700, Json::Null),
+        ("\u{0}\u{1b}[31m", -32700, Json::Null),
+        ("nul", -32700, Json::Null),
+        (r#"{"jsonrpc": "2.0", "id": {}, "method": 7}"#, -32600, Json::Null),
+        (r#"{"jsonrpc": "2.0", "id": 77, "method": 7}"#, -32600, json!(77)),
+    ] {
         session.line(line);
+        let error = session.message().unwrap();
+        assert_eq!((&error["error"]["code"], error.get("id")), (&json!(code), Some(&id)), "{line}");
     }
-    // The next line is the next answer: nothing was said to those.
+    // The next line is the next answer: to these nothing is said.
+    session.line("");
+    session.line(r#"{"jsonrpc": "2.0", "method": "notifications/of/another/time"}"#);
     let id = session.begin("list", &json!({}));
     assert_eq!(session.message().unwrap()["id"], id);
-    // What is JSON and no message is an error of no request.
-    session.line(r#"{"jsonrpc": "2.0", "id": {}, "method": 7}"#);
-    let error = session.message().unwrap();
-    assert_eq!((&error["error"]["code"], error.get("id")), (&json!(-32600), None), "{error}");
-    session.ok("list", &json!({}));
 }
 
 #[test]

@@ -6,7 +6,6 @@ use rmcp::{
         ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, ToolAnnotations,
     },
     service::{RequestContext, ServerInitializeError},
-    transport::stdio,
 };
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::de::DeserializeOwned;
@@ -20,6 +19,7 @@ use crate::{
 };
 
 mod answers;
+mod lines;
 mod tools;
 
 /// What a model is told before it sees the tools.
@@ -48,7 +48,7 @@ impl Mcp {
 /// Serves until the client is gone.
 async fn serve() -> Result<(), Stop> {
     let session = async {
-        match Server.serve(stdio()).await {
+        match Server.serve(lines::Lines::new()).await {
             Ok(session) => {
                 let _ = session.waiting().await;
                 Ok(())
