@@ -16,6 +16,8 @@ const CASES: &[(&str, fn())] = &[
     ("a_watched_list_that_is_too_long_is_cut", cut),
     ("ctrl_c_and_sigterm_give_the_terminal_back_as_it_was", given_back),
     ("a_watched_list_goes_on_where_ctrl_c_is_ignored", ignored),
+    ("ctrl_z_gives_the_terminal_back_and_fg_takes_it_again_and_q_ends_it", stopped),
+    ("a_terminal_that_does_not_know_its_size_gets_whole_lines", without_a_size),
     ("watched_events_are_a_line_each_and_end_with_ctrl_c", events),
 ];
 
@@ -103,7 +105,7 @@ fn cut() {
 }
 
 fn given_back() {
-    for end in ["C-c", "TERM"] {
+    for end in ["C-c", "TERM", "C-\\"] {
         let terminal = Terminal::new(100, 12);
         terminal.home.ok(&["allocate", "mine"]);
         terminal.type_in("echo here it was");
@@ -111,9 +113,9 @@ fn given_back() {
         terminal.type_in("styxy list --watch");
         terminal.until(|shown| shown.starts_with("PORT"));
         assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
-        let code = if end == "C-c" {
-            terminal.tmux(&["send-keys", "C-c"]);
-            130
+        let code = if let "C-c" | "C-\\" = end {
+            terminal.tmux(&["send-keys", end]);
+            if end == "C-c" { 130 } else { 131 }
         } else {
             // The shell's only child.
             let shell = terminal.asked("#{pane_pid}");
@@ -140,6 +142,40 @@ fn ignored() {
     terminal.home.ok(&["allocate", "mine"]);
     terminal.until(|shown| shown.starts_with("PORT"));
     assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
+}
+
+fn stopped() {
+    let terminal = Terminal::new(100, 12);
+    terminal.home.ok(&["allocate", "mine"]);
+    let before = terminal.modes();
+    terminal.type_in("styxy list --watch");
+    terminal.until(|shown| shown.starts_with("PORT"));
+    for _ in 0..2 {
+        terminal.tmux(&["send-keys", "C-z"]);
+        terminal.until(|shown| shown.contains("Stopped") && !shown.contains("PORT"));
+        assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "0 1");
+        assert_eq!(terminal.modes(), before);
+        terminal.type_in("fg");
+        terminal.until(|shown| shown.starts_with("PORT"));
+        assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "1 0");
+        terminal.tmux(&["send-keys", "x"]);
+    }
+    terminal.tmux(&["send-keys", "q"]);
+    terminal.type_in("echo ended with $?");
+    terminal.until(|shown| shown.contains("\nended with 0"));
+    assert_eq!(terminal.asked("#{alternate_on} #{cursor_flag}"), "0 1");
+    assert_eq!(terminal.modes(), before);
+}
+
+fn without_a_size() {
+    let terminal = Terminal::new(200, 20);
+    let project = "/srv/somewhere/deep/down/in/many/folders/a-checkout-of-the-shop";
+    terminal.home.ok(&["allocate", "mine", "--count", "10", "--project", project]);
+    terminal.type_in("stty rows 0 cols 0; styxy list");
+    terminal.until(|shown| shown.lines().filter(|line| line.contains(project)).count() == 10);
+    terminal.type_in("clear; styxy list --watch");
+    terminal.until(|shown| shown.lines().filter(|line| line.contains(project)).count() == 10);
+    assert!(!terminal.shown().contains("more"), "{}", terminal.shown());
 }
 
 fn events() {
@@ -209,6 +245,14 @@ impl Terminal {
 
     fn asked(&self, format: &str) -> String {
         self.tmux(&["display-message", "-p", format]).trim_end().to_owned()
+    }
+
+    /// The settings of the terminal (stty(1)), when the shell waits for a line.
+    fn modes(&self) -> String {
+        self.until(|shown| shown.ends_with('$'));
+        let tty = self.asked("#{pane_tty}");
+        let modes = Command::new("stty").args(["-F", &tty, "-g"]).output().unwrap();
+        String::from_utf8(modes.stdout).unwrap()
     }
 
     /// What is on the screen, without what is empty at the ends.

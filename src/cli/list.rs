@@ -18,7 +18,7 @@ use crate::{
     value::Fields,
 };
 
-/// How often a table that is watched is drawn anew: listeners come and go without a word.
+/// How often a table that is watched is drawn again: listeners come and go without a word.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Show the leased ports
@@ -36,7 +36,7 @@ pub(super) struct List {
     /// Only leases requested by this agent, session or tool
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
-    /// Show the table again and again, until Ctrl-C
+    /// Keep showing the table, until q or Ctrl-C
     #[arg(long, conflicts_with = "json")]
     watch: bool,
     #[command(flatten)]
@@ -69,7 +69,8 @@ fn watch(call: &Call) -> Result<(), Stop> {
     if let Some(mut screen) = Screen::take()? {
         loop {
             screen.draw(&now)?;
-            screen = screen.wait(EVERY)?;
+            let Some(taken) = screen.wait(EVERY)? else { return Ok(()) };
+            screen = taken;
             client::begin_again();
             now = draw(&ask(call)?);
         }

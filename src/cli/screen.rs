@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal, Read, Write},
     os::fd::AsFd,
     time::Duration,
 };
@@ -13,7 +13,10 @@ use nix::sys::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    termios::tcgetwinsize,
+    process::getpgrp,
+    termios::{
+        LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    },
 };
 
 use crate::word::counted;
@@ -23,12 +26,21 @@ const TAKE: &str = "\x1b[?1049h\x1b[?25l";
 /// And back.
 const GIVE_BACK: &str = "\x1b[?25h\x1b[?1049l";
 
-/// What ends it, and what has it drawn anew at once.
-const SIGNALS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGWINCH];
+/// What ends or stops it, and what has it drawn again at once.
+const SIGNALS: [Signal; 7] = [
+    Signal::SIGINT,
+    Signal::SIGTERM,
+    Signal::SIGHUP,
+    Signal::SIGQUIT,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
+    Signal::SIGWINCH,
+];
 
 /// A terminal that has been taken.
 pub(super) struct Screen {
     signals: SignalFd,
+    keys: Option<Keys>,
 }
 
 impl Screen {
@@ -38,19 +50,25 @@ impl Screen {
         if is_dumb || !io::stdout().is_terminal() {
             return Ok(None);
         }
+        // As for every program that draws on all of it: a job in the background waits until it is in the foreground.
+        if tcgetpgrp(io::stdout()).is_ok_and(|foreground| foreground != getpgrp()) {
+            raise(Signal::SIGTTOU)?;
+        }
         // They are read instead: nothing may end this process before the terminal is given back.
         let signals = SigSet::from_iter(SIGNALS);
         signals.thread_block()?;
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let screen = Self { signals };
+        let screen = Self { signals, keys: Keys::take() };
         write(TAKE)?;
         Ok(Some(screen))
     }
 
     /// Shows the text, as much of it as there is room for.
     pub(super) fn draw(&self, text: &str) -> io::Result<()> {
-        let rows = tcgetwinsize(io::stdout()).map_or(usize::MAX, |size| size.ws_row.into());
+        // A size of 0 is one that nobody has set.
+        let rows = tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_row.into());
+        let rows = if rows == 0 { usize::MAX } else { rows };
         let lines: Vec<_> = text.lines().collect();
         let shown = if lines.len() < rows { lines.len() } else { rows.saturating_sub(2) };
         // Home, each line to its end, and what is below.
@@ -65,27 +83,46 @@ impl Screen {
         write(&(drawn + "\x1b[J"))
     }
 
-    /// Waits so long, or until the terminal has another size. A signal that ends this process does so, when the
-    /// terminal has been given back.
-    pub(super) fn wait(self, time: Duration) -> io::Result<Self> {
+    /// Waits this long, or until the terminal has another size; `None` if the user has pressed `q`. A signal that ends or
+    /// stops this process does so when the terminal has been given back; it is taken again when the process goes on.
+    pub(super) fn wait(mut self, time: Duration) -> io::Result<Option<Self>> {
         let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
         let time = Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
-        let mut ready = [PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN)];
-        poll(&mut ready, Some(&time))?;
+        let input = io::stdin();
+        let mut ready = [
+            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN),
+        ];
+        let watched = if self.keys.is_some() { &mut ready[..] } else { &mut ready[..1] };
+        poll(watched, Some(&time))?;
+        if self.keys.is_some() && !ready[1].revents().is_empty() {
+            match Keys::read() {
+                Ok(Some(keys)) if keys.contains(&b'q') => return Ok(None),
+                Ok(Some(_)) => {}
+                // The terminal is gone.
+                Ok(None) | Err(_) => self.keys = None,
+            }
+        }
         while let Some(signal) = self.signals.read_signal()? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             match Signal::try_from(number)? {
                 Signal::SIGWINCH => {}
+                // After a SIGSTOP it may be another program's, and in the foreground again.
+                Signal::SIGCONT => {
+                    drop(self);
+                    return Self::take();
+                }
                 signal => {
                     drop(self);
                     SigSet::from_iter([signal]).thread_unblock()?;
                     raise(signal)?;
-                    // It is ignored: whoever started this process did not want it to end by that.
-                    return Self::take()?.ok_or_else(|| io::ErrorKind::Interrupted.into());
+                    // It goes on after a stop, or the signal is ignored: whoever started this process did not want it to
+                    // end by that.
+                    return Self::take();
                 }
             }
         }
-        Ok(self)
+        Ok(Some(self))
     }
 }
 
@@ -93,6 +130,40 @@ impl Drop for Screen {
     fn drop(&mut self) {
         // There is nobody to tell if it fails.
         let _ = write(GIVE_BACK);
+    }
+}
+
+/// The keyboard, whose keys come at once and are not shown.
+struct Keys {
+    before: Termios,
+}
+
+impl Keys {
+    /// Takes it; `None` if stdin is no terminal, or another job has it: a job in the background that changes the terminal
+    /// is stopped (termios(3), `SIGTTOU`).
+    fn take() -> Option<Self> {
+        let before = tcgetattr(io::stdin()).ok()?;
+        if tcgetpgrp(io::stdin()).ok()? != getpgrp() {
+            return None;
+        }
+        let mut now = before.clone();
+        now.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+        tcsetattr(io::stdin(), OptionalActions::Now, &now).ok()?;
+        Some(Self { before })
+    }
+
+    /// What was typed; `None` at the end of the input.
+    fn read() -> io::Result<Option<Vec<u8>>> {
+        let mut typed = vec![0; 64];
+        let length = io::stdin().read(&mut typed)?;
+        typed.truncate(length);
+        Ok((length > 0).then_some(typed))
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }
 
