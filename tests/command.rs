@@ -112,6 +112,26 @@ fn a_private_service_has_no_sandbox_by_design_even_where_it_finds_a_part_of_one(
 }
 
 #[test]
+fn a_port_that_cannot_be_printed_is_given_back() {
+    let home = Home::with_type();
+    home.ok(&["list"]);
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
+    let unread = || -> Stdio { std::io::pipe().unwrap().1.into() };
+    for arguments in [&["allocate", "mine"][..], &["allocate", "mine", "--count", "3", "--json"]] {
+        for stdout in [&full as &dyn Fn() -> Stdio, &unread] {
+            let told = home.styxy().args(arguments).stdout(stdout()).output().unwrap();
+            assert_eq!(told.status.code(), Some(1), "{told:?}");
+            assert!(stderr(&told).contains("its lease was released"), "{told:?}");
+            assert_eq!(home.ok(&["list"]), "no port is leased");
+        }
+    }
+    // Nothing was leased, so there is nothing to give back.
+    let told =
+        home.styxy().args(["allocate", "mine", "--dry-run"]).stdout(full()).output().unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+}
+
+#[test]
 fn the_same_project_gets_the_same_port_again() {
     let home = Home::with_type();
     let allocate = |project: &str| home.ok(&["allocate", "mine", "--project", project, "--json"]);

@@ -1,12 +1,16 @@
+use std::io;
+
 use clap::Args;
+use serde_json::Value as Json;
 
 use super::{
-    Output, Stop,
+    Output, Stop, ask,
     owner::Owner,
-    print, print_json, say,
+    print, print_json, refused, say,
     wanted::{Wanted, allocate, notes},
 };
 use crate::{
+    client::Call,
     request::{LONGEST_TTL, MOST_PORTS},
     service_type::Hold,
 };
@@ -17,7 +21,7 @@ pub(super) struct Allocate {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE")]
     service_type: String,
-    /// Lease so many consecutive ports, all or none; each is printed on a line of its own
+    /// Lease this many consecutive ports, all or none; each is printed on a line of its own
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
     /// Release the lease when this exits: none, parent (the process that runs this command), session (the
@@ -27,7 +31,7 @@ pub(super) struct Allocate {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long)]
     hold: Option<Hold>,
-    /// End the lease after so many seconds, unless it is renewed
+    /// Release the lease after this many seconds, unless it is renewed
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
@@ -60,8 +64,15 @@ impl Allocate {
             options.put("dry_run", true);
         }
         let answer = allocate(&self.service_type, options)?;
+        self.tell(&answer, chosen).map_err(|stop| match stop {
+            Stop::Output(error) if !self.dry_run => give_back(&answer, &error),
+            stop => stop,
+        })
+    }
+
+    fn tell(&self, answer: &Json, chosen: Option<String>) -> Result<(), Stop> {
         if self.output.json {
-            return print_json(&answer);
+            return print_json(answer);
         }
         if self.verbose
             && let Some(chosen) = chosen
@@ -69,7 +80,7 @@ impl Allocate {
             say(&chosen);
         }
         if !self.quiet {
-            for note in notes(&answer) {
+            for note in notes(answer) {
                 say(&note);
             }
         }
@@ -78,4 +89,27 @@ impl Allocate {
             None => print(&answer["port"].to_string()),
         }
     }
+}
+
+/// Releases what nobody was told of, because stdout is full or nobody reads it.
+fn give_back(answer: &Json, error: &io::Error) -> Stop {
+    let port = &answer["port"];
+    if answer["existing"] == true {
+        return refused(format!("port {port} could not be printed: {error}; others use its lease"));
+    }
+    let mut leases: Vec<_> = answer["lease_ids"].as_array().into_iter().flatten().collect();
+    if leases.is_empty() {
+        leases.push(&answer["lease_id"]);
+    }
+    let mut given_back = leases.iter().map(|id| {
+        let lease_id = id.as_str().unwrap_or_default().to_owned();
+        ask(&Call::Release { lease_id })
+    });
+    refused(match given_back.find_map(Result::err) {
+        None => format!("port {port} could not be printed: {error}; its lease was released"),
+        Some(_) => format!(
+            "port {port} could not be printed: {error}; its lease could not be released either: try \
+             `styxy release {port}`"
+        ),
+    })
 }
