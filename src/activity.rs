@@ -53,6 +53,11 @@ impl Activity {
         self.0.changed.send_replace(());
     }
 
+    /// There was a change of something else that the service tells of.
+    pub(crate) fn note(&self) {
+        self.0.changed.send_replace(());
+    }
+
     /// Another service is to take the place of this one.
     pub fn make_room(&self) {
         self.0.room_wanted.notify_one();
@@ -69,7 +74,7 @@ impl Activity {
     }
 
     /// Waits until nothing has been going on for that long; for ever if that is zero. The time is
-    /// asked for anew after each change, because a reload may have changed it.
+    /// asked for again after each change, because a reload may have changed it.
     pub async fn idle(&self, time: impl Fn() -> Duration) {
         let mut changed = self.watch();
         loop {

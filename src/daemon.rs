@@ -181,7 +181,10 @@ async fn serve(
         return Err(failure);
     }
 
-    manager::tell(&[NotifyState::Ready, NotifyState::Status(&summary(&broker))]);
+    // From here on every change is told, also one that comes before the line is kept.
+    let changed = broker.activity().watch();
+    let told = summary(&broker);
+    manager::tell(&[NotifyState::Ready, NotifyState::Status(&told)]);
     // What waits on the socket is taken when the manager counts the service as started: a very short
     // one could be over before.
     let http: Vec<_> = sockets
@@ -199,7 +202,7 @@ async fn serve(
     }
     tokio::spawn(watchdog::run(Arc::clone(&broker), home.beside_the_state()));
     home.mark(broker.lease_count() > 0);
-    tokio::spawn(keep_status(Arc::clone(&broker), home.clone()));
+    tokio::spawn(keep_status(Arc::clone(&broker), home.clone(), changed, told));
     let cause = life.until_the_end(options.idle_exit, is_activated).await;
     if cause.is_err() {
         sockets.remove();
@@ -323,6 +326,7 @@ impl Life {
                         return Ok(Cause::BusGone);
                     }
                     self.door.take().into_iter().for_each(Door::lost);
+                    self.broker.activity().note();
                     self.opening = bus::open(&self.broker);
                 }
                 successor = asked(self.handover.as_ref()) => {
@@ -341,7 +345,10 @@ impl Life {
 
     fn opened(&mut self, opened: Opened) -> Result<(), Failure> {
         match opened {
-            Opened::Door(door) => self.door = Some(door),
+            Opened::Door(door) => {
+                self.door = Some(door);
+                self.broker.activity().note();
+            }
             Opened::NoBus => {}
             Opened::NameTaken => {
                 return Err(Failure::other(format!(
@@ -363,6 +370,7 @@ async fn reload(broker: Arc<Broker>) {
         }
         Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
     }
+    broker.activity().note();
 }
 
 /// Waits until another service asks to take over.
@@ -435,9 +443,12 @@ impl Inherited {
 
 /// Keeps the line of `systemctl --user status` and the mark of leases up to date, at most once a second; only
 /// that there are leases now is marked at once.
-async fn keep_status(broker: Arc<Broker>, home: Home) {
-    let mut changed = broker.activity().watch();
-    let mut told = String::new();
+async fn keep_status(
+    broker: Arc<Broker>,
+    home: Home,
+    mut changed: watch::Receiver<()>,
+    mut told: String,
+) {
     while changed.changed().await.is_ok() {
         let mut had_leases = broker.lease_count() > 0;
         home.mark(had_leases);

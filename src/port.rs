@@ -101,6 +101,15 @@ impl Protocol {
         }
     }
 
+    /// How it is written in sentences.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Both => "TCP and UDP",
+        }
+    }
+
     /// The word for it in every interface: `tcp`, `udp` or `both`.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -132,6 +132,34 @@ fn a_port_that_cannot_be_printed_is_given_back() {
 }
 
 #[test]
+fn of_an_orphan_it_is_said_which_program_still_listens() {
+    let home = Home::with_type();
+    let mut owner = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let (port, owned) = (home.port(4).to_string(), format!("pid:{}", owner.id()));
+    home.ok(&["allocate", "mine", "--port", &port, "--owner", &owned]);
+    let _listener = TcpListener::bind(("127.0.0.1", home.port(4))).unwrap();
+    owner.kill().and_then(|()| owner.wait()).unwrap();
+    home.until(|| home.ok(&["list"]).contains("orphaned"));
+    let me = format!("[{}]", std::process::id());
+    let words = stderr(&home.run(&["run", "mine", "--port", &port, "--name", "web", "--", "true"]));
+    assert!(words.contains("its owner is gone, but command"), "{words}");
+    assert!(words.contains(&format!("{me} still listens on it")), "{words}");
+    let strict = stderr(&home.run(&["allocate", "mine", "--port", &port, "--strict"]));
+    assert!(strict.contains(&format!("{me} still listens on it")), "{strict}");
+    let check = home.run(&["check", &port]);
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.contains("its owner is gone, but command"), "{check}");
+    home.until(|| !home.ok(&["list"]).contains("web"));
+    home.ok(&["allocate", "mine", "--name", "unused"]);
+    let cleaned = home.ok(&["cleanup", "--older-than", "0", "--yes"]);
+    let lines: Vec<_> = cleaned.lines().collect();
+    assert!(cleaned.contains("unused") && cleaned.contains("released 1 lease"), "{cleaned}");
+    assert!(cleaned.contains("\nnot released, because something listens:\n"), "{cleaned}");
+    let last = lines.last().unwrap();
+    assert!(last.starts_with(&format!("{port}/tcp  orphaned")) && last.ends_with(&me), "{cleaned}");
+}
+
+#[test]
 fn the_same_project_gets_the_same_port_again() {
     let home = Home::with_type();
     let allocate = |project: &str| home.ok(&["allocate", "mine", "--project", project, "--json"]);
@@ -160,7 +188,7 @@ fn a_port_that_something_listens_on_is_not_granted() {
     let (busy, free) = (home.port(5).to_string(), home.port(9).to_string());
     let refused = home.run(&["allocate", "mine", "--port", &busy, "--strict"]);
     assert_eq!(refused.status.code(), Some(1));
-    let holder = format!("tcp port {busy} is in use by command");
+    let holder = format!("TCP port {busy} is in use by command");
     assert!(stderr(&refused).contains(&holder), "{}", stderr(&refused));
     assert!(stderr(&refused).contains(&format!("[{}]; stop", std::process::id())));
     assert_ne!(home.ok(&["allocate", "mine", "--port", &busy]), busy);

@@ -175,7 +175,7 @@ fn validate_needs_no_service_and_its_exit_code_says_whether_all_is_good() {
     let validate = |arguments: &[&str]| home.run(&[&["config", "validate"], arguments].concat());
     let good = validate(&[]);
     assert_eq!((code(&good), text(&good.stderr)), (0, ""));
-    assert!(text(&good.stdout).starts_with("the configuration is good ("), "{good:?}");
+    assert!(text(&good.stdout).starts_with("the configuration is valid ("), "{good:?}");
 
     home.configure(r#"{"idle_exit_seconds": 5}"#);
     assert_eq!(code(&validate(&[])), 0);

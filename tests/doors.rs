@@ -113,6 +113,37 @@ fn a_reload_that_waits_for_a_file_keeps_the_service_from_no_signal() {
 }
 
 #[test]
+fn the_unit_s_line_is_right_after_each_change() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let manager = UnixDatagram::bind(home.path("notify")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let until = |wanted: &str| loop {
+        let mut buffer = [0; 4096];
+        let length = manager.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}"));
+        if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == wanted) {
+            break;
+        }
+    };
+    let service = unit_on(&home, &bus);
+    until("READY=1");
+    let lease = |name: &str| {
+        let body = format!(r#"{{"service_type": "mine", "service_name": "{name}"}}"#);
+        home.http("POST", "/allocate", &body).body["lease_id"].as_str().unwrap().to_owned()
+    };
+    let one = lease("one");
+    until("STATUS=1 lease");
+    let other = lease("other");
+    until("STATUS=2 leases");
+    for (id, wanted) in [(one, "STATUS=1 lease"), (other, "STATUS=0 leases")] {
+        assert_eq!(home.http("DELETE", &format!("/allocate/{id}"), "").status, 200);
+        until(wanted);
+    }
+    // This manager reads nothing any more, so an orderly end would wait for it.
+    end(service, Signal::SIGKILL);
+}
+
+#[test]
 fn the_watchdog_is_fed_only_while_both_doors_answer() {
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use serde_json::json;
+use serde_json::{Value as Json, json};
 use support::{Answer, Home, end};
 
 #[track_caller]
@@ -293,5 +293,32 @@ fn nothing_that_was_said_is_passed_over() {
     }
     // Some clients send an object with every request.
     assert_eq!(home.http("DELETE", &format!("/allocate/{lease}"), "{}").status, 200);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn what_is_no_request_is_refused_with_the_body_of_every_refusal() {
+    let home = Home::with_type();
+    let service = home.service();
+    let long = "x".repeat(70_000);
+    let headers: String = (0..200).map(|i| format!("a{i}: b\r\n")).collect();
+    for (request, status) in [
+        ("nonsense\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/9.9\r\n\r\n".to_owned(), "400"),
+        ("GET / HTTP/1.1\r\nno header\r\n\r\n".to_owned(), "400"),
+        (format!("GET /{long} HTTP/1.1\r\nhost: a\r\n\r\n"), "414"),
+        (format!("GET /status HTTP/1.1\r\nhost: a\r\n{headers}\r\n"), "431"),
+    ] {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        // It may be refused before all of it was read.
+        let _ = stream.write_all(request.as_bytes());
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        let body: Json = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+        assert_eq!(body["success"], false, "{body}");
+        assert_eq!((&body["code"], &body["suggestions"]), (&json!("InvalidArgument"), &json!([])));
+    }
     end(service, Signal::SIGTERM);
 }

@@ -136,7 +136,7 @@ fn run_says_why_it_is_not_the_port_that_was_asked_for() {
     let busy = home.port(5).to_string();
     let told = said(&home.run(&["run", "mine", "--port", &busy, "--", "true"]));
     assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.contains(&format!("tcp port {busy} is in use")), "{told}");
+    assert!(told.contains(&format!("TCP port {busy} is in use")), "{told}");
     let quiet = home.run(&["run", "mine", "--quiet", "--", "true"]);
     assert_eq!(said(&quiet), "");
     let strict = home.run(&["run", "mine", "--port", &busy, "--strict", "--", "true"]);

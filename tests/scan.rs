@@ -181,7 +181,7 @@ fn check_says_which_program_has_the_port() {
     let output = home.run(&["check", &port]);
     assert_eq!(output.status.code(), Some(1));
     let words = stdout(&output);
-    assert!(words.starts_with(&format!("tcp port {port} is in use by ")), "{words}");
+    assert!(words.starts_with(&format!("TCP port {port} is in use by ")), "{words}");
     assert!(words.contains(&format!("(PID {}, ", own_pid())), "{words}");
     assert!(words.contains(&format!(", {}): `", own_folder())), "{words}");
     assert_eq!(words.lines().count(), 1, "{words}");
@@ -202,7 +202,7 @@ fn check_tells_the_lease_and_the_program_that_uses_it() {
     let output = stdout(&home.run(&["check", &port]));
     let lines: Vec<_> = output.lines().collect();
     assert!(lines[0].contains("is leased to mine"), "{output}");
-    let user = format!("tcp port {port} is listened on by ");
+    let user = format!("TCP port {port} is listened on by ");
     assert!(lines[1].starts_with(&user) && lines[1].contains(&own_pid()), "{output}");
     let free = home.port(6).to_string();
     let answer: Json = serde_json::from_str(&home.ok(&["check", &free, "--json"])).unwrap();

@@ -462,8 +462,8 @@ fn two_services() {
     let (is_free, said) = one.run(&["check", "20000"]);
     assert!(!is_free);
     let holder = match user(1) {
-        Some(uid) => format!("tcp port 20000 is reserved by a program of user {uid}"),
-        None => "tcp port 20000 is bound by styxy".to_owned(),
+        Some(uid) => format!("TCP port 20000 is reserved by a program of user {uid}"),
+        None => "TCP port 20000 is bound by styxy".to_owned(),
     };
     assert!(said.contains(&holder), "{said}");
 }
@@ -547,7 +547,7 @@ fn outgoing() {
     nix::sys::socket::connect(client.as_raw_fd(), &address).unwrap();
     let (is_free, said) = user.run(&["check", "20000"]);
     assert!(!is_free);
-    assert!(said.contains("tcp port 20000 is in use by an outgoing connection of "), "{said}");
+    assert!(said.contains("TCP port 20000 is in use by an outgoing connection of "), "{said}");
     let answer = user.json(&["check", "20000"]);
     assert_eq!(answer["in_use_by"], "connection", "{answer}");
     assert_eq!(answer["reason"], "in_use", "{answer}");

@@ -5,7 +5,7 @@ use crate::{
     auto_allocation::Placement,
     change::{Asker, Change, Denial, Merge, Record, TypeRanges},
     lease::{Client, EndReason, Instance, Lease, MemoryKey},
-    port::{Port, PortRange, Protocol},
+    port::{Port, PortRange},
     service_type::ServiceTypeName,
     value::Fields,
     word::counted,
@@ -165,7 +165,7 @@ fn singleton_reuse(lease: &Lease) -> Event {
 
 fn singleton_leave(lease: &Lease, reason: EndReason) -> Event {
     let message = format!(
-        "One of those who share {} of {} is gone, and the others hold it",
+        "One holder of {} of {} is gone, and the others still hold it",
         port(lease),
         describe(lease)
     );
@@ -188,7 +188,7 @@ fn auto_allocate(
         (all, message)
     } else {
         let message =
-            format!("The service type {service_type} was full and got the ports {range}, too");
+            format!("The service type {service_type} was full and also got the ports {range}");
         (range.to_string(), message)
     };
     Event::new(AUTO_ALLOCATE, "auto_allocate", message)
@@ -205,8 +205,7 @@ fn undo_auto_allocation(
     placement: Placement,
 ) -> Event {
     let ranges = list(ranges);
-    let message =
-        format!("The service type {service_type} was taken away; its ports were {ranges}");
+    let message = format!("The service type {service_type} was removed; its ports were {ranges}");
     Event::new(UNDO_AUTO_ALLOCATION, "undo_auto_allocation", message)
         .with("STYXY_SERVICE_TYPE", Some(service_type.as_str()))
         .with("STYXY_RANGE", Some(&ranges))
@@ -228,11 +227,11 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
         EndReason::OwnerGone => "its owner is gone",
         EndReason::InstanceGone => "its instance is gone",
         EndReason::Ttl => "its time limit is reached",
-        EndReason::Unused => "it has not been listened on for long",
-        EndReason::ListenerGone => "its owner and now its listener are gone",
-        EndReason::NewBoot => "the machine was started anew",
+        EndReason::Unused => "nothing has listened on it for a long time",
+        EndReason::ListenerGone => "its owner and its listener are gone",
+        EndReason::NewBoot => "the machine was rebooted",
         EndReason::NotDurable => "the grant could not be stored",
-        EndReason::NotDelivered => "whoever asked for it was gone before the answer",
+        EndReason::NotDelivered => "the caller was gone before the answer",
         EndReason::Taken => {
             "another user's program or service took the port while no service guarded it"
         }
@@ -245,7 +244,7 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
 
 fn orphan(lease: &Lease) -> Event {
     let message = format!(
-        "The owner of {} of {} is gone, but something listens on it",
+        "The owner of {} of {} is gone, but something still listens on it",
         port(lease),
         describe(lease)
     );
@@ -258,7 +257,8 @@ fn renew(lease: &Lease) -> Event {
 }
 
 fn forget(key: &MemoryKey, port: Port) -> Event {
-    let message = format!("Forgot that {} had {} port {port}", key.project_path, key.protocol);
+    let message =
+        format!("Forgot that {} had {} port {port}", key.project_path, key.protocol.in_words());
     let mut event = Event::new(FORGET, "forget", message)
         .with("STYXY_PROTOCOL", Some(key.protocol.as_str()))
         .with("STYXY_SERVICE_TYPE", Some(key.service_type.as_str()))
@@ -269,7 +269,7 @@ fn forget(key: &MemoryKey, port: Port) -> Event {
 }
 
 fn register_instance(instance: &Instance) -> Event {
-    let message = format!("The instance {} announced itself", instance.instance_id);
+    let message = format!("The instance {} was registered", instance.instance_id);
     Event::new(REGISTER_INSTANCE, "register_instance", message)
         .with("STYXY_INSTANCE_ID", Some(instance.instance_id.as_str()))
         .with("STYXY_OWNER", Some(&instance.owner.to_string()))
@@ -327,7 +327,7 @@ fn config_reload(
 
 fn config_error(reason: &str) -> Event {
     let message =
-        format!("The configuration is wrong, so the last good one stays in force: {reason}");
+        format!("The configuration has errors, and the last good one stays in force: {reason}");
     Event::new(CONFIG_ERROR, "config_error", message).warning().with("STYXY_REASON", Some(reason))
 }
 
@@ -352,10 +352,7 @@ fn merge(taken: &Merge) -> Event {
 }
 
 fn port(lease: &Lease) -> String {
-    match lease.protocol {
-        Protocol::Both => format!("tcp and udp port {}", lease.port),
-        protocol => format!("{protocol} port {}", lease.port),
-    }
+    format!("{} port {}", lease.protocol.in_words(), lease.port)
 }
 
 fn describe(lease: &Lease) -> String {
@@ -372,6 +369,7 @@ fn describe(lease: &Lease) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::port::Protocol;
 
     #[test]
     fn every_kind_of_event_is_explained_in_the_catalog() {

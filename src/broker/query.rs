@@ -14,7 +14,7 @@ use crate::{
         diag::{self, Seen},
         manager, process, program, sandbox,
     },
-    lease::{Instance, Owner},
+    lease::{Instance, Lease, Owner},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
     request::{AllocateRequest, Listing},
@@ -40,17 +40,12 @@ impl Broker {
                 Protocol::Udp => udp.contains(lease.port),
                 _ => tcp.contains(lease.port),
             });
-            let state = match (lease.orphaned, listened) {
-                (true, true) => "orphaned",
-                (false, true) => "listening",
-                (_, false) => "reserved",
-            };
             let mut fields = lease.fields();
             if let (Owner::Process { pid, .. }, false) = (&lease.owner, lease.orphaned) {
                 let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
                 fields.put_some("comm", comm.as_deref());
             }
-            fields.put("state", state);
+            fields.put("state", state(lease, listened));
             fields
         });
         Ok(fields.collect())
@@ -83,7 +78,7 @@ impl Broker {
         match &obstacle {
             None => {
                 fields.put("reason", "free");
-                fields.put("message", format!("{protocol} port {port} is free"));
+                fields.put("message", format!("{} port {port} is free", protocol.in_words()));
             }
             Some(obstacle) => {
                 fields.put("reason", obstacle.as_str());
@@ -92,7 +87,11 @@ impl Broker {
         }
         fields.put("listening", listening);
         match &obstacle {
-            Some(Obstacle::Leased(lease)) => fields.put("lease", lease.fields()),
+            Some(Obstacle::Leased(lease)) => {
+                let mut lease_fields = lease.fields();
+                lease_fields.put("state", state(lease, listening));
+                fields.put("lease", lease_fields);
+            }
             Some(Obstacle::InUse(by)) => fields.put("in_use_by", by.as_str()),
             _ => {}
         }
@@ -248,6 +247,15 @@ impl Broker {
     /// How long without a lease and without a client until the service ends; zero for never.
     pub fn idle_exit(&self) -> std::time::Duration {
         self.lock().config.idle_exit
+    }
+}
+
+/// The word for how far a lease has come.
+fn state(lease: &Lease, is_listened_on: bool) -> &'static str {
+    match (lease.orphaned, is_listened_on) {
+        (true, true) => "orphaned",
+        (false, true) => "listening",
+        (_, false) => "reserved",
     }
 }
 

@@ -284,7 +284,7 @@ impl Broker {
             return Err(Error::invalid(format!(
                 "{name} did not appear by itself: it is in {place}"
             ))
-            .suggest("set it to null in a later layer of the configuration to be rid of it"));
+            .suggest("to remove it, set it to null in a later file of the configuration"));
         }
         let text = drop_in.with_type(name, None).map_err(broken)?;
         self.put_without(files, drop_in, &text, std::slice::from_ref(name), force, client)
@@ -443,7 +443,7 @@ impl Broker {
                     ),
                 )
                 .suggest(
-                    "end that program, or wait for it (`fuser -v` with the file tells which it is)",
+                    "end that program, or wait for it (`fuser -v` with the file shows which it is)",
                 ));
             }
             tokio::time::sleep(PAUSE).await;
@@ -525,5 +525,5 @@ fn in_use(lease: &Lease, count: usize) -> Error {
 fn broken(problems: Vec<Problem>) -> Error {
     let words: Vec<_> = problems.iter().map(ToString::to_string).collect();
     Error::invalid(words.join("; also: "))
-        .suggest("mend that file, or put an earlier version in its place (`styxy config backups`)")
+        .suggest("fix that file, or restore an earlier version (`styxy config backups`)")
 }

@@ -7,7 +7,7 @@ use super::{Output, Stop, print, print_json};
 const TEXT: &str = include_str!("agents/agents.md");
 const MCP: &str = if cfg!(feature = "mcp") { include_str!("agents/mcp.md") } else { "" };
 
-/// Print what a coding agent must know, as Markdown to paste into AGENTS.md
+/// Print instructions for coding agents, as Markdown to paste into AGENTS.md
 #[derive(Debug, Args)]
 pub(super) struct Agents {
     #[command(flatten)]

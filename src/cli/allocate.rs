@@ -15,7 +15,7 @@ use crate::{
     service_type::Hold,
 };
 
-/// Lease a port, and print its number
+/// Lease a port and print its number
 #[derive(Debug, Args)]
 pub(super) struct Allocate {
     /// The class of service: dev, api, database, …
@@ -36,10 +36,10 @@ pub(super) struct Allocate {
     ttl: Option<u64>,
     #[command(flatten)]
     wanted: Wanted,
-    /// Print the number of the port and nothing else
+    /// Print nothing but the number of the port
     #[arg(long, short)]
     quiet: bool,
-    /// Say which process is the owner
+    /// Also print which process is the owner
     #[arg(long, short, conflicts_with = "quiet")]
     verbose: bool,
     /// Print what would be granted, and change nothing

@@ -26,9 +26,9 @@ const LINES: usize = 200;
 /// How many older events are shown before those that are followed, as tail(1) does.
 const LINES_BEFORE: usize = 10;
 
-/// Show what happened, from the journal
+/// Show past events, from the journal
 ///
-/// Each option may be given several times: then one of its values must fit. All options together must fit.
+/// An option that is given several times matches any of its values; different options must all match.
 #[derive(Debug, Args)]
 pub(super) struct Audit {
     #[command(flatten)]
@@ -38,10 +38,10 @@ pub(super) struct Audit {
     /// Count events by action and type, with the top projects and the busiest hours
     #[arg(long, conflicts_with = "export")]
     stats: bool,
-    /// Write the events into a file, a JSON object a line; - is standard output
+    /// Write the events to a file, one JSON object per line; - is standard output
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
-    /// Print the line of journalctl that this would run, and do nothing
+    /// Print the journalctl command for this, without running it
     #[arg(long)]
     print: bool,
     #[command(flatten)]
@@ -51,13 +51,13 @@ pub(super) struct Audit {
 /// How many events are wanted.
 #[derive(Clone, Copy, Debug, Args)]
 struct Amount {
-    /// Only the last so many events [default: 200; 10 with --follow; all with --since, --stats or --export]
+    /// Show the last N events [default: 200; 10 with --follow; all with --since, --stats or --export]
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "all")]
     lines: Option<usize>,
-    /// All events
+    /// Show all events
     #[arg(long)]
     all: bool,
-    /// Go on with events as they happen, until Ctrl-C
+    /// Follow new events, until Ctrl-C
     #[arg(short, long, conflicts_with_all = ["until", "stats", "export"])]
     follow: bool,
 }
@@ -199,7 +199,7 @@ fn stop(trouble: Trouble, instead: &str) -> Stop {
     match trouble {
         Trouble::Absent(error) => absent(&format!("journalctl cannot be run ({error}){instead}")),
         Trouble::Unreadable(words) => refused(format!(
-            "nothing of the journal may be read ({words}); let this user read it: \
+            "the journal cannot be read ({words}); to let this user read it: \
              Storage=persistent in journald.conf(5), or the group systemd-journal{instead}"
         )),
         Trouble::Usage(words) => {

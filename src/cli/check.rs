@@ -13,8 +13,7 @@ use crate::{
     value::Fields,
 };
 
-/// Tell whether a port is free, and why not: its lease, or the program that listens on it; exit code 1
-/// if it is not free
+/// Check whether a port is free, and if not, which lease or program has it; exit code 1 if it is not free
 #[derive(Debug, Args)]
 pub(super) struct Check {
     /// The port
@@ -56,9 +55,11 @@ pub(super) struct Checked {
 /// Why a port could not be had, with the program that has it; `None` if it can by now.
 pub(super) fn why_not(port: Port, protocol: Protocol) -> Option<String> {
     let Checked { answer, holders, .. } = check(port, protocol).ok()?;
-    let short = |holder: &Holder| holder.sentence(&holder.short());
     (answer["available"] == false).then(|| match (answer["reason"].as_str(), holders.first()) {
-        (Some("in_use"), Some(holder)) => short(holder),
+        (Some("in_use"), Some(holder)) => holder.sentence(&holder.short()),
+        (_, Some(holder)) if is_orphaned(&answer) => {
+            format!("{}; {}", text(&answer, "message"), still_listens(&holder.short()))
+        }
         _ => text(&answer, "message").to_owned(),
     })
 }
@@ -101,8 +102,19 @@ fn lines(answer: &Json, holders: &[Holder]) -> Vec<String> {
     }
     let mut lines = vec![text(answer, "message").to_owned()];
     lines.extend(holders.iter().map(|holder| {
-        let (protocol, port) = (holder.protocol, holder.port);
+        if is_orphaned(answer) {
+            return still_listens(&holder.describe());
+        }
+        let (protocol, port) = (holder.protocol.in_words(), holder.port);
         format!("{protocol} port {port} is listened on by {}", holder.describe())
     }));
     lines
+}
+
+fn is_orphaned(answer: &Json) -> bool {
+    answer["lease"]["state"] == "orphaned"
+}
+
+fn still_listens(who: &str) -> String {
+    format!("its owner is gone, but {who} still listens on it")
 }

@@ -18,10 +18,10 @@ mod values;
 /// Says that the arguments are the words of a line up to the cursor.
 const VARIABLE: &str = "STYXY_COMPLETE";
 
-/// Print the script that teaches a shell to complete this command
+/// Print a shell completion script
 ///
-/// The packages install it; without them, have the shell read it when it starts. Types, leases, projects and
-/// instances are completed with those that there are.
+/// The package installs it; without the package, have your shell source it at startup. Types, leases, projects and
+/// instances are completed with the existing ones.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     eval \"$(styxy completions bash)\"    # in ~/.bashrc\n  \

@@ -25,20 +25,20 @@ pub(super) struct Config {
 enum What {
     /// Show the configuration in force
     Show {
-        /// With the file and the line that each value comes from
+        /// Show the file and line that each value comes from
         #[arg(long)]
         origin: bool,
         #[command(flatten)]
         output: Output,
     },
-    /// Check the files of the configuration, or one file; exit code 1 if something is wrong
+    /// Check the files of the configuration, or one file; exit code 1 if there are errors
     Validate {
         /// Check this file as if it were a layer of the configuration
         file: Option<PathBuf>,
         #[command(flatten)]
         output: Output,
     },
-    /// Have the running service read the configuration anew
+    /// Have the running service reload the configuration
     Reload {
         #[command(flatten)]
         output: Output,
@@ -56,7 +56,7 @@ enum What {
         #[command(flatten)]
         output: Output,
     },
-    /// Take away a service type that appeared by itself
+    /// Remove a service type that was created automatically
     UndoAutoAllocation {
         /// The type
         #[arg(value_name = "TYPE")]
@@ -72,7 +72,7 @@ enum What {
         #[command(flatten)]
         output: Output,
     },
-    /// Put an earlier version in force
+    /// Restore an earlier version
     Restore {
         /// Its number, as `styxy config backups` shows it
         version: u32,
@@ -104,7 +104,7 @@ impl Config {
             What::AutoAllocation { switch, output } => auto_allocation(switch, output),
             What::UndoAutoAllocation { service_type, force, output } => {
                 let call = Call::UndoAutoAllocation { service_type: service_type.clone(), force };
-                released(&format!("{service_type} is gone"), &call, output)
+                released(&format!("{service_type} was removed"), &call, output)
             }
             What::Backups { output } => backups(output),
             What::Restore { version, force, output } => {
@@ -183,10 +183,10 @@ fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop
         print_json(&json!({"valid": problems.is_empty(), "problems": problems}))?;
     } else if problems.is_empty() {
         let files = match files {
-            0 => "no file, only what is built in".to_owned(),
+            0 => "no files, only the built-in defaults".to_owned(),
             files => counted(files as u64, "file"),
         };
-        print(&format!("the configuration is good ({files})"))?;
+        print(&format!("the configuration is valid ({files})"))?;
     } else {
         problems.iter().try_for_each(|problem| print(&problem.to_string()))?;
     }
@@ -202,7 +202,7 @@ fn reload(output: Output) -> Result<(), Stop> {
         // Of what it did not see nothing is in force.
         say(&elsewhere(folder));
     } else if problems.is_empty() {
-        print("the configuration was read, and is in force")?;
+        print("the configuration was reloaded and is in force")?;
     } else {
         for problem in &problems {
             print(problem.as_str().unwrap_or_default())?;

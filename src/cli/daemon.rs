@@ -17,7 +17,7 @@ use crate::{
 /// Run the service; systemd does this on demand
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
-    /// End after so many seconds without a lease and without a client; 0 for never
+    /// Exit after this many seconds without a lease and without a client; 0 for never
     /// [default: idle_exit_seconds of the configuration]
     #[arg(long, value_name = "SECONDS")]
     idle_exit: Option<u64>,

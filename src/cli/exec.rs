@@ -27,14 +27,14 @@ use crate::{
 /// Where the sockets begin, as sd_listen_fds(3) has it.
 const FIRST: i32 = 3;
 
-/// Lease a port, and become a command that gets its listening socket
+/// Lease a port and run a command with its listening socket
 ///
-/// For programs that know socket activation: the socket is descriptor 3, and LISTEN_FDS, LISTEN_PID and
-/// LISTEN_FDNAMES are set as sd_listen_fds(3) has it. Nothing can take the port between the lease and the first
-/// connection, and a connection that comes early waits. It listens on all addresses, IPv4 and IPv6, as a
+/// For programs that support socket activation: the socket is descriptor 3, and LISTEN_FDS, LISTEN_PID and
+/// LISTEN_FDNAMES are set as sd_listen_fds(3) has it. Nothing can take the port before the first
+/// connection, and early connections wait. It listens on all addresses, IPv4 and IPv6, as a
 /// socket of systemd-socket-activate(1) does.
 ///
-/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments stands for the port. The lease is the command's, and ends with it.
+/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments is replaced by the port. The lease belongs to the command, and ends with it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy exec api -- uvicorn app:app --fd 3\n  \

@@ -3,16 +3,16 @@ use clap::Args;
 use super::{Output, Stop, ask, counted, print, print_json, project::Project, usage};
 use crate::{client::Call, port::Port, value::Fields};
 
-/// Forget which ports a project had
+/// Forget the ports that are remembered for a project
 #[derive(Debug, Args)]
 pub(super) struct Forget {
     /// The project [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
-    /// Only of this class of service
+    /// Only those of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
-    /// Only of this service
+    /// Only those of this service
     #[arg(long)]
     name: Option<String>,
     /// Only this port

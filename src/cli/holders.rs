@@ -71,7 +71,7 @@ pub(super) fn instead(elsewhere: &[Holder]) -> Option<String> {
     ports.dedup();
     let noun = if ports.len() == 1 { "port" } else { "ports" };
     let ports = ports.join(", ");
-    (!ports.is_empty()).then(|| format!("its owner listens on tcp {noun} {ports} instead"))
+    (!ports.is_empty()).then(|| format!("its owner listens on TCP {noun} {ports} instead"))
 }
 
 /// What to do about a server that does not read its port.
@@ -106,7 +106,7 @@ impl Holder {
 
     /// What keeps others from the port that this one has, in a sentence.
     pub(super) fn sentence(&self, who: &str) -> String {
-        let (port, protocol) = (self.port, self.protocol);
+        let (port, protocol) = (self.port, self.protocol.in_words());
         match (self.role, &self.program) {
             (Role::Listener, _) => format!("{protocol} port {port} is in use by {who}"),
             (Role::Bound, Some(_)) => {

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::client::Call;
 
-/// Show the agents, sessions and tools that have announced themselves
+/// List the registered agents, sessions and tools
 #[derive(Debug, Args)]
 pub(super) struct Instances {
     #[command(flatten)]
@@ -23,7 +23,7 @@ impl Instances {
         }
         let instances = instances.as_array().map(Vec::as_slice).unwrap_or_default();
         if instances.is_empty() {
-            return print("no instance has announced itself (RegisterInstance on the bus)");
+            return print("no instance is registered (RegisterInstance on the bus)");
         }
         let mut table = Table::new([
             table::text("INSTANCE"),

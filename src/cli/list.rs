@@ -21,7 +21,7 @@ use crate::{
 /// How often a table that is watched is drawn again: listeners come and go without a word.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Show the leased ports
+/// List the leased ports
 #[derive(Debug, Args)]
 pub(super) struct List {
     /// Only leases of the current project
@@ -129,13 +129,13 @@ fn draw(leases: &Json) -> String {
 pub(super) fn owner(lease: &Json) -> String {
     let owner = match text(lease, "owner") {
         "process" => match lease["comm"].as_str() {
-            Some(comm) => format!("{comm} (PID {})", lease["pid"]),
-            None => format!("process {}", lease["pid"]),
+            Some(comm) => format!("{comm}[{}]", lease["pid"]),
+            None => format!("PID {}", lease["pid"]),
         },
         "unit" => text(lease, "unit").to_owned(),
         "connection" => "a bus connection".to_owned(),
         _ => match lease["ttl"].as_u64() {
-            Some(ttl) => format!("for {ttl} s"),
+            Some(ttl) => format!("{ttl} s"),
             None => String::new(),
         },
     };

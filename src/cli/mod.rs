@@ -56,7 +56,7 @@ use crate::{
     word::{counted, disturbs, visible},
 };
 
-/// Hands out ports, so that dev servers, databases, tests and agents never collide.
+/// Lease ports, so that dev servers, databases, tests and agents never collide.
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
@@ -69,7 +69,7 @@ pub struct Cli {
 }
 
 const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 refused (stderr says why), 2 wrong usage, 3 no service can be reached";
+    "Exit codes: 0 success, 1 refused (see stderr), 2 wrong usage, 3 the service cannot be reached";
 
 #[derive(Debug, Subcommand)]
 enum Verb {

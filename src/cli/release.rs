@@ -17,14 +17,14 @@ use crate::{
     value::Fields,
 };
 
-/// Give leased ports back
+/// Release leased ports
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Release {
     /// Ports, or leases: their ids, or the first digits of their ids (at least 4), as `styxy list` shows them
     #[arg(value_name = "LEASE_ID|PORT")]
     which: Vec<String>,
-    /// All leases of this project; without a path, of the current one
+    /// All leases of this project; without a path, the current one
     #[allow(
         clippy::option_option,
         reason = "clap's word for an option whose value may be left out"
@@ -60,8 +60,8 @@ impl Release {
         if self.which.is_empty() {
             if common.0.iter().all(|(key, _)| *key == "protocol") {
                 return Err(usage(
-                    &Error::invalid("nothing is named that is to be released")
-                        .suggest("give a lease or a port, or --project, --type or --instance"),
+                    &Error::invalid("no lease is named")
+                        .suggest("name a port or a lease, or give --project, --type or --instance"),
                 ));
             }
             return self.release_matching(common);
@@ -112,7 +112,7 @@ impl Release {
     fn tell(&self, leases: &[Json]) -> Result<(), Stop> {
         if !self.output.json {
             if leases.is_empty() {
-                return print("no lease is meant");
+                return print("no lease matches");
             }
             let line = |lease: &Json| {
                 format!("released port {} of {}", lease["port"], text(lease, "service_type"))
@@ -145,9 +145,7 @@ fn agreed(leases: &[Json]) -> Result<bool, Stop> {
     }
     let what = counted(leases.len() as u64, "lease");
     if !io::stdin().is_terminal() {
-        return Err(refused(format!(
-            "that would release {what}: say --yes if that is what you want"
-        )));
+        return Err(refused(format!("this would release {what}: add --yes to do so")));
     }
     write!(out, "Release {what}? [y/N] ")?;
     out.flush()?;

@@ -20,13 +20,13 @@ use super::{
 };
 use crate::{error::Error, kernel::probe, request::MOST_PORTS, service_type::Hold, word::visible};
 
-/// Lease a port, and become a command that gets it in PORT
+/// Lease a port and run a command with it in $PORT
 ///
-/// The command takes the place of styxy: signals reach it, and its exit code is the one that is seen.
-/// The lease is the command's, and ends with it.
+/// The command replaces styxy: it gets all signals, and its exit code is the exit code.
+/// The lease belongs to the command, and ends with it.
 ///
-/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST to 127.0.0.1 (::1 where that does not exist) if it is not set. In the arguments
-/// {port} stands for the port, {port_1} for the next of several, {NAME} for that of --env NAME=TYPE.
+/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts without it). In the arguments,
+/// {port} is replaced by the port, {port_1} by the next of several, and {NAME} by that of --env NAME=TYPE.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
@@ -36,10 +36,10 @@ pub(super) struct Run {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE", required_unless_present = "env")]
     service_type: Option<String>,
-    /// Put the port into this variable instead of PORT; NAME=TYPE leases a further port for it
+    /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it
     #[arg(long, value_name = "NAME[=TYPE]")]
     env: Vec<Variable>,
-    /// Lease so many consecutive ports: PORT, PORT_1, …
+    /// Lease this many consecutive ports: PORT, PORT_1, …
     #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
@@ -57,10 +57,10 @@ pub(super) struct Run {
 /// How it is said which port it is.
 #[derive(Clone, Copy, Debug, Args)]
 pub(super) struct Telling {
-    /// Say nothing about the port
+    /// Do not print a line about the port
     #[arg(long, short)]
     pub(super) quiet: bool,
-    /// Say it as JSON: a line for each lease on stderr, for stdout is the command's
+    /// Print it as JSON, a line for each lease, on stderr, because stdout is the command's
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }

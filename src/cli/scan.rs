@@ -20,7 +20,7 @@ use crate::{
 /// How much of a command line is shown in the table.
 const MOST_OF_A_COMMAND: usize = 40;
 
-/// Show which programs listen (TCP) or have ports bound (UDP), with or without a lease
+/// List the programs that listen on TCP ports or have UDP ports bound, with or without a lease
 #[derive(Debug, Args)]
 pub(super) struct Scan {
     /// The ports, as 3000, 3000-3999 or 1..65535 [default: those of the service types]

@@ -1,7 +1,9 @@
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Output, Stop, block_on, config::elsewhere, counted, print, print_json, text};
+use super::{
+    Output, Stop, block_on, config::elsewhere, counted, print, print_json, table::folded, text,
+};
 use crate::{
     client::{self, Call, Way},
     kernel::sandbox::Layer,
@@ -32,7 +34,7 @@ impl Status {
             status["running"] = true.into();
             return print_json(&status);
         }
-        print(&describe(&status, way))
+        print(&folded(&describe(&status, way)))
     }
 }
 

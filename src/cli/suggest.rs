@@ -19,10 +19,10 @@ use crate::{
 /// Show which ports the next requests would get, and why; without a type, what this project needs
 #[derive(Debug, Args)]
 pub(super) struct Suggest {
-    /// The class of service [default: those that the files of the project point to]
+    /// The class of service [default: those that the files of the project suggest]
     #[arg(value_name = "TYPE")]
     service_type: Option<String>,
-    /// How many
+    /// How many to show
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: u16,
     /// What the port is for
@@ -76,7 +76,7 @@ impl Suggest {
         if found.is_empty() {
             let project = visible(project.path().as_str());
             return print(&format!(
-                "nothing in {project} says which ports it needs: name a type (`styxy types` shows them)"
+                "no file in {project} says which ports it needs: name a type (`styxy types` lists them)"
             ));
         }
         let mut table = Table::new([

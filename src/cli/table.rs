@@ -141,15 +141,26 @@ impl<const N: usize> Table<N> {
             let used = widths.iter().filter(|width| **width > 0);
             used.map(|width| width + GAP.len()).sum::<usize>().saturating_sub(GAP.len())
         };
+        // Prose is not broken within a word.
+        let words: [usize; N] = std::array::from_fn(|index| {
+            let words = self.rows.iter().flat_map(|row| row[index].text.split_whitespace());
+            match self.columns[index].kind {
+                Kind::Prose => words.map(UnicodeWidthStr::width).max().unwrap_or(0),
+                _ => 0,
+            }
+        });
         for (kinds, least) in [
             (&[Kind::Path][..], 20),
-            (&[Kind::Text, Kind::Prose], 16),
-            (&[Kind::Path, Kind::Text, Kind::Prose], 10),
-            (&[Kind::Path, Kind::Text, Kind::Prose, Kind::Short, Kind::Number], 1),
+            (&[Kind::Text], 16),
+            (&[Kind::Prose], 24),
+            (&[Kind::Path, Kind::Text], 10),
+            (&[Kind::Path, Kind::Text, Kind::Prose], 6),
+            (&[Kind::Path, Kind::Text, Kind::Short, Kind::Number], 1),
         ] {
             while all(&widths) > most {
                 let may = |index: &usize| {
-                    kinds.contains(&self.columns[*index].kind) && widths[*index] > least
+                    kinds.contains(&self.columns[*index].kind)
+                        && widths[*index] > least.max(words[*index])
                 };
                 let Some(widest) = (0..N).filter(may).max_by_key(|index| widths[*index]) else {
                     break;
@@ -198,6 +209,12 @@ impl<const N: usize> Table<N> {
 fn columns() -> Option<usize> {
     let known = |size: Winsize| (size.ws_col > 0).then_some(size.ws_col.into());
     tcgetwinsize(io::stdout()).ok().and_then(known)
+}
+
+/// The text in lines of the terminal's width, broken between words.
+pub(super) fn folded(text: &str) -> String {
+    let Some(width) = columns() else { return text.to_owned() };
+    text.lines().flat_map(|line| wrapped(line, width)).collect::<Vec<_>>().join("\n")
 }
 
 /// A text in a colour.
@@ -327,6 +344,18 @@ mod tests {
         let shown = table.render(Some(26), false);
         assert_eq!(shown, "PORT  WHY\n3000  the port that this\n      project had last");
         assert_eq!(wrapped("a considerably-long-word b", 6), ["a", "considerably-long-word", "b"]);
+    }
+
+    #[test]
+    fn names_give_way_before_ports_and_prose_is_as_wide_as_its_longest_word() {
+        let mut table = Table::new([short("PORTS"), text("ORIGIN"), prose("DESCRIPTION")]);
+        table.row(["11510-11519", "automatic, for styxy[4711]", "Authentication services"]);
+        assert_eq!(
+            table.render(Some(38), false),
+            "PORTS        ORIGIN     DESCRIPTION\n\
+             11510-11519  automati…  Authentication\n\
+             \x20                       services"
+        );
     }
 
     #[test]

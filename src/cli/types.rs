@@ -8,7 +8,7 @@ use super::{
 };
 use crate::client::Call;
 
-/// Show the service types: their ranges, how much of them is used, and who made them
+/// List the service types: their ranges, how many ports are in use, and where they come from
 #[derive(Debug, Args)]
 pub(super) struct Types {
     #[command(flatten)]

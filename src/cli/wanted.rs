@@ -19,26 +19,26 @@ pub(super) struct Wanted {
     /// Try this port first
     #[arg(long)]
     pub(super) port: Option<Port>,
-    /// Try first the port that is so far from the type's first preferred one: main, dev, staging, features,
-    /// or what the configuration names under instance_templates
+    /// Start at a named offset (main 0, dev 1, staging 2, features 3, or one from instance_templates) from the
+    /// type's first preferred port
     #[arg(long, conflicts_with = "port")]
     template: Option<String>,
-    /// Fail if the asked port cannot be had, instead of taking another
+    /// Fail if that port cannot be had, instead of taking another
     #[arg(long, requires = "port")]
     strict: bool,
     /// tcp, udp, or both for the same number in both [default: as the type has it, else tcp]
     #[arg(long)]
     pub(super) protocol: Option<Protocol>,
-    /// The agent, session or tool that asks
+    /// The agent, session or tool that makes the request
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
     /// The project that the port is for [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
-    /// Which one is meant of a type that runs once, if there is one for each of several things
+    /// Distinguish several single-instance services of one type
     #[arg(long, value_name = "KEY")]
     singleton_key: Option<String>,
-    /// Make a new service type even if its name looks like a mistyped one
+    /// Create a new service type even if its name looks like a typo
     #[arg(long)]
     create: bool,
 }
@@ -114,7 +114,7 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
         let what = if answer["dry_run"] == true { "would get" } else { "got" };
         notes.push(format!(
             "{service_type} {what} the ports {first}-{last} \
-             (`styxy config undo-auto-allocation {service_type}` takes them away)"
+             (to undo: `styxy config undo-auto-allocation {service_type}`)"
         ));
     }
     if answer["instance_behavior"] == "single" {
@@ -123,9 +123,7 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
             let held = text(answer, "held");
             format!("{service_type} runs once, and it has port {port}: connect to it ({held})")
         } else {
-            format!(
-                "{service_type} runs once: whoever asks for it from now on gets port {port}, too"
-            )
+            format!("{service_type} runs once: later requests for it get port {port}, too")
         });
     }
     notes

@@ -18,7 +18,7 @@ use crate::{client, time::Timestamp};
 /// How many events may wait to be printed.
 const AT_ONCE: usize = 256;
 
-/// Show what happens, as it happens, until Ctrl-C; with --json an object a line
+/// Show changes as they happen, until Ctrl-C; with --json, one object per line
 #[derive(Debug, Args)]
 pub(super) struct Watch {
     #[command(flatten)]

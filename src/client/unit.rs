@@ -108,12 +108,12 @@ impl Unit {
                 "its sandbox cannot be set up, because user namespaces or mounts in them are forbidden here: \
                  `styxy doctor --fix` starts it with a smaller one"
             }
-            ("1", 228) => "its system call filter cannot be set up here: `styxy doctor` tells more",
+            ("1", 228) => "its system call filter cannot be set up here: see `styxy doctor`",
             ("1", 233 | 238 | 241) => {
                 "one of its folders cannot be made: ~/.config/styxy and ~/.local/state/styxy must be folders of this \
                  user that can be written, and no broken links; then `styxy doctor --fix`"
             }
-            _ => "`journalctl --user -u styxy.service` tells why",
+            _ => "see `journalctl --user -u styxy.service`",
         };
         let result = self.get("Result");
         match self.get("ExecMainCode") {

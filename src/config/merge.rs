@@ -83,8 +83,7 @@ fn edit<K: Ord + Display, V, E>(
 fn slip<K: Display, V>(map: &BTreeMap<K, V>, name: &K) -> Option<Misfit> {
     let known: Vec<_> = map.keys().map(ToString::to_string).collect();
     let near = nearest(&name.to_string(), known.iter().map(String::as_str))?;
-    let message =
-        format!("there is nothing of this name that could be removed; did you mean {near:?}?");
+    let message = format!("there is nothing of this name to remove; did you mean {near:?}?");
     Some((name.to_string(), message))
 }
 

@@ -20,7 +20,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{net::UnixStream, sync::watch};
 use tower_service::Service;
 
-use super::{OBSERVER, stopped};
+use super::{OBSERVER, stopped, worded::Worded};
 use crate::{
     activity::Busy,
     broker::{Broker, Caller},
@@ -96,7 +96,7 @@ pub(super) async fn serve(
         .header_read_timeout(SILENCE)
         // A shell's client may close its side when it has asked.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(Worded::new(TokioIo::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let mut stopping = stop.clone();
     let result = tokio::select! {

@@ -4,12 +4,14 @@
 //! - `types`: the part of it that is about service types and the configuration
 //! - `bounds`: how much, and for how long, the service reads
 //! - `connection`: one connection
+//! - `worded`: a body for what hyper refuses by itself
 //! - this file: the socket
 
 mod bounds;
 mod connection;
 pub mod routes;
 mod types;
+mod worded;
 
 use std::{sync::Arc, time::Duration};
 

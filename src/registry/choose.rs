@@ -117,6 +117,7 @@ impl Obstacle {
 
     /// Why the port cannot be had, for people.
     pub fn describe(&self, port: Port, protocol: Protocol) -> String {
+        let protocol = protocol.in_words();
         match self {
             Self::Leased(lease) => {
                 let name = lease.service_name.as_ref().map(|n| format!(" {n}"));

@@ -125,9 +125,7 @@ impl AllocateRequest {
             )));
         }
         if request.strict && request.port.is_none() {
-            problems.note::<()>(Err(Error::invalid(
-                "strict says that only the asked port counts, but no port is asked for: add a port",
-            )));
+            problems.note::<()>(Err(Error::invalid("strict needs a port: no port is asked for")));
         }
         if request.port.is_some() && request.template.is_some() {
             problems.note::<()>(Err(Error::invalid(
@@ -188,7 +186,7 @@ impl AllocateRequest {
         }
         if !is_single && self.singleton_key.is_some() {
             return Err(Error::invalid(format!(
-                "singleton_key tells singletons of one type from one another, but {name} is none"
+                "singleton_key is for single-instance types, but {name} is not one"
             ))
             .suggest(format!(
                 "ask without it, or set service_types.{name}.instance_behavior to \"single\""

@@ -40,7 +40,7 @@ fn on_the_bus(machine: &Machine) {
         ("STYXY_CLIENT_COMM", "busctl"),
         ("SYSLOG_IDENTIFIER", "styxy"),
         ("PRIORITY", "5"),
-        ("MESSAGE", "Granted tcp port 3000 to dev web"),
+        ("MESSAGE", "Granted TCP port 3000 to dev web"),
     ] {
         assert_eq!(event[field], value, "{field}: {event:#}");
     }

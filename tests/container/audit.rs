@@ -53,7 +53,7 @@ fn release(machine: &Machine) {
     assert_eq!(events.len(), 2, "{events:#?}");
     has_exactly(
         &events[1],
-        "Released udp port 3000 of dev web of /home/dev/shop",
+        "Released UDP port 3000 of dev web of /home/dev/shop",
         &[
             ("ACTION", "release"),
             ("PORT", "3000"),
@@ -79,7 +79,7 @@ fn reuse(machine: &Machine) {
     assert_eq!(events.len(), 2, "{events:#?}");
     has_exactly(
         &events[1],
-        "Shared tcp port 11430 of ai web of /home/dev/shop",
+        "Shared TCP port 11430 of ai web of /home/dev/shop",
         &[
             ("ACTION", "singleton_reuse"),
             ("PORT", "11430"),
@@ -101,7 +101,7 @@ fn deny(machine: &Machine) {
     let refused = machine
         .call("Allocate", &format!("'sa{{sv}}' dev 5 {OPTIONS} port q 3000 strict b true"))
         .unwrap_err();
-    assert!(refused.contains("tcp port 3000 is leased to dev"), "{refused}");
+    assert!(refused.contains("TCP port 3000 is leased to dev"), "{refused}");
     let events = events(machine);
     assert_eq!(events.len(), 2, "{events:#?}");
     has_exactly(
@@ -354,7 +354,7 @@ fn no_journal(machine: &Machine) {
     let events: Vec<Json> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(events.len(), 2, "{lines}");
     for (event, action, message, priority) in [
-        (&events[0], "allocate", "Granted tcp port 3000 to dev web", "5"),
+        (&events[0], "allocate", "Granted TCP port 3000 to dev web", "5"),
         (&events[1], "deny", "Refused a port to dve: UnknownServiceType", "5"),
     ] {
         assert_eq!(event["STYXY_ACTION"], action, "{event}");

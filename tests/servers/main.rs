@@ -186,7 +186,7 @@ fn ignores_its_port() {
     assert_eq!(lease["state"], "reserved");
     let port = lease["port"].to_string();
     let check = String::from_utf8(home.run(&["check", &port]).stdout).unwrap();
-    let told = format!("its owner listens on tcp port {other} instead");
+    let told = format!("its owner listens on TCP port {other} instead");
     assert!(check.contains(&told) && check.contains("{port}"), "{check}");
     let check: Json =
         serde_json::from_slice(&home.run(&["check", &port, "--json"]).stdout).unwrap();

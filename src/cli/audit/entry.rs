@@ -151,7 +151,7 @@ mod tests {
             r#"{"STYXY_ACTION": "release", "STYXY_PORT": "3000", "STYXY_SEQ": "7", "_PID": "104",
                 "STYXY_CLIENT_PID": "4711", "STYXY_CLIENT_UID": "1000", "STYXY_STATE_ID": "s",
                 "STYXY_TIME": "2026-11-23T12:06:06.817Z", "STYXY_SOMETHING_NEW": "3",
-                "MESSAGE": "Released tcp port 3000", "MESSAGE_ID": "354c", "PRIORITY": "5",
+                "MESSAGE": "Released TCP port 3000", "MESSAGE_ID": "354c", "PRIORITY": "5",
                 "__REALTIME_TIMESTAMP": "1795435566817806"}"#,
         );
         assert_eq!(
@@ -159,7 +159,7 @@ mod tests {
             serde_json::json!({
                 "action": "release", "port": 3000, "seq": 7, "client_pid": 4711,
                 "client_uid": 1000, "state_id": "s", "time": "2026-11-23T12:06:06.817Z",
-                "something_new": "3", "message": "Released tcp port 3000", "message_id": "354c",
+                "something_new": "3", "message": "Released TCP port 3000", "message_id": "354c",
             })
         );
         assert_eq!(entry.arrived.to_string(), "2026-11-23T12:06:06.817Z");

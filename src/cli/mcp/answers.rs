@@ -93,7 +93,7 @@ pub(super) struct Checked {
     /// If the reason is in_use: listener, bound (without listening), or connection (an outgoing one)
     in_use_by: Option<String>,
     listening: bool,
-    lease: Option<Lease>,
+    lease: Option<Listed>,
     /// The programs that listen; null if they cannot be seen
     listeners: Option<Vec<Listener>>,
     /// The programs that have the port without listening, if nothing listens on it

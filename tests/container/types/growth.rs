@@ -24,7 +24,7 @@ pub fn thousand(machine: &Machine) {
         ports.extend(first..=last);
         let message = match i {
             0 => format!("The new service type tool got the ports {text}"),
-            _ => format!("The service type tool was full and got the ports {text}, too"),
+            _ => format!("The service type tool was full and also got the ports {text}"),
         };
         for (field, value) in [
             ("MESSAGE", message.as_str()),

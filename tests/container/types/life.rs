@@ -17,7 +17,7 @@ pub fn grafana(machine: &Machine) {
     assert_eq!(
         got.stderr,
         "styxy: grafana got the ports 11510-11519 \
-         (`styxy config undo-auto-allocation grafana` takes them away)\n"
+         (to undo: `styxy config undo-auto-allocation grafana`)\n"
     );
     serve(machine, 11510);
     let before = grafana_now(machine);
@@ -83,7 +83,7 @@ pub fn undone(machine: &Machine) {
     assert_eq!(events(machine, "undo_auto_allocation"), Vec::<Json>::new());
 
     let done = machine.user(&format!("{undo} --force")).ok();
-    assert_eq!(done, "grafana is gone; 2 leases were released\n");
+    assert_eq!(done, "grafana was removed; 2 leases were released\n");
     assert_eq!(automatic(machine), []);
     assert!(!file(machine).contains("grafana"));
     assert_eq!(json(machine, "styxy list"), json!([]));
@@ -91,7 +91,7 @@ pub fn undone(machine: &Machine) {
     assert_eq!(releases.len(), 2);
     let [undo_event] = &events(machine, "undo_auto_allocation")[..] else { panic!("one event") };
     for (field, value) in [
-        ("MESSAGE", "The service type grafana was taken away; its ports were 11510-11519"),
+        ("MESSAGE", "The service type grafana was removed; its ports were 11510-11519"),
         ("STYXY_SERVICE_TYPE", "grafana"),
         ("STYXY_RANGE", "11510-11519"),
         ("STYXY_PLACEMENT", "after"),
@@ -123,7 +123,7 @@ pub fn undone(machine: &Machine) {
     // A lease that is released in time needs no force.
     machine.call("ReleaseMatching", "'a{sv}' 1 service_type s kibana").unwrap();
     let done = machine.user("styxy config undo-auto-allocation kibana").ok();
-    assert_eq!(done, "kibana is gone\n");
+    assert_eq!(done, "kibana was removed\n");
 }
 
 fn grafana_now(machine: &Machine) -> Json {

@@ -55,7 +55,7 @@ pub fn sessions(machine: &Machine) {
     // The sessions, and two who have only asked.
     assert_eq!(shared.len(), 7 + 2, "{shared:#?}");
     for event in &shared[..7] {
-        assert_eq!(event["MESSAGE"], "Shared tcp port 11430 of ai of /home/dev", "{event:#}");
+        assert_eq!(event["MESSAGE"], "Shared TCP port 11430 of ai of /home/dev", "{event:#}");
         assert_eq!(event["STYXY_CLIENT_COMM"], "styxy", "{event:#}");
         assert_eq!(event["STYXY_OWNER"], granted["STYXY_OWNER"], "who holds it");
     }

@@ -35,7 +35,7 @@ pub fn switch(machine: &Machine) {
     // What has appeared before stays, but it does not grow.
     machine.call("Allocate", "'sa{sv}' grafana 1 count q 9").unwrap();
     let error = machine.call("Allocate", "'sa{sv}' grafana 0").unwrap_err();
-    assert!(error.contains("no tcp port of grafana (11510-11519) is free"), "{error}");
+    assert!(error.contains("no TCP port of grafana (11510-11519) is free"), "{error}");
     assert_eq!(automatic(machine).len(), 1);
 
     let done = machine.user("styxy config auto-allocation enable").ok();
