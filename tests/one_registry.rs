@@ -255,17 +255,6 @@ fn named(home: &Home) -> Vec<(u64, String)> {
     leases(home).into_iter().map(lease).collect()
 }
 
-/// How many records of the present log have this in them.
-fn recorded(home: &Home, what: &str) -> usize {
-    let names = fs::read_dir(home.state()).unwrap().map(|file| file.unwrap().path());
-    let logs = names.filter(|path| path.to_string_lossy().contains("/log."));
-    let count = |path: PathBuf| {
-        let log = fs::read_to_string(path).unwrap();
-        log.lines().filter(|line| line.contains(what)).count()
-    };
-    logs.map(count).sum()
-}
-
 #[test]
 fn what_an_older_version_kept_in_another_folder_is_merged_once() {
     let home = Home::with_type();
@@ -295,7 +284,7 @@ fn what_an_older_version_kept_in_another_folder_is_merged_once() {
     let service = home.service_with_log();
     let merged = [ours[0].clone(), theirs[1].clone(), theirs[2].clone()];
     assert_eq!(named(&home), merged);
-    assert_eq!(recorded(&home, r#""reason":"merged""#), 2);
+    home.until(|| events(&home, r#""STYXY_REASON":"merged""#).len() == 2);
 
     // The older state's events are sent under its name, and then nothing is left of it.
     let is_left = || fs::read_dir(&folder).unwrap().any(|file| file.unwrap().path().is_dir());
@@ -405,13 +394,14 @@ fn a_new_registry_copies_what_others_remember_and_no_lease() {
     fs::rename(home.state(), &other).unwrap();
     let before: Vec<_> = fs::read_dir(&other).unwrap().map(|file| file.unwrap().path()).collect();
 
-    let service = home.service();
+    let merges = || events(&home, r#""STYXY_ACTION":"merge""#).len();
+    let service = home.service_with_log();
     assert!(leases(&home).is_empty());
     assert_eq!(home.ok(&["allocate", "mine", "--project", "/project"]), port);
-    assert_eq!(recorded(&home, r#""merge""#), 1);
+    home.until(|| merges() == 1);
     end(service, Signal::SIGTERM);
-    let service = home.service();
-    assert_eq!((leases(&home).len(), recorded(&home, r#""merge""#)), (1, 1), "only when it is new");
+    let service = home.service_with_log();
+    assert_eq!((leases(&home).len(), merges()), (1, 1), "only when it is new");
     end(service, Signal::SIGTERM);
     let after: Vec<_> = fs::read_dir(&other).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(after, before, "it is another machine's");
