@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read},
+    io::{self, BufReader, Read},
     os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
@@ -56,7 +56,8 @@ impl Files {
     pub fn new(folders: Vec<PathBuf>, copy: PathBuf) -> Self {
         let kept = copy.with_extension("shown");
         let shown = Shown::read(&kept);
-        let good = fs::read(&copy).ok().and_then(|good| serde_json::from_slice(&good).ok());
+        let good = durable::open(&copy).ok();
+        let good = good.and_then(|good| serde_json::from_reader(BufReader::new(good)).ok());
         let were_good = good.is_some();
         Self { folders, copy, shown, kept, in_force: good.unwrap_or_default(), were_good }
     }

@@ -1,8 +1,8 @@
 //! What commands have shown of files that the service cannot see, kept for the next service.
 
 use std::{
-    fs::{self, DirBuilder},
-    io,
+    fs::DirBuilder,
+    io::{self, BufReader},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -69,7 +69,8 @@ pub enum Showing {
 impl Shown {
     /// What was kept in that file; nothing if there is none.
     pub(super) fn read(file: &Path) -> Self {
-        let kept = fs::read(file).ok().and_then(|kept| serde_json::from_slice(&kept).ok());
+        let kept = durable::open(file).ok();
+        let kept = kept.and_then(|kept| serde_json::from_reader(BufReader::new(kept)).ok());
         kept.unwrap_or_default()
     }
 
@@ -175,6 +176,8 @@ fn files_name(name: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -24,6 +24,8 @@ pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 pub enum Line {
     /// The first line of every file.
     Header(Header),
+    /// The number of records that follow and are one commit: all of them count, or none (in a log).
+    Commit(usize),
     /// A change (in a log).
     Record(Record),
     /// Every audit event up to this number is in the journal (in a log).
@@ -38,8 +40,20 @@ pub enum Line {
     Instance(Instance),
     /// What the journal was told of the configuration (in a snapshot).
     Told(Told),
+    /// Damage that was found when the snapshot was written (in a snapshot).
+    Damage(Damage),
     /// The last line of a snapshot, with the number of lines between it and the header.
     End(usize),
+}
+
+impl Line {
+    /// Whether it is one of those that the last line of a snapshot counts.
+    pub fn is_entry(&self) -> bool {
+        matches!(
+            self,
+            Self::Lease(_) | Self::Memory(_) | Self::Instance(_) | Self::Told(_) | Self::Damage(_)
+        )
+    }
 }
 
 /// A record that is written from where it is.
@@ -82,6 +96,28 @@ pub struct Memory {
     pub port: Port,
     /// The number of the change that it was granted by.
     pub seq: u64,
+}
+
+/// What was lost, and the file that is kept because of it. A start after a kill in the middle of a recovery finishes
+/// what that one has begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Damage {
+    /// For people.
+    pub reason: String,
+    /// The damaged file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kept: Option<Kept>,
+}
+
+/// A damaged file and how it is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Its name in the state folder.
+    pub file: String,
+    /// The name that it gets.
+    pub aside: String,
+    /// Whether the file itself stays as well: the audit still reads what is good of it.
+    pub copy: bool,
 }
 
 /// What every version of the format has in its header.

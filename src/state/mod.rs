@@ -60,7 +60,9 @@ impl Name {
             "log" => Kind::Log,
             _ => return None,
         };
-        let name = Self { kind, generation: generation.parse().ok()? };
+        // Not one that numbers cannot be counted on from.
+        let generation = generation.parse().ok().filter(|number| *number < u64::from(u32::MAX))?;
+        let name = Self { kind, generation };
         // A number can be spelled in several ways, and only one of them is the file's name.
         (name.to_string() == file).then_some(name)
     }

@@ -12,7 +12,7 @@ use super::{
     Kind, Name, files,
     line::{self, Line},
 };
-use crate::change::Record;
+use crate::{change::Record, durable};
 
 /// A place in the log.
 pub struct Reader {
@@ -53,7 +53,7 @@ impl Reader {
 
     /// A reader behind so many bytes of one file: what is before needs no reading.
     pub(super) fn behind(folder: &Path, name: Name, offset: u64) -> io::Result<Self> {
-        let file = Some(File::open(name.path(folder))?);
+        let file = Some(durable::open(&name.path(folder))?);
         Ok(Self { generation: name.generation, file, offset, ..Self::new(folder) })
     }
 
@@ -82,7 +82,7 @@ impl Reader {
                 Filled::Beyond => return Ok(None),
                 Filled::End => {}
             }
-            self.file = Some(File::open(following.path(&self.folder))?);
+            self.file = Some(durable::open(&following.path(&self.folder))?);
             self.generation = following.generation;
             self.offset = 0;
         }

@@ -3,8 +3,10 @@
 //! - The end of the newest log without a line feed is a write that the end of the process (or of the
 //!   power) cut short. It was never acknowledged: it is cut off and reported.
 //! - What a newer version has written is left as it is, and nothing is granted: this version would lose a part.
-//! - Anything else that cannot be read is damage. The file is kept beside the others under a name
-//!   with the time, everything readable counts, and a new snapshot replaces it.
+//! - Nor was a commit of which some records are missing there: it is cut off whole.
+//! - Anything else that cannot be read is damage. Everything readable counts. A new snapshot replaces the file and
+//!   names the damage; only then is the file put aside, under a name with the time. So a kill at any instant
+//!   leaves either the damage itself or a snapshot that tells of it.
 
 use std::{
     fs::{self, File},
@@ -17,9 +19,14 @@ use std::{
 
 use super::{
     Kind, Name, OpenError, files,
-    line::{self, Header, Line, Origin, Unreadable},
+    line::{self, Damage, Header, Kept, Line, Origin, Unreadable},
 };
-use crate::{change::Change, registry::Registry, time::Timestamp};
+use crate::{
+    change::{Change, Record},
+    durable,
+    registry::Registry,
+    time::Timestamp,
+};
 
 /// How many threads read the lines of a long file. Reading takes two thirds of the time in which a service
 /// with many leases starts; the rest is done meanwhile.
@@ -45,8 +52,10 @@ pub(super) struct Recovered {
     pub(super) seq: u64,
     /// The number of the last confirmed event.
     pub(super) confirmed: u64,
-    /// What was damaged, for people.
-    pub(super) damage: Vec<String>,
+    /// What was damaged.
+    pub(super) damage: Vec<Damage>,
+    /// What an earlier start has found damaged and did not yet report.
+    pub(super) pending: Vec<Damage>,
     /// That the end of the log was cut off, for people.
     pub(super) torn: Option<String>,
     /// The newest snapshot, and the last change that it has.
@@ -56,16 +65,34 @@ pub(super) struct Recovered {
     pub(super) written_by: Option<Origin>,
     /// The newer version that wrote what this one does not know.
     newer: Option<Origin>,
-    aside: Vec<Aside>,
 }
 
-/// A damaged file and where it is to be kept.
-#[derive(Debug)]
-struct Aside {
-    from: PathBuf,
-    to: PathBuf,
-    /// Whether the file itself stays until a new snapshot has replaced it: something of it is good.
-    copy: bool,
+/// What was seen of a file so far.
+#[derive(Default)]
+struct Seen {
+    /// How much of it, in bytes.
+    offset: u64,
+    /// Entries of a snapshot.
+    good: usize,
+    /// Damaged lines.
+    bad: usize,
+    /// Changes that are not there.
+    missing: u64,
+    /// How many entries its last line speaks of.
+    end: Option<usize>,
+    commit: Option<Commit>,
+    written_by: Option<Origin>,
+}
+
+/// The records of one commit, as long as not all of them were read.
+struct Commit {
+    /// Where it begins in the file.
+    start: u64,
+    /// How many it has.
+    count: usize,
+    /// How many were not seen yet.
+    left: usize,
+    records: Vec<Record>,
 }
 
 /// Reads all state files into the registry, and changes nothing.
@@ -78,8 +105,17 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, 
         return Err(newer(origin));
     }
     let newest_of = |kind| names.iter().rev().find(move |name| name.kind == kind).copied();
-    let snapshot = newest_of(Kind::Snapshot);
-    let mut recovered = Recovered { snapshot, ..Recovered::default() };
+    let mut recovered = Recovered::default();
+    for name in names.iter().rev().filter(|name| name.kind == Kind::Snapshot) {
+        // One that does not say what it is, and has no log of its own, must not hide an older one and its logs.
+        let is_ours = || names.contains(&Name::log(name.generation));
+        if origin(&name.path(folder)).is_some() || is_ours() {
+            recovered.snapshot = Some(*name);
+            break;
+        }
+        recovered.damaged(*name, "has no header", false);
+    }
+    let snapshot = recovered.snapshot;
     if let Some(snapshot) = snapshot {
         recovered.read_file(folder, snapshot, false, registry);
     }
@@ -96,7 +132,7 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, 
         && let Some(snapshot) = snapshot
     {
         recovered.newest = Some(Name::log(snapshot.generation));
-        recovered.damage.push(format!(
+        recovered.lost(format!(
             "{} is missing: changes after {snapshot} are lost, if there were any",
             Name::log(snapshot.generation)
         ));
@@ -106,40 +142,16 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, 
 
 impl Recovered {
     fn read_file(&mut self, folder: &Path, name: Name, newest: bool, registry: &mut Registry) {
-        let (mut good, mut bad, mut missing) = (0, 0, 0);
-        let mut end = None;
-        let mut is_first = true;
-        let mut written_by: Option<Origin> = None;
         let path = name.path(folder);
         let bytes = fs::metadata(&path).map_or(0, |file| file.len());
         registry.reserve(usize::try_from(bytes / LEASE).unwrap_or_default());
-        let mut chunks = Chunks::default();
-        let read = chunks.each_line(path, |line| {
-            match line {
-                Ok(Line::Header(_)) if !is_first => bad += 1,
-                Ok(Line::End(count)) => end = Some(count),
-                Ok(line) => {
-                    if let Line::Header(header) = &line {
-                        written_by = Some(header.origin());
-                    }
-                    good += usize::from(matches!(
-                        line,
-                        Line::Lease(_) | Line::Memory(_) | Line::Instance(_) | Line::Told(_)
-                    ));
-                    missing += self.take(line, registry);
-                }
-                Err(Unreadable::Version(version)) => return ControlFlow::Break(version),
-                Err(Unreadable::Damaged) => bad += 1,
-                Err(Unreadable::Unknown) => {
-                    bad += 1;
-                    if let Some(newer) = written_by.as_ref().filter(|origin| origin.is_newer()) {
-                        self.newer = Some(newer.clone());
-                    }
-                }
-            }
-            is_first = false;
-            ControlFlow::Continue(())
+        let (mut chunks, mut seen) = (Chunks::default(), Seen::default());
+        let read = chunks.each_line(path, |line, length| {
+            let start = seen.offset;
+            seen.offset += length;
+            self.take_line(line, start, name, &mut seen, registry)
         });
+        let Seen { good, mut missing, bad, end, mut commit, written_by, .. } = seen;
         if newest {
             self.written_by = written_by;
         }
@@ -151,10 +163,15 @@ impl Recovered {
             Err(error) => Some(format!("cannot be read ({error})")),
         };
         if let Some(what) = what {
-            return self.damaged(folder, name, &what, false);
+            return self.damaged(name, &what, false);
         }
         let Chunks { length, rest: tail, .. } = chunks;
         let mut problems = Vec::new();
+        let is_cut = newest && bad == 0 && missing == 0;
+        if let Some(Commit { records, .. }) = commit.take_if(|_| !is_cut) {
+            problems.push("ends within a commit".to_owned());
+            missing += self.take_all(records, registry);
+        }
         if bad > 0 {
             problems.push(format!("has {bad} damaged lines"));
         }
@@ -175,6 +192,11 @@ impl Recovered {
                 self.length = length;
                 if self.length == 0 {
                     problems.push("has no header".to_owned());
+                } else if let Some(Commit { start, count, left, .. }) = commit {
+                    self.length = start;
+                    self.torn = Some(format!(
+                        "of the last {count} changes of {name}, which count only together, {left} are missing; they were cut off"
+                    ));
                 } else if !tail.is_empty() && problems.is_empty() {
                     self.torn = Some(format!(
                         "the last line of {name} was written only in part ({} bytes) and was cut off",
@@ -186,7 +208,7 @@ impl Recovered {
             Kind::Log => {}
         }
         if !problems.is_empty() {
-            self.damaged(folder, name, &problems.join(", "), true);
+            self.damaged(name, &problems.join(", "), true);
         }
     }
 
@@ -207,6 +229,9 @@ impl Recovered {
             Line::Record(record) => {
                 if record.seq <= self.seq {
                     return 0;
+                }
+                if let Change::Recover { reason } = &record.change {
+                    self.pending.retain(|damage| damage.reason != *reason);
                 }
                 let known = self.header.is_some() || self.seq > 0;
                 let missing = if known { record.seq - self.seq - 1 } else { 0 };
@@ -243,30 +268,111 @@ impl Recovered {
                 registry.set_told(told);
                 0
             }
-            Line::End(_) => 0,
+            Line::Damage(damage) => {
+                self.pending.push(damage);
+                0
+            }
+            // Both are about lines, and were taken by who reads the file.
+            Line::Commit(_) | Line::End(_) => 0,
         }
     }
 
-    fn damaged(&mut self, folder: &Path, name: Name, what: &str, copy: bool) {
-        let aside = format!("damaged.{}.{name}", now_in_a_name());
-        self.damage.push(format!("{name} {what}; it is kept as {aside}"));
-        self.aside.push(Aside { from: name.path(folder), to: folder.join(aside), copy });
-    }
-
-    /// Keeps the damaged files under their new names.
-    pub(super) fn set_aside(&self) -> io::Result<()> {
-        for Aside { from, to, copy } in &self.aside {
-            if *copy {
-                fs::copy(from, to).inspect_err(|_| {
-                    // On a full disk, the part that fitted would take the last space.
-                    let _ = fs::remove_file(to);
-                })?;
-            } else {
-                fs::rename(from, to)?;
+    /// Takes the line that begins there in the file.
+    fn take_line(
+        &mut self,
+        line: Result<Line, Unreadable>,
+        start: u64,
+        name: Name,
+        seen: &mut Seen,
+        registry: &mut Registry,
+    ) -> ControlFlow<u32> {
+        match line {
+            Ok(Line::Header(_)) if start > 0 => seen.bad += 1,
+            Ok(Line::End(count)) => seen.end = Some(count),
+            Ok(Line::Commit(count)) => {
+                // One that is not complete here is damage; what can be read of it counts.
+                if let Some(Commit { records, .. }) = seen.commit.take() {
+                    seen.bad += 1;
+                    seen.missing += self.take_all(records, registry);
+                }
+                seen.commit = Some(Commit { start, count, left: count, records: Vec::new() });
+            }
+            Ok(Line::Record(record)) if seen.commit.is_some() => {
+                seen.missing += self.take_of(&mut seen.commit, Some(record), registry);
+            }
+            Ok(line) => {
+                if let Line::Header(header) = &line {
+                    seen.written_by = Some(header.origin());
+                    let is_first = self.header.is_none() && self.snapshot.is_none();
+                    if name.kind == Kind::Log && header.seq > 0 && is_first {
+                        self.lost(format!(
+                            "the snapshot before {name} is missing, and the state up to change {} with it",
+                            header.seq
+                        ));
+                    }
+                }
+                seen.good += usize::from(line.is_entry());
+                seen.missing += self.take(line, registry);
+            }
+            Err(Unreadable::Version(version)) => return ControlFlow::Break(version),
+            Err(unreadable) => {
+                seen.bad += 1;
+                seen.missing += self.take_of(&mut seen.commit, None, registry);
+                if unreadable == Unreadable::Unknown
+                    && let Some(newer) = seen.written_by.as_ref().filter(|origin| origin.is_newer())
+                {
+                    self.newer = Some(newer.clone());
+                }
             }
         }
-        Ok(())
+        ControlFlow::Continue(())
     }
+
+    /// Takes one line of a commit, which may be damaged; the last one has all of it applied.
+    fn take_of(
+        &mut self,
+        commit: &mut Option<Commit>,
+        record: Option<Record>,
+        registry: &mut Registry,
+    ) -> u64 {
+        let Some(open) = commit else { return 0 };
+        open.records.extend(record);
+        open.left -= 1;
+        let whole = commit.take_if(|open| open.left == 0);
+        whole.map_or(0, |whole| self.take_all(whole.records, registry))
+    }
+
+    fn take_all(&mut self, records: Vec<Record>, registry: &mut Registry) -> u64 {
+        records.into_iter().map(|record| self.take(Line::Record(record), registry)).sum()
+    }
+
+    /// Notes what is lost with a file that is not there.
+    fn lost(&mut self, reason: String) {
+        self.damage.push(Damage { reason, kept: None });
+    }
+
+    fn damaged(&mut self, name: Name, what: &str, copy: bool) {
+        let aside = format!("damaged.{}.{name}", now_in_a_name());
+        let reason = format!("{name} {what}; it is kept as {aside}");
+        let kept = Kept { file: name.to_string(), aside, copy };
+        self.damage.push(Damage { reason, kept: Some(kept) });
+    }
+}
+
+/// Keeps the damaged files of a state folder under their new names, those that are not yet.
+pub(super) fn set_aside(folder: &Path, damage: &[Damage]) -> io::Result<()> {
+    for Kept { file, aside, copy } in damage.iter().filter_map(|damage| damage.kept.as_ref()) {
+        let (from, to) = (folder.join(file), folder.join(aside));
+        if *copy && !to.exists() && from.exists() {
+            // Under its name only when it is whole; on a full disk, a part would take the last space.
+            let partial = folder.join("damaged.tmp");
+            let copied = fs::copy(&from, &partial).and_then(|_| fs::rename(&partial, &to));
+            copied.inspect_err(|_| drop(fs::remove_file(&partial)))?;
+        } else if !*copy && from.exists() {
+            fs::rename(from, to)?;
+        }
+    }
+    Ok(())
 }
 
 /// A file, divided behind some of its line feeds.
@@ -280,15 +386,16 @@ struct Chunks {
 }
 
 impl Chunks {
-    /// Reads a file's lines, and passes them on in their order until `take` has enough of it.
+    /// Reads a file's lines, and passes them on in their order, each with its length, until `take` has enough of it.
     fn each_line<T>(
         &mut self,
         path: PathBuf,
-        mut take: impl FnMut(Result<Line, Unreadable>) -> ControlFlow<T>,
+        mut take: impl FnMut(Result<Line, Unreadable>, u64) -> ControlFlow<T>,
     ) -> io::Result<ControlFlow<T>> {
-        self.file = Some(File::open(path)?);
+        self.file = Some(durable::open(&path)?);
+        let mut take = |(line, length)| take(line, length);
         let Some(first) = self.next()? else { return Ok(ControlFlow::Continue(())) };
-        let Some(second) = self.next()? else { return Ok(lines(&first).try_for_each(take)) };
+        let Some(second) = self.next()? else { return Ok(lines(&first).try_for_each(&mut take)) };
         thread::scope(|scope| {
             let mut ahead = vec![second, first];
             let started: io::Result<Vec<_>> = (0..READERS)
@@ -353,12 +460,12 @@ impl Chunks {
     }
 }
 
-fn lines(chunk: &[u8]) -> impl Iterator<Item = Result<Line, Unreadable>> {
+fn lines(chunk: &[u8]) -> impl Iterator<Item = (Result<Line, Unreadable>, u64)> {
     let mut start = 0;
     memchr::memchr_iter(b'\n', chunk).map(move |end| {
         let line = &chunk[start..end];
         start = end + 1;
-        line::read(line)
+        (line::read(line), line.len() as u64 + 1)
     })
 }
 
@@ -369,7 +476,7 @@ fn origin(path: &Path) -> Option<Origin> {
 
 fn first_line(path: &Path) -> Option<Vec<u8>> {
     let mut first = Vec::new();
-    let file = BufReader::new(File::open(path).ok()?);
+    let file = BufReader::new(durable::open(path).ok()?);
     file.take(CHUNK as u64).read_until(b'\n', &mut first).ok()?;
     (first.pop()? == b'\n').then_some(first)
 }
@@ -410,7 +517,7 @@ pub fn look(folder: &Path, registry: &mut Registry) -> Result<Option<Found>, Ope
         boot_id: header.boot_id,
         seq,
         confirmed: recovered.confirmed,
-        damage: recovered.damage,
+        damage: recovered.damage.into_iter().map(|damage| damage.reason).collect(),
     }))
 }
 
@@ -452,7 +559,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(&file, &buffer).unwrap();
         let mut taken = Vec::new();
-        let end = Chunks::default().each_line(file.path().to_owned(), |line| {
+        let end = Chunks::default().each_line(file.path().to_owned(), |line, _| {
             taken.push(line);
             if taken.len() == 30_000 {
                 ControlFlow::Break("enough")
@@ -476,7 +583,7 @@ mod tests {
         fs::write(&file, &buffer).unwrap();
         let mut lengths = Vec::new();
         let mut chunks = Chunks::default();
-        let end = chunks.each_line::<()>(file.path().to_owned(), |line| {
+        let end = chunks.each_line::<()>(file.path().to_owned(), |line, _| {
             if let Ok(Line::Boot(reason)) = line {
                 lengths.push(reason.len());
             }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     Kind, Name, Reader, files,
-    line::{self, Header, Line, Memory, Origin, PROGRAM, VERSION},
+    line::{self, Damage, Header, Line, Memory, Origin, PROGRAM, VERSION},
     recover,
     writer::LogFile,
 };
@@ -107,7 +107,7 @@ impl Store {
         let recovered = recover::read(folder, registry)?;
         recover::remove_partial_files(folder).map_err(at(folder))?;
         let newest = recovered.newest;
-        let damage = recovered.damage.clone();
+        let is_damaged = !recovered.damage.is_empty();
         let mut header = recovered.header.clone().unwrap_or_else(|| Header {
             version: VERSION,
             state_id: uuid::Uuid::new_v4().to_string(),
@@ -121,7 +121,7 @@ impl Store {
         header.program = Some(PROGRAM.to_owned());
         header.confirmed = header.confirmed.max(recovered.confirmed);
         header.seq = header.seq.max(recovered.seq).max(header.confirmed);
-        if !damage.is_empty() {
+        if is_damaged {
             // The numbers of lost changes are given again, so they get another name.
             let former = std::mem::replace(&mut header.state_id, uuid::Uuid::new_v4().to_string());
             if recovered.header.is_some() {
@@ -134,7 +134,7 @@ impl Store {
 
         // A file says who wrote it, so each version has its own.
         let is_ours = recovered.written_by == Some(header.origin());
-        let going_on = newest.filter(|_| damage.is_empty() && is_ours && recovered.length > 0);
+        let going_on = newest.filter(|_| !is_damaged && is_ours && recovered.length > 0);
         // What is left of damaged files is written again, beside them.
         let next = || Name::log(newest.map_or(1, |name| name.generation + 1));
         let name = going_on.unwrap_or_else(next);
@@ -160,13 +160,20 @@ impl Store {
             snapshot,
             buffer: Vec::new(),
         };
-        if !damage.is_empty() {
-            recovered.set_aside().map_err(at(folder))?;
-            let snapshot = store.snapshot_of(registry);
-            store.compacted(snapshot.write().map_err(at(folder))?);
+        let pending: Vec<_> = recovered.damage.iter().chain(&recovered.pending).cloned().collect();
+        if is_damaged {
+            let snapshot = Snapshot { damage: pending.clone(), ..store.snapshot_of(registry) };
+            let written = snapshot.write().inspect_err(|_| {
+                // Each attempt would leave a log.
+                let _ = fs::remove_file(&path);
+            });
+            store.compacted(written.map_err(at(folder))?);
         }
+        // From here on a start after a kill knows of the damage by the snapshot.
+        recover::set_aside(folder, &pending).map_err(at(folder))?;
         boot_id.clone_into(&mut store.header.boot_id);
-        let damage = damage.into_iter().chain(recovered.torn).collect();
+        let damage =
+            pending.into_iter().map(|damage| damage.reason).chain(recovered.torn).collect();
         Ok(Opened { store, damage, other_boot })
     }
 
@@ -219,6 +226,9 @@ impl Store {
     pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
+        if records.len() > 1 {
+            line::write(&mut buffer, &Line::Commit(records.len()));
+        }
         for (record, seq) in records.iter().zip(self.header.seq + 1..) {
             debug_assert_eq!(record.seq, seq);
             line::write_record(&mut buffer, record);
@@ -314,6 +324,7 @@ impl Store {
                 .collect(),
             instances: registry.instances(),
             told: registry.told().clone(),
+            damage: Vec::new(),
         }
     }
 
@@ -383,6 +394,7 @@ pub struct Snapshot {
     memory: Vec<Memory>,
     instances: Vec<Arc<Instance>>,
     told: Told,
+    damage: Vec<Damage>,
 }
 
 impl Snapshot {
@@ -413,12 +425,15 @@ impl Snapshot {
         let leases = self.leases.iter().map(|lease| Line::Lease(Arc::clone(lease)));
         let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
         let instances = self.instances.iter().map(|instance| Line::Instance((**instance).clone()));
-        let count = self.leases.len() + self.memory.len() + self.instances.len() + 1;
+        let damage = self.damage.iter().map(|damage| Line::Damage(damage.clone()));
+        let parts = [self.leases.len(), self.memory.len(), self.instances.len(), self.damage.len()];
+        let count = parts.iter().sum::<usize>() + 1;
         let mut buffer = Vec::new();
         for line in std::iter::once(Line::Header(self.header.clone()))
             .chain(leases)
             .chain(memory)
             .chain(instances)
+            .chain(damage)
             .chain([Line::Told(self.told.clone())])
             .chain([Line::End(count)])
         {

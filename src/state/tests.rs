@@ -80,6 +80,13 @@ impl Service {
         self.change(Change::Release { lease, reason: EndReason::Released });
     }
 
+    /// Reports the damage, as the broker does at once.
+    fn report(&mut self) {
+        for reason in std::mem::take(&mut self.damage) {
+            self.change(Change::Recover { reason });
+        }
+    }
+
     fn ports(&self) -> BTreeSet<u64> {
         self.registry.iter().map(|lease| lease.port.get().into()).collect()
     }
@@ -230,7 +237,7 @@ fn a_flipped_bit_loses_its_line_at_most_and_the_file_is_kept() {
         let mut flipped = whole.clone();
         flipped[at] ^= 4;
         fs::write(home.file("log.00000001"), &flipped).unwrap();
-        let service = home.open();
+        let mut service = home.open();
         let count = service.ports().len();
         // A line feed that is gone joins two lines.
         let least = if whole[at] == b'\n' { 2 } else { 3 };
@@ -238,6 +245,7 @@ fn a_flipped_bit_loses_its_line_at_most_and_the_file_is_kept() {
         assert!(!service.damage.is_empty(), "at {at}");
         let last = whole.len() - 1 == at;
         assert_eq!(home.set_aside(), usize::from(!last), "at {at}");
+        service.report();
         drop(service);
         let service = home.open();
         assert_eq!(service.ports().len(), count, "at {at}");
@@ -359,6 +367,7 @@ fn a_file_of_an_unknown_version_or_that_cannot_be_read_is_set_aside_whole() {
         let mut service = home.open();
         assert_eq!(service.damage.len(), 1);
         assert_eq!(home.set_aside(), 1);
+        service.report();
         service.grant(3001);
         drop(service);
         let service = home.open();
@@ -530,4 +539,124 @@ fn a_folder_that_is_open_to_others_is_closed() {
     fs::set_permissions(home.path(), Permissions::from_mode(0o755)).unwrap();
     drop(home.open());
     assert_eq!(fs::metadata(home.path()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn of_a_commit_that_is_cut_nothing_is_left() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    let log = home.file("log.00000001");
+    let before = usize::try_from(fs::metadata(&log).unwrap().len()).unwrap();
+    let block: Vec<_> = (0..10)
+        .map(|n| {
+            let change = Change::Allocate { lease: lease(3010 + n).into() };
+            Record { seq: 2 + n, at: Timestamp(n), client: None, change }
+        })
+        .collect();
+    service.store.append(&block).unwrap();
+    drop(service);
+    let whole = fs::read(&log).unwrap();
+    let ends = (before..whole.len()).filter(|at| *at == before || whole[at - 1] == b'\n');
+    for cut in ends.chain([whole.len() - 1]) {
+        fs::write(&log, &whole[..cut]).unwrap();
+        let mut service = home.open();
+        assert_eq!((service.ports(), service.store.seq()), ([3000].into(), 1), "cut at {cut}");
+        assert_eq!(service.damage.len(), usize::from(cut > before), "{:?}", service.damage);
+        service.grant(3050);
+        drop(service);
+        let service = home.open();
+        assert_eq!((service.ports(), service.store.seq()), ([3000, 3050].into(), 2));
+        assert_eq!(service.damage, [""; 0], "after a cut at {cut}");
+    }
+    fs::write(&log, &whole).unwrap();
+    assert_eq!(home.open().ports().len(), 11);
+}
+
+#[test]
+fn damage_is_reported_until_the_report_is_written() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    drop(service);
+    let log = home.file("log.00000002");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replace("\"port\":3001", "\"port\":3801")).unwrap();
+    let found = home.open().damage;
+    assert_eq!(found.len(), 1);
+    // Killed before it was written, after the file was put aside or before.
+    for is_aside in [true, false] {
+        if !is_aside {
+            let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+            let mut damaged = names.filter(|path| path.to_string_lossy().contains("damaged."));
+            fs::remove_file(damaged.next().unwrap()).unwrap();
+        }
+        let service = home.open();
+        assert_eq!((service.ports(), &service.damage), ([3000].into(), &found));
+        assert_eq!(home.set_aside(), 1);
+    }
+    let mut service = home.open();
+    service.report();
+    drop(service);
+    assert_eq!(home.open().damage, [""; 0]);
+    assert_eq!(home.set_aside(), 1);
+}
+
+#[test]
+fn a_snapshot_that_is_missing_is_damage() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    service.grant(3001);
+    service.store.spare(2).delete().unwrap();
+    drop(service);
+    fs::remove_file(home.file("snapshot.00000002")).unwrap();
+    let service = home.open();
+    assert_eq!(service.ports(), [3001].into());
+    assert!(
+        service.damage[0].contains("the snapshot before log.00000002 is missing"),
+        "{:?}",
+        service.damage
+    );
+}
+
+#[test]
+fn what_is_no_state_file_hides_none() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    drop(service);
+    fs::write(home.file("snapshot.00000005"), "").unwrap();
+    fs::write(home.file("snapshot.18446744073709551615"), "").unwrap();
+    let mut service = home.open();
+    assert_eq!(service.ports(), [3000].into());
+    assert_eq!(service.damage.len(), 1, "{:?}", service.damage);
+    service.report();
+    service.grant(3001);
+    drop(service);
+    let service = home.open();
+    assert_eq!((service.ports(), service.damage.len()), ([3000, 3001].into(), 0));
+}
+
+#[test]
+fn a_pipe_or_a_device_in_the_place_of_a_file_is_damage_and_not_read() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    service.compact();
+    drop(service);
+    let log = home.file("log.00000002");
+    fs::remove_file(&log).unwrap();
+    nix::unistd::mkfifo(&log, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(home.open().ports(), [3000].into());
+    let home = Home::new();
+    drop(home.open());
+    let log = home.file("log.00000001");
+    fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", &log).unwrap();
+    let service = home.open();
+    assert!(service.damage[0].contains("not a regular file"), "{:?}", service.damage);
 }
