@@ -25,7 +25,7 @@ fn service_on(home: &Home, bus: &Bus) -> Child {
     started(command)
 }
 
-/// The most memory that the process has ever had, in bytes (proc_pid_status(5)).
+/// The most memory that the process has ever had, in bytes (`proc_pid_status(5)`).
 fn peak(process: &Child) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();

@@ -301,7 +301,7 @@ fn what_is_no_request_is_refused_with_the_body_of_every_refusal() {
     let home = Home::with_type();
     let service = home.service();
     let long = "x".repeat(70_000);
-    let headers: String = (0..200).map(|i| format!("a{i}: b\r\n")).collect();
+    let headers = "a: b\r\n".repeat(200);
     for (request, status) in [
         ("nonsense\r\n\r\n".to_owned(), "400"),
         ("GET / HTTP/9.9\r\n\r\n".to_owned(), "400"),
