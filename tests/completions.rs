@@ -53,9 +53,9 @@ fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
 #[test]
 fn verbs_and_options_are_completed_with_their_help() {
     let home = Home::new();
-    let of_release = [("release".to_owned(), "Give leased ports back".to_owned())];
+    let of_release = [("release".to_owned(), "Release leased ports".to_owned())];
     assert_eq!(complete(&home, &["rel"]), of_release);
-    let strict = "Fail if the asked port cannot be had, instead of taking another";
+    let strict = "Fail if that port cannot be had, instead of taking another";
     let of_strict = [("--strict".to_owned(), strict.to_owned())];
     assert_eq!(complete(&home, &["allocate", "dev", "--stri"]), of_strict);
     let options = values(&home, &["list", ""]);

@@ -629,8 +629,9 @@ fn a_private_service_is_no_child_of_the_server_and_the_next_call_replaces_one_th
     let status = || fs::read_to_string(format!("/proc/{service}/status")).unwrap_or_default();
     assert!(!status().contains(&format!("\nPPid:\t{}\n", session.server.id())));
     kill(pid(service), Signal::SIGKILL).unwrap();
-    // Where nothing collects it, it stays as a zombie.
-    home.until(|| status().is_empty() || status().contains("\nState:\tZ"));
+    // Where nothing collects it, it stays as a zombie; its sockets are closed with its last thread.
+    let threads = || fs::read_dir(format!("/proc/{service}/task")).map_or(0, Iterator::count);
+    home.until(|| status().is_empty() || (status().contains("\nState:\tZ") && threads() == 1));
     session.ok("list", &json!({}));
     assert_ne!(home.http("GET", "/status", "").body["pid"], service);
 }

@@ -96,7 +96,7 @@ fn main() -> ExitCode {
         add("goes_on_behind_a_colon", Box::new(move || colons(shell)));
     }
     for (promise, line, completed) in [
-        ("completes_a_verb", "styxy rel", "release\tGive leased ports back\n"),
+        ("completes_a_verb", "styxy rel", "release\tRelease leased ports\n"),
         ("completes_a_port_that_is_leased", "styxy release ", "PORT\tmine web ~\n"),
         ("completes_a_type_behind_an_equals_sign", "styxy list --type=mi", "--type=mine\n"),
         ("completes_another_command_after_the_dashes", "styxy run mine -- nproces", "nprocessor"),

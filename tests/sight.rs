@@ -96,7 +96,7 @@ fn a_file_that_is_a_link_out_of_sight_counts_as_the_command_sees_it() {
     // The first command that depends on it shows it.
     assert_eq!(home.ok(&["allocate", "mine", "--project", "/a"]), first.to_string());
     let validated = home.ok(&["config", "validate"]);
-    assert!(validated.contains("good (2 files)"), "{validated}");
+    assert!(validated.contains("valid (2 files)"), "{validated}");
     let told = status(&home);
     assert_eq!(told["config_problems"], Json::Array(Vec::new()), "{told}");
     assert_eq!(told["idle_exit_seconds"], 77);

@@ -9,8 +9,7 @@ use std::{
     thread,
 };
 
-use nix::sys::signal::Signal;
-use support::{Home, end};
+use support::{Home, bus::Bus};
 
 /// An older service: it knows no option, and its answers to `/restart` are given. Ends when it makes room.
 fn older(home: &Home, makes_room: bool) -> thread::JoinHandle<Vec<String>> {
@@ -101,12 +100,14 @@ fn a_service_that_makes_room_loses_no_lease() {
 }
 
 #[test]
-fn a_service_of_systemds_makes_room_only_for_another_program() {
+fn a_service_of_systemds_makes_room_only_for_another_program_or_a_bus_that_came_later() {
+    let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();
     let program = home.path("styxy");
     fs::copy(env!("CARGO_BIN_EXE_styxy"), &program).unwrap();
-    let service = || {
+    let service = |address: &str| {
         let mut command = home.styxy();
+        command.env("DBUS_SESSION_BUS_ADDRESS", address);
         let mut as_unit = std::process::Command::new("sh");
         as_unit.args(["-c", "SYSTEMD_EXEC_PID=$$ exec \"$0\" \"$@\""]).arg(&program).env_clear();
         for (name, value) in command.get_envs() {
@@ -115,14 +116,18 @@ fn a_service_of_systemds_makes_room_only_for_another_program() {
         std::mem::swap(&mut command, &mut as_unit);
         support::started(command)
     };
-    let running = service();
+    let mut running = service(&bus.address);
+    home.until(|| home.http("GET", "/status", "").body["on_bus"] == true);
     assert_eq!(home.http("POST", "/restart", "").body["restarting"], false);
     // As a package manager does it.
     let newer = home.path("newer");
     fs::copy(env!("CARGO_BIN_EXE_styxy"), &newer).unwrap();
     fs::rename(newer, &program).unwrap();
     assert_eq!(home.http("POST", "/restart", "").body["restarting"], true);
-    let mut running = running;
     assert!(running.wait().unwrap().success());
-    end(service(), Signal::SIGTERM);
+    // A sandbox shows no bus that was not there.
+    let mut running = service("unix:path=/nonexistent");
+    home.until(|| home.http("GET", "/status", "").body["on_bus"] == false);
+    assert_eq!(home.http("POST", "/restart", "").body["restarting"], true);
+    assert!(running.wait().unwrap().success());
 }

@@ -60,7 +60,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["allocate", "web", "--nmae", "a"], (2, "--name")),
     (&["allocate", "web", "--template", "stagign"], (2, "did you mean \"staging\"?")),
     (&["allocate", "hearth", "--count", "2"], (2, "runs once")),
-    (&["release"], (2, "nothing is named")),
+    (&["release"], (2, "no lease is named")),
     (&["release", "web"], (2, "neither a lease nor a port")),
     (&["release", "00000000-0000-4000-8000-000000000000"], (1, "there is no lease")),
     (&["release", "1"], (1, "there is no lease")),
