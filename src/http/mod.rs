@@ -13,13 +13,13 @@ pub mod routes;
 mod types;
 mod worded;
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use axum::Router;
 
 use tokio::{
     net::{UnixListener, UnixStream},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
 use crate::{
@@ -31,6 +31,10 @@ use crate::{
 
 /// The header of a request that only looks: it does not keep the service from its idle exit.
 pub const OBSERVER: &str = "styxy-observer";
+
+/// The most connections that are open at once. Others wait until one is closed, and a silent one soon is: each takes
+/// three descriptors, and without one the service could grant nothing.
+const MOST_CONNECTIONS: usize = 512;
 
 /// Who serves what waits on a socket when this service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,10 +54,11 @@ pub async fn serve(
     mut stop: watch::Receiver<bool>,
 ) {
     let router = routes::router(Arc::clone(&broker));
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
         tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => converse(stream, &router, &broker, stop.clone()),
+            accepted = accept(&listener, &room) => match accepted {
+                Ok((stream, place)) => converse(stream, &router, &broker, stop.clone(), Some(place)),
                 Err(error) => {
                     // Out of descriptors, most likely: let some connections end first.
                     tracing::warn!("a connection could not be accepted: {error}");
@@ -68,9 +73,18 @@ pub async fn serve(
     {
         while let Ok((stream, _)) = listener.accept() {
             let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-            stream.into_iter().for_each(|s| converse(s, &router, &broker, stop.clone()));
+            stream.into_iter().for_each(|s| converse(s, &router, &broker, stop.clone(), None));
         }
     }
+}
+
+/// Accepts a connection when there is room for one more.
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    Ok((listener.accept().await?.0, place))
 }
 
 /// Answers what is asked on a connection, in the background.
@@ -79,6 +93,7 @@ fn converse(
     router: &Router,
     broker: &Arc<Broker>,
     stop: watch::Receiver<bool>,
+    place: Option<OwnedSemaphorePermit>,
 ) {
     let Some(caller) = peer(&stream) else { return };
     let router = if caller.client.uid != Some(process::uid()) {
@@ -89,7 +104,11 @@ fn converse(
     } else {
         router.clone()
     };
-    tokio::spawn(connection::serve(stream, caller, router, Arc::clone(broker), stop));
+    let serve = connection::serve(stream, caller, router, Arc::clone(broker), stop);
+    tokio::spawn(async move {
+        serve.await;
+        drop(place);
+    });
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
