@@ -32,9 +32,10 @@ fn main() -> ExitCode {
     let can_trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let can_trace = can_trace.is_ok_and(|status| status.success());
     let is_root = Uid::effective().is_root();
-    let tests: [(&str, fn(), bool); 11] = [
+    let tests: [(&str, fn(), bool); 12] = [
         ("a_grant_that_could_not_be_synced_leaves_no_trace", one_failure, can_trace),
         ("nothing_is_granted_on_a_disk_that_goes_on_failing", failures, can_trace),
+        ("a_change_that_could_not_be_stored_is_told_until_one_can_be", full, can_trace),
         ("a_state_folder_that_was_deleted_is_written_again", deleted, true),
         ("the_state_of_a_newer_version_is_refused_until_it_is_moved_away", newer, true),
         ("logs_that_nobody_needs_go_at_the_next_start", leftovers, true),
@@ -103,11 +104,26 @@ fn failures() {
     end(service, Signal::SIGTERM);
 }
 
+fn full() {
+    let home = Home::with_type();
+    let service = home.service();
+    let problem = || home.http("GET", "/status", "").body["state_problem"].clone();
+    assert!(problem().is_null());
+    let tracer = failing(&service, "pwrite64:error=ENOSPC");
+    assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 507);
+    assert!(problem().as_str().unwrap().contains("No space left"), "{}", problem());
+    stop(tracer);
+    assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
+    assert!(problem().is_null());
+    end(service, Signal::SIGTERM);
+}
+
 fn deleted() {
     let home = Home::with_type();
     let service = home.service();
     assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
-    fs::remove_dir_all(home.state()).unwrap();
+    // The service may be writing the mark of its leases this moment.
+    home.until(|| fs::remove_dir_all(home.state()).is_ok());
     home.until(|| home.http("POST", "/allocate", &request("/b")).status == 200);
     end(service, Signal::SIGKILL);
     let service = home.service();

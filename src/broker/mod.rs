@@ -123,6 +123,8 @@ struct Inner {
     origins: Arc<Origins>,
     /// The state, or why it cannot be used; then every change is refused and opening is tried again.
     state: Result<State, OpenError>,
+    /// Why the last change could not be stored, if it could not.
+    refusal: Option<String>,
     /// What was remembered before grants that are not durable yet.
     unsettled: Unsettled,
     /// Refusals that are counted.
@@ -181,6 +183,7 @@ impl Broker {
                 problems,
                 origins: Arc::new(origins),
                 state: Err(unopened),
+                refusal: None,
                 unsettled: Unsettled::default(),
                 denials: Denials::default(),
                 guards: Guards::default(),
@@ -357,7 +360,9 @@ impl Broker {
         if records.is_empty() {
             return Ok(state.store.seq());
         }
-        state.store.append(&records).map_err(storage)?;
+        let appended = state.store.append(&records);
+        inner.refusal = appended.as_ref().err().map(ToString::to_string);
+        appended.map_err(storage)?;
         let seq = state.store.seq();
         state.writer.soon(&state.store.log(), seq);
         state.outbox.appended(seq);

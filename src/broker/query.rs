@@ -214,8 +214,11 @@ impl Broker {
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
                 fields.put_some("audit_remedy", backlog::remedy(audit.arrival));
-                let broken = state.writer.progress().broken;
-                fields.put_some("state_problem", broken.map(|error| error.to_string()));
+                let broken = state.writer.progress().broken.map(|error| error.to_string());
+                let refused = inner.refusal.as_ref();
+                let refused =
+                    refused.map(|why| format!("the last change could not be stored: {why}"));
+                fields.put_some("state_problem", broken.or(refused));
             }
             Err(reason) => fields.put("state_problem", reason.to_string()),
         }
