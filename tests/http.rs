@@ -250,6 +250,25 @@ fn a_singleton_is_shared() {
     assert!(first.body["existing"].is_null());
     assert_eq!(second.body["existing"], true);
     assert_eq!(first.body["lease_id"], second.body["lease_id"]);
+    // As lists show a port.
+    let port = format!("{}/tcp", first.body["port"]);
+    home.ok(&["release", &port]);
+    assert_eq!(home.http("GET", "/allocations", "").body["allocations"], json!([]));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn silent_connections_leave_descriptors_for_the_rest() {
+    let home = Home::with_type();
+    let service = home.service();
+    let silent: Vec<_> = (0..700).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", service.id())).unwrap().count();
+    home.until(|| open() > 512);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(open() < 1_700, "{} descriptors", open());
+    drop(silent);
+    assert_eq!(home.http("GET", "/status", "").status, 200);
+    home.until(|| open() < 100);
     end(service, Signal::SIGTERM);
 }
 

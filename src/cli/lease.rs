@@ -4,7 +4,12 @@ use serde_json::Value as Json;
 
 use super::{Stop, ask, refused, text, usage};
 use crate::{
-    client::Call, error::Error, lease::LeaseId, port::Port, value::Fields, word::shortened,
+    client::Call,
+    error::Error,
+    lease::LeaseId,
+    port::{Port, Protocol},
+    value::Fields,
+    word::shortened,
 };
 
 /// How many digits of an id are shown, unless more are needed to tell two apart.
@@ -49,8 +54,14 @@ pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
 
 /// The leases that a word means and that match the filter: all of a port, or one by its id. There is one at least.
 pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
-    let Some(port) = port(which) else { return one_of(which, filter).map(|lease| vec![lease]) };
+    // As lists show it.
+    let (number, protocol) = which.split_once('/').map_or((which, None), |(n, p)| (n, Some(p)));
+    let Some(port) = port(number) else { return one_of(which, filter).map(|lease| vec![lease]) };
     filter.put("port", port.get());
+    if let Some(protocol) = protocol {
+        let protocol: Protocol = protocol.parse().map_err(|e| usage(&e))?;
+        filter.put("protocol", protocol.as_str());
+    }
     let leases = found(filter)?;
     if leases.is_empty() { Err(none(&format!("of port {port}"))) } else { Ok(leases) }
 }
