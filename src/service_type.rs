@@ -36,7 +36,7 @@ pub enum InstanceBehavior {
     /// Any number; every request gets a port of its own.
     #[default]
     Multi,
-    /// One for everybody; the next caller gets the lease that is there (a *singleton*).
+    /// One for all programs of the user; the next caller gets the lease that is there (a *singleton*).
     Single,
 }
 

@@ -204,8 +204,16 @@ fn reload(output: Output) -> Result<(), Stop> {
     } else if problems.is_empty() {
         print("the configuration was reloaded and is in force")?;
     } else {
-        for problem in &problems {
-            print(problem.as_str().unwrap_or_default())?;
+        // What the service does not see, this command may know better.
+        let (texts, mut seen) = files::read(&user().config());
+        seen.append(&mut config::merge(&texts).problems);
+        if seen.is_empty() {
+            for problem in &problems {
+                print(problem.as_str().unwrap_or_default())?;
+            }
+        }
+        for problem in &seen {
+            print(&problem.to_string())?;
         }
         say(&"the last good configuration stays in force");
     }

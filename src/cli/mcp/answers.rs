@@ -46,7 +46,7 @@ pub(super) struct Granted {
     lease_ids: Option<Vec<String>>,
     /// Something that you should know
     note: Option<String>,
-    /// single: it runs once, for everybody
+    /// single: it runs once, for all programs of the user
     instance_behavior: Option<String>,
     /// It runs already: connect to it, and start no other
     existing: Option<bool>,
