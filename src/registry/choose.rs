@@ -454,7 +454,7 @@ fn exhausted(request: &AllocateRequest, service_type: &ServiceType, busy: usize)
                 "{} has no {} consecutive {} ports that are free ({ranges})",
                 request.service_type,
                 request.count,
-                request.protocol()
+                request.protocol().in_words()
             ),
         )
         .suggest("ask for fewer, or release leases that are no longer needed (`styxy list`)");
@@ -464,7 +464,7 @@ fn exhausted(request: &AllocateRequest, service_type: &ServiceType, busy: usize)
         format!(
             "no {} port of {} ({ranges}) is free: of {}, {busy} are in use by other programs and the \
              rest are leased or excluded",
-            request.protocol(),
+            request.protocol().in_words(),
             request.service_type,
             service_type.len(),
         ),

@@ -43,7 +43,7 @@ pub fn configuration(first: u16) -> String {
 type May = (i32, &'static str);
 
 const FULL: May = (1, "is free: of ");
-const NO_BLOCK: May = (1, "consecutive tcp ports that are free");
+const NO_BLOCK: May = (1, "consecutive TCP ports that are free");
 const DONE: &[May] = &[(0, "")];
 const GRANT: &[May] = &[(0, ""), FULL];
 

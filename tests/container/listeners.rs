@@ -105,7 +105,8 @@ fn are_found(machine: &Machine, tcp: &[u16], udp: &[u16]) {
     for (protocol, taken) in [("tcp", tcp), ("udp", udp)] {
         for &port in taken {
             let refusal = strictly(machine, protocol, port).unwrap_err();
-            let why = format!("{protocol} port {port} is in use by another program; stop");
+            let upper = protocol.to_uppercase();
+            let why = format!("{upper} port {port} is in use by another program; stop");
             assert!(refusal.contains(&why), "{refusal}");
             let checked = machine.call("Check", &format!("qs {port} {protocol}")).unwrap();
             assert_eq!(checked[0]["available"]["data"], false, "{checked}");

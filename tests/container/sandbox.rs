@@ -55,7 +55,7 @@ fn proof(machine: &Machine) {
     const FULL: [&str; 4] = ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home"];
     assert_eq!(layers(machine), FULL);
     let (said, is_good) = examination(machine, "");
-    assert!(is_good && said.contains("ok       sandbox"), "{said}");
+    assert!(is_good && said.contains("ok      sandbox"), "{said}");
 
     // What the user takes away is missed, though the package's unit says otherwise.
     machine
@@ -92,7 +92,7 @@ fn doctor(machine: &Machine) {
 
     machine.root(&format!("chmod +x {generator}")).ok();
     let (said, is_good) = examination(machine, "--fix");
-    assert!(is_good && said.contains("ok       fix"), "{said}");
+    assert!(is_good && said.contains("ok      fix"), "{said}");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     machine.user(&format!("{BUSCTL} Allocate 'sa{{sv}}' dev 0")).ok();
 
