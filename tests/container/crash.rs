@@ -170,10 +170,10 @@ fn name_taken(machine: &Machine) {
     let pid = machine.unit("styxy.service", "MainPID");
     // Nothing but the name on the bus is in its way.
     let second = machine
-        .user("STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'");
+        .user("mkdir other; HOME=$PWD/other STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'");
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("has the name org.styxy.Styxy1"), "{second:?}");
-    assert_eq!(machine.user("ls run").ok(), "", "its socket is gone");
+    assert_eq!(machine.user("ls run").ok(), "network\n", "its socket is gone");
     assert_eq!(machine.unit("styxy.service", "MainPID"), pid);
 }
 

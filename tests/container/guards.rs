@@ -374,9 +374,14 @@ fn leases(machine: &Machine) -> Vec<Json> {
     machine.call("List", "'a{sv}' 0").unwrap()[0].as_array().unwrap().clone()
 }
 
-/// How many sockets systemd keeps for the service.
+/// How many guards systemd keeps for the service: all sockets but those of the shelf, on which young ones wait.
 fn stored(machine: &Machine) -> usize {
-    machine.unit(SERVICE, "NFileDescriptorStore").parse().unwrap()
+    let all: usize = machine.unit(SERVICE, "NFileDescriptorStore").parse().unwrap();
+    // Of /proc/net/unix: the type, which is SOCK_SEQPACKET, and the inode.
+    let shelf = "pid=$(systemctl show --property=MainPID --value user@1000.service)
+         ls -l /proc/$pid/fd | awk 'NR == FNR { if ($5 == \"0005\") found[\"socket:[\" $7 \"]\"]; next }
+             $NF in found { count++ } END { print count + 0 }' /proc/$pid/net/unix -";
+    all.saturating_sub(machine.root(shelf).ok().trim().parse().unwrap())
 }
 
 /// The events of that action, when all are in the journal.
