@@ -6,7 +6,8 @@ _default:
 # Format, lints and the quick tests
 check:
     cargo fmt --check
-    cargo clippy --all-targets --test container --test simulation --test bench --test desks -- -D warnings
+    cargo clippy --all-targets -- -D warnings
+    cargo clippy --test container --test simulation --test bench --test desks -- -D warnings
     cargo test --lib
 
 # Every test of the repository; as root also those in booted machines

@@ -49,14 +49,14 @@ pub fn write(range: (u16, u16), leases: usize, remembered: usize) {
         store.append(&records).unwrap();
         records.iter().for_each(|record| registry.apply(record.seq, &record.change));
         if store.wants_compaction() {
-            let (snapshot, _) = store.rotate(&registry).unwrap();
-            store.compacted(snapshot.generation, snapshot.write().unwrap());
-            store.prune(snapshot.generation).unwrap();
+            let snapshot = store.rotate(&registry).unwrap();
+            store.compacted(snapshot.write().unwrap());
+            store.spare(store.generation()).delete().unwrap();
         }
     }
     // Their events are taken for told: the audit has its own measurement.
     store.mark_confirmed(store.seq()).unwrap();
-    store.log().sync_all().unwrap();
+    store.log().sync().unwrap();
 }
 
 fn lease(port: Port, hold: Hold, project: Option<String>) -> Lease {

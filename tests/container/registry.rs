@@ -182,8 +182,8 @@ fn by_manager(machine: &Machine) {
     let main_pid = || machine.unit("styxy-private.service", "MainPID");
 
     // The first caller is a unit that ends, with things that nobody must inherit.
-    let caller = r#"exec 9>~/lock; flock 9; umask 0
-        SECRET_TOKEN=abc ~/bin/styxy allocate dev --ttl 3600 && touch ~/granted; sleep 600"#;
+    let caller = r"exec 9>~/lock; flock 9; umask 0
+        SECRET_TOKEN=abc ~/bin/styxy allocate dev --ttl 3600 && touch ~/granted; sleep 600";
     let mut caller = machine
         .start(&format!("systemd-run --user --quiet --scope --unit=caller bash -c '{caller}'"));
     eventually(LIMIT, "a port is granted", || machine.user("test -e ~/granted").code == Some(0));

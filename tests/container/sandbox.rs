@@ -16,7 +16,7 @@ pub const TESTS: &[Test] = &[
     ("a_service_that_cannot_start_ends_its_clients_and_a_killed_one_does_not", failed),
 ];
 
-/// What forbids user namespaces, and what forbids mounts in them as Ubuntu's AppArmor does.
+/// What forbids user namespaces, and what forbids mounts in them as Ubuntu's `AppArmor` does.
 const FORBIDDEN: [&str; 2] =
     ["RestrictNamespaces=~user", "SystemCallFilter=~@mount\\nSystemCallErrorNumber=EPERM"];
 
