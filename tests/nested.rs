@@ -144,7 +144,18 @@ fn a_sandbox_in_a_network_that_is_not_the_kernels_first_finds_the_service_outsid
     let styxy = home.styxy();
     let folder = Path::new(styxy.get_program()).parent().unwrap();
     command
-        .args(["-r", "--net", "sh", "-c", script])
+        // Nothing of it outlives the test: the service ends with its first process.
+        .args([
+            "-r",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "sh",
+            "-c",
+            script,
+        ])
         .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()))
         // In there, no folder is known but that of the state.
