@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long a bus may take to let a client in, before it counts as none.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many leases are listed at once where a message cannot hold all of them.
 const PAGE: u32 = 10_000;

@@ -24,8 +24,7 @@ use super::{
     waiting::{Waiting, begin_again},
 };
 use crate::{
-    dbus::{self, NAME, PATH},
-    surroundings,
+    dbus::{NAME, PATH},
     value::Fields,
 };
 
@@ -39,18 +38,15 @@ const MOST_BEHIND: usize = 10_000;
 pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
     let waiting = Waiting::default();
     waiting.on("the session bus");
-    match waiting.patiently(async { Ok(bus().await) }).await? {
+    match waiting.patiently(async { Ok(bus_of_the_service().await) }).await? {
         Some(bus) => signals(&bus, reader).await,
         None => differences(reader).await,
     }
 }
 
 /// The bus, if it knows of the service.
-async fn bus() -> Option<Connection> {
-    let bus = tokio::time::timeout(bus::PATIENCE, surroundings::bus::connect()).await.ok()?.ok()?;
-    if !dbus::is_in_this_network(&bus).await {
-        return None;
-    }
+async fn bus_of_the_service() -> Option<Connection> {
+    let bus = bus::connect().await.ok()?;
     let proxy = DBusProxy::new(&bus).await.ok()?;
     let names = proxy.list_activatable_names().await.ok()?;
     let is_known = names.iter().any(|name| name.as_str() == NAME)

@@ -28,15 +28,16 @@ pub enum Network {
 
 /// The network of this process.
 pub fn here() -> Network {
-    if is_initial() || is_booted_containers() { Network::Machine } else { Network::Other(number()) }
+    if is_initial() || is_of_booted_system() { Network::Machine } else { Network::Other(number()) }
 }
 
 /// The number of this network, if it is that of a container with a system of its own.
 pub fn of_booted_container() -> Option<u64> {
-    (!is_initial() && is_booted_containers()).then(number)
+    (!is_initial() && is_of_booted_system()).then(number)
 }
 
-fn is_booted_containers() -> bool {
+/// Whether PID 1 is a systemd in this network.
+fn is_of_booted_system() -> bool {
     is_booted() && same(1) == Some(true)
 }
 

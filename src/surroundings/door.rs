@@ -39,8 +39,9 @@ pub struct Door {
     uid: u32,
     folder: PathBuf,
     name: &'static str,
-    /// Whether a socket of root's is the user's as well: one that the system's manager listens on.
-    trusts_root: bool,
+    /// Whether the folder is in the runtime directory. There systemd may listen for the service, the system's manager as
+    /// root, and programs of other networks find it; a folder beside the state is of one network.
+    is_in_runtime: bool,
 }
 
 /// Why no service can be reached at a door.
@@ -78,17 +79,17 @@ impl std::error::Error for Closed {}
 impl Door {
     /// The door in a folder.
     pub fn new(uid: u32, folder: PathBuf) -> Self {
-        Self { uid, folder, name: SOCKET, trusts_root: false }
+        Self { uid, folder, name: SOCKET, is_in_runtime: false }
     }
 
     /// The door in a folder, on a socket of another name.
     pub fn named(uid: u32, folder: PathBuf, name: &'static str) -> Self {
-        Self { uid, folder, name, trusts_root: false }
+        Self { uid, folder, name, is_in_runtime: false }
     }
 
     /// The door in a user's runtime directory.
     pub fn in_runtime(uid: u32, runtime: &Path) -> Self {
-        Self { uid, folder: runtime.join("styxy"), name: SOCKET, trusts_root: true }
+        Self { uid, folder: runtime.join("styxy"), name: SOCKET, is_in_runtime: true }
     }
 
     /// The path of the socket.
@@ -128,7 +129,7 @@ impl Door {
     }
 
     fn check_peer(&self, uid: u32, pid: Option<u32>) -> Result<(), Closed> {
-        if uid != self.uid && !(uid == 0 && self.trusts_root) {
+        if uid != self.uid && !(uid == 0 && self.is_in_runtime) {
             Err(Closed::Others(self.path(), name(uid)))
         } else if self.is_of_this_network(pid) {
             Ok(())
@@ -138,10 +139,9 @@ impl Door {
     }
 
     fn is_of_this_network(&self, pid: Option<u32>) -> bool {
-        // A folder beside the state is one network's own. There a peer need not be seen: a sandbox may have
-        // process numbers of its own.
+        // Beside the state a peer need not be seen: a sandbox may have process numbers of its own.
         pid.and_then(network::same)
-            .unwrap_or_else(|| !self.trusts_root || machine::is_in_own_network())
+            .unwrap_or_else(|| !self.is_in_runtime || machine::is_in_own_network())
     }
 
     /// Listens. The caller has the state's lock, or else no other service may listen here.
