@@ -275,6 +275,16 @@ impl Change {
         }
     }
 
+    /// The instance that it is about.
+    pub fn instance(&self) -> Option<&Arc<Instance>> {
+        match self {
+            Self::RegisterInstance { instance } | Self::EndInstance { instance, .. } => {
+                Some(instance)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether a lease or an instance ends by it: there can be no more of these than of those.
     pub fn is_end(&self) -> bool {
         matches!(

@@ -351,6 +351,37 @@ fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
 }
 
 #[test]
+fn a_shared_lease_that_has_lost_its_last_owner_ends_when_it_goes_unused() {
+    let home = Home::with_single();
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    home.configure(&types.replacen('{', r#"{"unused_seconds": 2, "#, 1));
+    let service = home.service();
+    let owner = Sleeper::new();
+    let lease = allocate(&home, json!({"pid": owner.pid()}));
+    let shared = allocate(&home, json!({"instance_id": "agent"}));
+    assert_eq!(id(&shared), id(&lease));
+    thread::sleep(Duration::from_secs(3));
+    assert_eq!(state(&home, &lease).as_deref(), Some("reserved"), "its owner lives");
+    let start = Instant::now();
+    drop(owner);
+    until(&home, &lease, None);
+    assert_took(start, 2);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_time_without_use_that_is_made_shorter_holds_for_leases_that_are_there() {
+    let home = Home::with_type();
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    let service = home.service();
+    let lease = allocate(&home, json!({}));
+    home.configure(&types.replacen('{', r#"{"unused_seconds": 1, "#, 1));
+    assert_eq!(home.http("POST", "/config/reload", "").status, 200);
+    until(&home, &lease, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn after_a_restart_time_limits_are_kept_and_times_without_use_begin_anew() {
     let home = Home::with_type();
     let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();

@@ -9,8 +9,11 @@ use crate::{
     lease::{EndReason, Holder, Lease, LeaseId},
     owners::deadlines::Due,
     port::{Port, Protocol},
-    registry::{InUse, Obstacle, PortSet, holding::leave},
-    service_type::Hold,
+    registry::{
+        InUse, Obstacle, PortSet,
+        holding::leave,
+        obligations::{Limit, Obligations},
+    },
     time::Moment,
 };
 
@@ -160,38 +163,24 @@ impl Broker {
 
     fn lease_due(&self, inner: &mut Inner, lease_id: LeaseId, now: Moment) {
         let Ok(lease) = inner.registry.get(lease_id).map(Arc::clone) else { return };
-        if lease.orphaned {
-            return;
-        }
         let again = now.plus_seconds(AGAIN_SECONDS);
-        match lease.nearest_deadline() {
+        match Obligations::of(Some(&lease)).limit {
             // It was renewed.
-            Some(deadline) if deadline > now => {}
-            Some(_) => {
+            Some(Limit::At(deadline)) if deadline > now => {}
+            Some(Limit::At(_)) => {
                 let over = |holder: &Holder| holder.deadline.is_some_and(|end| end <= now);
                 if !self.end(inner, vec![leave(&lease, over, EndReason::Ttl)]) {
                     self.deadlines.add(again, Due::Lease(lease_id));
-                } else if let Ok(lease) = inner.registry.get(lease_id).map(Arc::clone)
-                    && !lease.orphaned
-                {
-                    self.set_deadline(inner, &lease, now);
                 }
             }
-            None if lease.is_owned() => {}
-            None => {
+            None => {}
+            Some(Limit::Unused) => {
                 let listened = Listened::of([lease.protocol].into_iter()).contains(&lease);
                 if listened || !self.end(inner, vec![Change::end(lease, EndReason::Unused)]) {
                     let again = now.plus_seconds(inner.config.unused);
                     self.deadlines.add(again, Due::Lease(lease_id));
                 }
             }
-        }
-    }
-
-    /// Sets the next moment at which a lease is to be looked at, if any.
-    pub(super) fn set_deadline(&self, inner: &Inner, lease: &Lease, now: Moment) {
-        if let Some((when, due)) = inner.deadline(lease, now) {
-            self.deadlines.add(when, due);
         }
     }
 
@@ -208,10 +197,11 @@ impl Broker {
         for _ in 0..AT_ONCE.min(inner.waiting.len()) {
             let Some(lease_id) = inner.waiting.pop_front() else { break };
             let Ok(lease) = inner.registry.get(lease_id) else { continue };
-            if let Some((when, due)) = inner.deadline(lease, now) {
-                self.deadlines.add_once(when, due);
+            let Obligations { limit, guard, .. } = Obligations::of(Some(lease));
+            if let Some(limit) = limit {
+                self.deadlines.add_once(inner.when(limit, now), Due::Lease(lease_id));
             }
-            if lease.hold != Hold::Guard || inner.guards.contains(lease_id) {
+            if !guard || inner.guards.contains(lease_id) {
                 continue;
             }
             if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
@@ -248,18 +238,6 @@ impl Broker {
         }
         self.await_endings(inner);
         self.store_guards_later(inner);
-    }
-}
-
-impl Inner {
-    /// The next moment at which a lease is to be looked at, if any.
-    pub(super) fn deadline(&self, lease: &Lease, now: Moment) -> Option<(Moment, Due)> {
-        let when = match lease.nearest_deadline() {
-            Some(deadline) => deadline,
-            None if lease.is_owned() => return None,
-            None => now.plus_seconds(self.config.unused),
-        };
-        Some((when, Due::Lease(lease.lease_id)))
     }
 }
 

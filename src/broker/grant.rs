@@ -6,6 +6,7 @@ use super::{
     Broker, Inner,
     holding::{Caller, Held},
     search::Search,
+    settling::InHand,
 };
 use crate::{
     change::{Change, Denial},
@@ -13,10 +14,8 @@ use crate::{
     kernel::{
         self, clock,
         diag::{self, Seen},
-        guard,
     },
     lease::{Client, EndReason, Holder, Lease, LeaseId, MemoryKey, Owner},
-    owners::deadlines::Due,
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
@@ -158,7 +157,7 @@ impl Broker {
         })?;
         if let Some(seq) = durable {
             let outcome = self.durable(seq).await;
-            self.settle(&granted, outcome.is_ok());
+            self.conclude(&granted, outcome.is_ok());
             outcome?;
         }
         Ok(granted)
@@ -182,7 +181,7 @@ impl Broker {
     }
 
     /// A grant is durable, or cannot be: then it is taken back, with what was remembered of it.
-    fn settle(&self, granted: &Granted, is_durable: bool) {
+    fn conclude(&self, granted: &Granted, is_durable: bool) {
         let mut inner = self.lock();
         let inner = &mut *inner;
         let Ok(state) = &inner.state else { return };
@@ -291,24 +290,19 @@ impl Broker {
         granted.outcome = Outcome::New;
         let key = granted.lease.memory_key();
         let before = key.as_ref().and_then(|key| inner.registry.memory().get(key));
-        let leases = || std::iter::once(&granted.lease).chain(&granted.others);
-        let changes = leases().map(|lease| Change::Allocate { lease: Arc::clone(lease) });
-        let seq = self.commit(inner, changes.collect(), Some(client))?;
-        // A project may rely on the port that it had: what it remembers must be on disk.
-        let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
-        let now = clock::now();
-        for lease in leases() {
+        let mut in_hand = InHand::of(held);
+        let mut changes = Vec::with_capacity(usize::from(request.count));
+        for lease in std::iter::once(&granted.lease).chain(&granted.others) {
             match (hold, search.take(lease.port)) {
-                (Hold::Guard, Some(socket)) => inner.guards.insert(lease.lease_id, socket),
+                (Hold::Guard, Some(socket)) => _ = in_hand.guards.insert(lease.lease_id, socket),
                 (Hold::Socket, Some(socket)) => granted.socket = Some(socket),
                 _ => {}
             }
-            self.set_deadline(inner, lease, now);
+            changes.push(Change::Allocate { lease: Arc::clone(lease) });
         }
-        if hold == Hold::Guard {
-            self.deadlines.add_once(now.plus_seconds(guard::SETTLED_SECONDS), Due::Store);
-        }
-        self.owners.watch(&held.owner, held.pidfd.take());
+        let seq = self.commit_holding(inner, in_hand, changes, Some(client))?;
+        // A project may rely on the port that it had: what it remembers must be on disk.
+        let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
         Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
     }
 
@@ -343,11 +337,7 @@ impl Broker {
         };
         let shared = Arc::new(shared(&lease, caller)?);
         let change = Change::SingletonReuse { lease: Arc::clone(&shared) };
-        self.commit(inner, vec![change], Some(client))?;
-        self.set_deadline(inner, &shared, now);
-        if inner.registry.needs(&held.owner) {
-            self.owners.watch(&held.owner, held.pidfd.take());
-        }
+        self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
         // The owner of an orphan holds nothing any more.
         let nobody = || Arc::new(Lease { owner: Owner::None, ..(*shared).clone() });
         let told = if lease.orphaned { nobody() } else { shared };

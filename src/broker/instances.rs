@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Caller, Inner, ending::AGAIN_SECONDS};
+use super::{Broker, Caller, Inner, ending::AGAIN_SECONDS, settling::InHand};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
@@ -20,19 +20,19 @@ impl Broker {
         request: &InstanceRequest,
         caller: &Caller,
     ) -> Result<Arc<Instance>, Error> {
-        let held = self.hold_on_to(&request.owner, caller).await?;
+        let mut held = self.hold_on_to(&request.owner, caller).await?;
         let instance = Arc::new(Instance {
             instance_id: request.instance_id.clone(),
-            owner: held.owner,
+            owner: held.owner.clone(),
             heartbeat: request.heartbeat,
             since: Timestamp::now(),
         });
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        let before = inner.registry.instance(&instance.instance_id).map(Arc::clone);
+        let is_new = inner.registry.instance(&instance.instance_id).is_err();
         let most = inner.config.most_instances;
-        if before.is_err() && inner.registry.instance_count() >= most {
+        if is_new && inner.registry.instance_count() >= most {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
                 format!("the limit of {most} registered instances is reached"),
@@ -40,13 +40,8 @@ impl Broker {
             .suggest("`styxy instances` lists them; limits.instances in the configuration sets the limit"));
         }
         let change = Change::RegisterInstance { instance: Arc::clone(&instance) };
-        self.commit(inner, vec![change], Some(&caller.client))?;
-        if let Ok(before) = before {
-            self.let_go_of_owner(inner, &before.owner);
-        }
-        inner.heartbeats.remove(&instance.instance_id);
-        self.beat(inner, &instance);
-        self.owners.watch(&instance.owner, held.pidfd);
+        let in_hand = InHand::of(&mut held);
+        self.commit_holding(inner, in_hand, vec![change], Some(&caller.client))?;
         Ok(instance)
     }
 

@@ -39,7 +39,6 @@ impl Broker {
         let lease = Arc::new(lease);
         let change = Change::Renew { lease: Arc::clone(&lease) };
         self.commit(inner, vec![change], Some(client))?;
-        self.set_deadline(inner, &lease, now);
         Ok(lease)
     }
 

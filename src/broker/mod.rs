@@ -5,6 +5,7 @@
 //! - [`grant`]: granting, also what is granted already
 //! - `search`: finding out whether ports are free
 //! - `holding`: finding out who an owner is
+//! - `settling`: what follows from a change: owners, deadlines, guards
 //! - `leases`: renewing, releasing, forgetting
 //! - `instances`: agents that have announced themselves
 //! - `types`: service types that appear and go, and the configuration
@@ -27,6 +28,7 @@ mod leaving;
 mod merging;
 mod query;
 mod search;
+mod settling;
 mod sight;
 mod types;
 mod unsettled;
@@ -38,7 +40,6 @@ pub use holding::Caller;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
@@ -57,14 +58,16 @@ use crate::{
         guard::{self, Guards, Kept},
         process::{self, Process},
     },
-    lease::{Client, EndReason, InstanceId, Lease, LeaseId, Owner},
+    lease::{Client, EndReason, InstanceId, LeaseId, Owner},
     owners::{
         Owners,
         deadlines::{Deadlines, Due},
     },
-    registry::Registry,
+    registry::{
+        Registry,
+        obligations::{Limit, Obligations},
+    },
     request::Filter,
-    service_type::Hold,
     state::{
         Lock, Store, Writer,
         store::OpenError,
@@ -74,6 +77,7 @@ use crate::{
 };
 
 use denials::Denials;
+use settling::InHand;
 use sight::Sight;
 use unsettled::Unsettled;
 
@@ -141,6 +145,10 @@ struct Inner {
     tries: usize,
     /// Guards that the service manager has kept, until the state says whose they are.
     kept: Kept,
+    /// What is held for leases that are about to be in force.
+    in_hand: InHand,
+    /// Whether what the service before has held and watched is held and watched by this one.
+    is_resumed: bool,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
     /// Owners that have ended, and whose new leases live a moment longer.
@@ -192,6 +200,8 @@ impl Broker {
                 unguarded: Vec::new(),
                 tries: 0,
                 kept: places.guards,
+                in_hand: InHand::default(),
+                is_resumed: false,
                 heartbeats: HashMap::new(),
                 leaving: HashSet::new(),
                 hint_until: None,
@@ -367,59 +377,48 @@ impl Broker {
         state.writer.soon(&state.store.log(), seq);
         state.outbox.appended(seq);
         for record in records {
-            let before = |lease: &Lease| inner.registry.get(lease.lease_id).ok();
-            let left = match &record.change {
-                Change::SingletonLeave { lease, .. } | Change::Orphan { lease } => before(lease),
-                // Whoever held an orphan holds it no longer.
-                Change::SingletonReuse { lease } | Change::Renew { lease } => {
-                    before(lease).filter(|lease| lease.orphaned)
-                }
-                _ => None,
-            };
-            let left = left.map(Arc::clone);
-            inner.registry.apply(record.seq, &record.change);
-            for owner in left.iter().flat_map(|lease| lease.owners()) {
-                self.let_go_of_owner(inner, owner);
-            }
-            match &record.change {
-                Change::Release { lease, .. } | Change::Expire { lease, .. } => {
-                    self.let_go(inner, lease);
-                }
-                Change::EndInstance { instance, .. } => {
-                    inner.heartbeats.remove(&instance.instance_id);
-                    self.let_go_of_owner(inner, &instance.owner);
-                }
-                _ => {}
-            }
+            self.put_in_force(inner, &record);
             if let Some(signals) = &inner.signals {
                 // Nobody listens any more when the bus is gone, and that is fine.
                 let _ = signals.send(record);
             }
         }
+        self.await_endings(inner);
         self.activity.touch(inner.registry.len());
         self.compact_if_due(inner);
         Ok(seq)
     }
 
-    /// Lets go of what a lease that has ended was held by.
-    fn let_go(&self, inner: &mut Inner, lease: &Lease) {
-        inner.guards.remove(lease);
-        self.store_guards_later(inner);
-        self.deadlines.remove(&Due::Lease(lease.lease_id));
-        lease.owners().for_each(|owner| self.let_go_of_owner(inner, owner));
+    /// Puts a stored change in force, and carries out what follows from it.
+    fn put_in_force(&self, inner: &mut Inner, record: &Record) {
+        let change = &record.change;
+        if !inner.is_resumed {
+            // What follows is carried out for all at once.
+            return inner.registry.apply(record.seq, change);
+        }
+        let lease = |inner: &Inner| {
+            let lease = inner.registry.get(change.lease()?.lease_id).ok();
+            lease.map(Arc::clone)
+        };
+        let instance = |inner: &Inner| {
+            let instance = inner.registry.instance(&change.instance()?.instance_id).ok();
+            instance.map(Arc::clone)
+        };
+        let (lease_before, instance_before) = (lease(inner), instance(inner));
+        inner.registry.apply(record.seq, change);
+        let (lease, instance) = (lease(inner), instance(inner));
+        self.settle(inner, lease_before.as_deref(), lease.as_deref());
+        if let Change::SingletonReuse { lease } = change {
+            // Whoever asks for it is about to use it.
+            self.set_limit(inner, lease.lease_id, Obligations::of(Some(lease)).limit);
+        }
+        self.settle_instance(inner, instance_before.as_deref(), instance.as_deref());
     }
 
     /// Has the store of guards looked after when there is something to do.
     fn store_guards_later(&self, inner: &Inner) {
         if let Some(when) = inner.guards.wants_storing(clock::now()) {
             self.deadlines.add_by(when, Due::Store);
-        }
-    }
-
-    /// Watches an owner no longer that nothing lives by.
-    fn let_go_of_owner(&self, inner: &Inner, owner: &Owner) {
-        if !inner.registry.needs(owner) {
-            self.owners.unwatch(owner);
         }
     }
 
@@ -563,19 +562,21 @@ impl Broker {
                 inner.guards.insert(lease_id, socket);
             }
         }
-        let mut handed = std::mem::take(&mut inner.claim.processes);
-        let mut watch = |owner: &Owner| self.owners.watch(owner, pidfd_of(owner, &mut handed));
+        let mut handed: HashMap<_, _> = std::mem::take(&mut inner.claim.processes)
+            .into_iter()
+            .map(|Process { pid, start, pidfd }| (Owner::Process { pid, start }, pidfd))
+            .collect();
+        let mut watch = |owner: &Owner| self.owners.watch(owner, handed.remove(owner));
         let now = clock::now();
         let mut waiting = VecDeque::with_capacity(inner.registry.len());
         for lease in inner.registry.iter() {
-            if !lease.orphaned {
-                lease.owners().for_each(&mut watch);
-            }
+            let Obligations { owners, limit, guard } = Obligations::of(Some(lease));
+            owners.into_iter().for_each(&mut watch);
             // The first caller must not meet what is over. The rest has time; a port without its guard has the least.
-            if lease.nearest_deadline().is_some_and(|end| end <= now) {
+            if matches!(limit, Some(Limit::At(end)) if end <= now) {
                 self.deadlines.add(now, Due::Lease(lease.lease_id));
             }
-            if lease.hold == Hold::Guard && !inner.guards.contains(lease.lease_id) {
+            if guard && !inner.guards.contains(lease.lease_id) {
                 waiting.push_front(lease.lease_id);
             } else {
                 waiting.push_back(lease.lease_id);
@@ -586,18 +587,11 @@ impl Broker {
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         self.await_endings(inner);
         for instance in inner.registry.instances() {
-            watch(&instance.owner);
             // It could not send any heartbeat while the service was down.
-            self.beat(inner, &instance);
+            self.settle_instance(inner, None, Some(&instance));
         }
+        inner.is_resumed = true;
     }
-}
-
-/// The descriptor of a process that was handed over.
-fn pidfd_of(owner: &Owner, handed: &mut Vec<Process>) -> Option<OwnedFd> {
-    let Owner::Process { pid, start } = owner else { return None };
-    let index = handed.iter().position(|p| (p.pid, p.start) == (*pid, *start))?;
-    Some(handed.swap_remove(index).pidfd)
 }
 
 impl Inner {

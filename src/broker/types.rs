@@ -116,13 +116,6 @@ impl Inner {
     fn differences(&self, merged: &Merged) -> Vec<Change> {
         differences(self.registry.told(), &merged.config, &merged.problems)
     }
-
-    fn set_config(&mut self, merged: Merged) {
-        self.registry.set_rules(merged.config.rules());
-        self.config = merged.config;
-        self.problems = merged.problems;
-        self.origins = Arc::new(merged.origins);
-    }
 }
 
 /// What a configuration is told by, after what was told before.
@@ -413,8 +406,17 @@ impl Broker {
     ) -> Result<(), Error> {
         let changes = inner.differences(&merged);
         self.commit(inner, changes, client)?;
-        inner.set_config(merged);
+        self.set_config(inner, merged);
         Ok(())
+    }
+
+    fn set_config(&self, inner: &mut Inner, merged: Merged) {
+        let unused = inner.config.unused;
+        inner.registry.set_rules(merged.config.rules());
+        inner.config = merged.config;
+        inner.problems = merged.problems;
+        inner.origins = Arc::new(merged.origins);
+        self.set_unused(inner, unused);
     }
 
     /// Runs something that changes the drop-in, one at a time, on the thread that waits for the disk.
@@ -489,7 +491,7 @@ impl Broker {
             let changes = changes(&inner, &merged);
             let committed = self.commit(&mut inner, changes, Some(client));
             if committed.is_ok() {
-                inner.set_config(merged);
+                self.set_config(&mut inner, merged);
             }
             committed
         };

@@ -96,6 +96,11 @@ impl Deadlines {
         }
     }
 
+    /// When something is due, if it is.
+    pub fn when(&self, due: &Due) -> Option<Moment> {
+        self.lock().when.get(due).map(|(when, _)| *when)
+    }
+
     /// Something is not due any more.
     pub fn remove(&self, due: &Due) {
         self.lock().remove(due);

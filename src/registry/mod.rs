@@ -6,6 +6,7 @@
 //! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
 //! - [`merge`]: two registries of one user become one
+//! - [`obligations`]: what the service has to do for a lease
 //! - [`placement`]: where a range goes that appears by itself
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
@@ -15,6 +16,7 @@ mod fairness;
 pub mod holding;
 mod memory;
 pub mod merge;
+pub mod obligations;
 pub mod placement;
 mod port_set;
 mod told;
@@ -215,11 +217,12 @@ impl Registry {
             leased.leases.insert(lease.port, lease.lease_id);
         }
         self.note_singleton(&lease);
-        for owner in lease.owners() {
-            self.owned.entry(owner.clone()).or_default().insert(lease.lease_id);
-        }
         if lease.orphaned {
             self.orphans.insert(lease.lease_id);
+        } else {
+            for owner in lease.owners() {
+                self.owned.entry(owner.clone()).or_default().insert(lease.lease_id);
+            }
         }
         self.shares.add(&lease);
         self.leases.insert(lease.lease_id, lease);
@@ -324,7 +327,7 @@ impl Registry {
         self.leases.get(ids.find_map(|id| id)?)
     }
 
-    /// The leases of that owner.
+    /// The leases that live by that owner.
     pub fn owned_by(&self, owner: &Owner) -> Vec<Arc<Lease>> {
         let ids = self.owned.get(owner).into_iter().flatten();
         ids.filter_map(|id| self.leases.get(id)).map(Arc::clone).collect()

@@ -1,0 +1,149 @@
+//! Carrying out what follows from a change: owners are watched, deadlines set, ports guarded, or no longer.
+
+use std::{collections::HashMap, os::fd::OwnedFd};
+
+use super::{Broker, Inner, holding::Held};
+use crate::{
+    change::Change,
+    error::Error,
+    kernel::{clock, guard},
+    lease::{Client, Instance, Lease, LeaseId, Owner},
+    owners::deadlines::Due,
+    registry::obligations::{Limit, Obligations},
+    time::Moment,
+};
+
+/// What is held already for leases that are about to be in force: it came with a request, or from the service before.
+#[derive(Debug, Default)]
+pub(super) struct InHand {
+    /// Bound sockets that become guards.
+    pub(super) guards: HashMap<LeaseId, OwnedFd>,
+    /// Pidfds of owners.
+    pub(super) owners: HashMap<Owner, OwnedFd>,
+}
+
+impl InHand {
+    /// What is held of an owner.
+    pub(super) fn of(held: &mut Held) -> Self {
+        let pidfd = held.pidfd.take().map(|pidfd| (held.owner.clone(), pidfd));
+        Self { owners: pidfd.into_iter().collect(), ..Self::default() }
+    }
+}
+
+impl Broker {
+    /// Makes changes for which something is held already. What of it they do not need is let go.
+    pub(super) fn commit_holding(
+        &self,
+        inner: &mut Inner,
+        in_hand: InHand,
+        changes: Vec<Change>,
+        client: Option<&Client>,
+    ) -> Result<u64, Error> {
+        inner.in_hand = in_hand;
+        let committed = self.commit(inner, changes, client);
+        inner.in_hand = InHand::default();
+        committed
+    }
+
+    /// Sees to what a lease needs since a change, and lets go of what it needs no more. The registry has the change already.
+    pub(super) fn settle(&self, inner: &mut Inner, before: Option<&Lease>, after: Option<&Lease>) {
+        let Some(lease) = after.or(before) else { return };
+        let (had, has) = (Obligations::of(before), Obligations::of(after));
+        had.owners.difference(&has.owners).for_each(|owner| self.let_go_of_owner(inner, owner));
+        has.owners.difference(&had.owners).for_each(|owner| self.watch(inner, owner));
+        if had.limit != has.limit {
+            self.set_limit(inner, lease.lease_id, has.limit);
+        }
+        match (had.guard, has.guard) {
+            (true, false) => {
+                inner.guards.remove(lease);
+                self.store_guards_later(inner);
+            }
+            (false, true) => self.guard(inner, lease.lease_id),
+            _ => {}
+        }
+    }
+
+    /// The same for an instance.
+    pub(super) fn settle_instance(
+        &self,
+        inner: &mut Inner,
+        before: Option<&Instance>,
+        after: Option<&Instance>,
+    ) {
+        let Some(instance) = after.or(before) else { return };
+        let owner = |instance: &Instance| instance.owner.clone();
+        let (had, has) = (before.map(owner), after.map(owner));
+        if had != has {
+            had.iter().for_each(|owner| self.let_go_of_owner(inner, owner));
+        }
+        has.iter().for_each(|owner| self.watch(inner, owner));
+        // Its time begins with each registration.
+        if inner.heartbeats.remove(&instance.instance_id).is_some() {
+            self.deadlines.remove(&Due::Instance(instance.instance_id.clone()));
+        }
+        if let Some(instance) = after {
+            self.beat(inner, instance);
+        }
+    }
+
+    /// Waits for the end of an owner.
+    pub(super) fn watch(&self, inner: &mut Inner, owner: &Owner) {
+        self.owners.watch(owner, inner.in_hand.owners.remove(owner));
+    }
+
+    /// Waits no longer for the end of an owner that nothing lives by.
+    fn let_go_of_owner(&self, inner: &Inner, owner: &Owner) {
+        if !inner.registry.needs(owner) {
+            self.owners.unwatch(owner);
+        }
+    }
+
+    /// Sets when a lease is looked at next.
+    pub(super) fn set_limit(&self, inner: &Inner, lease_id: LeaseId, limit: Option<Limit>) {
+        let due = Due::Lease(lease_id);
+        match limit {
+            Some(limit) => self.deadlines.add(inner.when(limit, clock::now()), due),
+            None => self.deadlines.remove(&due),
+        }
+    }
+
+    /// Keeps the port of a lease with the socket that is in hand, else with one that is bound when there is time.
+    fn guard(&self, inner: &mut Inner, lease_id: LeaseId) {
+        let now = clock::now();
+        if let Some(socket) = inner.in_hand.guards.remove(&lease_id) {
+            inner.guards.insert(lease_id, socket);
+            self.deadlines.add_once(now.plus_seconds(guard::SETTLED_SECONDS), Due::Store);
+        } else {
+            inner.waiting.push_back(lease_id);
+            self.deadlines.add_once(now, Due::Waiting);
+        }
+    }
+
+    /// The time that a lease may go unused is another from now on; what has passed of it counts.
+    pub(super) fn set_unused(&self, inner: &Inner, before: u64) {
+        let unused = inner.config.unused;
+        if unused == before {
+            return;
+        }
+        for lease in inner.registry.iter() {
+            let due = Due::Lease(lease.lease_id);
+            if Obligations::of(Some(lease)).limit == Some(Limit::Unused)
+                && let Some(when) = self.deadlines.when(&due)
+            {
+                let begun = Moment(when.0.saturating_sub(before.saturating_mul(1_000)));
+                self.deadlines.add(begun.plus_seconds(unused), due);
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// When a limit is reached that is set now.
+    pub(super) fn when(&self, limit: Limit, now: Moment) -> Moment {
+        match limit {
+            Limit::At(moment) => moment,
+            Limit::Unused => now.plus_seconds(self.config.unused),
+        }
+    }
+}

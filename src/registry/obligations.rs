@@ -1,0 +1,115 @@
+//! What the service has to do for a lease as long as it lives.
+
+use std::collections::HashSet;
+
+use crate::{
+    lease::{Lease, Owner},
+    service_type::Hold,
+    time::Moment,
+};
+
+/// The time that ends a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// The nearest time limit of those who hold it.
+    At(Moment),
+    /// Nothing else ends it, so it ends when its port has not been listened on for the configured time.
+    Unused,
+}
+
+/// What the service has to do for a lease. It follows from the lease alone, so that a lease that is changed, one that is read
+/// from the state and one that is taken over from another service are treated alike.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Obligations<'a> {
+    /// The owners whose end is waited for. An orphan waits for the end of its listener instead.
+    pub owners: HashSet<&'a Owner>,
+    /// The time limit, if there is one.
+    pub limit: Option<Limit>,
+    /// Whether a bound socket keeps the port.
+    pub guard: bool,
+}
+
+impl<'a> Obligations<'a> {
+    /// What is to be done for this lease; for none, nothing.
+    pub fn of(lease: Option<&'a Lease>) -> Self {
+        let Some(lease) = lease else { return Self::default() };
+        let guard = lease.hold == Hold::Guard;
+        if lease.orphaned {
+            return Self { guard, ..Self::default() };
+        }
+        let unused = (!lease.is_owned()).then_some(Limit::Unused);
+        let limit = lease.nearest_deadline().map(Limit::At).or(unused);
+        Self { owners: lease.owners().collect(), limit, guard }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lease::{Holder, LeaseId},
+        port::{Port, Protocol},
+        time::Timestamp,
+    };
+
+    fn process(pid: u32) -> Owner {
+        Owner::Process { pid, start: 1 }
+    }
+
+    fn holder(owner: Owner, deadline: Option<u64>) -> Holder {
+        Holder { owner, instance_id: None, ttl: deadline, deadline: deadline.map(Moment) }
+    }
+
+    fn held_by(holders: Vec<Holder>) -> Lease {
+        let lease = Lease {
+            lease_id: LeaseId::from_number(1),
+            port: Port::MAX,
+            protocol: Protocol::Tcp,
+            service_type: "ai".parse().unwrap(),
+            service_name: None,
+            instance_id: None,
+            project_path: None,
+            owner: Owner::None,
+            hold: Hold::Guard,
+            ttl: None,
+            deadline: None,
+            orphaned: false,
+            sharers: Vec::new(),
+            singleton_key: None,
+            block_id: None,
+            since: Timestamp(0),
+        };
+        lease.held_by(holders).unwrap()
+    }
+
+    #[test]
+    fn a_lease_always_ends_by_an_owner_or_by_time() {
+        let (one, two) = (process(1), process(2));
+        for (holders, owners, limit) in [
+            (vec![holder(Owner::None, None)], vec![], Some(Limit::Unused)),
+            (vec![holder(one.clone(), None)], vec![&one], None),
+            (vec![holder(Owner::None, Some(9))], vec![], Some(Limit::At(Moment(9)))),
+            (
+                vec![holder(one.clone(), Some(9)), holder(two.clone(), Some(7))],
+                vec![&one, &two],
+                Some(Limit::At(Moment(7))),
+            ),
+            (vec![holder(Owner::None, None), holder(one.clone(), None)], vec![&one], None),
+        ] {
+            let lease = held_by(holders);
+            let found = Obligations::of(Some(&lease));
+            assert_eq!(found.owners, owners.into_iter().collect(), "{lease:?}");
+            assert_eq!(found.limit, limit, "{lease:?}");
+            assert!(found.guard);
+        }
+    }
+
+    #[test]
+    fn an_orphan_waits_for_no_owner_and_no_time_and_keeps_its_guard() {
+        let lease = held_by(vec![holder(process(1), Some(9))]);
+        let orphan = Lease { orphaned: true, ..lease };
+        let expected = Obligations { guard: true, ..Obligations::default() };
+        assert_eq!(Obligations::of(Some(&orphan)), expected);
+        assert_eq!(Obligations::of(None), Obligations::default());
+    }
+}
