@@ -81,6 +81,36 @@ fn exec_tells_the_port_as_run_does() {
 }
 
 #[test]
+fn a_variable_that_would_get_two_values_is_wrong_usage_and_nothing_is_leased() {
+    let home = Home::with_type();
+    for arguments in [
+        &["--env", "A=mine", "--env", "A=api"][..],
+        &["mine", "--env", "A", "--env", "A=api"],
+        &["mine", "--env", "A", "--env", "A"],
+        &["mine", "--env", "PORT=api"],
+        &["mine", "--env", "STYXY_PORT=api"],
+        &["mine", "--env", "STYXY_LEASE_ID"],
+        &["--env", "STYXY_LEASE_ID=mine"],
+        &["mine", "--count", "2", "--env", "PORT_1=api"],
+        &["mine", "--count", "2", "--env", "WEB", "--env", "WEB_1=api"],
+        &["--env", "A=mine", "--env", "port=api"],
+    ] {
+        let output = home.run(&[&["run"], arguments, &["--", "true"]].concat());
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
+        assert!(said(&output).contains("variable of its own"), "{}", said(&output));
+    }
+    assert!(!home.socket().exists(), "no service was looked for");
+    // The same value twice is none too many, and a port may be in HOST.
+    for (arguments, script) in [
+        (&["mine", "--env", "STYXY_PORT"][..], "test $STYXY_PORT = {port}"),
+        (&["--env", "PORT=mine", "--env", "HOST=mine"], "test $HOST = {HOST} -a $HOST != $PORT"),
+        (&["mine", "--count", "2", "--env", "PORT_2=mine"], "test $PORT_2 != $PORT_1"),
+    ] {
+        out(&home.run(&[&["run"], arguments, &["--", "bash", "-c", script]].concat()));
+    }
+}
+
+#[test]
 fn wrong_usage_of_a_command_line_is_not_a_refusal() {
     let home = Home::with_type();
     for arguments in [

@@ -1,4 +1,5 @@
 use std::{
+    collections::{HashMap, HashSet},
     ffi::{OsStr, OsString},
     io,
     os::unix::{
@@ -101,7 +102,9 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Stop> {
         let wanted = self.wanted.options()?;
         let mut variables = Vec::new();
-        for (index, leased) in self.leases()?.into_iter().enumerate() {
+        let leases = self.leases()?;
+        have_one_value(&self.env, &leases)?;
+        for (index, leased) in leases.into_iter().enumerate() {
             let mut options = wanted.clone();
             options.put_some("count", leased.count.map(u32::from));
             options.put_some("hold", self.hold.map(Hold::as_str));
@@ -171,6 +174,42 @@ struct Leased<'a> {
     count: Option<u16>,
     /// Whether it is called after its variable, so that two of a type are told apart.
     has_own_name: bool,
+}
+
+impl Leased<'_> {
+    /// The variables and placeholders of the command's own port, each with the place of its port in the block.
+    fn names_of_own(&self) -> Vec<(String, u16)> {
+        let all_of_block = ["port", self.variable].into_iter().flat_map(|name| {
+            let further = (1..self.count.unwrap_or(1)).map(move |n| (format!("{name}_{n}"), n));
+            [(name.to_owned(), 0)].into_iter().chain(further)
+        });
+        let others = self.others.iter().map(|other| (other.name.clone(), 0));
+        all_of_block.chain(others).chain([("STYXY_PORT".to_owned(), 0)]).collect()
+    }
+}
+
+/// Makes sure that no variable gets two values, of which the command would see one.
+fn have_one_value(given: &[Variable], leases: &[Leased]) -> Result<(), Stop> {
+    let clash = |name: &str, why: &str| {
+        let error = Error::invalid(format!("--env {name} {why}"));
+        usage(&error.suggest("give each port a variable of its own"))
+    };
+    let mut names = HashSet::new();
+    if let Some(again) = given.iter().find(|variable| !names.insert(&variable.name)) {
+        return Err(clash(&again.name, "is given twice, and a variable has one value"));
+    }
+    let mut ports = HashMap::from([("STYXY_LEASE_ID".to_owned(), None)]);
+    let own = leases.first().into_iter().flat_map(Leased::names_of_own);
+    let own = own.map(|(name, place)| (name, Some((0, place))));
+    let further = leases.iter().enumerate().skip(1);
+    let further = further.map(|(index, leased)| (leased.variable.to_owned(), Some((index, 0))));
+    for (name, port) in own.chain(further) {
+        if ports.get(&name).is_some_and(|other| *other != port) {
+            return Err(clash(&name, "is the name of something else that styxy tells the command"));
+        }
+        ports.insert(name, port);
+    }
+    Ok(())
 }
 
 impl Telling {
@@ -247,10 +286,11 @@ pub(super) fn prepare(command: &[OsString], variables: &[(String, String)]) -> C
     }
     let arguments = command[1..].iter().map(|argument| filled(argument, &placeholders));
     let mut prepared = Command::new(&command[0]);
-    prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     if std::env::var_os("HOST").is_none() {
         prepared.env("HOST", probe::loopback().to_string());
     }
+    // A variable for a port may be called HOST, too.
+    prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
     prepared
 }
 
