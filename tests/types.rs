@@ -63,6 +63,33 @@ fn a_slip_of_the_hand_is_refused_and_makes_nothing() {
 }
 
 #[test]
+fn a_type_that_the_configuration_removes_is_refused_with_the_place_that_removes_it() {
+    let home = Home::new();
+    home.configure("{\"service_types\": {\n\"dev\": null}}");
+    let place = format!("{}:2 removes it", home.config().join("config.json").display());
+    for arguments in [
+        &["allocate", "dev"][..],
+        &["allocate", "dev", "--create"],
+        &["allocate", "dev", "--dry-run"],
+        &["suggest", "dev"],
+        &["run", "dev", "--", "true"],
+    ] {
+        let (code, words) = home.refused(arguments);
+        assert_eq!(code, 1, "{words}");
+        let what = format!("there is no service type \"dev\": {place}; delete that null");
+        assert!(words.contains(&what), "{arguments:?}: {words}");
+    }
+    // A later file counts more.
+    let later = home.config().join("config.d");
+    fs::create_dir_all(&later).unwrap();
+    let (first, last) = (home.port(0), home.port(9));
+    let again = format!(r#"{{"service_types": {{"dev": {{"port_range": [{first}, {last}]}}}}}}"#);
+    fs::write(later.join("again.json"), again).unwrap();
+    home.ok(&["config", "reload"]);
+    home.ok(&["allocate", "dev"]);
+}
+
+#[test]
 fn a_dry_run_tells_the_range_and_makes_none() {
     let home = Home::with_growth();
     let answer = home.json(&["allocate", "grafana", "--dry-run"]);

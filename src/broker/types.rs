@@ -75,6 +75,13 @@ impl Inner {
     /// Whether an unknown type may get a range.
     pub(super) fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
         let types = &self.registry.rules().types;
+        if let Some(origin) = self.origins.get(&format!("service_types.{name}")) {
+            // A range of the service's own would count less than what somebody has written.
+            let message = format!("there is no service type \"{name}\": {origin} removes it");
+            let hint =
+                "delete that null, give the type a port_range in a later file, or use another type";
+            return Err(Error::new(ErrorKind::UnknownServiceType, message).suggest(hint));
+        }
         let meant = near_miss(name.as_str(), types.names());
         if !self.config.auto.enabled {
             let message = format!(

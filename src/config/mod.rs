@@ -198,6 +198,10 @@ impl Merged {
             }
             if &text[place.start..place.end] == "null" {
                 self.origins.retain(|known, _| known != field && !known.starts_with(&inside));
+                if type_of(field) == field.strip_prefix("service_types.") {
+                    // Whoever asks for the type learns where it went.
+                    self.origins.insert(field.clone(), origin(source.line(*place)));
+                }
             } else {
                 self.origins.insert(field.clone(), origin(source.line(*place)));
             }
