@@ -14,6 +14,7 @@ use std::{
     env, fmt,
     io::{self, Write},
     os::unix::net::UnixListener as PassedListener,
+    path::PathBuf,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -135,12 +136,14 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     }
     // Guards that another service hands over come before the first thread is started, too.
     let claim = home.claim()?;
+    let folder_of_log = (options.log && claim.lock.is_some()).then_some(&*home.state);
     if options.log {
         // Until now it went to the command that waits.
-        log::begin(claim.lock.is_some().then_some(&*home.state))?;
+        log::begin(folder_of_log)?;
     }
+    let log = folder_of_log.map(log::path);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(options, inherited, &home, claim))
+    runtime.block_on(serve(options, inherited, &home, claim, log))
 }
 
 async fn serve(
@@ -148,6 +151,7 @@ async fn serve(
     inherited: Inherited,
     home: &Home,
     claim: Claim,
+    log: Option<PathBuf>,
 ) -> Result<End, Failure> {
     // First of all: a signal that comes while the service starts must not kill it.
     let signals = Signals::new()?;
@@ -155,6 +159,7 @@ async fn serve(
     let broker = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
+        log,
         is_unit: home.rank == Rank::Unit,
         claim,
         guards,

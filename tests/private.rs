@@ -7,7 +7,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Write},
     os::unix::net::{UnixDatagram, UnixListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
     thread,
 };
@@ -284,6 +284,20 @@ fn events_in_a_log_that_was_set_aside_are_still_shown() {
         home.styxy().args(["audit", "--all"]).env("PATH", home.path("bin")).output().unwrap();
     let shown = String::from_utf8_lossy(&audit.stdout).into_owned();
     assert!(shown.contains("oldest"), "{shown} {}", stderr(&audit));
+}
+
+#[test]
+fn status_names_the_file_that_the_events_of_a_private_service_go_to() {
+    if Path::new("/run/systemd/journal").exists() {
+        return;
+    }
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine"]);
+    let log = home.state().join("service.log");
+    let words = format!("there is no journal, so events go to {}", log.display());
+    let status: Json = serde_json::from_str(&home.ok(&["status", "--json"])).unwrap();
+    assert_eq!(status["audit_note"], words);
+    home.until(|| fs::read_to_string(&log).unwrap().contains(r#""STYXY_ACTION":"allocate""#));
 }
 
 /// A service that answers every request with this.

@@ -14,6 +14,7 @@ mod worker;
 
 use std::{
     io,
+    path::Path,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -121,20 +122,24 @@ pub enum Arrival {
 }
 
 impl Arrival {
-    /// Why they are not confirmed, for people.
-    pub fn note(self) -> Option<&'static str> {
-        match self {
-            Self::Confirmed => None,
-            Self::Waiting => {
-                Some("the journal takes nothing at the moment, and the events wait until it does")
+    /// Why they are not confirmed, for people. `log` is the file that standard error goes to, if it is one.
+    pub fn note(self, log: Option<&Path>) -> Option<String> {
+        let note = match (self, log) {
+            (Self::Confirmed, _) => return None,
+            (Self::Waiting, _) => {
+                "the journal takes nothing at the moment, and the events wait until it does"
             }
-            Self::Unconfirmed => Some(
-                "this user cannot read the journal, so events are sent slowly instead of being confirmed",
-            ),
-            Self::NoJournal => {
-                Some("there is no journal, so events go to the standard error of the service")
+            (Self::Unconfirmed, _) => {
+                "this user cannot read the journal, so events are sent slowly instead of being confirmed"
             }
-        }
+            (Self::NoJournal, None) => {
+                "there is no journal, so events go to the standard error of the service"
+            }
+            (Self::NoJournal, Some(log)) => {
+                return Some(format!("there is no journal, so events go to {}", log.display()));
+            }
+        };
+        Some(note.to_owned())
     }
 }
 

@@ -90,6 +90,8 @@ pub struct Places {
     pub config: Vec<PathBuf>,
     /// The lock of the state folder, and what the service before this one has handed over.
     pub claim: Claim,
+    /// The file that standard error goes to, if the service writes to one.
+    pub log: Option<PathBuf>,
     /// Whether systemd has started the service as a unit, which has a sight of the file system of its own.
     pub is_unit: bool,
     /// The guards that the service manager has kept.
@@ -100,6 +102,8 @@ pub struct Places {
 #[derive(Debug)]
 pub struct Broker {
     state: PathBuf,
+    /// The file that standard error goes to, if it is one.
+    log: Option<PathBuf>,
     /// The folders that are the service's own.
     own: Vec<PathBuf>,
     /// Whoever holds these has the turn to change the configuration.
@@ -209,6 +213,7 @@ impl Broker {
                 changes: Some(changes),
             }),
             state: places.state,
+            log: places.log,
             own,
             files: Arc::new(tokio::sync::Mutex::new(files)),
             sight,

@@ -210,7 +210,7 @@ impl Broker {
                 let audit = state.outbox.status();
                 fields.put("seq", state.store.seq());
                 fields.put("audit_pending", state.store.seq().saturating_sub(audit.done));
-                let note = audit.arrival.note();
+                let note = audit.arrival.note(self.log.as_deref());
                 fields.put("audit_confirmed", note.is_none());
                 fields.put_some("audit_note", note);
                 fields.put_some("audit_remedy", backlog::remedy(audit.arrival));
