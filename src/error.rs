@@ -1,6 +1,6 @@
 //! Errors: one enum of kinds, and one table that says what each is called at every door.
 
-use std::{fmt, io};
+use std::{fmt, io, path::Path};
 
 use nix::errno::Errno;
 
@@ -185,6 +185,18 @@ impl Error {
             format!("the change could not be stored, so nothing was changed: {cause}"),
         )
         .suggest("free some disk space or make the state folder writable, then try again")
+    }
+
+    /// What is kept could not be read, or is of no use: true of a question as well as of a change.
+    pub fn unusable(what: &str, path: &Path, cause: &io::Error) -> Self {
+        if let Some(shortage) = Shortage::of(cause) {
+            return shortage.into();
+        }
+        let path = path.display();
+        let message = format!("{what} cannot be used, and nothing was changed: {path}: {cause}");
+        let hint =
+            "make it readable and writable for this user, or free some disk space, then try again";
+        Self::new(ErrorKind::Storage, message).suggest(hint)
     }
 
     pub(crate) fn unknown_service_type<'a>(

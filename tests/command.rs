@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     process::{Output, Stdio},
@@ -61,6 +62,35 @@ fn json_is_all_there_is_on_stdout() {
     let released: Json = serde_json::from_str(&home.ok(&["release", id, "--json"])).unwrap();
     assert_eq!(released["port"], lease["port"]);
     assert_eq!(home.ok(&["list", "--json"]), "[]");
+}
+
+#[test]
+fn a_question_about_a_state_that_cannot_be_used_is_not_answered_with_a_change_that_failed() {
+    let home = Home::with_type();
+    // It is locked by a file of this name.
+    let lock = home.state().join("lock");
+    fs::create_dir_all(&lock).unwrap();
+    for arguments in [
+        &["list"][..],
+        &["types"],
+        &["check", "3000"],
+        &["suggest", "mine"],
+        &["instances"],
+        &["allocate", "mine"],
+    ] {
+        let said = stderr(&home.run(arguments));
+        let words =
+            format!("the state cannot be used, and nothing was changed: {}", lock.display());
+        assert!(
+            said.contains(&words) && said.contains("make it readable"),
+            "{arguments:?}: {said}"
+        );
+    }
+    fs::remove_dir(lock).unwrap();
+    fs::write(home.state().join("auto-backups"), "").unwrap();
+    let said = stderr(&home.run(&["config", "backups"]));
+    assert!(said.contains("the earlier versions of the configuration cannot be used"), "{said}");
+    home.ok(&["allocate", "mine"]);
 }
 
 #[test]

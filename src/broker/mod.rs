@@ -51,7 +51,7 @@ use crate::{
     audit::{Outbox, Sink, outbox},
     change::{Change, Record},
     config::{Config, Files, Merged, Origins, Problem, drop_in},
-    error::{Error, ErrorKind, Shortage},
+    error::{Error, ErrorKind},
     handover::{Claim, giver::Successor},
     kernel::{
         clock,
@@ -630,16 +630,17 @@ fn storage(error: std::io::Error) -> Error {
     Error::storage(&error)
 }
 
-/// Why nothing can be changed without the state.
+/// Why nothing can be asked or changed without the state.
 fn unusable(error: &OpenError) -> Error {
     match error {
         OpenError::Newer(..) => Error::new(
             ErrorKind::Storage,
             format!("nothing is granted, and nothing was changed: {error}"),
         ),
-        OpenError::Io(_, cause) if Shortage::of(cause).is_some() => Error::storage(cause),
-        OpenError::Io(..) | OpenError::Locked(_) => {
-            Error::storage(&std::io::Error::other(error.to_string()))
-        }
+        OpenError::Io(path, cause) => Error::unusable("the state", path, cause),
+        OpenError::Locked(_) => Error::new(
+            ErrorKind::Storage,
+            format!("the state cannot be used, and nothing was changed: {error}"),
+        ),
     }
 }

@@ -353,7 +353,10 @@ impl Broker {
 
     /// The earlier versions of the service's own drop-in, the oldest first.
     pub fn config_backups(&self) -> Result<Vec<drop_in::Backup>, Error> {
-        drop_in::backups(&self.backups()).map_err(storage)
+        let folder = self.backups();
+        drop_in::backups(&folder).map_err(|error| {
+            Error::unusable("the earlier versions of the configuration", &folder, &error)
+        })
     }
 
     /// Puts an earlier version of the drop-in in force. Types that it does not have go; `force` releases
