@@ -4,15 +4,19 @@ mod support;
 
 use std::{
     collections::BTreeSet,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io::{Read, Write},
-    os::unix::net::{UnixDatagram, UnixListener},
+    os::unix::{
+        fs::PermissionsExt,
+        net::{UnixDatagram, UnixListener},
+    },
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
 };
 
-use serde_json::Value as Json;
+use nix::unistd::{chown, geteuid};
+use serde_json::{Value as Json, json};
 use support::Home;
 
 fn stderr(output: &Output) -> String {
@@ -298,6 +302,79 @@ fn status_names_the_file_that_the_events_of_a_private_service_go_to() {
     let status: Json = serde_json::from_str(&home.ok(&["status", "--json"])).unwrap();
     assert_eq!(status["audit_note"], words);
     home.until(|| fs::read_to_string(&log).unwrap().contains(r#""STYXY_ACTION":"allocate""#));
+}
+
+/// What `status` and `doctor` say where no service runs; whether the next command would start one.
+fn not_running(styxy: &dyn Fn() -> Command) -> (String, bool) {
+    let run = |verb| styxy().args([verb, "--json"]).output().unwrap();
+    let status: Json = serde_json::from_slice(&run("status").stdout).unwrap();
+    assert_eq!(status["running"], false, "{status}");
+    let findings: Json = serde_json::from_slice(&run("doctor").stdout).unwrap();
+    let mut findings = findings.as_array().unwrap().iter();
+    let finding = findings.find(|finding| finding["check"] == "service").unwrap();
+    let text = String::from_utf8(styxy().arg("status").output().unwrap().stdout).unwrap();
+    let is_started = text.contains("the next command starts it");
+    if is_started {
+        assert_eq!(
+            (&finding["verdict"], &finding["remedy"]),
+            (&json!("note"), &json!("the next command starts it"))
+        );
+        assert!(status.get("obstacle").is_none(), "{status}");
+        return (text, true);
+    }
+    assert_eq!((&finding["verdict"], &finding["remedy"]), (&json!("error"), &status["obstacle"]));
+    let obstacle = status["obstacle"].as_str().unwrap();
+    assert!(text.contains(&format!("and cannot serve: {obstacle}")), "{text}");
+    (obstacle.to_owned(), false)
+}
+
+#[test]
+fn status_and_doctor_promise_a_service_only_where_a_command_can_start_one() {
+    let home = Home::new();
+    let in_home = || home.styxy();
+    assert!(not_running(&in_home).1);
+    assert!(!home.state().exists(), "they have made nothing");
+
+    fs::create_dir_all(home.state()).unwrap();
+    let header = r#"{"header":{"version":2,"program":"9.3.0"}}"#;
+    let text = format!("{:08x} {header}\n", crc32fast::hash(header.as_bytes()));
+    fs::write(home.state().join("log.00000007"), text).unwrap();
+    let (newer, is_started) = not_running(&in_home);
+    assert!(!is_started && newer.contains("was written by styxy 9.3.0"), "{newer}");
+
+    fs::remove_dir_all(home.state()).unwrap();
+    fs::write(home.state(), "").unwrap();
+    let (file, is_started) = not_running(&in_home);
+    assert!(!is_started && file.contains("is no directory"), "{file}");
+
+    // Closed to an ordinary user, whose it is.
+    fs::remove_file(home.state()).unwrap();
+    fs::create_dir(home.state()).unwrap();
+    let (program, nobody) = (home.path("styxy"), 65_534);
+    fs::copy(env!("CARGO_BIN_EXE_styxy"), &program).unwrap();
+    fs::set_permissions(home.path(""), Permissions::from_mode(0o755)).unwrap();
+    if geteuid().is_root() {
+        for folder in ["state/styxy/state", "state/styxy", "state", "runtime"] {
+            chown(&home.path(folder), Some(nobody.into()), None).unwrap();
+        }
+        chown(&home.state(), Some(nobody.into()), None).unwrap();
+    }
+    let theirs = || {
+        let mut command = Command::new(&program);
+        if geteuid().is_root() {
+            command = Command::new("setpriv");
+            command.args([format!("--reuid={nobody}"), format!("--regid={nobody}")]);
+            command.arg("--clear-groups").arg(&program);
+        }
+        command.env_clear().envs(home.styxy().get_envs().filter_map(|(k, v)| Some((k, v?))));
+        command.current_dir("/");
+        command
+    };
+    assert!(not_running(&theirs).1);
+    fs::set_permissions(home.state(), Permissions::from_mode(0o500)).unwrap();
+    let (closed, is_started) = not_running(&theirs);
+    assert!(!is_started && closed.contains("cannot be written to"), "{closed}");
+    assert!(closed.contains("set XDG_STATE_HOME"), "{closed}");
 }
 
 /// A service that answers every request with this.

@@ -189,8 +189,11 @@ async fn service(findings: &mut Findings, units: &Units) {
             status
         }
         Ok(Err(why)) => {
-            let remedy = "the next command starts it";
-            return findings.note("service", format!("the service is not running: {why}"), remedy);
+            let message = format!("the service is not running: {why}");
+            return match user().obstacle() {
+                None => findings.note("service", message, "the next command starts it"),
+                Some(obstacle) => findings.error("service", message, obstacle),
+            };
         }
         Err(failure) => {
             return findings.error(
@@ -207,7 +210,7 @@ async fn service(findings: &mut Findings, units: &Units) {
         Some(problem) => findings.error(
             "state",
             format!("nothing is granted: {problem}"),
-            "free some disk space, or make that folder writable for this user",
+            user().obstacle().unwrap_or_else(|| "free some disk space".to_owned()),
         ),
     }
     let guards = counted(status["guards"].as_u64().unwrap_or(0), "guard");

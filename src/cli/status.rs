@@ -1,5 +1,5 @@
 use clap::Args;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{
     Output, Stop, block_on, config::elsewhere, counted, print, print_json, table::folded, text,
@@ -7,6 +7,7 @@ use super::{
 use crate::{
     client::{self, Call, Way},
     kernel::sandbox::Layer,
+    surroundings::user,
 };
 
 /// Show the state of the service
@@ -21,12 +22,22 @@ impl Status {
         let (mut status, way) = match block_on(client::call_running(&Call::Status))?? {
             Ok(answer) => answer,
             Err(why) => {
+                let obstacle = user().obstacle();
                 if self.output.json {
-                    return print_json(&serde_json::json!({"running": false, "reason": why}));
+                    let mut answer = json!({"running": false, "reason": why});
+                    if let Some(obstacle) = obstacle {
+                        answer["obstacle"] = obstacle.into();
+                    }
+                    return print_json(&answer);
                 }
-                return print(&format!(
-                    "the service is not running; the next command starts it ({why})"
-                ));
+                return print(&match obstacle {
+                    None => {
+                        format!("the service is not running; the next command starts it ({why})")
+                    }
+                    Some(obstacle) => {
+                        format!("the service is not running, and cannot serve: {obstacle}")
+                    }
+                });
             }
         };
         status["transport"] = way.as_str().into();
@@ -67,7 +78,7 @@ fn describe(status: &Json, way: Way) -> String {
     }
     lines.push(confirmed(status).unwrap_or_else(|| unconfirmed(status)));
     if let Some(problem) = status["state_problem"].as_str() {
-        lines.push(format!("the state cannot be used, so nothing is granted: {problem}"));
+        lines.push(format!("nothing is granted: {problem}"));
     }
     let problems = status["config_problems"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !problems.is_empty() {
@@ -139,8 +150,6 @@ pub(super) fn sandbox_of(missing: &[Layer]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

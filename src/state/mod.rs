@@ -26,7 +26,7 @@ use std::{
 
 pub use lock::Lock;
 pub use reader::Reader;
-pub use recover::{Found, ids, is_in, look, paths};
+pub use recover::{Found, ids, is_in, look, paths, written_by_newer};
 pub use store::{OpenError, Snapshot, Store};
 pub use writer::Writer;
 

@@ -95,13 +95,23 @@ struct Commit {
     records: Vec<Record>,
 }
 
+/// Whether a newer version has written what is in a state folder; the error that opening it would give.
+pub fn written_by_newer(folder: &Path) -> Option<OpenError> {
+    let origin = newer_origin(folder, &files(folder).ok()?)?;
+    Some(OpenError::Newer(folder.to_owned(), origin))
+}
+
+fn newer_origin(folder: &Path, names: &[Name]) -> Option<Origin> {
+    let mut origins = names.iter().filter_map(|name| origin(&name.path(folder)));
+    origins.find(|origin| origin.format > line::VERSION)
+}
+
 /// Reads all state files into the registry, and changes nothing.
 pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, OpenError> {
     let io = |error| OpenError::Io(folder.to_owned(), error);
     let newer = |origin| OpenError::Newer(folder.to_owned(), origin);
     let names = files(folder).map_err(io)?;
-    let origins = names.iter().filter_map(|name| origin(&name.path(folder)));
-    if let Some(origin) = origins.into_iter().find(|origin| origin.format > line::VERSION) {
+    if let Some(origin) = newer_origin(folder, &names) {
         return Err(newer(origin));
     }
     let newest_of = |kind| names.iter().rev().find(move |name| name.kind == kind).copied();

@@ -24,7 +24,7 @@ use nix::{
 };
 use tokio::net::UnixStream;
 
-use super::folder::name;
+use super::folder::{self, name};
 use crate::{kernel::network, machine};
 
 /// The name of the socket.
@@ -100,6 +100,16 @@ impl Door {
     /// Whether there is a socket.
     pub fn exists(&self) -> bool {
         self.path().exists()
+    }
+
+    /// What is in the way of a service that would listen here.
+    pub(super) fn obstacle(&self) -> Option<String> {
+        let path = self.path();
+        match folder::can_be_had(self.uid, &self.folder) {
+            Err(why) => Some(why),
+            Ok(()) if path.is_dir() => Some(format!("{} is a directory", path.display())),
+            Ok(()) => None,
+        }
     }
 
     /// Connects to the service, if one of this user listens.

@@ -61,6 +61,16 @@ pub(super) fn first_usable(
 }
 
 fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
+    // The state that is there must not be left for another place: who asks is told to mend it.
+    let is_there = fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid);
+    if is_there && writable(path) == Err(Errno::EACCES) {
+        return Ok(());
+    }
+    can_be_had(uid, path)
+}
+
+/// Whether it is there, the user's and can be written to, or can be made; else why not.
+pub(super) fn can_be_had(uid: u32, path: &Path) -> Result<(), String> {
     let existing = path.ancestors().find_map(|folder| match fs::metadata(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         found => Some((folder, found)),
@@ -73,12 +83,7 @@ fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
     } else if folder == path && found.uid() != uid {
         Err(format!("{shown} belongs to {}", name(found.uid())))
     } else {
-        match writable(folder) {
-            Ok(()) => Ok(()),
-            // The state that is there must not be left for another place: who asks is told to mend it.
-            Err(Errno::EACCES) if folder == path => Ok(()),
-            Err(errno) => Err(format!("{shown} cannot be written to ({})", errno.desc())),
-        }
+        writable(folder).map_err(|errno| format!("{shown} cannot be written to ({})", errno.desc()))
     }
 }
 
@@ -131,6 +136,11 @@ impl Temporary {
             }
         }
         Err(troubles.join(", "))
+    }
+
+    /// Whether one could be made.
+    pub(super) fn has_room(&self) -> bool {
+        self.parents.iter().any(|parent| can_write(parent))
     }
 
     fn base(&self) -> String {

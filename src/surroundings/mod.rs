@@ -169,17 +169,41 @@ impl User {
     /// The state folder that a service of this user has where systemd gives it none: the one that the unit would have. One
     /// in `/tmp` is made where there is no other. The message says what is wrong and what to do.
     pub fn make_state(&self) -> Result<PathBuf, String> {
-        let why_not = match (&self.state, &self.older_state) {
-            (Ok(state), Some(older)) => return Ok(machine::state_folder(state, older)),
-            (Ok(state), None) => return Ok(state.clone()),
-            (Err(why), _) => why,
-        };
-        let made = self.temporary.find_or_make().map(|folder| folder.join("state"));
-        made.map_err(|error| {
-            format!(
-                "there is no place for the state: {why_not}, and {error}; set HOME or XDG_STATE_HOME"
-            )
+        self.state_outside_of_tmp().or_else(|why_not| {
+            let made = self.temporary.find_or_make().map(|folder| folder.join("state"));
+            made.map_err(|error| no_state(why_not, &error))
         })
+    }
+
+    fn state_outside_of_tmp(&self) -> Result<PathBuf, &str> {
+        match (self.state.as_deref(), &self.older_state) {
+            (Ok(state), Some(older)) => Ok(machine::state_folder(state, older)),
+            (Ok(state), None) => Ok(state.to_owned()),
+            (Err(why), _) => Err(why),
+        }
+    }
+
+    /// What is in the way of a service that a command would start: it could not have its state, or not listen. Makes
+    /// nothing.
+    pub fn obstacle(&self) -> Option<String> {
+        let state = match (self.state_outside_of_tmp(), self.temporary.find()) {
+            (Ok(state), _) => state,
+            (Err(_), Some(folder)) => folder.join("state"),
+            (Err(_), None) if self.temporary.has_room() => return None,
+            (Err(why), None) => return Some(no_state(why, "nor can one be made in /tmp")),
+        };
+        let state = state.join(machine::key());
+        if let Err(why) = folder::can_be_had(self.uid, &state) {
+            return Some(format!(
+                "{why}, and its state is there: make it a directory that this user can write to, or set XDG_STATE_HOME"
+            ));
+        }
+        if let Some(newer) = state::written_by_newer(&state) {
+            return Some(newer.to_string());
+        }
+        let doors = self.runtime_door().into_iter().chain([Door::new(self.uid, state)]);
+        let closed: Result<Vec<_>, ()> = doors.map(|door| door.obstacle().ok_or(())).collect();
+        closed.ok().map(|closed| format!("it has nowhere to listen: {}", closed.join("; ")))
     }
 
     /// The folders of the configuration, in the order in which they count. The last one is the user's.
@@ -222,6 +246,10 @@ fn state_in(home: PathBuf) -> PathBuf {
 /// The folder of the configuration in a `$XDG_CONFIG_HOME`.
 fn config_in(home: PathBuf) -> PathBuf {
     home.join("styxy")
+}
+
+fn no_state(why_not: &str, nor: &str) -> String {
+    format!("there is no place for the state: {why_not}, and {nor}; set HOME or XDG_STATE_HOME")
 }
 
 fn refusal(uid: u32, name: &str, path: &Path) -> String {
