@@ -1,19 +1,23 @@
 //! Whether a folder can be used, and the one in `/tmp` where none can.
 
 use std::{
-    fs::{self, DirBuilder, Metadata},
+    fs::{self, DirBuilder, File, Metadata},
     io::{self, ErrorKind},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use nix::{
     errno::Errno,
+    fcntl::{Flock, FlockArg},
     unistd::{AccessFlags, eaccess},
 };
 use uuid::Uuid;
+
+/// How long a command waits for its turn to make a folder.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Permissions of others that a folder with a socket must not have: to put something else in its place.
 const WRITABLE: u32 = 0o022;
@@ -87,6 +91,21 @@ pub(super) fn can_be_had(uid: u32, path: &Path) -> Result<(), String> {
     }
 }
 
+/// The turn to make a folder in this one, among the commands of a user: a lock (flock(2)) until it is dropped. Everybody may
+/// take such a lock in `/tmp`, so nobody waits for it for long.
+fn turn(parent: &Path) -> Option<Flock<File>> {
+    let mut parent = File::open(parent).ok()?;
+    let until = Instant::now() + TURN;
+    loop {
+        match Flock::lock(parent, FlockArg::LockExclusiveNonblock) {
+            Ok(turn) => return Some(turn),
+            Err((unlocked, Errno::EWOULDBLOCK)) if Instant::now() < until => parent = unlocked,
+            Err(_) => return None,
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The folder in `/tmp` of a user without a home.
 ///
 /// Anybody can make a folder there under any name, so one counts only if it is real (no link), the user's,
@@ -121,10 +140,15 @@ impl Temporary {
         }
         let mut troubles = Vec::new();
         for parent in &self.parents {
+            let _turn = turn(parent);
+            // Whoever had the turn before may have made it.
+            if let Some(folder) = self.find_in(parent) {
+                return Ok(folder);
+            }
             match self.make_in(parent) {
                 Ok(()) => {
-                    // Another command may have made one at the same moment. One that is older, by the
-                    // clock of the file system, is visible after a tick of it.
+                    // Where there are no turns, another command may have made one at the same moment. One that is
+                    // older, by the clock of the file system, is visible after a tick of it.
                     thread::sleep(Duration::from_millis(20));
                     return self
                         .find_in(parent)
