@@ -87,6 +87,36 @@ impl FromStr for LeaseId {
     }
 }
 
+/// The name of one of those who share a lease: a UUID of version 4 (RFC 9562).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HolderId(Uuid);
+
+impl HolderId {
+    /// A new one, from the kernel's random numbers.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// One made from a number, for tests and simulations.
+    pub fn from_number(number: u128) -> Self {
+        Self(Uuid::from_u128(number))
+    }
+}
+
+/// Where a request names a lease, it may name one of those who share it instead.
+impl From<LeaseId> for HolderId {
+    fn from(LeaseId(uuid): LeaseId) -> Self {
+        Self(uuid)
+    }
+}
+
+impl fmt::Display for HolderId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
 /// Whose end ends a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -147,6 +177,9 @@ impl fmt::Display for Owner {
 /// What a caller of a shared lease lives by: whichever of these ends first ends its share.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// Its name, if the lease can be shared.
+    #[serde(rename = "holder_id", skip_serializing_if = "Option::is_none", default)]
+    pub id: Option<HolderId>,
     /// Whose end ends it.
     #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
@@ -167,9 +200,10 @@ impl Holder {
         !self.owner.is_none() || self.ttl.is_some() || self.instance_id.is_some()
     }
 
-    /// Whether it is the same caller, asking again.
+    /// Whether it is the same caller, asking again. Callers of which nothing is known are different ones.
     pub fn is_same_as(&self, other: &Self) -> bool {
-        self.owner == other.owner && self.instance_id == other.instance_id
+        let is_known = !self.owner.is_none() || self.instance_id.is_some();
+        is_known && self.owner == other.owner && self.instance_id == other.instance_id
     }
 }
 
@@ -208,6 +242,9 @@ pub struct Lease {
     /// Whether its owner is gone while something listened on the port.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub orphaned: bool,
+    /// The name of the first of those who share it, if it can be shared.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub holder_id: Option<HolderId>,
     /// Who else shares it: the further callers of a singleton, the longest first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub sharers: Vec<Holder>,
@@ -257,6 +294,7 @@ impl Lease {
     /// Everybody who holds it, the longest first.
     pub fn holders(&self) -> impl Iterator<Item = Holder> {
         let first = Holder {
+            id: self.holder_id,
             owner: self.owner.clone(),
             instance_id: self.instance_id.clone(),
             ttl: self.ttl,
@@ -285,9 +323,14 @@ impl Lease {
     /// The lease as it is when only these hold it, the longest first; `None` for nobody.
     pub fn held_by(&self, holders: impl IntoIterator<Item = Holder>) -> Option<Self> {
         let mut holders = holders.into_iter();
-        let Holder { owner, instance_id, ttl, deadline } = holders.next()?;
+        let Holder { id: holder_id, owner, instance_id, ttl, deadline } = holders.next()?;
         let sharers = holders.collect();
-        Some(Self { instance_id, owner, ttl, deadline, sharers, ..self.clone() })
+        Some(Self { instance_id, owner, ttl, deadline, holder_id, sharers, ..self.clone() })
+    }
+
+    /// The names of those who share it.
+    pub fn holder_ids(&self) -> impl Iterator<Item = HolderId> {
+        self.holder_id.into_iter().chain(self.sharers.iter().filter_map(|holder| holder.id))
     }
 
     /// When the nearest of its time limits is reached.

@@ -100,6 +100,32 @@ async fn a_unit_that_changes_four_hundred_times_at_once_is_watched_on_and_the_bu
     end(service, Signal::SIGTERM);
 }
 
+#[tokio::test]
+async fn who_is_refused_the_socket_of_a_service_that_runs_does_not_share_its_lease() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_single();
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let service = started(command);
+    let client = bus.connect().await;
+    let options = HashMap::from([("instance_id", Variant::from("one"))]);
+    ask(&client, "Allocate", &("mine", options)).await;
+    let options = HashMap::from([("instance_id", Variant::from("two"))]);
+    let name = Some("org.styxy.Styxy1");
+    let refused = client
+        .call_method(name, "/org/styxy/Styxy1", name, "AllocateSocket", &("mine", options))
+        .await
+        .unwrap_err();
+    assert!(refused.to_string().contains("no socket to hand over"), "{refused}");
+    let nothing = HashMap::<&str, Variant<'_>>::new();
+    let answer = ask(&client, "List", &(nothing,)).await;
+    let body = answer.body();
+    let leases: Vec<HashMap<&str, Variant<'_>>> = body.deserialize().unwrap();
+    assert_eq!(leases.len(), 1);
+    assert!(!leases[0].contains_key("holders"), "{leases:?}");
+    end(service, Signal::SIGTERM);
+}
+
 async fn leases(client: &Connection) -> usize {
     let nothing = HashMap::<&str, Variant<'_>>::new();
     let answer = ask(client, "List", &(nothing,)).await;

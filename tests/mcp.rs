@@ -321,7 +321,7 @@ fn release_does_not_guess() {
         (json!({"port": port, "lease_id": leases[0]["lease_id"]}), "one lease is to be named"),
         (json!({"port": home.port(5)}), "there is no lease of"),
         (json!({"lease_id": "all"}), "neither a lease nor a port"),
-        (json!({"lease_id": "00000000-0000-4000-8000-000000000000"}), "there is no lease 0"),
+        (json!({"lease_id": "00000000-0000-4000-8000-000000000000"}), "there is no live lease 0"),
     ] {
         let words = session.refused("release", &arguments);
         assert!(words.contains(word), "{arguments}: {words}");

@@ -250,6 +250,7 @@ impl Both {
             ttl: None,
             deadline: None,
             orphaned: false,
+            holder_id: None,
             block_id: None,
             sharers: Vec::new(),
             singleton_key: request.singleton_key.clone(),

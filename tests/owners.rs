@@ -369,6 +369,79 @@ fn a_shared_lease_that_has_lost_its_last_owner_ends_when_it_goes_unused() {
     end(service, Signal::SIGTERM);
 }
 
+fn holder(lease: &Json) -> &str {
+    lease["holder_id"].as_str().unwrap()
+}
+
+/// How many share the lease; `None` when it has ended.
+fn holders(home: &Home, lease: &Json) -> Option<u64> {
+    let answer = home.http("GET", &format!("/allocations?lease_id={}", id(lease)), "");
+    Some(answer.body["allocations"].get(0)?["holders"].as_u64().unwrap_or(1))
+}
+
+#[track_caller]
+fn until_held_by(home: &Home, lease: &Json, wanted: u64) {
+    let start = Instant::now();
+    while holders(home, lease) != Some(wanted) {
+        assert!(start.elapsed() < LIMIT, "{:?}, not {wanted}", holders(home, lease));
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn who_renews_a_shared_lease_renews_their_own_time_limit_and_nobody_elses() {
+    let home = Home::with_single();
+    let service = home.service();
+    let owner = Sleeper::new();
+    let lease = allocate(&home, json!({"pid": owner.pid()}));
+    let limited = allocate(&home, json!({"ttl": 1_000}));
+    let renew = |id: &str, body: &Json| {
+        home.http("PUT", &format!("/allocate/{id}/renew"), &body.to_string())
+    };
+    // Of these two only one has a time limit.
+    assert_eq!(renew(id(&lease), &json!({})).body["success"], true);
+    let other = allocate(&home, json!({"ttl": 2}));
+    assert_ne!(holder(&limited), holder(&other));
+    let unclear = renew(id(&lease), &json!({}));
+    refused(&unclear, 400, "InvalidArgument");
+    assert!(unclear.body["error"].as_str().unwrap().contains("3 callers share"), "{unclear:?}");
+    assert_eq!(renew(holder(&limited), &json!({"ttl": 1})).status, 200);
+    let renewed = Instant::now();
+    assert_eq!(renew(holder(&other), &json!({"ttl": 1_000})).status, 200);
+    // The one that made its own shorter goes, and nobody else.
+    until_held_by(&home, &lease, 2);
+    assert_took(renewed, 1);
+    thread::sleep(Duration::from_secs(2));
+    assert_eq!(holders(&home, &lease), Some(2));
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    let released = home.http("DELETE", &format!("/allocate/{}", holder(&other)), "");
+    assert_eq!(released.body["port"], lease["port"], "{released:?}");
+    assert_eq!(holders(&home, &lease), Some(1));
+    drop(owner);
+    until(&home, &lease, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn callers_of_whom_nothing_is_known_are_different_ones() {
+    let home = Home::with_single();
+    let service = home.service();
+    let unlimited = allocate(&home, json!({}));
+    let limited = allocate(&home, json!({"ttl": 1}));
+    assert_ne!(holder(&unlimited), holder(&limited));
+    assert_eq!(holders(&home, &unlimited), Some(2));
+    until_held_by(&home, &unlimited, 1);
+    // Who is known keeps the name.
+    let again = [(); 2].map(|()| allocate(&home, json!({"instance_id": "agent"})));
+    assert_eq!(holder(&again[0]), holder(&again[1]));
+    assert_eq!(holders(&home, &unlimited), Some(2));
+    let share = home.ok(&["release", holder(&again[0])]);
+    assert!(share.starts_with("released a share of port"), "{share}");
+    assert_eq!(holders(&home, &unlimited), Some(1));
+    end(service, Signal::SIGTERM);
+}
+
 #[test]
 fn a_time_without_use_that_is_made_shorter_holds_for_leases_that_are_there() {
     let home = Home::with_type();

@@ -11,7 +11,7 @@ use crate::{
     port::{Port, Protocol},
     registry::{
         InUse, Obstacle, PortSet,
-        holding::leave,
+        holding::{self, leave},
         obligations::{Limit, Obligations},
     },
     time::Moment,
@@ -47,9 +47,7 @@ impl Broker {
                 Change::Expire { lease, .. } if listened.contains(&lease) => {
                     orphaned = true;
                     (!lease.orphaned).then(|| {
-                        let sharers = Vec::new();
-                        let lease = Lease { orphaned: true, sharers, ..(*lease).clone() };
-                        let lease = Arc::new(lease);
+                        let lease = Arc::new(holding::orphaned(&lease));
                         Change::Orphan { lease }
                     })
                 }

@@ -15,11 +15,11 @@ use crate::{
         self, clock,
         diag::{self, Seen},
     },
-    lease::{Client, EndReason, Holder, Lease, LeaseId, MemoryKey, Owner},
+    lease::{Client, EndReason, Holder, HolderId, Lease, LeaseId, MemoryKey, Owner},
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
-        holding::{leave, shared},
+        holding::{let_go, shared},
     },
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
@@ -51,6 +51,19 @@ pub struct Granted {
     pub created: Option<PortRange>,
     /// The bound socket, if that was asked for.
     pub socket: Option<OwnedFd>,
+    /// By what name the caller shares the lease, if it can be shared.
+    pub holder: Option<HolderId>,
+    /// Whether the caller shares a lease that it did not share before.
+    pub has_joined: bool,
+}
+
+/// A lease, or what one of those who share it have of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// Who shares it, if it can be shared.
+    pub holder: Option<HolderId>,
 }
 
 /// How an answer came about.
@@ -65,10 +78,12 @@ pub enum Outcome {
 }
 
 impl Granted {
-    /// The leases that are there since this request.
-    pub fn new_leases(&self) -> Vec<Arc<Lease>> {
+    /// What the caller holds since this request.
+    pub fn shares(&self) -> Vec<Share> {
         let all = std::iter::once(&self.lease).chain(&self.others);
-        all.filter(|_| self.outcome == Outcome::New).map(Arc::clone).collect()
+        let is_new = self.outcome == Outcome::New || self.has_joined;
+        let share = |lease: &Arc<Lease>| Share { lease_id: lease.lease_id, holder: self.holder };
+        all.filter(|_| is_new).map(share).collect()
     }
 
     /// The answer as every door shows it.
@@ -82,6 +97,7 @@ impl Granted {
         fields.put_some("note", self.note.clone());
         if self.is_single {
             fields.put("instance_behavior", InstanceBehavior::Single.as_str());
+            fields.put_some("holder_id", self.holder.map(|id| id.to_string()));
         }
         if let Some(range) = self.created {
             fields.put("auto_allocated", true);
@@ -94,7 +110,8 @@ impl Granted {
                 fields.put("held", self.lease.describe_holder());
             }
             Outcome::DryRun => {
-                fields.0.retain(|(key, _)| !["lease_id", "lease_ids", "block_id"].contains(key));
+                const NONE_YET: [&str; 4] = ["lease_id", "lease_ids", "block_id", "holder_id"];
+                fields.0.retain(|(key, _)| !NONE_YET.contains(key));
                 fields.put("dry_run", true);
             }
         }
@@ -163,16 +180,14 @@ impl Broker {
         Ok(granted)
     }
 
-    /// Takes back leases of which nobody was told.
-    pub fn take_back(&self, leases: &[Arc<Lease>], reason: EndReason) {
+    /// Takes back what nobody was told of.
+    pub fn take_back(&self, shares: &[Share], reason: EndReason) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let own = leases.first().and_then(|lease| lease.holders().next());
-        let is_own = |holder: &Holder| own.as_ref().is_some_and(|own| holder.is_same_as(own));
-        let ends = leases.iter().filter_map(|lease| {
+        let ends = shares.iter().filter_map(|share| {
             // Somebody may have released it meanwhile, or share it.
-            let lease = inner.registry.get(lease.lease_id).ok()?;
-            Some(leave(lease, is_own, reason))
+            let lease = inner.registry.get(share.lease_id).ok()?;
+            Some(let_go(lease, share.holder, reason))
         });
         let ends: Vec<_> = ends.collect();
         if !ends.is_empty() {
@@ -189,13 +204,11 @@ impl Broker {
         let key = granted.lease.memory_key();
         if !is_durable {
             let before = key.as_ref().and_then(|key| inner.unsettled.before(key, durable));
-            let own = granted.lease.holders().next();
-            let is_own = |holder: &Holder| own.as_ref().is_some_and(|own| holder.is_same_as(own));
             let mut ends = Vec::new();
             for lease in std::iter::once(&granted.lease).chain(&granted.others) {
                 // It may have been released meanwhile, or be shared by others.
                 let Ok(lease) = inner.registry.get(lease.lease_id) else { continue };
-                ends.push(match leave(lease, is_own, EndReason::NotDurable) {
+                ends.push(match let_go(lease, granted.holder, EndReason::NotDurable) {
                     Change::Expire { lease, reason, .. } => {
                         Change::Expire { lease, reason, remembered: before }
                     }
@@ -273,7 +286,7 @@ impl Broker {
             Choice::Existing(lease) => return self.share(inner, lease, &request, client, held),
             Choice::Port(port) => port,
         };
-        let mut leases = new_leases(&request, first, &held.owner, hold);
+        let mut leases = new_leases(&request, first, &held.owner, hold, is_single);
         let lease = leases.remove(0);
         let mut granted = Granted {
             lease,
@@ -283,7 +296,10 @@ impl Broker {
             is_single,
             created: planned,
             socket: None,
+            holder: None,
+            has_joined: false,
         };
+        granted.holder = granted.lease.holder_id;
         if request.dry_run {
             return Ok(Attempt::Granted(granted, None));
         }
@@ -316,7 +332,7 @@ impl Broker {
         held: &mut Held,
     ) -> Result<Attempt, Error> {
         let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
-        let answer = |lease| Granted {
+        let answer = |lease, holder, has_joined| Granted {
             lease,
             others: Vec::new(),
             outcome,
@@ -324,24 +340,29 @@ impl Broker {
             is_single: true,
             created: None,
             socket: None,
+            holder,
+            has_joined,
         };
         if request.dry_run {
-            return Ok(Attempt::Granted(answer(lease), None));
+            return Ok(Attempt::Granted(answer(lease, None, false), None));
         }
         let now = clock::now();
+        let id = Some(HolderId::random());
         let caller = Holder {
+            id,
             owner: held.owner.clone(),
             instance_id: request.instance_id.clone(),
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
         };
-        let shared = Arc::new(shared(&lease, caller)?);
+        let (shared, holder) = shared(&lease, caller)?;
+        let shared = Arc::new(shared);
         let change = Change::SingletonReuse { lease: Arc::clone(&shared) };
         self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
         // The owner of an orphan holds nothing any more.
         let nobody = || Arc::new(Lease { owner: Owner::None, ..(*shared).clone() });
         let told = if lease.orphaned { nobody() } else { shared };
-        Ok(Attempt::Granted(answer(told), None))
+        Ok(Attempt::Granted(answer(told, holder, holder == id), None))
     }
 }
 
@@ -417,6 +438,13 @@ impl Inner {
             choice = self.choose(&request, service_type, search);
         }
         let choice = choice?;
+        if hand_over && matches!(choice, Choice::Existing(_)) {
+            return Err(Error::new(
+                ErrorKind::PortInUse,
+                "this service runs once, and its lease has no socket to hand over",
+            )
+            .suggest("call Allocate to learn its port"));
+        }
         let (hold, note) = self.hold(&request, service_type, hand_over);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
         Ok(Some(Decision { choice, request, hold, note, is_single, planned }))
@@ -485,6 +513,7 @@ fn new_leases(
     first: Port,
     owner: &Owner,
     hold: Hold,
+    is_single: bool,
 ) -> Vec<Arc<Lease>> {
     let first_id = LeaseId::random();
     let now = clock::now();
@@ -504,6 +533,7 @@ fn new_leases(
                 ttl: request.ttl,
                 deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
                 orphaned: false,
+                holder_id: is_single.then(HolderId::random),
                 block_id: (request.count > 1).then_some(first_id),
                 sharers: Vec::new(),
                 singleton_key: request.singleton_key.clone(),

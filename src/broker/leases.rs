@@ -7,47 +7,37 @@ use crate::{
     change::Change,
     error::Error,
     kernel::clock,
-    lease::{Client, EndReason, Lease, LeaseId, Owner},
+    lease::{Client, EndReason, Lease, LeaseId},
+    registry::holding::{let_go, renewed},
     request::{Ending, Filter, LONGEST_TTL},
     time::Timestamp,
 };
 
 impl Broker {
-    /// Begins the time limit of a lease anew; without `ttl`, the one that it has.
+    /// Begins the time limit of a lease, or of one who shares it, anew; without `ttl`, the one that it has.
     pub fn renew(
         &self,
-        lease_id: LeaseId,
+        id: LeaseId,
         ttl: Option<u64>,
         client: &Client,
     ) -> Result<Arc<Lease>, Error> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        let lease = inner.registry.get(lease_id)?;
-        let ttl =
-            ttl.or(lease.ttl).filter(|ttl| (1..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
-                Error::invalid(format!(
-                    "ttl must be a whole number of seconds from 1 to {LONGEST_TTL}"
-                ))
-            })?;
-        let now = clock::now();
-        let deadline = Some(now.plus_seconds(ttl));
-        // An orphan lives by its time limit from now on: the owner that it had is gone.
-        let owner = if lease.orphaned { Owner::None } else { lease.owner.clone() };
-        let orphaned = false;
-        let lease = Lease { owner, ttl: Some(ttl), deadline, orphaned, ..(**lease).clone() };
-        let lease = Arc::new(lease);
+        let (lease, holder) = inner.registry.named(id)?;
+        let lease = Arc::new(renewed(lease, holder, ttl, clock::now())?);
         let change = Change::Renew { lease: Arc::clone(&lease) };
         self.commit(inner, vec![change], Some(client))?;
         Ok(lease)
     }
 
-    /// Releases a lease; returns it as it was.
-    pub fn release(&self, lease_id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
+    /// Releases a lease, or the share of one who shares it; returns the lease as it was.
+    pub fn release(&self, id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
-        let lease = Arc::clone(inner.registry.get(lease_id)?);
-        let change = Change::end(Arc::clone(&lease), EndReason::Released);
+        let (lease, holder) = inner.registry.named(id)?;
+        let lease = Arc::clone(lease);
+        let change = let_go(&lease, holder, EndReason::Released);
         self.commit(&mut inner, vec![change], Some(client))?;
         Ok(lease)
     }

@@ -1,6 +1,6 @@
 //! Leases as people name them: by a port, an id, or the beginning of an id.
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::{Stop, ask, refused, text, usage};
 use crate::{
@@ -82,10 +82,17 @@ pub(super) fn id_of(which: &str) -> Result<LeaseId, Stop> {
 
 fn one_of(which: &str, mut filter: Fields) -> Result<Json, Stop> {
     let beginning = digits(which).map_err(|e| usage(&e))?;
-    if let Ok(id) = which.parse::<LeaseId>() {
-        filter.put("lease_id", id.to_string());
-    }
+    let whole = which.parse::<LeaseId>().ok().map(|id| id.to_string());
+    let is_filtered = !filter.0.is_empty();
+    filter.put_some("lease_id", whole.clone());
     let mut leases = found(filter)?;
+    if let Some(id) = whole
+        && leases.is_empty()
+        && !is_filtered
+    {
+        // The service knows whether it is the name of one who shares a lease.
+        return Ok(json!({"lease_id": id}));
+    }
     let is_meant = |id: &str| digits(id).is_ok_and(|digits| digits.starts_with(&beginning));
     leases.retain(|lease| is_meant(text(lease, "lease_id")));
     match leases.len() {
@@ -124,8 +131,6 @@ pub(super) fn found(filter: Fields) -> Result<Vec<Json>, Stop> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

@@ -98,7 +98,11 @@ impl Release {
         let (mut released, mut failure) = (Vec::new(), None);
         for lease in leases {
             match release(lease) {
-                Ok(_) => released.push(lease.clone()),
+                Ok(answer) => {
+                    let mut lease = lease.clone();
+                    lease["port"] = answer["port"].clone();
+                    released.push(lease);
+                }
                 Err(stop) => failure = failure.or(Some(stop)),
             }
         }
@@ -114,8 +118,9 @@ impl Release {
             if leases.is_empty() {
                 return print("no lease matches");
             }
-            let line = |lease: &Json| {
-                format!("released port {} of {}", lease["port"], text(lease, "service_type"))
+            let line = |lease: &Json| match text(lease, "service_type") {
+                "" => format!("released a share of port {}", lease["port"]),
+                service_type => format!("released port {} of {service_type}", lease["port"]),
             };
             return print(&leases.iter().map(line).collect::<Vec<_>>().join("\n"));
         }

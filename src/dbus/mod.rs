@@ -38,7 +38,7 @@ use self::{
 use crate::{
     broker::{Broker, Caller, grant::Granted},
     config::{Seen, seen::LARGEST_SEEN},
-    error::{Error, ErrorKind},
+    error::Error,
     kernel::memory,
     lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
@@ -70,7 +70,7 @@ impl Styxy {
         let granted = self.broker.allocate(request, caller, hand_over).await?;
         // It may have taken long.
         if self.callers.has_gone(bus, header).await {
-            self.broker.take_back(&granted.new_leases(), EndReason::NotDelivered);
+            self.broker.take_back(&granted.shares(), EndReason::NotDelivered);
             return Err(gone());
         }
         Ok(granted)
@@ -106,16 +106,11 @@ impl Styxy {
         let request = AllocateRequest::parse(service_type, values(&options)?)?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
         let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
-        let socket = granted.socket.take().ok_or_else(|| {
-            Error::new(
-                ErrorKind::PortInUse,
-                "this service runs once, and its lease has no socket to hand over",
-            )
-            .suggest("call Allocate to learn its port")
-        })?;
+        let missing = || Error::invalid("there is no socket to hand over");
+        let socket = granted.socket.take().ok_or_else(missing)?;
         let port = granted.lease.port.get();
-        let (broker, leases) = (Arc::clone(&self.broker), granted.new_leases());
-        let refused = move || broker.take_back(&leases, EndReason::NotDelivered);
+        let (broker, shares) = (Arc::clone(&self.broker), granted.shares());
+        let refused = move || broker.take_back(&shares, EndReason::NotDelivered);
         let socket = self.delivery.of(socket.into(), connection, refused).await;
         Ok((socket, port, granted.lease_id(), Dict(granted.fields())))
     }

@@ -23,8 +23,8 @@ use tower_service::Service;
 use super::{OBSERVER, stopped, worded::Worded};
 use crate::{
     activity::Busy,
-    broker::{Broker, Caller},
-    lease::{EndReason, Lease},
+    broker::{Broker, Caller, grant::Share},
+    lease::EndReason,
 };
 
 /// How long a connection may be silent: between requests, or within a request's head.
@@ -34,8 +34,8 @@ const SILENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: Option<OwnedFd>,
-    /// The leases of a grant whose answer is being written.
-    granted: Mutex<Vec<Arc<Lease>>>,
+    /// What was granted by an answer that is being written.
+    granted: Mutex<Vec<Share>>,
 }
 
 impl Peer {
@@ -54,11 +54,11 @@ impl Peer {
     }
 
     /// Notes a grant whose answer is about to be written.
-    pub(super) fn answer(&self, leases: impl Iterator<Item = Arc<Lease>>) {
-        *self.lock() = leases.collect();
+    pub(super) fn answer(&self, shares: Vec<Share>) {
+        *self.lock() = shares;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<Lease>>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Share>> {
         self.granted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

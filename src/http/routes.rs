@@ -151,10 +151,10 @@ async fn allocate(
     }
     let granted = broker.allocate(&request, &caller, false).await?;
     if peer.has_hung_up() {
-        broker.take_back(&granted.new_leases(), EndReason::NotDelivered);
+        broker.take_back(&granted.shares(), EndReason::NotDelivered);
         return Err(nobody_reads());
     }
-    peer.answer(granted.new_leases().into_iter());
+    peer.answer(granted.shares());
     let mut fields = granted.fields();
     if !granted.lease_id().is_empty() {
         fields.put("lock_id", granted.lease_id());

@@ -6,8 +6,9 @@ use super::Registry;
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Holder, Instance, InstanceId, Lease, Owner},
-    request::Filter,
+    lease::{EndReason, Holder, HolderId, Instance, InstanceId, Lease, Owner},
+    request::{Filter, LONGEST_TTL},
+    time::Moment,
 };
 
 /// The most callers that share a singleton.
@@ -65,14 +66,27 @@ pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReas
     }
 }
 
-/// The lease with one who shares it more. A caller that nothing would end only asks.
-pub fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
+/// What becomes of a lease when one who shares it lets it go; without a name, everybody does.
+pub fn let_go(lease: &Arc<Lease>, holder: Option<HolderId>, reason: EndReason) -> Change {
+    leave(lease, |held| holder.is_none() || held.id == holder, reason)
+}
+
+/// The lease with one who shares it more, and the name of that one. A caller that asks again keeps its name, and one that
+/// nothing would end only asks and gets none.
+///
+/// # Errors
+///
+/// [`ErrorKind::LimitExceeded`] if too many share it already.
+pub fn shared(lease: &Lease, mut caller: Holder) -> Result<(Lease, Option<HolderId>), Error> {
     if !caller.holds() {
-        return Ok(lease.clone());
+        return Ok((lease.clone(), None));
     }
     // The holders of an orphan are gone.
     let mut holders: Vec<_> = lease.holders().filter(|_| !lease.orphaned).collect();
-    match holders.iter_mut().find(|holder| holder.is_same_as(&caller)) {
+    let before = holders.iter_mut().find(|holder| holder.is_same_as(&caller));
+    let id = before.as_ref().and_then(|holder| holder.id).or(caller.id);
+    caller.id = id;
+    match before {
         Some(holder) => *holder = caller,
         None => holders.push(caller),
     }
@@ -84,7 +98,51 @@ pub fn shared(lease: &Lease, caller: Holder) -> Result<Lease, Error> {
         .suggest("ask without an owner to learn its port"));
     }
     let shared = lease.held_by(holders).unwrap_or_else(|| lease.clone());
-    Ok(Lease { orphaned: false, ..shared })
+    Ok((Lease { orphaned: false, ..shared }, id))
+}
+
+/// The lease with a time limit that begins now: that of one who shares it, or without a name of the only one who has a time
+/// limit. Without `ttl`, in seconds, it is as long as before.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidArgument`] if that is no time limit, or if it is not clear whose it would be.
+pub fn renewed(
+    lease: &Lease,
+    named: Option<HolderId>,
+    ttl: Option<u64>,
+    now: Moment,
+) -> Result<Lease, Error> {
+    // An orphan lives by its time limit from now on: the owner that it had is gone.
+    let mut holders: Vec<_> = lease
+        .holders()
+        .map(|holder| if lease.orphaned { Holder { owner: Owner::None, ..holder } } else { holder })
+        .collect();
+    let count = holders.len();
+    let is_meant = |holder: &Holder| match named {
+        Some(_) => holder.id == named,
+        None => count == 1 || holder.ttl.is_some(),
+    };
+    let mut meant = holders.iter_mut().filter(|holder| is_meant(holder));
+    let (Some(holder), None) = (meant.next(), meant.next()) else {
+        return Err(Error::invalid(format!(
+            "{count} callers share {}, each with a time limit of its own or none",
+            lease.service_type
+        ))
+        .suggest("renew with the holder_id that the allocation has answered"));
+    };
+    let ttl =
+        ttl.or(holder.ttl).filter(|ttl| (1..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
+            Error::invalid(format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}"))
+        })?;
+    (holder.ttl, holder.deadline) = (Some(ttl), Some(now.plus_seconds(ttl)));
+    let renewed = lease.held_by(holders).unwrap_or_else(|| lease.clone());
+    Ok(Lease { orphaned: false, ..renewed })
+}
+
+/// The lease when its owner is gone and something listens on its port.
+pub fn orphaned(lease: &Lease) -> Lease {
+    Lease { orphaned: true, sharers: Vec::new(), ..lease.clone() }
 }
 
 #[cfg(test)]
@@ -105,7 +163,7 @@ mod tests {
 
     fn holder(owner: Owner, instance: Option<&str>) -> Holder {
         let instance_id = instance.map(|name| name.parse().unwrap());
-        Holder { owner, instance_id, ttl: None, deadline: None }
+        Holder { id: None, owner, instance_id, ttl: None, deadline: None }
     }
 
     /// A registry with an instance `agent` that is process 1, and one lease with these holders.
@@ -135,6 +193,7 @@ mod tests {
             ttl: None,
             deadline: None,
             orphaned: false,
+            holder_id: None,
             sharers: Vec::new(),
             singleton_key: None,
             block_id: None,

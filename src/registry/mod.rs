@@ -37,7 +37,9 @@ use crate::{
     auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey},
+    lease::{
+        EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey,
+    },
     port::{Port, Protocol},
     request::Filter,
     service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
@@ -82,6 +84,8 @@ pub struct Registry {
     singletons: HashMap<Singleton, BTreeSet<(Timestamp, LeaseId)>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
+    /// Which lease is shared by whom.
+    holders: HashMap<HolderId, LeaseId>,
     instances: HashMap<InstanceId, Arc<Instance>>,
     /// Which instances live by which owner.
     announced: HashMap<Owner, BTreeSet<InstanceId>>,
@@ -116,6 +120,7 @@ impl Registry {
             singletons: HashMap::new(),
             owned: HashMap::new(),
             orphans: BTreeSet::new(),
+            holders: HashMap::new(),
             instances: HashMap::new(),
             announced: HashMap::new(),
             shares: Shares::default(),
@@ -224,6 +229,7 @@ impl Registry {
                 self.owned.entry(owner.clone()).or_default().insert(lease.lease_id);
             }
         }
+        self.holders.extend(lease.holder_ids().map(|holder| (holder, lease.lease_id)));
         self.shares.add(&lease);
         self.leases.insert(lease.lease_id, lease);
     }
@@ -292,6 +298,7 @@ impl Registry {
                 }
             }
         }
+        lease.holder_ids().for_each(|holder| _ = self.holders.remove(&holder));
         self.orphans.remove(&lease.lease_id);
     }
 
@@ -319,6 +326,19 @@ impl Registry {
             Error::new(ErrorKind::NoSuchLease, format!("there is no live lease {lease_id}"))
                 .suggest("it may have ended already; `styxy list` shows the live ones")
         })
+    }
+
+    /// The lease of that name, or the one that is shared by somebody of that name.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSuchLease`] if there is neither.
+    pub fn named(&self, id: LeaseId) -> Result<(&Arc<Lease>, Option<HolderId>), Error> {
+        let holder = HolderId::from(id);
+        match self.holders.get(&holder).and_then(|lease| self.leases.get(lease)) {
+            Some(lease) => Ok((lease, Some(holder))),
+            None => Ok((self.get(id)?, None)),
+        }
     }
 
     /// The lease of that port in any of the protocols that are meant.

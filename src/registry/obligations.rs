@@ -57,7 +57,7 @@ mod tests {
     }
 
     fn holder(owner: Owner, deadline: Option<u64>) -> Holder {
-        Holder { owner, instance_id: None, ttl: deadline, deadline: deadline.map(Moment) }
+        Holder { id: None, owner, instance_id: None, ttl: deadline, deadline: deadline.map(Moment) }
     }
 
     fn held_by(holders: Vec<Holder>) -> Lease {
@@ -74,6 +74,7 @@ mod tests {
             ttl: None,
             deadline: None,
             orphaned: false,
+            holder_id: None,
             sharers: Vec::new(),
             singleton_key: None,
             block_id: None,

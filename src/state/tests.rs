@@ -111,6 +111,7 @@ fn lease(port: u64) -> Lease {
         ttl: None,
         deadline: None,
         orphaned: false,
+        holder_id: None,
         block_id: None,
         sharers: Vec::new(),
         singleton_key: None,

@@ -73,6 +73,7 @@ fn lease(port: Port, hold: Hold, project: Option<String>) -> Lease {
         ttl: None,
         deadline: None,
         orphaned: false,
+        holder_id: None,
         block_id: None,
         sharers: Vec::new(),
         singleton_key: None,

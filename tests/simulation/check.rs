@@ -83,7 +83,7 @@ fn owners(service: &Service, fleet: &Fleet) {
                 limited || instances.contains(&holder.instance_id) || holder.instance_id.is_none(),
                 "{lease:?}"
             );
-            if holder.owner != Owner::None {
+            if holder.owner != Owner::None && !lease.orphaned {
                 owned.entry(holder.owner).or_default().push(lease);
             }
         }

@@ -222,7 +222,9 @@ impl Model {
         self.orphans += usize::from(lease.orphaned);
         let key = (lease.service_type.clone(), lease.singleton_key.clone());
         *self.of_key.entry(key).or_default() += 1;
-        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
+        for holder in
+            lease.holders().filter(|holder| holder.owner != Owner::None && !lease.orphaned)
+        {
             *self.by_owner.entry(holder.owner).or_default() += 1;
         }
     }
@@ -239,7 +241,9 @@ impl Model {
         self.live -= 1;
         self.orphans -= usize::from(lease.orphaned);
         less(&mut self.of_key, &(lease.service_type.clone(), lease.singleton_key.clone()));
-        for holder in lease.holders().filter(|holder| holder.owner != Owner::None) {
+        for holder in
+            lease.holders().filter(|holder| holder.owner != Owner::None && !lease.orphaned)
+        {
             less(&mut self.by_owner, &holder.owner);
         }
     }

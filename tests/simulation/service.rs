@@ -6,11 +6,12 @@ use std::{collections::HashSet, sync::Arc};
 use styxy::{
     change::{Asker, Change, TypeRanges},
     error::{Error, ErrorKind},
-    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, Holder, HolderId, InstanceId, Lease, LeaseId, Owner},
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Registry, Rules,
-        holding::{leave, shared},
+        holding::{leave, orphaned, renewed, shared},
+        obligations::Obligations,
         placement::{self, Ground},
     },
     request::{AllocateRequest, Filter},
@@ -80,28 +81,18 @@ impl Service {
     pub fn commit(&mut self, changes: Vec<Change>) {
         for change in changes {
             self.seq += 1;
-            let left = match &change {
-                Change::SingletonLeave { lease, .. } | Change::Orphan { lease } => {
-                    self.registry.get(lease.lease_id).ok()
-                }
-                Change::SingletonReuse { lease } | Change::Renew { lease } => {
-                    self.registry.get(lease.lease_id).ok().filter(|lease| lease.orphaned)
-                }
-                _ => None,
-            };
-            let left = left.map(Arc::clone);
+            let lease =
+                |registry: &Registry| registry.get(change.lease()?.lease_id).ok().map(Arc::clone);
+            let before = lease(&self.registry);
             self.model.apply(self.seq, &change);
             self.registry.apply(self.seq, &change);
-            left.iter().for_each(|lease| self.let_go(lease));
+            let after = lease(&self.registry);
+            let had = Obligations::of(before.as_deref()).owners;
+            let has = Obligations::of(after.as_deref()).owners;
+            had.difference(&has).for_each(|owner| self.let_go_of_owner(owner));
             match &change {
-                Change::Release { lease, .. } => {
-                    self.counts.released += 1;
-                    self.let_go(lease);
-                }
-                Change::Expire { lease, .. } => {
-                    self.counts.expired += 1;
-                    self.let_go(lease);
-                }
+                Change::Release { .. } => self.counts.released += 1,
+                Change::Expire { .. } => self.counts.expired += 1,
                 Change::EndInstance { instance, .. } => self.let_go_of_owner(&instance.owner),
                 Change::Orphan { .. } => self.counts.orphaned += 1,
                 Change::SingletonReuse { .. } => self.counts.shared += 1,
@@ -111,10 +102,6 @@ impl Service {
             }
         }
         assert_eq!(self.registry.len(), self.model.live);
-    }
-
-    fn let_go(&mut self, lease: &Lease) {
-        lease.holders().for_each(|holder| self.let_go_of_owner(&holder.owner));
     }
 
     fn let_go_of_owner(&mut self, owner: &Owner) {
@@ -201,6 +188,7 @@ impl Service {
                 ttl: request.ttl,
                 deadline: request.ttl.map(|ttl| Moment(self.seq).plus_seconds(ttl)),
                 orphaned: false,
+                holder_id: None,
                 sharers: Vec::new(),
                 singleton_key: request.singleton_key.clone(),
                 block_id: (request.count > 1).then_some(block_id),
@@ -222,12 +210,13 @@ impl Service {
         owner: &Owner,
     ) -> Result<(), Error> {
         let caller = Holder {
+            id: Some(HolderId::from_number(self.seq.into())),
             owner: owner.clone(),
             instance_id: request.instance_id.clone(),
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| self.now().plus_seconds(ttl)),
         };
-        let lease = Arc::new(shared(lease, caller)?);
+        let lease = Arc::new(shared(lease, caller)?.0);
         self.commit(vec![Change::SingletonReuse { lease }]);
         if self.registry.needs(owner) {
             self.watch(owner);
@@ -241,9 +230,7 @@ impl Service {
     fn end(&mut self, changes: Vec<Change>) {
         let changes = changes.into_iter().filter_map(|change| match change {
             Change::Expire { lease, .. } if self.model.is_busy(lease.port, lease.protocol) => {
-                let sharers = Vec::new();
-                let orphan = || Arc::new(Lease { orphaned: true, sharers, ..(*lease).clone() });
-                (!lease.orphaned).then(|| Change::Orphan { lease: orphan() })
+                (!lease.orphaned).then(|| Change::Orphan { lease: Arc::new(orphaned(&lease)) })
             }
             change => Some(change),
         });
@@ -300,11 +287,10 @@ impl Service {
 
     pub fn renew(&mut self, lease_id: LeaseId, ttl: u64) {
         let lease = self.registry.get(lease_id).expect("a live lease");
-        let owner = if lease.orphaned { Owner::None } else { lease.owner.clone() };
-        let deadline = Some(self.now().plus_seconds(ttl));
-        let orphaned = false;
-        let lease = Lease { owner, ttl: Some(ttl), deadline, orphaned, ..(**lease).clone() };
-        self.commit(vec![Change::Renew { lease: Arc::new(lease) }]);
+        // Of those who share it, the last.
+        let holder = lease.holder_ids().last();
+        let renewed = renewed(lease, holder, Some(ttl), self.now()).expect("a time limit");
+        self.commit(vec![Change::Renew { lease: Arc::new(renewed) }]);
     }
 
     pub fn forget(&mut self, filter: &Filter) {

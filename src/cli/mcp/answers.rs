@@ -48,6 +48,8 @@ pub(super) struct Granted {
     note: Option<String>,
     /// single: it runs once, for all programs of the user
     instance_behavior: Option<String>,
+    /// By what name you share it
+    holder_id: Option<String>,
     /// It runs already: connect to it, and start no other
     existing: Option<bool>,
     /// Who holds it

@@ -33,6 +33,7 @@ fn lease(id: u128, number: u64, protocol: Protocol, project: &str) -> Arc<Lease>
         ttl: None,
         deadline: None,
         orphaned: false,
+        holder_id: None,
         sharers: Vec::new(),
         singleton_key: None,
         block_id: None,
