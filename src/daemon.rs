@@ -68,6 +68,13 @@ pub const READY: &str = "styxy: listening on";
 /// How a failure begins, for a command that waits, if another service has the state.
 pub const TAKEN: &str = "taken: ";
 
+/// The exit status of a service that does not run because another one has the state: `EX_UNAVAILABLE` of
+/// `sysexits.h`. The unit is not restarted then (`RestartPreventExitStatus=`).
+pub const EXIT_TAKEN: u8 = 69;
+
+/// The exit status of a service that is to be started again at once: `EX_TEMPFAIL`, and `RestartForceExitStatus=`.
+pub const EXIT_AGAIN: u8 = 75;
+
 /// How long calls that are under way may take when the service ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the manager may take to notice that the session bus has ended.

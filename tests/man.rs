@@ -16,7 +16,13 @@ use std::{
 use clap::CommandFactory;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value as Json;
-use styxy::{audit::event::ACTIONS, cli::Cli, config::BUILT_IN, config::SCHEMA, error::ErrorKind};
+use styxy::{
+    audit::event::ACTIONS,
+    cli::Cli,
+    config::{BUILT_IN, SCHEMA},
+    daemon::{EXIT_AGAIN, EXIT_TAKEN},
+    error::ErrorKind,
+};
 
 const BUS: &str = "org.styxy.Styxy1.5";
 const CONFIGURATION: &str = "styxy.json.5";
@@ -33,9 +39,10 @@ fn main() -> ExitCode {
             });
         trials.push(trial.with_ignored_flag(!has_groff));
     }
-    let tests: [(&str, fn()); 6] = [
+    let tests: [(&str, fn()); 7] = [
         ("every_verb_has_a_page_with_each_of_its_options", verbs),
         ("every_page_that_another_names_is_there", references),
+        ("every_exit_status_of_the_command_and_the_service_is_listed_and_no_other", statuses),
         ("every_key_of_the_schema_is_explained_and_nothing_else", configuration),
         ("every_limit_and_default_of_a_key_is_told", limits),
         ("every_member_of_the_bus_interface_is_explained_and_nothing_else", bus),
@@ -143,6 +150,29 @@ fn verbs() {
         }
     }
     assert_eq!(pages.len(), verbs.len() + 1);
+}
+
+fn statuses() {
+    let generated = generated::pages().into_iter().collect::<std::collections::HashMap<_, _>>();
+    let listed = |page: &str| -> BTreeSet<u8> {
+        let words = words(section(page, ".SH EXIT STATUS")).into_iter();
+        words.map(|word| word.parse().unwrap()).collect()
+    };
+    let refusals = ErrorKind::ALL.map(|kind| kind.names().exit);
+    // A service that does not answer is no refusal.
+    assert_eq!(listed(&generated["styxy.1"]), refusals.into_iter().chain([0, 3]).collect());
+    assert_eq!(listed(&generated["styxy-daemon.1"]), [0, 1, 2, EXIT_TAKEN, EXIT_AGAIN].into());
+    assert_eq!(listed(&by_hand(UNITS)), [0, 1, EXIT_TAKEN, EXIT_AGAIN].into());
+    for verb in ["run", "exec"] {
+        let page = &generated[&format!("styxy-{verb}.1")];
+        let statuses = section(page, ".SH EXIT STATUS");
+        assert!(statuses.contains("\n127 ") && statuses.contains(" 126 "), "{statuses}");
+    }
+    // The unit names the first by its word.
+    let unit = fs::read_to_string("systemd/styxy.service").unwrap();
+    assert_eq!(EXIT_TAKEN, 69, "UNAVAILABLE");
+    assert!(unit.contains("\nRestartPreventExitStatus=UNAVAILABLE\n"));
+    assert!(unit.contains(&format!("\nRestartForceExitStatus={EXIT_AGAIN}\n")));
 }
 
 fn references() {

@@ -50,6 +50,7 @@ use serde_json::Value as Json;
 use self::output::{ago, cleaned, print, print_json, short, text};
 use crate::{
     client::{self, Call, Failure, Patience},
+    daemon::{EXIT_AGAIN, EXIT_TAKEN},
     error::{Error, ErrorKind},
     kernel::manager,
     surroundings::user,
@@ -199,12 +200,14 @@ pub fn run() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Stop::No) => ExitCode::from(1),
-        Err(Stop::Again) => ExitCode::from(75),
+        Err(Stop::Again) => ExitCode::from(EXIT_AGAIN),
         // As `styxy list | head -1` has it.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Stop::Output(error)) => complain(&error, 1),
-        // sysexits.h: 69 is "unavailable". In the unit's RestartPreventExitStatus=.
-        Err(Stop::Daemon(failure)) => complain(&failure, if failure.is_taken { 69 } else { 1 }),
+        Err(Stop::Daemon(failure)) => {
+            let code = if failure.is_taken { EXIT_TAKEN } else { 1 };
+            complain(&failure, code)
+        }
         Err(Stop::Exec(words, code)) => complain(&words, code),
         Err(Stop::Failure(failure)) => {
             let code = match &failure {
