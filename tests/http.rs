@@ -5,6 +5,7 @@ mod support;
 use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
+    process::Command,
 };
 
 use nix::sys::signal::Signal;
@@ -19,6 +20,60 @@ fn refused(answer: &Answer, status: u16, code: &str) {
     assert!(!answer.body["error"].as_str().unwrap().is_empty(), "{answer:?}");
     assert!(answer.body["suggestions"].is_array(), "{answer:?}");
     assert!(answer.head.contains("application/json"), "{answer:?}");
+}
+
+/// A request on a connection that stays open.
+fn ask(stream: &mut UnixStream, path: &str) -> Json {
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    let mut body = vec![0; length.parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[test]
+fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_on() {
+    let home = Home::with_type();
+    let service = home.service();
+    let granted = home.http("POST", "/allocate", r#"{"service_type": "mine"}"#);
+    let check = format!("/check/{}", granted.body["port"]);
+    let mut stream = UnixStream::connect(home.socket()).unwrap();
+    let (known, types) = (ask(&mut stream, "/status"), ask(&mut stream, "/types"));
+    assert!(
+        known["free"].is_u64() && types["service_types"][0]["free"].is_u64(),
+        "{known} {types}"
+    );
+    assert_eq!(ask(&mut stream, &check)["listening"], false);
+    let limit = |most: &str| {
+        let pid = service.id().to_string();
+        let mut prlimit = Command::new("prlimit");
+        assert!(
+            prlimit.args(["--pid", &pid, &format!("--nofile={most}")]).status().unwrap().success()
+        );
+    };
+    // Nothing more can be opened; only what is open goes on.
+    limit("3:");
+    let listed = ask(&mut stream, "/allocations");
+    assert_eq!(listed["allocations"][0]["state"], "unknown", "{listed}");
+    let checked = ask(&mut stream, &check);
+    assert_eq!(checked["lease"]["state"], "unknown", "{checked}");
+    assert!(checked.get("listening").is_none() && checked["reason"] == "leased", "{checked}");
+    for unknown in
+        [ask(&mut stream, "/status"), ask(&mut stream, "/types")["service_types"][0].take()]
+    {
+        assert!(unknown["ports"].is_u64() && unknown.get("free").is_none(), "{unknown}");
+        assert!(unknown.get("listening").is_none(), "{unknown}");
+    }
+    limit("1000:");
+    assert_eq!(ask(&mut stream, "/allocations")["allocations"][0]["state"], "reserved");
+    end(service, Signal::SIGTERM);
 }
 
 #[test]

@@ -247,13 +247,28 @@ fn end_all(leases: Vec<Arc<Lease>>, reason: EndReason) -> Vec<Change> {
 pub(super) struct Listened {
     tcp: Option<PortSet>,
     udp: Option<PortSet>,
+    /// Whether the kernel has told. Where it has not, every port counts as listened on.
+    is_known: bool,
 }
 
 impl Listened {
     pub(super) fn of(protocols: impl Iterator<Item = Protocol>) -> Self {
         let parts: Vec<_> = protocols.flat_map(|protocol| protocol.parts()).collect();
-        let ask = |part| parts.contains(&&part).then(|| diag::listened(part));
-        Self { tcp: ask(Protocol::Tcp), udp: ask(Protocol::Udp) }
+        let mut is_known = true;
+        let mut ask = |part| {
+            let listeners = parts.contains(&&part).then(|| diag::listeners(part))?;
+            Some(listeners.unwrap_or_else(|_| {
+                is_known = false;
+                diag::all_ports()
+            }))
+        };
+        let (tcp, udp) = (ask(Protocol::Tcp), ask(Protocol::Udp));
+        Self { tcp, udp, is_known }
+    }
+
+    /// What is said of a port or a lease, where it is known.
+    pub(super) fn known(&self) -> Option<&Self> {
+        self.is_known.then_some(self)
     }
 
     /// Whether the port is listened on in any of them.

@@ -33,19 +33,16 @@ impl Broker {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
-        let (tcp, udp) = (diag::listened(Protocol::Tcp), diag::listened(Protocol::Udp));
+        let listened = Listened::of([Protocol::Both].into_iter());
         let mut comms = HashMap::new();
         let fields = leases.iter().map(|lease| {
-            let listened = lease.protocol.parts().iter().any(|part| match part {
-                Protocol::Udp => udp.contains(lease.port),
-                _ => tcp.contains(lease.port),
-            });
             let mut fields = lease.fields();
             if let (Owner::Process { pid, .. }, false) = (&lease.owner, lease.orphaned) {
                 let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
                 fields.put_some("comm", comm.as_deref());
             }
-            fields.put("state", state(lease, listened));
+            let listening = listened.known().map(|listened| listened.contains(lease));
+            fields.put("state", state(lease, listening));
             fields
         });
         Ok(fields.collect())
@@ -68,8 +65,8 @@ impl Broker {
             return Err(shortage.into());
         }
         let listening = match seen {
-            Some(seen) => seen.is_listened(port),
-            None => diag::is_listened(port, protocol),
+            Some(seen) => Some(seen.is_listened(port)),
+            None => diag::has_listener(port, protocol).ok(),
         };
         let mut fields = Fields::default();
         fields.put("port", port.get());
@@ -85,7 +82,7 @@ impl Broker {
                 fields.put("message", obstacle.describe(port, protocol));
             }
         }
-        fields.put("listening", listening);
+        fields.put_some("listening", listening);
         match &obstacle {
             Some(Obstacle::Leased(lease)) => {
                 let mut lease_fields = lease.fields();
@@ -253,12 +250,14 @@ impl Broker {
     }
 }
 
-/// The word for how far a lease has come.
-fn state(lease: &Lease, is_listened_on: bool) -> &'static str {
+/// The word for how far a lease has come; `None` where it cannot be found out whether something listens.
+fn state(lease: &Lease, is_listened_on: Option<bool>) -> &'static str {
     match (lease.orphaned, is_listened_on) {
-        (true, true) => "orphaned",
-        (false, true) => "listening",
-        (_, false) => "reserved",
+        // It is one because something listened when it was last seen.
+        (true, Some(true) | None) => "orphaned",
+        (false, Some(true)) => "listening",
+        (_, Some(false)) => "reserved",
+        (false, None) => "unknown",
     }
 }
 
@@ -290,16 +289,17 @@ impl Suggestion {
 struct Usage {
     total: usize,
     leased: usize,
-    listening: usize,
-    free: usize,
+    /// These are not known where the kernel does not tell who listens.
+    listening: Option<usize>,
+    free: Option<usize>,
 }
 
 impl Usage {
     fn put(&self, fields: &mut Fields) {
         fields.put("ports", count(self.total));
         fields.put("leased", count(self.leased));
-        fields.put("listening", count(self.listening));
-        fields.put("free", count(self.free));
+        fields.put_some("listening", self.listening.map(count));
+        fields.put_some("free", self.free.map(count));
     }
 }
 
@@ -310,16 +310,20 @@ impl Inner {
         listened: &Listened,
     ) -> Usage {
         let mut usage = Usage::default();
+        let (mut listening, mut free) = (0, 0);
         for service_type in types {
             for port in service_type.ranges().flat_map(PortRange::ports) {
                 let leased = self.registry.at(port, Protocol::Both).is_some();
-                let listening = listened.any(port);
+                let is_listened_on = listened.any(port);
                 let excluded = self.registry.rules().excluded.contains(port);
                 usage.total += 1;
                 usage.leased += usize::from(leased);
-                usage.listening += usize::from(listening);
-                usage.free += usize::from(!leased && !listening && !excluded);
+                listening += usize::from(is_listened_on);
+                free += usize::from(!leased && !is_listened_on && !excluded);
             }
+        }
+        if listened.known().is_some() {
+            (usage.listening, usage.free) = (Some(listening), Some(free));
         }
         usage
     }

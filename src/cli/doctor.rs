@@ -273,7 +273,14 @@ async fn ports(findings: &mut Findings) {
         }
     }
     let leased: Vec<_> = leases.iter().map(|lease| &lease["port"]).collect();
-    let listened = diag::listened(Protocol::Tcp);
+    let Ok(listened) = diag::listeners(Protocol::Tcp) else {
+        let remedy = "without it, styxy finds out whether a port is free by binding it";
+        return findings.note(
+            "ports",
+            "the kernel does not tell which ports are listened on",
+            remedy,
+        );
+    };
     let mut strangers = Vec::new();
     for service_type in types.as_array().into_iter().flatten() {
         let ranges = service_type["ranges"].as_array().into_iter().flatten();

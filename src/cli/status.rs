@@ -51,6 +51,7 @@ impl Status {
 
 fn describe(status: &Json, way: Way) -> String {
     let number = |key: &str| status[key].as_u64().unwrap_or(0);
+    let free = status["free"].as_u64().map_or_else(|| "?".to_owned(), |free| free.to_string());
     let mut lines = vec![
         format!(
             "styxy {} is running (PID {}) and is reached over {}",
@@ -59,11 +60,10 @@ fn describe(status: &Json, way: Way) -> String {
             way.describe()
         ),
         format!(
-            "{}, {}, {}; {} of {} in {} are free",
+            "{}, {}, {}; {free} of {} in {} are free",
             counted(number("leases"), "lease"),
             counted(number("guards"), "guard"),
             counted(number("remembered_ports"), "remembered port"),
-            number("free"),
             counted(number("ports"), "port"),
             counted(number("service_types"), "service type")
         ),

@@ -25,6 +25,13 @@ impl Types {
     }
 }
 
+/// What stands for a number that the service could not find out.
+const UNKNOWN: &str = "?";
+
+fn number(service_type: &Json, key: &str) -> String {
+    service_type[key].as_u64().map_or_else(|| UNKNOWN.to_owned(), |number| number.to_string())
+}
+
 fn rows(types: &[Json]) -> String {
     let mut table = Table::new([
         table::short("TYPE"),
@@ -48,13 +55,16 @@ fn rows(types: &[Json]) -> String {
             text(service_type, "service_type").to_owned(),
             ranges.join(", "),
             service_type["leased"].to_string(),
-            service_type["listening"].to_string(),
-            service_type["free"].to_string(),
+            number(service_type, "listening"),
+            number(service_type, "free"),
             text(service_type, "made_by").to_owned(),
             format!("{}{once}", text(service_type, "description")),
         ]);
     }
-    let [ports, leased, listening, free] = totals.map(|total| total.to_string());
+    let [ports, leased, mut listening, mut free] = totals.map(|total| total.to_string());
+    if types.iter().any(|service_type| service_type["free"].is_null()) {
+        (listening, free) = (UNKNOWN.to_owned(), UNKNOWN.to_owned());
+    }
     let all = format!("{ports} in {} types", types.len());
     table.row(["total".to_owned(), all, leased, listening, free, String::new(), String::new()]);
     table.draw()

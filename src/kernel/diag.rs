@@ -77,20 +77,30 @@ pub enum Role {
 }
 
 /// The ports that something listens on (TCP) or has bound (UDP), on any address; with both
-/// protocols, in either. Where the kernel does not tell, every port counts as listened on, so that
-/// none is given away by mistake.
-pub fn listened(protocol: Protocol) -> PortSet {
+/// protocols, in either. Fails where the kernel does not tell.
+pub fn listeners(protocol: Protocol) -> io::Result<PortSet> {
     let mut ports = PortSet::default();
-    let asked = sockets(protocol, PortRange::ALL, |socket| ports.insert(socket.port));
-    asked.map_or_else(|_| all_ports(), |()| ports)
+    sockets(protocol, PortRange::ALL, |socket| ports.insert(socket.port))?;
+    Ok(ports)
+}
+
+/// The same for a decision: where the kernel does not tell, every port counts as listened on, so that none is
+/// given away by mistake.
+pub fn listened(protocol: Protocol) -> PortSet {
+    listeners(protocol).unwrap_or_else(|_| all_ports())
 }
 
 /// Whether something listens on the port (TCP) or has it bound (UDP), on any address; with both protocols, in
-/// either. Also where the kernel does not tell.
+/// either. Fails where the kernel does not tell.
+pub fn has_listener(port: Port, protocol: Protocol) -> io::Result<bool> {
+    let mut has_listener = false;
+    sockets(protocol, PortRange::only(port), |_| has_listener = true)?;
+    Ok(has_listener)
+}
+
+/// The same for a decision: it counts as listened on also where the kernel does not tell.
 pub fn is_listened(port: Port, protocol: Protocol) -> bool {
-    let mut is_listened = false;
-    let asked = sockets(protocol, PortRange::only(port), |_| is_listened = true);
-    asked.is_err() || is_listened
+    has_listener(port, protocol).unwrap_or(true)
 }
 
 /// Whether another user has bound the TCP port without listening, as a guard is. Kernels before 6.8 do not tell.
@@ -103,7 +113,7 @@ pub fn is_bound_by_others(port: Port) -> bool {
 }
 
 /// Every port there is.
-pub(super) fn all_ports() -> PortSet {
+pub fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()
 }
 

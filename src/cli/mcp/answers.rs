@@ -94,7 +94,8 @@ pub(super) struct Checked {
     message: String,
     /// If the reason is in_use: listener, bound (without listening), or connection (an outgoing one)
     in_use_by: Option<String>,
-    listening: bool,
+    /// Whether something listens on it; left out where that cannot be found out
+    listening: Option<bool>,
     lease: Option<Listed>,
     /// The programs that listen; null if they cannot be seen
     listeners: Option<Vec<Listener>>,
