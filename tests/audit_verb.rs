@@ -5,8 +5,13 @@ mod support;
 use std::{
     cell::RefCell,
     fs,
-    os::unix::fs::{MetadataExt, symlink},
+    io::{Read, Write},
+    os::unix::{
+        fs::{MetadataExt, symlink},
+        net::UnixListener,
+    },
     process::{Command, Stdio},
+    thread,
 };
 
 use nix::{
@@ -42,6 +47,74 @@ fn event(seq: u64, action: &str) -> Json {
 /// The numbers of the events in an answer.
 fn numbers(answer: &Json) -> Vec<u64> {
     answer.as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+}
+
+/// A service that says this of itself to everybody, or nothing at all.
+fn stand_in(journal: &Journal, status: Option<Json>) {
+    fs::create_dir_all(journal.0.state()).unwrap();
+    let path = journal.0.state().join("http.sock");
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        let mut silent = Vec::new();
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let Some(status) = &status else {
+                silent.push(stream);
+                continue;
+            };
+            let (status, mut request) = (status.to_string(), [0; 4096]);
+            let _ = stream.read(&mut request);
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{status}",
+                status.len()
+            );
+        }
+    });
+}
+
+#[test]
+fn events_that_are_still_on_their_way_are_counted_beside_those_that_are_there() {
+    let journal = Journal::of(&(1..=7).map(|seq| event(seq, "allocate")).collect::<Vec<_>>());
+    let audit = |arguments: &[&str]| {
+        let output = journal.command(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        (String::from_utf8_lossy(&output.stdout).into_owned(), stderr(&output))
+    };
+    assert_eq!(audit(&["--json"]).1, "", "and no service is started");
+    assert!(!journal.0.state().exists());
+    let status =
+        |pending: u64| json!({"seq": 10, "audit_pending": pending, "audit_confirmed": true});
+    // Of the five that are not confirmed two have arrived.
+    for (pending, arguments, words) in [
+        (5, &["--json"][..], "styxy: 3 events are still on their way to the journal\n"),
+        (3, &[], "styxy: 3 events are still on their way to the journal\n"),
+        (3, &["--stats"], "styxy: 3 events are still on their way to the journal\n"),
+        (
+            3,
+            &["--json", "--type=dev"],
+            "styxy: up to 3 events may still be on the way to the journal\n",
+        ),
+        (0, &["--json"], ""),
+        (3, &["--print"], ""),
+    ] {
+        stand_in(&journal, Some(status(pending)));
+        let (shown, said) = audit(arguments);
+        assert_eq!(said, words, "{arguments:?}");
+        assert!(!shown.contains("on their way"), "{shown}");
+    }
+    let all: Vec<_> = (1..=10).map(|seq| event(seq, "allocate").to_string() + "\n").collect();
+    stand_in(&journal, Some(status(3)));
+    journal.write("journal", &all.concat());
+    assert_eq!(audit(&["--json"]).1, "", "they have arrived");
+    let note = "the journal takes nothing at the moment";
+    let mut stuck = status(3);
+    (stuck["audit_confirmed"], stuck["audit_note"]) = (false.into(), note.into());
+    stand_in(&journal, Some(stuck));
+    journal.write("journal", &all[..7].concat());
+    assert_eq!(audit(&["--json"]).1, format!("styxy: {note} (3 events so far)\n"));
+    stand_in(&journal, None);
+    assert_eq!(audit(&["--json"]).1, "", "a service that does not answer is not waited for");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod log;
 pub(super) mod query;
 mod show;
 mod stats;
+mod underway;
 
 use entry::Entry;
 use export::Target;
@@ -20,6 +21,7 @@ use journal::{Found, Holds, Trouble};
 use query::{Mine, Query, Reading};
 use show::Here;
 use stats::Stats;
+use underway::Underway;
 
 /// How many events are shown unless something else is said.
 const LINES: usize = 200;
@@ -77,12 +79,21 @@ impl Audit {
         if self.amount.follow {
             return self.follow(query, last, &here);
         }
+        let underway = Underway::ask();
         let found = find(query, last)?;
+        self.show(&found, &here)?;
+        if let Some(missing) = underway.and_then(|u| u.missing(&found.entries, query, last)) {
+            say(&missing);
+        }
+        Ok(())
+    }
+
+    fn show(&self, found: &Found, here: &Here) -> Result<(), Stop> {
         if let Some(file) = &self.export {
             return self.export(file, &found.entries);
         }
         if self.stats {
-            let stats = Stats::of(&found.entries, &here);
+            let stats = Stats::of(&found.entries, here);
             return if self.output.json {
                 print_json(&stats.to_json())
             } else {

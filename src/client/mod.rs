@@ -26,7 +26,7 @@ pub mod unit;
 mod waiting;
 pub mod watch;
 
-use std::{fmt, os::fd::OwnedFd};
+use std::{fmt, os::fd::OwnedFd, time::Duration};
 
 use serde_json::Value as Json;
 
@@ -344,6 +344,11 @@ pub async fn session_bus() -> Result<zbus::Connection, String> {
         Miss::Absent(why) | Miss::Broken(why) => why,
         Miss::Final(failure) => failure.to_string(),
     })
+}
+
+/// Asks a service that runs, starts none, and waits no longer than this; the service's idle time goes on.
+pub async fn glance(call: &Call, patience: Duration) -> Option<Json> {
+    tokio::time::timeout(patience, http::observe(call)).await.ok()?.ok()
 }
 
 /// Asks a service that runs, and starts none; `None` where none runs, or where it does not answer this.

@@ -57,6 +57,11 @@ impl Entry {
         self.fields.get(word).map_or("", String::as_str)
     }
 
+    /// Its number, if it has one.
+    pub fn seq(&self) -> Option<u64> {
+        self.number.as_ref().map(|(_, seq)| *seq)
+    }
+
     /// The event as an object.
     pub fn to_json(&self) -> Json {
         let mut object = Map::new();

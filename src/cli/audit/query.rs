@@ -115,6 +115,11 @@ impl Query {
         })
     }
 
+    /// Whether it leaves out some of the events that happen now.
+    pub fn is_narrow(&self) -> bool {
+        self.until.is_some() || self.wanted().iter().any(|(_, values)| !values.is_empty())
+    }
+
     fn wanted(&self) -> [(&'static str, Vec<String>); 5] {
         [
             ("action", self.actions.clone()),
