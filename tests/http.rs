@@ -77,6 +77,30 @@ fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_
 }
 
 #[test]
+fn a_request_that_names_its_lease_is_granted_once_however_often_it_is_made() {
+    let home = Home::with_type();
+    let service = home.service();
+    let id = "3b9f1c0a-5d3e-4c63-9d3b-1a2b3c4d5e6f";
+    let request = json!({"service_type": "mine", "lease_id": id, "count": 2});
+    let ask = |request: &Json| home.http("POST", "/allocate", &request.to_string());
+    let first = ask(&request);
+    assert_eq!((first.status, &first.body["lease_id"]), (200, &json!(id)), "{first:?}");
+    assert_eq!(ask(&request).body, first.body);
+    end(service, Signal::SIGKILL);
+    let service = home.service();
+    assert_eq!(ask(&request).body, first.body, "the next service knows it, too");
+    let leases = home.http("GET", "/allocations", "").body["allocations"].take();
+    assert_eq!(leases.as_array().unwrap().len(), 2, "{leases}");
+    let other = json!({"service_type": "dev", "lease_id": id});
+    refused(&ask(&other), 400, "InvalidArgument");
+    refused(&ask(&json!({"service_type": "mine", "lease_id": "1"})), 400, "InvalidArgument");
+    // When it is over, the name is as good as a new one.
+    assert_eq!(home.http("DELETE", &format!("/allocations?block_id={id}"), "").body["released"], 2);
+    assert_eq!(ask(&request).body["lease_id"], id);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_port_is_granted_listed_checked_and_released() {
     let home = Home::with_type();
     let service = home.service();

@@ -8,19 +8,43 @@ use std::{
     io::{Read, Write},
     os::unix::{
         fs::PermissionsExt,
-        net::{UnixDatagram, UnixListener},
+        net::{UnixDatagram, UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
     process::{Command, Output},
     thread,
 };
 
-use nix::unistd::{chown, geteuid};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::{Pid, chown, geteuid},
+};
 use serde_json::{Value as Json, json};
 use support::Home;
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What the service of this home answers beside its state.
+fn of_state(home: &Home, method: &str, path: &str) -> Json {
+    let mut stream = UnixStream::connect(home.state().join("http.sock")).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// What comes, to the end of its JSON object.
+fn object(stream: &mut UnixStream) -> String {
+    let (mut text, mut chunk) = (String::new(), [0; 4096]);
+    while !text.ends_with('}') {
+        let length = stream.read(&mut chunk).unwrap();
+        assert!(length > 0, "{text}");
+        text.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
+    }
+    text
 }
 
 /// The process that serves this home.
@@ -393,6 +417,34 @@ fn liar(home: &Home, answer: &str) {
             );
         }
     });
+}
+
+#[test]
+fn a_grant_whose_answer_died_with_its_service_is_found_again_by_the_same_command() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine", "--name", "first"]);
+    // Between the command and the service is somebody who kills it when it has answered, and tells nobody.
+    fs::remove_file(home.socket()).unwrap();
+    let between = UnixListener::bind(home.socket()).unwrap();
+    let (socket, behind) = (home.socket(), home.state().join("http.sock"));
+    let pid: i32 = of_state(&home, "GET", "/status")["pid"].as_i64().unwrap().try_into().unwrap();
+    let between = thread::spawn(move || {
+        let (mut command, _) = between.accept().unwrap();
+        let request = object(&mut command);
+        let mut service = UnixStream::connect(behind).unwrap();
+        service.write_all(request.as_bytes()).unwrap();
+        let answer = object(&mut service);
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        // It has ended, or is about to.
+        while service.read(&mut [0]).is_ok_and(|length| length > 0) {}
+        fs::remove_file(socket).unwrap();
+        answer
+    });
+    let port = home.ok(&["allocate", "mine", "--name", "second"]);
+    let lost = between.join().unwrap();
+    assert!(lost.contains(&format!("\"port\":{port},")), "{lost}");
+    let leases: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
+    assert_eq!(leases.as_array().unwrap().len(), 2, "{leases}");
 }
 
 #[test]

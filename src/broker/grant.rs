@@ -21,7 +21,7 @@ use crate::{
         Choice, InUse, Obstacle, PortSet, Remembered,
         holding::{let_go, shared},
     },
-    request::AllocateRequest,
+    request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
     value::Fields,
@@ -262,6 +262,10 @@ impl Broker {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
+        if let Some(granted) = inner.granted_before(request)? {
+            let seq = inner.state.as_ref().ok().map(|state| state.store.seq());
+            return Ok(Attempt::Granted(granted, seq));
+        }
         // Its sockets keep the ports until the lease is stored, and longer as guards.
         let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
         self.hurry_for(inner, request);
@@ -367,6 +371,33 @@ impl Broker {
 }
 
 impl Inner {
+    /// What a request was granted already whose answer was lost, most likely with a service before this one.
+    fn granted_before(&self, request: &AllocateRequest) -> Result<Option<Granted>, Error> {
+        let known = request.lease_id.and_then(|lease_id| self.registry.get(lease_id).ok());
+        let Some(lease) = known.filter(|_| !request.dry_run) else { return Ok(None) };
+        let service_type = &lease.service_type;
+        if *service_type != request.service_type {
+            let error =
+                Error::invalid(format!("lease {} is one of {service_type}", lease.lease_id));
+            return Err(error.suggest("leave out lease_id, or give a new one (UUID of version 4)"));
+        }
+        let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
+        let others = self.registry.list(&block).into_iter();
+        let known_type = self.registry.rules().types.0.get(service_type);
+        Ok(Some(Granted {
+            lease: Arc::clone(lease),
+            others: others.filter(|other| other.lease_id != lease.lease_id).collect(),
+            outcome: Outcome::New,
+            note: None,
+            is_single: known_type
+                .is_some_and(|known| known.instance_behavior == InstanceBehavior::Single),
+            created: None,
+            socket: None,
+            holder: lease.holder_id,
+            has_joined: false,
+        }))
+    }
+
     /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
     /// remembered before the grant.
     fn must_wait(&mut self, key: &MemoryKey, before: Option<Remembered>) -> bool {
@@ -515,7 +546,7 @@ fn new_leases(
     hold: Hold,
     is_single: bool,
 ) -> Vec<Arc<Lease>> {
-    let first_id = LeaseId::random();
+    let first_id = request.lease_id.unwrap_or_else(LeaseId::random);
     let now = clock::now();
     (0..request.count)
         .filter_map(|offset| first.plus(offset))

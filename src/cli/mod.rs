@@ -212,7 +212,7 @@ pub fn run() -> ExitCode {
         Err(Stop::Failure(failure)) => {
             let code = match &failure {
                 Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
-                Failure::Unreachable(_) => 3,
+                Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
             };
             complain(&failure, code)
         }

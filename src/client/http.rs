@@ -182,7 +182,7 @@ fn request(call: &Call) -> Request<Body> {
 
 async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
-        Failure::Unreachable(format!("the service broke off: {error}"))
+        Failure::BrokenOff(format!("the service broke off: {error}"))
     };
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;

@@ -1,8 +1,8 @@
 //! How a command reaches the service: the session bus, else the HTTP socket, else a private service
 //! that it starts itself, so that it also works in a container or a CI job without systemd.
 //!
-//! Only a service that is not there makes the next way be tried. A call that was delivered is never sent
-//! again: an allocation that is repeated would be a second one. A service that should be there and cannot be
+//! Only a service that is not there makes the next way be tried. A call that was delivered is not sent
+//! again, but for a request for a port whose answer was lost: it names its lease, so it is granted once. A service that should be there and cannot be
 //! started is no reason to start another one beside it.
 //!
 //! - [`bus`] and [`http`]: the two ways
@@ -157,6 +157,8 @@ pub enum Failure {
     },
     /// No service can be reached.
     Unreachable(String),
+    /// It ended, or the way to it, before it answered; it is not known whether it did what was asked.
+    BrokenOff(String),
 }
 
 impl Failure {
@@ -169,7 +171,9 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused { message, .. } | Self::Unreachable(message) => f.write_str(message),
+            Self::Refused { message, .. }
+            | Self::Unreachable(message)
+            | Self::BrokenOff(message) => f.write_str(message),
         }
     }
 }
@@ -219,10 +223,13 @@ impl Way {
 
 /// How often a service that was reached just now may be gone again when it is asked.
 const TRIES: usize = 5;
+/// How long it is left alone after it broke off, at first.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started. What depends
 /// on the configuration is answered by the one that this command sees.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
+    let call = &named(call);
     let Some(saying) = sight::saying(call) else { return deliver(call).await };
     match deliver(&saying).await {
         // It was refused for that reason alone, so nothing is done twice.
@@ -234,32 +241,59 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
     }
 }
 
+/// A request for a port with the name of its lease.
+fn named(call: &Call) -> Call {
+    let mut call = call.clone();
+    if let Call::Allocate { options, .. } = &mut call
+        && options.get("lease_id").is_none()
+    {
+        options.put("lease_id", LeaseId::random().to_string());
+    }
+    call
+}
+
 async fn deliver(call: &Call) -> Result<Json, Failure> {
     let waiting = Waiting::default();
     let ask = async {
-        let mut absent = match ask_running(call, &waiting).await? {
-            Ok((answer, _)) => return Ok(answer),
-            Err(why) => why,
-        };
-        waiting.on("a service of this command's own to start");
-        for _ in 0..TRIES {
-            private::start().await.map_err(|why| {
-                Failure::Unreachable(format!(
-                    "no styxy service can be reached: {absent}; and none can be started: {why}"
-                ))
-            })?;
-            match http::call(call, &waiting).await {
-                Ok(answer) => return Ok(answer),
-                Err(Miss::Final(failure)) => return Err(failure),
-                // Another service was about to take over from the one that was there.
-                Err(Miss::Absent(why) | Miss::Broken(why)) => absent = why,
+        let mut pause = PAUSE;
+        for _ in 1..TRIES {
+            match ask_or_start(call, &waiting).await {
+                // The next service knows by its name whether the lease is there, so it is not granted twice. The one that
+                // is ending may still take connections.
+                Err(Failure::BrokenOff(_)) if matches!(call, Call::Allocate { .. }) => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 2;
+                }
+                answer => return answer,
             }
         }
-        Err(Failure::Unreachable(format!(
-            "the service that was started for this command cannot be reached: {absent}"
-        )))
+        ask_or_start(call, &waiting).await
     };
     waiting.patiently(ask).await
+}
+
+async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
+    let mut absent = match ask_running(call, waiting).await? {
+        Ok((answer, _)) => return Ok(answer),
+        Err(why) => why,
+    };
+    waiting.on("a service of this command's own to start");
+    for _ in 0..TRIES {
+        private::start().await.map_err(|why| {
+            Failure::Unreachable(format!(
+                "no styxy service can be reached: {absent}; and none can be started: {why}"
+            ))
+        })?;
+        match http::call(call, waiting).await {
+            Ok(answer) => return Ok(answer),
+            Err(Miss::Final(failure)) => return Err(failure),
+            // Another service was about to take over from the one that was there.
+            Err(Miss::Absent(why) | Miss::Broken(why)) => absent = why,
+        }
+    }
+    Err(Failure::Unreachable(format!(
+        "the service that was started for this command cannot be reached: {absent}"
+    )))
 }
 
 /// Asks for a port and its bound socket, which only the bus can hand over; `None` where the bus leads to no

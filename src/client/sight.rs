@@ -41,7 +41,7 @@ pub async fn show() -> Result<Json, Failure> {
             answer = deliver(&call).await;
             match &answer {
                 Ok(answer) if answer["again"] == true => {}
-                Err(Failure::Unreachable(_)) => {}
+                Err(Failure::Unreachable(_) | Failure::BrokenOff(_)) => {}
                 _ => break,
             }
         }

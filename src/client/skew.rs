@@ -45,7 +45,7 @@ where
         match ask(Call::Status).await {
             Ok(status) if version(&status).as_ref() == Some(&running) => {}
             // It broke off: it is ending.
-            Err(Miss::Final(Failure::Unreachable(_))) => {}
+            Err(Miss::Final(Failure::Unreachable(_) | Failure::BrokenOff(_))) => {}
             Ok(_) => return ask(call.clone()).await,
             Err(miss) => return Err(miss),
         }

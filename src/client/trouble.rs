@@ -24,7 +24,7 @@ pub(super) fn of_call(error: zbus::Error) -> Miss {
             }
         }
         zbus::Error::FDO(error) => of_bus(*error),
-        error => Failure::Unreachable(format!(
+        error => Failure::BrokenOff(format!(
             "the session bus broke off, and the service may have done what was asked: {error}"
         ))
         .into(),
@@ -58,7 +58,7 @@ fn of_bus(error: fdo::Error) -> Miss {
         // dbus-broker says the first, and dbus-daemon the second after two minutes; a service that has ended
         // between two calls to its unique name is the first, too.
         E::NameHasNoOwner(why) | E::TimedOut(why) => Miss::Broken(cannot_start(&why)),
-        E::NoReply(why) | E::Disconnected(why) | E::Timeout(why) => Failure::Unreachable(format!(
+        E::NoReply(why) | E::Disconnected(why) | E::Timeout(why) => Failure::BrokenOff(format!(
             "the service ended before it answered, and may have done what was asked: {why}"
         ))
         .into(),
@@ -104,7 +104,13 @@ mod tests {
         }
         let failed = of_call(reply("org.freedesktop.systemd1.UnitMasked"));
         assert!(matches!(failed, Miss::Broken(_)), "as systemd says it");
-        for there in ["NoReply", "Failed", "LimitsExceeded", "Disconnected", "InvalidArgs"] {
+        for lost in ["NoReply", "Disconnected"] {
+            let miss = bus(lost);
+            assert!(
+                matches!(miss, Miss::Final(Failure::BrokenOff(why)) if why.contains("some words"))
+            );
+        }
+        for there in ["Failed", "LimitsExceeded", "InvalidArgs"] {
             let miss = bus(there);
             assert!(
                 matches!(miss, Miss::Final(Failure::Unreachable(why)) if why.contains("some words"))

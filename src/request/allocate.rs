@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    lease::{InstanceId, MemoryKey, ProjectPath, ServiceName, SingletonKey},
+    lease::{InstanceId, LeaseId, MemoryKey, ProjectPath, ServiceName, SingletonKey},
     port::{Port, Protocol},
     service_type::{
         Hold, InstanceBehavior, ServiceType, ServiceTypeName, TemplateName, Templates, nearest,
@@ -17,6 +17,9 @@ use crate::{
 pub struct AllocateRequest {
     /// The class of service.
     pub service_type: ServiceTypeName,
+    /// What the lease is to be called, so that a caller who got no answer can ask again: a lease of this name is not
+    /// granted twice.
+    pub lease_id: Option<LeaseId>,
     /// What the port is for.
     pub service_name: Option<ServiceName>,
     /// Who asks.
@@ -55,6 +58,7 @@ impl AllocateRequest {
     pub fn new(service_type: ServiceTypeName) -> Self {
         Self {
             service_type,
+            lease_id: None,
             service_name: None,
             instance_id: None,
             project_path: None,
@@ -85,6 +89,7 @@ impl AllocateRequest {
         for (key, value) in options {
             let key = key.as_ref();
             problems.note(match key {
+                "lease_id" => word(key, &value).map(|v| request.lease_id = Some(v)),
                 "service_name" => word(key, &value).map(|v| request.service_name = Some(v)),
                 "instance_id" => word(key, &value).map(|v| request.instance_id = Some(v)),
                 "project_path" => word(key, &value).map(|v| request.project_path = Some(v)),
@@ -142,15 +147,16 @@ impl AllocateRequest {
                 "one socket is handed over at a time: ask for one port and one protocol",
             ));
         }
-        if self.hold.is_some() || self.dry_run {
+        if self.hold.is_some() || self.dry_run || self.lease_id.is_some() {
             return Err(Error::invalid(
-                "a socket that is handed over takes neither hold nor dry_run",
+                "a socket that is handed over takes neither hold nor dry_run nor lease_id",
             ));
         }
         Ok(self)
     }
 
-    const OPTIONS: [&str; 17] = [
+    const OPTIONS: [&str; 18] = [
+        "lease_id",
         "service_name",
         "instance_id",
         "project_path",
