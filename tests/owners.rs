@@ -432,6 +432,13 @@ fn callers_of_whom_nothing_is_known_are_different_ones() {
     assert_ne!(holder(&unlimited), holder(&limited));
     assert_eq!(holders(&home, &unlimited), Some(2));
     until_held_by(&home, &unlimited, 1);
+    // One whose answer was lost asks again with the name that it has chosen.
+    let named = json!({"ttl": 1_000, "lease_id": "6f9d6c1e-5c1b-4d0e-9a53-1c8a52a5a1f0"});
+    let [first, second] = [(); 2].map(|()| allocate(&home, named.clone()));
+    assert_eq!(holder(&first), named["lease_id"]);
+    assert_eq!(holder(&second), named["lease_id"]);
+    assert_eq!(holders(&home, &unlimited), Some(2));
+    assert_eq!(home.http("DELETE", &format!("/allocate/{}", holder(&first)), "").status, 200);
     // Who is known keeps the name.
     let again = [(); 2].map(|()| allocate(&home, json!({"instance_id": "agent"})));
     assert_eq!(holder(&again[0]), holder(&again[1]));

@@ -351,7 +351,8 @@ impl Broker {
             return Ok(Attempt::Granted(answer(lease, None, false), None));
         }
         let now = clock::now();
-        let id = Some(HolderId::random());
+        // Asked once more, because the answer was lost, it is the same one.
+        let id = Some(request.lease_id.map_or_else(HolderId::random, HolderId::from));
         let caller = Holder {
             id,
             owner: held.owner.clone(),

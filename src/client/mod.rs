@@ -2,8 +2,8 @@
 //! that it starts itself, so that it also works in a container or a CI job without systemd.
 //!
 //! Only a service that is not there makes the next way be tried. A call that was delivered is not sent
-//! again, but for a request for a port whose answer was lost: it names its lease, so it is granted once. A service that should be there and cannot be
-//! started is no reason to start another one beside it.
+//! again, except for a request for a port whose answer was lost: it names its lease, so it is granted once. A
+//! service that should be there and cannot be started is no reason to start another one beside it.
 //!
 //! - [`bus`] and [`http`]: the two ways
 //! - `answer`: what an answer has to be

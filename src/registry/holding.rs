@@ -83,7 +83,8 @@ pub fn shared(lease: &Lease, mut caller: Holder) -> Result<(Lease, Option<Holder
     }
     // The holders of an orphan are gone.
     let mut holders: Vec<_> = lease.holders().filter(|_| !lease.orphaned).collect();
-    let before = holders.iter_mut().find(|holder| holder.is_same_as(&caller));
+    let is_named = |holder: &Holder| holder.id.is_some() && holder.id == caller.id;
+    let before = holders.iter_mut().find(|holder| is_named(holder) || holder.is_same_as(&caller));
     let id = before.as_ref().and_then(|holder| holder.id).or(caller.id);
     caller.id = id;
     match before {
