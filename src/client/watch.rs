@@ -3,7 +3,8 @@
 //!
 //! A watcher whose reader is slow, or that is stopped, must not let signals pile up in the bus: all of a user's
 //! programs share its memory there. It takes its match away, and when the reader is there again it compares a
-//! list of leases with what it has told.
+//! list of leases with what it has told. One that is stopped by SIGSTOP cannot do that: then the service stops
+//! telling changes before the bus is full, and says later that some were missed.
 
 mod known;
 
@@ -18,7 +19,7 @@ use tokio::{
 };
 use zbus::{AsyncDrop, Connection, MatchRule, MessageStream, fdo::DBusProxy};
 
-use self::known::{Known, event};
+use self::known::{Known, event, is_missed};
 use super::{
     Call, Failure, Miss, bus, http,
     waiting::{Waiting, begin_again},
@@ -80,10 +81,11 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
                 Err(_) => return Ok(()),
             },
             message = next(stream.as_mut()) => {
-                let message = message.ok_or_else(gone)?;
-                let event = message.ok().and_then(|message| event(&message));
+                let message = message.ok_or_else(gone)?.ok();
+                let has_missed = message.as_ref().is_some_and(is_missed);
+                let event = message.and_then(|message| event(&message));
                 waiting.extend(event.and_then(|event| known.note(event)));
-                if waiting.len() > MOST_BEHIND && let Some(stream) = stream.take() {
+                if (has_missed || waiting.len() > MOST_BEHIND) && let Some(stream) = stream.take() {
                     stream.async_drop().await;
                 }
             }

@@ -3,29 +3,39 @@
 //! A client that has not negotiated descriptors (`NEGOTIATE_UNIX_FD`, D-Bus Specification) cannot be sent one.
 //! dbus-daemon drops such an answer and tells the sender of it by an error, which names no member and no lease. So one
 //! such answer is on its way at a time, until the bus has answered what was asked behind it: it works through the
-//! messages of a connection in their order.
+//! messages of a connection in their order. dbus-broker hangs up on the client, and its name is gone as soon as it has
+//! closed its end, too.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::Mutex;
 use zbus::{
-    Connection, Message, MessageStream, OwnedFd, message::Type,
+    Connection, Message, MessageStream, OwnedFd,
+    message::{Header, Type},
     object_server::ResponseDispatchNotifier,
 };
 
+use crate::owners::connections;
+
 const BUS: &str = "org.freedesktop.DBus";
+
+/// How soon a client has closed its end, on which dbus-broker has hung up.
+const SOON: Duration = Duration::from_secs(5);
 
 /// The turn to answer with a descriptor.
 #[derive(Default)]
 pub(super) struct Delivery(Arc<Mutex<()>>);
 
 impl Delivery {
-    /// The descriptor, ready to be answered; `refused` is called if the bus does not deliver it.
+    /// The descriptor of a socket, ready to be answered; `refused` is called if the bus does not deliver it. `is_held`
+    /// says whether anybody has the socket.
     pub(super) async fn of(
         &self,
         descriptor: OwnedFd,
         bus: &Connection,
+        call: &Header<'_>,
+        is_held: impl FnOnce() -> bool + Send + 'static,
         refused: impl FnOnce() + Send + 'static,
     ) -> ResponseDispatchNotifier<OwnedFd> {
         let turn = Arc::clone(&self.0).lock_owned().await;
@@ -33,6 +43,7 @@ impl Delivery {
         let (descriptor, sent) = ResponseDispatchNotifier::new(descriptor);
         let mut messages = MessageStream::from(bus);
         let bus = bus.clone();
+        let caller = call.sender().map(|name| name.to_string());
         tokio::spawn(async move {
             let mut is_refused = false;
             let behind = async {
@@ -54,13 +65,21 @@ impl Delivery {
                 is_refused |= message.is_ok_and(|message| is_refusal(&message));
             }
             drop(messages);
-            if is_refused {
+            drop(turn);
+            // A caller may go as soon as it has its socket; then that is held.
+            if is_refused || (goes(&bus, caller).await && !is_held()) {
                 refused();
             }
-            drop(turn);
         });
         descriptor
     }
+}
+
+/// Whether the caller leaves the bus soon.
+async fn goes(bus: &Connection, caller: Option<String>) -> bool {
+    let (Some(caller), Ok(id)) = (caller, connections::bus_id(bus).await) else { return false };
+    let ended = tokio::time::timeout(SOON, connections::ended(bus, &caller, &id)).await;
+    matches!(ended, Ok(Ok(())))
 }
 
 /// Whether the bus says that it has not delivered a descriptor.

@@ -10,7 +10,8 @@ use zbus::{
 };
 
 use super::{
-    NAME, PATH, Styxy, callers::Callers, delivery::Delivery, object::Object, values::Dict,
+    NAME, PATH, Styxy, callers::Callers, delivery::Delivery, object::Object, room::Room,
+    values::Dict,
 };
 use crate::{
     broker::Broker,
@@ -117,21 +118,30 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
     let mut changes = broker.changes();
     let mut properties = Properties::of(&broker);
+    let mut room = Room::default();
     let mut gathered = Vec::new();
     loop {
-        let due = properties.due;
+        let look_at = room.look_at();
+        let due = properties.due.filter(|_| look_at.is_none());
         let count = tokio::select! {
             count = changes.recv_many(&mut gathered, MOST_AT_ONCE) => count,
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 properties.tell(&broker, &emitter).await;
                 continue;
             }
+            () = tokio::time::sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                if room.look(&connection).await {
+                    let _ = Styxy::changes_missed(&emitter).await;
+                }
+                continue;
+            }
         };
         if count == 0 {
             break;
         }
+        let has_room = room.has_for(count, &connection).await;
         // A bus that is gone is noticed elsewhere.
-        for record in gathered.drain(..) {
+        for record in gathered.drain(..).filter(|_| has_room) {
             let _ = signal(&emitter, &record.change).await;
         }
         properties.due.get_or_insert_with(|| Instant::now() + PROPERTIES);

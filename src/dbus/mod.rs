@@ -5,12 +5,14 @@
 //! - `callers`: who calls
 //! - `delivery`: whether answers with a descriptor arrive
 //! - `object`: what happens to a message before that
+//! - `room`: how much the bus can keep for those who do not read
 //! - `values`: dictionaries and errors
 
 mod callers;
 mod delivery;
 mod door;
 mod object;
+mod room;
 mod values;
 
 /// The bus name, and the interface's.
@@ -39,7 +41,7 @@ use crate::{
     broker::{Broker, Caller, grant::Granted},
     config::{Seen, seen::LARGEST_SEEN},
     error::Error,
-    kernel::memory,
+    kernel::{memory, probe},
     lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
     request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing},
@@ -108,11 +110,14 @@ impl Styxy {
         let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
         let missing = || Error::invalid("there is no socket to hand over");
         let socket = granted.socket.take().ok_or_else(missing)?;
-        let port = granted.lease.port.get();
+        let (port, protocol) = (granted.lease.port, granted.lease.protocol);
         let (broker, shares) = (Arc::clone(&self.broker), granted.shares());
-        let refused = move || broker.take_back(&shares, EndReason::NotDelivered);
-        let socket = self.delivery.of(socket.into(), connection, refused).await;
-        Ok((socket, port, granted.lease_id(), Dict(granted.fields())))
+        let (is_held, refused) = (
+            move || probe::reserve(port, protocol).is_err(),
+            move || broker.take_back(&shares, EndReason::NotDelivered),
+        );
+        let socket = self.delivery.of(socket.into(), connection, &header, is_held, refused).await;
+        Ok((socket, port.get(), granted.lease_id(), Dict(granted.fields())))
     }
 
     #[zbus(out_args("port"))]
@@ -401,6 +406,9 @@ impl Styxy {
         instance_id: &str,
         reason: &str,
     ) -> zbus::Result<()>;
+
+    #[zbus(signal)]
+    async fn changes_missed(emitter: &SignalEmitter<'_>) -> zbus::Result<()>;
 
     #[zbus(signal)]
     async fn service_type_added(

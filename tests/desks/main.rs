@@ -5,10 +5,12 @@
 //!
 //! The desks are in booted machines of both versions of systemd, with dbus-daemon and with dbus-broker, and in a Debian 13
 //! with a kernel of its own, there also with each of the settings by which a kernel forbids something. Not all
-//! combinations are tried, but all pairs, and with a wrong bus all triples. `tests/long` sets it up; by hand:
+//! combinations are tried, but all pairs, and with a wrong bus all triples. Where dbus-broker is, what only dbus-broker
+//! does is checked, too. `tests/long` sets it up; by hand:
 //! `STYXY_DEB=… STYXY_MACHINE=… STYXY_BROKERS=FOLDER cargo test --test desks [KIND]`, where the folder has a package
 //! dbus-broker for each suite, and a kind is the beginning of a name such as `trixie-broker-package` or `qemu-bare`.
 
+mod broker;
 #[path = "../container/machine.rs"]
 #[allow(dead_code)]
 mod machine;
@@ -22,6 +24,7 @@ use std::{
     thread,
 };
 
+use broker::Check;
 use machine::Machine;
 use pairs::Cell;
 use serde_json::{Value as Json, json};
@@ -51,6 +54,17 @@ enum Outcome {
     Fails(String),
 }
 
+impl Outcome {
+    fn shown(&self, odd: &str) -> String {
+        match self {
+            Self::Serves => format!("serves  {odd}"),
+            Self::Fails(why) => {
+                format!("FAILS   {odd}\n    {}", why.trim().replace('\n', "\n    "))
+            }
+        }
+    }
+}
+
 struct Row {
     kind: String,
     cell: Cell,
@@ -67,12 +81,7 @@ impl fmt::Display for Row {
             f,
             "{kind:<24} {bus:<6} {login:<10} {home:<7} {runtime:<7} {verb:<9} {milliseconds:>6} ms  "
         )?;
-        match &self.outcome {
-            Outcome::Serves => write!(f, "serves  {odd}"),
-            Outcome::Fails(why) => {
-                write!(f, "FAILS   {odd}\n    {}", why.trim().replace('\n', "\n    "))
-            }
-        }
+        f.write_str(&self.outcome.shown(odd))
     }
 }
 
@@ -103,15 +112,17 @@ fn main() -> ExitCode {
     kinds.retain(|(kind, ..)| kind.starts_with(&filter));
     let left = Mutex::new(kinds.into_iter());
     let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
-    let rows = Mutex::new(Vec::new());
+    let (rows, checks) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some((kind, suite, bus, cells)) = next() {
-                    let of_kind = match suite {
-                        QEMU => in_qemu(&kind, &cells),
+                    let (of_kind, checked) = match suite {
+                        QEMU => (in_qemu(&kind, &cells), Vec::new()),
                         _ => at(&kind, suite, bus, &cells),
                     };
+                    let checked = checked.into_iter().map(|check| (kind.clone(), check));
+                    checks.lock().unwrap_or_else(PoisonError::into_inner).extend(checked);
                     rows.lock().unwrap_or_else(PoisonError::into_inner).extend(of_kind);
                 }
             });
@@ -120,16 +131,25 @@ fn main() -> ExitCode {
     let mut rows = rows.into_inner().unwrap_or_else(PoisonError::into_inner);
     rows.sort_by(|a, b| (&a.kind, a.cell.number).cmp(&(&b.kind, b.cell.number)));
     rows.iter().for_each(|row| println!("{row}"));
-    let failed = rows.iter().filter(|row| matches!(row.outcome, Outcome::Fails(_))).count();
-    let (word, passed) = (if failed == 0 { "ok" } else { "FAILED" }, rows.len() - failed);
+    let mut checks = checks.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Those of a kind stay in their order.
+    checks.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (kind, Check { name, milliseconds, outcome }) in &checks {
+        println!("{kind:<24} {name:<80} {milliseconds:>6} ms  {}", outcome.shown(""));
+    }
+    let outcomes =
+        rows.iter().map(|row| &row.outcome).chain(checks.iter().map(|(_, c)| &c.outcome));
+    let failed = outcomes.filter(|outcome| matches!(outcome, Outcome::Fails(_))).count();
+    let passed = rows.len() + checks.len() - failed;
+    let word = if failed == 0 { "ok" } else { "FAILED" };
     println!(
         "test result: {word}. {passed} passed; {failed} failed; 0 ignored; 0 measured; 0 filtered out"
     );
     ExitCode::from(u8::from(failed > 0 || rows.is_empty()))
 }
 
-/// Tries the cells of one kind of machine.
-fn at(kind: &str, suite: &str, bus: &str, cells: &[Cell]) -> Vec<Row> {
+/// Tries the cells of one kind of machine, and what is to be checked there besides.
+fn at(kind: &str, suite: &str, bus: &str, cells: &[Cell]) -> (Vec<Row>, Vec<Check>) {
     let with_package = kind.ends_with("-package");
     let name = format!("desks-{bus}-{with_package}");
     let machine = if with_package {
@@ -152,7 +172,9 @@ fn at(kind: &str, suite: &str, bus: &str, cells: &[Cell]) -> Vec<Row> {
         assert_eq!(machine.unit("dbus.service", "Id"), "dbus-broker.service");
     }
     machine.put(SCRIPT, "/usr/local/lib/cell.py");
-    cells.iter().map(|cell| try_at(kind, &machine, *cell)).collect()
+    let rows = cells.iter().map(|cell| try_at(kind, &machine, *cell)).collect();
+    let has_checks = bus == "broker" && with_package;
+    (rows, if has_checks { broker::checks(&machine) } else { Vec::new() })
 }
 
 /// Puts the command of the package into a file.

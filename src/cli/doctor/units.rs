@@ -85,9 +85,11 @@ impl Units {
             );
             return Self::Missing;
         }
-        // The socket of one that has failed is closed on purpose: one finding is enough.
+        // The socket of one that has failed is closed on purpose: one finding is enough, unless it is masked, too.
         let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
-        if (is_failed || look(socket, findings)) & look(service, findings) {
+        if (is_failed && !socket.is("LoadState", "masked") || look(socket, findings))
+            & look(service, findings)
+        {
             Self::Usable
         } else {
             Self::Broken

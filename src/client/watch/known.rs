@@ -92,6 +92,11 @@ fn differences(before: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) ->
     events
 }
 
+/// Whether a signal says that there were changes that nobody was told of.
+pub(super) fn is_missed(message: &Message) -> bool {
+    message.header().member().is_some_and(|member| member.as_str() == "ChangesMissed")
+}
+
 /// What a signal says.
 pub(super) fn event(message: &Message) -> Option<Json> {
     let header = message.header();
