@@ -62,7 +62,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["allocate", "hearth", "--count", "2"], (2, "runs once")),
     (&["release"], (2, "no lease is named")),
     (&["release", "web"], (2, "neither a lease nor a port")),
-    (&["release", "00000000-0000-4000-8000-000000000000"], (1, "there is no lease")),
+    (&["release", "00000000-0000-4000-8000-000000000000"], (1, "there is no live lease")),
     (&["release", "1"], (1, "there is no lease")),
     (&["renew", "web"], (2, "neither a lease nor a port")),
     (&["renew", "00000000-0000-4000-8000-000000000000"], (1, "no live lease")),
