@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -148,6 +149,75 @@ fn a_watch_without_a_bus_tells_nothing_of_a_restart() {
         end(service, Signal::SIGKILL);
         watch.kill().unwrap();
     });
+    watch.wait().unwrap();
+}
+
+#[test]
+fn a_watch_on_the_bus_knows_what_a_service_that_was_killed_did_not_tell() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let start = || {
+        let mut command = home.styxy();
+        command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+        started(command)
+    };
+    let mut service = start();
+    let mut watch = home.styxy();
+    watch.env("DBUS_SESSION_BUS_ADDRESS", &bus.address).args(["watch", "--json"]);
+    let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+    let events = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let (told, seen) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in events.map_while(Result::ok) {
+            let event: serde_json::Value = serde_json::from_str(&line).unwrap();
+            if told.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    let text = |value: &serde_json::Value, key: &str| value[key].as_str().unwrap().to_owned();
+    let note =
+        |known: &mut BTreeSet<String>, event: &serde_json::Value| match event["event"].as_str() {
+            Some("granted") => _ = known.insert(text(event, "lease_id")),
+            Some("released") => _ = known.remove(&text(event, "lease_id")),
+            _ => {}
+        };
+    let mut known = BTreeSet::new();
+    // Before it knows the first list, it tells nothing.
+    let body = r#"{"service_type": "mine", "hold": "none"}"#;
+    let patience = Instant::now() + Duration::from_secs(60);
+    loop {
+        let lease = home.http("POST", "/allocate", body).body;
+        home.http("DELETE", &format!("/allocate/{}", text(&lease, "lease_id")), "");
+        if let Ok(event) = seen.recv_timeout(Duration::from_millis(500)) {
+            note(&mut known, &event);
+            break;
+        }
+        assert!(Instant::now() < patience);
+    }
+    let mut before = None;
+    for _ in 0..15 {
+        let lease = home.http("POST", "/allocate", body).body;
+        if let Some(before) = before.replace(text(&lease, "lease_id")) {
+            home.http("DELETE", &format!("/allocate/{before}"), "");
+        }
+        // Between the change and the word of it, now and then.
+        end(service, Signal::SIGKILL);
+        service = start();
+    }
+    let expected: BTreeSet<_> = before.into_iter().collect();
+    let patience = Instant::now() + Duration::from_secs(20);
+    while let Some(left) = patience.checked_duration_since(Instant::now()) {
+        match seen.recv_timeout(left.min(Duration::from_secs(3))) {
+            Ok(event) => note(&mut known, &event),
+            // Nothing more comes.
+            Err(_) if known == expected => break,
+            Err(_) => {}
+        }
+    }
+    assert_eq!(known, expected);
+    end(service, Signal::SIGTERM);
+    watch.kill().unwrap();
     watch.wait().unwrap();
 }
 

@@ -145,6 +145,35 @@ pub enum Call {
     },
 }
 
+impl Call {
+    /// Whether to ask twice is as good as once: it changes nothing, or it is the same again. A request for a port names its
+    /// lease, so the next service knows whether that is there.
+    fn may_be_repeated(&self) -> bool {
+        match self {
+            Self::Allocate { .. }
+            | Self::Renew { .. }
+            | Self::List { .. }
+            | Self::Instances
+            | Self::Suggest { .. }
+            | Self::Types
+            | Self::Status
+            | Self::Configuration { .. }
+            | Self::Backups
+            | Self::Check { .. } => true,
+            Self::CleanUp { dry_run, .. } => *dry_run,
+            Self::Release { .. }
+            | Self::ReleaseMatching { .. }
+            | Self::Forget { .. }
+            | Self::Restart
+            | Self::Reload
+            | Self::TakeConfiguration { .. }
+            | Self::SetAutoAllocation { .. }
+            | Self::UndoAutoAllocation { .. }
+            | Self::Restore { .. } => false,
+        }
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
@@ -254,22 +283,23 @@ fn named(call: &Call) -> Call {
 
 async fn deliver(call: &Call) -> Result<Json, Failure> {
     let waiting = Waiting::default();
-    let ask = async {
-        let mut pause = PAUSE;
-        for _ in 1..TRIES {
-            match ask_or_start(call, &waiting).await {
-                // The next service knows by its name whether the lease is there, so it is not granted twice. The one that
-                // is ending may still take connections.
-                Err(Failure::BrokenOff(_)) if matches!(call, Call::Allocate { .. }) => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 2;
-                }
-                answer => return answer,
+    waiting.patiently(repeated(call, || ask_or_start(call, &waiting))).await
+}
+
+/// Asks, and once more if the service broke off and it does no harm to ask twice.
+async fn repeated<T>(call: &Call, ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let mut pause = PAUSE;
+    for _ in 1..TRIES {
+        match ask().await {
+            // The one that is ending may still take connections.
+            Err(Failure::BrokenOff(_)) if call.may_be_repeated() => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
             }
+            answer => return answer,
         }
-        ask_or_start(call, &waiting).await
-    };
-    waiting.patiently(ask).await
+    }
+    ask().await
 }
 
 async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
@@ -331,7 +361,8 @@ async fn ask_for_socket(
 /// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
 pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Failure> {
     let waiting = Waiting::default();
-    let answer = waiting.patiently(ask_running(call, &waiting)).await?;
+    let ask = || ask_running(call, &waiting);
+    let answer = waiting.patiently(repeated(call, ask)).await?;
     if matches!(call, Call::Status)
         && let Ok((status, _)) = &answer
         && status["config_seen"].as_str().is_some_and(|seen| seen != sight::fingerprint())

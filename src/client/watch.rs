@@ -61,6 +61,8 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
     let mut known = Known::default();
     let mut waiting = VecDeque::new();
     let mut stream = None;
+    // A service that was killed has not told its last changes.
+    let mut services = services(bus).await.map_err(|_| gone())?;
     loop {
         if stream.is_none() && waiting.is_empty() {
             stream = Some(subscribe(bus).await.map_err(|_| gone())?);
@@ -86,6 +88,12 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
                 let event = message.and_then(|message| event(&message));
                 waiting.extend(event.and_then(|event| known.note(event)));
                 if (has_missed || waiting.len() > MOST_BEHIND) && let Some(stream) = stream.take() {
+                    stream.async_drop().await;
+                }
+            }
+            service = services.next() => {
+                service.ok_or_else(gone)?.map_err(|_| gone())?;
+                if let Some(stream) = stream.take() {
                     stream.async_drop().await;
                 }
             }
@@ -125,6 +133,17 @@ async fn subscribe(bus: &Connection) -> zbus::Result<MessageStream> {
         .sender(NAME)
         .path(PATH)
         .interface(NAME)
+        .build()?;
+    MessageStream::for_match_rule(rule, bus, None).await
+}
+
+/// The comings and goings of the service.
+async fn services(bus: &Connection) -> zbus::Result<MessageStream> {
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(0, NAME)
         .build()?;
     MessageStream::for_match_rule(rule, bus, None).await
 }
