@@ -367,6 +367,7 @@ impl Lease {
             self.service_name.as_ref(),
             self.protocol,
         )
+        .map(|key| key.of_singleton(self.singleton_key.as_ref()))
     }
 }
 
@@ -382,6 +383,9 @@ pub struct MemoryKey {
     pub service_name: Option<ServiceName>,
     /// The protocol.
     pub protocol: Protocol,
+    /// Tells singletons of one type from one another.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub singleton_key: Option<SingletonKey>,
 }
 
 impl MemoryKey {
@@ -397,7 +401,14 @@ impl MemoryKey {
             service_type: service_type.clone(),
             service_name: service_name.cloned(),
             protocol,
+            singleton_key: None,
         })
+    }
+
+    /// The key of one of several singletons of the type.
+    #[must_use]
+    pub fn of_singleton(self, singleton_key: Option<&SingletonKey>) -> Self {
+        Self { singleton_key: singleton_key.cloned(), ..self }
     }
 }
 

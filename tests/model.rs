@@ -184,6 +184,7 @@ fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
         service_type: request.service_type.clone(),
         service_name: request.service_name.clone(),
         protocol: request.protocol(),
+        singleton_key: request.singleton_key.clone(),
     })
 }
 

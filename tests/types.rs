@@ -118,7 +118,7 @@ fn a_type_with_leases_is_taken_away_only_by_force() {
     let undo = ["config", "undo-auto-allocation", "grafana"];
     let (code, words) = home.refused(&undo);
     assert_eq!(code, 1);
-    assert!(words.contains("2 leases are live") && words.contains("--force"), "{words}");
+    assert!(words.contains("2 ports are leased") && words.contains("--force"), "{words}");
     let forced = home.json(&[&undo[..], &["--force"]].concat());
     assert_eq!(forced["released"], 2);
     assert!(home.service_type("grafana").is_none());
@@ -199,6 +199,12 @@ fn a_key_tells_singletons_of_one_type_apart() {
     let (a, b) = (ask("a"), ask("b"));
     assert_ne!(a["port"], b["port"]);
     assert_eq!(ask("a")["port"], a["port"]);
+    // Each finds its own port again, whichever comes first.
+    home.ok(&["release", "--type", "mine", "--yes"]);
+    assert_eq!(
+        [ask("b")["port"].clone(), ask("a")["port"].clone()],
+        [b["port"].clone(), a["port"].clone()]
+    );
     assert_eq!(home.refused(&["allocate", "dev", "--singleton-key", "a"]).0, 2);
     assert_eq!(home.refused(&["allocate", "mine", "--count", "2"]).0, 2);
 }

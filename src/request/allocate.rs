@@ -241,5 +241,6 @@ impl AllocateRequest {
             self.service_name.as_ref(),
             self.protocol(),
         )
+        .map(|key| key.of_singleton(self.singleton_key.as_ref()))
     }
 }
