@@ -6,6 +6,8 @@ use std::{
     io::{Read, Write},
     os::unix::net::UnixStream,
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use nix::sys::signal::Signal;
@@ -73,6 +75,28 @@ fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_
     }
     limit("1000:");
     assert_eq!(ask(&mut stream, "/allocations")["allocations"][0]["state"], "reserved");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn who_asks_again_because_no_answer_came_keeps_what_is_granted() {
+    let home = Home::with_type();
+    let service = home.service();
+    for number in 0..100 {
+        let id = format!("6f9d6c1e-5c1b-4d0e-9a53-{number:012}");
+        let body = format!(r#"{{"service_type": "mine", "hold": "none", "lease_id": "{id}"}}"#);
+        let mut gone = UnixStream::connect(home.socket()).unwrap();
+        let length = body.len();
+        write!(gone, "POST /allocate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        drop(gone);
+        let granted = home.http("POST", "/allocate", &body);
+        assert_eq!(granted.status, 200, "{granted:?}");
+        // Time for what would take it back.
+        thread::sleep(Duration::from_millis(20));
+        let path = format!("/allocate/{id}");
+        let released = home.http("DELETE", &path, "");
+        assert_eq!(released.status, 200, "{number}: {released:?}");
+    }
     end(service, Signal::SIGTERM);
 }
 
@@ -343,7 +367,7 @@ fn silent_connections_leave_descriptors_for_the_rest() {
     let silent: Vec<_> = (0..700).map(|_| UnixStream::connect(home.socket()).unwrap()).collect();
     let open = || std::fs::read_dir(format!("/proc/{}/fd", service.id())).unwrap().count();
     home.until(|| open() > 512);
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    thread::sleep(std::time::Duration::from_millis(500));
     assert!(open() < 1_700, "{} descriptors", open());
     drop(silent);
     assert_eq!(home.http("GET", "/status", "").status, 200);

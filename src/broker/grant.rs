@@ -55,6 +55,10 @@ pub struct Granted {
     pub holder: Option<HolderId>,
     /// Whether the caller shares a lease that it did not share before.
     pub has_joined: bool,
+    /// The name that the caller has given it.
+    name: Option<HolderId>,
+    /// Whether it was granted already when the caller asked.
+    is_repeated: bool,
 }
 
 /// A lease, or what one of those who share it have of it.
@@ -64,6 +68,8 @@ pub struct Share {
     pub lease_id: LeaseId,
     /// Who shares it, if it can be shared.
     pub holder: Option<HolderId>,
+    /// The name that the caller has given it, by which it may be asked for again.
+    name: Option<HolderId>,
 }
 
 /// How an answer came about.
@@ -81,8 +87,9 @@ impl Granted {
     /// What the caller holds since this request.
     pub fn shares(&self) -> Vec<Share> {
         let all = std::iter::once(&self.lease).chain(&self.others);
-        let is_new = self.outcome == Outcome::New || self.has_joined;
-        let share = |lease: &Arc<Lease>| Share { lease_id: lease.lease_id, holder: self.holder };
+        let is_new = (self.outcome == Outcome::New || self.has_joined) && !self.is_repeated;
+        let (holder, name) = (self.holder, self.name);
+        let share = |lease: &Arc<Lease>| Share { lease_id: lease.lease_id, holder, name };
         all.filter(|_| is_new).map(share).collect()
     }
 
@@ -184,7 +191,10 @@ impl Broker {
     pub fn take_back(&self, shares: &[Share], reason: EndReason) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        let ends = shares.iter().filter_map(|share| {
+        // Who got no answer may have asked again, and got one.
+        let is_gone = |name: HolderId| !inner.repeated.contains(&name);
+        let shares = shares.iter().filter(|share| share.name.is_none_or(is_gone));
+        let ends = shares.filter_map(|share| {
             // Somebody may have released it meanwhile, or share it.
             let lease = inner.registry.get(share.lease_id).ok()?;
             Some(let_go(lease, share.holder, reason))
@@ -302,6 +312,8 @@ impl Broker {
             socket: None,
             holder: None,
             has_joined: false,
+            name: request.lease_id.map(HolderId::from),
+            is_repeated: false,
         };
         granted.holder = granted.lease.holder_id;
         if request.dry_run {
@@ -336,7 +348,8 @@ impl Broker {
         held: &mut Held,
     ) -> Result<Attempt, Error> {
         let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
-        let answer = |lease, holder, has_joined| Granted {
+        let name = request.lease_id.map(HolderId::from);
+        let answer = |lease, holder, has_joined, is_repeated| Granted {
             lease,
             others: Vec::new(),
             outcome,
@@ -346,13 +359,17 @@ impl Broker {
             socket: None,
             holder,
             has_joined,
+            name,
+            is_repeated,
         };
         if request.dry_run {
-            return Ok(Attempt::Granted(answer(lease, None, false), None));
+            return Ok(Attempt::Granted(answer(lease, None, false, false), None));
         }
         let now = clock::now();
         // Asked once more, because the answer was lost, it is the same one.
-        let id = Some(request.lease_id.map_or_else(HolderId::random, HolderId::from));
+        let repeated = name.filter(|name| lease.holder_ids().any(|id| id == *name));
+        inner.repeated.extend(repeated);
+        let id = name.or_else(|| Some(HolderId::random()));
         let caller = Holder {
             id,
             owner: held.owner.clone(),
@@ -364,18 +381,20 @@ impl Broker {
         let shared = Arc::new(shared);
         let change = Change::SingletonReuse { lease: Arc::clone(&shared) };
         self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
-        // The owner of an orphan holds nothing any more.
-        let nobody = || Arc::new(Lease { owner: Owner::None, ..(*shared).clone() });
-        let told = if lease.orphaned { nobody() } else { shared };
-        Ok(Attempt::Granted(answer(told, holder, holder == id), None))
+        // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
+        let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
+        let told = Arc::new(Lease { owner, ttl: request.ttl, ..(*shared).clone() });
+        Ok(Attempt::Granted(answer(told, holder, holder == id, repeated.is_some()), None))
     }
 }
 
 impl Inner {
     /// What a request was granted already whose answer was lost, most likely with a service before this one.
-    fn granted_before(&self, request: &AllocateRequest) -> Result<Option<Granted>, Error> {
+    fn granted_before(&mut self, request: &AllocateRequest) -> Result<Option<Granted>, Error> {
         let known = request.lease_id.and_then(|lease_id| self.registry.get(lease_id).ok());
-        let Some(lease) = known.filter(|_| !request.dry_run) else { return Ok(None) };
+        let Some(lease) = known.filter(|_| !request.dry_run).map(Arc::clone) else {
+            return Ok(None);
+        };
         let service_type = &lease.service_type;
         if *service_type != request.service_type {
             let error =
@@ -385,17 +404,22 @@ impl Inner {
         let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
         let others = self.registry.list(&block).into_iter();
         let known_type = self.registry.rules().types.0.get(service_type);
+        let is_single =
+            known_type.is_some_and(|known| known.instance_behavior == InstanceBehavior::Single);
+        let name = lease.lease_id.into();
+        self.repeated.insert(name);
         Ok(Some(Granted {
-            lease: Arc::clone(lease),
+            name: Some(name),
+            is_repeated: true,
+            holder: lease.holder_id,
             others: others.filter(|other| other.lease_id != lease.lease_id).collect(),
             outcome: Outcome::New,
             note: None,
-            is_single: known_type
-                .is_some_and(|known| known.instance_behavior == InstanceBehavior::Single),
+            is_single,
             created: None,
             socket: None,
-            holder: lease.holder_id,
             has_joined: false,
+            lease,
         }))
     }
 
@@ -475,7 +499,23 @@ impl Inner {
                 ErrorKind::PortInUse,
                 "this service runs once, and its lease has no socket to hand over",
             )
-            .suggest("call Allocate to learn its port"));
+            .suggest("ask without the socket (Allocate, `styxy allocate`) to learn its port"));
+        }
+        if let Choice::Existing(lease) = &choice
+            && !request.protocol().parts().iter().all(|part| lease.protocol.parts().contains(part))
+        {
+            return Err(Error::new(
+                ErrorKind::PortInUse,
+                format!(
+                    "{name} runs once, and its port {} is leased for {}",
+                    lease.port,
+                    lease.protocol.in_words()
+                ),
+            )
+            .suggest(format!(
+                "ask for {}, or give it a key of its own (singleton_key)",
+                lease.protocol
+            )));
         }
         let (hold, note) = self.hold(&request, service_type, hand_over);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;

@@ -58,7 +58,7 @@ use crate::{
         guard::{self, Guards, Kept},
         process::{self, Process},
     },
-    lease::{Client, EndReason, InstanceId, LeaseId, Owner},
+    lease::{Client, EndReason, HolderId, InstanceId, LeaseId, Owner},
     owners::{
         Owners,
         deadlines::{Deadlines, Due},
@@ -151,6 +151,8 @@ struct Inner {
     kept: Kept,
     /// What is held for leases that are about to be in force.
     in_hand: InHand,
+    /// Live leases and shares that were asked for again, by the names that their callers have given them.
+    repeated: HashSet<HolderId>,
     /// Whether what the service before has held and watched is held and watched by this one.
     is_resumed: bool,
     /// The last heartbeat of each instance that sends them.
@@ -178,7 +180,15 @@ impl Broker {
     /// A service on these places. Fails only if another service has the state folder; a folder that
     /// cannot be used is tried again at each request.
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
-        let own = places.config.iter().chain([&places.state]).cloned().collect();
+        // Beside the state are those of other networks and machines.
+        let states = places.state.parent().unwrap_or(&places.state);
+        let own = places
+            .config
+            .iter()
+            .map(PathBuf::as_path)
+            .chain([states])
+            .map(Path::to_owned)
+            .collect();
         let mut files = Files::new(places.config.clone(), places.state.join("config.good"));
         let sight = Sight::new(places.config, places.is_unit, &files);
         drop_in::tidy(&files.drop_in());
@@ -205,6 +215,7 @@ impl Broker {
                 tries: 0,
                 kept: places.guards,
                 in_hand: InHand::default(),
+                repeated: HashSet::new(),
                 is_resumed: false,
                 heartbeats: HashMap::new(),
                 leaving: HashSet::new(),

@@ -1,6 +1,6 @@
 //! Carrying out what follows from a change: owners are watched, deadlines set, ports guarded, or no longer.
 
-use std::{collections::HashMap, os::fd::OwnedFd};
+use std::{collections::HashMap, iter::once, os::fd::OwnedFd};
 
 use super::{Broker, Inner, holding::Held};
 use crate::{
@@ -53,6 +53,10 @@ impl Broker {
         has.owners.difference(&had.owners).for_each(|owner| self.watch(inner, owner));
         if had.limit != has.limit {
             self.set_limit(inner, lease.lease_id, has.limit);
+        }
+        if after.is_none() && !inner.repeated.is_empty() {
+            let names = once(lease.lease_id.into()).chain(lease.holder_ids());
+            names.for_each(|name| _ = inner.repeated.remove(&name));
         }
         match (had.guard, has.guard) {
             (true, false) => {
