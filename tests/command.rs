@@ -108,6 +108,59 @@ fn list_shows_a_table_and_says_when_there_is_nothing() {
 }
 
 #[test]
+fn what_is_refused_is_told_by_its_cause() {
+    let home = Home::with_single();
+    for (arguments, code, words) in [
+        // Whoever means a port gets no range of that name.
+        (
+            &["allocate", "3000"][..],
+            1,
+            "3000 is a port, not a service type; to ask for it: `styxy allocate dev --port 3000`",
+        ),
+        (
+            &["allocate", "--create", "--", "-x"],
+            1,
+            "no service type \"-x\", and none can appear by itself",
+        ),
+        (&["config", "validate", "/nonexistent"], 1, "there is no such file"),
+    ] {
+        let refused = home.run(arguments);
+        let said = format!("{}{}", stderr(&refused), String::from_utf8_lossy(&refused.stdout));
+        assert_eq!(refused.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(words), "{arguments:?}: {said}");
+    }
+    assert_eq!(home.ok(&["list"]), "no port is leased");
+    let port = home.ok(&["allocate", "mine"]);
+    assert_eq!(home.ok(&["list", "--type", "nope"]), "no lease matches");
+    for (arguments, words) in [
+        (
+            &["renew", &port][..],
+            "there is no time limit that could begin again; give one in seconds (`--ttl`)",
+        ),
+        (&["allocate", "mine", "--protocol", "udp"], "runs once, and its port"),
+    ] {
+        let refused = home.run(arguments);
+        assert!(stderr(&refused).contains(words), "{arguments:?}: {}", stderr(&refused));
+        assert!(!refused.status.success());
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_printed_is_told_and_what_was_done_is_done() {
+    let home = Home::with_type();
+    let port = home.ok(&["allocate", "mine"]);
+    for arguments in [&["release", &port][..], &["list"], &["--help"], &["--version"]] {
+        let full = fs::File::create("/dev/full").unwrap();
+        let said = home.styxy().args(arguments).stdout(full).output().unwrap();
+        assert_eq!(said.status.code(), Some(1), "{arguments:?}");
+        if !arguments[0].starts_with('-') {
+            assert!(stderr(&said).contains("the answer could not be printed"), "{}", stderr(&said));
+        }
+    }
+    assert_eq!(home.ok(&["list"]), "no port is leased");
+}
+
+#[test]
 fn a_lease_is_named_by_the_first_digits_of_its_id() {
     let home = Home::with_type();
     let lease: Json =

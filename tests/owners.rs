@@ -407,7 +407,8 @@ fn who_renews_a_shared_lease_renews_their_own_time_limit_and_nobody_elses() {
     assert!(unclear.body["error"].as_str().unwrap().contains("3 callers share"), "{unclear:?}");
     assert_eq!(renew(holder(&limited), &json!({"ttl": 1})).status, 200);
     let renewed = Instant::now();
-    assert_eq!(renew(holder(&other), &json!({"ttl": 1_000})).status, 200);
+    let renewed_one = renew(holder(&other), &json!({"ttl": 1_000}));
+    assert_eq!(renewed_one.body["ttl"], 1_000, "{renewed_one:?}");
     // The one that made its own shorter goes, and nobody else.
     until_held_by(&home, &lease, 2);
     assert_took(renewed, 1);
@@ -418,7 +419,24 @@ fn who_renews_a_shared_lease_renews_their_own_time_limit_and_nobody_elses() {
     let released = home.http("DELETE", &format!("/allocate/{}", holder(&other)), "");
     assert_eq!(released.body["port"], lease["port"], "{released:?}");
     assert_eq!(holders(&home, &lease), Some(1));
+    refused(&renew(id(&lease), &json!({})), 400, "InvalidArgument");
     drop(owner);
+    until(&home, &lease, None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_shared_service_that_runs_on_when_its_last_holder_lets_go_is_found_by_the_next() {
+    let home = Home::with_single();
+    let service = home.service();
+    let lease = allocate(&home, json!({"ttl": 1_000}));
+    let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+    assert_eq!(home.http("DELETE", &format!("/allocate/{}", holder(&lease)), "").status, 200);
+    assert_eq!(state(&home, &lease).as_deref(), Some("orphaned"));
+    let next = allocate(&home, json!({"ttl": 1_000}));
+    assert_eq!((id(&next), &next["existing"]), (id(&lease), &json!(true)));
+    assert_eq!(home.http("DELETE", &format!("/allocate/{}", holder(&next)), "").status, 200);
+    drop(listener);
     until(&home, &lease, None);
     end(service, Signal::SIGTERM);
 }

@@ -8,27 +8,23 @@ use crate::{
     error::Error,
     kernel::clock,
     lease::{Client, EndReason, Lease, LeaseId},
-    registry::holding::{let_go, renewed},
+    registry::holding::{let_go, orphaned, renewed},
     request::{Ending, Filter, LONGEST_TTL},
     time::Timestamp,
 };
 
 impl Broker {
-    /// Begins the time limit of a lease, or of one who shares it, anew; without `ttl`, the one that it has.
-    pub fn renew(
-        &self,
-        id: LeaseId,
-        ttl: Option<u64>,
-        client: &Client,
-    ) -> Result<Arc<Lease>, Error> {
+    /// Begins the time limit of a lease, or of one who shares it, again; without `ttl`, in seconds, it is as long as before.
+    /// Returns the lease as that one sees it.
+    pub fn renew(&self, id: LeaseId, ttl: Option<u64>, client: &Client) -> Result<Lease, Error> {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
         let (lease, holder) = inner.registry.named(id)?;
-        let lease = Arc::new(renewed(lease, holder, ttl, clock::now())?);
-        let change = Change::Renew { lease: Arc::clone(&lease) };
+        let (lease, seen) = renewed(lease, holder, ttl, clock::now())?;
+        let change = Change::Renew { lease: Arc::new(lease) };
         self.commit(inner, vec![change], Some(client))?;
-        Ok(lease)
+        Ok(seen)
     }
 
     /// Releases a lease, or the share of one who shares it; returns the lease as it was.
@@ -37,7 +33,14 @@ impl Broker {
         self.usable(&mut inner)?;
         let (lease, holder) = inner.registry.named(id)?;
         let lease = Arc::clone(lease);
-        let change = let_go(&lease, holder, EndReason::Released);
+        let mut change = let_go(&lease, holder, EndReason::Released);
+        if holder.is_some()
+            && matches!(change, Change::Release { .. })
+            && Listened::of([lease.protocol].into_iter()).contains(&lease)
+        {
+            // The service runs on, and whoever asks for it is to find it.
+            change = Change::Orphan { lease: Arc::new(orphaned(&lease)) };
+        }
         self.commit(&mut inner, vec![change], Some(client))?;
         Ok(lease)
     }

@@ -82,6 +82,18 @@ impl Inner {
                 "delete that null, give the type a port_range in a later file, or use another type";
             return Err(Error::new(ErrorKind::UnknownServiceType, message).suggest(hint));
         }
+        if let Some(port) = name.as_str().parse().ok().and_then(Port::new) {
+            // Whoever means a port must not get a range of that name.
+            let message = format!("{port} is a port, not a service type");
+            return Err(Error::new(ErrorKind::UnknownServiceType, message)
+                .suggest(format!("to ask for it: `styxy allocate dev --port {port}`")));
+        }
+        if name.as_str().starts_with('-') {
+            let message =
+                format!("there is no service type \"{name}\", and none can appear by itself");
+            return Err(Error::new(ErrorKind::UnknownServiceType, message)
+                .suggest("use a name that does not begin with a hyphen"));
+        }
         let meant = near_miss(name.as_str(), types.names());
         if !self.config.auto.enabled {
             let message = format!(
@@ -525,12 +537,16 @@ impl Broker {
 }
 
 fn in_use(lease: &Lease, count: usize) -> Error {
-    let many = if count == 1 { "lease is".to_owned() } else { format!("{count} leases are") };
-    Error::new(
-        ErrorKind::PortInUse,
-        format!("{many} live: port {} of {}", lease.port, lease.service_type),
-    )
-    .suggest("release them first, or use force (`--force`) to have that done")
+    let Lease { port, service_type, .. } = lease;
+    let (message, remedy) = match count {
+        1 => (format!("port {port} of {service_type} is leased"), "release it first"),
+        _ => (
+            format!("{count} ports are leased, such as {port} of {service_type}"),
+            "release them first",
+        ),
+    };
+    Error::new(ErrorKind::PortInUse, message)
+        .suggest(format!("{remedy}, or have that done with force (`--force`)"))
 }
 
 /// The service does not write over what it cannot read.

@@ -263,7 +263,7 @@ fn describe_auto(auto: &Json, types: &[Json]) -> String {
         if auto["enabled"] == true {
             "unknown service types get a range"
         } else {
-            "unknown service types are refused"
+            "unknown service types are refused; switched on, they would get a range"
         },
         auto["default_chunk_size"],
         auto["placement"].as_str().unwrap_or_default(),

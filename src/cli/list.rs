@@ -59,20 +59,20 @@ impl List {
         if self.output.json {
             return print_json(&leases);
         }
-        print(&draw(&leases))
+        print(&draw(&leases, is_filtered(&call)))
     }
 }
 
 fn watch(call: &Call) -> Result<(), Stop> {
     // What can go wrong at once is said before the terminal is taken.
-    let mut now = draw(&ask(call)?);
+    let mut now = draw(&ask(call)?, is_filtered(call));
     if let Some(mut screen) = Screen::take()? {
         loop {
             screen.draw(&now)?;
             let Some(taken) = screen.wait(EVERY)? else { return Ok(()) };
             screen = taken;
             client::begin_again();
-            now = draw(&ask(call)?);
+            now = draw(&ask(call)?, is_filtered(call));
         }
     }
     loop {
@@ -80,7 +80,7 @@ fn watch(call: &Call) -> Result<(), Stop> {
         let before = now;
         now = loop {
             thread::sleep(EVERY);
-            let now = draw(&ask(call)?);
+            let now = draw(&ask(call)?, is_filtered(call));
             if now != before {
                 break now;
             }
@@ -88,10 +88,14 @@ fn watch(call: &Call) -> Result<(), Stop> {
     }
 }
 
-fn draw(leases: &Json) -> String {
+fn is_filtered(call: &Call) -> bool {
+    matches!(call, Call::List { filter } if !filter.0.is_empty())
+}
+
+fn draw(leases: &Json, is_filtered: bool) -> String {
     let leases = leases.as_array().map(Vec::as_slice).unwrap_or_default();
     if leases.is_empty() {
-        return "no port is leased".to_owned();
+        return if is_filtered { "no lease matches" } else { "no port is leased" }.to_owned();
     }
     let mut table = Table::new([
         table::short("PORT"),

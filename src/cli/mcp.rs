@@ -217,7 +217,9 @@ impl ServerHandler for Server {
 fn words(stop: &Stop) -> String {
     match stop {
         Stop::Failure(failure) => harmless(&failure.to_string()),
-        Stop::Output(error) => format!("the service cannot be asked: {error}; try again"),
+        Stop::Output(error) | Stop::System(error) => {
+            format!("the service cannot be asked: {error}; try again")
+        }
         Stop::No | Stop::Daemon(_) | Stop::Exec(..) | Stop::Again => "refused".to_owned(),
     }
 }

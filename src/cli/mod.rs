@@ -137,8 +137,10 @@ enum Stop {
     Failure(Failure),
     /// The answer is no; it was printed.
     No,
-    /// Nobody reads the output any more.
+    /// The output cannot be written; nobody may be reading it any more.
     Output(io::Error),
+    /// Something else that the system refuses.
+    System(io::Error),
     /// The daemon could not run.
     Daemon(crate::daemon::Failure),
     /// The command that was to be run could not be started; with the exit code that says so.
@@ -155,7 +157,7 @@ impl From<Failure> for Stop {
 
 impl From<io::Error> for Stop {
     fn from(error: io::Error) -> Self {
-        Self::Output(error)
+        Self::System(error)
     }
 }
 
@@ -203,7 +205,10 @@ pub fn run() -> ExitCode {
         Err(Stop::Again) => ExitCode::from(EXIT_AGAIN),
         // As `styxy list | head -1` has it.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Stop::Output(error)) => complain(&error, 1),
+        Err(Stop::Output(error)) => {
+            complain(&format!("the answer could not be printed: {error}"), 1)
+        }
+        Err(Stop::System(error)) => complain(&error, 1),
         Err(Stop::Daemon(failure)) => {
             let code = if failure.is_taken { EXIT_TAKEN } else { 1 };
             complain(&failure, code)
@@ -229,7 +234,11 @@ fn parse() -> Cli {
                 error.insert(kind, without_effect(value));
             }
         }
-        error.exit()
+        // What was asked for, such as the help, is an output like any other.
+        if error.print().is_err() && !error.use_stderr() {
+            std::process::exit(1);
+        }
+        std::process::exit(error.exit_code())
     })
 }
 

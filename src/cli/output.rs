@@ -13,7 +13,8 @@ use crate::{surroundings::user, time::Timestamp, word::harmless};
 
 /// Prints a line on stdout.
 pub(super) fn print(text: &str) -> Result<(), Stop> {
-    Ok(writeln!(io::stdout(), "{text}")?)
+    let mut stdout = io::stdout();
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Stop::Output)
 }
 
 /// Prints an answer as JSON, and nothing else.

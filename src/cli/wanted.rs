@@ -123,7 +123,9 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
             let held = text(answer, "held");
             format!("{service_type} runs once, and it has port {port}: connect to it ({held})")
         } else {
-            format!("{service_type} runs once: later requests for it get port {port}, too")
+            let key = answer["singleton_key"].as_str();
+            let key = key.map(|key| format!(" with the key {key}")).unwrap_or_default();
+            format!("{service_type} runs once: later requests for it{key} get port {port}, too")
         });
     }
     notes

@@ -262,7 +262,7 @@ fn is_missing(error: &io::Error) -> bool {
 
 fn unreadable(file: PathBuf, error: &io::Error) -> Problem {
     if error.kind() == io::ErrorKind::NotFound {
-        return without_place(file, "there is no such file: take its name or the link to it away");
+        return without_place(file, "there is no such file, or it is a link to nothing");
     }
     without_place(file, format!("cannot be read ({error}): make it readable, or move it away"))
 }

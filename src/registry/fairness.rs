@@ -157,8 +157,14 @@ impl Registry {
             } else {
                 continue;
             };
+            let most_at_once = if limit.starts_with("range") { most_of_type } else { most };
+            let remedy = if count > most_at_once {
+                format!("ask for at most {most_at_once}")
+            } else {
+                format!("{} releases them", asker.release())
+            };
             return Err(Error::new(ErrorKind::LimitExceeded, what)
-                .suggest(format!("{} releases them", asker.release()))
+                .suggest(remedy)
                 .suggest(format!("raise limits.{limit} in the configuration")));
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Who lives by what: callers who share a lease come and leave, and what an end brings to its end.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, iter::once, sync::Arc};
 
 use super::Registry;
 use crate::{
@@ -103,7 +103,7 @@ pub fn shared(lease: &Lease, mut caller: Holder) -> Result<(Lease, Option<Holder
 }
 
 /// The lease with a time limit that begins now: that of one who shares it, or without a name of the only one who has a time
-/// limit. Without `ttl`, in seconds, it is as long as before.
+/// limit. Without `ttl`, in seconds, it is as long as before. The second is the lease as that one sees it.
 ///
 /// # Errors
 ///
@@ -113,7 +113,7 @@ pub fn renewed(
     named: Option<HolderId>,
     ttl: Option<u64>,
     now: Moment,
-) -> Result<Lease, Error> {
+) -> Result<(Lease, Lease), Error> {
     // An orphan lives by its time limit from now on: the owner that it had is gone.
     let mut holders: Vec<_> = lease
         .holders()
@@ -132,13 +132,20 @@ pub fn renewed(
         ))
         .suggest("renew with the holder_id that the allocation has answered"));
     };
-    let ttl =
-        ttl.or(holder.ttl).filter(|ttl| (1..=LONGEST_TTL).contains(ttl)).ok_or_else(|| {
-            Error::invalid(format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}"))
-        })?;
+    let ttl = ttl.or(holder.ttl).ok_or_else(|| {
+        Error::invalid("there is no time limit that could begin again")
+            .suggest("give one in seconds (`--ttl`)")
+    })?;
+    if !(1..=LONGEST_TTL).contains(&ttl) {
+        let message = format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}");
+        return Err(Error::invalid(message));
+    }
     (holder.ttl, holder.deadline) = (Some(ttl), Some(now.plus_seconds(ttl)));
-    let renewed = lease.held_by(holders).unwrap_or_else(|| lease.clone());
-    Ok(Lease { orphaned: false, ..renewed })
+    let first = holder.clone();
+    let lease = Lease { orphaned: false, ..lease.clone() };
+    let seen = lease.held_by(once(first).chain(lease.sharers.iter().cloned()));
+    let renewed = lease.held_by(holders);
+    Ok((renewed.unwrap_or_else(|| lease.clone()), seen.unwrap_or(lease)))
 }
 
 /// The lease when its owner is gone and something listens on its port.

@@ -56,8 +56,7 @@ impl InstanceRequest {
         let owner = problems.note(owner.request()).unwrap_or_default();
         if heartbeat.is_none() && matches!(owner, OwnerRequest::None) {
             problems.note::<()>(Err(Error::invalid(
-                "how the end of the instance shows is not said: give a heartbeat in seconds, a pid \
-                 or a pidfd",
+                "nothing tells when the instance ends: give a heartbeat in seconds, a pid or a pidfd",
             )));
         }
         problems.or(Self { instance_id, owner, heartbeat })

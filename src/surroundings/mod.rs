@@ -190,7 +190,7 @@ impl User {
             (Ok(state), _) => state,
             (Err(_), Some(folder)) => folder.join("state"),
             (Err(_), None) if self.temporary.has_room() => return None,
-            (Err(why), None) => return Some(no_state(why, "nor can one be made in /tmp")),
+            (Err(why), None) => return Some(no_state(why, "and none can be made in /tmp")),
         };
         let state = state.join(machine::key());
         if let Err(why) = folder::can_be_had(self.uid, &state) {

@@ -252,6 +252,11 @@ impl Agent<'_> {
             (&["--dry-run"], GRANT),
         ];
         let (options, may) = *self.dice.pick(ways);
+        // What runs once has the protocol of whoever asked first.
+        let (options, may) = match (service_type, options) {
+            ("hearth", ["--protocol", ..]) => (&[][..], GRANT),
+            _ => (options, may),
+        };
         let form = *self.dice.pick(&["--json", "--json", "--json", "--quiet"]);
         let arguments = [&["allocate", service_type, form], options].concat();
         let _peace = self.stage.peace.read().unwrap();
@@ -348,7 +353,7 @@ impl Agent<'_> {
                 self.styxy(&["renew", &lease_id, "--json"], DONE);
             }
             Some(Grant { lease_id: Some(lease_id), has_ttl: false, .. }) => {
-                self.styxy(&["renew", &lease_id], &[(2, "ttl must be")]);
+                self.styxy(&["renew", &lease_id], &[(2, "there is no time limit")]);
             }
             _ => {}
         }

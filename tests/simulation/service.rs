@@ -290,7 +290,7 @@ impl Service {
         // Of those who share it, the last.
         let holder = lease.holder_ids().last();
         let renewed = renewed(lease, holder, Some(ttl), self.now()).expect("a time limit");
-        self.commit(vec![Change::Renew { lease: Arc::new(renewed) }]);
+        self.commit(vec![Change::Renew { lease: Arc::new(renewed.0) }]);
     }
 
     pub fn forget(&mut self, filter: &Filter) {

@@ -138,14 +138,14 @@ pub(super) fn follow(
         match crate::cli::reader::wait_for(&journalctl.output) {
             Ok(true) => {}
             Ok(false) => break Err(Stop::Output(io::ErrorKind::BrokenPipe.into())),
-            Err(error) => break Err(Stop::Output(error)),
+            Err(error) => break Err(Stop::System(error)),
         }
         let mut chunk = [0; 16 * 1024];
         match journalctl.output.read(&mut chunk) {
             Ok(0) => return Ok(journalctl.finish()),
             Ok(count) => rest.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => break Err(Stop::Output(error)),
+            Err(error) => break Err(Stop::System(error)),
         }
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines: Vec<u8> = rest.drain(..whole).collect();

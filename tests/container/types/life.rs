@@ -76,7 +76,7 @@ pub fn undone(machine: &Machine) {
     let undo = "styxy config undo-auto-allocation grafana";
     let refused = machine.user(undo);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
-    assert!(refused.stderr.contains("2 leases are live: port 11510 of grafana"), "{refused:?}");
+    assert!(refused.stderr.contains("2 ports are leased, such as 11510 of grafana"), "{refused:?}");
     assert!(refused.stderr.contains("--force"), "{refused:?}");
     assert_eq!(file(machine), written);
     assert_eq!(automatic(machine).len(), 1);
