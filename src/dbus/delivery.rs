@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::Instant};
 use zbus::{
     Connection, Message, MessageStream, OwnedFd,
     message::{Header, Type},
@@ -22,6 +22,8 @@ const BUS: &str = "org.freedesktop.DBus";
 
 /// How soon a client has closed its end, on which dbus-broker has hung up.
 const SOON: Duration = Duration::from_secs(5);
+/// How often a port is looked at that is still held.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// The turn to answer with a descriptor.
 #[derive(Default)]
@@ -35,7 +37,7 @@ impl Delivery {
         descriptor: OwnedFd,
         bus: &Connection,
         call: &Header<'_>,
-        is_held: impl FnOnce() -> bool + Send + 'static,
+        is_held: impl Fn() -> bool + Send + 'static,
         refused: impl FnOnce() + Send + 'static,
     ) -> ResponseDispatchNotifier<OwnedFd> {
         let turn = Arc::clone(&self.0).lock_owned().await;
@@ -67,7 +69,7 @@ impl Delivery {
             drop(messages);
             drop(turn);
             // A caller may go as soon as it has its socket; then that is held.
-            if is_refused || (goes(&bus, caller).await && !is_held()) {
+            if is_refused || (goes(&bus, caller).await && is_free(is_held).await) {
                 refused();
             }
         });
@@ -80,6 +82,18 @@ async fn goes(bus: &Connection, caller: Option<String>) -> bool {
     let (Some(caller), Ok(id)) = (caller, connections::bus_id(bus).await) else { return false };
     let ended = tokio::time::timeout(SOON, connections::ended(bus, &caller, &id)).await;
     matches!(ended, Ok(Ok(())))
+}
+
+/// Whether nobody has the port, or soon nobody has: the manager may still have the guard of an earlier lease.
+async fn is_free(is_held: impl Fn() -> bool) -> bool {
+    let end = Instant::now() + SOON;
+    while is_held() {
+        if Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+    true
 }
 
 /// Whether the bus says that it has not delivered a descriptor.
