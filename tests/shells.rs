@@ -221,21 +221,24 @@ fn completes(shell: Shell, line: &str, completed: &str) {
 
 fn quotes(shell: Shell) {
     let leased = Leased::new();
-    leased.home.ok(&["allocate", "mine", "--project", "/tmp/a;b $(c)"]);
+    leased.home.ok(&["allocate", "mine", "--project", "/of-no-machine/a;b $(c)"]);
     let mut terminal = Terminal::start(shell, &leased);
-    let completed = r"styxy list --project /tmp/a\;b\ \$\(c\) ";
-    assert_in_the_end(|| terminal.complete("styxy list --project /tmp/a"), completed);
+    let completed = r"styxy list --project /of-no-machine/a\;b\ \$\(c\) ";
+    assert_in_the_end(|| terminal.complete("styxy list --project /of-no-machine/a"), completed);
 }
 
 fn colons(shell: Shell) {
     let leased = Leased::new();
-    leased.home.ok(&["allocate", "mine", "--project", "/srv/a:b=c:d"]);
+    leased.home.ok(&["allocate", "mine", "--project", "/of-no-machine/a:b=c:d"]);
     let mut terminal = Terminal::start(shell, &leased);
     for (line, completed) in [
-        ("styxy list --project /srv/a", "styxy list --project /srv/a:b=c:d "),
-        ("styxy list --project /srv/a:", "styxy list --project /srv/a:b=c:d "),
-        ("styxy list --project /srv/a:b=c:", "styxy list --project /srv/a:b=c:d "),
-        ("styxy list --project=/srv/a:b", "styxy list --project=/srv/a:b=c:d "),
+        ("styxy list --project /of-no-machine/a", "styxy list --project /of-no-machine/a:b=c:d "),
+        ("styxy list --project /of-no-machine/a:", "styxy list --project /of-no-machine/a:b=c:d "),
+        (
+            "styxy list --project /of-no-machine/a:b=c:",
+            "styxy list --project /of-no-machine/a:b=c:d ",
+        ),
+        ("styxy list --project=/of-no-machine/a:b", "styxy list --project=/of-no-machine/a:b=c:d "),
         // A word behind one that has a colon.
         ("styxy allocate --owner unit:a.service mi", "styxy allocate --owner unit:a.service mine "),
     ] {
@@ -243,8 +246,8 @@ fn colons(shell: Shell) {
     }
     if shell.name == "bash" {
         for quote in ["'", "\""] {
-            let completed = format!("styxy list --project {quote}/srv/a:b=c:d{quote} ");
-            let line = format!("styxy list --project {quote}/srv/a");
+            let completed = format!("styxy list --project {quote}/of-no-machine/a:b=c:d{quote} ");
+            let line = format!("styxy list --project {quote}/of-no-machine/a");
             assert_in_the_end(|| terminal.complete(&line), &completed);
         }
     }

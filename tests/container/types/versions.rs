@@ -23,7 +23,7 @@ pub fn switch(machine: &Machine) {
         if restart {
             machine.user("systemctl --user restart styxy.service").ok();
         }
-        status("unknown service types are refused: ");
+        status("unknown service types are refused; switched on, they would get a range: ");
         assert_eq!(property(machine), "b false\n");
         let refused = machine.user("styxy allocate prometheus");
         assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
