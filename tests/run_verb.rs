@@ -138,9 +138,13 @@ fn run_tells_the_port_in_the_environment_and_in_the_arguments() {
     let home = Home::with_type();
     let wanted = home.port(4).to_string();
     let script = r#"echo "$PORT $STYXY_PORT ${#STYXY_LEASE_ID} $HOST $0 $1""#;
-    let told = ["run", "mine", "--port", &wanted, "--", "bash", "-c", script, "-p{port}", "{PORT}"];
-    let expected = format!("{wanted} {wanted} 36 127.0.0.1 -p{wanted} {wanted}");
+    let told =
+        ["run", "mine", "--port", &wanted, "--", "bash", "-c", script, "-p{port}", "${PORT}"];
+    let expected = format!("{wanted} {wanted} 36 127.0.0.1 -p{wanted} ${{PORT}}");
     assert_eq!(out(&home.run(&told)), expected);
+    let script = "echo ${PORT}";
+    let of_shell = ["run", "mine", "--port", &wanted, "--", "bash", "-c", script];
+    assert_eq!(out(&home.run(&of_shell)), wanted, "the shell's own words stay");
     let script = "echo $WEB $PORT";
     let other = ["run", "mine", "--env", "WEB", "--port", &wanted, "--", "bash", "-c", script];
     assert_eq!(out(&home.run(&other)), wanted);

@@ -27,7 +27,8 @@ use crate::{error::Error, kernel::probe, request::MOST_PORTS, service_type::Hold
 /// The lease belongs to the command, and ends with it.
 ///
 /// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts without it). In the arguments,
-/// {port} is replaced by the port, {port_1} by the next of several, and {NAME} by that of --env NAME=TYPE.
+/// {port} is replaced by the port, {port_1} by the next of several, and {NAME} by that of --env NAME=TYPE; what is another
+/// language's, such as ${PORT}, $ENV{port} or {{port}}, stays.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
@@ -275,8 +276,11 @@ pub(super) fn environment(name: &str, answer: &Json) -> Vec<(String, String)> {
 
 /// The command with its variables, and with the ports in its arguments.
 pub(super) fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
+    // {PORT} is what other languages write for the variable itself.
+    let is_own = |name: &str| ["PORT", "STYXY_"].iter().any(|own| name.starts_with(own));
+    let named = variables.iter().filter(|(name, _)| !is_own(name));
     let mut placeholders: Vec<_> =
-        variables.iter().map(|(name, value)| (format!("{{{name}}}"), value.as_str())).collect();
+        named.map(|(name, value)| (format!("{{{name}}}"), value.as_str())).collect();
     if let Some((name, _)) = variables.first() {
         // {port} and {port_1} whatever the variable is called.
         let own = variables.iter().filter_map(|(other, value)| {
@@ -300,12 +304,24 @@ fn filled(argument: &OsStr, placeholders: &[(String, &str)]) -> OsString {
         let wanted = placeholder.as_bytes();
         let mut at = 0;
         while let Some(found) = bytes[at..].windows(wanted.len()).position(|part| part == wanted) {
-            let start = at + found;
-            bytes.splice(start..start + wanted.len(), value.bytes());
+            let (start, end) = (at + found, at + found + wanted.len());
+            if is_of_another_language(&bytes[..start], &bytes[end..]) {
+                at = end;
+                continue;
+            }
+            bytes.splice(start..end, value.bytes());
             at = start + value.len();
         }
     }
     OsString::from_vec(bytes)
+}
+
+/// Whether braces between these are none of ours: `${port}` of shells, `$ENV{port}` of Perl, `{{port}}` of templates.
+fn is_of_another_language(before: &[u8], after: &[u8]) -> bool {
+    let is_of_word = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
+    let word = before.iter().rev().take_while(is_of_word).count();
+    let sign = before.len().checked_sub(word + 1).map(|at| before[at]);
+    sign == Some(b'$') || before.ends_with(b"{") || after.starts_with(b"}")
 }
 
 /// Why the command could not be started, with the exit code that shells give.
@@ -322,11 +338,27 @@ mod tests {
     fn ports_stand_in_for_placeholders_wherever_they_are() {
         let variables = [("PORT", "3000"), ("PORT_1", "3001"), ("API", "8000")];
         let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let command = ["serve", "-p{port}", "{port}{port_1}", "{API}/{api}", "{{port}}", "{}"];
+        let command = [
+            "serve",
+            "-p{port}",
+            "{port}{port_1}",
+            "{API}/{api}",
+            "{}",
+            "a$:{port}",
+            // What is another language's stays.
+            "${PORT}",
+            "{PORT}",
+            "${port}",
+            "$ENV{port}",
+            "{{port}}",
+            "${API}",
+        ];
         let command = command.map(OsString::from);
         let prepared = prepare(&command, &variables);
         let arguments: Vec<_> = prepared.get_args().collect();
-        assert_eq!(arguments, ["-p3000", "30003001", "8000/{api}", "{3000}", "{}"]);
+        let others = ["${PORT}", "{PORT}", "${port}", "$ENV{port}", "{{port}}", "${API}"];
+        assert_eq!(arguments[..5], ["-p3000", "30003001", "8000/{api}", "{}", "a$:3000"]);
+        assert_eq!(arguments[5..], others);
     }
 
     #[test]
