@@ -43,7 +43,7 @@ use crate::{
     port::PortRange,
     registry::{Automatic, Rules, Told},
     service_type::{ServiceTypes, Templates},
-    word::{disturbs, visible},
+    word::{shortened, visible},
 };
 
 /// What is compiled in: the file `config/default.json` of the source.
@@ -137,27 +137,10 @@ impl fmt::Display for Problem {
             write!(f, ":{line}:{column}")?;
         }
         if !self.field.is_empty() {
-            write!(f, ": {}", harmless(&self.field))?;
+            write!(f, ": {}", visible(&shortened(&self.field)))?;
         }
         write!(f, ": {}", self.message)
     }
-}
-
-/// What somebody has written as the name of a field, so that it can be shown on a terminal.
-fn harmless(field: &str) -> String {
-    const MOST: usize = 200;
-    let mut shown = String::new();
-    for c in field.chars().take(MOST) {
-        if disturbs(c) {
-            shown.extend(c.escape_unicode());
-        } else {
-            shown.push(c);
-        }
-    }
-    if field.chars().nth(MOST).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 /// Puts layers over what is built in, in their order.

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 
-use crate::port::Port;
+use crate::{
+    port::Port,
+    word::{shortened, visible},
+};
 
 /// No value that holds a port is longer.
 const MOST_OF_A_VALUE: usize = 200;
-/// No name that is worth reading is longer.
-const MOST_SHOWN: usize = 100;
 /// Defaults within defaults, and variables of variables.
 const DEEPEST: u8 = 5;
 
@@ -91,20 +92,9 @@ pub(super) fn port(text: &str) -> Option<Port> {
     digits.then(|| Port::new(text.parse().ok()?)).flatten()
 }
 
-/// The text as part of a message: short, and nothing in it that a terminal obeys.
+/// The text as part of a message.
 pub(super) fn shown(text: &str) -> String {
-    let is_plain = |c: &char| !c.is_control() && !is_invisible(*c);
-    let mut plain: String = text.chars().filter(is_plain).take(MOST_SHOWN + 1).collect();
-    if let Some((last, _)) = plain.char_indices().nth(MOST_SHOWN) {
-        plain.truncate(last);
-        plain.push('…');
-    }
-    plain
-}
-
-/// Characters that change how the text around them is shown.
-fn is_invisible(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    visible(&shortened(text))
 }
 
 /// The text as a `service_name`, with room for a number after it; `None` if nothing of it can stay.
