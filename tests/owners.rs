@@ -351,6 +351,37 @@ fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
 }
 
 #[test]
+fn a_lease_that_was_used_a_moment_ago_has_the_whole_time_before_it_ends() {
+    let home = Home::with_type();
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    home.configure(&types.replacen('{', r#"{"unused_seconds": 4, "#, 1));
+    let service = home.service();
+    // Closed just before the times at which it is looked.
+    let leases: Vec<_> = [800, 1_900, 3_800, 4_900]
+        .map(|millis| {
+            let lease = allocate(&home, json!({}));
+            let listener = TcpListener::bind(("127.0.0.1", port(&lease))).unwrap();
+            thread::spawn(move || {
+                thread::sleep(Duration::from_millis(millis));
+                drop(listener);
+                (lease, Instant::now())
+            })
+        })
+        .into_iter()
+        .collect();
+    thread::scope(|scope| {
+        for used in leases {
+            scope.spawn(|| {
+                let (lease, closed) = used.join().unwrap();
+                until(&home, &lease, None);
+                assert_took(closed, 4);
+            });
+        }
+    });
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_shared_lease_that_has_lost_its_last_owner_ends_when_it_goes_unused() {
     let home = Home::with_single();
     let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();

@@ -27,6 +27,9 @@ const ORPHANS: Duration = Duration::from_secs(600);
 const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
 /// How many waiting leases are looked after at once: in between, requests are answered.
 const AT_ONCE: usize = 64;
+/// How often it is looked within the time that a lease may go unused. It ends at the look after these: before the first
+/// without a listener there may have been one.
+pub(super) const LOOKS: u32 = 4;
 /// When an end that could not be stored is tried again, in seconds.
 pub(super) const AGAIN_SECONDS: u64 = 5;
 
@@ -173,10 +176,16 @@ impl Broker {
             }
             None => {}
             Some(Limit::Unused) => {
-                let listened = Listened::of([lease.protocol].into_iter()).contains(&lease);
-                if listened || !self.end(inner, vec![Change::end(lease, EndReason::Unused)]) {
-                    let again = now.plus_seconds(inner.config.unused);
-                    self.deadlines.add(again, Due::Lease(lease_id));
+                self.deadlines.add(inner.when(Limit::Unused, now), Due::Lease(lease_id));
+                if Listened::of([lease.protocol].into_iter()).contains(&lease) {
+                    inner.unlistened.remove(&lease_id);
+                    return;
+                }
+                let looks = inner.unlistened.entry(lease_id).or_default();
+                *looks += 1;
+                if *looks > LOOKS {
+                    // If that cannot be stored, the next look tries again.
+                    self.end(inner, vec![Change::end(lease, EndReason::Unused)]);
                 }
             }
         }

@@ -151,6 +151,8 @@ struct Inner {
     kept: Kept,
     /// What is held for leases that are about to be in force.
     in_hand: InHand,
+    /// How often in a row leases that only end when they go unused were found without a listener.
+    unlistened: HashMap<LeaseId, u32>,
     /// Live leases and shares that were asked for again, by the names that their callers have given them.
     repeated: HashSet<HolderId>,
     /// Whether what the service before has held and watched is held and watched by this one.
@@ -215,6 +217,7 @@ impl Broker {
                 tries: 0,
                 kept: places.guards,
                 in_hand: InHand::default(),
+                unlistened: HashMap::new(),
                 repeated: HashSet::new(),
                 is_resumed: false,
                 heartbeats: HashMap::new(),

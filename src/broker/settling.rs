@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, iter::once, os::fd::OwnedFd};
 
-use super::{Broker, Inner, holding::Held};
+use super::{Broker, Inner, ending::LOOKS, holding::Held};
 use crate::{
     change::Change,
     error::Error,
@@ -104,8 +104,9 @@ impl Broker {
     }
 
     /// Sets when a lease is looked at next.
-    pub(super) fn set_limit(&self, inner: &Inner, lease_id: LeaseId, limit: Option<Limit>) {
+    pub(super) fn set_limit(&self, inner: &mut Inner, lease_id: LeaseId, limit: Option<Limit>) {
         let due = Due::Lease(lease_id);
+        inner.unlistened.remove(&lease_id);
         match limit {
             Some(limit) => self.deadlines.add(inner.when(limit, clock::now()), due),
             None => self.deadlines.remove(&due),
@@ -135,19 +136,24 @@ impl Broker {
             if Obligations::of(Some(lease)).limit == Some(Limit::Unused)
                 && let Some(when) = self.deadlines.when(&due)
             {
-                let begun = Moment(when.0.saturating_sub(before.saturating_mul(1_000)));
-                self.deadlines.add(begun.plus_seconds(unused), due);
+                let begun = Moment(when.0.saturating_sub(between_looks(before)));
+                self.deadlines.add(Moment(begun.0.saturating_add(between_looks(unused))), due);
             }
         }
     }
 }
 
 impl Inner {
-    /// When a limit is reached that is set now.
+    /// When a lease with this limit is looked at next.
     pub(super) fn when(&self, limit: Limit, now: Moment) -> Moment {
         match limit {
             Limit::At(moment) => moment,
-            Limit::Unused => now.plus_seconds(self.config.unused),
+            Limit::Unused => Moment(now.0.saturating_add(between_looks(self.config.unused))),
         }
     }
+}
+
+/// The time from one look at an unused lease to the next, in milliseconds.
+fn between_looks(unused: u64) -> u64 {
+    unused.saturating_mul(1_000) / u64::from(LOOKS)
 }
