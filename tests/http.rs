@@ -82,12 +82,17 @@ fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_
 fn who_asks_again_because_no_answer_came_keeps_what_is_granted() {
     let home = Home::with_type();
     let service = home.service();
-    for number in 0..100 {
+    for number in 0..200 {
         let id = format!("6f9d6c1e-5c1b-4d0e-9a53-{number:012}");
-        let body = format!(r#"{{"service_type": "mine", "hold": "none", "lease_id": "{id}"}}"#);
+        // The first grant of a project waits for the disk.
+        let body = format!(
+            r#"{{"service_type": "mine", "hold": "none", "lease_id": "{id}", "project_path": "/srv/{number}"}}"#
+        );
         let mut gone = UnixStream::connect(home.socket()).unwrap();
         let length = body.len();
         write!(gone, "POST /allocate HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+        // Now before the grant, now while it is made durable, now after it.
+        thread::sleep(Duration::from_micros(number * 5));
         drop(gone);
         let granted = home.http("POST", "/allocate", &body);
         assert_eq!(granted.status, 200, "{granted:?}");
