@@ -3,9 +3,12 @@
 //! A descriptor that was sent over a Unix socket and not received yet stays open as long as that socket is (`SCM_RIGHTS`,
 //! unix(7)). So the service manager keeps pairs of connected sockets, and a new guard is sent over one of them: one system
 //! call, and no work for the manager. It is received again when it is stored or its lease has ended.
+//!
+//! While there are more young guards than pairs, a pair holds several. To take one of them out, each is sent again before it
+//! is received: a guard that stays is never away.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -20,8 +23,11 @@ use sd_notify::NotifyState;
 use super::manager;
 use crate::lease::LeaseId;
 
-/// The most guards that are on it. The manager compares each descriptor that it is to keep with all others.
+/// The most pairs. The manager compares each descriptor that it is to keep with all others.
 const MOST: usize = 64;
+
+/// The most guards on one pair.
+const DEEP: usize = 4;
 
 /// What the names of its sockets begin with; a number follows.
 const NAME: &str = "shelf.";
@@ -29,11 +35,12 @@ const NAME: &str = "shelf.";
 /// As long as a lease's id.
 const ID_BYTES: usize = 36;
 
-/// Guards that are not stored yet, by their leases.
+/// Guards that are not stored yet.
 #[derive(Debug, Default)]
 pub struct Shelf {
-    free: Vec<Place>,
-    taken: HashMap<LeaseId, Place>,
+    places: Vec<Place>,
+    /// At which place a lease's guard is.
+    taken: HashMap<LeaseId, usize>,
     /// The number of the next place.
     next: usize,
     /// Whether the manager takes no more.
@@ -45,6 +52,8 @@ pub struct Shelf {
 struct Place {
     sender: OwnedFd,
     receiver: OwnedFd,
+    /// How many guards are there.
+    count: usize,
 }
 
 /// Whether a descriptor of that name belongs to a shelf.
@@ -71,75 +80,213 @@ impl Shelf {
                 continue;
             };
             // Which of them was the sender nobody knows; what was sent is at the other one.
-            let mut place = Place { sender, receiver };
-            let mut guard = receive(&place.receiver, RecvFlags::PEEK);
-            if guard.is_none() {
-                place = Place { sender: place.receiver, receiver: place.sender };
-                guard = receive(&place.receiver, RecvFlags::PEEK);
+            let mut place = Place { sender, receiver, count: 0 };
+            if receive(&place.receiver, RecvFlags::PEEK).is_none() {
+                place = Place { sender: place.receiver, receiver: place.sender, count: 0 };
             }
-            match guard {
-                Some((lease, socket)) => {
-                    shelf.taken.insert(lease, place);
-                    found.push((lease, socket));
-                }
-                None => shelf.free.push(place),
-            }
+            let at = shelf.places.len();
+            // A service that was killed while it took one out has left others twice.
+            let is_new = |lease| shelf.taken.insert(lease, at).is_none();
+            place.sift(is_new, |lease, socket| found.push((lease, socket)));
+            shelf.places.push(place);
         }
         (shelf, found)
     }
 
     /// Puts a guard on it, if there is room.
     pub fn put(&mut self, lease: LeaseId, guard: BorrowedFd<'_>) {
-        let Some(place) = self.free.pop().or_else(|| self.another()) else { return };
-        let id = lease.to_string();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        let descriptors = [guard];
-        control.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match sendmsg(&place.sender, &[IoSlice::new(id.as_bytes())], &mut control, flags) {
-            Ok(_) => drop(self.taken.insert(lease, place)),
-            // Too many are under way for this user (getrlimit(2)): this one is held by the service alone.
-            Err(_) => self.free.push(place),
+        let Some(at) = self.room() else { return };
+        let place = &mut self.places[at];
+        // Too many may be under way for this user (getrlimit(2)): then it is held by the service alone.
+        if place.send(lease.to_string().as_bytes(), Some(guard)) {
+            place.count += 1;
+            self.taken.insert(lease, at);
         }
     }
 
     /// Takes a lease's guard off it, if it is there.
     pub fn remove(&mut self, lease: LeaseId) {
-        if let Some(place) = self.taken.remove(&lease) {
+        let Some(at) = self.taken.remove(&lease) else { return };
+        let place = &mut self.places[at];
+        if place.count == 1 {
             let _ = receive(&place.receiver, RecvFlags::empty());
-            self.free.push(place);
+            place.count = 0;
+            return;
+        }
+        let mut stayed = HashSet::new();
+        place.sift(|other| other != lease, |other, _| _ = stayed.insert(other));
+        // What could not be sent again is held by the service alone.
+        self.taken.retain(|other, place| *place != at || stayed.contains(other));
+    }
+
+    /// The place with the most room, if there is any.
+    fn room(&mut self) -> Option<usize> {
+        let emptiest = self.places.iter().enumerate().min_by_key(|(_, place)| place.count);
+        let emptiest = emptiest.map(|(at, place)| (at, place.count));
+        match emptiest {
+            Some((at, 0)) => Some(at),
+            _ if self.add_place() => Some(self.places.len() - 1),
+            Some((at, count)) => (count < DEEP).then_some(at),
+            None => None,
         }
     }
 
-    /// Another place, if the manager takes it.
-    fn another(&mut self) -> Option<Place> {
-        if self.is_full || self.taken.len() >= MOST {
-            return None;
+    /// Has the manager take another place.
+    fn add_place(&mut self) -> bool {
+        if self.is_full || self.places.len() >= MOST {
+            return false;
         }
         let flags = SocketFlags::CLOEXEC;
-        let (sender, receiver) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).ok()?;
+        let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        let Ok((sender, receiver)) = pair else { return false };
         let name = format!("{NAME}{}", self.next);
         let states =
             [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
         self.is_full = !manager::hand_over(&states, &[sender.as_fd(), receiver.as_fd()]);
         self.next += 1;
-        (!self.is_full).then_some(Place { sender, receiver })
+        if !self.is_full {
+            self.places.push(Place { sender, receiver, count: 0 });
+        }
+        !self.is_full
     }
 }
 
-/// The guard that waits at a socket.
-fn receive(socket: &OwnedFd, flags: RecvFlags) -> Option<(LeaseId, OwnedFd)> {
+impl Place {
+    /// Keeps those of its guards that are to stay, and passes them on.
+    fn sift(
+        &mut self,
+        mut stays: impl FnMut(LeaseId) -> bool,
+        mut keep: impl FnMut(LeaseId, OwnedFd),
+    ) {
+        self.count = 0;
+        // Behind the last: what comes without a guard is none. A service that was killed may have left another such.
+        let end = LeaseId::random().to_string();
+        if !self.send(end.as_bytes(), None) {
+            return;
+        }
+        while let Some((id, socket)) = receive(&self.receiver, RecvFlags::PEEK) {
+            let lease = str::from_utf8(&id).ok().and_then(|id| id.parse().ok());
+            if let (Some(lease), Some(socket)) = (lease, socket)
+                && stays(lease)
+                && self.send(&id, Some(socket.as_fd()))
+            {
+                self.count += 1;
+                keep(lease, socket);
+            }
+            let _ = receive(&self.receiver, RecvFlags::empty());
+            if id == end.as_bytes() {
+                return;
+            }
+        }
+    }
+
+    /// Sends a guard with its lease's id. Whether there was room.
+    fn send(&self, id: &[u8], guard: Option<BorrowedFd<'_>>) -> bool {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(guard) = &guard {
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(guard)));
+        }
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        sendmsg(&self.sender, &[IoSlice::new(id)], &mut control, flags).is_ok()
+    }
+}
+
+/// The first message that waits at a socket: an id and a guard.
+fn receive(socket: &OwnedFd, flags: RecvFlags) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     let mut id = [0; ID_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let length = recvmsg(socket, &mut [IoSliceMut::new(&mut id)], &mut control, flags).ok()?.bytes;
-    let lease = str::from_utf8(&id[..length]).ok()?.parse().ok()?;
     let guard = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
         _ => None,
     });
-    Some((lease, guard?))
+    Some((id[..length].to_vec(), guard))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{PipeReader, PipeWriter, pipe},
+        os::fd::AsFd,
+    };
+
+    use super::*;
+
+    /// A shelf of two places, without a manager.
+    fn shelf() -> Shelf {
+        let flags = SocketFlags::CLOEXEC;
+        let place = || {
+            let (sender, receiver) =
+                socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+            Place { sender, receiver, count: 0 }
+        };
+        Shelf { places: vec![place(), place()], is_full: true, ..Shelf::default() }
+    }
+
+    /// What the manager has of it when the service is killed.
+    fn kept(shelf: &Shelf) -> Vec<(String, OwnedFd)> {
+        let ends = |(number, place): (usize, &Place)| {
+            [&place.sender, &place.receiver]
+                .map(|end| (format!("{NAME}{number}"), end.try_clone().unwrap()))
+        };
+        shelf.places.iter().enumerate().flat_map(ends).collect()
+    }
+
+    /// A guard that shows whether anybody has it.
+    fn guard(shelf: &mut Shelf, number: u128) -> PipeReader {
+        let (reader, writer): (PipeReader, PipeWriter) = pipe().unwrap();
+        shelf.put(LeaseId::from_number(number), writer.as_fd());
+        reader
+    }
+
+    fn is_held(guard: &PipeReader) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut guard = [PollFd::new(guard, PollFlags::empty())];
+        poll(&mut guard, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(0)
+    }
+
+    #[test]
+    fn a_shelf_holds_several_guards_at_each_place_and_lets_each_go_by_itself() {
+        let mut shelf = shelf();
+        let most = 2 * DEEP;
+        let guards: Vec<_> = (0..most).map(|number| guard(&mut shelf, number as u128)).collect();
+        assert!(guards.iter().all(is_held));
+        let beyond = guard(&mut shelf, most as u128);
+        assert!(!is_held(&beyond), "there is no room");
+        for gone in [3, 0, 7] {
+            shelf.remove(LeaseId::from_number(gone));
+        }
+        let (_, found) = Shelf::of(kept(&shelf));
+        let mut found: Vec<_> = found.into_iter().map(|(lease, _)| lease).collect();
+        found.sort_unstable();
+        let expected = [1, 2, 4, 5, 6].map(LeaseId::from_number);
+        assert_eq!(found, expected);
+        drop(found);
+        for (number, guard) in guards.iter().enumerate() {
+            assert_eq!(is_held(guard), ![3, 0, 7].contains(&number), "{number}");
+        }
+    }
+
+    #[test]
+    fn of_a_service_that_was_killed_while_it_took_one_out_nothing_is_lost_or_twice() {
+        let mut shelf = shelf();
+        let guards: Vec<_> = (0..6).map(|number| guard(&mut shelf, number)).collect();
+        // The mark is sent, and the first that stays sent again, but not received.
+        let place = &shelf.places[0];
+        assert!(place.send(LeaseId::random().to_string().as_bytes(), None));
+        let (id, socket) = receive(&place.receiver, RecvFlags::PEEK).unwrap();
+        assert!(place.send(&id, Some(socket.unwrap().as_fd())));
+        let (mut next, found) = Shelf::of(kept(&shelf));
+        drop(shelf);
+        assert_eq!(found.len(), 6);
+        drop(found);
+        assert!(guards.iter().all(is_held));
+        for number in 0..6 {
+            next.remove(LeaseId::from_number(number));
+        }
+        assert!(!guards.iter().any(is_held));
+    }
 }
