@@ -5,7 +5,12 @@ use std::{sync::Arc, time::Duration};
 use super::{Broker, Inner};
 use crate::{
     change::Change,
-    kernel::{clock, diag, endings::Endings, probe},
+    kernel::{
+        clock,
+        diag::{self, BoundBy},
+        endings::Endings,
+        guard, probe,
+    },
     lease::{EndReason, Holder, Lease, LeaseId},
     owners::deadlines::Due,
     port::{Port, Protocol},
@@ -222,12 +227,20 @@ impl Broker {
             }
             match probe::regain(lease.port) {
                 Ok(socket) => inner.guards.insert(lease_id, socket),
-                // A server may be between bind and listen, but not for long.
-                Err(Obstacle::InUse(InUse::Bound))
-                    if inner.tries > 0 || diag::is_bound_by_others(lease.port) =>
-                {
-                    taken.push(Arc::clone(lease));
-                }
+                Err(Obstacle::InUse(InUse::Bound)) => match diag::bound_by(lease.port) {
+                    BoundBy::Others => taken.push(Arc::clone(lease)),
+                    // The manager may have got a guard of a service that was killed just then, too late to pass it on.
+                    BoundBy::Own => match probe::rebind(lease.port) {
+                        Ok(socket) => inner.guards.insert(lease_id, socket),
+                        Err(_) => inner.unguarded.push(lease_id),
+                    },
+                    // A server may be between bind and listen, but not for long.
+                    BoundBy::Unknown if inner.tries > 0 => taken.push(Arc::clone(lease)),
+                    BoundBy::Unknown => {
+                        guard::forget(lease_id);
+                        inner.unguarded.push(lease_id);
+                    }
+                },
                 Err(_) => inner.unguarded.push(lease_id),
             }
         }

@@ -103,13 +103,28 @@ pub fn is_listened(port: Port, protocol: Protocol) -> bool {
     has_listener(port, protocol).unwrap_or(true)
 }
 
-/// Whether another user has bound the TCP port without listening, as a guard is. Kernels before 6.8 do not tell.
-pub fn is_bound_by_others(port: Port) -> bool {
-    let (own, mut by_others) = (nix::unistd::geteuid().as_raw(), false);
+/// Whose a socket is that is bound and does not listen, as a guard is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundBy {
+    /// Another user's.
+    Others,
+    /// This user's, and no other's.
+    Own,
+    /// There is none, or the kernel does not tell: those before 6.8 do not.
+    Unknown,
+}
+
+/// Who has bound the TCP port without listening.
+pub fn bound_by(port: Port) -> BoundBy {
+    let (own, mut found) = (nix::unistd::geteuid().as_raw(), BoundBy::Unknown);
     let asked = dump(Protocol::Tcp, &[TCP_BOUND_INACTIVE], PortRange::only(port), |socket| {
-        by_others |= socket.role == Role::Bound && socket.uid != own;
+        if socket.role == Role::Bound && socket.uid != own {
+            found = BoundBy::Others;
+        } else if socket.role == Role::Bound && found == BoundBy::Unknown {
+            found = BoundBy::Own;
+        }
     });
-    asked.is_ok() && by_others
+    if asked.is_ok() { found } else { BoundBy::Unknown }
 }
 
 /// Every port there is.

@@ -123,8 +123,9 @@ impl Guards {
         let since = clock::now();
         for (lease, socket) in kept.stored {
             if is_live(lease) {
-                self.held.insert(lease, Guard { socket, since, stored: true });
-                self.stored += 1;
+                let before = self.held.insert(lease, Guard { socket, since, stored: true });
+                // The manager may have two of one name, which it lets go of together.
+                self.stored += usize::from(before.is_none());
             } else {
                 forget(lease);
             }
@@ -260,7 +261,7 @@ pub enum Kind {
 }
 
 /// Has the manager close its copy: while it is open, the port is not free.
-fn forget(lease: LeaseId) {
+pub fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
     manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }

@@ -29,7 +29,7 @@ const MOST: usize = 64;
 /// The most guards on one pair.
 const DEEP: usize = 4;
 
-/// What the names of its sockets begin with; a number follows.
+/// What the names of its sockets begin with; what follows is the same for both of a pair.
 const NAME: &str = "shelf.";
 
 /// As long as a lease's id.
@@ -41,8 +41,6 @@ pub struct Shelf {
     places: Vec<Place>,
     /// At which place a lease's guard is.
     taken: HashMap<LeaseId, usize>,
-    /// The number of the next place.
-    next: usize,
     /// Whether the manager takes no more.
     is_full: bool,
 }
@@ -73,8 +71,6 @@ impl Shelf {
             places.entry(name).or_default().push(end);
         }
         for (name, ends) in places {
-            let number = name.strip_prefix(NAME).and_then(|number| number.parse().ok());
-            shelf.next = shelf.next.max(number.unwrap_or(0) + 1);
             let Ok([sender, receiver]) = <[OwnedFd; 2]>::try_from(ends) else {
                 manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
                 continue;
@@ -139,11 +135,11 @@ impl Shelf {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let Ok((sender, receiver)) = pair else { return false };
-        let name = format!("{NAME}{}", self.next);
+        // The manager may have one that it got too late to pass it on, so no number is safe.
+        let name = format!("{NAME}{}", LeaseId::random());
         let states =
             [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
         self.is_full = !manager::hand_over(&states, &[sender.as_fd(), receiver.as_fd()]);
-        self.next += 1;
         if !self.is_full {
             self.places.push(Place { sender, receiver, count: 0 });
         }
