@@ -165,7 +165,9 @@ impl Home {
 
     /// The folder of this machine's registry.
     pub fn state(&self) -> PathBuf {
-        self.path("state/styxy/state").join(styxy::machine::key())
+        let [state, config] =
+            ["state/styxy/state", "config/styxy/state"].map(|path| self.path(path));
+        styxy::machine::state_folder(&state, &config).join(styxy::machine::key())
     }
 
     pub fn socket(&self) -> PathBuf {
