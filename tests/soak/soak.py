@@ -7,7 +7,7 @@ A client writes a line to its log before and after each change, with the machine
 held against each other, against the leases that are there, and against the journal.
 """
 
-import collections, glob, http.client, json, os, pwd, re, signal, socket, subprocess, sys, threading, time
+import collections, datetime, glob, http.client, json, os, pwd, re, signal, socket, subprocess, sys, threading, time
 
 LOGS = "/var/tmp/soak"
 USERS = ["dev", "eve"]
@@ -315,6 +315,8 @@ class Account:
     def __init__(self, lines):
         self.granted, self.releasing, self.released, self.unreleased = {}, {}, set(), set()
         self.unknown, self.errors = set(), collections.Counter()
+        # By when another user had got the port while this one was logged out.
+        self.taken = {}
         for line in sorted(lines, key=lambda line: line["at"]):
             what = line["what"]
             if what == "granted":
@@ -340,7 +342,7 @@ def doubled(accounts):
     spans, found, excused = collections.defaultdict(list), [], []
     for user, account in accounts.items():
         for lease_id, line in account.granted.items():
-            end = account.releasing.get(lease_id, float("inf"))
+            end = account.taken.get(lease_id, account.releasing.get(lease_id, float("inf")))
             spans[line["port"]].append((line["at"], end, user, lease_id))
     for port, of_port in spans.items():
         held = []
@@ -356,7 +358,7 @@ def doubled(accounts):
 
 def journal_of(user):
     """The events of a user, by state and number."""
-    fields = "STYXY_SEQ,STYXY_STATE_ID,STYXY_ACTION,STYXY_LEASE_ID,STYXY_REASON"
+    fields = "STYXY_SEQ,STYXY_STATE_ID,STYXY_ACTION,STYXY_LEASE_ID,STYXY_REASON,STYXY_TIME"
     uid = pwd.getpwnam(user).pw_uid
     out = call("journalctl", "-q", "-t", "styxy", f"_UID={uid}", "-o", "json", f"--output-fields={fields}")
     states = collections.defaultdict(dict)
@@ -364,6 +366,22 @@ def journal_of(user):
         if "STYXY_SEQ" in event:
             states[event["STYXY_STATE_ID"]][int(event["STYXY_SEQ"])] = event
     return states
+
+
+def taken_while_away(user, account):
+    """The leases of which another user's service got the port while the holder was logged out, and since when that was. The
+    holder's service tells of it when it is back."""
+    shift, found = time.time() - time.monotonic(), {}
+    for events in journal_of(user).values():
+        for event in events.values():
+            lease_id = event.get("STYXY_LEASE_ID")
+            if event.get("STYXY_REASON") != "taken" or lease_id not in account.granted:
+                continue
+            told = datetime.datetime.fromisoformat(event["STYXY_TIME"].replace("Z", "+00:00")).timestamp() - shift
+            for who, since, until in AWAY:
+                if who == user and account.granted[lease_id]["at"] < until and since < told < until + 15:
+                    found[lease_id] = since
+    return found
 
 
 def main(seconds):
@@ -407,6 +425,10 @@ def main(seconds):
     wrong["clients that broke off"] = failed_clients
     wrong["calls that hung"] = sum(n for a in accounts.values() for error, n in a.errors.items() if error.startswith("hung"))
     wrong["troubles that were not made"] = sum(trouble.count == 0 for trouble in troubles)
+    for user, account in accounts.items():
+        eventually(f"the events of {user} are in the journal", lambda: status(user)["audit_pending"] == 0)
+        account.taken = taken_while_away(user, account)
+    rows.append(("leases of a user who was logged out, taken by the other", sum(len(a.taken) for a in accounts.values())))
     double, excused = doubled(accounts)
     rows.append(("ports of a user who was logged out, granted to the other", len(excused)))
     wrong["grants doubled, over both users"] = len(double)
@@ -425,6 +447,7 @@ def main(seconds):
         eventually(f"the leases of commands of {user} have ended", lambda: not of_commands & set(live()), 60)
         there, kept = live(), account.kept()
         lost = {lease_id for lease_id, line in kept.items() if there.get(lease_id, {}).get("port") != line["port"]}
+        lost -= set(account.taken)
         undone = (account.released & set(there)) - of_commands
         unsure = account.unreleased - of_commands
         leaked = {lease_id for lease_id, lease in there.items()
@@ -441,7 +464,7 @@ def main(seconds):
         for event in events.values():
             actions[event.get("STYXY_LEASE_ID")].add((event["STYXY_ACTION"], event.get("STYXY_REASON")))
         # It was gone before its client released it.
-        gone = {i for i in unsure if i not in there and ("release", "released") not in actions[i]}
+        gone = {i for i in unsure if i not in there and ("release", "released") not in actions[i]} - set(account.taken)
         untold = [i for i in account.granted if not any(a == "allocate" for a, _ in actions[i])]
         untold += [i for i in account.released if len(actions[i]) < 2]
         rows.append((f"events of {user} in the journal", len(events)))
