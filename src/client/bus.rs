@@ -41,6 +41,18 @@ impl Service {
         Ok(Self { bus, name: NAME.to_owned() })
     }
 
+    /// Waits for an answer, but not for that of a unit that has failed or that nobody starts.
+    async fn unless_it_fails<T>(
+        &self,
+        answer: impl Future<Output = Result<T, Miss>>,
+    ) -> Result<T, Miss> {
+        let has_owner = async || Self::running_on(self.bus.clone()).await.is_some();
+        tokio::select! {
+            answer = unit::unless_it_fails(answer) => answer,
+            never = unit::start_if_forgotten(has_owner) => match never {},
+        }
+    }
+
     /// By its unique name, if it has one: what is sent there starts nothing.
     pub(super) async fn running() -> Result<Option<Self>, Miss> {
         Ok(Self::running_on(connect().await?).await)
@@ -57,7 +69,7 @@ impl Service {
 
 pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
     let service = &Service::any(waiting).await?;
-    let ask = |call| async move { unit::unless_it_fails(call_to(service, &call)).await };
+    let ask = |call| async move { service.unless_it_fails(call_to(service, &call)).await };
     skew::ask(ask, call).await
 }
 
@@ -178,7 +190,7 @@ pub(super) async fn call_for_socket(
 ) -> Result<(Json, OwnedFd), Miss> {
     let service = Service::any(waiting).await?;
     let body = (service_type, dbus::Dict(options.clone()));
-    let reply = unit::unless_it_fails(send(&service, "AllocateSocket", &body)).await?;
+    let reply = service.unless_it_fails(send(&service, "AllocateSocket", &body)).await?;
     let body = reply.body();
     let answer = body.deserialize::<(zbus::OwnedFd, u16, String, Dict<'_>)>();
     let (socket, _, _, lease) = answer.map_err(unexpected)?;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
@@ -21,6 +22,9 @@ pub const SERVICE: &str = "styxy.service";
 const HEAD_START: Duration = Duration::from_millis(300);
 /// How often the manager is asked while a call waits.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether a start was forgotten.
+const FORGOTTEN: Duration = Duration::from_secs(1);
 
 /// How long the manager may take to answer, and to start or reload something.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -76,6 +80,11 @@ impl Unit {
     fn has_failed(&self) -> bool {
         let is_waited_for = !matches!(self.get("Job"), "" | "0");
         self.is("LoadState", "masked") || (self.is("ActiveState", "failed") && !is_waited_for)
+    }
+
+    /// Whether it does not run, and nothing is being done about it.
+    fn is_idle(&self) -> bool {
+        self.is("ActiveState", "inactive") && matches!(self.get("Job"), "" | "0")
     }
 
     /// Whether it fails at each start and is started again.
@@ -199,6 +208,23 @@ pub(super) async fn unless_it_fails<T>(
     match result {
         Err(Miss::Broken(why)) => Err(Miss::Broken(problem().await.unwrap_or(why))),
         result => result,
+    }
+}
+
+/// Starts the unit if nobody does, twice in a row: dbus-daemon waits 120 s for a start that somebody else has called off, by
+/// a stop of the unit at that moment, and holds all calls so long.
+pub(super) async fn start_if_forgotten(has_owner: impl AsyncFn() -> bool) -> Infallible {
+    let mut was_forgotten = false;
+    loop {
+        tokio::time::sleep(FORGOTTEN).await;
+        let is_forgotten = !has_owner().await && ask().await.is_some_and(|unit| unit.is_idle());
+        if is_forgotten && was_forgotten {
+            // Whether that helps is seen by the answer.
+            let start = || drop(systemctl(&["start", "--no-block", SERVICE]));
+            let _ = thread::Builder::new().spawn(start);
+            return std::future::pending().await;
+        }
+        was_forgotten = is_forgotten;
     }
 }
 

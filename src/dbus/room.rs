@@ -20,6 +20,8 @@ const SHORT: u64 = 50;
 const ENOUGH: u64 = 75;
 /// With less than this nothing is told.
 const LEAST: u64 = 25;
+/// How long the bus may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How soon it is looked again, at first and at most.
 const SOON: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(15);
@@ -95,9 +97,9 @@ impl Room {
 async fn left(bus: &Connection) -> u64 {
     const BUS: &str = "org.freedesktop.DBus";
     let interface = Some("org.freedesktop.DBus.Debug.Stats");
-    let reply =
-        bus.call_method(Some(BUS), "/org/freedesktop/DBus", interface, "GetStats", &()).await;
-    let Ok(reply) = reply else { return 100 };
+    let reply = bus.call_method(Some(BUS), "/org/freedesktop/DBus", interface, "GetStats", &());
+    // Nothing waits for a bus that does not say.
+    let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, reply).await else { return 100 };
     let body = reply.body();
     let stats = body.deserialize::<HashMap<String, Variant<'_>>>().ok();
     let users =

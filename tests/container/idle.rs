@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("the_service_ends_cleanly_on_sigterm_and_sigint", signals),
     ("a_signal_right_after_the_first_answer_ends_it_cleanly", early_signals),
     ("a_service_that_hangs_is_ended_by_the_watchdog_and_comes_back", watchdog),
+    ("a_start_that_a_stop_has_called_off_is_made_once_more", called_off),
 ];
 
 const SERVICE: &str = "styxy.service";
@@ -269,4 +270,20 @@ fn watchdog(machine: &Machine) {
     let leases = machine.call("List", "'a{sv}' 0").unwrap();
     assert_eq!(leases[0][0]["lease_id"]["data"], lease[1]);
     assert_ne!(machine.unit(SERVICE, "MainPID"), pid);
+}
+
+/// dbus-daemon waits two minutes for a start that it asked for, also when a stop has called it off.
+fn called_off(machine: &Machine) {
+    machine
+        .user(
+            "mkdir -p ~/.config/systemd/user/styxy.service.d
+             printf '[Service]\\nExecStopPost=sleep 3\\n' >~/.config/systemd/user/styxy.service.d/late.conf
+             systemctl --user daemon-reload; styxy allocate dev",
+        )
+        .ok();
+    let granted = machine.user(
+        "systemctl --user stop --no-block styxy.service; sleep 0.5
+         styxy allocate dev & sleep 1; systemctl --user stop styxy.service 2>/dev/null; wait $!",
+    );
+    assert_eq!(granted.stdout.trim(), "3001", "{}", granted.stderr);
 }
