@@ -264,6 +264,29 @@ pub(crate) fn in_place<'de, D: Deserializer<'de>>(lease: D) -> Result<Arc<Lease>
 }
 
 impl Lease {
+    /// A TCP port for that class of service, which nobody owns and nothing holds.
+    pub fn new(lease_id: LeaseId, port: Port, service_type: ServiceTypeName) -> Self {
+        Self {
+            lease_id,
+            port,
+            protocol: Protocol::Tcp,
+            service_type,
+            service_name: None,
+            instance_id: None,
+            project_path: None,
+            owner: Owner::None,
+            hold: Hold::None,
+            ttl: None,
+            deadline: None,
+            orphaned: false,
+            holder_id: None,
+            sharers: Vec::new(),
+            singleton_key: None,
+            block_id: None,
+            since: Timestamp::default(),
+        }
+    }
+
     /// The lease as every door shows it.
     pub fn fields(&self) -> Fields {
         let mut fields = Fields(Vec::with_capacity(10));

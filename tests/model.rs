@@ -15,12 +15,11 @@ use styxy::{
     auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Lease, LeaseId, MemoryKey, Owner},
+    lease::{EndReason, Lease, LeaseId, MemoryKey},
     port::{Port, PortRange, Protocol},
     registry::{Choice, InUse, Obstacle, Registry, Rules},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
-    time::Timestamp,
 };
 
 /// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.
@@ -239,23 +238,16 @@ impl Both {
 
     fn grant(&mut self, request: &AllocateRequest, port: Port) {
         let lease = Arc::new(Lease {
-            lease_id: LeaseId::from_number(u128::from(self.seq + 1)),
-            port,
             protocol: request.protocol(),
-            service_type: request.service_type.clone(),
             service_name: request.service_name.clone(),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
-            owner: Owner::None,
-            hold: Hold::None,
-            ttl: None,
-            deadline: None,
-            orphaned: false,
-            holder_id: None,
-            block_id: None,
-            sharers: Vec::new(),
             singleton_key: request.singleton_key.clone(),
-            since: Timestamp::default(),
+            ..Lease::new(
+                LeaseId::from_number(u128::from(self.seq + 1)),
+                port,
+                request.service_type.clone(),
+            )
         });
         self.apply(&Change::Allocate { lease: Arc::clone(&lease) });
         self.model.grant(self.seq, request, lease);

@@ -44,6 +44,12 @@ impl Drop for Sleeper {
     }
 }
 
+/// Has leases end that go unused for so many seconds.
+fn end_unused_after(home: &Home, seconds: u64) {
+    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
+    home.configure(&types.replacen('{', &format!(r#"{{"unused_seconds": {seconds}, "#), 1));
+}
+
 /// Leases a port with these options.
 #[track_caller]
 fn allocate(home: &Home, mut options: Json) -> Json {
@@ -329,8 +335,7 @@ fn an_orphan_that_is_renewed_is_one_no_longer() {
 #[test]
 fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
     let home = Home::with_type();
-    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
-    home.configure(&types.replacen('{', r#"{"unused_seconds": 2, "#, 1));
+    end_unused_after(&home, 2);
     let service = home.service();
     let owner = Sleeper::new();
     let start = Instant::now();
@@ -353,8 +358,7 @@ fn a_lease_that_nobody_owns_ends_when_it_goes_unused() {
 #[test]
 fn a_lease_that_was_used_a_moment_ago_has_the_whole_time_before_it_ends() {
     let home = Home::with_type();
-    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
-    home.configure(&types.replacen('{', r#"{"unused_seconds": 4, "#, 1));
+    end_unused_after(&home, 4);
     let service = home.service();
     // Closed just before the times at which it is looked.
     let leases: Vec<_> = [800, 1_900, 3_800, 4_900]
@@ -384,8 +388,7 @@ fn a_lease_that_was_used_a_moment_ago_has_the_whole_time_before_it_ends() {
 #[test]
 fn a_shared_lease_that_has_lost_its_last_owner_ends_when_it_goes_unused() {
     let home = Home::with_single();
-    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
-    home.configure(&types.replacen('{', r#"{"unused_seconds": 2, "#, 1));
+    end_unused_after(&home, 2);
     let service = home.service();
     let owner = Sleeper::new();
     let lease = allocate(&home, json!({"pid": owner.pid()}));
@@ -501,10 +504,9 @@ fn callers_of_whom_nothing_is_known_are_different_ones() {
 #[test]
 fn a_time_without_use_that_is_made_shorter_holds_for_leases_that_are_there() {
     let home = Home::with_type();
-    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
     let service = home.service();
     let lease = allocate(&home, json!({}));
-    home.configure(&types.replacen('{', r#"{"unused_seconds": 1, "#, 1));
+    end_unused_after(&home, 1);
     assert_eq!(home.http("POST", "/config/reload", "").status, 200);
     until(&home, &lease, None);
     end(service, Signal::SIGTERM);
@@ -513,8 +515,7 @@ fn a_time_without_use_that_is_made_shorter_holds_for_leases_that_are_there() {
 #[test]
 fn after_a_restart_time_limits_are_kept_and_times_without_use_begin_anew() {
     let home = Home::with_type();
-    let types = fs::read_to_string(home.path("config/styxy/config.json")).unwrap();
-    home.configure(&types.replacen('{', r#"{"unused_seconds": 3, "#, 1));
+    end_unused_after(&home, 3);
     let service = home.service();
     let start = Instant::now();
     let [over, limited] = [1, 5].map(|ttl| allocate(&home, json!({"ttl": ttl})));

@@ -48,25 +48,18 @@ impl Broker {
         // Asked once for all of them, and only what is needed.
         let protocols = changes.iter().filter_map(|change| Some(change.lease()?.protocol));
         let listened = Listened::of(protocols);
-        let mut orphaned = false;
         let changes: Vec<_> = changes
             .into_iter()
             .filter_map(|change| match change {
-                Change::Expire { lease, .. } if listened.contains(&lease) => {
-                    orphaned = true;
-                    (!lease.orphaned).then(|| {
+                Change::Expire { lease, .. } if listened.contains(&lease) => (!lease.orphaned)
+                    .then(|| {
                         let lease = Arc::new(holding::orphaned(&lease));
                         Change::Orphan { lease }
-                    })
-                }
+                    }),
                 change => Some(change),
             })
             .collect();
-        let stored = self.commit(inner, changes, None).is_ok();
-        if orphaned {
-            self.await_endings(inner);
-        }
-        stored
+        self.commit(inner, changes, None).is_ok()
     }
 
     /// Minds the end of listeners while something waits for it, for ever.
@@ -119,9 +112,7 @@ impl Broker {
     }
 
     fn look_at_orphans(&self) {
-        let mut inner = self.lock();
-        self.end_orphans(&mut inner, |_| true);
-        self.await_endings(&inner);
+        self.end_orphans(&mut self.lock(), |_| true);
     }
 
     /// Ends those orphans that nobody listens on any more.
@@ -182,7 +173,7 @@ impl Broker {
             None => {}
             Some(Limit::Unused) => {
                 self.deadlines.add(inner.when(Limit::Unused, now), Due::Lease(lease_id));
-                if Listened::of([lease.protocol].into_iter()).contains(&lease) {
+                if diag::is_listened(lease.port, lease.protocol) {
                     inner.unlistened.remove(&lease_id);
                     return;
                 }

@@ -53,12 +53,10 @@ pub struct Granted {
     pub socket: Option<OwnedFd>,
     /// By what name the caller shares the lease, if it can be shared.
     pub holder: Option<HolderId>,
-    /// Whether the caller shares a lease that it did not share before.
-    pub has_joined: bool,
     /// The name that the caller has given it.
     name: Option<HolderId>,
-    /// Whether it was granted already when the caller asked.
-    is_repeated: bool,
+    /// Whether the caller holds it since this request, and did not before.
+    is_new: bool,
 }
 
 /// A lease, or what one of those who share it have of it.
@@ -87,10 +85,9 @@ impl Granted {
     /// What the caller holds since this request.
     pub fn shares(&self) -> Vec<Share> {
         let all = std::iter::once(&self.lease).chain(&self.others);
-        let is_new = (self.outcome == Outcome::New || self.has_joined) && !self.is_repeated;
         let (holder, name) = (self.holder, self.name);
         let share = |lease: &Arc<Lease>| Share { lease_id: lease.lease_id, holder, name };
-        all.filter(|_| is_new).map(share).collect()
+        all.filter(|_| self.is_new).map(share).collect()
     }
 
     /// The answer as every door shows it.
@@ -311,9 +308,8 @@ impl Broker {
             created: planned,
             socket: None,
             holder: None,
-            has_joined: false,
             name: request.lease_id.map(HolderId::from),
-            is_repeated: false,
+            is_new: !request.dry_run,
         };
         granted.holder = granted.lease.holder_id;
         if request.dry_run {
@@ -349,7 +345,7 @@ impl Broker {
     ) -> Result<Attempt, Error> {
         let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
         let name = request.lease_id.map(HolderId::from);
-        let answer = |lease, holder, has_joined, is_repeated| Granted {
+        let answer = |lease, holder, is_new| Granted {
             lease,
             others: Vec::new(),
             outcome,
@@ -358,12 +354,11 @@ impl Broker {
             created: None,
             socket: None,
             holder,
-            has_joined,
             name,
-            is_repeated,
+            is_new,
         };
         if request.dry_run {
-            return Ok(Attempt::Granted(answer(lease, None, false, false), None));
+            return Ok(Attempt::Granted(answer(lease, None, false), None));
         }
         let now = clock::now();
         // Asked once more, because the answer was lost, it is the same one.
@@ -384,7 +379,7 @@ impl Broker {
         // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
         let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
         let told = Arc::new(Lease { owner, ttl: request.ttl, ..(*shared).clone() });
-        Ok(Attempt::Granted(answer(told, holder, holder == id, repeated.is_some()), None))
+        Ok(Attempt::Granted(answer(told, holder, holder == id && repeated.is_none()), None))
     }
 }
 
@@ -410,7 +405,7 @@ impl Inner {
         self.repeated.insert(name);
         Ok(Some(Granted {
             name: Some(name),
-            is_repeated: true,
+            is_new: false,
             holder: lease.holder_id,
             others: others.filter(|other| other.lease_id != lease.lease_id).collect(),
             outcome: Outcome::New,
@@ -418,7 +413,6 @@ impl Inner {
             is_single,
             created: None,
             socket: None,
-            has_joined: false,
             lease,
         }))
     }

@@ -6,7 +6,7 @@ use super::{Broker, ending::Listened};
 use crate::{
     change::Change,
     error::Error,
-    kernel::clock,
+    kernel::{clock, diag},
     lease::{Client, EndReason, Lease, LeaseId},
     registry::holding::{let_go, orphaned, renewed},
     request::{Ending, Filter, LONGEST_TTL},
@@ -36,7 +36,7 @@ impl Broker {
         let mut change = let_go(&lease, holder, EndReason::Released);
         if holder.is_some()
             && matches!(change, Change::Release { .. })
-            && Listened::of([lease.protocol].into_iter()).contains(&lease)
+            && diag::is_listened(lease.port, lease.protocol)
         {
             // The service runs on, and whoever asks for it is to find it.
             change = Change::Orphan { lease: Arc::new(orphaned(&lease)) };

@@ -78,13 +78,17 @@ impl Unit {
 
     /// Whether it cannot be started, and nothing is being done about it.
     fn has_failed(&self) -> bool {
-        let is_waited_for = !matches!(self.get("Job"), "" | "0");
-        self.is("LoadState", "masked") || (self.is("ActiveState", "failed") && !is_waited_for)
+        self.is("LoadState", "masked") || (self.is("ActiveState", "failed") && !self.has_job())
     }
 
     /// Whether it does not run, and nothing is being done about it.
     fn is_idle(&self) -> bool {
-        self.is("ActiveState", "inactive") && matches!(self.get("Job"), "" | "0")
+        self.is("ActiveState", "inactive") && !self.has_job()
+    }
+
+    /// Whether the manager is about to start or stop it.
+    fn has_job(&self) -> bool {
+        !matches!(self.get("Job"), "" | "0")
     }
 
     /// Whether it fails at each start and is started again.

@@ -87,21 +87,17 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
                 let has_missed = message.as_ref().is_some_and(is_missed);
                 let event = message.and_then(|message| event(&message));
                 waiting.extend(event.and_then(|event| known.note(event)));
-                if (has_missed || waiting.len() > MOST_BEHIND) && let Some(stream) = stream.take() {
-                    stream.async_drop().await;
+                if has_missed || waiting.len() > MOST_BEHIND {
+                    unsubscribe(&mut stream).await;
                 }
             }
             service = services.next() => {
                 service.ok_or_else(gone)?.map_err(|_| gone())?;
-                if let Some(stream) = stream.take() {
-                    stream.async_drop().await;
-                }
+                unsubscribe(&mut stream).await;
             }
             () = reader.closed() => return Ok(()),
             () = stopped(stop.as_mut()) => {
-                if let Some(stream) = stream.take() {
-                    stream.async_drop().await;
-                }
+                unsubscribe(&mut stream).await;
                 // Without a reply, the bus might not know it yet.
                 let _ = bus.call_method(Some("org.freedesktop.DBus"), "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await;
                 let _ = raise(Signal::SIGSTOP);
@@ -135,6 +131,13 @@ async fn subscribe(bus: &Connection) -> zbus::Result<MessageStream> {
         .interface(NAME)
         .build()?;
     MessageStream::for_match_rule(rule, bus, None).await
+}
+
+/// Takes the match away: the list of leases will tell what happens from now on.
+async fn unsubscribe(stream: &mut Option<MessageStream>) {
+    if let Some(stream) = stream.take() {
+        stream.async_drop().await;
+    }
 }
 
 /// The comings and goings of the service.

@@ -159,9 +159,9 @@ mod tests {
     use crate::{
         auto_allocation::AutoAllocation,
         lease::LeaseId,
-        port::{Port, Protocol},
+        port::Port,
         registry::{PortSet, Rules},
-        service_type::{Hold, ServiceTypes, Templates},
+        service_type::{ServiceTypes, Templates},
         time::Timestamp,
     };
 
@@ -188,25 +188,7 @@ mod tests {
             percent_per_project: 100,
             most_remembered: 10,
         });
-        let lease = Lease {
-            lease_id: LeaseId::from_number(1),
-            port: Port::MAX,
-            protocol: Protocol::Tcp,
-            service_type: "ai".parse().unwrap(),
-            service_name: None,
-            instance_id: None,
-            project_path: None,
-            owner: Owner::None,
-            hold: Hold::None,
-            ttl: None,
-            deadline: None,
-            orphaned: false,
-            holder_id: None,
-            sharers: Vec::new(),
-            singleton_key: None,
-            block_id: None,
-            since: Timestamp(0),
-        };
+        let lease = Lease::new(LeaseId::from_number(1), Port::MAX, "ai".parse().unwrap());
         registry.insert(Arc::new(lease.held_by(holders).unwrap()));
         registry.insert_instance(Arc::new(Instance {
             instance_id: "agent".parse().unwrap(),

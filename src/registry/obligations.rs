@@ -48,8 +48,7 @@ mod tests {
     use super::*;
     use crate::{
         lease::{Holder, LeaseId},
-        port::{Port, Protocol},
-        time::Timestamp,
+        port::Port,
     };
 
     fn process(pid: u32) -> Owner {
@@ -62,23 +61,8 @@ mod tests {
 
     fn held_by(holders: Vec<Holder>) -> Lease {
         let lease = Lease {
-            lease_id: LeaseId::from_number(1),
-            port: Port::MAX,
-            protocol: Protocol::Tcp,
-            service_type: "ai".parse().unwrap(),
-            service_name: None,
-            instance_id: None,
-            project_path: None,
-            owner: Owner::None,
             hold: Hold::Guard,
-            ttl: None,
-            deadline: None,
-            orphaned: false,
-            holder_id: None,
-            sharers: Vec::new(),
-            singleton_key: None,
-            block_id: None,
-            since: Timestamp(0),
+            ..Lease::new(LeaseId::from_number(1), Port::MAX, "ai".parse().unwrap())
         };
         lease.held_by(holders).unwrap()
     }

@@ -10,10 +10,9 @@ use super::*;
 use crate::{
     change::{Change, Record},
     config::Config,
-    lease::{EndReason, Lease, LeaseId, Owner},
-    port::{Port, Protocol},
+    lease::{EndReason, Lease, LeaseId},
+    port::Port,
     registry::Registry,
-    service_type::Hold,
     time::Timestamp,
 };
 
@@ -99,23 +98,14 @@ impl Service {
 
 fn lease(port: u64) -> Lease {
     Lease {
-        lease_id: LeaseId::from_number(port.into()),
-        port: Port::new(port).unwrap(),
-        protocol: Protocol::Tcp,
-        service_type: "dev".parse().unwrap(),
         service_name: Some("web".parse().unwrap()),
-        instance_id: None,
         project_path: Some(format!("/home/dev/{port}").parse().unwrap()),
-        owner: Owner::None,
-        hold: Hold::None,
-        ttl: None,
-        deadline: None,
-        orphaned: false,
-        holder_id: None,
-        block_id: None,
-        sharers: Vec::new(),
-        singleton_key: None,
         since: Timestamp(port),
+        ..Lease::new(
+            LeaseId::from_number(port.into()),
+            Port::new(port).unwrap(),
+            "dev".parse().unwrap(),
+        )
     }
 }
 

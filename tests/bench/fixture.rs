@@ -6,8 +6,8 @@ use styxy::{
     change::{Change, Record},
     config::Config,
     kernel::process,
-    lease::{Lease, LeaseId, Owner},
-    port::{Port, Protocol},
+    lease::{Lease, LeaseId},
+    port::Port,
     registry::Registry,
     service_type::Hold,
     state::{Lock, Store},
@@ -61,22 +61,10 @@ pub fn write(range: (u16, u16), leases: usize, remembered: usize) {
 
 fn lease(port: Port, hold: Hold, project: Option<String>) -> Lease {
     Lease {
-        lease_id: LeaseId::random(),
-        port,
-        protocol: Protocol::Tcp,
-        service_type: TYPE.parse().unwrap(),
         service_name: project.is_some().then(|| "web".parse().unwrap()),
-        instance_id: None,
         project_path: project.map(|path| path.parse().unwrap()),
-        owner: Owner::None,
         hold,
-        ttl: None,
-        deadline: None,
-        orphaned: false,
-        holder_id: None,
-        block_id: None,
-        sharers: Vec::new(),
-        singleton_key: None,
         since: Timestamp::now(),
+        ..Lease::new(LeaseId::random(), port, TYPE.parse().unwrap())
     }
 }

@@ -15,7 +15,7 @@ use styxy::{
         placement::{self, Ground},
     },
     request::{AllocateRequest, Filter},
-    service_type::{Created, Hold, ServiceType, ServiceTypeName},
+    service_type::{Created, ServiceType, ServiceTypeName},
     time::{Moment, Timestamp},
 };
 
@@ -176,23 +176,17 @@ impl Service {
         let changes = ports.map(|port| {
             self.leases += 1;
             let lease = Arc::new(Lease {
-                lease_id: LeaseId::from_number(self.leases),
-                port,
                 protocol: request.protocol(),
-                service_type: request.service_type.clone(),
                 service_name: request.service_name.clone(),
                 instance_id: request.instance_id.clone(),
                 project_path: request.project_path.clone(),
                 owner: owner.clone(),
-                hold: Hold::None,
                 ttl: request.ttl,
                 deadline: request.ttl.map(|ttl| Moment(self.seq).plus_seconds(ttl)),
-                orphaned: false,
-                holder_id: None,
-                sharers: Vec::new(),
                 singleton_key: request.singleton_key.clone(),
                 block_id: (request.count > 1).then_some(block_id),
                 since: Timestamp(self.seq),
+                ..Lease::new(LeaseId::from_number(self.leases), port, request.service_type.clone())
             });
             Change::Allocate { lease }
         });

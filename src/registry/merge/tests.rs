@@ -5,7 +5,6 @@ use crate::{
     config::Config,
     lease::{Instance, LeaseId, Owner},
     port::Protocol,
-    service_type::Hold,
     time::Timestamp,
 };
 
@@ -21,23 +20,9 @@ fn port(number: u64) -> Port {
 
 fn lease(id: u128, number: u64, protocol: Protocol, project: &str) -> Arc<Lease> {
     Arc::new(Lease {
-        lease_id: LeaseId::from_number(id),
-        port: port(number),
         protocol,
-        service_type: "dev".parse().unwrap(),
-        service_name: None,
-        instance_id: None,
         project_path: Some(project.parse().unwrap()),
-        owner: Owner::None,
-        hold: Hold::None,
-        ttl: None,
-        deadline: None,
-        orphaned: false,
-        holder_id: None,
-        sharers: Vec::new(),
-        singleton_key: None,
-        block_id: None,
-        since: Timestamp(0),
+        ..Lease::new(LeaseId::from_number(id), port(number), "dev".parse().unwrap())
     })
 }
 
