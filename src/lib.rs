@@ -39,7 +39,7 @@
 //!
 //! The service as a process:
 //! - [`daemon`]: its life. [`handover`]: how it passes from one process to the next. [`activity`]: what keeps it
-//!   from ending. [`surroundings`]: whose it is and where its folders are; [`machine`]: whose ports those are.
+//!   from ending. [`surroundings`]: whose it is and where its folders are; [`surroundings::machine`]: whose ports those are.
 //!
 //! The command:
 //! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
@@ -61,7 +61,6 @@ pub mod handover;
 pub mod http;
 pub mod kernel;
 pub mod lease;
-pub mod machine;
 pub mod owners;
 pub mod port;
 pub mod project;

@@ -43,7 +43,17 @@ impl Outside {
         let folder = Path::new(styxy.get_program()).parent().unwrap();
         let mut command = Command::new("unshare");
         command
-            .args(["-r", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
+            .args([
+                "--user",
+                "--map-current-user",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "sh",
+                "-c",
+                script,
+            ])
             .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
             .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()))
             .current_dir(self.home.path(""))
@@ -187,6 +197,12 @@ fn a_number_that_means_another_process_outside_is_refused_with_that_reason() {
 
 #[test]
 fn a_process_beside_the_caller_in_a_pid_namespace_is_an_owner_on_the_bus() {
+    if styxy::surroundings::machine::key().contains('-') {
+        eprintln!(
+            "SKIPPED: in a container without a systemd, a sandbox cannot tell whose network the bus is in"
+        );
+        return;
+    }
     let Some(bus) = Bus::start() else { return };
     let outside = Outside::new(Some(bus));
     outside.owns(

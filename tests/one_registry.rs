@@ -28,7 +28,7 @@ fn unit(home: &Home) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", r#"SYSTEMD_EXEC_PID=$$ exec "$0" "$@""#]).arg(styxy.get_program());
     command.env_clear().envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.env("STATE_DIRECTORY", home.path("state/styxy/state"));
+    command.env("STATE_DIRECTORY", home.states());
     command.env("CONFIGURATION_DIRECTORY", home.config());
     command
 }
@@ -208,7 +208,7 @@ fn the_state_of_an_older_version_is_taken_along() {
     let port = home.ok(&["allocate", "mine", "--ttl", "600"]);
     end(service, Signal::SIGTERM);
     // It lay in the state folder itself.
-    let folder = home.path("state/styxy/state");
+    let folder = home.states();
     for entry in fs::read_dir(home.state()).unwrap() {
         let name = entry.unwrap().file_name();
         fs::rename(home.state().join(&name), folder.join(&name)).unwrap();
@@ -220,17 +220,17 @@ fn the_state_of_an_older_version_is_taken_along() {
     end(service, Signal::SIGTERM);
 }
 
-/// A service with the folder that a systemd before 254 gives to the unit.
-fn with_the_older_folder(home: &Home) -> Child {
-    let mut service = home.styxy();
-    service.env("XDG_STATE_HOME", home.path("config"));
+/// A service with the folder that another systemd gives to the unit.
+fn with_the_other_folder(home: &Home) -> Child {
+    let mut service = unit(home);
+    service.env("STATE_DIRECTORY", home.other_states());
     started(service)
 }
 
-/// Moves a state in the older folder to where versions before 2.0 had it, with events that were not sent.
+/// Moves a state in that folder to where versions before 2.0 had it, with events that were not sent.
 fn age(home: &Home) -> Vec<(PathBuf, Vec<u8>)> {
-    let folder = home.path("config/styxy/state");
-    let registry = folder.join(styxy::machine::key());
+    let folder = home.other_states();
+    let registry = folder.join(styxy::surroundings::machine::key());
     let mut moved = Vec::new();
     for file in fs::read_dir(&registry).unwrap() {
         let path = file.unwrap().path();
@@ -263,7 +263,7 @@ fn what_an_older_version_kept_in_another_folder_is_merged_once() {
         home.ok(&[&["allocate", "mine", "--strict", "--port", &port], more].concat());
     };
     let project = ["--ttl", "600", "--project", "/project"];
-    let older = with_the_older_folder(&home);
+    let older = with_the_other_folder(&home);
     strict(0, &["--ttl", "600"]);
     strict(1, &["--owner", &format!("pid:{}", std::process::id())]);
     strict(2, &project);
@@ -271,7 +271,7 @@ fn what_an_older_version_kept_in_another_folder_is_merged_once() {
     end(older, Signal::SIGTERM);
     let files = age(&home);
     // Versions before 2.0 knew nothing of the other folder.
-    let folder = home.path("config/styxy/state");
+    let folder = home.other_states();
     fs::rename(&folder, home.path("hidden")).unwrap();
     let service = home.service();
     strict(0, &["--ttl", "600"]);
@@ -333,12 +333,12 @@ fn a_merge_that_is_killed_at_any_instant_loses_nothing_and_merges_nothing_twice(
         let port = home.port(index).to_string();
         home.ok(&["allocate", "mine", "--strict", "--port", &port, "--ttl", "600"]);
     };
-    let older = with_the_older_folder(&home);
+    let older = with_the_other_folder(&home);
     (0..4).for_each(strict);
     let theirs = named(&home);
     end(older, Signal::SIGTERM);
     let files = age(&home);
-    let folder = home.path("config/styxy/state");
+    let folder = home.other_states();
     fs::rename(&folder, home.path("hidden")).unwrap();
     let service = home.service();
     (0..2).for_each(strict);
@@ -386,7 +386,7 @@ fn a_merge_that_is_killed_at_any_instant_loses_nothing_and_merges_nothing_twice(
 #[test]
 fn a_new_registry_copies_what_others_remember_and_no_lease() {
     let home = Home::with_type();
-    let other = home.path("state/styxy/state/0123456789abcdef");
+    let other = home.states().join("0123456789abcdef");
     let port = home.port(5).to_string();
     let service = home.service();
     home.ok(&["allocate", "mine", "--port", &port, "--project", "/project"]);
@@ -413,8 +413,8 @@ fn the_folder_of_a_network_that_is_gone_is_deleted_when_its_events_are_sent() {
     let service = home.service();
     home.ok(&["allocate", "mine", "--project", "/project/of/the/sandbox"]);
     end(service, Signal::SIGTERM);
-    let machine = styxy::machine::key().split('-').next().unwrap();
-    let folder = |network: u32| home.path(&format!("state/styxy/state/{machine}-{network:016x}"));
+    let machine = styxy::surroundings::machine::key().split('-').next().unwrap();
+    let folder = |network: u32| home.states().join(format!("{machine}-{network:016x}"));
     let log = fs::read_to_string(home.state().join("log.00000001")).unwrap();
     let unsent = log.lines().filter(|line| !line.contains("{\"confirmed\":"));
     let unsent: String = unsent.flat_map(|line| [line, "\n"]).collect();
@@ -430,7 +430,7 @@ fn the_folder_of_a_network_that_is_gone_is_deleted_when_its_events_are_sent() {
         fs::write(folder(network).join("network"), noted + "\n").unwrap();
     }
     let _lock = styxy::state::Lock::take(&folder(3)).unwrap();
-    let elsewhere = home.path("state/styxy/state/0123456789abcdef-0000000000000001");
+    let elsewhere = home.states().join("0123456789abcdef-0000000000000001");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("log.00000001"), &unsent).unwrap();
     fs::write(elsewhere.join("network"), "earlier 17\n").unwrap();

@@ -470,6 +470,11 @@ fn two_services() {
 
 /// While the service of one user is away, without a manager that would keep its guards, another's is granted the port.
 fn taken() {
+    if user(1).is_none() {
+        // A guard of the same user may be the service's own, which the manager still has.
+        eprintln!("SKIPPED: a second user needs root");
+        return;
+    }
     let (mut one, other) = (User::new(0, "20000, 20009"), User::new(1, "20000, 20009"));
     for port in ["20000", "20001"] {
         assert!(one.run(&["allocate", "mine", "--port", port, "--strict"]).0);

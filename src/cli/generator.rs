@@ -8,7 +8,10 @@ use std::{
 use clap::Args;
 
 use super::{Stop, print};
-use crate::{kernel::sandbox, machine, surroundings::user};
+use crate::{
+    kernel::sandbox,
+    surroundings::{machine, user},
+};
 
 /// Give the service a smaller sandbox where the whole one cannot be set up; the user's manager runs this
 ///

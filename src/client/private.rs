@@ -17,8 +17,7 @@ use tokio::{
 use super::http;
 use crate::{
     daemon::{READY, TAKEN},
-    machine,
-    surroundings::{Seen, passed_on, user},
+    surroundings::{Seen, machine, passed_on, user},
 };
 
 /// How long a service may take to begin; a cold disk is slow.

@@ -11,8 +11,7 @@ use crate::{
     handover::{self, Claim, Rank, others},
     http::Backlog,
     kernel::process,
-    machine,
-    surroundings::{Door, Unit, user},
+    surroundings::{Door, Unit, machine, user},
 };
 
 /// Where this service is at home.
@@ -41,10 +40,7 @@ impl Home {
         let state = folder.join(machine::key());
         let config = config.unwrap_or_else(|| user().config());
         let runtime = match runtime {
-            Some(runtime) => {
-                machine::note_network(&runtime);
-                Some(Door::new(uid, runtime))
-            }
+            Some(runtime) => Some(Door::new(uid, runtime)),
             None => user().runtime_door(),
         };
         let doors = runtime.into_iter().chain([Door::new(uid, state.clone())]).collect();
@@ -57,6 +53,7 @@ impl Home {
     pub(super) fn claim(&self) -> Result<Claim, Failure> {
         let mut claim = handover::claim(&self.state, self.rank)?;
         if claim.lock.is_some() {
+            self.doors.iter().for_each(|door| machine::note_network(door.folder()));
             if machine::has_unnamed_state()
                 && let Err(error) = handover::older::adopt(&self.folder, &self.state)?
             {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     broker::Broker,
     change::{Change, TypeRanges},
-    machine,
+    surroundings::machine,
 };
 
 /// How long changes are gathered until they are told.

@@ -25,8 +25,8 @@ use std::{
 use super::{Claim, Rank, claim, older};
 use crate::{
     kernel::{network, process},
-    machine,
     state::{self, Lock},
+    surroundings::machine,
 };
 
 /// How the folder of a merged state begins.

@@ -1,5 +1,7 @@
 //! The clock that deadlines are counted with.
 
+use std::time::{Duration, SystemTime};
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::time::Moment;
@@ -14,6 +16,11 @@ pub fn now() -> Moment {
 /// `CLOCK_BOOTTIME` ahead.
 pub fn asleep() -> u64 {
     millis(ClockId::CLOCK_BOOTTIME).saturating_sub(millis(ClockId::CLOCK_MONOTONIC))
+}
+
+/// When the machine was booted, by the present date.
+pub fn boot() -> SystemTime {
+    SystemTime::now() - Duration::from_millis(millis(ClockId::CLOCK_BOOTTIME))
 }
 
 fn millis(clock: ClockId) -> u64 {

@@ -25,7 +25,8 @@ use nix::{
 use tokio::net::UnixStream;
 
 use super::folder::{self, name};
-use crate::{kernel::network, machine};
+use super::machine;
+use crate::kernel::network;
 
 /// The name of the socket.
 const SOCKET: &str = "http.sock";
@@ -90,6 +91,11 @@ impl Door {
     /// The door in a user's runtime directory.
     pub fn in_runtime(uid: u32, runtime: &Path) -> Self {
         Self { uid, folder: runtime.join("styxy"), name: SOCKET, is_in_runtime: true }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The path of the socket.

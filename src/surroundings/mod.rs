@@ -7,6 +7,7 @@
 //! - [`bus`]: the session bus
 //! - [`door`]: the socket in a folder, and who listens there
 //! - `seen`: what a command sees of the machine
+//! - [`machine`]: which registry is this machine's and this network's
 //! - `home`: whether a home directory is the user's
 //! - `folder`: whether a folder can be used, and the one in `/tmp` where none can
 
@@ -14,6 +15,7 @@ pub mod bus;
 pub mod door;
 mod folder;
 mod home;
+pub mod machine;
 mod seen;
 pub mod unit;
 
@@ -28,7 +30,7 @@ use self::{
     folder::Temporary,
     home::{Entry, Home},
 };
-use crate::{machine, state};
+use crate::state;
 
 /// The folder of the machine's configuration.
 const MACHINE: &str = "/etc/styxy";

@@ -23,7 +23,7 @@ pub fn home(path: &str) -> PathBuf {
 
 /// The state folder, as systemd 254 and newer have it.
 pub fn state() -> PathBuf {
-    home(".local/state/styxy/state").join(styxy::machine::key())
+    home(".local/state/styxy/state").join(styxy::surroundings::machine::key())
 }
 
 /// The socket.

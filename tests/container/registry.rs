@@ -59,6 +59,9 @@ fn own_numbers(machine: &Machine) {
         )),
         "2"
     );
+    // Where /run is hidden, nothing tells that a systemd runs: neither its folder nor the runtime directory.
+    let hidden = "unshare --map-root-user --mount sh -c 'mount -t tmpfs none /run && styxy list --json' | grep -c lease_id";
+    assert_eq!(count(hidden), "2");
 }
 
 const LIMIT: Duration = Duration::from_secs(60);

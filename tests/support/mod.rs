@@ -38,6 +38,7 @@ use serde_json::Value as Json;
 use styxy::{
     kernel::diag::Seen,
     port::{Port, PortRange, Protocol},
+    surroundings::machine,
 };
 use tempfile::TempDir;
 
@@ -165,9 +166,23 @@ impl Home {
 
     /// The folder of this machine's registry.
     pub fn state(&self) -> PathBuf {
-        let [state, config] =
-            ["state/styxy/state", "config/styxy/state"].map(|path| self.path(path));
-        styxy::machine::state_folder(&state, &config).join(styxy::machine::key())
+        self.states().join(machine::key())
+    }
+
+    /// The state folder.
+    pub fn states(&self) -> PathBuf {
+        let [state, config] = self.all_states();
+        machine::state_folder(&state, &config)
+    }
+
+    /// Where the state folder would be under another systemd: it moved with version 254.
+    pub fn other_states(&self) -> PathBuf {
+        let own = self.states();
+        self.all_states().into_iter().find(|folder| *folder != own).unwrap()
+    }
+
+    fn all_states(&self) -> [PathBuf; 2] {
+        ["state/styxy/state", "config/styxy/state"].map(|path| self.path(path))
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -28,7 +28,9 @@ impl Transcript {
         let said = (0..9)
             .fold(said, |said, i| said.replace(&home.port(i).to_string(), &format!("PORT{i}")));
         let folder = home.path("").to_str().unwrap().trim_end_matches('/').to_owned();
-        let said = said.replace(&folder, "/home/dev").replace(styxy::machine::key(), "[machine]");
+        let said = said
+            .replace(&folder, "/home/dev")
+            .replace(styxy::surroundings::machine::key(), "[machine]");
         text.extend(["$ styxy ", line, "\n", &said]);
         if let Some(code @ 1..) = output.status.code() {
             text.extend(["(exit code ", &code.to_string(), ")\n"]);

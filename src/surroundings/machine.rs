@@ -18,10 +18,13 @@ use sha2::{Digest, Sha256};
 use crate::{
     durable,
     kernel::{
+        clock,
         network::{self, Network},
         process,
     },
 };
+
+use super::user;
 
 /// The first version of systemd that keeps the state of a user's unit below `~/.local/state`; before, it lay below
 /// `~/.config` (`StateDirectory=` in systemd.exec(5)).
@@ -75,11 +78,11 @@ pub fn is_in_this_network(pid: Option<u32>) -> bool {
     pid.and_then(network::same).unwrap_or_else(is_in_own_network)
 }
 
-/// The file that tells which network is the machine's, in the folder of the runtime directory.
-const NOTE: &str = "network";
+/// The file that tells which network is the machine's.
+const NOTE: &str = "machine-network";
 
 /// Notes for sandboxes which network is the machine's: in one with process numbers of its own, the PID 1 that would tell
-/// is not to be seen. `folder` is styxy's in the user's runtime directory. Makes nothing where everybody can tell.
+/// is not to be seen. `folder` is one in which a service of this machine listens. Makes nothing where everybody can tell.
 pub fn note_network(folder: &Path) {
     if let Some(number) = network::of_booted_container() {
         // Without it, a sandbox uses a service of its own.
@@ -88,29 +91,41 @@ pub fn note_network(folder: &Path) {
     }
 }
 
-/// Whether this is the network that was noted. Its number is of this boot, as all in the runtime directory.
-fn is_noted(network: Network) -> bool {
-    let folder = PathBuf::from(format!("/run/user/{}/styxy", nix::unistd::geteuid()));
-    let noted = fs::read_to_string(folder.join(NOTE)).ok().and_then(|noted| noted.parse().ok());
-    matches!(network, Network::Other(number) if noted == Some(number))
+/// Whether this is the network that was noted, in any folder in which a service of this machine may listen: a sandbox
+/// hides some of them.
+fn is_noted(number: u64, machine: &str) -> bool {
+    let user = user();
+    let by_default = PathBuf::from(format!("/run/user/{}", user.uid()));
+    let runtime = [Some(by_default.as_path()), user.runtime().ok()].into_iter().flatten();
+    let state = user.state_folders().into_iter().map(|folder| folder.join(machine));
+    let folders = runtime.map(|runtime| runtime.join("styxy")).chain(state);
+    folders.into_iter().any(|folder| noted(&folder.join(NOTE)) == Some(number))
+}
+
+/// What a note of this boot says: numbers of an earlier one may come again. Its time tells, because the boot's id may be
+/// the container's in one `/proc` and the machine's in another.
+fn noted(note: &Path) -> Option<u64> {
+    let written = fs::metadata(note).and_then(|note| note.modified()).ok()?;
+    let is_of_this_boot = written >= clock::boot();
+    is_of_this_boot.then(|| fs::read_to_string(note).ok()?.parse().ok()).flatten()
 }
 
 /// A process may change its network, but this one does not.
 fn here() -> &'static (Network, String) {
     static HERE: OnceLock<(Network, String)> = OnceLock::new();
     HERE.get_or_init(|| {
-        let network = match network::here() {
-            other if is_noted(other) => Network::Machine,
-            network => network,
-        };
         let (machine_id, boot_id) = (machine_id(), process::boot_id());
-        let here = Here {
+        let machine = Here {
             machine_id: machine_id.as_deref(),
             boot_id: &boot_id,
             processes: fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino()),
-            network,
+            network: Network::Machine,
         };
-        (network, here.key())
+        let network = match network::here() {
+            Network::Other(number) if is_noted(number, &machine.key()) => Network::Machine,
+            network => network,
+        };
+        (network, Here { network, ..machine }.key())
     })
 }
 
