@@ -32,12 +32,13 @@ fn main() -> ExitCode {
     let can_trace = Command::new("strace").args(["-o", "/dev/null", "true"]).status();
     let can_trace = can_trace.is_ok_and(|status| status.success());
     let is_root = Uid::effective().is_root();
-    let tests: [(&str, fn(), bool); 12] = [
+    let tests: [(&str, fn(), bool); 13] = [
         ("a_grant_that_could_not_be_synced_leaves_no_trace", one_failure, can_trace),
         ("nothing_is_granted_on_a_disk_that_goes_on_failing", failures, can_trace),
         ("a_change_that_could_not_be_stored_is_told_until_one_can_be", full, can_trace),
         ("a_state_folder_that_was_deleted_is_written_again", deleted, true),
         ("the_state_of_a_newer_version_is_refused_until_it_is_moved_away", newer, true),
+        ("damage_is_told_until_the_files_that_were_kept_are_deleted", damaged, true),
         ("logs_that_nobody_needs_go_at_the_next_start", leftovers, true),
         ("without_a_thread_nothing_is_granted_and_nothing_leaks", no_thread, is_root),
         ("nothing_that_serves_starts_a_thread_that_it_must_have", no_panic, true),
@@ -54,6 +55,37 @@ fn main() -> ExitCode {
         trial.with_ignored_flag(!can_run)
     });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
+}
+
+fn damaged() {
+    let home = Home::with_type();
+    let service = home.service();
+    home.ok(&["allocate", "mine", "--name", "first"]);
+    home.ok(&["allocate", "mine", "--name", "second"]);
+    end(service, Signal::SIGTERM);
+    let log = home.state().join("log.00000001");
+    let whole = fs::read_to_string(&log).unwrap();
+    fs::write(&log, whole.replacen("\"first\"", "\"fisrt\"", 1)).unwrap();
+    let service = home.service();
+    let told = || {
+        let output = home.styxy().args(["doctor", "--json"]).output().unwrap();
+        let findings: Json = serde_json::from_slice(&output.stdout).unwrap();
+        let state = findings.as_array().unwrap().iter().find(|finding| finding["check"] == "state");
+        [&state.unwrap()["verdict"], &state.unwrap()["message"]]
+            .map(|word| word.as_str().unwrap().to_owned())
+    };
+    let [verdict, message] = told();
+    assert_eq!(verdict, "warning", "{message}");
+    let kept = fs::read_dir(home.state()).unwrap().map(|file| file.unwrap().path());
+    let kept = kept.filter(|path| path.to_string_lossy().contains("/damaged."));
+    let kept: Vec<_> = kept.collect();
+    assert!(!kept.is_empty());
+    for path in kept {
+        assert!(message.contains(path.file_name().unwrap().to_str().unwrap()), "{message}");
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(told()[0], "ok");
+    end(service, Signal::SIGTERM);
 }
 
 fn one_failure() {

@@ -113,11 +113,16 @@ async fn a_lease_that_is_named_several_times_is_released_once() {
 #[tokio::test]
 async fn what_was_released_is_told_also_if_something_else_could_not_be() {
     let Some(bus) = Bus::start() else { return };
-    let (output, asked) = run(&bus, &["3000", "3001", "3002", "--json"]).await;
+    let (output, asked) = run(&bus, &["2999", "3000", "3001", "3002", "--json"]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(asked[3..], ["Release 3000", "Release 3001", "Release 3002"]);
+    assert_eq!(asked[4..], ["Release 3000", "Release 3001", "Release 3002"]);
     let told = [3_000, 3_002].map(|port| json!({"port": port, "lease_id": id(port)}));
     assert_eq!(printed(&output), json!(told));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(stderr.contains("there is no such lease"), "{stderr}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said: Vec<_> = said.lines().collect();
+    let words = [
+        "styxy: there is no lease of port 2999; `styxy list` shows all leases",
+        "styxy: there is no such lease",
+    ];
+    assert_eq!(said, words);
 }

@@ -87,6 +87,10 @@ impl Findings {
         self.0.push(Finding { check, verdict: Verdict::Note, message: message.into(), remedy });
     }
 
+    fn has(&self, check: &str, verdict: Verdict) -> bool {
+        self.0.iter().any(|finding| finding.check == check && finding.verdict == verdict)
+    }
+
     fn warning(
         &mut self,
         check: &'static str,
@@ -206,7 +210,7 @@ async fn service(findings: &mut Findings, units: &Units) {
     sandbox::look(findings, &status);
     version(findings, &status);
     match status["state_problem"].as_str() {
-        None => findings.ok("state", "the state can be saved"),
+        None => state(findings),
         Some(problem) => findings.error(
             "state",
             format!("nothing is granted: {problem}"),
@@ -233,6 +237,27 @@ async fn service(findings: &mut Findings, units: &Units) {
         ),
     }
     ports(findings).await;
+}
+
+/// What an earlier start found damaged stays until a person has seen it.
+fn state(findings: &mut Findings) {
+    let Some(folder) = user().state() else { return };
+    let names = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut damaged: Vec<_> = names.filter(|name| name.starts_with("damaged.")).collect();
+    damaged.sort();
+    match damaged.as_slice() {
+        [] => findings.ok("state", "the state can be saved"),
+        damaged => findings.warning(
+            "state",
+            format!(
+                "a part of it was damaged, and leases may be lost; what was there is kept in {} as {}",
+                folder.display(),
+                damaged.join(" and ")
+            ),
+            "`styxy audit --action recover` says what was lost; delete these files when you do not need them",
+        ),
+    }
 }
 
 fn version(findings: &mut Findings, status: &Json) {
@@ -332,6 +357,10 @@ fn ephemeral(findings: &mut Findings) {
 
 /// Whether this user can read the events.
 fn journal(findings: &mut Findings) {
+    if findings.has("audit", Verdict::Warning) {
+        // It was said that events do not get there.
+        return;
+    }
     let shown = Command::new("journalctl")
         .args(["-t", "styxy", "-n", "1", "-o", "cat", "--quiet"])
         .output();

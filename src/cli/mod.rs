@@ -161,6 +161,34 @@ impl From<io::Error> for Stop {
     }
 }
 
+impl Stop {
+    /// Says it, and gives the exit code.
+    fn told(self) -> ExitCode {
+        match self {
+            Self::No => ExitCode::from(1),
+            Self::Again => ExitCode::from(EXIT_AGAIN),
+            // As `styxy list | head -1` has it.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Self::Output(error) => {
+                complain(&format!("the answer could not be printed: {error}"), 1)
+            }
+            Self::System(error) => complain(&error, 1),
+            Self::Daemon(failure) => {
+                let code = if failure.is_taken { EXIT_TAKEN } else { 1 };
+                complain(&failure, code)
+            }
+            Self::Exec(words, code) => complain(&words, code),
+            Self::Failure(failure) => {
+                let code = match &failure {
+                    Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
+                    Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
+                };
+                complain(&failure, code)
+            }
+        }
+    }
+}
+
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     if completions::answered() {
@@ -199,29 +227,7 @@ pub fn run() -> ExitCode {
         Verb::Daemon(verb) => verb.run(),
         Verb::Generator(verb) => verb.run(),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Stop::No) => ExitCode::from(1),
-        Err(Stop::Again) => ExitCode::from(EXIT_AGAIN),
-        // As `styxy list | head -1` has it.
-        Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(Stop::Output(error)) => {
-            complain(&format!("the answer could not be printed: {error}"), 1)
-        }
-        Err(Stop::System(error)) => complain(&error, 1),
-        Err(Stop::Daemon(failure)) => {
-            let code = if failure.is_taken { EXIT_TAKEN } else { 1 };
-            complain(&failure, code)
-        }
-        Err(Stop::Exec(words, code)) => complain(&words, code),
-        Err(Stop::Failure(failure)) => {
-            let code = match &failure {
-                Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
-                Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
-            };
-            complain(&failure, code)
-        }
-    }
+    result.map_or_else(Stop::told, |()| ExitCode::SUCCESS)
 }
 
 /// The command line. What is wrong with it is said without what it would do to a terminal.

@@ -11,7 +11,7 @@ use super::{
     refused, text, usage,
 };
 use crate::{
-    client::{self, Call},
+    client::{self, Call, Failure},
     error::Error,
     port::Protocol,
     value::Fields,
@@ -66,15 +66,23 @@ impl Release {
             }
             return self.release_matching(common);
         }
-        let mut leases: Vec<Json> = Vec::new();
+        let (mut leases, mut failures): (Vec<Json>, Vec<Stop>) = Default::default();
         for which in &self.which {
-            for lease in named(which, common.clone())? {
+            let found = match named(which, common.clone()) {
+                Ok(found) => found,
+                Err(stop @ Stop::Failure(Failure::Refused { .. })) => {
+                    failures.push(stop);
+                    continue;
+                }
+                Err(stop) => return Err(stop),
+            };
+            for lease in found {
                 if leases.iter().all(|known| known["lease_id"] != lease["lease_id"]) {
                     leases.push(lease);
                 }
             }
         }
-        self.release_each(&leases)
+        self.release_each(&leases, failures)
     }
 
     /// Releases what matches by one call: all of it, or nothing.
@@ -90,12 +98,12 @@ impl Release {
         self.tell(&leases)
     }
 
-    /// Releases leases that were named, as many as can be.
-    fn release_each(&self, leases: &[Json]) -> Result<(), Stop> {
+    /// Releases leases that were named, as many as can be. Some that were named could not be found.
+    fn release_each(&self, leases: &[Json], mut failures: Vec<Stop>) -> Result<(), Stop> {
         if self.which.len() < leases.len() && !self.yes && !agreed(leases)? {
             return Err(Stop::No);
         }
-        let (mut released, mut failure) = (Vec::new(), None);
+        let mut released = Vec::new();
         for lease in leases {
             match release(lease) {
                 Ok(answer) => {
@@ -103,13 +111,17 @@ impl Release {
                     lease["port"] = answer["port"].clone();
                     released.push(lease);
                 }
-                Err(stop) => failure = failure.or(Some(stop)),
+                Err(stop) => failures.push(stop),
             }
         }
         if !released.is_empty() {
             self.tell(&released)?;
         }
-        failure.map_or(Ok(()), Err)
+        let last = failures.pop();
+        for stop in failures {
+            let _ = stop.told();
+        }
+        last.map_or(Ok(()), Err)
     }
 
     /// Tells what was released.
