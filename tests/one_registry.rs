@@ -65,6 +65,67 @@ fn a_command_without_a_runtime_folder_reaches_the_service_beside_the_lock() {
     end(service, Signal::SIGTERM);
 }
 
+/// A shell command in namespaces of users and mounts of its own, for `home`.
+fn in_a_sandbox(home: &Home, script: &str) -> Command {
+    let styxy = home.styxy();
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", script]).arg(styxy.get_program());
+    command.env_clear().env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+    command.envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command
+}
+
+/// Whether there can be such a sandbox here.
+fn has_sandboxes(home: &Home) -> bool {
+    let has = in_a_sandbox(home, "true").status().is_ok_and(|status| status.success());
+    if !has {
+        eprintln!("SKIPPED: unshare(1) cannot make namespaces here");
+    }
+    has
+}
+
+#[test]
+fn a_sandbox_that_shows_the_home_read_only_reaches_the_service_outside() {
+    let home = Home::with_type();
+    if !has_sandboxes(&home) {
+        return;
+    }
+    let service = home.service();
+    let port = home.ok(&["allocate", "mine"]);
+    let folder = home.path("");
+    let script = format!(
+        "mount --bind {0} {0} && mount -o remount,bind,ro {0} && unset XDG_RUNTIME_DIR && exec $0 list",
+        folder.display()
+    );
+    let output = in_a_sandbox(&home, &script).output().unwrap();
+    assert!(String::from_utf8_lossy(&output.stdout).contains(&port), "{output:?}");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn what_a_living_service_hands_over_is_of_this_boot_whatever_that_is_called() {
+    let home = Home::with_type();
+    if !has_sandboxes(&home) {
+        return;
+    }
+    fs::write(home.path("boot_id"), "00000000-0000-4000-8000-000000000000\n").unwrap();
+    let script = format!(
+        "mount --bind {} /proc/sys/kernel/random/boot_id && exec $0 $1",
+        home.path("boot_id").display()
+    );
+    let private = started(in_a_sandbox(&home, &script));
+    home.ok(&["allocate", "mine", "--ttl", "600"]);
+    let before = leases(&home);
+    let first = started(unit(&home));
+    assert_eq!(leases(&home), before);
+    end(private, Signal::SIGKILL);
+    // And it is the boot's from now on.
+    end(first, Signal::SIGKILL);
+    let second = started(unit(&home));
+    assert_eq!(leases(&home), before);
+    end(second, Signal::SIGTERM);
+}
+
 #[test]
 fn the_units_service_takes_over_what_a_private_one_has() {
     let home = Home::with_type();

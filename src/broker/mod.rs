@@ -300,7 +300,7 @@ impl Broker {
             opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
         let told = inner.registry.told();
         changes.extend(types::differences(told, &inner.config, &inner.problems));
-        if opened.other_boot {
+        if opened.other_boot && !std::mem::take(&mut inner.claim.is_handed_over) {
             let void = inner.registry.list(&Filter::default()).into_iter();
             changes.extend(void.map(|lease| Change::end(lease, EndReason::NewBoot)));
             let instances = inner.registry.instances().into_iter();

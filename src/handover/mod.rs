@@ -78,6 +78,9 @@ pub struct Claim {
     pub guards: Vec<(LeaseId, OwnedFd)>,
     /// The processes that it watched.
     pub processes: Vec<Process>,
+    /// Whether a service that was alive gave them, so that the state is of this boot whatever it says: a container may have
+    /// a `boot_id` of its own (systemd-nspawn(1)), which a sandbox in it does not see.
+    pub is_handed_over: bool,
     /// Other registries of the user, to be merged or deleted.
     pub others: Others,
 }
@@ -192,6 +195,7 @@ fn take_over(stream: &UnixStream, claim: &mut Claim) -> io::Result<()> {
     let mut reader = wire::Reader::new(stream);
     while let Some((answer, mut descriptors)) = reader.next::<Answer>()? {
         let guards = answer.guards.len().min(descriptors.len());
+        claim.is_handed_over = true;
         claim.guards.extend(answer.guards.into_iter().zip(descriptors.drain(..guards)));
         let processes = answer.processes.into_iter().zip(descriptors);
         claim.processes.extend(processes.map(|((pid, start), pidfd)| Process {

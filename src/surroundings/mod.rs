@@ -45,6 +45,8 @@ pub struct User {
     runtime: Result<PathBuf, String>,
     /// The state folder, if one can be had outside of `/tmp`. In it is a folder for each machine.
     state: Result<PathBuf, String>,
+    /// One that is there, but not to be written to: in a sandbox that shows the home read-only. A service outside may have it.
+    read_only_state: Option<PathBuf>,
     /// Where it is before systemd 254, and may be after.
     older_state: Option<PathBuf>,
     config: Option<PathBuf>,
@@ -104,15 +106,21 @@ impl User {
             Home::Others { name, path } => (None, Some(refusal(uid, &name, &path))),
         };
         let below = |folder: &str| home.as_ref().map(|home| home.join(folder));
-        let state = match [absolute("XDG_STATE_HOME"), below(".local/state")] {
-            [None, None] => Err("there is no home directory".to_owned()),
-            homes => folder::first_usable(uid, homes.into_iter().flatten().map(state_in)),
+        let states = [absolute("XDG_STATE_HOME"), below(".local/state")].into_iter().flatten();
+        let states: Vec<_> = states.map(state_in).collect();
+        let state = match states.as_slice() {
+            [] => Err("there is no home directory".to_owned()),
+            states => folder::first_usable(uid, states.iter().cloned()),
         };
+        let preferred = states.into_iter().next();
+        let read_only_state =
+            preferred.filter(|folder| Ok(folder) != state.as_ref() && folder.is_dir());
         let config = absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(config_in);
         Self {
             uid,
             runtime: runtime(uid, variable("XDG_RUNTIME_DIR").as_deref()),
             state,
+            read_only_state,
             older_state: config.as_ref().map(|config| config.join("state")),
             config,
             bus: variable("DBUS_SESSION_BUS_ADDRESS")
@@ -157,11 +165,16 @@ impl User {
 
     /// Where this machine's registry may be, the likelier place first.
     fn registries(&self) -> Vec<PathBuf> {
-        let folders = self.state_folders().into_iter();
-        folders.map(|folder| folder.join(machine::key())).collect()
+        self.registries_of(machine::key())
     }
 
-    /// Where the state folder may be, whatever version of styxy or systemd has made it, the likelier place first.
+    /// The same for the registry of that name.
+    fn registries_of(&self, key: &str) -> Vec<PathBuf> {
+        let folders = self.state_folders().into_iter().chain(self.read_only_state.clone());
+        folders.map(|folder| folder.join(key)).collect()
+    }
+
+    /// Where a state folder of this user's may be, whatever version of styxy or systemd has made it, the likelier place first.
     pub fn state_folders(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("state"));
         let state = self.state.as_ref().ok().cloned().or_else(kept);
@@ -192,7 +205,7 @@ impl User {
             (Ok(state), _) => state,
             (Err(_), Some(folder)) => folder.join("state"),
             (Err(_), None) if self.temporary.has_room() => return None,
-            (Err(why), None) => return Some(no_state(why, "and none can be made in /tmp")),
+            (Err(why), None) => return Some(no_state(why, "none can be made in /tmp")),
         };
         let state = state.join(machine::key());
         if let Err(why) = folder::can_be_had(self.uid, &state) {
