@@ -98,6 +98,13 @@ impl HolderId {
         Self(Uuid::new_v4())
     }
 
+    /// The name of the first who holds a lease: it follows from the lease's, so that a request that is repeated can be told from
+    /// one of another caller.
+    pub fn first_of(LeaseId(lease): LeaseId) -> Self {
+        // Its node, of 48 random bits, upside down.
+        Self(Uuid::from_u128(lease.as_u128() ^ 0xFFFF_FFFF_FFFF))
+    }
+
     /// One made from a number, for tests and simulations.
     pub fn from_number(number: u128) -> Self {
         Self(Uuid::from_u128(number))

@@ -460,6 +460,56 @@ fn who_renews_a_shared_lease_renews_their_own_time_limit_and_nobody_elses() {
 }
 
 #[test]
+fn a_name_is_that_of_one_lease_or_of_one_share_and_of_one_request() {
+    let home = Home::with_single();
+    home.configure(&format!(
+        r#"{{"service_types": {{"mine": {{"port_range": [{0}, {1}], "instance_behavior": "single"}},
+            "other": {{"port_range": [{2}, {3}]}}}}}}"#,
+        home.port(0),
+        home.port(4),
+        home.port(5),
+        home.port(9)
+    ));
+    let service = home.service();
+    let named = |number: u16| format!("00000000-0000-4000-8000-{number:012}");
+    let ask = |body: Json| home.http("POST", "/allocate", &body.to_string());
+    let first = json!({"service_type": "mine", "lease_id": named(1), "ttl": 600});
+    let second = json!({"service_type": "mine", "lease_id": named(2), "ttl": 600});
+    let (lease, joined) = (ask(first.clone()).body, ask(second).body);
+    assert_eq!(id(&joined), id(&lease));
+    assert_eq!(holder(&ask(first.clone()).body), holder(&lease), "it is asked again");
+
+    // When its share has ended, who was the first has none of the other's.
+    assert_eq!(home.http("DELETE", &format!("/allocate/{}", holder(&lease)), "").status, 200);
+    assert_eq!(holders(&home, &lease), Some(1));
+    let again = ask(first.clone()).body;
+    assert_eq!((id(&again), holders(&home, &lease)), (id(&lease), Some(2)));
+    assert_ne!(holder(&again), holder(&joined));
+    assert_eq!(holder(&ask(first).body), holder(&again), "and that is asked again");
+    assert_eq!(home.http("DELETE", &format!("/allocate/{}", holder(&again)), "").status, 200);
+    assert_eq!(holders(&home, &lease), Some(1));
+
+    let taken = |body: Json| {
+        let answer = ask(body);
+        refused(&answer, 400, "InvalidArgument");
+        let error = answer.body["error"].as_str().unwrap();
+        assert!(error.contains("names what was granted already"), "{answer:?}");
+    };
+    taken(json!({"service_type": "other", "lease_id": named(2)}));
+    taken(json!({"service_type": "other", "lease_id": named(1)}));
+    assert_eq!(ask(json!({"service_type": "other", "lease_id": named(3)})).status, 200);
+    let strict = home.port(9);
+    for more in
+        [json!({"protocol": "udp"}), json!({"count": 2}), json!({"port": strict, "strict": true})]
+    {
+        let mut body = json!({"service_type": "other", "lease_id": named(3)});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        taken(body);
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_shared_service_that_runs_on_when_its_last_holder_lets_go_is_found_by_the_next() {
     let home = Home::with_single();
     let service = home.service();

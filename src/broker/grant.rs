@@ -297,6 +297,7 @@ impl Broker {
             Choice::Existing(lease) => return self.share(inner, lease, &request, client, held),
             Choice::Port(port) => port,
         };
+        inner.is_name_free(&request, None)?;
         let mut leases = new_leases(&request, first, &held.owner, hold, is_single);
         let lease = leases.remove(0);
         let mut granted = Granted {
@@ -344,7 +345,10 @@ impl Broker {
         held: &mut Held,
     ) -> Result<Attempt, Error> {
         let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
-        let name = request.lease_id.map(HolderId::from);
+        // Who was the first and comes back must not be called like the lease, which others hold, too.
+        let name = request.lease_id.map(|id| {
+            if id == lease.lease_id { HolderId::first_of(id) } else { HolderId::from(id) }
+        });
         let answer = |lease, holder, is_new| Granted {
             lease,
             others: Vec::new(),
@@ -360,6 +364,7 @@ impl Broker {
         if request.dry_run {
             return Ok(Attempt::Granted(answer(lease, None, false), None));
         }
+        inner.is_name_free(request, Some(&lease))?;
         let now = clock::now();
         // Asked once more, because the answer was lost, it is the same one.
         let repeated = name.filter(|name| lease.holder_ids().any(|id| id == *name));
@@ -391,13 +396,21 @@ impl Inner {
             return Ok(None);
         };
         let service_type = &lease.service_type;
-        if *service_type != request.service_type {
-            let error =
-                Error::invalid(format!("lease {} is one of {service_type}", lease.lease_id));
-            return Err(error.suggest("leave out lease_id, or give a new one (UUID of version 4)"));
-        }
         let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
         let others = self.registry.list(&block).into_iter();
+        let others: Vec<_> = others.filter(|other| other.lease_id != lease.lease_id).collect();
+        let is_other_request = *service_type != request.service_type
+            || lease.protocol != request.protocol()
+            || others.len() + 1 != usize::from(request.count)
+            || request.port.is_some_and(|port| request.strict && port != lease.port);
+        if is_other_request {
+            return Err(name_is_taken(&lease));
+        }
+        let first = HolderId::first_of(lease.lease_id);
+        if lease.holder_ids().next().is_some() && lease.holder_ids().all(|id| id != first) {
+            // Only others hold it by now.
+            return Ok(None);
+        }
         let known_type = self.registry.rules().types.0.get(service_type);
         let is_single =
             known_type.is_some_and(|known| known.instance_behavior == InstanceBehavior::Single);
@@ -406,8 +419,8 @@ impl Inner {
         Ok(Some(Granted {
             name: Some(name),
             is_new: false,
-            holder: lease.holder_id,
-            others: others.filter(|other| other.lease_id != lease.lease_id).collect(),
+            holder: lease.holder_id.map(|_| first),
+            others,
             outcome: Outcome::New,
             note: None,
             is_single,
@@ -415,6 +428,17 @@ impl Inner {
             socket: None,
             lease,
         }))
+    }
+
+    /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
+    fn is_name_free(&self, request: &AllocateRequest, shared: Option<&Lease>) -> Result<(), Error> {
+        let named = request.lease_id.and_then(|id| self.registry.named(id).ok());
+        match named {
+            Some((lease, _)) if shared.is_none_or(|shared| shared.lease_id != lease.lease_id) => {
+                Err(name_is_taken(lease))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
@@ -574,6 +598,15 @@ impl Inner {
     }
 }
 
+/// One name is that of one lease, or of one who shares a lease.
+fn name_is_taken(lease: &Lease) -> Error {
+    let Lease { port, protocol, service_type, .. } = lease;
+    Error::invalid(format!(
+        "lease_id names what was granted already: port {port}/{protocol} of {service_type}"
+    ))
+    .suggest("leave out lease_id, or give a new one (UUID of version 4)")
+}
+
 fn new_leases(
     request: &AllocateRequest,
     first: Port,
@@ -586,8 +619,9 @@ fn new_leases(
     (0..request.count)
         .filter_map(|offset| first.plus(offset))
         .map(|port| {
+            let lease_id = if port == first { first_id } else { LeaseId::random() };
             Arc::new(Lease {
-                lease_id: if port == first { first_id } else { LeaseId::random() },
+                lease_id,
                 port,
                 protocol: request.protocol(),
                 service_type: request.service_type.clone(),
@@ -599,7 +633,7 @@ fn new_leases(
                 ttl: request.ttl,
                 deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
                 orphaned: false,
-                holder_id: is_single.then(HolderId::random),
+                holder_id: is_single.then(|| HolderId::first_of(lease_id)),
                 block_id: (request.count > 1).then_some(first_id),
                 sharers: Vec::new(),
                 singleton_key: request.singleton_key.clone(),
