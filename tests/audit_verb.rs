@@ -112,7 +112,7 @@ fn events_that_are_still_on_their_way_are_counted_beside_those_that_are_there() 
     (stuck["audit_confirmed"], stuck["audit_note"]) = (false.into(), note.into());
     stand_in(&journal, Some(stuck));
     journal.write("journal", &all[..7].concat());
-    assert_eq!(audit(&["--json"]).1, format!("styxy: {note} (3 events so far)\n"));
+    assert_eq!(audit(&["--json"]).1, format!("styxy: {note} (on the way: 3 events)\n"));
     stand_in(&journal, None);
     assert_eq!(audit(&["--json"]).1, "", "a service that does not answer is not waited for");
 }

@@ -153,6 +153,20 @@ fn a_watch_without_a_bus_tells_nothing_of_a_restart() {
 }
 
 #[test]
+fn a_watch_without_a_bus_does_not_wait_without_end() {
+    let home = Home::with_type();
+    let service = home.service();
+    home.ok(&["allocate", "mine"]);
+    kill(pid(&service), Signal::SIGSTOP).unwrap();
+    let output = home.styxy().args(["watch", "--timeout", "3"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(said.contains("waiting for the service over its HTTP socket"), "{said}");
+    assert!(said.contains("did not answer within 3 s"), "{said}");
+    end(service, Signal::SIGKILL);
+}
+
+#[test]
 fn a_watch_on_the_bus_knows_what_a_service_that_was_killed_did_not_tell() {
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();

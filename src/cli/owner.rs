@@ -84,7 +84,7 @@ impl From<Lost> for Error {
     fn from(lost: Lost) -> Self {
         match lost {
             Lost::Outside => Self::invalid(
-                "the process that started this command is outside of this container, so it cannot be the owner",
+                "that process is outside of this container, so it cannot be the owner",
             )
             .suggest("give --owner pid:N, or run styxy from a shell inside"),
             Lost::Gone => Self::invalid("the process that is to be the owner has ended"),
@@ -92,9 +92,10 @@ impl From<Lost> for Error {
                 "this command leads its session, which ends with it, so it cannot be the owner",
             )
             .suggest("give --owner pid:N"),
-            Lost::Io(errno) => {
-                Self::new(crate::error::ErrorKind::LimitExceeded, format!("the owner cannot be held on to: {errno}"))
-            }
+            Lost::Io(errno) => Self::new(
+                crate::error::ErrorKind::LimitExceeded,
+                format!("the owner cannot be held on to: {errno}"),
+            ),
         }
     }
 }

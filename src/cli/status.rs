@@ -106,7 +106,7 @@ pub(super) const PRIVATE: &str =
 pub(super) fn unconfirmed(status: &Json) -> String {
     let note = text(status, "audit_note");
     match status["audit_pending"].as_u64() {
-        Some(pending @ 1..) => format!("{note} ({} so far)", counted(pending, "event")),
+        Some(pending @ 1..) => format!("{note} (on the way: {})", counted(pending, "event")),
         _ => note.to_owned(),
     }
 }
@@ -157,7 +157,7 @@ mod tests {
         let note = "the journal takes nothing at the moment";
         let status = |pending| json!({"audit_confirmed": false, "audit_pending": pending, "audit_note": note});
         assert_eq!(confirmed(&status(3)), None);
-        assert_eq!(unconfirmed(&status(3)), format!("{note} (3 events so far)"));
+        assert_eq!(unconfirmed(&status(3)), format!("{note} (on the way: 3 events)"));
         assert_eq!(unconfirmed(&status(0)), note);
     }
 

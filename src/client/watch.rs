@@ -160,7 +160,12 @@ async fn list(bus: &Connection) -> Option<Json> {
 async fn differences(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
     let mut known = Known::default();
     loop {
-        match http::observe(&Call::List { filter: Fields::default() }).await {
+        begin_again();
+        let waiting = Waiting::default();
+        waiting.on("the service over its HTTP socket");
+        let call = Call::List { filter: Fields::default() };
+        let answer = waiting.patiently(async { Ok(http::observe(&call).await) }).await?;
+        match answer {
             Ok(now) => {
                 for event in known.compare(&now) {
                     if reader.send(event).await.is_err() {

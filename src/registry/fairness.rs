@@ -157,9 +157,10 @@ impl Registry {
             } else {
                 continue;
             };
-            let most_at_once = if limit.starts_with("range") { most_of_type } else { most };
-            let remedy = if count > most_at_once {
-                format!("ask for at most {most_at_once}")
+            let (most, has) =
+                if limit.starts_with("range") { (most_of_type, of_type) } else { (most, has) };
+            let remedy = if count > most && has < most {
+                format!("ask for at most {}", most - has)
             } else {
                 format!("{} releases them", asker.release())
             };
