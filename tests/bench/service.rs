@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, env, fs, path::PathBuf, process::Command};
 
+use nix::{
+    sched::{CpuSet, sched_setaffinity},
+    unistd::Pid,
+};
 use serde_json::{Value as Json, json};
 use styxy::config::Config;
 
@@ -76,4 +80,18 @@ pub fn pid() -> u32 {
 pub fn proc(pid: u32, file: &str) -> String {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// Lets all threads of these processes run only on some processors (`sched_setaffinity(2)`).
+pub fn run_on(processes: &[u32], is_one: impl Fn(usize) -> bool) {
+    let mut set = CpuSet::new();
+    (0..CpuSet::count())
+        .filter(|processor| is_one(*processor))
+        .for_each(|processor| set.set(processor).unwrap());
+    for process in processes {
+        for thread in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+            let thread = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+            sched_setaffinity(Pid::from_raw(thread), &set).unwrap();
+        }
+    }
 }
