@@ -105,6 +105,12 @@ fn a_sandbox_that_shows_the_home_read_only_reaches_the_service_outside() {
 #[test]
 fn what_a_living_service_hands_over_is_of_this_boot_whatever_that_is_called() {
     let home = Home::with_type();
+    if styxy::surroundings::machine::key().contains('-') {
+        eprintln!(
+            "SKIPPED: the registry of a network that is not a machine's is named after the boot"
+        );
+        return;
+    }
     if !has_sandboxes(&home) {
         return;
     }
