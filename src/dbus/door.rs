@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use serde::Serialize;
 use tokio::time::Instant;
 use zbus::{
-    Connection, Variant,
+    Connection, Message, Variant,
     fdo::{self, RequestNameFlags},
     object_server::{Interface, SignalEmitter},
+    wire::DynamicType,
 };
 
 use super::{
@@ -16,6 +18,7 @@ use super::{
 use crate::{
     broker::Broker,
     change::{Change, TypeRanges},
+    lease::Lease,
     surroundings::machine,
 };
 
@@ -25,6 +28,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const PROPERTIES: Duration = Duration::from_secs(1);
 /// How many of them are told at once: in between, calls are answered.
 const MOST_AT_ONCE: usize = 256;
+/// How many of these are sent by one call: an answer waits for it.
+const MOST_IN_A_WRITE: usize = 32;
 
 /// The door, open.
 pub struct Door {
@@ -140,9 +145,12 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
             break;
         }
         let has_room = room.has_for(count, &connection).await;
-        // A bus that is gone is noticed elsewhere.
-        for record in gathered.drain(..).filter(|_| has_room) {
-            let _ = signal(&emitter, &record.change).await;
+        let told = gathered.drain(..).filter(|_| has_room);
+        let told: Vec<_> =
+            told.filter_map(|record| signals(&record.change).ok()).flatten().collect();
+        for part in told.chunks(MOST_IN_A_WRITE) {
+            // A bus that is gone is noticed elsewhere.
+            let _ = connection.send_all(part).await;
         }
         properties.due.get_or_insert_with(|| Instant::now() + PROPERTIES);
         // Answers go before signals: a client that asks again at once does not wait for those.
@@ -186,63 +194,55 @@ impl Properties {
     }
 }
 
-async fn signal(emitter: &SignalEmitter<'_>, change: &Change) -> zbus::Result<()> {
-    match change {
-        Change::Allocate { lease } => {
-            let id = lease.lease_id.to_string();
-            Styxy::lease_granted(emitter, lease.port.get(), &id, Dict(lease.fields())).await
-        }
+/// What a change is told with.
+fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
+    let id = |lease: &Lease| lease.lease_id.to_string();
+    let of_lease = |member, lease: &Lease| {
+        signal(member, &(lease.port.get(), id(lease), Dict(lease.fields())))
+    };
+    Ok(match change {
+        Change::Allocate { lease } => vec![of_lease("LeaseGranted", lease)?],
         Change::Merge(merge) => {
-            for lease in &merge.leases {
-                let (port, id) = (lease.port.get(), lease.lease_id.to_string());
-                Styxy::lease_granted(emitter, port, &id, Dict(lease.fields())).await?;
-            }
-            Ok(())
+            let told = merge.leases.iter().map(|lease| of_lease("LeaseGranted", lease));
+            told.collect::<zbus::Result<_>>()?
         }
         Change::Release { lease, reason } | Change::Expire { lease, reason, .. } => {
-            let (port, id) = (lease.port.get(), lease.lease_id.to_string());
-            let (reason, lease) = (reason.as_str(), Dict(lease.fields()));
-            Styxy::lease_released(emitter, port, &id, reason, lease).await
+            let body = (lease.port.get(), id(lease), reason.as_str(), Dict(lease.fields()));
+            vec![signal("LeaseReleased", &body)?]
         }
-        Change::AutoAllocate { service_type, range, ranges, .. } => {
-            // A further range makes no new type.
-            if ranges.first() == Some(range) {
-                Styxy::service_type_added(emitter, service_type.as_str()).await?;
-            }
-            Ok(())
+        // A further range makes no new type.
+        Change::AutoAllocate { range, ranges, .. } if ranges.first() != Some(range) => Vec::new(),
+        Change::AutoAllocate { service_type, .. } => {
+            vec![signal("ServiceTypeAdded", &service_type.as_str())?]
         }
         Change::UndoAutoAllocation { service_type, .. } => {
-            Styxy::service_type_removed(emitter, service_type.as_str()).await
+            vec![signal("ServiceTypeRemoved", &service_type.as_str())?]
         }
         Change::ConfigReload { added, removed, .. } => {
-            for TypeRanges { service_type, .. } in added {
-                Styxy::service_type_added(emitter, service_type.as_str()).await?;
-            }
-            for name in removed {
-                Styxy::service_type_removed(emitter, name.as_str()).await?;
-            }
-            Ok(())
+            let added = added.iter().map(|TypeRanges { service_type, .. }| {
+                signal("ServiceTypeAdded", &service_type.as_str())
+            });
+            let removed = removed.iter().map(|name| signal("ServiceTypeRemoved", &name.as_str()));
+            added.chain(removed).collect::<zbus::Result<_>>()?
         }
-        Change::Orphan { lease } => {
-            let id = lease.lease_id.to_string();
-            Styxy::lease_orphaned(emitter, lease.port.get(), &id, Dict(lease.fields())).await
-        }
+        Change::Orphan { lease } => vec![of_lease("LeaseOrphaned", lease)?],
         Change::SingletonReuse { lease }
         | Change::SingletonLeave { lease, .. }
-        | Change::Renew { lease } => {
-            let id = lease.lease_id.to_string();
-            Styxy::lease_changed(emitter, lease.port.get(), &id, Dict(lease.fields())).await
-        }
+        | Change::Renew { lease } => vec![of_lease("LeaseChanged", lease)?],
         Change::RegisterInstance { instance } => {
-            let id = instance.instance_id.as_str();
-            Styxy::instance_added(emitter, id, Dict(instance.fields())).await
+            let body = (instance.instance_id.as_str(), Dict(instance.fields()));
+            vec![signal("InstanceAdded", &body)?]
         }
         Change::EndInstance { instance, reason } => {
-            Styxy::instance_removed(emitter, instance.instance_id.as_str(), reason).await
+            vec![signal("InstanceRemoved", &(instance.instance_id.as_str(), reason.as_str()))?]
         }
         Change::Forget { .. }
         | Change::Deny(_)
         | Change::ConfigError { .. }
-        | Change::Recover { .. } => Ok(()),
-    }
+        | Change::Recover { .. } => Vec::new(),
+    })
+}
+
+fn signal<B: Serialize + DynamicType>(member: &str, body: &B) -> zbus::Result<Message> {
+    Message::signal(PATH, NAME, member).build(body)
 }
