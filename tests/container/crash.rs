@@ -173,7 +173,7 @@ fn name_taken(machine: &Machine) {
         .user("mkdir other; HOME=$PWD/other STATE_DIRECTORY=$PWD/state RUNTIME_DIRECTORY=$PWD/run timeout 20 sh -c 'SYSTEMD_EXEC_PID=$$ exec styxy daemon'");
     assert_eq!(second.code, Some(1), "{second:?}");
     assert!(second.stderr.contains("has the name org.styxy.Styxy1"), "{second:?}");
-    assert_eq!(machine.user("ls run").ok(), "network\n", "its socket is gone");
+    assert_eq!(machine.user("ls run").ok(), "machine-network\n", "its socket is gone");
     assert_eq!(machine.unit("styxy.service", "MainPID"), pid);
 }
 
