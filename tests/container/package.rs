@@ -56,7 +56,7 @@ fn assert_listens(machine: &Machine) {
     let modes = "cd $XDG_RUNTIME_DIR/styxy && stat -c '%A %U %n' . *";
     assert_eq!(
         machine.user(modes).ok(),
-        "drwx------ dev .\nsrw------- dev http.sock\n-rw------- dev network\n"
+        "drwx------ dev .\nsrw------- dev http.sock\n-rw------- dev machine-network\n"
     );
     let answer = machine.user(&format!("{CURL}/check/3000")).ok();
     assert!(answer.contains("\"available\":true"), "{answer}");
