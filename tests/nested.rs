@@ -40,22 +40,8 @@ impl Outside {
     /// A shell command as the first process of a PID namespace, which finds `styxy`.
     fn inside(&self, script: &str) -> Command {
         let styxy = self.styxy();
-        let folder = Path::new(styxy.get_program()).parent().unwrap();
-        let mut command = Command::new("unshare");
+        let mut command = unshared(&styxy, &["--user", "--map-current-user"], script);
         command
-            .args([
-                "--user",
-                "--map-current-user",
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "sh",
-                "-c",
-                script,
-            ])
-            .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
-            .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()))
             .current_dir(self.home.path(""))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -104,6 +90,19 @@ impl Drop for Outside {
     }
 }
 
+/// A shell command, with what that command has in its environment, as the first process of a PID namespace: nothing of it outlives
+/// the test, and a service ends with it. It finds `styxy`.
+fn unshared(styxy: &Command, others: &[&str], script: &str) -> Command {
+    let folder = Path::new(styxy.get_program()).parent().unwrap();
+    let mut command = Command::new("unshare");
+    command
+        .args(others)
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
+        .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
+        .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()));
+    command
+}
+
 /// A service without a bus, and one with.
 fn both(test: impl Fn(&Outside)) {
     let possible =
@@ -150,24 +149,8 @@ fn a_shell_in_a_pid_namespace_of_its_own_owns_its_lease() {
 fn a_sandbox_in_a_network_that_is_not_the_kernels_first_finds_the_service_outside() {
     let script = "styxy allocate mine -q >/dev/null && unshare --pid --fork --kill-child --mount-proc styxy list --json";
     let home = Home::with_type();
-    let mut command = Command::new("unshare");
-    let styxy = home.styxy();
-    let folder = Path::new(styxy.get_program()).parent().unwrap();
+    let mut command = unshared(&home.styxy(), &["-r", "--net"], script);
     command
-        // Nothing of it outlives the test: the service ends with its first process.
-        .args([
-            "-r",
-            "--net",
-            "--pid",
-            "--fork",
-            "--kill-child",
-            "--mount-proc",
-            "sh",
-            "-c",
-            script,
-        ])
-        .envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))))
-        .env("PATH", format!("{}:/usr/bin:/bin:/usr/sbin:/sbin", folder.display()))
         // In there, no folder is known but that of the state.
         .env("XDG_RUNTIME_DIR", "/nonexistent");
     let output = command.output().unwrap();
