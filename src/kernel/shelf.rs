@@ -2,7 +2,7 @@
 //!
 //! A descriptor that was sent over a Unix socket and not received yet stays open as long as that socket is (`SCM_RIGHTS`,
 //! unix(7)). So the service manager keeps pairs of connected sockets, and a new guard is sent over one of them: one system
-//! call, and no work for the manager. It is received again when it is stored or its lease has ended.
+//! call, and no work for the manager. It is taken off again, by one more, when it is stored or its lease has ended.
 //!
 //! While there are more young guards than pairs, a pair holds several. To take one of them out, each is sent again before it
 //! is received: a guard that stays is never away.
@@ -16,7 +16,7 @@ use std::{
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, sendmsg, socketpair,
 };
 use sd_notify::NotifyState;
 
@@ -77,7 +77,7 @@ impl Shelf {
             };
             // Which of them was the sender nobody knows; what was sent is at the other one.
             let mut place = Place { sender, receiver, count: 0 };
-            if receive(&place.receiver, RecvFlags::PEEK).is_none() {
+            if peek(&place.receiver).is_none() {
                 place = Place { sender: place.receiver, receiver: place.sender, count: 0 };
             }
             let at = shelf.places.len();
@@ -105,7 +105,7 @@ impl Shelf {
         let Some(at) = self.taken.remove(&lease) else { return };
         let place = &mut self.places[at];
         if place.count == 1 {
-            let _ = receive(&place.receiver, RecvFlags::empty());
+            place.drop_first();
             place.count = 0;
             return;
         }
@@ -160,7 +160,7 @@ impl Place {
         if !self.send(end.as_bytes(), None) {
             return;
         }
-        while let Some((id, socket)) = receive(&self.receiver, RecvFlags::PEEK) {
+        while let Some((id, socket)) = peek(&self.receiver) {
             let lease = str::from_utf8(&id).ok().and_then(|id| id.parse().ok());
             if let (Some(lease), Some(socket)) = (lease, socket)
                 && stays(lease)
@@ -169,7 +169,7 @@ impl Place {
                 self.count += 1;
                 keep(lease, socket);
             }
-            let _ = receive(&self.receiver, RecvFlags::empty());
+            self.drop_first();
             if id == end.as_bytes() {
                 return;
             }
@@ -186,14 +186,19 @@ impl Place {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         sendmsg(&self.sender, &[IoSlice::new(id)], &mut control, flags).is_ok()
     }
+
+    /// Takes the first message off. Read without a buffer for descriptors, its guard is closed by the kernel (unix(7)).
+    fn drop_first(&self) {
+        let _ = recv(&self.receiver, &mut [0; 1], RecvFlags::DONTWAIT);
+    }
 }
 
-/// The first message that waits at a socket: an id and a guard.
-fn receive(socket: &OwnedFd, flags: RecvFlags) -> Option<(Vec<u8>, Option<OwnedFd>)> {
+/// A look at the first message that waits at a socket: an id and a guard. It stays there.
+fn peek(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     let mut id = [0; ID_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let length = recvmsg(socket, &mut [IoSliceMut::new(&mut id)], &mut control, flags).ok()?.bytes;
     let guard = control.drain().find_map(|message| match message {
         RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
@@ -273,7 +278,7 @@ mod tests {
         // The mark is sent, and the first that stays sent again, but not received.
         let place = &shelf.places[0];
         assert!(place.send(LeaseId::random().to_string().as_bytes(), None));
-        let (id, socket) = receive(&place.receiver, RecvFlags::PEEK).unwrap();
+        let (id, socket) = peek(&place.receiver).unwrap();
         assert!(place.send(&id, Some(socket.unwrap().as_fd())));
         let (mut next, found) = Shelf::of(kept(&shelf));
         drop(shelf);
