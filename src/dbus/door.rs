@@ -26,10 +26,10 @@ use crate::{
 const GATHER: Duration = Duration::from_millis(5);
 /// How long after a change properties are told that have changed.
 const PROPERTIES: Duration = Duration::from_secs(1);
-/// How many of them are told at once: in between, calls are answered.
+/// How many of them are taken at once.
 const MOST_AT_ONCE: usize = 256;
-/// How many of these are sent by one call: an answer waits for it.
-const MOST_IN_A_WRITE: usize = 32;
+/// How many of these are sent by one call. In between, calls are answered: clients that wait for them have nothing to do.
+const MOST_IN_A_WRITE: usize = 16;
 
 /// The door, open.
 pub struct Door {
@@ -145,13 +145,13 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
             break;
         }
         let has_room = room.has_for(count, &connection).await;
-        let told = gathered.drain(..).filter(|_| has_room);
-        let told: Vec<_> =
-            told.filter_map(|record| signals(&record.change).ok()).flatten().collect();
-        for part in told.chunks(MOST_IN_A_WRITE) {
+        for part in gathered.chunks(MOST_IN_A_WRITE).filter(|_| has_room) {
+            let told = part.iter().filter_map(|record| signals(&record.change).ok());
             // A bus that is gone is noticed elsewhere.
-            let _ = connection.send_all(part).await;
+            let _ = connection.send_all(&told.flatten().collect::<Vec<_>>()).await;
+            tokio::task::yield_now().await;
         }
+        gathered.clear();
         properties.due.get_or_insert_with(|| Instant::now() + PROPERTIES);
         // Answers go before signals: a client that asks again at once does not wait for those.
         tokio::time::sleep(GATHER).await;

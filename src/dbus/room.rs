@@ -34,6 +34,8 @@ type Accounting = Vec<(u32, Vec<(String, u32, u32)>, HashMap<u32, HashMap<String
 pub(super) struct Room {
     /// Changes since the bus was asked.
     unasked: usize,
+    /// Whether this bus has no such limit. It is not asked again: while it answers, calls wait.
+    is_unlimited: bool,
     short: Option<Short>,
 }
 
@@ -53,11 +55,13 @@ impl Room {
             return false;
         }
         self.unasked += changes;
-        if self.unasked < EVERY {
+        if self.is_unlimited || self.unasked < EVERY {
             return true;
         }
         self.unasked = 0;
-        self.note_short(left(bus).await)
+        let left = left(bus).await;
+        self.is_unlimited = left.is_none();
+        left.is_none_or(|left| self.note_short(left))
     }
 
     fn note_short(&mut self, left: u64) -> bool {
@@ -75,7 +79,7 @@ impl Room {
 
     /// Looks again. Whether it is time to tell that changes were missed.
     pub(super) async fn look(&mut self, bus: &Connection) -> bool {
-        self.note(left(bus).await)
+        self.note(left(bus).await.unwrap_or(100))
     }
 
     fn note(&mut self, left: u64) -> bool {
@@ -92,21 +96,20 @@ impl Room {
     }
 }
 
-/// How much of the bytes that may wait for this user's connections are left, in percent; all, if the bus has no such
+/// How much of the bytes that may wait for this user's connections are left, in percent; `None` if the bus has no such
 /// limit.
-async fn left(bus: &Connection) -> u64 {
+async fn left(bus: &Connection) -> Option<u64> {
     const BUS: &str = "org.freedesktop.DBus";
     let interface = Some("org.freedesktop.DBus.Debug.Stats");
     let reply = bus.call_method(Some(BUS), "/org/freedesktop/DBus", interface, "GetStats", &());
     // Nothing waits for a bus that does not say.
-    let Ok(Ok(reply)) = tokio::time::timeout(PATIENCE, reply).await else { return 100 };
+    let Ok(reply) = tokio::time::timeout(PATIENCE, reply).await else { return Some(100) };
+    let reply = reply.ok()?;
     let body = reply.body();
-    let stats = body.deserialize::<HashMap<String, Variant<'_>>>().ok();
-    let users =
-        stats.and_then(|mut stats| stats.remove("org.bus1.DBus.Debug.Stats.UserAccounting"));
-    users
-        .and_then(|users| Accounting::try_from(users).ok())
-        .map_or(100, |users| left_to(process::uid(), &users))
+    let mut stats = body.deserialize::<HashMap<String, Variant<'_>>>().ok()?;
+    let users = stats.remove("org.bus1.DBus.Debug.Stats.UserAccounting")?;
+    let users = Accounting::try_from(users).ok()?;
+    Some(left_to(process::uid(), &users))
 }
 
 fn left_to(uid: u32, users: &Accounting) -> u64 {
