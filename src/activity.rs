@@ -3,27 +3,71 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use tokio::sync::{Notify, watch};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 /// Counts what is going on.
 #[derive(Debug, Default)]
 pub struct Activity(Arc<Counts>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
     busy: AtomicUsize,
     observers: AtomicUsize,
     leases: AtomicUsize,
+    /// When there was something last.
+    last: Mutex<Instant>,
+    /// Nothing is under way any more, and no lease is live.
+    quiet: Notify,
+    /// The idle time may be another.
+    noted: Notify,
     changed: watch::Sender<()>,
     /// An observer has left.
     left: watch::Sender<()>,
     room_wanted: Notify,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self {
+            busy: AtomicUsize::default(),
+            observers: AtomicUsize::default(),
+            leases: AtomicUsize::default(),
+            last: Mutex::new(Instant::now()),
+            quiet: Notify::new(),
+            noted: Notify::new(),
+            changed: watch::Sender::default(),
+            left: watch::Sender::default(),
+            room_wanted: Notify::new(),
+        }
+    }
+}
+
+impl Counts {
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) + self.leases.load(Ordering::Relaxed) > 0
+    }
+
+    /// There was something.
+    fn changed(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        if !self.is_busy() {
+            self.quiet.notify_one();
+        }
+        self.changed.send_replace(());
+    }
+
+    fn last(&self) -> Instant {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Something that is under way until this is dropped.
@@ -50,12 +94,13 @@ impl Activity {
     /// There was a change, and there are so many leases now.
     pub(crate) fn touch(&self, leases: usize) {
         self.0.leases.store(leases, Ordering::Relaxed);
-        self.0.changed.send_replace(());
+        self.0.changed();
     }
 
     /// There was a change of something else that the service tells of.
     pub(crate) fn note(&self) {
-        self.0.changed.send_replace(());
+        self.0.changed();
+        self.0.noted.notify_one();
     }
 
     /// Another service is to take the place of this one.
@@ -73,20 +118,26 @@ impl Activity {
         self.0.changed.subscribe()
     }
 
-    /// Waits until nothing has been going on for that long; for ever if that is zero. The time is
-    /// asked for again after each change, because a reload may have changed it.
+    /// Waits until nothing has been going on for that long; for ever if that is zero. The time is asked for again after
+    /// each [`note`](Self::note), because a reload may have changed it.
+    ///
+    /// Calls that come and go do not wake it: a service that is asked all the time has better things to do.
     pub async fn idle(&self, time: impl Fn() -> Duration) {
-        let mut changed = self.watch();
         loop {
-            let is_busy =
-                || self.0.busy.load(Ordering::Relaxed) + self.0.leases.load(Ordering::Relaxed) > 0;
             let time = time();
-            if is_busy() || time.is_zero() {
-                // The sender lives as long as this does, so there is no error to see.
-                let _ = changed.changed().await;
-            } else if tokio::time::timeout(time, changed.changed()).await.is_err() && !is_busy() {
-                // What begins is not announced.
+            let until = self.0.last() + time;
+            if self.0.is_busy() || time.is_zero() {
+                tokio::select! {
+                    () = self.0.quiet.notified(), if !time.is_zero() => {}
+                    () = self.0.noted.notified() => {}
+                }
+            } else if until <= Instant::now() {
                 return;
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => {}
+                    () = self.0.noted.notified() => {}
+                }
             }
         }
     }
@@ -115,7 +166,7 @@ impl Drop for Observer {
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
-        self.0.changed.send_replace(());
+        self.0.changed();
     }
 }
 
