@@ -1,12 +1,6 @@
 //! How much of a request the service reads, and for how long.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     body::Body,
@@ -15,51 +9,48 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use futures_util::{StreamExt, stream::unfold};
-use tokio::time::{Instant, timeout_at};
+use futures_util::StreamExt;
+use tokio::time::timeout;
 
-use super::routes::{LARGEST_BODY, SEEN, too_large, too_slow};
+use super::routes::{Failure, LARGEST_BODY, SEEN, too_large, too_slow, unreadable};
 use crate::config::seen::LARGEST_SEEN;
 
 /// How long a body may take: it is at most ten kilobytes, and comes from this machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Refuses a body that is announced as too large before any of it is asked for (RFC 9110, `Expect: 100-continue`).
-pub(super) async fn refuse_large_bodies(request: Request, next: Next) -> Response {
+/// Reads the body before anything is asked. One that is announced as too large is refused before any of it is asked for
+/// (RFC 9110, `Expect: 100-continue`); one that does not come is given up, and the connection closed (the same, status 408).
+pub(super) async fn read_body(request: Request, next: Next) -> Response {
+    if axum::body::HttpBody::is_end_stream(request.body()) {
+        return next.run(request).await;
+    }
     let most = if request.uri().path() == SEEN { LARGEST_SEEN } else { LARGEST_BODY };
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if length.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > most as u64)
     {
         return too_large().into_response();
     }
-    next.run(request).await
+    let (parts, body) = request.into_parts();
+    match timeout(PATIENCE, read(body, most)).await {
+        Ok(Ok(body)) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Ok(Err(failure)) => failure.into_response(),
+        Err(_) => {
+            let mut answer = too_slow().into_response();
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            answer
+        }
+    }
 }
 
-/// Gives up on a body that does not come (RFC 9110, status 408), and closes the connection.
-pub(super) async fn read_in_time(request: Request, next: Next) -> Response {
-    let is_late = Arc::new(AtomicBool::new(false));
-    let late = Arc::clone(&is_late);
-    let deadline = Instant::now() + PATIENCE;
-    let request = request.map(|body| {
-        Body::from_stream(unfold(body.into_data_stream(), move |mut parts| {
-            let late = Arc::clone(&late);
-            async move {
-                let part = match timeout_at(deadline, parts.next()).await {
-                    Ok(part) => part?,
-                    Err(elapsed) => {
-                        late.store(true, Ordering::Relaxed);
-                        Err(axum::Error::new(elapsed))
-                    }
-                };
-                Some((part, parts))
-            }
-        }))
-    });
-    let answer = next.run(request).await;
-    if !is_late.load(Ordering::Relaxed) {
-        return answer;
+async fn read(body: Body, most: usize) -> Result<Vec<u8>, Failure> {
+    let mut parts = body.into_data_stream();
+    let mut read = Vec::new();
+    while let Some(part) = parts.next().await {
+        let part = part.map_err(|_| unreadable())?;
+        if read.len() + part.len() > most {
+            return Err(too_large());
+        }
+        read.extend_from_slice(&part);
     }
-    let mut answer = too_slow().into_response();
-    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    answer
+    Ok(read)
 }

@@ -24,7 +24,6 @@ use serde_json::{Value as Body, json};
 use super::{bounds, connection::Peer, types};
 use crate::{
     broker::{Broker, Caller},
-    config::seen::LARGEST_SEEN,
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
@@ -72,12 +71,10 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/config/restore", of_body(post(types::restore)))
         .route("/config/reload", bare(post(types::reload)))
         .route("/restart", bare(post(restart)))
-        .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::max(LARGEST_SEEN)))
+        .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::disable()))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .layer(middleware::from_fn(bounds::read_in_time))
-        .layer(middleware::from_fn(bounds::refuse_large_bodies))
+        .layer(middleware::from_fn(bounds::read_body))
         .with_state(broker)
 }
 
@@ -326,6 +323,12 @@ pub(super) fn too_slow() -> Failure {
     }
 }
 
+/// A body that breaks off, or is none.
+pub(super) fn unreadable() -> Failure {
+    Error::invalid("the body could not be read").into()
+}
+
+/// A body with more bytes than any request has.
 pub(super) fn too_large() -> Failure {
     Failure {
         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -473,11 +476,8 @@ impl From<QueryRejection> for Failure {
 }
 
 impl From<BytesRejection> for Failure {
-    fn from(rejection: BytesRejection) -> Self {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return too_large();
-        }
-        Error::invalid("the body could not be read").into()
+    fn from(_: BytesRejection) -> Self {
+        unreadable()
     }
 }
 
