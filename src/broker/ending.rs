@@ -1,6 +1,6 @@
 //! What happens when an owner, a deadline or a listener has come to its end.
 
-use std::{sync::Arc, time::Duration};
+use std::{cell::OnceCell, sync::Arc, time::Duration};
 
 use super::{Broker, Inner};
 use crate::{
@@ -11,14 +11,10 @@ use crate::{
         endings::Endings,
         guard, probe,
     },
-    lease::{EndReason, Holder, Lease, LeaseId},
+    lease::{EndReason, Lease, LeaseId},
     owners::deadlines::Due,
     port::{Port, Protocol},
-    registry::{
-        InUse, Obstacle, PortSet,
-        holding::{self, leave},
-        obligations::{Limit, Obligations},
-    },
+    registry::{InUse, Obstacle, PortSet, ending::spare_listened, obligations::Obligations},
     time::Moment,
 };
 
@@ -32,9 +28,6 @@ const ORPHANS: Duration = Duration::from_secs(600);
 const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
 /// How many waiting leases are looked after at once: in between, requests are answered.
 const AT_ONCE: usize = 64;
-/// How often it is looked within the time that a lease may go unused. It ends at the look after these: before the first
-/// without a listener there may have been one.
-pub(super) const LOOKS: u32 = 4;
 /// When an end that could not be stored is tried again, in seconds.
 pub(super) const AGAIN_SECONDS: u64 = 5;
 
@@ -42,24 +35,18 @@ impl Broker {
     /// Ends what has lost its reason to live: a lease whose port is listened on lives on as an orphan.
     /// False if that could not be stored.
     pub(super) fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
-        if changes.is_empty() {
-            return true;
-        }
-        // Asked once for all of them, and only what is needed.
-        let protocols = changes.iter().filter_map(|change| Some(change.lease()?.protocol));
-        let listened = Listened::of(protocols);
-        let changes: Vec<_> = changes
-            .into_iter()
-            .filter_map(|change| match change {
-                Change::Expire { lease, .. } if listened.contains(&lease) => (!lease.orphaned)
-                    .then(|| {
-                        let lease = Arc::new(holding::orphaned(&lease));
-                        Change::Orphan { lease }
-                    }),
-                change => Some(change),
-            })
-            .collect();
-        self.commit(inner, changes, None).is_ok()
+        self.end_beside(inner, changes, &Listened::default())
+    }
+
+    /// The same, with what is known of listeners already.
+    pub(super) fn end_beside(
+        &self,
+        inner: &mut Inner,
+        changes: Vec<Change>,
+        listened: &Listened,
+    ) -> bool {
+        let changes = spare_listened(changes, |lease| listened.contains(lease));
+        changes.is_empty() || self.commit(inner, changes, None).is_ok()
     }
 
     /// Minds the end of listeners while something waits for it, for ever.
@@ -117,9 +104,8 @@ impl Broker {
 
     /// Ends those orphans that nobody listens on any more.
     fn end_orphans(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool) {
-        let mut orphans = inner.registry.orphans();
-        orphans.retain(|lease| which(lease));
-        if !self.end(inner, end_all(orphans, EndReason::ListenerGone)) {
+        let ends = inner.registry.orphans_end(which);
+        if !self.end(inner, ends) {
             self.deadlines.add_once(clock::now().plus_seconds(AGAIN_SECONDS), Due::Orphans);
         }
     }
@@ -159,31 +145,14 @@ impl Broker {
     }
 
     fn lease_due(&self, inner: &mut Inner, lease_id: LeaseId, now: Moment) {
-        let Ok(lease) = inner.registry.get(lease_id).map(Arc::clone) else { return };
-        let again = now.plus_seconds(AGAIN_SECONDS);
-        match Obligations::of(Some(&lease)).limit {
-            // It was renewed.
-            Some(Limit::At(deadline)) if deadline > now => {}
-            Some(Limit::At(_)) => {
-                let over = |holder: &Holder| holder.deadline.is_some_and(|end| end <= now);
-                if !self.end(inner, vec![leave(&lease, over, EndReason::Ttl)]) {
-                    self.deadlines.add(again, Due::Lease(lease_id));
-                }
-            }
-            None => {}
-            Some(Limit::Unused) => {
-                self.deadlines.add(inner.when(Limit::Unused, now), Due::Lease(lease_id));
-                if diag::is_listened(lease.port, lease.protocol) {
-                    inner.unlistened.remove(&lease_id);
-                    return;
-                }
-                let looks = inner.unlistened.entry(lease_id).or_default();
-                *looks += 1;
-                if *looks > LOOKS {
-                    // If that cannot be stored, the next look tries again.
-                    self.end(inner, vec![Change::end(lease, EndReason::Unused)]);
-                }
-            }
+        let is_listened = |lease: &Lease| diag::is_listened(lease.port, lease.protocol);
+        let due = inner.registry.lease_due(lease_id, now, is_listened);
+        if let Some(limit) = due.again {
+            self.deadlines.add(inner.when(limit, now), Due::Lease(lease_id));
+        }
+        // What is looked at again anyway needs no other try.
+        if !self.end(inner, due.ends.into_iter().collect()) && due.again.is_none() {
+            self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Lease(lease_id));
         }
     }
 
@@ -236,7 +205,8 @@ impl Broker {
             }
         }
         let lost: Vec<_> = taken.iter().map(|lease| lease.lease_id).collect();
-        if !self.end(inner, end_all(taken, EndReason::Taken)) {
+        let ends = taken.into_iter().map(|lease| Change::end(lease, EndReason::Taken)).collect();
+        if !self.end(inner, ends) {
             inner.unguarded.extend(lost);
         }
         if !inner.waiting.is_empty() {
@@ -252,48 +222,38 @@ impl Broker {
     }
 }
 
-fn end_all(leases: Vec<Arc<Lease>>, reason: EndReason) -> Vec<Change> {
-    leases.into_iter().map(|lease| Change::end(lease, reason)).collect()
-}
-
-/// What is listened on, for the protocols that were asked about.
+/// What is listened on. The kernel is asked once for each protocol, when it is needed.
+#[derive(Debug, Default)]
 pub(super) struct Listened {
-    tcp: Option<PortSet>,
-    udp: Option<PortSet>,
-    /// Whether the kernel has told. Where it has not, every port counts as listened on.
-    is_known: bool,
+    tcp: OnceCell<Option<PortSet>>,
+    udp: OnceCell<Option<PortSet>>,
 }
 
 impl Listened {
-    pub(super) fn of(protocols: impl Iterator<Item = Protocol>) -> Self {
-        let parts: Vec<_> = protocols.flat_map(|protocol| protocol.parts()).collect();
-        let mut is_known = true;
-        let mut ask = |part| {
-            let listeners = parts.contains(&&part).then(|| diag::listeners(part))?;
-            Some(listeners.unwrap_or_else(|_| {
-                is_known = false;
-                diag::all_ports()
-            }))
-        };
-        let (tcp, udp) = (ask(Protocol::Tcp), ask(Protocol::Udp));
-        Self { tcp, udp, is_known }
+    /// The ports with a listener of TCP or UDP, if the kernel tells.
+    fn part(&self, part: Protocol) -> Option<&PortSet> {
+        let cell = if part == Protocol::Udp { &self.udp } else { &self.tcp };
+        cell.get_or_init(|| diag::listeners(part).ok()).as_ref()
     }
 
     /// What is said of a port or a lease, where it is known.
     pub(super) fn known(&self) -> Option<&Self> {
-        self.is_known.then_some(self)
+        let parts = Protocol::Both.parts().iter();
+        parts.copied().all(|part| self.part(part).is_some()).then_some(self)
     }
 
-    /// Whether the port is listened on in any of them.
+    /// Whether the port is listened on in any protocol. Where the kernel does not tell, every port counts as listened on.
     pub(super) fn any(&self, port: Port) -> bool {
-        [&self.tcp, &self.udp].into_iter().flatten().any(|ports| ports.contains(port))
+        self.in_any(Protocol::Both, port)
     }
 
-    /// Whether the lease's port is listened on, in a part of its protocol.
+    /// Whether the lease's port is listened on, in a part of its protocol; the same.
     pub(super) fn contains(&self, lease: &Lease) -> bool {
-        lease.protocol.parts().iter().any(|part| {
-            let ports = if *part == Protocol::Udp { &self.udp } else { &self.tcp };
-            ports.as_ref().is_some_and(|ports| ports.contains(lease.port))
-        })
+        self.in_any(lease.protocol, lease.port)
+    }
+
+    fn in_any(&self, protocol: Protocol, port: Port) -> bool {
+        let mut parts = protocol.parts().iter().copied();
+        parts.any(|part| self.part(part).is_none_or(|ports| ports.contains(port)))
     }
 }

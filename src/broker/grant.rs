@@ -15,13 +15,14 @@ use crate::{
         self, clock,
         diag::{self, Seen},
     },
-    lease::{Client, EndReason, Holder, HolderId, Lease, LeaseId, MemoryKey, Owner},
+    lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey},
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
-        holding::{let_go, shared},
+        granting::{At, Before, Decision, Means, Share, Shared, new_leases},
+        holding::let_go,
     },
-    request::{AllocateRequest, Filter},
+    request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
     time::Timestamp,
     value::Fields,
@@ -29,8 +30,6 @@ use crate::{
 
 /// How long the kernel's answer which ports are in use serves as a hint for the order, in seconds.
 const HINT_SECONDS: u64 = 1;
-/// What to say where nothing keeps the port.
-const UDP_IS_NOT_HELD: &str = "the port is not held: another program can take it until yours binds it (`styxy exec` hands over the bound socket)";
 /// How often one request may make its type's range wider: others may take what it has made room for.
 const MOST_CHUNKS: usize = 8;
 
@@ -57,17 +56,6 @@ pub struct Granted {
     name: Option<HolderId>,
     /// Whether the caller holds it since this request, and did not before.
     is_new: bool,
-}
-
-/// A lease, or what one of those who share it have of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Share {
-    /// The lease.
-    pub lease_id: LeaseId,
-    /// Who shares it, if it can be shared.
-    pub holder: Option<HolderId>,
-    /// The name that the caller has given it, by which it may be asked for again.
-    name: Option<HolderId>,
 }
 
 /// How an answer came about.
@@ -122,6 +110,22 @@ impl Granted {
         fields
     }
 
+    /// What was granted already is answered once more.
+    fn before(Before { lease, others, is_single }: Before) -> Self {
+        Self {
+            name: Some(lease.lease_id.into()),
+            is_new: false,
+            holder: lease.holder_id.map(|_| HolderId::first_of(lease.lease_id)),
+            others,
+            outcome: Outcome::New,
+            note: None,
+            is_single,
+            created: None,
+            socket: None,
+            lease,
+        }
+    }
+
     fn add_note(&mut self, note: String) {
         self.note = Some(match self.note.take() {
             Some(before) => format!("{before}; {note}"),
@@ -144,18 +148,6 @@ enum Attempt {
     Granted(Granted, Option<u64>),
     /// There is no range with room for it yet, where these ports are in use.
     NeedsRange(PortSet),
-}
-
-/// What a request gets, before anything is changed.
-struct Decision {
-    choice: Choice,
-    /// With what its type says.
-    request: AllocateRequest,
-    hold: Hold,
-    note: Option<String>,
-    is_single: bool,
-    /// The range that does not exist yet.
-    planned: Option<PortRange>,
 }
 
 impl Broker {
@@ -188,15 +180,7 @@ impl Broker {
     pub fn take_back(&self, shares: &[Share], reason: EndReason) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        // Who got no answer may have asked again, and got one.
-        let is_gone = |name: HolderId| !inner.repeated.contains(&name);
-        let shares = shares.iter().filter(|share| share.name.is_none_or(is_gone));
-        let ends = shares.filter_map(|share| {
-            // Somebody may have released it meanwhile, or share it.
-            let lease = inner.registry.get(share.lease_id).ok()?;
-            Some(let_go(lease, share.holder, reason))
-        });
-        let ends: Vec<_> = ends.collect();
+        let ends = inner.registry.take_back(shares, reason);
         if !ends.is_empty() {
             let _ = self.commit_anyway(inner, ends, None);
         }
@@ -269,36 +253,46 @@ impl Broker {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        if let Some(granted) = inner.granted_before(request)? {
+        if let Some(before) = inner.registry.granted_before(request)? {
             let seq = inner.state.as_ref().ok().map(|state| state.store.seq());
-            return Ok(Attempt::Granted(granted, seq));
+            return Ok(Attempt::Granted(Granted::before(before), seq));
         }
         // Its sockets keep the ports until the lease is stored, and longer as guards.
         let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
-        self.hurry_for(inner, request);
+        let in_the_way = inner.registry.leaving_in_the_way_of(request);
+        self.hurry(inner, &in_the_way);
         let (decided, mut search) = loop {
             let mut search = search();
-            match inner.decide(request, hand_over, &mut search) {
-                // What is leaving makes room before anybody is sent away or a range is made wider.
-                Ok(None)
-                    if self.hurry(inner, |lease| lease.service_type == request.service_type) => {}
-                Err(error)
-                    if error.kind == ErrorKind::PoolExhausted
-                        && !request.dry_run
-                        && self.hurry(inner, |_| true) => {}
-                decided => break (decided?, search),
+            let decided = inner.decide(request, hand_over, &mut search);
+            // What is leaving makes room before anybody is sent away or a range is made wider.
+            let leaving = match &decided {
+                Ok(None) => {
+                    inner.registry.leaving(|lease| lease.service_type == request.service_type)
+                }
+                Err(error) if error.kind == ErrorKind::PoolExhausted && !request.dry_run => {
+                    inner.registry.leaving(|_| true)
+                }
+                _ => Vec::new(),
+            };
+            if !self.hurry(inner, &leaving) {
+                break (decided?, search);
             }
         };
         let Some(decision) = decided else {
             return Ok(Attempt::NeedsRange(search.into_busy()));
         };
-        let Decision { choice, request, hold, note, is_single, planned } = decision;
-        let first = match choice {
-            Choice::Existing(lease) => return self.share(inner, lease, &request, client, held),
-            Choice::Port(port) => port,
+        let Planned { decision, range: planned } = decision;
+        let first = match &decision.choice {
+            Choice::Existing(lease) => {
+                let lease = Arc::clone(lease);
+                return self.share(inner, lease, &decision.request, client, held);
+            }
+            Choice::Port(port) => *port,
         };
-        inner.is_name_free(&request, None)?;
-        let mut leases = new_leases(&request, first, &held.owner, hold, is_single);
+        inner.registry.name_is_free(&decision.request, None)?;
+        let moment = At { now: clock::now(), wall: Timestamp::now() };
+        let mut leases = new_leases(&decision, first, &held.owner, moment, LeaseId::random);
+        let Decision { request, hold, note, is_single, .. } = decision;
         let lease = leases.remove(0);
         let mut granted = Granted {
             lease,
@@ -344,12 +338,7 @@ impl Broker {
         client: &Client,
         held: &mut Held,
     ) -> Result<Attempt, Error> {
-        let outcome = if request.dry_run { Outcome::DryRun } else { Outcome::Existing };
-        // Who was the first and comes back must not be called like the lease, which others hold, too.
-        let name = request.lease_id.map(|id| {
-            if id == lease.lease_id { HolderId::first_of(id) } else { HolderId::from(id) }
-        });
-        let answer = |lease, holder, is_new| Granted {
+        let answer = |lease, outcome| Granted {
             lease,
             others: Vec::new(),
             outcome,
@@ -357,90 +346,30 @@ impl Broker {
             is_single: true,
             created: None,
             socket: None,
-            holder,
-            name,
-            is_new,
+            holder: None,
+            name: None,
+            is_new: false,
         };
         if request.dry_run {
-            return Ok(Attempt::Granted(answer(lease, None, false), None));
+            return Ok(Attempt::Granted(answer(lease, Outcome::DryRun), None));
         }
-        inner.is_name_free(request, Some(&lease))?;
-        let now = clock::now();
-        // Asked once more, because the answer was lost, it is the same one.
-        let repeated = name.filter(|name| lease.holder_ids().any(|id| id == *name));
-        inner.repeated.extend(repeated);
-        let id = name.or_else(|| Some(HolderId::random()));
-        let caller = Holder {
-            id,
-            owner: held.owner.clone(),
-            instance_id: request.instance_id.clone(),
-            ttl: request.ttl,
-            deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
-        };
-        let (shared, holder) = shared(&lease, caller)?;
-        let shared = Arc::new(shared);
-        let change = Change::SingletonReuse { lease: Arc::clone(&shared) };
+        let id = HolderId::random();
+        let shared = inner.registry.share(&lease, request, &held.owner, id, clock::now())?;
+        let Shared { change, seen, holder, name, is_new } = shared;
         self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
-        // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
-        let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
-        let told = Arc::new(Lease { owner, ttl: request.ttl, ..(*shared).clone() });
-        Ok(Attempt::Granted(answer(told, holder, holder == id && repeated.is_none()), None))
+        let answer = answer(Arc::new(seen), Outcome::Existing);
+        Ok(Attempt::Granted(Granted { holder, name, is_new, ..answer }, None))
     }
 }
 
+/// What a request gets, and the range that it needs.
+struct Planned {
+    decision: Decision,
+    /// The range, if it does not exist yet.
+    range: Option<PortRange>,
+}
+
 impl Inner {
-    /// What a request was granted already whose answer was lost, most likely with a service before this one.
-    fn granted_before(&mut self, request: &AllocateRequest) -> Result<Option<Granted>, Error> {
-        let known = request.lease_id.and_then(|lease_id| self.registry.get(lease_id).ok());
-        let Some(lease) = known.filter(|_| !request.dry_run).map(Arc::clone) else {
-            return Ok(None);
-        };
-        let service_type = &lease.service_type;
-        let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
-        let others = self.registry.list(&block).into_iter();
-        let others: Vec<_> = others.filter(|other| other.lease_id != lease.lease_id).collect();
-        let is_other_request = *service_type != request.service_type
-            || lease.protocol != request.protocol()
-            || others.len() + 1 != usize::from(request.count)
-            || request.port.is_some_and(|port| request.strict && port != lease.port);
-        if is_other_request {
-            return Err(name_is_taken(&lease));
-        }
-        let first = HolderId::first_of(lease.lease_id);
-        if lease.holder_ids().next().is_some() && lease.holder_ids().all(|id| id != first) {
-            // Only others hold it by now.
-            return Ok(None);
-        }
-        let known_type = self.registry.rules().types.0.get(service_type);
-        let is_single =
-            known_type.is_some_and(|known| known.instance_behavior == InstanceBehavior::Single);
-        let name = lease.lease_id.into();
-        self.repeated.insert(name);
-        Ok(Some(Granted {
-            name: Some(name),
-            is_new: false,
-            holder: lease.holder_id.map(|_| first),
-            others,
-            outcome: Outcome::New,
-            note: None,
-            is_single,
-            created: None,
-            socket: None,
-            lease,
-        }))
-    }
-
-    /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
-    fn is_name_free(&self, request: &AllocateRequest, shared: Option<&Lease>) -> Result<(), Error> {
-        let named = request.lease_id.and_then(|id| self.registry.named(id).ok());
-        match named {
-            Some((lease, _)) if shared.is_none_or(|shared| shared.lease_id != lease.lease_id) => {
-                Err(name_is_taken(lease))
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
     /// remembered before the grant.
     fn must_wait(&mut self, key: &MemoryKey, before: Option<Remembered>) -> bool {
@@ -459,7 +388,7 @@ impl Inner {
         request: &AllocateRequest,
         hand_over: bool,
         search: &mut Search,
-    ) -> Result<Option<Decision>, Error> {
+    ) -> Result<Option<Planned>, Error> {
         let now = clock::now();
         if self.hint_until.take_if(|until| *until <= now).is_some() {
             self.registry.set_in_use(PortSet::default());
@@ -482,62 +411,59 @@ impl Inner {
         request: &AllocateRequest,
         hand_over: bool,
         search: &mut Search,
-    ) -> Result<Option<Decision>, Error> {
+    ) -> Result<Option<Planned>, Error> {
         let name = &request.service_type;
         let known = self.registry.rules().types.0.get(name);
-        if known.is_none() && !request.dry_run {
+        if let Some(known) = known {
+            let decided = self.decide_by(request, known, hand_over, search)?;
+            if decided.is_some() || !request.dry_run || search.is_out_of_patience() {
+                return Ok(decided.map(|decision| Planned { decision, range: None }));
+            }
+        } else if !request.dry_run {
             // Before any file is touched.
             self.may_appear(name, request.create)?;
             return Ok(None);
         }
-        let new = if known.is_none() { Some(self.plan(request)?) } else { None };
-        let mut planned = new.as_ref().map(|plan| plan.range);
-        let wider;
-        let mut service_type = match (known, &new) {
-            (Some(known), _) => known,
-            (None, Some(new)) => &new.service_type,
-            (None, None) => return Ok(None),
-        };
-        let request = request.completed(service_type)?;
-        if hand_over && request.protocol() == Protocol::Both {
-            return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
-        }
-        let mut choice = self.choose(&request, service_type, search);
-        if !search.is_out_of_patience() && self.may_grow(service_type, &choice) {
-            if !request.dry_run {
-                return Ok(None);
+        let plan = self.plan(request)?;
+        // It grows no further than planned.
+        let service_type = ServiceType { created: None, ..plan.service_type };
+        let decided = self.decide_by(request, &service_type, hand_over, search)?;
+        Ok(decided.map(|decision| Planned { decision, range: Some(plan.range) }))
+    }
+
+    fn decide_by(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        hand_over: bool,
+        search: &mut Search,
+    ) -> Result<Option<Decision>, Error> {
+        let most = self.most_guards.min(self.config.most_guards);
+        let means = Means { hand_over, guards: (self.guards.len(), most) };
+        let protocol = request.protocol.unwrap_or(service_type.protocol);
+        self.registry.decide(request, service_type, means, |port| {
+            self.ask(port, protocol, request.strict, search)
+        })
+    }
+
+    /// Whether a port is free.
+    fn ask(
+        &self,
+        port: Port,
+        protocol: Protocol,
+        strict: bool,
+        search: &mut Search,
+    ) -> Result<(), Obstacle> {
+        let asked = search.ask(port, protocol, &self.guards);
+        asked.map_err(|obstacle| match obstacle {
+            // The refusal says what it is.
+            Obstacle::InUse(InUse::Socket) if strict => {
+                let seen = Seen::of(protocol, PortRange::only(port)).ok();
+                let seen = seen.and_then(|seen| seen.obstacle(port));
+                seen.unwrap_or(obstacle)
             }
-            wider = self.plan(&request)?;
-            (service_type, planned) = (&wider.service_type, Some(wider.range));
-            choice = self.choose(&request, service_type, search);
-        }
-        let choice = choice?;
-        if hand_over && matches!(choice, Choice::Existing(_)) {
-            return Err(Error::new(
-                ErrorKind::PortInUse,
-                "this service runs once, and its lease has no socket to hand over",
-            )
-            .suggest("ask without the socket (Allocate, `styxy allocate`) to learn its port"));
-        }
-        if let Choice::Existing(lease) = &choice
-            && !request.protocol().parts().iter().all(|part| lease.protocol.parts().contains(part))
-        {
-            return Err(Error::new(
-                ErrorKind::PortInUse,
-                format!(
-                    "{name} runs once, and its port {} is leased for {}",
-                    lease.port,
-                    lease.protocol.in_words()
-                ),
-            )
-            .suggest(format!(
-                "ask for {}, or give it a key of its own (singleton_key)",
-                lease.protocol
-            )));
-        }
-        let (hold, note) = self.hold(&request, service_type, hand_over);
-        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-        Ok(Some(Decision { choice, request, hold, note, is_single, planned }))
+            obstacle => obstacle,
+        })
     }
 
     /// Which port a request gets.
@@ -548,97 +474,7 @@ impl Inner {
         search: &mut Search,
     ) -> Result<Choice, Error> {
         let protocol = request.protocol();
-        self.registry.choose(request, service_type, |port| {
-            let asked = search.ask(port, protocol, &self.guards);
-            asked.map_err(|obstacle| match obstacle {
-                // The refusal says what it is.
-                Obstacle::InUse(InUse::Socket) if request.strict => {
-                    let seen = Seen::of(protocol, PortRange::only(port)).ok();
-                    let seen = seen.and_then(|seen| seen.obstacle(port));
-                    seen.unwrap_or(obstacle)
-                }
-                obstacle => obstacle,
-            })
-        })
+        self.registry
+            .choose(request, service_type, |port| self.ask(port, protocol, request.strict, search))
     }
-
-    /// Whether there is no room in the type's range, and it may have a further one.
-    fn may_grow(&self, service_type: &ServiceType, choice: &Result<Choice, Error>) -> bool {
-        matches!(choice, Err(error) if error.kind == ErrorKind::PoolExhausted)
-            && service_type.created.is_some()
-            && self.config.auto.enabled
-    }
-
-    /// How the ports of a request are held, and what to say of it.
-    fn hold(
-        &self,
-        request: &AllocateRequest,
-        service_type: &ServiceType,
-        hand_over: bool,
-    ) -> (Hold, Option<String>) {
-        if hand_over {
-            return (Hold::Socket, None);
-        }
-        let wanted = request.hold.unwrap_or(service_type.hold);
-        // UDP has no socket that is bound and lets another in.
-        let note = match request.protocol() {
-            Protocol::Tcp => None,
-            Protocol::Udp => Some(UDP_IS_NOT_HELD.to_owned()),
-            Protocol::Both => Some(format!("for UDP {UDP_IS_NOT_HELD}")),
-        };
-        if wanted != Hold::Guard || request.protocol() == Protocol::Udp {
-            return (Hold::None, note);
-        }
-        let most = self.most_guards.min(self.config.most_guards);
-        if self.guards.len() + usize::from(request.count) > most {
-            let note = format!("the port is not guarded: the limit of {most} guards is reached");
-            return (Hold::None, Some(note));
-        }
-        (Hold::Guard, note)
-    }
-}
-
-/// One name is that of one lease, or of one who shares a lease.
-fn name_is_taken(lease: &Lease) -> Error {
-    let Lease { port, protocol, service_type, .. } = lease;
-    Error::invalid(format!(
-        "lease_id names what was granted already: port {port}/{protocol} of {service_type}"
-    ))
-    .suggest("leave out lease_id, or give a new one (UUID of version 4)")
-}
-
-fn new_leases(
-    request: &AllocateRequest,
-    first: Port,
-    owner: &Owner,
-    hold: Hold,
-    is_single: bool,
-) -> Vec<Arc<Lease>> {
-    let first_id = request.lease_id.unwrap_or_else(LeaseId::random);
-    let now = clock::now();
-    (0..request.count)
-        .filter_map(|offset| first.plus(offset))
-        .map(|port| {
-            let lease_id = if port == first { first_id } else { LeaseId::random() };
-            Arc::new(Lease {
-                lease_id,
-                port,
-                protocol: request.protocol(),
-                service_type: request.service_type.clone(),
-                service_name: request.service_name.clone(),
-                instance_id: request.instance_id.clone(),
-                project_path: request.project_path.clone(),
-                owner: owner.clone(),
-                hold,
-                ttl: request.ttl,
-                deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
-                orphaned: false,
-                holder_id: is_single.then(|| HolderId::first_of(lease_id)),
-                block_id: (request.count > 1).then_some(first_id),
-                sharers: Vec::new(),
-                singleton_key: request.singleton_key.clone(),
-                since: Timestamp::now(),
-            })
-        })
-        .collect()
 }

@@ -75,8 +75,7 @@ impl Broker {
             inner.heartbeats.remove(instance_id);
             self.beat(inner, &instance);
         } else {
-            let reason = "its heartbeats stopped";
-            let ended = inner.registry.ends_with_instance(instance_id, reason);
+            let ended = inner.registry.instance_silent(instance_id);
             if !self.end(inner, ended) {
                 self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), due());
             }

@@ -8,8 +8,7 @@ use crate::{
     error::Error,
     kernel::{clock, diag},
     lease::{Client, EndReason, Lease, LeaseId},
-    registry::holding::{let_go, orphaned, renewed},
-    request::{Ending, Filter, LONGEST_TTL},
+    request::{Ending, Filter},
     time::Timestamp,
 };
 
@@ -20,9 +19,7 @@ impl Broker {
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        let (lease, holder) = inner.registry.named(id)?;
-        let (lease, seen) = renewed(lease, holder, ttl, clock::now())?;
-        let change = Change::Renew { lease: Arc::new(lease) };
+        let (change, seen) = inner.registry.renew(id, ttl, clock::now())?;
         self.commit(inner, vec![change], Some(client))?;
         Ok(seen)
     }
@@ -31,16 +28,8 @@ impl Broker {
     pub fn release(&self, id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
-        let (lease, holder) = inner.registry.named(id)?;
-        let lease = Arc::clone(lease);
-        let mut change = let_go(&lease, holder, EndReason::Released);
-        if holder.is_some()
-            && matches!(change, Change::Release { .. })
-            && diag::is_listened(lease.port, lease.protocol)
-        {
-            // The service runs on, and whoever asks for it is to find it.
-            change = Change::Orphan { lease: Arc::new(orphaned(&lease)) };
-        }
+        let is_listened = |lease: &Lease| diag::is_listened(lease.port, lease.protocol);
+        let (change, lease) = inner.registry.release(id, is_listened)?;
         self.commit(&mut inner, vec![change], Some(client))?;
         Ok(lease)
     }
@@ -49,8 +38,7 @@ impl Broker {
     pub fn release_matching(&self, ending: &Ending, client: &Client) -> Result<u32, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
-        let leases = inner.registry.list(&ending.filter).into_iter();
-        let ends: Vec<_> = leases.map(|lease| Change::end(lease, ending.reason)).collect();
+        let ends = inner.registry.release_matching(&ending.filter, ending.reason);
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
         self.commit(&mut inner, ends, Some(client))?;
         Ok(count)
@@ -64,21 +52,12 @@ impl Broker {
         dry_run: bool,
         client: &Client,
     ) -> Result<Vec<Arc<Lease>>, Error> {
-        if older_than > LONGEST_TTL {
-            return Err(Error::invalid(format!(
-                "older_than must be a whole number of seconds up to {LONGEST_TTL}, not {older_than}"
-            )));
-        }
         let mut inner = self.lock();
         let inner = &mut *inner;
         self.usable(inner)?;
-        let now = Timestamp::now().0;
-        let is_old =
-            |lease: &Lease| now.saturating_sub(lease.since.0) >= older_than.saturating_mul(1_000);
-        let mut leases = inner.registry.list(&Filter::default());
-        leases.retain(|lease| is_old(lease) && lease.holders().all(|h| h.owner.is_none()));
-        let listened = Listened::of(leases.iter().map(|lease| lease.protocol));
-        leases.retain(|lease| !listened.contains(lease));
+        let listened = Listened::default();
+        let is_listened = |lease: &Lease| listened.contains(lease);
+        let leases = inner.registry.left_over(older_than, Timestamp::now(), is_listened)?;
         if !dry_run {
             let ends = leases.iter().map(|l| Change::end(Arc::clone(l), EndReason::Released));
             self.commit(inner, ends.collect(), Some(client))?;
@@ -92,10 +71,7 @@ impl Broker {
         let (count, seq) = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
-            let remembered = inner.registry.memory().iter();
-            let meant = remembered.filter(|(key, port, _)| filter.matches_memory(key, *port));
-            let changes: Vec<_> =
-                meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port }).collect();
+            let changes = inner.registry.forget_matching(&filter);
             let count = u32::try_from(changes.len()).unwrap_or(u32::MAX);
             (count, self.commit(&mut inner, changes, Some(client))?)
         };

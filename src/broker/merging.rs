@@ -13,7 +13,7 @@ use crate::{
     handover::others::{Older, Others, Spent},
     kernel::process::{Process, Trouble},
     lease::{Lease, LeaseId, MemoryKey, Owner},
-    port::{Port, Protocol},
+    port::Port,
     registry::{
         Registry, Rules,
         merge::{self, Grip, Other},
@@ -57,7 +57,7 @@ impl Broker {
         if !state.store.has_merged(&found.state_id) {
             let handed_over = inner.claim.guards.iter().map(|(lease, _)| *lease);
             let guarded = handed_over.chain(inner.kept.leases()).collect();
-            let grips = Grips::of(&inner.registry, &theirs, guarded);
+            let grips = Grips { guarded, listened: Listened::default() };
             let is_void = found.boot_id != self.boot_id;
             let other = Other { state_id: &found.state_id, registry: &theirs, is_void };
             let mut changes = merge::merge(&inner.registry, other, |lease| grips.grip(lease));
@@ -86,13 +86,6 @@ struct Grips {
 }
 
 impl Grips {
-    fn of(ours: &Registry, theirs: &Registry, guarded: HashSet<LeaseId>) -> Self {
-        let is_in_both = |lease: &Lease| theirs.at(lease.port, lease.protocol).is_some();
-        let in_both = ours.iter().filter(|lease| is_in_both(lease));
-        let protocols: HashSet<Protocol> = in_both.map(|lease| lease.protocol).collect();
-        Self { guarded, listened: Listened::of(protocols.into_iter()) }
-    }
-
     fn grip(&self, lease: &Lease) -> Grip {
         let is_listened_on = self.listened.contains(lease);
         match &lease.owner {

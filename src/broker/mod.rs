@@ -5,7 +5,7 @@
 //! - [`grant`]: granting, also what is granted already
 //! - `search`: finding out whether ports are free
 //! - `holding`: finding out who an owner is
-//! - `settling`: what follows from a change: owners, deadlines, guards
+//! - `settling`: carrying out what follows from a change: owners, deadlines, guards
 //! - `leases`: renewing, releasing, forgetting
 //! - `instances`: agents that have announced themselves
 //! - `types`: service types that appear and go, and the configuration
@@ -38,7 +38,7 @@ use instances::Beat;
 pub use holding::Caller;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -58,13 +58,13 @@ use crate::{
         guard::{self, Guards, Kept},
         process::{self, Process},
     },
-    lease::{Client, EndReason, HolderId, InstanceId, LeaseId, Owner},
+    lease::{Client, EndReason, InstanceId, LeaseId, Owner},
     owners::{
         Owners,
         deadlines::{Deadlines, Due},
     },
     registry::{
-        Registry,
+        Effect, Registry,
         obligations::{Limit, Obligations},
     },
     request::Filter,
@@ -151,16 +151,10 @@ struct Inner {
     kept: Kept,
     /// What is held for leases that are about to be in force.
     in_hand: InHand,
-    /// How often in a row leases that only end when they go unused were found without a listener.
-    unlistened: HashMap<LeaseId, u32>,
-    /// Live leases and shares that were asked for again, by the names that their callers have given them.
-    repeated: HashSet<HolderId>,
     /// Whether what the service before has held and watched is held and watched by this one.
     is_resumed: bool,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
-    /// Owners that have ended, and whose new leases live a moment longer.
-    leaving: HashSet<Owner>,
     /// Until when the registry's hint of ports in use may stand.
     hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
@@ -217,11 +211,8 @@ impl Broker {
                 tries: 0,
                 kept: places.guards,
                 in_hand: InHand::default(),
-                unlistened: HashMap::new(),
-                repeated: HashSet::new(),
                 is_resumed: false,
                 heartbeats: HashMap::new(),
-                leaving: HashSet::new(),
                 hint_until: None,
                 signals: Some(signals),
                 changes: Some(changes),
@@ -300,7 +291,7 @@ impl Broker {
             opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
         let told = inner.registry.told();
         changes.extend(types::differences(told, &inner.config, &inner.problems));
-        if opened.other_boot && !std::mem::take(&mut inner.claim.is_handed_over) {
+        if opened.other_boot && !inner.claim.is_handed_over {
             let void = inner.registry.list(&Filter::default()).into_iter();
             changes.extend(void.map(|lease| Change::end(lease, EndReason::NewBoot)));
             let instances = inner.registry.instances().into_iter();
@@ -410,28 +401,13 @@ impl Broker {
 
     /// Puts a stored change in force, and carries out what follows from it.
     fn put_in_force(&self, inner: &mut Inner, record: &Record) {
-        let change = &record.change;
         if !inner.is_resumed {
             // What follows is carried out for all at once.
-            return inner.registry.apply(record.seq, change);
+            return inner.registry.apply(record.seq, &record.change);
         }
-        let lease = |inner: &Inner| {
-            let lease = inner.registry.get(change.lease()?.lease_id).ok();
-            lease.map(Arc::clone)
-        };
-        let instance = |inner: &Inner| {
-            let instance = inner.registry.instance(&change.instance()?.instance_id).ok();
-            instance.map(Arc::clone)
-        };
-        let (lease_before, instance_before) = (lease(inner), instance(inner));
-        inner.registry.apply(record.seq, change);
-        let (lease, instance) = (lease(inner), instance(inner));
-        self.settle(inner, lease_before.as_deref(), lease.as_deref());
-        if let Change::SingletonReuse { lease } = change {
-            // Whoever asks for it is about to use it.
-            self.set_limit(inner, lease.lease_id, Obligations::of(Some(lease)).limit);
+        for effect in inner.registry.change(record.seq, &record.change) {
+            self.carry_out(inner, effect);
         }
-        self.settle_instance(inner, instance_before.as_deref(), instance.as_deref());
     }
 
     /// Has the store of guards looked after when there is something to do.
@@ -601,13 +577,14 @@ impl Broker {
                 waiting.push_back(lease.lease_id);
             }
         }
+        inner.registry.instances().iter().for_each(|instance| watch(&instance.owner));
         inner.waiting = waiting;
         self.deadlines.add_once(now, Due::Waiting);
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         self.await_endings(inner);
         for instance in inner.registry.instances() {
             // It could not send any heartbeat while the service was down.
-            self.settle_instance(inner, None, Some(&instance));
+            self.carry_out(inner, Effect::Heartbeats(instance));
         }
         inner.is_resumed = true;
     }

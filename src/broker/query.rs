@@ -33,7 +33,7 @@ impl Broker {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
-        let listened = Listened::of([Protocol::Both].into_iter());
+        let listened = Listened::default();
         let mut comms = HashMap::new();
         let fields = leases.iter().map(|lease| {
             let mut fields = lease.fields();
@@ -137,7 +137,7 @@ impl Broker {
 
     /// Every service type, with how much of it is used.
     pub fn service_types(&self) -> Result<Vec<Fields>, Error> {
-        let listened = Listened::of([Protocol::Both].into_iter());
+        let listened = Listened::default();
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let types = inner.registry.rules().types.0.iter();
@@ -186,7 +186,7 @@ impl Broker {
 
     /// How the service is doing.
     pub fn status(&self) -> Fields {
-        let listened = Listened::of([Protocol::Both].into_iter());
+        let listened = Listened::default();
         let inner = self.lock();
         let mut fields = Fields::default();
         fields.put("version", env!("CARGO_PKG_VERSION"));

@@ -1,15 +1,19 @@
 //! Carrying out what follows from a change: owners are watched, deadlines set, ports guarded, or no longer.
 
-use std::{collections::HashMap, iter::once, os::fd::OwnedFd};
+use std::{collections::HashMap, os::fd::OwnedFd};
 
-use super::{Broker, Inner, ending::LOOKS, holding::Held};
+use super::{Broker, Inner, holding::Held};
 use crate::{
     change::Change,
     error::Error,
     kernel::{clock, guard},
-    lease::{Client, Instance, Lease, LeaseId, Owner},
+    lease::{Client, InstanceId, LeaseId, Owner},
     owners::deadlines::Due,
-    registry::obligations::{Limit, Obligations},
+    registry::{
+        Effect,
+        ending::LOOKS,
+        obligations::{Limit, Obligations},
+    },
     time::Moment,
 };
 
@@ -45,68 +49,36 @@ impl Broker {
         committed
     }
 
-    /// Sees to what a lease needs since a change, and lets go of what it needs no more. The registry has the change already.
-    pub(super) fn settle(&self, inner: &mut Inner, before: Option<&Lease>, after: Option<&Lease>) {
-        let Some(lease) = after.or(before) else { return };
-        let (had, has) = (Obligations::of(before), Obligations::of(after));
-        had.owners.difference(&has.owners).for_each(|owner| self.let_go_of_owner(inner, owner));
-        has.owners.difference(&had.owners).for_each(|owner| self.watch(inner, owner));
-        if had.limit != has.limit {
-            self.set_limit(inner, lease.lease_id, has.limit);
-        }
-        if after.is_none() && !inner.repeated.is_empty() {
-            let names = once(lease.lease_id.into()).chain(lease.holder_ids());
-            names.for_each(|name| _ = inner.repeated.remove(&name));
-        }
-        match (had.guard, has.guard) {
-            (true, false) => {
-                inner.guards.remove(lease);
+    /// Carries out what follows from a change.
+    pub(super) fn carry_out(&self, inner: &mut Inner, effect: Effect) {
+        match effect {
+            Effect::Watch(owner) => {
+                self.owners.watch(&owner, inner.in_hand.owners.remove(&owner));
+            }
+            Effect::Unwatch(owner) => self.owners.unwatch(&owner),
+            Effect::Limit(lease_id, limit) => self.set_limit(inner, lease_id, limit),
+            Effect::Guard(lease_id) => self.guard(inner, lease_id),
+            Effect::Unguard(lease) => {
+                inner.guards.remove(&lease);
                 self.store_guards_later(inner);
             }
-            (false, true) => self.guard(inner, lease.lease_id),
-            _ => {}
+            Effect::Heartbeats(instance) => {
+                self.await_no_heartbeats(inner, &instance.instance_id);
+                self.beat(inner, &instance);
+            }
+            Effect::NoHeartbeats(instance_id) => self.await_no_heartbeats(inner, &instance_id),
         }
     }
 
-    /// The same for an instance.
-    pub(super) fn settle_instance(
-        &self,
-        inner: &mut Inner,
-        before: Option<&Instance>,
-        after: Option<&Instance>,
-    ) {
-        let Some(instance) = after.or(before) else { return };
-        let owner = |instance: &Instance| instance.owner.clone();
-        let (had, has) = (before.map(owner), after.map(owner));
-        if had != has {
-            had.iter().for_each(|owner| self.let_go_of_owner(inner, owner));
-        }
-        has.iter().for_each(|owner| self.watch(inner, owner));
-        // Its time begins with each registration.
-        if inner.heartbeats.remove(&instance.instance_id).is_some() {
-            self.deadlines.remove(&Due::Instance(instance.instance_id.clone()));
-        }
-        if let Some(instance) = after {
-            self.beat(inner, instance);
-        }
-    }
-
-    /// Waits for the end of an owner.
-    pub(super) fn watch(&self, inner: &mut Inner, owner: &Owner) {
-        self.owners.watch(owner, inner.in_hand.owners.remove(owner));
-    }
-
-    /// Waits no longer for the end of an owner that nothing lives by.
-    fn let_go_of_owner(&self, inner: &Inner, owner: &Owner) {
-        if !inner.registry.needs(owner) {
-            self.owners.unwatch(owner);
+    fn await_no_heartbeats(&self, inner: &mut Inner, instance_id: &InstanceId) {
+        if inner.heartbeats.remove(instance_id).is_some() {
+            self.deadlines.remove(&Due::Instance(instance_id.clone()));
         }
     }
 
     /// Sets when a lease is looked at next.
-    pub(super) fn set_limit(&self, inner: &mut Inner, lease_id: LeaseId, limit: Option<Limit>) {
+    fn set_limit(&self, inner: &mut Inner, lease_id: LeaseId, limit: Option<Limit>) {
         let due = Due::Lease(lease_id);
-        inner.unlistened.remove(&lease_id);
         match limit {
             Some(limit) => self.deadlines.add(inner.when(limit, clock::now()), due),
             None => self.deadlines.remove(&due),

@@ -17,12 +17,9 @@ use crate::{
     kernel::{self, diag},
     lease::{Client, EndReason, Lease},
     port::{Port, PortRange, Protocol},
-    registry::{
-        PortSet, Told,
-        placement::{self, Ground},
-    },
+    registry::{PortSet, Told, appearing::Plan},
     request::{AllocateRequest, Filter},
-    service_type::{Created, ServiceType, ServiceTypeName, near_miss},
+    service_type::ServiceTypeName,
     time::Timestamp,
 };
 
@@ -31,21 +28,11 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long until it is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// A type with a range that does not exist yet.
-pub(super) struct Plan {
-    pub(super) service_type: ServiceType,
-    /// The new range.
-    pub(super) range: PortRange,
-    created: Created,
-}
-
 impl Inner {
     /// Finds a range for a request whose type has none, or none with room.
     pub(super) fn plan(&self, request: &AllocateRequest) -> Result<Plan, Error> {
         let name = &request.service_type;
-        let rules = self.registry.rules();
-        let known = rules.types.0.get(name);
-        if known.is_none() {
+        if !self.registry.rules().types.0.contains_key(name) {
             self.may_appear(name, request.create)?;
         }
         let mut in_use = PortSet::default();
@@ -54,72 +41,13 @@ impl Inner {
             diag::all_sockets(Protocol::Both, PortRange::ALL, |socket| in_use.insert(socket.port));
         // Granted only by number, they are of as little use.
         Port::refused_by_browsers().for_each(|port| in_use.insert(port));
-        let ground = Ground {
-            types: &rules.types,
-            excluded: &rules.excluded,
-            ephemeral: kernel::ephemeral_ports(),
-            in_use: &in_use,
-        };
-        let place = match known {
-            Some(known) => placement::grow(name, known, request.count, &rules.auto, ground)?,
-            None => placement::place(name, request.count, &rules.auto, ground)?,
-        };
-        let now = Created { at: Timestamp::now(), placement: place.placement, by: None };
-        let mut service_type = known.cloned().unwrap_or_else(|| ServiceType::new(place.range));
-        if known.is_some() {
-            placement::add(&mut service_type, place.range);
-        }
-        Ok(Plan { service_type, range: place.range, created: now })
+        self.registry.plan(request, &in_use, kernel::ephemeral_ports(), Timestamp::now())
     }
 
     /// Whether an unknown type may get a range.
     pub(super) fn may_appear(&self, name: &ServiceTypeName, create: bool) -> Result<(), Error> {
-        let types = &self.registry.rules().types;
-        if let Some(origin) = self.origins.get(&format!("service_types.{name}")) {
-            // A range of the service's own would count less than what somebody has written.
-            let message = format!("there is no service type \"{name}\": {origin} removes it");
-            let hint =
-                "delete that null, give the type a port_range in a later file, or use another type";
-            return Err(Error::new(ErrorKind::UnknownServiceType, message).suggest(hint));
-        }
-        if let Some(port) = name.as_str().parse().ok().and_then(Port::new) {
-            // Whoever means a port must not get a range of that name.
-            let message = format!("{port} is a port, not a service type");
-            return Err(Error::new(ErrorKind::UnknownServiceType, message)
-                .suggest(format!("to ask for it: `styxy allocate dev --port {port}`")));
-        }
-        if name.as_str().starts_with('-') {
-            let message =
-                format!("there is no service type \"{name}\", and none can appear by itself");
-            return Err(Error::new(ErrorKind::UnknownServiceType, message)
-                .suggest("use a name that does not begin with a hyphen"));
-        }
-        let meant = near_miss(name.as_str(), types.names());
-        if !self.config.auto.enabled {
-            let message = format!(
-                "there is no service type \"{name}\", and automatic ranges are switched off"
-            );
-            let enable = "`styxy config auto-allocation enable` switches them on";
-            // Together, because some doors have room for one.
-            let hint = match meant {
-                Some(meant) => format!("did you mean \"{meant}\"? If not: {enable}"),
-                None => enable.to_owned(),
-            };
-            let known = types.names().collect::<Vec<_>>().join(", ");
-            return Err(Error::new(ErrorKind::AutoAllocationDisabled, message)
-                .suggest(hint)
-                .suggest(format!("the known types are: {known}")));
-        }
-        match meant {
-            Some(meant) if !create => Err(Error::new(
-                ErrorKind::UnknownServiceType,
-                format!("there is no service type \"{name}\""),
-            )
-            .suggest(format!(
-                "did you mean \"{meant}\"? If it is a type of its own, say so with create (`--create`)"
-            ))),
-            _ => Ok(()),
-        }
+        let removed_by = self.origins.get(&format!("service_types.{name}"));
+        self.registry.may_appear(name, create, removed_by.map(ToString::to_string).as_deref())
     }
 
     /// The leases of these types.
@@ -231,24 +159,13 @@ impl Broker {
         client: &Client,
         busy: PortSet,
     ) -> Result<Option<PortRange>, Error> {
-        let Some(Plan { mut service_type, range, created }) = self.planned(request, busy)? else {
-            return Ok(None);
-        };
-        let name = &request.service_type;
-        let placement = created.placement;
-        let by = client.comm.as_deref().map(|comm| match client.pid {
+        let Some(mut plan) = self.planned(request, busy)? else { return Ok(None) };
+        plan.created.by = client.comm.as_deref().map(|comm| match client.pid {
             Some(pid) => format!("{comm}[{pid}]"),
             None => comm.to_owned(),
         });
-        service_type.created.get_or_insert(Created { by, ..created });
-        let text = drop_in.with_type(name, Some(&service_type)).map_err(broken)?;
-        let change = Change::AutoAllocate {
-            service_type: name.clone(),
-            range,
-            ranges: service_type.ranges().collect(),
-            placement,
-            asker: Asker::of(request),
-        };
+        let (service_type, change, range) = (plan.in_file(), plan.change(request), plan.range);
+        let text = drop_in.with_type(&request.service_type, Some(&service_type)).map_err(broken)?;
         self.put(files, drop_in, &text, client, |_, _| vec![change])?;
         Ok(Some(range))
     }

@@ -23,8 +23,9 @@ use tower_service::Service;
 use super::{OBSERVER, stopped, worded::Worded};
 use crate::{
     activity::Busy,
-    broker::{Broker, Caller, grant::Share},
+    broker::{Broker, Caller},
     lease::EndReason,
+    registry::granting::Share,
 };
 
 /// How long a connection may be silent: between requests, or within a request's head.

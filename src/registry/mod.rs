@@ -2,17 +2,23 @@
 //! says of a port comes in as a function; [`Registry::apply`] is the one way to change anything.
 //!
 //! - `choose`: which port a request gets
-//! - [`holding`]: who lives by what
+//! - [`granting`]: what is to be changed for it
+//! - [`ending`]: what comes to its end, and [`holding`]: who lives by what
+//! - [`effects`]: what follows from a change
 //! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
 //! - [`merge`]: two registries of one user become one
 //! - [`obligations`]: what the service has to do for a lease
-//! - [`placement`]: where a range goes that appears by itself
+//! - [`appearing`]: types that appear by themselves, and [`placement`]: where their ranges go
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
 
+pub mod appearing;
 mod choose;
+pub mod effects;
+pub mod ending;
 mod fairness;
+pub mod granting;
 pub mod holding;
 mod memory;
 pub mod merge;
@@ -27,6 +33,7 @@ use std::{
 };
 
 pub use choose::{Choice, InUse, Obstacle, Reason};
+pub use effects::Effect;
 pub use memory::{Memory, Remembered};
 pub use port_set::PortSet;
 pub use told::{Automatic, Told};
@@ -96,6 +103,12 @@ pub struct Registry {
     ended_elsewhere: HashSet<LeaseId>,
     /// Ports that were in use a moment ago, and are tried last.
     in_use: PortSet,
+    /// Live leases and shares that were asked for again, by the names that their callers have given them.
+    repeated: HashSet<HolderId>,
+    /// How often in a row leases that only end when they go unused were found without a listener.
+    unlistened: HashMap<LeaseId, u32>,
+    /// Owners that have ended, and whose new leases live a moment longer.
+    leaving: HashSet<Owner>,
 }
 
 /// What there is one of.
@@ -128,6 +141,9 @@ impl Registry {
             told: Told::default(),
             ended_elsewhere: HashSet::new(),
             in_use: PortSet::default(),
+            repeated: HashSet::new(),
+            unlistened: HashMap::new(),
+            leaving: HashSet::new(),
         }
     }
 

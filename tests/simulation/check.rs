@@ -8,6 +8,7 @@ use std::{
 use styxy::{
     lease::{Lease, LeaseId, Owner},
     port::{Port, Protocol},
+    registry::obligations::Limit,
     request::{AllocateRequest, Filter},
 };
 
@@ -25,6 +26,7 @@ impl Fleet {
         leases(service);
         ports(service);
         owners(service, self);
+        obligations(service);
         singletons(service);
         memory(service);
         told(service);
@@ -105,9 +107,27 @@ fn owners(service: &Service, fleet: &Fleet) {
     for owner in watched {
         assert!(model.needs(owner), "{owner:?} is watched for nothing");
     }
+    for owner in owned.keys() {
+        assert!(watched.contains(owner), "nobody waits for the end of {owner:?}");
+    }
     let found: BTreeMap<_, _> =
         registry.instances().iter().map(|i| (i.instance_id.clone(), i.owner.clone())).collect();
     assert_eq!(found, model.instances);
+}
+
+/// What is waited for and kept is what the leases and instances say, no more and no less.
+fn obligations(service: &Service) {
+    let limit = |lease: &Lease| match lease.holders().filter_map(|holder| holder.deadline).min() {
+        _ if lease.orphaned => None,
+        Some(deadline) => Some(Limit::At(deadline)),
+        None => lease.holders().all(|holder| holder.owner.is_none()).then_some(Limit::Unused),
+    };
+    let limits: HashMap<_, _> =
+        service.model.leases().filter_map(|lease| Some((lease.lease_id, limit(lease)?))).collect();
+    assert_eq!(service.limits, limits);
+    let guarded = service.model.leases().filter(|lease| lease.protocol != Protocol::Udp);
+    assert_eq!(service.guarded, guarded.map(|lease| lease.lease_id).collect());
+    assert_eq!(service.heartbeats, service.model.instances.keys().cloned().collect());
 }
 
 fn singletons(service: &Service) {

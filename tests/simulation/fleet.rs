@@ -118,7 +118,6 @@ impl Fleet {
                 since: Timestamp(serial),
             });
             self.service.commit(vec![Change::RegisterInstance { instance }]);
-            self.service.watch(if is_process { &owner } else { &Owner::None });
         }
         Agent { owner, instance }
     }

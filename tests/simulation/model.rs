@@ -11,7 +11,7 @@ use styxy::{
     error::{Error, ErrorKind},
     lease::{InstanceId, Lease, MemoryKey, Owner, SingletonKey},
     port::{Port, PortRange, Protocol},
-    registry::{Choice, PortSet, Rules, placement::Place},
+    registry::{Choice, PortSet, Rules, granting::Decision},
     request::AllocateRequest,
     service_type::{InstanceBehavior, ServiceTypeName},
 };
@@ -302,7 +302,7 @@ impl Model {
     }
 
     /// Checks the answer to a request that is completed with its type.
-    pub fn judge(&self, request: &AllocateRequest, answer: &Result<Choice, Error>) {
+    pub fn judge(&self, request: &AllocateRequest, answer: &Result<Option<Decision>, Error>) {
         let index = self.index(&request.service_type).expect("a request of a known type");
         let kind = &self.kinds[usize::from(index)];
         let key = (request.service_type.clone(), request.singleton_key.clone());
@@ -322,7 +322,13 @@ impl Model {
         });
         let room = || remembered.is_some() || self.has_room(kind, request);
         let wants = self.live + usize::from(request.count);
-        match answer {
+        let is_full = || !request.strict && !exists && asked.is_none() && !room();
+        let choice = match answer {
+            Ok(Some(decision)) => Ok(&decision.choice),
+            Ok(None) => return assert!(is_full(), "there is room for {request:?}"),
+            Err(error) => Err(error),
+        };
+        match choice {
             Ok(Choice::Existing(lease)) => {
                 assert!(exists && (&lease.service_type, &lease.singleton_key) == (&key.0, &key.1));
                 let live = self.lease_at(parts(lease.protocol)[0], lease.port);
@@ -349,20 +355,32 @@ impl Model {
             Err(error) => match error.kind {
                 ErrorKind::LimitExceeded => assert!(!exists && wants > self.most_leases),
                 ErrorKind::PortInUse => {
-                    assert!(request.strict && (exists || asked.is_none()), "{error:?}");
+                    let strictly = request.strict && (exists || asked.is_none());
+                    assert!(strictly || self.is_of_another_protocol(request), "{error:?}");
                 }
                 ErrorKind::PoolExhausted => {
-                    let refused = !request.strict && !exists && asked.is_none() && !room();
-                    assert!(refused, "there is room for {request:?}: {error:?}");
+                    assert!(is_full(), "there is room for {request:?}: {error:?}");
                 }
                 _ => panic!("{request:?}: {error:?}"),
             },
         }
     }
 
+    /// Whether the oldest of what the request is for has not all of the protocol that is asked for.
+    fn is_of_another_protocol(&self, request: &AllocateRequest) -> bool {
+        let is_its = |lease: &&Arc<Lease>| {
+            lease.service_type == request.service_type
+                && lease.singleton_key == request.singleton_key
+        };
+        let oldest = self.leases().filter(is_its).min_by_key(|l| (l.since, l.lease_id));
+        oldest.is_some_and(|lease| {
+            let has = |part| lease.protocol.parts().contains(part);
+            !request.protocol().parts().iter().all(has)
+        })
+    }
+
     /// Checks a new range: within the limits, far enough from other types, with no excluded port.
-    pub fn judge_place(&self, name: &ServiceTypeName, found: Place, rules: &Rules) {
-        let Place { range, .. } = found;
+    pub fn judge_place(&self, name: &ServiceTypeName, range: PortRange, rules: &Rules) {
         let auto = &rules.auto;
         let inside = auto.min_port <= range.first() && range.last() <= auto.max_port;
         assert!(inside && range.len() >= auto.chunk_size.into(), "{range}");

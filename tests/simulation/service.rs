@@ -1,21 +1,24 @@
-//! What the service does around its registry, without the kernel, files and the journal: a change is
-//! made in the registry, told to the model, and what nobody needs any more is let go of.
+//! The service without the kernel, files and the journal. What is granted, what ends and what follows from a change is for the
+//! registry to say; here it is told what the kernel would say, and every change goes to the model, too.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use styxy::{
-    change::{Asker, Change, TypeRanges},
+    change::{Change, TypeRanges},
     error::{Error, ErrorKind},
-    lease::{EndReason, Holder, HolderId, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, HolderId, InstanceId, Lease, LeaseId, Owner},
     port::{Port, PortRange, Protocol},
     registry::{
-        Choice, InUse, Obstacle, PortSet, Registry, Rules,
-        holding::{leave, orphaned, renewed, shared},
-        obligations::Obligations,
-        placement::{self, Ground},
+        Choice, Effect, InUse, Obstacle, PortSet, Registry, Rules,
+        ending::{LOOKS, OwnerEnded, spare_listened},
+        granting::{At, Decision, Means, new_leases},
+        obligations::Limit,
     },
     request::{AllocateRequest, Filter},
-    service_type::{Created, ServiceType, ServiceTypeName},
+    service_type::ServiceTypeName,
     time::{Moment, Timestamp},
 };
 
@@ -37,6 +40,7 @@ pub struct Counts {
     pub released: u64,
     pub expired: u64,
     pub orphaned: u64,
+    pub leaving: u64,
     pub forgotten: u64,
     pub types_appeared: u64,
     pub types_grown: u64,
@@ -53,6 +57,12 @@ pub struct Service {
     pub rules: Rules,
     /// Who is being watched.
     pub watched: HashSet<Owner>,
+    /// When leases are looked at.
+    pub limits: HashMap<LeaseId, Limit>,
+    /// The leases whose ports are kept.
+    pub guarded: HashSet<LeaseId>,
+    /// The instances whose heartbeats are waited for.
+    pub heartbeats: HashSet<InstanceId>,
     pub counts: Counts,
     /// What other programs have, and what the holders of leases listen on.
     pub busy: Vec<(usize, Port)>,
@@ -67,6 +77,9 @@ impl Service {
             model: Model::new(&rules),
             rules,
             watched: HashSet::new(),
+            limits: HashMap::new(),
+            guarded: HashSet::new(),
+            heartbeats: HashSet::new(),
             counts: Counts::default(),
             busy: Vec::new(),
             seq: 0,
@@ -81,19 +94,13 @@ impl Service {
     pub fn commit(&mut self, changes: Vec<Change>) {
         for change in changes {
             self.seq += 1;
-            let lease =
-                |registry: &Registry| registry.get(change.lease()?.lease_id).ok().map(Arc::clone);
-            let before = lease(&self.registry);
             self.model.apply(self.seq, &change);
-            self.registry.apply(self.seq, &change);
-            let after = lease(&self.registry);
-            let had = Obligations::of(before.as_deref()).owners;
-            let has = Obligations::of(after.as_deref()).owners;
-            had.difference(&has).for_each(|owner| self.let_go_of_owner(owner));
+            for effect in self.registry.change(self.seq, &change) {
+                self.carry_out(effect);
+            }
             match &change {
                 Change::Release { .. } => self.counts.released += 1,
                 Change::Expire { .. } => self.counts.expired += 1,
-                Change::EndInstance { instance, .. } => self.let_go_of_owner(&instance.owner),
                 Change::Orphan { .. } => self.counts.orphaned += 1,
                 Change::SingletonReuse { .. } => self.counts.shared += 1,
                 Change::SingletonLeave { .. } => self.counts.left += 1,
@@ -104,19 +111,29 @@ impl Service {
         assert_eq!(self.registry.len(), self.model.live);
     }
 
-    fn let_go_of_owner(&mut self, owner: &Owner) {
-        let needed = self.registry.needs(owner);
-        if *owner != Owner::None {
-            assert_eq!(needed, self.model.needs(owner), "{owner:?}");
-        }
-        if !needed {
-            self.watched.remove(owner);
-        }
-    }
-
-    pub fn watch(&mut self, owner: &Owner) {
-        if *owner != Owner::None {
-            self.watched.insert(owner.clone());
+    /// What the service begins and lets go of. It begins nothing twice, and lets go of nothing that is needed.
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Watch(owner) => {
+                assert!(self.model.needs(&owner), "{owner:?} is watched for nothing");
+                self.watched.insert(owner);
+            }
+            Effect::Unwatch(owner) => {
+                assert!(!self.model.needs(&owner), "{owner:?} is needed");
+                self.watched.remove(&owner);
+            }
+            Effect::Limit(lease_id, Some(limit)) => _ = self.limits.insert(lease_id, limit),
+            Effect::Limit(lease_id, None) => _ = self.limits.remove(&lease_id),
+            Effect::Guard(lease_id) => assert!(self.guarded.insert(lease_id), "guarded twice"),
+            Effect::Unguard(lease) => {
+                assert!(self.guarded.remove(&lease.lease_id), "it had no guard");
+            }
+            Effect::Heartbeats(instance) => {
+                self.heartbeats.insert(instance.instance_id.clone());
+            }
+            Effect::NoHeartbeats(instance_id) => {
+                assert!(self.heartbeats.remove(&instance_id), "nobody waits for them");
+            }
         }
     }
 
@@ -148,7 +165,7 @@ impl Service {
         let request = &request.completed(known)?;
         let protocol = request.protocol();
         let mut probes = 0;
-        let answer = self.registry.choose(request, known, |port| {
+        let ask = |port| {
             probes += 1;
             assert!(!self.model.is_leased(port, protocol), "port {port} is probed needlessly");
             if self.model.is_busy(port, protocol) {
@@ -156,45 +173,32 @@ impl Service {
             } else {
                 Ok(())
             }
-        });
-        self.model.judge(request, &answer);
-        let may_grow = known.created.is_some() && self.rules.auto.enabled;
+        };
+        let means = Means { hand_over: false, guards: (self.guarded.len(), usize::MAX) };
+        let decided = self.registry.decide(request, known, means, ask);
+        self.model.judge(request, &decided);
         self.counts.probes += probes;
         self.counts.most_probes = self.counts.most_probes.max(probes);
-        match answer {
-            Ok(Choice::Port(first)) => self.grant(request, first, owner),
-            Ok(Choice::Existing(lease)) => self.share(&lease, request, owner)?,
-            Err(error) if error.kind == ErrorKind::PoolExhausted && may_grow => return Ok(false),
-            Err(error) => return Err(error),
+        let Some(decision) = decided? else { return Ok(false) };
+        match &decision.choice {
+            Choice::Port(first) => self.grant(&decision, *first, owner),
+            Choice::Existing(lease) => self.share(&lease.clone(), request, owner)?,
         }
         Ok(true)
     }
 
-    fn grant(&mut self, request: &AllocateRequest, first: Port, owner: &Owner) {
-        let block_id = LeaseId::from_number(self.leases + 1);
-        let ports = (0..request.count).filter_map(|offset| first.plus(offset));
-        let changes = ports.map(|port| {
-            self.leases += 1;
-            let lease = Arc::new(Lease {
-                protocol: request.protocol(),
-                service_name: request.service_name.clone(),
-                instance_id: request.instance_id.clone(),
-                project_path: request.project_path.clone(),
-                owner: owner.clone(),
-                ttl: request.ttl,
-                deadline: request.ttl.map(|ttl| Moment(self.seq).plus_seconds(ttl)),
-                singleton_key: request.singleton_key.clone(),
-                block_id: (request.count > 1).then_some(block_id),
-                since: Timestamp(self.seq),
-                ..Lease::new(LeaseId::from_number(self.leases), port, request.service_type.clone())
-            });
-            Change::Allocate { lease }
-        });
-        let changes: Vec<_> = changes.collect();
+    fn grant(&mut self, decision: &Decision, first: Port, owner: &Owner) {
+        let at = At { now: self.now(), wall: Timestamp(self.seq) };
+        let leases = &mut self.leases;
+        let id = || {
+            *leases += 1;
+            LeaseId::from_number(*leases)
+        };
+        let new = new_leases(decision, first, owner, at, id).into_iter();
+        let changes: Vec<_> = new.map(|lease| Change::Allocate { lease }).collect();
         self.counts.granted += 1;
         self.counts.blocks += u64::from(changes.len() > 1);
         self.commit(changes);
-        self.watch(owner);
     }
 
     fn share(
@@ -203,18 +207,9 @@ impl Service {
         request: &AllocateRequest,
         owner: &Owner,
     ) -> Result<(), Error> {
-        let caller = Holder {
-            id: Some(HolderId::from_number(self.seq.into())),
-            owner: owner.clone(),
-            instance_id: request.instance_id.clone(),
-            ttl: request.ttl,
-            deadline: request.ttl.map(|ttl| self.now().plus_seconds(ttl)),
-        };
-        let lease = Arc::new(shared(lease, caller)?.0);
-        self.commit(vec![Change::SingletonReuse { lease }]);
-        if self.registry.needs(owner) {
-            self.watch(owner);
-        }
+        let (id, now) = (HolderId::from_number(self.seq.into()), self.now());
+        let shared = self.registry.share(lease, request, owner, id, now)?;
+        self.commit(vec![shared.change]);
         Ok(())
     }
 
@@ -222,76 +217,80 @@ impl Service {
 
     /// Ends what has lost its reason to live, unless something listens on its port.
     fn end(&mut self, changes: Vec<Change>) {
-        let changes = changes.into_iter().filter_map(|change| match change {
-            Change::Expire { lease, .. } if self.model.is_busy(lease.port, lease.protocol) => {
-                (!lease.orphaned).then(|| Change::Orphan { lease: Arc::new(orphaned(&lease)) })
-            }
-            change => Some(change),
-        });
-        let changes = changes.collect();
+        let is_listened = |lease: &Lease| self.model.is_busy(lease.port, lease.protocol);
+        let changes = spare_listened(changes, is_listened);
         self.commit(changes);
     }
 
+    /// An owner has ended; what it leaves behind for a moment ends then.
     pub fn owner_gone(&mut self, owner: &Owner) {
         self.watched.remove(owner);
-        let changes = self.registry.ends_with_owner(owner);
-        self.end(changes);
+        loop {
+            let now = Timestamp(self.seq);
+            let model = &self.model;
+            let is_listened = |lease: &Lease| model.is_busy(lease.port, lease.protocol);
+            let OwnerEnded { ends, is_leaving } =
+                self.registry.owner_ended(owner, now, is_listened);
+            self.end(ends);
+            if !is_leaving {
+                break;
+            }
+            self.counts.leaving += 1;
+        }
     }
 
     pub fn instance_gone(&mut self, instance_id: &InstanceId) {
-        let changes = self.registry.ends_with_instance(instance_id, "its heartbeats stopped");
+        let changes = self.registry.instance_silent(instance_id);
         self.end(changes);
     }
 
     /// The listeners of orphans are looked at.
     pub fn orphans_due(&mut self) {
-        let orphans = self.registry.orphans();
-        assert_eq!(orphans.len(), self.model.orphans);
-        let ends = orphans.into_iter().map(|l| Change::end(l, EndReason::ListenerGone));
-        self.end(ends.collect());
+        let ends = self.registry.orphans_end(|_| true);
+        assert_eq!(ends.len(), self.model.orphans);
+        self.end(ends);
     }
 
     /// A lease is looked at whose time has come.
     pub fn lease_due(&mut self, lease_id: LeaseId) {
         let lease = Arc::clone(self.registry.get(lease_id).expect("a live lease"));
-        if lease.orphaned {
-            return;
-        }
-        if let Some(deadline) = lease.nearest_deadline() {
-            let over = |holder: &Holder| holder.deadline == Some(deadline);
-            self.end(vec![leave(&lease, over, EndReason::Ttl)]);
-        } else if lease.holders().all(|holder| holder.owner == Owner::None)
-            && !self.model.is_busy(lease.port, lease.protocol)
-        {
-            self.end(vec![Change::end(lease, EndReason::Unused)]);
+        // Its time has come for what it lives by now, and for what it was looked at before.
+        let now = lease.nearest_deadline().unwrap_or_else(|| self.now());
+        for _ in 0..=LOOKS {
+            let model = &self.model;
+            let is_listened = |lease: &Lease| model.is_busy(lease.port, lease.protocol);
+            let due = self.registry.lease_due(lease_id, now, is_listened);
+            self.end(due.ends.into_iter().collect());
+            if due.again.is_none() {
+                break;
+            }
         }
     }
 
     pub fn release(&mut self, lease_id: LeaseId) {
-        let lease = Arc::clone(self.registry.get(lease_id).expect("a live lease"));
-        self.commit(vec![Change::end(lease, EndReason::Released)]);
+        let is_listened = |lease: &Lease| self.model.is_busy(lease.port, lease.protocol);
+        let (change, _) = self.registry.release(lease_id, is_listened).expect("a live lease");
+        self.commit(vec![change]);
     }
 
     /// Releases all that the filter means.
     pub fn release_matching(&mut self, filter: &Filter) {
-        let leases = self.registry.list(filter).into_iter();
-        let ends = leases.map(|lease| Change::end(lease, EndReason::Released));
-        self.commit(ends.collect());
+        let ends = self.registry.release_matching(filter, EndReason::Released);
+        self.commit(ends);
     }
 
     pub fn renew(&mut self, lease_id: LeaseId, ttl: u64) {
-        let lease = self.registry.get(lease_id).expect("a live lease");
         // Of those who share it, the last.
-        let holder = lease.holder_ids().last();
-        let renewed = renewed(lease, holder, Some(ttl), self.now()).expect("a time limit");
-        self.commit(vec![Change::Renew { lease: Arc::new(renewed.0) }]);
+        let lease = self.registry.get(lease_id).expect("a live lease");
+        let name = lease.holder_ids().last().map(|holder| holder.to_string());
+        let name = name.map_or(lease_id, |name| name.parse().expect("a name of the same form"));
+        let renewed = self.registry.renew(name, Some(ttl), self.now());
+        self.commit(vec![renewed.expect("a time limit").0]);
     }
 
     pub fn forget(&mut self, filter: &Filter) {
-        let meant = self.registry.memory().iter();
-        let meant = meant.filter(|(key, port, _)| filter.matches_memory(key, *port));
-        let changes = meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port });
-        self.commit(changes.collect());
+        let changes = self.registry.forget_matching(filter);
+        self.commit(changes);
     }
 
     // Types and configuration.
@@ -304,36 +303,23 @@ impl Service {
     /// Finds a range for a type that has none, or none with room.
     fn widen(&mut self, request: &AllocateRequest) -> Result<(), Error> {
         let name = &request.service_type;
-        let known = self.rules.types.0.get(name);
+        let is_known = self.rules.types.0.contains_key(name);
+        if !is_known {
+            self.registry.may_appear(name, true, None)?;
+        }
         let in_use: PortSet = self.busy.iter().map(|(_, port)| *port).collect();
         let ephemeral = [32_768, 60_999].map(|number| Port::new(number).expect("no zero"));
-        let ground = Ground {
-            types: &self.rules.types,
-            excluded: &self.rules.excluded,
-            ephemeral: PortRange::new(ephemeral[0], ephemeral[1]),
-            in_use: &in_use,
-        };
-        let auto = &self.rules.auto;
-        let found = match known {
-            Some(known) => placement::grow(name, known, request.count, auto, ground)?,
-            None => placement::place(name, request.count, auto, ground)?,
-        };
-        self.model.judge_place(name, found, &self.rules);
-        let (range, placement) = (found.range, found.placement);
-        let mut service_type = known.cloned().unwrap_or_else(|| ServiceType::new(range));
-        if known.is_some() {
-            placement::add(&mut service_type, range);
+        let ephemeral = PortRange::new(ephemeral[0], ephemeral[1]);
+        let plan = self.registry.plan(request, &in_use, ephemeral, Timestamp(self.seq))?;
+        self.model.judge_place(name, plan.range, &self.rules);
+        if is_known {
             self.counts.types_grown += 1;
         } else {
             self.counts.types_appeared += 1;
         }
-        let created = Created { at: Timestamp(self.seq), placement, by: None };
-        service_type.created.get_or_insert(created);
-        let ranges = service_type.ranges().collect();
-        self.rules.types.0.insert(name.clone(), service_type);
+        self.rules.types.0.insert(name.clone(), plan.in_file());
         self.set_rules();
-        let (service_type, asker) = (name.clone(), Asker::of(request));
-        self.commit(vec![Change::AutoAllocate { service_type, range, ranges, placement, asker }]);
+        self.commit(vec![plan.change(request)]);
         Ok(())
     }
 

@@ -1,0 +1,110 @@
+//! What follows from a change: what the service has to begin, and what it may let go of.
+
+use std::sync::Arc;
+
+use super::{
+    Registry,
+    obligations::{Limit, Obligations},
+};
+use crate::{
+    change::Change,
+    lease::{Instance, InstanceId, Lease, LeaseId, Owner},
+};
+
+/// One thing that follows from a change. In the order in which they come, each can be carried out by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Wait for the end of this owner.
+    Watch(Owner),
+    /// Wait for its end no longer: nothing lives by it any more.
+    Unwatch(Owner),
+    /// Look at the lease when this time has come, and not when another has; without one, never.
+    Limit(LeaseId, Option<Limit>),
+    /// Keep the port of this lease.
+    Guard(LeaseId),
+    /// Keep the port of this lease no longer.
+    Unguard(Arc<Lease>),
+    /// Wait for the heartbeats of this instance, the first of them counted from now.
+    Heartbeats(Arc<Instance>),
+    /// Wait for its heartbeats no longer.
+    NoHeartbeats(InstanceId),
+}
+
+impl Registry {
+    /// Makes a change, as [`apply`](Self::apply) does; what follows from it.
+    pub fn change(&mut self, seq: u64, change: &Change) -> Vec<Effect> {
+        let lease = |registry: &Self| registry.get(change.lease()?.lease_id).ok().map(Arc::clone);
+        let instance = |registry: &Self| {
+            registry.instance(&change.instance()?.instance_id).ok().map(Arc::clone)
+        };
+        let (lease_before, instance_before) = (lease(self), instance(self));
+        self.apply(seq, change);
+        let (lease, instance) = (lease(self), instance(self));
+        let mut effects = Vec::new();
+        self.lease_effects(lease_before.as_ref(), lease.as_ref(), &mut effects);
+        if let Change::SingletonReuse { lease } = change
+            && !effects.iter().any(|effect| matches!(effect, Effect::Limit(..)))
+        {
+            // Whoever asks for it is about to use it, so its time begins again.
+            let limit = Obligations::of(Some(lease)).limit;
+            effects.push(Effect::Limit(lease.lease_id, limit));
+        }
+        if effects.iter().any(|effect| matches!(effect, Effect::Limit(..))) {
+            change.lease().map(|lease| self.unlistened.remove(&lease.lease_id));
+        }
+        self.instance_effects(instance_before.as_ref(), instance, &mut effects);
+        if lease.is_none()
+            && let Some(over) = lease_before
+        {
+            self.repeated.remove(&over.lease_id.into());
+            over.holder_ids().for_each(|name| _ = self.repeated.remove(&name));
+        }
+        effects
+    }
+
+    /// What is to be done for a lease that was that before, and is this now.
+    fn lease_effects(
+        &self,
+        before: Option<&Arc<Lease>>,
+        after: Option<&Arc<Lease>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(lease) = after.or(before) else { return };
+        let had = Obligations::of(before.map(Arc::as_ref));
+        let has = Obligations::of(after.map(Arc::as_ref));
+        let gone = had.owners.difference(&has.owners).filter(|owner| !self.needs(owner));
+        effects.extend(gone.map(|owner| Effect::Unwatch((*owner).clone())));
+        let new = has.owners.difference(&had.owners);
+        effects.extend(new.map(|owner| Effect::Watch((*owner).clone())));
+        if had.limit != has.limit {
+            effects.push(Effect::Limit(lease.lease_id, has.limit));
+        }
+        match (had.guard, has.guard) {
+            (true, false) => effects.push(Effect::Unguard(Arc::clone(lease))),
+            (false, true) => effects.push(Effect::Guard(lease.lease_id)),
+            _ => {}
+        }
+    }
+
+    /// The same for an instance.
+    fn instance_effects(
+        &self,
+        before: Option<&Arc<Instance>>,
+        after: Option<Arc<Instance>>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let owner =
+            |instance: &Arc<Instance>| (!instance.owner.is_none()).then(|| instance.owner.clone());
+        let (had, has) = (before.and_then(owner), after.as_ref().and_then(owner));
+        if had != has {
+            let gone = had.filter(|owner| !self.needs(owner));
+            effects.extend(gone.map(Effect::Unwatch));
+        }
+        effects.extend(has.map(Effect::Watch));
+        match (before, after) {
+            (_, Some(instance)) => effects.push(Effect::Heartbeats(instance)),
+            (Some(gone), None) => effects.push(Effect::NoHeartbeats(gone.instance_id.clone())),
+            (None, None) => {}
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What comes to its end: with its owner, with its time, for want of use, or because somebody lets it go.
+//!
+//! Whether a port is listened on comes in as a function, and is asked only where it matters.
+
+use std::sync::Arc;
+
+use super::{
+    Registry,
+    granting::Share,
+    holding::{leave, let_go, orphaned, renewed},
+    obligations::{Limit, Obligations},
+};
+use crate::{
+    change::Change,
+    error::Error,
+    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
+    request::{AllocateRequest, Filter, LONGEST_TTL},
+    time::{Moment, Timestamp},
+};
+
+/// How often it is looked within the time that a lease may go unused. It ends at the look after these: before the first
+/// without a listener there may have been one.
+pub const LOOKS: u32 = 4;
+/// A lease is new for this long, in milliseconds.
+const NEW_MILLIS: u64 = 5_000;
+
+/// What becomes of a lease whose time has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Due {
+    /// What ends now.
+    pub ends: Option<Change>,
+    /// When it is looked at again, if it is.
+    pub again: Option<Limit>,
+}
+
+/// What ends with an owner.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnerEnded {
+    /// What ends now.
+    pub ends: Vec<Change>,
+    /// Whether leases are left that live a moment longer: see [`Registry::owner_ended`].
+    pub is_leaving: bool,
+}
+
+/// Spares leases whose port is listened on: they live on as orphans, and orphans stay as they are.
+pub fn spare_listened(changes: Vec<Change>, is_listened: impl Fn(&Lease) -> bool) -> Vec<Change> {
+    let spared = |change| match change {
+        Change::Expire { lease, .. } if is_listened(&lease) => {
+            (!lease.orphaned).then(|| Change::Orphan { lease: Arc::new(orphaned(&lease)) })
+        }
+        change => Some(change),
+    };
+    changes.into_iter().filter_map(spared).collect()
+}
+
+impl Registry {
+    /// The time has come that a lease was to be looked at.
+    pub fn lease_due(
+        &mut self,
+        lease_id: LeaseId,
+        now: Moment,
+        is_listened: impl FnOnce(&Lease) -> bool,
+    ) -> Due {
+        let Ok(lease) = self.get(lease_id).map(Arc::clone) else { return Due::default() };
+        match Obligations::of(Some(&lease)).limit {
+            Some(Limit::At(deadline)) if deadline <= now => {
+                let is_over = |holder: &Holder| holder.deadline.is_some_and(|end| end <= now);
+                Due { ends: Some(leave(&lease, is_over, EndReason::Ttl)), again: None }
+            }
+            // It was renewed, or has an owner.
+            Some(Limit::At(_)) | None => Due::default(),
+            Some(Limit::Unused) => {
+                let again = Some(Limit::Unused);
+                if is_listened(&lease) {
+                    self.unlistened.remove(&lease_id);
+                    return Due { ends: None, again };
+                }
+                let looks = self.unlistened.entry(lease_id).or_default();
+                *looks += 1;
+                let ends = (*looks > LOOKS).then(|| Change::end(lease, EndReason::Unused));
+                Due { ends, again }
+            }
+        }
+    }
+
+    /// An owner has ended, and with it its leases and the instances that it was.
+    ///
+    /// A command may start its server in the background and end at once. So a lease that is new and that nothing listens on
+    /// yet is left, and the owner counts as leaving. When it is asked about again, all that is left ends.
+    pub fn owner_ended(
+        &mut self,
+        owner: &Owner,
+        now: Timestamp,
+        is_listened: impl Fn(&Lease) -> bool,
+    ) -> OwnerEnded {
+        let mut ends = self.ends_with_owner(owner);
+        if self.leaving.remove(owner) {
+            return OwnerEnded { ends, is_leaving: false };
+        }
+        let is_new =
+            |lease: &Lease| !lease.orphaned && now.0.saturating_sub(lease.since.0) < NEW_MILLIS;
+        let before = ends.len();
+        ends.retain(|change| match change {
+            Change::Expire { lease, reason: EndReason::OwnerGone, .. } => {
+                !is_new(lease) || is_listened(lease)
+            }
+            _ => true,
+        });
+        let is_leaving = ends.len() < before;
+        if is_leaving {
+            self.leaving.insert(owner.clone());
+        }
+        OwnerEnded { ends, is_leaving }
+    }
+
+    /// Owners that are leaving with a lease that is meant.
+    pub fn leaving(&self, is_meant: impl Fn(&Lease) -> bool) -> Vec<Owner> {
+        let has_one = |owner: &&Owner| self.owned_by(owner).iter().any(|lease| is_meant(lease));
+        self.leaving.iter().filter(has_one).cloned().collect()
+    }
+
+    /// Owners that are leaving with a lease that would keep this request from the port that it asks for or had before: the
+    /// same command, started again, is not to get another one.
+    pub fn leaving_in_the_way_of(&self, request: &AllocateRequest) -> Vec<Owner> {
+        let is_single = self.is_singleton(&request.service_type);
+        let is_particular = is_single || request.port.is_some() || request.project_path.is_some();
+        if request.dry_run || !is_particular || self.leaving.is_empty() {
+            return Vec::new();
+        }
+        self.leaving(|lease| {
+            let is_again = request.project_path.is_some()
+                && lease.project_path == request.project_path
+                && lease.service_name == request.service_name;
+            request.port == Some(lease.port)
+                || lease.service_type == request.service_type && (is_again || is_single)
+        })
+    }
+
+    /// All that an owner still has ends now.
+    pub fn leaves_now(&mut self, owner: &Owner) -> Vec<Change> {
+        self.leaving.remove(owner);
+        self.ends_with_owner(owner)
+    }
+
+    /// Orphans that nobody listens on any more end.
+    pub fn orphans_end(&self, which: impl Fn(&Lease) -> bool) -> Vec<Change> {
+        let mut orphans = self.orphans();
+        orphans.retain(|lease| which(lease));
+        orphans.into_iter().map(|lease| Change::end(lease, EndReason::ListenerGone)).collect()
+    }
+
+    /// The time limit of a lease, or of one who shares it, begins again. The second is the lease as that one sees it.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such lease, or no such time limit: see [`renewed`].
+    pub fn renew(
+        &self,
+        id: LeaseId,
+        ttl: Option<u64>,
+        now: Moment,
+    ) -> Result<(Change, Lease), Error> {
+        let (lease, holder) = self.named(id)?;
+        let (lease, seen) = renewed(lease, holder, ttl, now)?;
+        Ok((Change::Renew { lease: Arc::new(lease) }, seen))
+    }
+
+    /// A lease is released, or the share of one who shares it. If the last of those lets go of a service that runs on, whoever
+    /// asks for it is to find it. The second is the lease as it was.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSuchLease`](crate::error::ErrorKind::NoSuchLease).
+    pub fn release(
+        &self,
+        id: LeaseId,
+        is_listened: impl FnOnce(&Lease) -> bool,
+    ) -> Result<(Change, Arc<Lease>), Error> {
+        let (lease, holder) = self.named(id)?;
+        let mut change = let_go(lease, holder, EndReason::Released);
+        if holder.is_some() && matches!(change, Change::Release { .. }) && is_listened(lease) {
+            change = Change::Orphan { lease: Arc::new(orphaned(lease)) };
+        }
+        Ok((change, Arc::clone(lease)))
+    }
+
+    /// What is meant ends.
+    pub fn release_matching(&self, filter: &Filter, reason: EndReason) -> Vec<Change> {
+        self.list(filter).into_iter().map(|lease| Change::end(lease, reason)).collect()
+    }
+
+    /// Leases without an owner that are older than so many seconds and that nothing listens on, by port.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`](crate::error::ErrorKind::InvalidArgument) if no lease can be so old.
+    pub fn left_over(
+        &self,
+        older_than: u64,
+        now: Timestamp,
+        is_listened: impl Fn(&Lease) -> bool,
+    ) -> Result<Vec<Arc<Lease>>, Error> {
+        if older_than > LONGEST_TTL {
+            return Err(Error::invalid(format!(
+                "older_than must be a whole number of seconds up to {LONGEST_TTL}, not {older_than}"
+            )));
+        }
+        let is_old =
+            |lease: &Lease| now.0.saturating_sub(lease.since.0) >= older_than.saturating_mul(1_000);
+        let mut leases = self.list(&Filter::default());
+        leases.retain(|lease| {
+            is_old(lease) && lease.holders().all(|h| h.owner.is_none()) && !is_listened(lease)
+        });
+        Ok(leases)
+    }
+
+    /// What is meant is not remembered any more.
+    pub fn forget_matching(&self, filter: &Filter) -> Vec<Change> {
+        let remembered = self.memory.iter();
+        let meant = remembered.filter(|(key, port, _)| filter.matches_memory(key, *port));
+        meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port }).collect()
+    }
+
+    /// What nobody was told of is taken back, as far as it is still there: somebody may have released it meanwhile, or share
+    /// it. Who got no answer may have asked again and got one; that stays.
+    pub fn take_back(&self, shares: &[Share], reason: EndReason) -> Vec<Change> {
+        let is_unheard = |name| !self.repeated.contains(&name);
+        let unheard = shares.iter().filter(|share| share.name.is_none_or(is_unheard));
+        let ends = unheard
+            .filter_map(|share| Some(let_go(self.get(share.lease_id).ok()?, share.holder, reason)));
+        ends.collect()
+    }
+
+    /// The heartbeats of an instance have stopped.
+    pub fn instance_silent(&self, instance_id: &InstanceId) -> Vec<Change> {
+        self.ends_with_instance(instance_id, "its heartbeats stopped")
+    }
+}

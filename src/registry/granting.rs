@@ -1,0 +1,306 @@
+//! Granting: what a request gets, and what is to be changed for it.
+
+use std::sync::Arc;
+
+use super::{Choice, Obstacle, Registry, holding::shared};
+use crate::{
+    change::Change,
+    error::{Error, ErrorKind},
+    lease::{Holder, HolderId, Lease, LeaseId, Owner},
+    port::{Port, Protocol},
+    request::{AllocateRequest, Filter},
+    service_type::{Hold, InstanceBehavior, ServiceType},
+    time::{Moment, Timestamp},
+};
+
+/// What to say where nothing keeps the port.
+const UDP_IS_NOT_HELD: &str = "the port is not held: another program can take it until yours binds it (`styxy exec` hands over the bound socket)";
+
+/// What a request gets, before anything is changed.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// The port, or the lease that is there already.
+    pub choice: Choice,
+    /// The request, with what its type says.
+    pub request: AllocateRequest,
+    /// How the port is kept.
+    pub hold: Hold,
+    /// What the caller should know of that.
+    pub note: Option<String>,
+    /// Whether the service runs once.
+    pub is_single: bool,
+}
+
+/// How the port of a grant can be kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Means {
+    /// Whether the bound socket is handed over.
+    pub hand_over: bool,
+    /// How many guards there are, and how many there may be at the most.
+    pub guards: (usize, usize),
+}
+
+/// The moment of a grant, by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// What time limits go by.
+    pub now: Moment,
+    /// What people read.
+    pub wall: Timestamp,
+}
+
+/// A lease that was there already, as it is given to one caller more.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What is to be changed.
+    pub change: Change,
+    /// The lease as the caller is to see it.
+    pub seen: Lease,
+    /// The name of the caller's share, if anything would end it.
+    pub holder: Option<HolderId>,
+    /// The name that the caller has given it.
+    pub name: Option<HolderId>,
+    /// Whether the caller has it since this request, and did not before.
+    pub is_new: bool,
+}
+
+/// What was granted already to a request that comes again.
+#[derive(Clone, Debug)]
+pub struct Before {
+    /// The lease; of a block, the first.
+    pub lease: Arc<Lease>,
+    /// The further leases of a block.
+    pub others: Vec<Arc<Lease>>,
+    /// Whether the service runs once.
+    pub is_single: bool,
+}
+
+/// A lease, or what one of those who share it have of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The lease.
+    pub lease_id: LeaseId,
+    /// Who shares it, if it can be shared.
+    pub holder: Option<HolderId>,
+    /// The name that the caller has given it, by which it may be asked for again.
+    pub name: Option<HolderId>,
+}
+
+impl Registry {
+    /// What a request gets by this type, which may be one that is not known yet; `None` if the type needs a range, or a
+    /// further one, and may have it. `ask` says whether a port is free at this moment.
+    ///
+    /// # Errors
+    ///
+    /// If nothing can be granted: see [`choose`](Self::choose).
+    pub fn decide(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        means: Means,
+        ask: impl FnMut(Port) -> Result<(), Obstacle>,
+    ) -> Result<Option<Decision>, Error> {
+        let name = &request.service_type;
+        let request = request.completed(service_type)?;
+        if means.hand_over && request.protocol() == Protocol::Both {
+            return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
+        }
+        let choice = match self.choose(&request, service_type, ask) {
+            Err(error)
+                if error.kind == ErrorKind::PoolExhausted
+                    && service_type.created.is_some()
+                    && self.rules.auto.enabled =>
+            {
+                return Ok(None);
+            }
+            choice => choice?,
+        };
+        if let Choice::Existing(lease) = &choice {
+            if means.hand_over {
+                return Err(Error::new(
+                    ErrorKind::PortInUse,
+                    "this service runs once, and its lease has no socket to hand over",
+                )
+                .suggest("ask without the socket (Allocate, `styxy allocate`) to learn its port"));
+            }
+            if !request.protocol().parts().iter().all(|part| lease.protocol.parts().contains(part))
+            {
+                let (port, words) = (lease.port, lease.protocol.in_words());
+                let message =
+                    format!("{name} runs once, and its port {port} is leased for {words}");
+                return Err(Error::new(ErrorKind::PortInUse, message).suggest(format!(
+                    "ask for {}, or give it a key of its own (singleton_key)",
+                    lease.protocol
+                )));
+            }
+        }
+        let (hold, note) = hold(&request, service_type, means);
+        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+        Ok(Some(Decision { choice, request, hold, note, is_single }))
+    }
+
+    /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
+    ///
+    /// # Errors
+    ///
+    /// If it is not.
+    pub fn name_is_free(
+        &self,
+        request: &AllocateRequest,
+        shared: Option<&Lease>,
+    ) -> Result<(), Error> {
+        let named = request.lease_id.and_then(|id| self.named(id).ok());
+        match named {
+            Some((lease, _)) if shared.is_none_or(|shared| shared.lease_id != lease.lease_id) => {
+                Err(name_is_taken(lease))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What a request was granted already whose answer was lost, most likely with a service before this one.
+    ///
+    /// # Errors
+    ///
+    /// If its `lease_id` names what another request was granted.
+    pub fn granted_before(&mut self, request: &AllocateRequest) -> Result<Option<Before>, Error> {
+        let known = request.lease_id.and_then(|lease_id| self.get(lease_id).ok());
+        let Some(lease) = known.filter(|_| !request.dry_run).map(Arc::clone) else {
+            return Ok(None);
+        };
+        let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
+        let others = self.list(&block).into_iter();
+        let others: Vec<_> = others.filter(|other| other.lease_id != lease.lease_id).collect();
+        let is_other_request = lease.service_type != request.service_type
+            || lease.protocol != request.protocol()
+            || others.len() + 1 != usize::from(request.count)
+            || request.port.is_some_and(|port| request.strict && port != lease.port);
+        if is_other_request {
+            return Err(name_is_taken(&lease));
+        }
+        let first = HolderId::first_of(lease.lease_id);
+        if lease.holder_ids().next().is_some() && lease.holder_ids().all(|id| id != first) {
+            // Only others hold it by now.
+            return Ok(None);
+        }
+        self.repeated.insert(lease.lease_id.into());
+        let is_single = self.is_singleton(&lease.service_type);
+        Ok(Some(Before { lease, others, is_single }))
+    }
+
+    /// Gives a caller the lease that is there, and makes the caller one of those who hold it. `id` is the name of the share
+    /// of a caller that gives it none.
+    ///
+    /// # Errors
+    ///
+    /// If its `lease_id` names something else, or too many share the lease.
+    pub fn share(
+        &mut self,
+        lease: &Lease,
+        request: &AllocateRequest,
+        owner: &Owner,
+        id: HolderId,
+        now: Moment,
+    ) -> Result<Shared, Error> {
+        self.name_is_free(request, Some(lease))?;
+        let name = name_of_share(lease, request);
+        let id = Some(name.unwrap_or(id));
+        let caller = Holder {
+            id,
+            owner: owner.clone(),
+            instance_id: request.instance_id.clone(),
+            ttl: request.ttl,
+            deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
+        };
+        let (shared, holder) = shared(lease, caller)?;
+        // Asked once more, because the answer was lost, it is the same one.
+        let repeated = name.filter(|name| lease.holder_ids().any(|id| id == *name));
+        self.repeated.extend(repeated);
+        // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
+        let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
+        let seen = Lease { owner, ttl: request.ttl, ..shared.clone() };
+        let change = Change::SingletonReuse { lease: Arc::new(shared) };
+        let is_new = holder == id && repeated.is_none();
+        Ok(Shared { change, seen, holder, name, is_new })
+    }
+}
+
+/// The name that a caller gives to its share of a lease. Who was the first and comes back must not be called like the
+/// lease, which others hold, too.
+pub fn name_of_share(lease: &Lease, request: &AllocateRequest) -> Option<HolderId> {
+    request.lease_id.map(|id| match id {
+        id if id == lease.lease_id => HolderId::first_of(id),
+        id => HolderId::from(id),
+    })
+}
+
+/// The leases of a grant, from this port on. `id` makes their names, but for the first if the request has given it one.
+pub fn new_leases(
+    decision: &Decision,
+    first: Port,
+    owner: &Owner,
+    At { now, wall }: At,
+    mut id: impl FnMut() -> LeaseId,
+) -> Vec<Arc<Lease>> {
+    let Decision { request, hold, is_single, .. } = decision;
+    let first_id = request.lease_id.unwrap_or_else(&mut id);
+    let ports = (0..request.count).filter_map(|offset| first.plus(offset));
+    let leases = ports.map(|port| {
+        let lease_id = if port == first { first_id } else { id() };
+        Arc::new(Lease {
+            lease_id,
+            port,
+            protocol: request.protocol(),
+            service_type: request.service_type.clone(),
+            service_name: request.service_name.clone(),
+            instance_id: request.instance_id.clone(),
+            project_path: request.project_path.clone(),
+            owner: owner.clone(),
+            hold: *hold,
+            ttl: request.ttl,
+            deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
+            orphaned: false,
+            holder_id: is_single.then(|| HolderId::first_of(lease_id)),
+            block_id: (request.count > 1).then_some(first_id),
+            sharers: Vec::new(),
+            singleton_key: request.singleton_key.clone(),
+            since: wall,
+        })
+    });
+    leases.collect()
+}
+
+/// How the ports of a request are kept, and what to say of it.
+fn hold(
+    request: &AllocateRequest,
+    service_type: &ServiceType,
+    Means { hand_over, guards: (guards, most) }: Means,
+) -> (Hold, Option<String>) {
+    if hand_over {
+        return (Hold::Socket, None);
+    }
+    let wanted = request.hold.unwrap_or(service_type.hold);
+    // UDP has no socket that is bound and lets another in.
+    let note = match request.protocol() {
+        Protocol::Tcp => None,
+        Protocol::Udp => Some(UDP_IS_NOT_HELD.to_owned()),
+        Protocol::Both => Some(format!("for UDP {UDP_IS_NOT_HELD}")),
+    };
+    if wanted != Hold::Guard || request.protocol() == Protocol::Udp {
+        return (Hold::None, note);
+    }
+    if guards + usize::from(request.count) > most {
+        let note = format!("the port is not guarded: the limit of {most} guards is reached");
+        return (Hold::None, Some(note));
+    }
+    (Hold::Guard, note)
+}
+
+/// One name is that of one lease, or of one who shares a lease.
+fn name_is_taken(lease: &Lease) -> Error {
+    let Lease { port, protocol, service_type, .. } = lease;
+    Error::invalid(format!(
+        "lease_id names what was granted already: port {port}/{protocol} of {service_type}"
+    ))
+    .suggest("leave out lease_id, or give a new one (UUID of version 4)")
+}
