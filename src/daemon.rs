@@ -382,7 +382,6 @@ async fn reload(broker: Arc<Broker>) {
         }
         Err(error) => tracing::warn!("the configuration was not reloaded: {error}"),
     }
-    broker.activity().note();
 }
 
 /// Waits until another service asks to take over.

@@ -356,6 +356,8 @@ impl Broker {
         inner.problems = merged.problems;
         inner.origins = Arc::new(merged.origins);
         self.set_unused(inner, unused);
+        // The idle time may be another.
+        self.activity.note();
     }
 
     /// Runs something that changes the drop-in, one at a time, on the thread that waits for the disk.
