@@ -355,8 +355,11 @@ impl Broker {
         }
         let id = HolderId::random();
         let shared = inner.registry.share(&lease, request, &held.owner, id, clock::now())?;
-        let Shared { change, seen, holder, name, is_new } = shared;
+        let Shared { change, seen, holder, name, is_new, is_repeated } = shared;
         self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
+        if is_repeated {
+            name.into_iter().for_each(|name| inner.registry.note_repeated(name));
+        }
         let answer = answer(Arc::new(seen), Outcome::Existing);
         Ok(Attempt::Granted(Granted { holder, name, is_new, ..answer }, None))
     }
@@ -415,7 +418,7 @@ impl Inner {
         let name = &request.service_type;
         let known = self.registry.rules().types.0.get(name);
         if let Some(known) = known {
-            let decided = self.decide_by(request, known, hand_over, search)?;
+            let decided = self.decide_by(request, known, self.means(hand_over), search)?;
             if decided.is_some() || !request.dry_run || search.is_out_of_patience() {
                 return Ok(decided.map(|decision| Planned { decision, range: None }));
             }
@@ -425,21 +428,23 @@ impl Inner {
             return Ok(None);
         }
         let plan = self.plan(request)?;
-        // It grows no further than planned.
-        let service_type = ServiceType { created: None, ..plan.service_type };
-        let decided = self.decide_by(request, &service_type, hand_over, search)?;
+        let means = Means { can_grow: false, ..self.means(hand_over) };
+        let decided = self.decide_by(request, &plan.service_type, means, search)?;
         Ok(decided.map(|decision| Planned { decision, range: Some(plan.range) }))
+    }
+
+    fn means(&self, hand_over: bool) -> Means {
+        let most = self.most_guards.min(self.config.most_guards);
+        Means { can_grow: true, hand_over, guards: (self.guards.len(), most) }
     }
 
     fn decide_by(
         &self,
         request: &AllocateRequest,
         service_type: &ServiceType,
-        hand_over: bool,
+        means: Means,
         search: &mut Search,
     ) -> Result<Option<Decision>, Error> {
-        let most = self.most_guards.min(self.config.most_guards);
-        let means = Means { hand_over, guards: (self.guards.len(), most) };
         let protocol = request.protocol.unwrap_or(service_type.protocol);
         self.registry.decide(request, service_type, means, |port| {
             self.ask(port, protocol, request.strict, search)

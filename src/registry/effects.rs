@@ -53,13 +53,23 @@ impl Registry {
             change.lease().map(|lease| self.unlistened.remove(&lease.lease_id));
         }
         self.instance_effects(instance_before.as_ref(), instance, &mut effects);
-        if lease.is_none()
-            && let Some(over) = lease_before
+        if !self.repeated.is_empty()
+            && let Some(before) = lease_before
         {
-            self.repeated.remove(&over.lease_id.into());
-            over.holder_ids().for_each(|name| _ = self.repeated.remove(&name));
+            self.forget_names(&before, lease.as_deref());
         }
         effects
+    }
+
+    /// Forgets that what is over was asked for again: who asks by that name from now on gets something new.
+    fn forget_names(&mut self, before: &Lease, after: Option<&Lease>) {
+        let remains = |name| after.is_some_and(|lease| lease.holder_ids().any(|id| id == name));
+        for name in before.holder_ids().filter(|name| !remains(*name)) {
+            self.repeated.remove(&name);
+        }
+        if after.is_none() {
+            self.repeated.remove(&before.lease_id.into());
+        }
     }
 
     /// What is to be done for a lease that was that before, and is this now.

@@ -31,9 +31,11 @@ pub struct Decision {
     pub is_single: bool,
 }
 
-/// How the port of a grant can be kept.
+/// What can be done for a grant.
 #[derive(Clone, Copy, Debug)]
 pub struct Means {
+    /// Whether a type that has appeared by itself can get a further range.
+    pub can_grow: bool,
     /// Whether the bound socket is handed over.
     pub hand_over: bool,
     /// How many guards there are, and how many there may be at the most.
@@ -62,6 +64,8 @@ pub struct Shared {
     pub name: Option<HolderId>,
     /// Whether the caller has it since this request, and did not before.
     pub is_new: bool,
+    /// Whether it was asked for once more by its name: when the change is made, see [`Registry::note_repeated`].
+    pub is_repeated: bool,
 }
 
 /// What was granted already to a request that comes again.
@@ -108,6 +112,7 @@ impl Registry {
         let choice = match self.choose(&request, service_type, ask) {
             Err(error)
                 if error.kind == ErrorKind::PoolExhausted
+                    && means.can_grow
                     && service_type.created.is_some()
                     && self.rules.auto.enabled =>
             {
@@ -172,7 +177,8 @@ impl Registry {
         let others = self.list(&block).into_iter();
         let others: Vec<_> = others.filter(|other| other.lease_id != lease.lease_id).collect();
         let is_other_request = lease.service_type != request.service_type
-            || lease.protocol != request.protocol()
+            // Without one, it was that of the type.
+            || request.protocol.is_some_and(|protocol| protocol != lease.protocol)
             || others.len() + 1 != usize::from(request.count)
             || request.port.is_some_and(|port| request.strict && port != lease.port);
         if is_other_request {
@@ -183,7 +189,7 @@ impl Registry {
             // Only others hold it by now.
             return Ok(None);
         }
-        self.repeated.insert(lease.lease_id.into());
+        self.note_repeated(lease.lease_id.into());
         let is_single = self.is_singleton(&lease.service_type);
         Ok(Some(Before { lease, others, is_single }))
     }
@@ -195,7 +201,7 @@ impl Registry {
     ///
     /// If its `lease_id` names something else, or too many share the lease.
     pub fn share(
-        &mut self,
+        &self,
         lease: &Lease,
         request: &AllocateRequest,
         owner: &Owner,
@@ -214,14 +220,19 @@ impl Registry {
         };
         let (shared, holder) = shared(lease, caller)?;
         // Asked once more, because the answer was lost, it is the same one.
-        let repeated = name.filter(|name| lease.holder_ids().any(|id| id == *name));
-        self.repeated.extend(repeated);
+        let is_repeated = name.is_some_and(|name| lease.holder_ids().any(|id| id == name));
         // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
         let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
         let seen = Lease { owner, ttl: request.ttl, ..shared.clone() };
         let change = Change::SingletonReuse { lease: Arc::new(shared) };
-        let is_new = holder == id && repeated.is_none();
-        Ok(Shared { change, seen, holder, name, is_new })
+        let is_new = holder == id && !is_repeated;
+        Ok(Shared { change, seen, holder, name, is_new, is_repeated })
+    }
+
+    /// Notes that what has this name was asked for once more, and is about to be answered: if the first answer was lost, it
+    /// is not taken back.
+    pub fn note_repeated(&mut self, name: HolderId) {
+        self.repeated.insert(name);
     }
 }
 
@@ -274,7 +285,7 @@ pub fn new_leases(
 fn hold(
     request: &AllocateRequest,
     service_type: &ServiceType,
-    Means { hand_over, guards: (guards, most) }: Means,
+    Means { hand_over, guards: (guards, most), .. }: Means,
 ) -> (Hold, Option<String>) {
     if hand_over {
         return (Hold::Socket, None);
@@ -303,4 +314,96 @@ fn name_is_taken(lease: &Lease) -> Error {
         "lease_id names what was granted already: port {port}/{protocol} of {service_type}"
     ))
     .suggest("leave out lease_id, or give a new one (UUID of version 4)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auto_allocation::AutoAllocation,
+        port::PortRange,
+        registry::{PortSet, Rules},
+        service_type::{ServiceTypes, Templates},
+    };
+
+    const MEANS: Means = Means { can_grow: false, hand_over: false, guards: (0, 10) };
+    const AT: At = At { now: Moment(0), wall: Timestamp(0) };
+
+    fn registry(service_type: ServiceType) -> Registry {
+        let types = ServiceTypes([("mine".parse().unwrap(), service_type)].into());
+        Registry::new(Rules {
+            types,
+            templates: Templates::new(),
+            auto: AutoAllocation::off(),
+            excluded: PortSet::default(),
+            most_leases: 10,
+            most_per_instance: 10,
+            most_per_project: 10,
+            percent_per_instance: 100,
+            percent_per_project: 100,
+            most_remembered: 10,
+        })
+    }
+
+    fn request(named: Option<u128>) -> AllocateRequest {
+        let lease_id = named.map(LeaseId::from_number);
+        AllocateRequest { lease_id, ..AllocateRequest::new("mine".parse().unwrap()) }
+    }
+
+    fn ports() -> ServiceType {
+        ServiceType::new(PortRange::new(Port::new(5_000).unwrap(), Port::MAX).unwrap())
+    }
+
+    fn granted(registry: &mut Registry, request: &AllocateRequest) -> Arc<Lease> {
+        let service_type = registry.rules().types.get(&request.service_type).unwrap();
+        let decision = registry.decide(request, service_type, MEANS, |_| Ok(())).unwrap().unwrap();
+        let Choice::Port(first) = decision.choice else { panic!("a new one: {decision:?}") };
+        let lease = new_leases(&decision, first, &Owner::None, AT, LeaseId::random).remove(0);
+        registry.apply(1, &Change::Allocate { lease: Arc::clone(&lease) });
+        lease
+    }
+
+    #[test]
+    fn a_request_that_comes_again_without_a_protocol_gets_the_port_of_its_types_protocol() {
+        let mut registry = registry(ServiceType { protocol: Protocol::Udp, ..ports() });
+        let request = request(Some(7));
+        let lease = granted(&mut registry, &request);
+        assert_eq!(lease.protocol, Protocol::Udp);
+        let before = registry.granted_before(&request).unwrap().unwrap();
+        assert_eq!(before.lease, lease);
+        let other = AllocateRequest { protocol: Some(Protocol::Tcp), ..request };
+        assert!(registry.granted_before(&other).is_err(), "that is another request");
+    }
+
+    #[test]
+    fn what_was_asked_for_again_is_known_as_long_as_its_share_lasts() {
+        let single = ServiceType { instance_behavior: InstanceBehavior::Single, ..ports() };
+        let mut registry = registry(single);
+        let lease = granted(&mut registry, &request(None));
+        let owner = Owner::Process { pid: 1, start: 1 };
+        let (request, id) = (request(Some(7)), HolderId::from_number(8));
+        let share = |registry: &Registry| {
+            let lease = registry.get(lease.lease_id).unwrap();
+            registry.share(lease, &request, &owner, id, Moment(0)).unwrap()
+        };
+        let first = share(&registry);
+        assert!(first.is_new && !first.is_repeated);
+        registry.change(2, &first.change);
+        let again = share(&registry);
+        assert!(!again.is_new && again.is_repeated);
+        let name = again.name.unwrap();
+        registry.note_repeated(name);
+        let taken_back = |registry: &Registry| {
+            let share = Share { lease_id: lease.lease_id, holder: Some(name), name: Some(name) };
+            registry.take_back(&[share], crate::lease::EndReason::NotDelivered)
+        };
+        assert_eq!(taken_back(&registry), [], "it was answered once more");
+        for change in registry.ends_with_owner(&owner) {
+            registry.change(3, &change);
+        }
+        let anew = share(&registry);
+        assert!(anew.is_new && !anew.is_repeated);
+        registry.change(4, &anew.change);
+        assert_eq!(taken_back(&registry).len(), 1, "that answer is another one");
+    }
 }
