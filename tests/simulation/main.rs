@@ -15,10 +15,12 @@
 //! - `service`: what the service does around its registry
 //! - `model`: the plain arrays, and what must hold of an answer
 //! - `check`: everything at once
+//! - `faults`: short histories in which much goes wrong
 //! - this file: what is measured, and the tests
 
 mod check;
 mod config;
+mod faults;
 mod fleet;
 mod model;
 mod random;

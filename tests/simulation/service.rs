@@ -174,7 +174,8 @@ impl Service {
                 Ok(())
             }
         };
-        let means = Means { hand_over: false, guards: (self.guarded.len(), usize::MAX) };
+        let means =
+            Means { can_grow: true, hand_over: false, guards: (self.guarded.len(), usize::MAX) };
         let decided = self.registry.decide(request, known, means, ask);
         self.model.judge(request, &decided);
         self.counts.probes += probes;
