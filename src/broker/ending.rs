@@ -230,6 +230,13 @@ pub(super) struct Listened {
 }
 
 impl Listened {
+    /// The same, asked now: where the state is about to be locked, nobody is to wait for the answer.
+    pub(super) fn now() -> Self {
+        let listened = Self::default();
+        listened.known();
+        listened
+    }
+
     /// The ports with a listener of TCP or UDP, if the kernel tells.
     fn part(&self, part: Protocol) -> Option<&PortSet> {
         let cell = if part == Protocol::Udp { &self.udp } else { &self.tcp };

@@ -137,7 +137,7 @@ impl Broker {
 
     /// Every service type, with how much of it is used.
     pub fn service_types(&self) -> Result<Vec<Fields>, Error> {
-        let listened = Listened::default();
+        let listened = Listened::now();
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let types = inner.registry.rules().types.0.iter();
@@ -186,7 +186,7 @@ impl Broker {
 
     /// How the service is doing.
     pub fn status(&self) -> Fields {
-        let listened = Listened::default();
+        let listened = Listened::now();
         let inner = self.lock();
         let mut fields = Fields::default();
         fields.put("version", env!("CARGO_PKG_VERSION"));
