@@ -319,30 +319,14 @@ fn name_is_taken(lease: &Lease) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        auto_allocation::AutoAllocation,
-        port::PortRange,
-        registry::{PortSet, Rules},
-        service_type::{ServiceTypes, Templates},
-    };
+    use crate::{port::PortRange, registry::Rules, service_type::ServiceTypes};
 
     const MEANS: Means = Means { can_grow: false, hand_over: false, guards: (0, 10) };
     const AT: At = At { now: Moment(0), wall: Timestamp(0) };
 
     fn registry(service_type: ServiceType) -> Registry {
         let types = ServiceTypes([("mine".parse().unwrap(), service_type)].into());
-        Registry::new(Rules {
-            types,
-            templates: Templates::new(),
-            auto: AutoAllocation::off(),
-            excluded: PortSet::default(),
-            most_leases: 10,
-            most_per_instance: 10,
-            most_per_project: 10,
-            percent_per_instance: 100,
-            percent_per_project: 100,
-            most_remembered: 10,
-        })
+        Registry::new(Rules::of(types))
     }
 
     fn request(named: Option<u128>) -> AllocateRequest {

@@ -157,12 +157,7 @@ pub fn orphaned(lease: &Lease) -> Lease {
 mod tests {
     use super::*;
     use crate::{
-        auto_allocation::AutoAllocation,
-        lease::LeaseId,
-        port::Port,
-        registry::{PortSet, Rules},
-        service_type::{ServiceTypes, Templates},
-        time::Timestamp,
+        lease::LeaseId, port::Port, registry::Rules, service_type::ServiceTypes, time::Timestamp,
     };
 
     fn process(pid: u32) -> Owner {
@@ -176,18 +171,7 @@ mod tests {
 
     /// A registry with an instance `agent` that is process 1, and one lease with these holders.
     fn registry(holders: Vec<Holder>) -> Registry {
-        let mut registry = Registry::new(Rules {
-            types: ServiceTypes::default(),
-            templates: Templates::new(),
-            auto: AutoAllocation::off(),
-            excluded: PortSet::default(),
-            most_leases: 10,
-            most_per_instance: 10,
-            most_per_project: 10,
-            percent_per_instance: 100,
-            percent_per_project: 100,
-            most_remembered: 10,
-        });
+        let mut registry = Registry::new(Rules::of(ServiceTypes::default()));
         let lease = Lease::new(LeaseId::from_number(1), Port::MAX, "ai".parse().unwrap());
         registry.insert(Arc::new(lease.held_by(holders).unwrap()));
         registry.insert_instance(Arc::new(Instance {

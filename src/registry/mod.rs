@@ -78,6 +78,25 @@ pub struct Rules {
     pub most_remembered: usize,
 }
 
+#[cfg(test)]
+impl Rules {
+    /// These types, at most ten of everything, and nothing that appears by itself.
+    fn of(types: ServiceTypes) -> Self {
+        Self {
+            types,
+            templates: Templates::new(),
+            auto: AutoAllocation::off(),
+            excluded: PortSet::default(),
+            most_leases: 10,
+            most_per_instance: 10,
+            most_per_project: 10,
+            percent_per_instance: 100,
+            percent_per_project: 100,
+            most_remembered: 10,
+        }
+    }
+}
+
 /// All leases and all remembered ports.
 #[derive(Clone, Debug)]
 pub struct Registry {

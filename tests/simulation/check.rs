@@ -8,11 +8,11 @@ use std::{
 use styxy::{
     lease::{Lease, LeaseId, Owner},
     port::{Port, Protocol},
-    registry::obligations::Limit,
     request::{AllocateRequest, Filter},
 };
 
 use crate::{
+    begun::{Begun, limit},
     fleet::{Fleet, is_server},
     model::PORTS,
     service::Service,
@@ -62,7 +62,7 @@ fn ports(service: &Service) {
 }
 
 fn owners(service: &Service, fleet: &Fleet) {
-    let Service { registry, model, watched, .. } = service;
+    let Service { registry, model, begun: Begun { watched, .. }, .. } = service;
     let mut owned: HashMap<Owner, Vec<&Arc<Lease>>> = HashMap::new();
     let alive: HashSet<_> = fleet.agents.iter().map(|agent| &agent.owner).collect();
     let dead: HashSet<_> = fleet.dead.iter().collect();
@@ -117,17 +117,12 @@ fn owners(service: &Service, fleet: &Fleet) {
 
 /// What is waited for and kept is what the leases and instances say, no more and no less.
 fn obligations(service: &Service) {
-    let limit = |lease: &Lease| match lease.holders().filter_map(|holder| holder.deadline).min() {
-        _ if lease.orphaned => None,
-        Some(deadline) => Some(Limit::At(deadline)),
-        None => lease.holders().all(|holder| holder.owner.is_none()).then_some(Limit::Unused),
-    };
     let limits: HashMap<_, _> =
         service.model.leases().filter_map(|lease| Some((lease.lease_id, limit(lease)?))).collect();
-    assert_eq!(service.limits, limits);
+    assert_eq!(service.begun.limits, limits);
     let guarded = service.model.leases().filter(|lease| lease.protocol != Protocol::Udp);
-    assert_eq!(service.guarded, guarded.map(|lease| lease.lease_id).collect());
-    assert_eq!(service.heartbeats, service.model.instances.keys().cloned().collect());
+    assert_eq!(service.begun.guarded, guarded.map(|lease| lease.lease_id).collect());
+    assert_eq!(service.begun.heartbeats, service.model.instances.keys().cloned().collect());
 }
 
 fn singletons(service: &Service) {

@@ -26,6 +26,7 @@ use styxy::{
 };
 
 use crate::{
+    begun::{Begun, limit},
     config::{name, port},
     random::Random,
 };
@@ -164,10 +165,7 @@ struct World {
     seq: u64,
     now: Moment,
     wall: Timestamp,
-    watched: HashSet<Owner>,
-    limits: HashMap<LeaseId, Limit>,
-    guarded: HashSet<LeaseId>,
-    heartbeats: HashSet<InstanceId>,
+    begun: Begun,
     /// Which life of each agent it is.
     lives: [u64; AGENTS as usize],
     /// Owners of whose end word is on its way.
@@ -231,10 +229,7 @@ impl World {
             seq: 0,
             now: Moment(1_000_000),
             wall: Timestamp(1_000_000_000),
-            watched: HashSet::new(),
-            limits: HashMap::new(),
-            guarded: HashSet::new(),
-            heartbeats: HashSet::new(),
+            begun: Begun::default(),
             lives: [1; AGENTS as usize],
             words: Vec::new(),
             listened: BTreeSet::new(),
@@ -319,23 +314,11 @@ impl World {
             Effect::Watch(_) if self.mistake == Mistake::WatchesNobody => {}
             Effect::Watch(owner) => {
                 // It may have ended since it was decided.
-                if self.watched.insert(owner.clone()) && !self.lives(&owner) {
+                if self.begun.watched.insert(owner.clone()) && !self.lives(&owner) {
                     self.words.push(owner);
                 }
             }
-            Effect::Unwatch(owner) => {
-                self.watched.remove(&owner);
-            }
-            Effect::Limit(lease_id, Some(limit)) => _ = self.limits.insert(lease_id, limit),
-            Effect::Limit(lease_id, None) => _ = self.limits.remove(&lease_id),
-            Effect::Guard(lease_id) => assert!(self.guarded.insert(lease_id), "guarded twice"),
-            Effect::Unguard(lease) => {
-                assert!(self.guarded.remove(&lease.lease_id), "it had no guard");
-            }
-            Effect::Heartbeats(instance) => {
-                self.heartbeats.insert(instance.instance_id.clone());
-            }
-            Effect::NoHeartbeats(instance_id) => _ = self.heartbeats.remove(&instance_id),
+            effect => self.begun.carry_out(effect),
         }
     }
 
@@ -398,7 +381,7 @@ impl World {
             Step::Die { agent } => {
                 let owner = self.process(agent);
                 self.lives[usize::from(agent)] += 1;
-                if self.watched.contains(&owner) {
+                if self.begun.watched.contains(&owner) {
                     self.words.push(owner);
                 }
             }
@@ -460,8 +443,11 @@ impl World {
         }
         let known = self.registry.rules().types.0.get(&request.service_type).expect("a known type");
         let protocol = request.protocol.unwrap_or(known.protocol);
-        let means =
-            Means { can_grow: true, hand_over: false, guards: (self.guarded.len(), MOST_GUARDS) };
+        let means = Means {
+            can_grow: true,
+            hand_over: false,
+            guards: (self.begun.guarded.len(), MOST_GUARDS),
+        };
         let decided = self.registry.decide(request, known, means, |port| {
             let is_leased = self.registry.at(port, protocol).is_some();
             assert!(!is_leased, "no port is leased twice: {port}");
@@ -574,7 +560,7 @@ impl World {
     }
 
     fn owner_gone(&mut self, owner: &Owner) {
-        self.watched.remove(owner);
+        self.begun.watched.remove(owner);
         let listened = &self.listened;
         let is_listened = |lease: &Lease| listened.contains(&lease.port);
         let OwnerEnded { ends, is_leaving } =
@@ -597,7 +583,7 @@ impl World {
             Limit::At(moment) => *moment <= self.now,
             Limit::Unused => true,
         };
-        let due = self.limits.iter().filter(|(_, limit)| is_due(limit)).map(|(id, _)| *id);
+        let due = self.begun.limits.iter().filter(|(_, limit)| is_due(limit)).map(|(id, _)| *id);
         let mut due: Vec<_> = due.collect();
         due.sort_unstable();
         due.into_iter().for_each(|lease_id| self.lease_due(lease_id));
@@ -613,7 +599,7 @@ impl World {
         assert_eq!(kept(&registry), kept(&self.registry), "what was acknowledged is in the log");
         self.registry = registry;
         self.words.clear();
-        (self.watched, self.limits, self.guarded, self.heartbeats) = Default::default();
+        self.begun = Begun::default();
         // Names that were asked for again are known no more: who asks now is told the same, and keeps it.
         self.last = None;
         let mut effects = Vec::new();
@@ -646,25 +632,21 @@ impl World {
                 continue;
             }
             needed.extend(lease.holders().map(|holder| holder.owner).filter(|o| !o.is_none()));
-            let limit = match lease.holders().filter_map(|holder| holder.deadline).min() {
-                Some(deadline) => Some(Limit::At(deadline)),
-                None => lease.holders().all(|h| h.owner.is_none()).then_some(Limit::Unused),
-            };
-            limits.extend(limit.map(|limit| (lease.lease_id, limit)));
+            limits.extend(limit(lease).map(|limit| (lease.lease_id, limit)));
         }
         let instances = self.registry.instances();
         needed.extend(instances.iter().map(|instance| instance.owner.clone()));
-        for owner in &self.watched {
+        for owner in &self.begun.watched {
             assert!(needed.contains(owner), "nobody is watched for nothing: {owner:?}");
         }
         for owner in &needed {
-            let is_awaited = self.watched.contains(owner) || self.words.contains(owner);
+            let is_awaited = self.begun.watched.contains(owner) || self.words.contains(owner);
             assert!(is_awaited, "the end of every owner is waited for: {owner:?}");
         }
-        assert_eq!(self.limits, limits, "every time limit is waited for");
-        assert_eq!(self.guarded, guarded, "the ports are kept that are to be kept");
+        assert_eq!(self.begun.limits, limits, "every time limit is waited for");
+        assert_eq!(self.begun.guarded, guarded, "the ports are kept that are to be kept");
         let names: HashSet<_> = instances.iter().map(|i| i.instance_id.clone()).collect();
-        assert_eq!(self.heartbeats, names, "heartbeats are waited for");
+        assert_eq!(self.begun.heartbeats, names, "heartbeats are waited for");
     }
 
     /// When every word has come and time has passed, nothing lives by what is gone.

@@ -13,11 +13,13 @@
 //! - `config`: what people have written
 //! - `fleet`: the agents and what happens to them
 //! - `service`: what the service does around its registry
+//! - `begun`: what is waited for and kept
 //! - `model`: the plain arrays, and what must hold of an answer
 //! - `check`: everything at once
 //! - `faults`: short histories in which much goes wrong
 //! - this file: what is measured, and the tests
 
+mod begun;
 mod check;
 mod config;
 mod faults;

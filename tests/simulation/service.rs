@@ -1,10 +1,7 @@
 //! The service without the kernel, files and the journal. What is granted, what ends and what follows from a change is for the
 //! registry to say; here it is told what the kernel would say, and every change goes to the model, too.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use styxy::{
     change::{Change, TypeRanges},
@@ -15,14 +12,16 @@ use styxy::{
         Choice, Effect, InUse, Obstacle, PortSet, Registry, Rules,
         ending::{LOOKS, OwnerEnded, spare_listened},
         granting::{At, Decision, Means, new_leases},
-        obligations::Limit,
     },
     request::{AllocateRequest, Filter},
     service_type::ServiceTypeName,
     time::{Moment, Timestamp},
 };
 
-use crate::model::{Model, parts};
+use crate::{
+    begun::Begun,
+    model::{Model, parts},
+};
 
 /// As the service has it.
 const MOST_CHUNKS: usize = 8;
@@ -55,14 +54,8 @@ pub struct Service {
     pub model: Model,
     /// What the configuration says.
     pub rules: Rules,
-    /// Who is being watched.
-    pub watched: HashSet<Owner>,
-    /// When leases are looked at.
-    pub limits: HashMap<LeaseId, Limit>,
-    /// The leases whose ports are kept.
-    pub guarded: HashSet<LeaseId>,
-    /// The instances whose heartbeats are waited for.
-    pub heartbeats: HashSet<InstanceId>,
+    /// What is waited for and kept.
+    pub begun: Begun,
     pub counts: Counts,
     /// What other programs have, and what the holders of leases listen on.
     pub busy: Vec<(usize, Port)>,
@@ -76,10 +69,7 @@ impl Service {
             registry: Registry::new(rules.clone()),
             model: Model::new(&rules),
             rules,
-            watched: HashSet::new(),
-            limits: HashMap::new(),
-            guarded: HashSet::new(),
-            heartbeats: HashSet::new(),
+            begun: Begun::default(),
             counts: Counts::default(),
             busy: Vec::new(),
             seq: 0,
@@ -113,28 +103,14 @@ impl Service {
 
     /// What the service begins and lets go of. It begins nothing twice, and lets go of nothing that is needed.
     fn carry_out(&mut self, effect: Effect) {
-        match effect {
+        match &effect {
             Effect::Watch(owner) => {
-                assert!(self.model.needs(&owner), "{owner:?} is watched for nothing");
-                self.watched.insert(owner);
+                assert!(self.model.needs(owner), "{owner:?} is watched for nothing");
             }
-            Effect::Unwatch(owner) => {
-                assert!(!self.model.needs(&owner), "{owner:?} is needed");
-                self.watched.remove(&owner);
-            }
-            Effect::Limit(lease_id, Some(limit)) => _ = self.limits.insert(lease_id, limit),
-            Effect::Limit(lease_id, None) => _ = self.limits.remove(&lease_id),
-            Effect::Guard(lease_id) => assert!(self.guarded.insert(lease_id), "guarded twice"),
-            Effect::Unguard(lease) => {
-                assert!(self.guarded.remove(&lease.lease_id), "it had no guard");
-            }
-            Effect::Heartbeats(instance) => {
-                self.heartbeats.insert(instance.instance_id.clone());
-            }
-            Effect::NoHeartbeats(instance_id) => {
-                assert!(self.heartbeats.remove(&instance_id), "nobody waits for them");
-            }
+            Effect::Unwatch(owner) => assert!(!self.model.needs(owner), "{owner:?} is needed"),
+            _ => {}
         }
+        self.begun.carry_out(effect);
     }
 
     // Granting.
@@ -174,8 +150,11 @@ impl Service {
                 Ok(())
             }
         };
-        let means =
-            Means { can_grow: true, hand_over: false, guards: (self.guarded.len(), usize::MAX) };
+        let means = Means {
+            can_grow: true,
+            hand_over: false,
+            guards: (self.begun.guarded.len(), usize::MAX),
+        };
         let decided = self.registry.decide(request, known, means, ask);
         self.model.judge(request, &decided);
         self.counts.probes += probes;
@@ -225,7 +204,7 @@ impl Service {
 
     /// An owner has ended; what it leaves behind for a moment ends then.
     pub fn owner_gone(&mut self, owner: &Owner) {
-        self.watched.remove(owner);
+        self.begun.watched.remove(owner);
         loop {
             let now = Timestamp(self.seq);
             let model = &self.model;
