@@ -46,6 +46,9 @@ pub enum Change {
         /// The new lease.
         #[serde(deserialize_with = "lease::in_place")]
         lease: Arc<Lease>,
+        /// What of it is remembered.
+        #[serde(skip_serializing_if = "Remembers::is_port", default)]
+        remembers: Remembers,
     },
     /// A caller was given the lease of a singleton that was there already.
     SingletonReuse {
@@ -162,6 +165,29 @@ pub enum Change {
     Merge(Merge),
 }
 
+/// What a grant means for the port that its slot remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Remembers {
+    /// From now on it is this port.
+    #[default]
+    Port,
+    /// From now on it is this port, and the other no longer.
+    Moved {
+        /// The port that was remembered.
+        from: Port,
+    },
+    /// The remembered port could not be had, and stays remembered. This one is tried first as long as it cannot.
+    Substitute,
+}
+
+impl Remembers {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+    fn is_port(&self) -> bool {
+        *self == Self::Port
+    }
+}
+
 /// What was taken over from another registry of this user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merge {
@@ -264,7 +290,7 @@ impl Change {
     /// The lease that it is about.
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         match self {
-            Self::Allocate { lease }
+            Self::Allocate { lease, .. }
             | Self::SingletonReuse { lease }
             | Self::SingletonLeave { lease, .. }
             | Self::Orphan { lease }
@@ -294,6 +320,11 @@ impl Change {
                 | Self::SingletonLeave { .. }
                 | Self::EndInstance { .. }
         )
+    }
+
+    /// A grant whose port is remembered.
+    pub fn grant(lease: Arc<Lease>) -> Self {
+        Self::Allocate { lease, remembers: Remembers::Port }
     }
 
     /// The end of that lease for that reason.

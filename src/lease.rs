@@ -234,9 +234,18 @@ pub struct Lease {
     /// The checkout that it is for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub project_path: Option<ProjectPath>,
+    /// The package in the checkout, if that has several.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub package_path: Option<ProjectPath>,
+    /// Which of the service's leases at one time it is; 0 for one of which no port is remembered.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub slot: u16,
     /// Whose end ends it.
     #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
+    /// Whether it is given again to whoever asks for the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub claim: bool,
     /// How the port is kept.
     #[serde(default)]
     pub hold: Hold,
@@ -261,8 +270,20 @@ pub struct Lease {
     /// The first lease of the block that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub block_id: Option<LeaseId>,
+    /// How many ports that block has.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub count: u16,
     /// When it was granted.
     pub since: Timestamp,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+fn is_one(number: &u16) -> bool {
+    *number == 1
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// For serde: a lease where it is to stay; serde's own way to an `Arc` leads through a `Box`.
@@ -281,7 +302,10 @@ impl Lease {
             service_name: None,
             instance_id: None,
             project_path: None,
+            package_path: None,
+            slot: 1,
             owner: Owner::None,
+            claim: false,
             hold: Hold::None,
             ttl: None,
             deadline: None,
@@ -290,6 +314,7 @@ impl Lease {
             sharers: Vec::new(),
             singleton_key: None,
             block_id: None,
+            count: 1,
             since: Timestamp::default(),
         }
     }
@@ -304,11 +329,18 @@ impl Lease {
         fields.put_some("service_name", self.service_name.as_ref().map(ServiceName::as_str));
         fields.put_some("instance_id", self.instance_id.as_ref().map(InstanceId::as_str));
         fields.put_some("project_path", self.project_path.as_ref().map(ProjectPath::as_str));
+        fields.put_some("package_path", self.package_path.as_ref().map(ProjectPath::as_str));
+        if self.slot != 1 {
+            fields.put("slot", self.slot);
+        }
         fields.put("owner", self.owner.as_str());
         match &self.owner {
             Owner::Process { pid, .. } => fields.put("pid", *pid),
             Owner::Unit { unit } => fields.put("unit", unit.as_str()),
             Owner::None | Owner::Connection { .. } => {}
+        }
+        if self.claim {
+            fields.put("claim", true);
         }
         fields.put("hold", self.hold.as_str());
         fields.put_some("ttl", self.ttl);
@@ -385,27 +417,32 @@ impl Lease {
         format!("held by {} since {}", words.join(", "), self.since)
     }
 
-    /// What a later request of the same project is recognised by, if it has a project. A block is
-    /// remembered by its first port.
+    /// What its port is remembered for, if it is. A block is remembered by its first port.
     pub fn memory_key(&self) -> Option<MemoryKey> {
-        if self.block_id.is_some_and(|first| first != self.lease_id) {
+        if self.slot == 0 || self.block_id.is_some_and(|first| first != self.lease_id) {
             return None;
         }
-        MemoryKey::new(
-            self.project_path.as_ref(),
-            &self.service_type,
-            self.service_name.as_ref(),
-            self.protocol,
-        )
-        .map(|key| key.of_singleton(self.singleton_key.as_ref()))
+        Some(MemoryKey {
+            project_path: self.project_path.clone()?,
+            package_path: self.package_path.clone(),
+            service_type: self.service_type.clone(),
+            service_name: self.service_name.clone(),
+            protocol: self.protocol,
+            singleton_key: self.singleton_key.clone(),
+            count: self.count,
+            slot: self.slot,
+        })
     }
 }
 
-/// What a remembered port is remembered for.
+/// What a remembered port is remembered for: a service of a project, and which of its leases at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemoryKey {
     /// The checkout.
     pub project_path: ProjectPath,
+    /// The package in it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub package_path: Option<ProjectPath>,
     /// The class of service.
     pub service_type: ServiceTypeName,
     /// The service in it.
@@ -416,29 +453,31 @@ pub struct MemoryKey {
     /// Tells singletons of one type from one another.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub singleton_key: Option<SingletonKey>,
+    /// How many consecutive ports: a block has a memory of its own.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub count: u16,
+    /// The first live lease of a service has slot 1, one beside it slot 2, and so on.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub slot: u16,
 }
 
 impl MemoryKey {
-    /// The key; `None` without a project, which nothing is remembered for.
+    /// The first lease of one port of that service.
     pub fn new(
-        project: Option<&ProjectPath>,
-        service_type: &ServiceTypeName,
-        service_name: Option<&ServiceName>,
+        project_path: ProjectPath,
+        service_type: ServiceTypeName,
         protocol: Protocol,
-    ) -> Option<Self> {
-        project.map(|project| Self {
-            project_path: project.clone(),
-            service_type: service_type.clone(),
-            service_name: service_name.cloned(),
+    ) -> Self {
+        Self {
+            project_path,
+            package_path: None,
+            service_type,
+            service_name: None,
             protocol,
             singleton_key: None,
-        })
-    }
-
-    /// The key of one of several singletons of the type.
-    #[must_use]
-    pub fn of_singleton(self, singleton_key: Option<&SingletonKey>) -> Self {
-        Self { singleton_key: singleton_key.cloned(), ..self }
+            count: 1,
+            slot: 1,
+        }
     }
 }
 

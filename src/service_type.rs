@@ -91,6 +91,28 @@ impl FromStr for Hold {
     }
 }
 
+/// Which requests for one service, made as a claim, share a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Claims {
+    /// All.
+    #[default]
+    All,
+    /// Those that give a name: without one, each is another service.
+    Named,
+}
+
+impl Claims {
+    /// The word for it in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Named => "named",
+        }
+    }
+}
+
 /// What the configuration says of a service type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceType {
@@ -102,6 +124,8 @@ pub struct ServiceType {
     pub preferred_ports: Vec<Port>,
     /// One lease for all, or one each.
     pub instance_behavior: InstanceBehavior,
+    /// Which claims share a lease.
+    pub claims: Claims,
     /// How its ports are kept until they are used, unless a request says otherwise.
     pub hold: Hold,
     /// The protocol of its ports, unless a request says otherwise.
@@ -122,6 +146,7 @@ impl ServiceType {
             more_ranges: Vec::new(),
             preferred_ports: Vec::new(),
             instance_behavior: InstanceBehavior::Multi,
+            claims: Claims::All,
             hold: Hold::Guard,
             protocol: Protocol::Tcp,
             description: String::new(),
@@ -146,6 +171,7 @@ impl ServiceType {
         let preferred = self.preferred_ports.iter();
         fields.put("preferred_ports", preferred.map(|port| port.get()).collect::<Vec<_>>());
         fields.put("instance_behavior", self.instance_behavior.as_str());
+        fields.put("claims", self.claims.as_str());
         fields.put("hold", self.kept_by().as_str());
         fields.put("protocol", self.protocol.as_str());
         fields.put("description", self.description.as_str());

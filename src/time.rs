@@ -19,6 +19,11 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
+    /// The day, counted from 1970-01-01 (UTC).
+    pub fn day(self) -> u64 {
+        self.0 / (24 * 60 * 60 * 1_000)
+    }
+
     /// The time of day where the user is: `14:03:07`.
     pub fn to_local(self) -> String {
         let here = self.to_calendar().to_zoned(jiff::tz::TimeZone::system());

@@ -83,6 +83,7 @@ fn every_command_of_the_text_does_what_it_says() {
                 let owner = if command.contains("--owner parent") { "process" } else { "none" };
                 assert_eq!(answer["owner"], owner, "{command}");
             }
+            "port" => assert!(stdout.trim_end().parse::<u16>().is_ok(), "{stdout}"),
             "check" => assert!(stdout.contains("is leased to api"), "{stdout}"),
             "list" => assert!(stdout.contains("api"), "{stdout}"),
             "types" => assert!(stdout.contains("docs") && stdout.contains("dev"), "{stdout}"),
@@ -92,7 +93,7 @@ fn every_command_of_the_text_does_what_it_says() {
         tried.push(verb.to_owned());
     }
     tried.dedup();
-    assert_eq!(tried, ["run", "types", "allocate", "check", "list", "release"]);
+    assert_eq!(tried, ["run", "types", "allocate", "port", "check", "list", "release"]);
 }
 
 #[test]

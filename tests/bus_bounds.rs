@@ -76,9 +76,10 @@ async fn leases_are_listed_part_by_part_at_every_door_and_none_is_left_out() {
     let home = Home::with_type();
     let service = service_on(&home, &bus);
     for protocol in ["tcp", "tcp", "udp", "udp", "tcp"] {
-        home.ok(&["allocate", "mine", "--protocol", protocol]);
+        home.ok(&["allocate", "mine", "--new", "--protocol", protocol]);
     }
-    home.ok(&["allocate", "mine", "--protocol", "udp", "--port", &home.port(5).to_string()]);
+    let port = home.port(5).to_string();
+    home.ok(&["allocate", "mine", "--new", "--protocol", "udp", "--port", &port]);
     let client = bus.connect().await;
     let mut after = None;
     let mut parts = Vec::new();

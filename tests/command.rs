@@ -227,7 +227,7 @@ fn of_an_orphan_it_is_said_which_program_still_listens() {
     let words = stderr(&home.run(&["run", "mine", "--port", &port, "--name", "web", "--", "true"]));
     assert!(words.contains("its owner is gone, but command"), "{words}");
     assert!(words.contains(&format!("{me} still listens on it")), "{words}");
-    let strict = stderr(&home.run(&["allocate", "mine", "--port", &port, "--strict"]));
+    let strict = stderr(&home.run(&["allocate", "mine", "--new", "--port", &port, "--strict"]));
     assert!(strict.contains(&format!("{me} still listens on it")), "{strict}");
     let check = home.run(&["check", &port]);
     let check = String::from_utf8_lossy(&check.stdout).into_owned();

@@ -134,7 +134,7 @@ fn allocate_grants_what_the_verb_would() {
         asked["service_type"] = "mine".into();
         let answer = session.ok("allocate", &asked);
         forget();
-        let printed = verb(&home, &[&["allocate", "mine"], words.as_slice()].concat());
+        let printed = verb(&home, &[&["allocate", "mine", "--new"], words.as_slice()].concat());
         forget();
         assert_eq!(common(answer), common(printed), "{arguments}");
     }
@@ -354,7 +354,7 @@ fn a_refusal_is_a_tool_error_in_the_words_of_the_verb() {
         ),
     ] {
         let refusal = session.refused("allocate", &arguments);
-        let output = home.run(&[&["allocate"], words.as_slice()].concat());
+        let output = home.run(&[&["allocate", "--new"], words.as_slice()].concat());
         let printed = String::from_utf8(output.stderr).unwrap();
         assert_eq!(printed, format!("styxy: {refusal}\n"), "{arguments}");
     }

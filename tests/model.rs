@@ -4,7 +4,7 @@
 //! The model says with plain lists, searched from the beginning, what the design says in words
 //! ("How a port is chosen"). There are few ports, so they are used up and used again all the time.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, iter::once, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use proptest::{
     option::weighted,
@@ -67,8 +67,25 @@ struct Model {
     /// What other programs of the machine have.
     busy: Vec<(Port, Protocol)>,
     leases: Vec<Arc<Lease>>,
-    /// Who had which port last and the number of that change, the oldest first.
-    memory: Vec<(MemoryKey, Port, u64)>,
+    /// Who had which port last, the oldest first.
+    memory: Vec<Known>,
+}
+
+/// What is remembered for a slot.
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    key: MemoryKey,
+    port: Port,
+    /// What was granted instead of it.
+    substitute: Option<Port>,
+    /// The number of the last change of one of both.
+    age: u64,
+}
+
+impl Known {
+    fn has(&self, port: Port) -> bool {
+        self.port == port || self.substitute == Some(port)
+    }
 }
 
 impl Model {
@@ -113,10 +130,26 @@ impl Model {
             .ok_or(if request.strict { ErrorKind::PortInUse } else { ErrorKind::PoolExhausted })
     }
 
-    /// The port that the same service of the same project had last.
-    fn remembered(&self, request: &AllocateRequest) -> Option<Port> {
-        let wanted = memory_key(request)?;
-        self.memory.iter().find(|(key, ..)| *key == wanted).map(|(_, port, _)| *port)
+    /// The port that the same slot of the same service had last, and what it had instead.
+    fn remembered(&self, request: &AllocateRequest) -> Vec<Port> {
+        let known = self.slot(request).and_then(|slot| self.known(&slot));
+        known.map_or(Vec::new(), |known| once(known.port).chain(known.substitute).collect())
+    }
+
+    fn known(&self, slot: &MemoryKey) -> Option<&Known> {
+        self.memory.iter().find(|known| known.key == *slot)
+    }
+
+    /// The first slot of the service whose lease is not live.
+    fn slot(&self, request: &AllocateRequest) -> Option<MemoryKey> {
+        let first = memory_key(request)?;
+        let mut slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
+        slots.find(|slot| {
+            let is_its = |lease: &Arc<Lease>| lease.memory_key().as_ref() == Some(slot);
+            let mut ports =
+                self.leases.iter().filter(|lease| is_its(lease)).map(|lease| lease.port);
+            self.known(slot).is_none_or(|known| !ports.any(|port| known.has(port)))
+        })
     }
 
     /// The preferred ports and the range; those that somebody remembers last, the oldest first.
@@ -128,7 +161,7 @@ impl Model {
         ports.retain(|port| !REFUSED_BY_BROWSERS.contains(&port.get()));
         // A stable sort, and `None` comes before all ages.
         ports.sort_by_key(|port| {
-            self.memory.iter().rposition(|(key, had, _)| key.protocol == protocol && had == port)
+            self.memory.iter().rposition(|k| k.key.protocol == protocol && k.port == *port)
         });
         ports
     }
@@ -144,9 +177,17 @@ impl Model {
     }
 
     fn grant(&mut self, seq: u64, request: &AllocateRequest, lease: Arc<Lease>) {
-        if let Some(key) = memory_key(request) {
-            self.memory.retain(|(other, ..)| *other != key);
-            self.memory.push((key, lease.port, seq));
+        if let Some(key) = self.slot(request) {
+            let port = lease.port;
+            let is_given_up = |known: &Known| self.plan.excluded.contains(&known.port);
+            let before = self.known(&key).filter(|known| !is_given_up(known));
+            let before = before.filter(|known| known.port != port && request.port != Some(port));
+            let known = match before {
+                Some(before) => Known { substitute: Some(port), age: seq, ..before.clone() },
+                None => Known { key: key.clone(), port, substitute: None, age: seq },
+            };
+            self.memory.retain(|other| other.key != key);
+            self.memory.push(known);
             self.forget();
         }
         self.leases.push(lease);
@@ -181,9 +222,12 @@ fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
     Some(MemoryKey {
         project_path: request.project_path.clone()?,
         service_type: request.service_type.clone(),
+        package_path: request.package_path.clone(),
         service_name: request.service_name.clone(),
         protocol: request.protocol(),
         singleton_key: request.singleton_key.clone(),
+        count: 1,
+        slot: 1,
     })
 }
 
@@ -243,13 +287,18 @@ impl Both {
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
             singleton_key: request.singleton_key.clone(),
+            slot: match (self.registry.slot(request), &request.project_path) {
+                (Some(slot), _) => slot.key.slot,
+                (None, project) => u16::from(project.is_none()),
+            },
             ..Lease::new(
                 LeaseId::from_number(u128::from(self.seq + 1)),
                 port,
                 request.service_type.clone(),
             )
         });
-        self.apply(&Change::Allocate { lease: Arc::clone(&lease) });
+        let remembers = self.registry.remembers(request, &lease);
+        self.apply(&Change::Allocate { lease: Arc::clone(&lease), remembers });
         self.model.grant(self.seq, request, lease);
     }
 
@@ -264,7 +313,7 @@ impl Both {
             && let Some(key) = lease.memory_key()
         {
             // What was never acknowledged is not remembered.
-            self.model.memory.retain(|(other, had, _)| *other != key || *had != lease.port);
+            self.model.memory.retain(|known| known.key != key || !known.has(lease.port));
         }
         self.ends.push((lease.lease_id, Change::end(lease, reason)));
         self.seq += 1;
@@ -280,8 +329,8 @@ impl Both {
     fn restart(&mut self) {
         let mut registry = Registry::new(self.model.plan.rules());
         self.registry.iter().for_each(|lease| registry.insert(Arc::clone(lease)));
-        for (key, port, age) in self.registry.memory().iter() {
-            registry.remember(MemoryKey::clone(key), port, age);
+        for (key, known) in self.registry.memory().iter() {
+            registry.remember(MemoryKey::clone(key), known);
         }
         self.registry = registry;
         self.model.forget();
@@ -330,10 +379,15 @@ impl Both {
         }
 
         let memory = self.registry.memory();
-        let entries = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
+        let entries = memory.iter().map(|(key, known)| Known {
+            key: MemoryKey::clone(key),
+            port: known.port,
+            substitute: known.substitute.map(|substitute| substitute.port),
+            age: known.age,
+        });
         assert_eq!(entries.collect::<Vec<_>>(), self.model.memory);
-        for (key, port, _) in &self.model.memory {
-            assert_eq!(memory.get(key).unwrap().port, *port);
+        for known in &self.model.memory {
+            assert_eq!(memory.get(&known.key).unwrap().port, known.port);
         }
     }
 }

@@ -138,7 +138,7 @@ fn the_units_service_takes_over_what_a_private_one_has() {
     let mut private = home.service();
     let mut owner = Command::new("sleep").arg("600").spawn().unwrap();
     home.ok(&["allocate", "mine", "--ttl", "600"]);
-    home.ok(&["allocate", "mine", "--owner", &format!("pid:{}", owner.id())]);
+    home.ok(&["allocate", "mine", "--new", "--owner", &format!("pid:{}", owner.id())]);
     let before = leases(&home);
     assert_eq!(before.len(), 2);
 
@@ -227,7 +227,8 @@ fn no_call_is_lost_while_one_service_takes_over_from_another() {
         let clients: Vec<_> = (0..4)
             .map(|_| {
                 scope.spawn(|| {
-                    let calls = (0..20).map(|_| home.styxy().args(["allocate", "mine"]).output());
+                    let calls =
+                        (0..20).map(|_| home.styxy().args(["allocate", "mine", "--new"]).output());
                     calls.map(Result::unwrap).collect::<Vec<_>>()
                 })
             })
@@ -327,7 +328,7 @@ fn what_an_older_version_kept_in_another_folder_is_merged_once() {
     let home = Home::with_type();
     let strict = |index: u16, more: &[&str]| {
         let port = home.port(index).to_string();
-        home.ok(&[&["allocate", "mine", "--strict", "--port", &port], more].concat());
+        home.ok(&[&["allocate", "mine", "--new", "--strict", "--port", &port], more].concat());
     };
     let project = ["--ttl", "600", "--project", "/project"];
     let older = with_the_other_folder(&home);
@@ -398,7 +399,7 @@ fn a_merge_that_is_killed_at_any_instant_loses_nothing_and_merges_nothing_twice(
     let home = Home::with_type();
     let strict = |index: u16| {
         let port = home.port(index).to_string();
-        home.ok(&["allocate", "mine", "--strict", "--port", &port, "--ttl", "600"]);
+        home.ok(&["allocate", "mine", "--new", "--strict", "--port", &port, "--ttl", "600"]);
     };
     let older = with_the_other_folder(&home);
     (0..4).for_each(strict);

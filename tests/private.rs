@@ -201,7 +201,7 @@ fn a_command_in_somebodys_unit_finds_the_users_service_and_folders() {
     };
     let port = home.port(1);
     assert_eq!(
-        in_unit(&["allocate", "mine", "--port", &port.to_string(), "--strict"]),
+        in_unit(&["allocate", "mine", "--new", "--port", &port.to_string(), "--strict"]),
         format!("{port}\n")
     );
     let leases: Json = serde_json::from_str(&in_unit(&["list", "--json"])).unwrap();

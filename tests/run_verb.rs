@@ -227,7 +227,7 @@ fn ports_are_released_by_what_is_meant() {
 #[test]
 fn cleanup_shows_what_nobody_needs_and_releases_it_only_when_told() {
     let home = Home::with_type();
-    home.ok(&["allocate", "mine"]);
+    home.ok(&["allocate", "mine", "--new"]);
     let (mut child, _) = home.running(&["run", "mine"]);
     assert_eq!(home.ok(&["cleanup"]), "there is nothing to clean up", "it is too young");
     assert!(home.ok(&["cleanup", "--older-than", "0"]).contains("--yes releases 1 lease"));

@@ -64,8 +64,8 @@ fn a_folder_in_tmp_that_another_user_has_made_is_not_used() {
 fn a_user_without_a_home_has_one_service() {
     let Some(output) = script(
         r"as 54001 /tmp/styxy allocate dev
-        as 54001 HOME=/ /tmp/styxy allocate dev
-        as 54001 HOME=/nonexistent XDG_RUNTIME_DIR=/nonexistent /tmp/styxy allocate dev
+        as 54001 HOME=/ /tmp/styxy allocate dev --new
+        as 54001 HOME=/nonexistent XDG_RUNTIME_DIR=/nonexistent /tmp/styxy allocate dev --new
         as 54001 HOME=/tmp /tmp/styxy list --json | grep -c lease_id
         as 54002 /tmp/styxy list --json",
     ) else {

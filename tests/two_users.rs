@@ -444,20 +444,20 @@ impl Drop for User {
 fn two_services() {
     let (one, other) = (User::new(0, "20000, 20009"), User::new(1, "20000, 20009"));
     for (expected, user) in (20_000..).zip([&one, &other, &one, &other]) {
-        let granted = user.json(&["allocate", "mine", "--project", "/"]);
+        let granted = user.json(&["allocate", "mine", "--new", "--project", "/"]);
         assert_eq!(granted["port"], expected, "{granted}");
         assert_eq!(granted["hold"], "guard", "{granted}");
     }
     // A port that is released at one is there for the other at once, connections or not.
     assert!(one.run(&["release", "20000"]).0);
     time_wait("127.0.0.1", 20_000);
-    assert_eq!(other.json(&["allocate", "mine", "--port", "20000"])["port"], 20_000);
-    let (is_granted, said) = one.run(&["allocate", "mine", "--port", "20000", "--strict"]);
+    assert_eq!(other.json(&["allocate", "mine", "--new", "--port", "20000"])["port"], 20_000);
+    let (is_granted, said) = one.run(&["allocate", "mine", "--new", "--port", "20000", "--strict"]);
     assert!(!is_granted && said.contains("20000"), "{said}");
     if !tells_of_bound() {
         return;
     }
-    assert_eq!(one.json(&["allocate", "mine", "--dry-run"])["port"], 20_004);
+    assert_eq!(one.json(&["allocate", "mine", "--new", "--dry-run"])["port"], 20_004);
     assert_eq!(one.json(&["suggest", "mine"])[0]["port"], 20_004);
     let (is_free, said) = one.run(&["check", "20000"]);
     assert!(!is_free);
@@ -477,10 +477,10 @@ fn taken() {
     }
     let (mut one, other) = (User::new(0, "20000, 20009"), User::new(1, "20000, 20009"));
     for port in ["20000", "20001"] {
-        assert!(one.run(&["allocate", "mine", "--port", port, "--strict"]).0);
+        assert!(one.run(&["allocate", "mine", "--new", "--port", port, "--strict"]).0);
     }
     one.stop();
-    assert!(other.run(&["allocate", "mine", "--port", "20000", "--strict"]).0);
+    assert!(other.run(&["allocate", "mine", "--new", "--port", "20000", "--strict"]).0);
     // Its own server may have come meanwhile.
     let _server = listener("0.0.0.0", 20_001);
     one.start();
@@ -526,7 +526,7 @@ fn looking() {
         // Netlink's sockets are bound by the kernel when they are used.
         traced(user.pid(), &["bind"], work)
     };
-    let Some(granting) = binds(&["allocate", "mine"]) else {
+    let Some(granting) = binds(&["allocate", "mine", "--new"]) else {
         eprintln!("strace(1) cannot be used here");
         return;
     };
@@ -535,8 +535,8 @@ fn looking() {
         &["check", "20005"][..],
         &["check", "20000"],
         &["suggest", "mine", "--count", "5"],
-        &["allocate", "mine", "--dry-run"],
-        &["allocate", "mine", "--count", "5", "--dry-run"],
+        &["allocate", "mine", "--new", "--dry-run"],
+        &["allocate", "mine", "--new", "--count", "5", "--dry-run"],
         &["allocate", "new-one", "--dry-run"],
         &["scan"],
     ] {
@@ -558,8 +558,9 @@ fn outgoing() {
     assert_eq!(answer["reason"], "in_use", "{answer}");
     assert_eq!(answer["holders"][0]["uid"], geteuid().as_raw(), "{answer}");
     assert_eq!(user.json(&["allocate", "mine", "--dry-run"])["port"], 20_001);
-    assert_eq!(user.json(&["allocate", "mine"])["port"], 20_001);
-    let (is_granted, said) = user.run(&["allocate", "mine", "--port", "20000", "--strict"]);
+    assert_eq!(user.json(&["allocate", "mine", "--new"])["port"], 20_001);
+    let (is_granted, said) =
+        user.run(&["allocate", "mine", "--new", "--port", "20000", "--strict"]);
     assert!(!is_granted);
     assert!(said.contains("an outgoing connection of "), "{said}");
     assert!(said.contains("wait until it ends"), "{said}");
@@ -567,9 +568,12 @@ fn outgoing() {
     // The end that the server has is no obstacle: neither it nor its port is in the way.
     let (_peer, _) = server.accept().unwrap();
     let left = left_open("127.0.0.1", 20_002);
-    assert_eq!(user.json(&["allocate", "mine", "--dry-run"])["port"], 20_000);
+    assert_eq!(user.json(&["allocate", "mine", "--new", "--dry-run"])["port"], 20_000);
     assert!(user.run(&["check", "20002"]).0);
-    assert_eq!(user.json(&["allocate", "mine", "--port", "20002", "--strict"])["port"], 20_002);
+    assert_eq!(
+        user.json(&["allocate", "mine", "--new", "--port", "20002", "--strict"])["port"],
+        20_002
+    );
     drop(left);
 }
 
@@ -606,13 +610,13 @@ fn block() {
     let descriptors = fs::read_dir(format!("/proc/{}/fd", user.pid())).unwrap().count();
     // Enough for one run, and not for two.
     user.limit_descriptors(descriptors + 15);
-    assert_eq!(user.json(&["allocate", "mine", "--count", "10"])["port"], 20_990);
+    assert_eq!(user.json(&["allocate", "mine", "--new", "--count", "10"])["port"], 20_990);
     drop(busy);
 }
 
 fn calls() {
     let user = User::new(0, "20000, 20009");
-    let grant = || assert!(user.run(&["allocate", "mine"]).0);
+    let grant = || assert!(user.run(&["allocate", "mine", "--new"]).0);
     match traced(user.pid(), &["socket", "setsockopt", "bind"], grant) {
         Some(counts) => assert_eq!(counts, [1, 2, 1]),
         None => eprintln!("strace(1) cannot be used here"),
@@ -623,8 +627,9 @@ fn descriptors() {
     let user = User::new(0, "20000, 20099");
     user.limit_descriptors(40);
     // Each lease takes a descriptor, and so does each connection to the service.
-    let refused =
-        (0..40).map(|_| user.run(&["allocate", "mine"])).find(|(is_granted, _)| !is_granted);
+    let refused = (0..40)
+        .map(|_| user.run(&["allocate", "mine", "--new"]))
+        .find(|(is_granted, _)| !is_granted);
     let (_, said) = refused.expect("there is no descriptor left");
     assert!(said.contains("the service has no file descriptors left"), "{said}");
     assert!(said.contains("LimitNOFILE="), "{said}");
@@ -642,12 +647,12 @@ fn udp() {
     for protocol in ["udp", "both"] {
         for hold in [&[][..], &["--hold", "none"]] {
             let granted =
-                user.json(&[&["allocate", "mine", "--protocol", protocol], hold].concat());
+                user.json(&[&["allocate", "mine", "--new", "--protocol", protocol], hold].concat());
             let note = granted["note"].as_str().unwrap_or_default();
             assert!(note.contains("not held"), "{granted}");
         }
     }
     // Whoever asked for that knows.
-    let granted = user.json(&["allocate", "mine", "--hold", "none"]);
+    let granted = user.json(&["allocate", "mine", "--new", "--hold", "none"]);
     assert_eq!(granted["note"], Json::Null, "{granted}");
 }

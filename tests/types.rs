@@ -103,18 +103,19 @@ fn a_dry_run_tells_the_range_and_makes_none() {
 #[test]
 fn a_type_grows_when_it_is_full() {
     let home = Home::new();
-    let mut ports: Vec<String> = (0..31).map(|_| home.ok(&["allocate", "grafana"])).collect();
+    let mut ports: Vec<String> =
+        (0..31).map(|_| home.ok(&["allocate", "grafana", "--new"])).collect();
     ports.sort();
     ports.dedup();
     assert_eq!(ports.len(), 31);
     assert!(home.service_type("grafana").unwrap()["ports"].as_u64() >= Some(40));
-    home.ok(&["allocate", "grafana", "--count", "500"]);
+    home.ok(&["allocate", "grafana", "--new", "--count", "500"]);
 }
 
 #[test]
 fn a_type_with_leases_is_taken_away_only_by_force() {
     let home = Home::with_growth();
-    home.ok(&["allocate", "grafana", "--count", "2"]);
+    home.ok(&["allocate", "grafana", "--new", "--count", "2"]);
     let undo = ["config", "undo-auto-allocation", "grafana"];
     let (code, words) = home.refused(&undo);
     assert_eq!(code, 1);
@@ -145,17 +146,17 @@ fn earlier_versions_of_the_drop_in_can_be_put_in_force_again() {
 fn automatic_ranges_can_be_switched_off_and_on() {
     let home = Home::with_growth();
     home.ok(&["config", "auto-allocation", "disable"]);
-    let (code, words) = home.refused(&["allocate", "grafana"]);
+    let (code, words) = home.refused(&["allocate", "grafana", "--new"]);
     assert_eq!(code, 1);
     assert!(words.contains("switched off"), "{words}");
     home.ok(&["config", "auto-allocation", "enable"]);
-    home.ok(&["allocate", "grafana", "--count", "10"]);
+    home.ok(&["allocate", "grafana", "--new", "--count", "10"]);
     // A type that has a range by itself keeps it, and gets no further one.
     home.ok(&["config", "auto-allocation", "disable"]);
-    let (code, words) = home.refused(&["allocate", "grafana"]);
+    let (code, words) = home.refused(&["allocate", "grafana", "--new"]);
     assert!(code == 1 && words.contains("auto-allocation enable"), "{words}");
     home.ok(&["config", "auto-allocation", "enable"]);
-    home.ok(&["allocate", "grafana"]);
+    home.ok(&["allocate", "grafana", "--new"]);
     // What a person has written counts more, and the refusal says where it is.
     home.configure(r#"{"auto_allocation": {"enabled": true}}"#);
     home.ok(&["config", "reload"]);
@@ -213,7 +214,7 @@ fn suggestions_come_true_and_say_why() {
     let suggested = home.json(&["suggest", "mine", "--count", "2"]);
     assert_eq!(suggested[0]["reason"], "first_free");
     for suggestion in suggested.as_array().unwrap() {
-        assert_eq!(home.ok(&["allocate", "mine"]), suggestion["port"].to_string());
+        assert_eq!(home.ok(&["allocate", "mine", "--new"]), suggestion["port"].to_string());
     }
     let last = home.port(9);
     let web = home.json(&["allocate", "mine", "--name", "web", "--port", &last.to_string()]);

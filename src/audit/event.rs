@@ -1,9 +1,11 @@
 //! What each kind of change says in the journal. The `MESSAGE_ID`s are explained in
 //! `systemd/styxy.catalog`.
 
+use std::fmt::Write;
+
 use crate::{
     auto_allocation::Placement,
-    change::{Asker, Change, Denial, Merge, Record, TypeRanges},
+    change::{Asker, Change, Denial, Merge, Record, Remembers, TypeRanges},
     lease::{Client, EndReason, Instance, Lease, MemoryKey},
     port::{Port, PortRange},
     service_type::ServiceTypeName,
@@ -87,7 +89,7 @@ impl Event {
     /// The event of a change.
     pub fn of(record: &Record, state_id: &str) -> Self {
         let mut event = match &record.change {
-            Change::Allocate { lease } => allocate(lease),
+            Change::Allocate { lease, remembers } => allocate(lease, *remembers),
             Change::SingletonReuse { lease } => singleton_reuse(lease),
             Change::SingletonLeave { lease, reason } => singleton_leave(lease, *reason),
             Change::Release { lease, reason } => release(lease, *reason),
@@ -150,12 +152,19 @@ impl Event {
             .with("STYXY_SERVICE_NAME", lease.service_name.as_ref().map(|name| name.as_str()))
             .with("STYXY_INSTANCE_ID", lease.instance_id.as_ref().map(|id| id.as_str()))
             .with("STYXY_PROJECT_PATH", lease.project_path.as_ref().map(|path| path.as_str()))
+            .with("STYXY_PACKAGE_PATH", lease.package_path.as_ref().map(|path| path.as_str()))
     }
 }
 
-fn allocate(lease: &Lease) -> Event {
-    let message = format!("Granted {} to {}", port(lease), describe(lease));
-    Event::new(ALLOCATE, "allocate", message).about(lease)
+fn allocate(lease: &Lease, remembers: Remembers) -> Event {
+    let mut message = format!("Granted {} to {}", port(lease), describe(lease));
+    let Remembers::Moved { from } = remembers else {
+        return Event::new(ALLOCATE, "allocate", message).about(lease);
+    };
+    let _ = write!(message, ", which is remembered from now on instead of {from}");
+    let mut event = Event::new(ALLOCATE, "allocate", message).about(lease);
+    event.fields.put("STYXY_PORT_BEFORE", from.get());
+    event
 }
 
 fn singleton_reuse(lease: &Lease) -> Event {
@@ -263,7 +272,8 @@ fn forget(key: &MemoryKey, port: Port) -> Event {
         .with("STYXY_PROTOCOL", Some(key.protocol.as_str()))
         .with("STYXY_SERVICE_TYPE", Some(key.service_type.as_str()))
         .with("STYXY_SERVICE_NAME", key.service_name.as_ref().map(|name| name.as_str()))
-        .with("STYXY_PROJECT_PATH", Some(key.project_path.as_str()));
+        .with("STYXY_PROJECT_PATH", Some(key.project_path.as_str()))
+        .with("STYXY_PACKAGE_PATH", key.package_path.as_ref().map(|path| path.as_str()));
     event.fields.put("STYXY_PORT", port.get());
     event
 }

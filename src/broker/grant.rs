@@ -14,11 +14,13 @@ use crate::{
     kernel::{
         self, clock,
         diag::{self, Seen},
+        probe,
     },
     lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey},
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
+        claims::is_used,
         granting::{At, Before, Decision, Means, Share, Shared, new_leases},
         holding::let_go,
     },
@@ -63,7 +65,7 @@ pub struct Granted {
 pub enum Outcome {
     /// The lease is new.
     New,
-    /// It is a singleton's lease that was there already.
+    /// It is the lease of a singleton, or a claim, that was there already.
     Existing,
     /// Nothing was changed; this is what would have happened.
     DryRun,
@@ -89,8 +91,8 @@ impl Granted {
         fields.put_some("note", self.note.clone());
         if self.is_single {
             fields.put("instance_behavior", InstanceBehavior::Single.as_str());
-            fields.put_some("holder_id", self.holder.map(|id| id.to_string()));
         }
+        fields.put_some("holder_id", self.holder.map(|id| id.to_string()));
         if let Some(range) = self.created {
             fields.put("auto_allocated", true);
             fields.put("port_range", vec![range.first().get(), range.last().get()]);
@@ -257,6 +259,13 @@ impl Broker {
             let seq = inner.state.as_ref().ok().map(|state| state.store.seq());
             return Ok(Attempt::Granted(Granted::before(before), seq));
         }
+        let about_claim;
+        let request = if request.claim || request.use_claim {
+            about_claim = self.about_claim(inner, request, client)?;
+            &about_claim
+        } else {
+            request
+        };
         // Its sockets keep the ports until the lease is stored, and longer as guards.
         let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
         let in_the_way = inner.registry.leaving_in_the_way_of(request);
@@ -285,7 +294,7 @@ impl Broker {
         let first = match &decision.choice {
             Choice::Existing(lease) => {
                 let lease = Arc::clone(lease);
-                return self.share(inner, lease, &decision.request, client, held);
+                return self.share(inner, lease, &decision, client, held, hand_over);
             }
             Choice::Port(port) => *port,
         };
@@ -321,7 +330,8 @@ impl Broker {
                 (Hold::Socket, Some(socket)) => granted.socket = Some(socket),
                 _ => {}
             }
-            changes.push(Change::Allocate { lease: Arc::clone(lease) });
+            let remembers = inner.registry.remembers(&request, lease);
+            changes.push(Change::Allocate { lease: Arc::clone(lease), remembers });
         }
         let seq = self.commit_holding(inner, in_hand, changes, Some(client))?;
         // A project may rely on the port that it had: what it remembers must be on disk.
@@ -329,23 +339,77 @@ impl Broker {
         Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
     }
 
+    /// What is to be known of a claim before it is decided what the request gets. One that is listened on is used already,
+    /// and one that nobody uses moves to another port that is asked for.
+    fn about_claim(
+        &self,
+        inner: &mut Inner,
+        request: &AllocateRequest,
+        client: &Client,
+    ) -> Result<AllocateRequest, Error> {
+        let mut request = request.clone();
+        let Some(service_type) = inner.registry.rules().types.0.get(&request.service_type) else {
+            return Ok(request);
+        };
+        let completed = request.completed(service_type)?;
+        let claim = inner.registry.claim(&completed, service_type).filter(|claim| !is_used(claim));
+        let Some(claim) = claim.map(Arc::clone) else { return Ok(request) };
+        let other = request.port.filter(|port| *port != claim.port && request.count == 1);
+        if request.claim && (other.is_none() || request.dry_run)
+            || diag::is_listened(claim.port, claim.protocol)
+        {
+            request.use_claim &= request.claim;
+            return Ok(request);
+        }
+        let may_move = other.is_some_and(|port| {
+            let mut search = Search::looking();
+            let ask = |port| inner.ask(port, completed.protocol(), false, &mut search);
+            inner.registry.asked(port, completed.protocol(), ask).is_ok()
+        });
+        if may_move {
+            self.commit(inner, vec![Change::end(claim, EndReason::Released)], Some(client))?;
+        }
+        Ok(request)
+    }
+
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
     fn share(
         &self,
         inner: &mut Inner,
         lease: Arc<Lease>,
-        request: &AllocateRequest,
+        decision: &Decision,
         client: &Client,
         held: &mut Held,
+        hand_over: bool,
     ) -> Result<Attempt, Error> {
+        let Decision { request, is_single, .. } = decision;
+        let others = lease.block_id.map(|id| inner.registry.leases_of_block(id));
+        let others = others.into_iter().flatten().filter(|other| other.lease_id != lease.lease_id);
+        let others: Vec<_> = others.collect();
+        let port = lease.port;
+        let other_port = request.port.filter(|asked| lease.claim && *asked != port);
+        let note = other_port.map(|asked| {
+            format!(
+                "the service stays on port {port}, which is used, or port {asked} cannot be had"
+            )
+        });
+        // It is bound beside the guard, as a server binds it.
+        let socket = match lease.protocol {
+            _ if !hand_over => None,
+            Protocol::Tcp => Some(probe::rebind(port)),
+            protocol => Some(probe::reserve(port, protocol)),
+        };
+        let socket = socket.transpose().map_err(|obstacle| {
+            Error::new(ErrorKind::PortInUse, obstacle.describe(port, lease.protocol))
+        })?;
         let answer = |lease, outcome| Granted {
             lease,
-            others: Vec::new(),
+            others,
             outcome,
-            note: None,
-            is_single: true,
+            note,
+            is_single: *is_single,
             created: None,
-            socket: None,
+            socket,
             holder: None,
             name: None,
             is_new: false,

@@ -112,8 +112,8 @@ fn remembered(siblings: &[std::path::PathBuf], rules: &Rules) -> Vec<(MemoryKey,
     for folder in siblings {
         let mut theirs = Registry::new(rules.clone());
         if let Ok(Some(_)) = state::look(folder, &mut theirs) {
-            for (key, port, _) in theirs.memory().iter() {
-                known.insert((**key).clone(), (order, port));
+            for (key, remembered) in theirs.memory().iter() {
+                known.insert((**key).clone(), (order, remembered.port));
                 order += 1;
             }
         }

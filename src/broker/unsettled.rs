@@ -35,14 +35,13 @@ mod tests {
     use crate::port::{Port, Protocol};
 
     fn had(port: u64, since: u64) -> Remembered {
-        Remembered { port: Port::new(port).unwrap(), age: since, since }
+        Remembered::new(Port::new(port).unwrap(), since)
     }
 
     #[test]
     fn what_is_taken_back_gives_way_to_the_last_port_that_was_acknowledged() {
         let path = "/home/dev/shop".parse().unwrap();
-        let key =
-            MemoryKey::new(Some(&path), &"dev".parse().unwrap(), None, Protocol::Tcp).unwrap();
+        let key = MemoryKey::new(path, "dev".parse().unwrap(), Protocol::Tcp);
         let mut unsettled = Unsettled::default();
         assert_eq!(unsettled.before(&key, 9), None);
         // 3000 was durable; 3001 and then 3002 were granted before either was.

@@ -5,18 +5,21 @@ use serde_json::Value as Json;
 
 use super::{
     Output, Stop, ask,
+    check::who_listens,
     owner::Owner,
-    print, print_json, refused, say,
+    print, print_json, refused, say, text,
     wanted::{Wanted, allocate, notes},
 };
 use crate::{
     client::Call,
+    port::Port,
     request::{LONGEST_TTL, MOST_PORTS},
     service_type::Hold,
 };
 
 /// Lease a port and print its number
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Allocate {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE")]
@@ -36,6 +39,9 @@ pub(super) struct Allocate {
     ttl: Option<u64>,
     #[command(flatten)]
     wanted: Wanted,
+    /// Lease another port even if this service has one already
+    #[arg(long)]
+    new: bool,
     /// Print nothing but the number of the port
     #[arg(long, short)]
     quiet: bool,
@@ -60,8 +66,10 @@ impl Allocate {
         options.put_some("ttl", self.ttl);
         let chosen = self.owner.put(&mut options)?;
         options.put_some("hold", self.hold.map(Hold::as_str));
-        if self.dry_run {
-            options.put("dry_run", true);
+        for (flag, is_set) in [("claim", !self.new), ("dry_run", self.dry_run)] {
+            if is_set {
+                options.put(flag, true);
+            }
         }
         let answer = allocate(&self.service_type, options)?;
         self.tell(&answer, chosen).map_err(|stop| match stop {
@@ -80,7 +88,9 @@ impl Allocate {
             say(&chosen);
         }
         if !self.quiet {
-            for note in notes(answer) {
+            let another = self.wanted.why_another(answer).filter(|_| answer["existing"] != true);
+            let another = another.map(|why| format!("port {}: {why}", answer["port"]));
+            for note in another.into_iter().chain(used(answer)).chain(notes(answer)) {
                 say(&note);
             }
         }
@@ -89,6 +99,19 @@ impl Allocate {
             None => print(&answer["port"].to_string()),
         }
     }
+}
+
+/// Who listens already on the port of a service that was asked for once more.
+fn used(answer: &Json) -> Option<String> {
+    let (port, protocol) = (answer["port"].as_u64()?, text(answer, "protocol").parse().ok()?);
+    if answer["existing"] != true || answer["claim"] != true || answer["dry_run"] == true {
+        return None;
+    }
+    let who = who_listens(Port::new(port)?, protocol)?;
+    Some(format!(
+        "port {port} is the one of this service, and {who} listens on it: --name is for another service, and --new \
+         for another port"
+    ))
 }
 
 /// Releases what nobody was told of, because stdout is full or nobody reads it.

@@ -64,6 +64,12 @@ pub(super) fn why_not(port: Port, protocol: Protocol) -> Option<String> {
     })
 }
 
+/// The program that listens on a port.
+pub(super) fn who_listens(port: Port, protocol: Protocol) -> Option<String> {
+    let holders = holders(listeners(PortRange::only(port), protocol).ok()?);
+    holders.first().map(Holder::short)
+}
+
 /// Asks about a port; the answer says who listens, too.
 pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, Stop> {
     let mut answer = ask(&Call::Check { port, protocol })?;

@@ -81,21 +81,24 @@ impl Exec {
         Err(not_started(&self.command[0], &error))
     }
 
-    /// The lease and its socket: handed over on the bus; elsewhere bound here, over no guard.
+    /// The lease and its socket: handed over on the bus; elsewhere bound here, beside the guard.
     fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
         let mut options = self.wanted.options()?;
         put_own_process(&mut options);
+        options.put("use_claim", true);
         AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;
         let handed = block_on(client::call_for_socket(&self.service_type, &options))??;
         if let Some(handed) = handed {
             return Ok(handed);
         }
-        options.put("hold", "none");
         let answer = allocate(&self.service_type, options)?;
         refuse_to_run_twice(&answer)?;
         let port = answer["port"].as_u64().and_then(Port::new);
         let protocol = if answer["protocol"] == "udp" { Protocol::Udp } else { Protocol::Tcp };
-        let socket = port.and_then(|port| probe::reserve(port, protocol).ok());
+        let socket = port.and_then(|port| match protocol {
+            Protocol::Tcp => probe::rebind(port).ok(),
+            protocol => probe::reserve(port, protocol).ok(),
+        });
         let socket = socket.ok_or_else(|| {
             refused(format!(
                 "port {} was taken before it could be bound: try again",

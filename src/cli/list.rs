@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     client::{self, Call},
+    lease::ProjectPath,
     value::Fields,
 };
 
@@ -33,6 +34,15 @@ pub(super) struct List {
     /// Only leases of this class of service
     #[arg(long = "type", value_name = "TYPE")]
     service_type: Option<String>,
+    /// Only leases of the service of that name
+    #[arg(long)]
+    name: Option<String>,
+    /// Only leases of this package: a folder of a project
+    #[arg(long, value_name = "PATH", conflicts_with = "project")]
+    package: Option<Project>,
+    /// Only leases in this state: reserved, listening, orphaned or unknown
+    #[arg(long, value_parser = ["reserved", "listening", "orphaned", "unknown"])]
+    state: Option<String>,
     /// Only leases requested by this agent, session or tool
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
@@ -47,32 +57,66 @@ impl List {
     pub(super) fn run(self) -> Result<(), Stop> {
         let mut filter = Fields::default();
         let mine = self.mine.then(Project::current).transpose().map_err(|e| usage(&e))?;
-        let project = mine.or(self.project);
+        let project = mine.or(self.project).or_else(|| self.package.clone());
         filter.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         filter.put_some("service_type", self.service_type);
+        filter.put_some("service_name", self.name);
         filter.put_some("instance_id", self.instance);
-        let call = Call::List { filter };
+        let wanted =
+            Wanted { call: Call::List { filter }, package: self.package, state: self.state };
         if self.watch {
-            return watch(&call);
+            return watch(&wanted);
         }
-        let leases = ask(&call)?;
+        let leases = wanted.leases()?;
         if self.output.json {
             return print_json(&leases);
         }
-        print(&draw(&leases, is_filtered(&call)))
+        print(&wanted.draw(&leases))
     }
 }
 
-fn watch(call: &Call) -> Result<(), Stop> {
+/// What is to be listed.
+struct Wanted {
+    call: Call,
+    package: Option<Project>,
+    state: Option<String>,
+}
+
+impl Wanted {
+    fn leases(&self) -> Result<Json, Stop> {
+        let mut leases = ask(&self.call)?;
+        if let Some(leases) = leases.as_array_mut() {
+            leases.retain(|lease| {
+                let is_of = |package: &Project| {
+                    lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
+                };
+                self.package.as_ref().is_none_or(is_of)
+                    && self.state.as_ref().is_none_or(|state| text(lease, "state") == state)
+            });
+        }
+        Ok(leases)
+    }
+
+    fn draw(&self, leases: &Json) -> String {
+        let is_filtered = self.state.is_some() || is_filtered(&self.call);
+        draw(leases, is_filtered)
+    }
+
+    fn drawn(&self) -> Result<String, Stop> {
+        Ok(self.draw(&self.leases()?))
+    }
+}
+
+fn watch(wanted: &Wanted) -> Result<(), Stop> {
     // What can go wrong at once is said before the terminal is taken.
-    let mut now = draw(&ask(call)?, is_filtered(call));
+    let mut now = wanted.drawn()?;
     if let Some(mut screen) = Screen::take()? {
         loop {
             screen.draw(&now)?;
             let Some(taken) = screen.wait(EVERY)? else { return Ok(()) };
             screen = taken;
             client::begin_again();
-            now = draw(&ask(call)?, is_filtered(call));
+            now = wanted.drawn()?;
         }
     }
     loop {
@@ -80,7 +124,7 @@ fn watch(call: &Call) -> Result<(), Stop> {
         let before = now;
         now = loop {
             thread::sleep(EVERY);
-            let now = draw(&ask(call)?, is_filtered(call));
+            let now = wanted.drawn()?;
             if now != before {
                 break now;
             }

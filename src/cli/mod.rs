@@ -23,6 +23,7 @@ mod list;
 mod mcp;
 mod output;
 mod owner;
+mod port;
 mod project;
 mod reader;
 mod release;
@@ -79,6 +80,7 @@ enum Verb {
     Allocate(allocate::Allocate),
     Release(release::Release),
     List(list::List),
+    Port(port::Find),
     Check(check::Check),
     Scan(scan::Scan),
     Suggest(suggest::Suggest),
@@ -207,6 +209,7 @@ pub fn run() -> ExitCode {
         Verb::Allocate(verb) => verb.run(),
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
+        Verb::Port(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),

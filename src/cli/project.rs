@@ -18,6 +18,21 @@ use crate::{
     word::{disturbs, fnv1a, shortened},
 };
 
+/// What the folder of a package has: the manifests of the package managers that people use.
+const MANIFESTS: [&str; 11] = [
+    "package.json",
+    "Cargo.toml",
+    "pyproject.toml",
+    "go.mod",
+    "Gemfile",
+    "composer.json",
+    "pom.xml",
+    "build.gradle",
+    "build.gradle.kts",
+    "deno.json",
+    "mix.exs",
+];
+
 /// The project of a command: a folder, and the name by which the service knows it.
 #[derive(Clone, Debug)]
 pub(super) struct Project {
@@ -25,6 +40,8 @@ pub(super) struct Project {
     folder: PathBuf,
     /// What leases and events have as `project_path`.
     path: ProjectPath,
+    /// What they have as `package_path`: the folder of the nearest manifest below the project's own folder.
+    package: Option<ProjectPath>,
 }
 
 impl Project {
@@ -56,7 +73,7 @@ impl Project {
             return Err(Error::invalid(format!("there is no folder {shown:?}"))
                 .suggest("name the project as `styxy list` shows it"));
         };
-        Ok(Self { path: text.parse()?, folder })
+        Ok(Self { path: text.parse()?, folder, package: None })
     }
 
     /// Returns the project of a folder without links in its path: the top of its git worktree, else the folder. The
@@ -64,7 +81,11 @@ impl Project {
     fn of(folder: &Path) -> Result<Self, Error> {
         let top = folder.ancestors().find(|folder| folder.join(".git").exists());
         let top = top.unwrap_or(folder);
-        Ok(Self { folder: top.to_owned(), path: path_of(top)? })
+        let mut inner = folder.ancestors().take_while(|folder| *folder != top);
+        let package = inner.find(|folder| MANIFESTS.iter().any(|name| folder.join(name).is_file()));
+        let path = path_of(top)?;
+        let package = package.and_then(|package| package_path(package, top, &path));
+        Ok(Self { folder: top.to_owned(), path, package })
     }
 
     /// The folder of its files.
@@ -75,6 +96,11 @@ impl Project {
     /// The value of `project_path`.
     pub(super) fn path(&self) -> &ProjectPath {
         &self.path
+    }
+
+    /// The value of `package_path`, if the project has several packages.
+    pub(super) fn package(&self) -> Option<&ProjectPath> {
+        self.package.as_ref()
     }
 }
 
@@ -124,6 +150,18 @@ fn path_of(folder: &Path) -> Result<ProjectPath, Error> {
     stand_in.extend(name.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }));
     let _ = write!(stand_in, "#{:016x}", fnv1a(folder.as_os_str().as_bytes()));
     stand_in.parse()
+}
+
+/// The `package_path` of a folder inside a project. A path that would not do has a stand-in, as that of a project has; one
+/// for which there is no room counts as the project.
+fn package_path(package: &Path, top: &Path, project: &ProjectPath) -> Option<ProjectPath> {
+    let inner = package.strip_prefix(top).ok()?;
+    let project = project.as_str().trim_end_matches('/');
+    let inside = |inner: &str| format!("{project}/{inner}").parse().ok();
+    inner.to_str().and_then(inside).or_else(|| {
+        let stand_in = path_of(inner).ok()?;
+        inside(stand_in.as_str().trim_start_matches('/'))
+    })
 }
 
 #[cfg(test)]
@@ -177,6 +215,36 @@ mod tests {
         ] {
             assert_eq!(named(&top.join(path)), top.join(project).to_str().unwrap(), "{path}");
         }
+    }
+
+    #[test]
+    fn a_package_is_the_folder_of_the_nearest_manifest_inside_of_the_project() {
+        let (_folder, top) = folder();
+        let odd = OsStr::from_bytes(b"apps/caf\xe9");
+        for inner in [OsStr::new("apps/web/src"), OsStr::new("docs"), odd] {
+            fs::create_dir_all(top.join("shop").join(inner)).unwrap();
+        }
+        let shop = top.join("shop");
+        fs::create_dir(shop.join(".git")).unwrap();
+        for manifest in ["package.json", "apps/web/package.json"] {
+            fs::write(shop.join(manifest), "{}").unwrap();
+        }
+        fs::write(shop.join(odd).join("go.mod"), "").unwrap();
+        let package = |folder: &Path| {
+            let project = Project::named(folder.into()).unwrap();
+            assert_eq!(project.path.as_str(), shop.to_str().unwrap());
+            project.package.map(String::from)
+        };
+        // The manifest of the top is that of the project.
+        assert_eq!(package(&shop), None);
+        assert_eq!(package(&shop.join("docs")), None);
+        for folder in ["apps/web", "apps/web/src"] {
+            let web = shop.join("apps/web");
+            assert_eq!(package(&shop.join(folder)).as_deref(), web.to_str(), "{folder}");
+        }
+        let stand_in = package(&shop.join(odd)).unwrap();
+        let beginning = format!("{}/…/caf\u{fffd}#", shop.display());
+        assert!(stand_in.starts_with(&beginning), "{stand_in}");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use serde_json::Value as Json;
 use super::{
     Stop, note,
     owner::put_own_process,
+    port::{of_project, url},
     refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
 };
@@ -38,8 +39,9 @@ pub(super) struct Run {
     /// The class of service: dev, api, database, …
     #[arg(value_name = "TYPE", required_unless_present = "env")]
     service_type: Option<String>,
-    /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it
-    #[arg(long, value_name = "NAME[=TYPE]")]
+    /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, of the service
+    /// that is called like the variable (WEB and WEB_PORT: web) or as given
+    #[arg(long, value_name = "NAME[=TYPE[:SERVICE]]")]
     env: Vec<Variable>,
     /// Lease this many consecutive ports: PORT, PORT_1, …
     #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
@@ -47,6 +49,12 @@ pub(super) struct Run {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long)]
     hold: Option<Hold>,
+    /// Put the port of another service of this project, which has one, into a variable
+    #[arg(long, value_name = "SERVICE=NAME")]
+    with: Vec<With>,
+    /// The same as a URL: http://127.0.0.1:PORT
+    #[arg(long, value_name = "SERVICE=NAME")]
+    with_url: Vec<With>,
     #[command(flatten)]
     telling: Telling,
     #[command(flatten)]
@@ -72,6 +80,8 @@ pub(super) struct Telling {
 struct Variable {
     name: String,
     service_type: Option<String>,
+    /// The service, if it is not called after the variable.
+    service_name: Option<String>,
 }
 
 impl FromStr for Variable {
@@ -79,8 +89,12 @@ impl FromStr for Variable {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         let (name, service_type) = match text.split_once('=') {
-            Some((name, service_type)) => (name, Some(service_type.to_owned())),
+            Some((name, service_type)) => (name, Some(service_type)),
             None => (text, None),
+        };
+        let (service_type, service_name) = match service_type.and_then(|t| t.split_once(':')) {
+            Some((service_type, service_name)) => (Some(service_type), Some(service_name)),
+            None => (service_type, None),
         };
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
         if name.is_empty()
@@ -91,7 +105,31 @@ impl FromStr for Variable {
                 "{name:?} is not the name of a variable: use letters, digits and underscores"
             )));
         }
-        Ok(Self { name: name.to_owned(), service_type })
+        let [service_type, service_name] =
+            [service_type, service_name].map(|word| word.map(str::to_owned));
+        Ok(Self { name: name.to_owned(), service_type, service_name })
+    }
+}
+
+/// Another service, and the variable that its port is put into.
+#[derive(Clone, Debug)]
+struct With {
+    service: String,
+    variable: String,
+}
+
+impl FromStr for With {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (service, variable) = text.split_once('=').ok_or_else(|| {
+            Error::invalid("which variable gets the port?").suggest("write SERVICE=NAME")
+        })?;
+        let Variable { name, .. } = variable.parse()?;
+        if variable.contains('=') {
+            return Err(Error::invalid("give one variable for each service"));
+        }
+        Ok(Self { service: service.to_owned(), variable: name })
     }
 }
 
@@ -104,18 +142,31 @@ impl Run {
         let wanted = self.wanted.options()?;
         let mut variables = Vec::new();
         let leases = self.leases()?;
-        have_one_value(&self.env, &leases)?;
+        let with = self.with.iter().map(|with| (with, false));
+        let with: Vec<_> = with.chain(self.with_url.iter().map(|with| (with, true))).collect();
+        have_one_value(&self.env, &leases, with.iter().map(|(with, _)| *with))?;
+        // A service that is missing is said before anything is leased.
+        let of_others = with.into_iter().map(|(With { service, variable }, is_url)| {
+            let lease = of_project(service)?;
+            let value = if is_url { url(&lease) } else { lease["port"].to_string() };
+            Ok((variable.clone(), value))
+        });
+        let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
         for (index, leased) in leases.into_iter().enumerate() {
             let mut options = wanted.clone();
             options.put_some("count", leased.count.map(u32::from));
             options.put_some("hold", self.hold.map(Hold::as_str));
             put_own_process(&mut options);
+            options.put("use_claim", true);
             if index > 0 {
                 // What is asked of the first port is not asked of the others.
                 options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
             }
-            if leased.has_own_name && options.get("service_name").is_none() {
-                options.put("service_name", leased.variable.to_ascii_lowercase());
+            if leased.has_own_name
+                && (leased.name.is_some() || options.get("service_name").is_none())
+            {
+                options.0.retain(|(key, _)| *key != "service_name");
+                options.put("service_name", leased.own_name());
             }
             let answer = allocate(leased.service_type, options)?;
             refuse_to_run_twice(&answer)?;
@@ -128,6 +179,7 @@ impl Run {
             variables
                 .extend(leased.others.iter().map(|v| (v.name.clone(), answer["port"].to_string())));
         }
+        variables.extend(of_others);
         let error = prepare(&self.command, &variables).exec();
         Err(not_started(&self.command[0], &error))
     }
@@ -136,18 +188,20 @@ impl Run {
     fn leases(&self) -> Result<Vec<Leased<'_>>, Stop> {
         let (own, further): (Vec<_>, Vec<_>) =
             self.env.iter().partition(|variable| variable.service_type.is_none());
-        let further = further.into_iter().map(|Variable { name, service_type }| Leased {
-            service_type: service_type.as_deref().unwrap_or_default(),
-            variable: name,
+        let further = further.into_iter().map(|variable| Leased {
+            service_type: variable.service_type.as_deref().unwrap_or_default(),
+            variable: &variable.name,
             others: Vec::new(),
             count: None,
+            name: variable.service_name.as_deref(),
             has_own_name: true,
         });
         if let Some(service_type) = &self.service_type {
             let variable = own.first().map_or("PORT", |variable| &variable.name);
             let others = own.get(1..).unwrap_or_default().to_vec();
+            let count = self.count;
             let first =
-                Leased { service_type, variable, others, count: self.count, has_own_name: false };
+                Leased { service_type, variable, others, count, name: None, has_own_name: false };
             return Ok([first].into_iter().chain(further).collect());
         }
         if let Some(Variable { name, .. }) = own.first() {
@@ -173,11 +227,22 @@ struct Leased<'a> {
     /// Further variables for the same port.
     others: Vec<&'a Variable>,
     count: Option<u16>,
+    /// What the service is called.
+    name: Option<&'a str>,
     /// Whether it is called after its variable, so that two of a type are told apart.
     has_own_name: bool,
 }
 
 impl Leased<'_> {
+    /// The name of the service that is called after its variable: `web` for WEB and WEB_PORT.
+    fn own_name(&self) -> String {
+        if let Some(name) = self.name {
+            return name.to_owned();
+        }
+        let name = self.variable.to_ascii_lowercase();
+        name.strip_suffix("_port").filter(|rest| !rest.is_empty()).unwrap_or(&name).to_owned()
+    }
+
     /// The variables and placeholders of the command's own port, each with the place of its port in the block.
     fn names_of_own(&self) -> Vec<(String, u16)> {
         let all_of_block = ["port", self.variable].into_iter().flat_map(|name| {
@@ -190,9 +255,13 @@ impl Leased<'_> {
 }
 
 /// Makes sure that no variable gets two values, of which the command would see one.
-fn have_one_value(given: &[Variable], leases: &[Leased]) -> Result<(), Stop> {
+fn have_one_value<'a>(
+    given: &[Variable],
+    leases: &[Leased],
+    with: impl Iterator<Item = &'a With>,
+) -> Result<(), Stop> {
     let clash = |name: &str, why: &str| {
-        let error = Error::invalid(format!("--env {name} {why}"));
+        let error = Error::invalid(format!("the variable {name} {why}"));
         usage(&error.suggest("give each port a variable of its own"))
     };
     let mut names = HashSet::new();
@@ -209,6 +278,14 @@ fn have_one_value(given: &[Variable], leases: &[Leased]) -> Result<(), Stop> {
             return Err(clash(&name, "is the name of something else that styxy tells the command"));
         }
         ports.insert(name, port);
+    }
+    for With { variable, .. } in with {
+        if ports.insert(variable.clone(), None).is_some() {
+            return Err(clash(
+                variable,
+                "is the name of something else that styxy tells the command",
+            ));
+        }
     }
     Ok(())
 }
@@ -252,7 +329,7 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
 
 /// A second one of what runs once is not started.
 pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
-    if answer["existing"] != true {
+    if answer["existing"] != true || answer["claim"] == true {
         return Ok(());
     }
     let (service_type, held) = (text(answer, "service_type"), text(answer, "held"));
@@ -359,6 +436,20 @@ mod tests {
         let others = ["${PORT}", "{PORT}", "${port}", "$ENV{port}", "{{port}}", "${API}"];
         assert_eq!(arguments[..5], ["-p3000", "30003001", "8000/{api}", "{}", "a$:3000"]);
         assert_eq!(arguments[5..], others);
+    }
+
+    #[test]
+    fn a_service_is_called_after_its_variable_or_as_given() {
+        let own_name = |variable: &str, name| {
+            let (others, count, has_own_name) = (Vec::new(), None, true);
+            Leased { service_type: "dev", variable, others, count, name, has_own_name }.own_name()
+        };
+        let names = ["WEB", "WEB_PORT", "PORT", "_PORT", "API_PORT_2"].map(|v| own_name(v, None));
+        assert_eq!(names, ["web", "web", "port", "_port", "api_port_2"]);
+        assert_eq!(own_name("WEB_PORT", Some("front")), "front");
+        let variable: Variable = "DB=database:orders".parse().unwrap();
+        let words = [variable.service_type, variable.service_name].map(Option::unwrap);
+        assert_eq!(words, ["database", "orders"]);
     }
 
     #[test]

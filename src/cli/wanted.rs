@@ -1,3 +1,9 @@
+use std::{
+    fs,
+    io::{self, IsTerminal},
+    path::Path,
+};
+
 use clap::Args;
 use serde_json::Value as Json;
 
@@ -5,8 +11,10 @@ use super::{Stop, ask, check::why_not, project::Project, text, usage};
 use crate::{
     client::{Call, Failure},
     error::ErrorKind,
+    lease::ProjectPath,
     port::{Port, Protocol},
     request::AllocateRequest,
+    surroundings::user,
     value::Fields,
 };
 
@@ -48,7 +56,7 @@ impl Wanted {
     pub(super) fn options(&self) -> Result<Fields, Stop> {
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         let mut options = Fields::default();
-        options.put_some("service_name", self.name.clone());
+        options.put_some("service_name", self.name.clone().or_else(|| unit_of(&project)));
         options.put_some("port", self.port.map(Port::get));
         options.put_some("template", self.template.clone());
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
@@ -60,6 +68,7 @@ impl Wanted {
             }
         }
         options.put("project_path", project.path().as_str());
+        options.put_some("package_path", project.package().map(ProjectPath::as_str));
         Ok(options)
     }
 
@@ -80,6 +89,31 @@ impl Wanted {
     }
 }
 
+/// The name of the unit that this command is a part of, if nothing else tells its service from those of others: a unit has the
+/// root or the home as its folder, unless it says `WorkingDirectory=` (systemd.exec(5)).
+fn unit_of(project: &Project) -> Option<String> {
+    let is_nowhere = project.folder() == Path::new("/") || is_home(project.folder());
+    if !is_nowhere || io::stdin().is_terminal() {
+        return None;
+    }
+    unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
+}
+
+fn is_home(folder: &Path) -> bool {
+    let home = user().home().and_then(|home| fs::canonicalize(home).ok());
+    home.is_some_and(|home| home == folder)
+}
+
+/// The service unit of a control group, as `/proc/PID/cgroup` has it (cgroups(7)), as a service name.
+fn unit_in(cgroup: &str) -> Option<String> {
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let unit = path.rsplit('/').next()?.strip_suffix(".service")?;
+    let is_manager = unit.starts_with("user@");
+    let letter = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    let name: String = unit.chars().map(letter).take(100).collect();
+    (!is_manager && !name.is_empty()).then_some(name)
+}
+
 /// Asks for ports. What is wrong with the request is told before a service is looked for.
 pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop> {
     let request = AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
@@ -96,7 +130,8 @@ pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop
 /// The refusal of a port, with the program that has it in the place of "another program": the service
 /// cannot know that.
 fn with_holder(request: &AllocateRequest, message: String) -> String {
-    let better = request.port.filter(|_| request.count == 1).and_then(|port| {
+    let is_about = |port: &Port| message.contains(&format!("port {port}"));
+    let better = request.port.filter(|_| request.count == 1).filter(is_about).and_then(|port| {
         let why = why_not(port, request.protocol())?;
         let (_, remedy) = message.split_once("; ")?;
         Some(format!("{why}; {remedy}"))
@@ -129,4 +164,22 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
         });
     }
     notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_unit_is_the_last_of_its_control_group_and_no_manager() {
+        let user = "0::/user.slice/user-1000.slice/user@1000.service";
+        let unit = |path: &str| unit_in(&format!("{user}{path}\n"));
+        assert_eq!(unit("/app.slice/web.service").as_deref(), Some("web"));
+        assert_eq!(unit("/app.slice/web@a\\x2db.service").as_deref(), Some("web-a-x2db"));
+        assert_eq!(unit_in("0::/system.slice/shop.service\n").as_deref(), Some("shop"));
+        for none in ["", "/app.slice/app-vte-1.scope", "/init.scope"] {
+            assert_eq!(unit(none), None, "{none}");
+        }
+        assert_eq!(unit_in("1:name=systemd:/a.service\n"), None);
+    }
 }

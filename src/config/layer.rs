@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     auto_allocation::{Pattern, Placement},
     port::{Port, PortRange, Protocol},
-    service_type::{Created, Hold, InstanceBehavior, ServiceTypeName, TemplateName},
+    service_type::{Claims, Created, Hold, InstanceBehavior, ServiceTypeName, TemplateName},
 };
 
 /// Where the packages put the schema.
@@ -208,6 +208,9 @@ pub struct TypeLayer {
     /// multi: every request gets a port of its own. single: the service runs once, and all share it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance_behavior: Option<InstanceBehavior>,
+    /// Which requests that are made as claims share a lease: all of one service, or those that give a name (named).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claims: Option<Claims>,
     /// How a port is kept until it is used: guard (the service keeps it bound) or none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(extend("enum" = ["guard", "none"])))]

@@ -218,6 +218,7 @@ fn put_type(
     new.port_range = port_range;
     set(&mut new.more_ranges, edit.more_port_ranges.clone());
     set(&mut new.instance_behavior, edit.instance_behavior);
+    set(&mut new.claims, edit.claims);
     set(&mut new.protocol, edit.protocol);
     if new.protocol == Protocol::Udp && edit.hold == Some(Hold::Guard) {
         return Err((".hold", "a guard can hold a TCP port only: set hold to \"none\"".to_owned()));

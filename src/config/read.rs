@@ -12,7 +12,7 @@ use crate::{
     auto_allocation::Placement,
     error::Error,
     port::{PortRange, Protocol},
-    service_type::{Created, Hold, InstanceBehavior},
+    service_type::{Claims, Created, Hold, InstanceBehavior},
     time::Timestamp,
 };
 
@@ -195,6 +195,10 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Op
             let words = [InstanceBehavior::Multi, InstanceBehavior::Single];
             edit.instance_behavior = source.one_of(node, &words.map(|b| (b.as_str(), b)));
         }
+        "claims" => {
+            let words = [Claims::All, Claims::Named];
+            edit.claims = source.one_of(node, &words.map(|c| (c.as_str(), c)));
+        }
         "hold" => {
             let words = [Hold::Guard, Hold::None];
             edit.hold = source.one_of(node, &words.map(|hold| (hold.as_str(), hold)));
@@ -217,6 +221,7 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Op
             node,
             name,
             &[
+                "claims",
                 "description",
                 "examples",
                 "hold",

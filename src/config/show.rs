@@ -6,7 +6,10 @@ use super::{
     Config, Origin, Origins,
     layer::{AutoLayer, Excluded, Layer, LimitsLayer, RuleLayer, TypeLayer},
 };
-use crate::{auto_allocation::AutoRule, service_type::ServiceType};
+use crate::{
+    auto_allocation::AutoRule,
+    service_type::{Claims, ServiceType},
+};
 
 /// The configuration as one layer that says everything.
 pub(super) fn layer(config: &Config) -> Layer {
@@ -56,6 +59,7 @@ pub(super) fn type_layer(service_type: &ServiceType) -> TypeLayer {
         more_ranges,
         preferred_ports,
         instance_behavior,
+        claims,
         hold: _,
         protocol,
         description,
@@ -67,6 +71,7 @@ pub(super) fn type_layer(service_type: &ServiceType) -> TypeLayer {
         more_port_ranges: (!more_ranges.is_empty()).then_some(more_ranges),
         preferred_ports: Some(preferred_ports),
         instance_behavior: Some(instance_behavior),
+        claims: (claims != Claims::default()).then_some(claims),
         hold: Some(kept_by),
         protocol: Some(protocol),
         description: (!description.is_empty()).then_some(description),

@@ -201,7 +201,7 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
         signal(member, &(lease.port.get(), id(lease), Dict(lease.fields())))
     };
     Ok(match change {
-        Change::Allocate { lease } => vec![of_lease("LeaseGranted", lease)?],
+        Change::Allocate { lease, .. } => vec![of_lease("LeaseGranted", lease)?],
         Change::Merge(merge) => {
             let told = merge.leases.iter().map(|lease| of_lease("LeaseGranted", lease));
             told.collect::<zbus::Result<_>>()?

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
-use super::{Registry, port_set::select};
+use super::{Registry, Remembered, claims::has_another_port, port_set::select};
 use crate::{
     error::{Error, ErrorKind, Shortage},
     lease::Lease,
@@ -57,7 +57,7 @@ impl Reason {
 /// What a request gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
-    /// The lease of a singleton that is there already.
+    /// The lease of a singleton, or a claim, that is there already.
     Existing(Arc<Lease>),
     /// This port, or as many from this one on as were asked for.
     Port(Port),
@@ -161,6 +161,18 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<Choice, Error> {
         let template = request.template_port(service_type, &self.rules.templates)?;
+        if let Some(lease) = self.claim(request, service_type) {
+            if request.strict && request.port != Some(lease.port) {
+                // What could not be had is no reason to move.
+                let asked =
+                    request.port.map_or(Ok(()), |port| self.asked_block(port, request, &mut probe));
+                return Err(match asked {
+                    Err((port, obstacle)) => refused(port, request, &obstacle),
+                    Ok(()) => has_another_port(lease),
+                });
+            }
+            return Ok(Choice::Existing(Arc::clone(lease)));
+        }
         if let Some(lease) = self.existing(request, service_type) {
             if request.strict && request.port != Some(lease.port) {
                 return Err(Error::new(
@@ -253,23 +265,23 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<bool, Shortage>,
     ) -> Result<Option<Port>, Shortage> {
         let protocol = request.protocol();
-        let own =
-            request.memory_key().and_then(|key| self.memory.get(&key)).map(|known| known.port);
+        let own = self.own(request);
         let taken = move |i| self.leased_word(protocol, i) | self.avoided.word(i);
-        let preferred = template.into_iter().chain(service_type.preferred_ports.iter().copied());
-        for first in own.into_iter().chain(preferred) {
+        let preferred = service_type.preferred_ports.iter().copied();
+        for first in template.into_iter().chain(own.iter().copied()).chain(preferred) {
             let Some(block) =
                 first.plus(request.count - 1).and_then(|last| PortRange::new(first, last))
             else {
                 continue;
             };
-            let others = |i| if own == Some(first) { 0 } else { self.memory.word(protocol, i) };
+            let is_own = own.contains(&first);
+            let others = |i| if is_own { 0 } else { self.memory.word(protocol, i) };
             let free = select(block, |i| !(taken(i) | others(i)));
             // What lies between two ranges of a type is another's. A port beyond them was asked for by number once, and
             // so were those after it.
             let in_one = |range: PortRange| range.contains(first) && range.contains(block.last());
-            let inside = service_type.ranges().any(in_one)
-                || own == Some(first) && !service_type.contains(first);
+            let inside =
+                service_type.ranges().any(in_one) || is_own && !service_type.contains(first);
             if inside && run(free, request.count, &mut probe)?.is_some() {
                 return Ok(Some(first));
             }
@@ -313,8 +325,8 @@ impl Registry {
         lease.filter(|_| is_single).map(Arc::clone)
     }
 
-    /// The ports to try, best first: what this service of this project had last, the template's, the
-    /// preferred ones, the ranges ascending; then the ports that somebody else remembers, oldest first.
+    /// The ports to try, best first: the template's, what this service of this project had last and what it had instead,
+    /// the preferred ones, the ranges ascending; then the ports that somebody else remembers, oldest first.
     pub fn candidates<'a>(
         &'a self,
         request: &AllocateRequest,
@@ -323,19 +335,21 @@ impl Registry {
     ) -> impl Iterator<Item = (Port, Reason)> + 'a {
         let protocol = request.protocol();
         let leased = move |port: Port| self.at(port, protocol).is_some();
-        let own = request
-            .memory_key()
-            .and_then(|key| self.memory.get(&key))
-            .map(|known| known.port)
-            .filter(|port| !leased(*port) && !self.rules.excluded.contains(*port));
+        let own = self.own(request);
+        let may_come_back =
+            move |port: &Port| !leased(*port) && !self.rules.excluded.contains(*port);
         let fresh = move |port: &Port| {
             !leased(*port)
                 && !self.avoided.contains(*port)
                 && !self.memory.contains(protocol, *port)
         };
-        let template = template.filter(fresh);
-        let preferred = service_type.preferred_ports.iter().copied();
-        let preferred = preferred.filter(fresh).filter(move |port| Some(*port) != template);
+        let own = own.into_iter().filter(may_come_back).collect::<Vec<_>>();
+        let template = template.filter(|port| fresh(port) || own.contains(port));
+        let own = own.into_iter().filter(move |port| Some(*port) != template);
+        let because = |reason| move |port| (port, reason);
+        let template = template.into_iter().map(because(Reason::Template));
+        let first: Vec<_> = template.chain(own.map(because(Reason::Remembered))).collect();
+        let preferred = service_type.preferred_ports.iter().copied().filter(fresh);
         // A port that was tried before is not asked about again.
         let ascending = service_type
             .ranges()
@@ -345,21 +359,20 @@ impl Registry {
                     !(taken | self.memory.word(protocol, i) | self.in_use.word(i))
                 })
             })
-            .filter(move |port| {
-                Some(*port) != template && !service_type.preferred_ports.contains(port)
-            });
-        let because = |reason| move |port| (port, reason);
-        own.into_iter().map(because(Reason::Remembered)).chain(
-            (template.into_iter().map(because(Reason::Template)))
-                .chain(preferred.map(because(Reason::Preferred)))
-                .chain(ascending.map(because(Reason::Free)))
-                .chain(
-                    self.remembered_by_others(service_type, protocol)
-                        .map(because(Reason::RememberedByOther)),
-                )
-                .chain(self.in_use_before(service_type, protocol).map(because(Reason::Free)))
-                .filter(move |(port, _)| Some(*port) != own),
-        )
+            .filter(move |port| !service_type.preferred_ports.contains(port));
+        let tried: Vec<_> = first.iter().map(|(port, _)| *port).collect();
+        let others = self.remembered_by_others(service_type, protocol);
+        let rest = (preferred.map(because(Reason::Preferred)))
+            .chain(ascending.map(because(Reason::Free)))
+            .chain(others.map(because(Reason::RememberedByOther)))
+            .chain(self.in_use_before(service_type, protocol).map(because(Reason::Free)));
+        first.into_iter().chain(rest.filter(move |(port, _)| !tried.contains(port)))
+    }
+
+    /// The port that this service of this project had last, and what it had instead.
+    fn own(&self, request: &AllocateRequest) -> Vec<Port> {
+        let known = self.slot(request).and_then(|slot| slot.known);
+        known.into_iter().flat_map(Remembered::ports).collect()
     }
 
     /// The ports of the range that are passed over at first because they were in use a moment ago.

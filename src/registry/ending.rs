@@ -217,8 +217,10 @@ impl Registry {
     /// What is meant is not remembered any more.
     pub fn forget_matching(&self, filter: &Filter) -> Vec<Change> {
         let remembered = self.memory.iter();
-        let meant = remembered.filter(|(key, port, _)| filter.matches_memory(key, *port));
-        meant.map(|(key, port, _)| Change::Forget { key: (**key).clone(), port }).collect()
+        let meant = remembered.filter(|(key, known)| filter.matches_memory(key, known.port));
+        meant
+            .map(|(key, known)| Change::Forget { key: (**key).clone(), port: known.port })
+            .collect()
     }
 
     /// What nobody was told of is taken back, as far as it is still there: somebody may have released it meanwhile, or share

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Choice, Obstacle, Registry, holding::shared};
+use super::{Choice, Obstacle, Registry, claims::claimed, holding::shared};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
@@ -29,6 +29,8 @@ pub struct Decision {
     pub note: Option<String>,
     /// Whether the service runs once.
     pub is_single: bool,
+    /// Which of the service's leases at one time it becomes; 0 if nothing is remembered of it.
+    pub slot: u16,
 }
 
 /// What can be done for a grant.
@@ -121,7 +123,7 @@ impl Registry {
             choice => choice?,
         };
         if let Choice::Existing(lease) = &choice {
-            if means.hand_over {
+            if means.hand_over && !lease.claim {
                 return Err(Error::new(
                     ErrorKind::PortInUse,
                     "this service runs once, and its lease has no socket to hand over",
@@ -141,7 +143,13 @@ impl Registry {
         }
         let (hold, note) = hold(&request, service_type, means);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-        Ok(Some(Decision { choice, request, hold, note, is_single }))
+        let slot = match (self.slot(&request), &request.project_path) {
+            (Some(slot), _) => slot.key.slot,
+            (None, Some(_)) => 0,
+            // Nothing is remembered without a project, and there is nothing to tell apart.
+            (None, None) => 1,
+        };
+        Ok(Some(Decision { choice, request, hold, note, is_single, slot }))
     }
 
     /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
@@ -173,9 +181,8 @@ impl Registry {
         let Some(lease) = known.filter(|_| !request.dry_run).map(Arc::clone) else {
             return Ok(None);
         };
-        let block = Filter { block_id: Some(lease.lease_id), ..Filter::default() };
-        let others = self.list(&block).into_iter();
-        let others: Vec<_> = others.filter(|other| other.lease_id != lease.lease_id).collect();
+        let mut others = self.leases_of_block(lease.lease_id);
+        others.retain(|other| other.lease_id != lease.lease_id);
         let is_other_request = lease.service_type != request.service_type
             // Without one, it was that of the type.
             || request.protocol.is_some_and(|protocol| protocol != lease.protocol)
@@ -192,6 +199,11 @@ impl Registry {
         self.note_repeated(lease.lease_id.into());
         let is_single = self.is_singleton(&lease.service_type);
         Ok(Some(Before { lease, others, is_single }))
+    }
+
+    /// The leases of a block.
+    pub fn leases_of_block(&self, block_id: LeaseId) -> Vec<Arc<Lease>> {
+        self.list(&Filter { block_id: Some(block_id), ..Filter::default() })
     }
 
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it. `id` is the name of the share
@@ -218,12 +230,21 @@ impl Registry {
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
         };
-        let (shared, holder) = shared(lease, caller)?;
+        let (shared, holder) = if lease.claim {
+            claimed(lease, caller, request.hold)?
+        } else {
+            shared(lease, caller)?
+        };
         // Asked once more, because the answer was lost, it is the same one.
         let is_repeated = name.is_some_and(|name| lease.holder_ids().any(|id| id == name));
-        // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
-        let owner = if lease.orphaned { Owner::None } else { shared.owner.clone() };
-        let seen = Lease { owner, ttl: request.ttl, ..shared.clone() };
+        let part = shared.holders().find(|part| part.id == holder).filter(|_| lease.claim);
+        let (owner, ttl) = match part {
+            Some(Holder { owner, ttl, .. }) => (owner, ttl),
+            // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
+            None if lease.orphaned => (Owner::None, request.ttl),
+            None => (shared.owner.clone(), request.ttl),
+        };
+        let seen = Lease { owner, ttl, ..shared.clone() };
         let change = Change::SingletonReuse { lease: Arc::new(shared) };
         let is_new = holder == id && !is_repeated;
         Ok(Shared { change, seen, holder, name, is_new, is_repeated })
@@ -253,7 +274,9 @@ pub fn new_leases(
     At { now, wall }: At,
     mut id: impl FnMut() -> LeaseId,
 ) -> Vec<Arc<Lease>> {
-    let Decision { request, hold, is_single, .. } = decision;
+    let Decision { request, hold, is_single, slot, .. } = decision;
+    // What can be asked for again must be known by its slot.
+    let is_claim = (request.claim || request.use_claim) && *slot > 0 && !is_single;
     let first_id = request.lease_id.unwrap_or_else(&mut id);
     let ports = (0..request.count).filter_map(|offset| first.plus(offset));
     let leases = ports.map(|port| {
@@ -266,13 +289,17 @@ pub fn new_leases(
             service_name: request.service_name.clone(),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
+            package_path: request.package_path.clone(),
+            slot: *slot,
             owner: owner.clone(),
+            claim: is_claim,
             hold: *hold,
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
             orphaned: false,
-            holder_id: is_single.then(|| HolderId::first_of(lease_id)),
+            holder_id: (*is_single || is_claim).then(|| HolderId::first_of(lease_id)),
             block_id: (request.count > 1).then_some(first_id),
+            count: request.count,
             sharers: Vec::new(),
             singleton_key: request.singleton_key.clone(),
             since: wall,
@@ -343,7 +370,8 @@ mod tests {
         let decision = registry.decide(request, service_type, MEANS, |_| Ok(())).unwrap().unwrap();
         let Choice::Port(first) = decision.choice else { panic!("a new one: {decision:?}") };
         let lease = new_leases(&decision, first, &Owner::None, AT, LeaseId::random).remove(0);
-        registry.apply(1, &Change::Allocate { lease: Arc::clone(&lease) });
+        let remembers = registry.remembers(request, &lease);
+        registry.apply(1, &Change::Allocate { lease: Arc::clone(&lease), remembers });
         lease
     }
 

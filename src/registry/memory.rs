@@ -19,10 +19,47 @@ use crate::{
 pub struct Remembered {
     /// The port.
     pub port: Port,
-    /// When it was granted last.
+    /// When it, or its substitute, was granted last.
     pub age: u64,
     /// Since when it has been this port.
     pub since: u64,
+    /// What was granted instead of it, since it was granted last.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub substitute: Option<Substitute>,
+}
+
+/// A port that was granted because the remembered one could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Substitute {
+    /// The port.
+    pub port: Port,
+    /// The last day on which there was one, counted from 1970-01-01 (UTC).
+    pub day: u64,
+    /// On how many different days there was one.
+    pub days: u32,
+}
+
+impl Remembered {
+    /// As it was granted by the change of that number.
+    pub fn new(port: Port, age: u64) -> Self {
+        Self { port, age, since: age, substitute: None }
+    }
+
+    /// It, and what is tried first when it cannot be had.
+    pub fn ports(self) -> impl Iterator<Item = Port> {
+        std::iter::once(self.port).chain(self.substitute.map(|substitute| substitute.port))
+    }
+
+    /// The same when another port is granted instead of it on that day.
+    #[must_use]
+    pub fn substituted(self, port: Port, day: u64, age: u64) -> Self {
+        let days = match self.substitute {
+            Some(before) if before.day == day => before.days,
+            Some(before) => before.days.saturating_add(1),
+            None => 1,
+        };
+        Self { age, substitute: Some(Substitute { port, day, days }), ..self }
+    }
 }
 
 /// Keys by their age, the oldest first.
@@ -58,7 +95,30 @@ impl Memory {
     pub(super) fn remember(&mut self, key: MemoryKey, port: Port, age: u64, most: usize) {
         let same = self.get(&key).filter(|known| known.port == port);
         let since = same.map_or(age, |known| known.since);
-        self.set_to(key, Remembered { port, age, since });
+        self.restore(key, Remembered { since, ..Remembered::new(port, age) }, most);
+    }
+
+    /// Remembers that another port was granted to that key than the one that it has. What has been forgotten
+    /// meanwhile has this one.
+    pub(super) fn substitute(
+        &mut self,
+        key: MemoryKey,
+        port: Port,
+        day: u64,
+        age: u64,
+        most: usize,
+    ) {
+        match self.get(&key) {
+            Some(known) if known.port != port => {
+                self.restore(key, known.substituted(port, day, age), most);
+            }
+            _ => self.remember(key, port, age, most),
+        }
+    }
+
+    /// Remembers what was remembered, and forgets the oldest beyond `most`.
+    pub(super) fn restore(&mut self, key: MemoryKey, remembered: Remembered, most: usize) {
+        self.set_to(key, remembered);
         while self.by_key.len() > most.max(1) {
             let oldest = self.by_age.first().map(|(_, key)| Arc::clone(key));
             self.forget(&oldest.expect("every key has an age"));
@@ -68,7 +128,7 @@ impl Memory {
     /// Takes back that a port was remembered for that key; `before` is what was remembered then. What has
     /// been remembered since stays.
     pub(super) fn take_back(&mut self, key: &MemoryKey, port: Port, before: Option<Remembered>) {
-        if self.get(key).is_some_and(|known| known.port == port) {
+        if self.get(key).is_some_and(|known| known.ports().any(|known| known == port)) {
             match before {
                 Some(before) => self.set_to(key.clone(), before),
                 None => self.forget(key),
@@ -144,8 +204,8 @@ impl Memory {
     }
 
     /// Everything that is remembered, the oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, Port, u64)> {
-        self.by_age.iter().map(|(age, key)| (key, self.by_key[key].port, *age))
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, Remembered)> {
+        self.by_age.iter().map(|(_, key)| (key, self.by_key[key]))
     }
 
     /// How many keys are remembered.
@@ -180,12 +240,11 @@ mod tests {
     #[test]
     fn what_is_taken_back_leaves_what_was_remembered_before_it_as_it_was() {
         let key = |path: &str| {
-            let path = path.parse().unwrap();
-            MemoryKey::new(Some(&path), &"dev".parse().unwrap(), None, Protocol::Tcp).unwrap()
+            MemoryKey::new(path.parse().unwrap(), "dev".parse().unwrap(), Protocol::Tcp)
         };
         let port = |number| Port::new(number).unwrap();
         let everything = |memory: &Memory| {
-            let all = memory.iter().map(|(key, port, age)| (MemoryKey::clone(key), port, age));
+            let all = memory.iter().map(|(key, known)| (MemoryKey::clone(key), known));
             let ages = (3000..3003).map(|number| memory.age(Protocol::Tcp, port(number)));
             (all.collect::<Vec<_>>(), ages.collect::<Vec<_>>(), memory.get(&key("/a")))
         };
@@ -195,7 +254,7 @@ mod tests {
         // Granted again, it has been the same port since the first time.
         memory.remember(key("/a"), port(3000), 3, 10);
         let before = memory.get(&key("/a"));
-        assert_eq!(before, Some(Remembered { port: port(3000), age: 3, since: 1 }));
+        assert_eq!(before, Some(Remembered { since: 1, ..Remembered::new(port(3000), 3) }));
         let then = everything(&memory);
         memory.remember(key("/a"), port(3002), 4, 10);
         memory.remember(key("/c"), port(3002), 5, 10);
@@ -210,8 +269,7 @@ mod tests {
     #[test]
     fn what_is_of_one_age_is_forgotten_one_by_one() {
         let key = |path: &str| {
-            let path = path.parse().unwrap();
-            MemoryKey::new(Some(&path), &"dev".parse().unwrap(), None, Protocol::Tcp).unwrap()
+            MemoryKey::new(path.parse().unwrap(), "dev".parse().unwrap(), Protocol::Tcp)
         };
         let port = Port::new(3000).unwrap();
         let mut memory = Memory::default();

@@ -8,7 +8,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::Registry;
+use super::{Registry, Remembered};
 use crate::{
     change::{Change, Merge},
     lease::{EndReason, Lease, MemoryKey},
@@ -83,7 +83,7 @@ pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -
 /// What is remembered there and not here, the oldest first: as much as there is room for.
 pub fn unknown(ours: &Registry, theirs: &Registry) -> Vec<(MemoryKey, Port)> {
     let unknown = theirs.memory().iter().filter(|(key, ..)| ours.memory().get(key).is_none());
-    let mut unknown: Vec<_> = unknown.map(|(key, port, _)| ((**key).clone(), port)).collect();
+    let mut unknown: Vec<_> = unknown.map(|(key, known)| ((**key).clone(), known.port)).collect();
     let room = ours.rules().most_remembered.saturating_sub(ours.memory().len());
     unknown.drain(..unknown.len().saturating_sub(room));
     unknown
@@ -99,7 +99,7 @@ impl Registry {
             self.insert_instance(Arc::clone(instance));
         }
         for (key, port) in &merge.remembered {
-            self.remember(key.clone(), *port, seq);
+            self.remember(key.clone(), Remembered::new(*port, seq));
         }
         self.ended_elsewhere.clear();
     }

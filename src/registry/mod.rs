@@ -2,6 +2,7 @@
 //! says of a port comes in as a function; [`Registry::apply`] is the one way to change anything.
 //!
 //! - `choose`: which port a request gets
+//! - [`claims`]: leases that are given again to whoever asks for the same
 //! - [`granting`]: what is to be changed for it
 //! - [`ending`]: what comes to its end, and [`holding`]: who lives by what
 //! - [`effects`]: what follows from a change
@@ -10,11 +11,13 @@
 //! - [`merge`]: two registries of one user become one
 //! - [`obligations`]: what the service has to do for a lease
 //! - [`appearing`]: types that appear by themselves, and [`placement`]: where their ranges go
+//! - `slots`: which of a service's leases has which remembered port
 //! - `port_set`: sets of ports as bitmaps
 //! - `told`: what the journal knows of the configuration
 
 pub mod appearing;
 mod choose;
+pub mod claims;
 pub mod effects;
 pub mod ending;
 mod fairness;
@@ -25,6 +28,7 @@ pub mod merge;
 pub mod obligations;
 pub mod placement;
 mod port_set;
+mod slots;
 mod told;
 
 use std::{
@@ -34,15 +38,16 @@ use std::{
 
 pub use choose::{Choice, InUse, Obstacle, Reason};
 pub use effects::Effect;
-pub use memory::{Memory, Remembered};
+pub use memory::{Memory, Remembered, Substitute};
 pub use port_set::PortSet;
+pub use slots::Slot;
 pub use told::{Automatic, Told};
 
 use fairness::Shares;
 
 use crate::{
     auto_allocation::AutoAllocation,
-    change::Change,
+    change::{Change, Remembers},
     error::{Error, ErrorKind},
     lease::{
         EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey,
@@ -205,9 +210,16 @@ impl Registry {
     pub fn apply(&mut self, seq: u64, change: &Change) {
         self.told.apply(change);
         match change {
-            Change::Allocate { lease } => {
+            Change::Allocate { lease, remembers } => {
                 if let Some(key) = lease.memory_key() {
-                    self.remember(key, lease.port, seq);
+                    let (port, day, most) =
+                        (lease.port, lease.since.day(), self.rules.most_remembered);
+                    match remembers {
+                        Remembers::Port | Remembers::Moved { .. } => {
+                            self.memory.remember(key, port, seq, most);
+                        }
+                        Remembers::Substitute => self.memory.substitute(key, port, day, seq, most),
+                    }
                 }
                 self.insert(Arc::clone(lease));
             }
@@ -299,8 +311,8 @@ impl Registry {
     }
 
     /// Takes a remembered port as it is, from a snapshot.
-    pub fn remember(&mut self, key: MemoryKey, port: Port, age: u64) {
-        self.memory.remember(key, port, age, self.rules.most_remembered);
+    pub fn remember(&mut self, key: MemoryKey, remembered: Remembered) {
+        self.memory.restore(key, remembered, self.rules.most_remembered);
     }
 
     fn remove(&mut self, lease: &Lease) {

@@ -14,6 +14,7 @@ use crate::{
 
 /// A request for a port.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of the request")]
 pub struct AllocateRequest {
     /// The class of service.
     pub service_type: ServiceTypeName,
@@ -26,6 +27,8 @@ pub struct AllocateRequest {
     pub instance_id: Option<InstanceId>,
     /// The checkout that it is for.
     pub project_path: Option<ProjectPath>,
+    /// The package in it, if it has several: a folder inside.
+    pub package_path: Option<ProjectPath>,
     /// The port to try first.
     pub port: Option<Port>,
     /// The port to try first of all that the type prefers, by the name of its offset.
@@ -46,6 +49,10 @@ pub struct AllocateRequest {
     pub singleton_key: Option<SingletonKey>,
     /// Whether an unknown type is made even if its name looks like a slip of the hand.
     pub create: bool,
+    /// Whether the same lease is asked for that the same service has already, if it has one.
+    pub claim: bool,
+    /// Whether that is to be used which was asked for so, unless somebody uses it already.
+    pub use_claim: bool,
     /// Whether to answer what would happen, and change nothing.
     pub dry_run: bool,
     /// The fingerprint of what the caller sees of the configuration; the request is refused if it is not what the
@@ -62,6 +69,7 @@ impl AllocateRequest {
             service_name: None,
             instance_id: None,
             project_path: None,
+            package_path: None,
             port: None,
             template: None,
             strict: false,
@@ -72,6 +80,8 @@ impl AllocateRequest {
             owner: OwnerRequest::None,
             singleton_key: None,
             create: false,
+            claim: false,
+            use_claim: false,
             dry_run: false,
             config_seen: None,
         }
@@ -93,11 +103,14 @@ impl AllocateRequest {
                 "service_name" => word(key, &value).map(|v| request.service_name = Some(v)),
                 "instance_id" => word(key, &value).map(|v| request.instance_id = Some(v)),
                 "project_path" => word(key, &value).map(|v| request.project_path = Some(v)),
+                "package_path" => word(key, &value).map(|v| request.package_path = Some(v)),
                 "port" => port(key, &value).map(|v| request.port = Some(v)),
                 "template" => word(key, &value).map(|v| request.template = Some(v)),
                 "protocol" => word(key, &value).map(|v| request.protocol = Some(v)),
                 "singleton_key" => word(key, &value).map(|v| request.singleton_key = Some(v)),
                 "create" => flag(key, &value).map(|v| request.create = v),
+                "claim" => flag(key, &value).map(|v| request.claim = v),
+                "use_claim" => flag(key, &value).map(|v| request.use_claim = v),
                 "strict" => flag(key, &value).map(|v| request.strict = v),
                 "dry_run" => flag(key, &value).map(|v| request.dry_run = v),
                 "config_seen" => match &value {
@@ -129,6 +142,11 @@ impl AllocateRequest {
                 "hold socket needs a way to hand the socket over: call AllocateSocket on the bus",
             )));
         }
+        problems.note(request.package_is_inside());
+        if (request.claim || request.use_claim) && request.project_path.is_none() {
+            problems
+                .note::<()>(Err(Error::invalid("a claim is that of a project: give project_path")));
+        }
         if request.strict && request.port.is_none() {
             problems.note::<()>(Err(Error::invalid("strict needs a port: no port is asked for")));
         }
@@ -155,11 +173,12 @@ impl AllocateRequest {
         Ok(self)
     }
 
-    const OPTIONS: [&str; 18] = [
+    const OPTIONS: [&str; 21] = [
         "lease_id",
         "service_name",
         "instance_id",
         "project_path",
+        "package_path",
         "port",
         "template",
         "protocol",
@@ -172,6 +191,8 @@ impl AllocateRequest {
         "pidfd",
         "unit",
         "singleton_key",
+        "claim",
+        "use_claim",
         "create",
         "dry_run",
     ];
@@ -233,14 +254,31 @@ impl AllocateRequest {
         })
     }
 
-    /// What the answer will be remembered for, if it has a project.
+    /// A package is a folder of its project.
+    fn package_is_inside(&self) -> Result<(), Error> {
+        let Some(package) = &self.package_path else { return Ok(()) };
+        let is_inside = |project: &ProjectPath| {
+            let rest = package.as_str().strip_prefix(project.as_str());
+            rest.is_some_and(|rest| rest.starts_with('/') || project.as_str() == "/")
+        };
+        if self.project_path.as_ref().is_some_and(is_inside) {
+            return Ok(());
+        }
+        Err(Error::invalid("package_path must be a folder inside project_path")
+            .suggest("leave it out for the project itself"))
+    }
+
+    /// What the answer will be remembered for if no other lease of the service is live, if it has a project.
     pub fn memory_key(&self) -> Option<MemoryKey> {
-        MemoryKey::new(
-            self.project_path.as_ref(),
-            &self.service_type,
-            self.service_name.as_ref(),
-            self.protocol(),
-        )
-        .map(|key| key.of_singleton(self.singleton_key.as_ref()))
+        Some(MemoryKey {
+            project_path: self.project_path.clone()?,
+            package_path: self.package_path.clone(),
+            service_type: self.service_type.clone(),
+            service_name: self.service_name.clone(),
+            protocol: self.protocol(),
+            singleton_key: self.singleton_key.clone(),
+            count: self.count,
+            slot: 1,
+        })
     }
 }

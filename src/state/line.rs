@@ -8,7 +8,7 @@ use crate::{
     change::{Merge, Record},
     lease::{self, Instance, Lease, MemoryKey},
     port::Port,
-    registry::Told,
+    registry::{Substitute, Told},
     word::visible,
 };
 
@@ -96,6 +96,9 @@ pub struct Memory {
     pub port: Port,
     /// The number of the change that it was granted by.
     pub seq: u64,
+    /// What was granted instead of it since.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub substitute: Option<Substitute>,
 }
 
 /// What was lost, and the file that is kept because of it. A start after a kill in the middle of a recovery finishes

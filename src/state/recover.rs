@@ -19,12 +19,12 @@ use std::{
 
 use super::{
     Kind, Name, OpenError, files,
-    line::{self, Damage, Header, Kept, Line, Origin, Unreadable},
+    line::{self, Damage, Header, Kept, Line, Memory, Origin, Unreadable},
 };
 use crate::{
     change::{Change, Record},
     durable,
-    registry::Registry,
+    registry::{Registry, Remembered},
     time::Timestamp,
 };
 
@@ -267,7 +267,8 @@ impl Recovered {
                 0
             }
             Line::Memory(memory) => {
-                registry.remember(memory.key, memory.port, memory.seq);
+                let Memory { key, port, seq, substitute } = memory;
+                registry.remember(key, Remembered { substitute, ..Remembered::new(port, seq) });
                 0
             }
             Line::Instance(instance) => {

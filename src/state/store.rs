@@ -320,7 +320,12 @@ impl Store {
             memory: registry
                 .memory()
                 .iter()
-                .map(|(key, port, seq)| Memory { key: (**key).clone(), port, seq })
+                .map(|(key, known)| Memory {
+                    key: (**key).clone(),
+                    port: known.port,
+                    seq: known.age,
+                    substitute: known.substitute,
+                })
                 .collect(),
             instances: registry.instances(),
             told: registry.told().clone(),

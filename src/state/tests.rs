@@ -71,7 +71,7 @@ impl Service {
     }
 
     fn grant(&mut self, port: u64) {
-        self.change(Change::Allocate { lease: lease(port).into() });
+        self.change(Change::grant(lease(port).into()));
     }
 
     fn release(&mut self, port: u64) {
@@ -486,7 +486,9 @@ fn a_record_that_may_be_undone_is_not_read() {
     service.grant(3012);
     service.grant(3013);
     let mut next = || {
-        let Change::Allocate { lease } = reader.next_record(3).unwrap()?.change else { panic!() };
+        let Change::Allocate { lease, .. } = reader.next_record(3).unwrap()?.change else {
+            panic!()
+        };
         Some(lease.port.get())
     };
     assert_eq!([next(), next(), next()], [Some(3012), Some(3013), None]);
@@ -541,7 +543,7 @@ fn of_a_commit_that_is_cut_nothing_is_left() {
     let before = usize::try_from(fs::metadata(&log).unwrap().len()).unwrap();
     let block: Vec<_> = (0..10)
         .map(|n| {
-            let change = Change::Allocate { lease: lease(3010 + n).into() };
+            let change = Change::grant(lease(3010 + n).into());
             Record { seq: 2 + n, at: Timestamp(n), client: None, change }
         })
         .collect();

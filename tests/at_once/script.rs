@@ -258,7 +258,7 @@ impl Agent<'_> {
             _ => (options, may),
         };
         let form = *self.dice.pick(&["--json", "--json", "--json", "--quiet"]);
-        let arguments = [&["allocate", service_type, form], options].concat();
+        let arguments = [&["allocate", service_type, form, "--new"], options].concat();
         let _peace = self.stage.peace.read().unwrap();
         let output = self.styxy(&arguments, may);
         if !output.status.success() || options == ["--dry-run"] || service_type == "hearth" {

@@ -35,7 +35,7 @@ pub fn write(range: (u16, u16), leases: usize, remembered: usize) {
     let mut changes = ports.into_iter().enumerate().map(|(index, port)| {
         let project = (index < remembered).then(|| format!("/home/dev/project-{index}"));
         let hold = if index < GUARDS { Hold::Guard } else { Hold::None };
-        Change::Allocate { lease: Arc::new(lease(port, hold, project)) }
+        Change::grant(Arc::new(lease(port, hold, project)))
     });
     loop {
         let first = store.seq() + 1;

@@ -283,7 +283,7 @@ fn called_off(machine: &Machine) {
         .ok();
     let granted = machine.user(
         "systemctl --user stop --no-block styxy.service; sleep 0.5
-         styxy allocate dev & sleep 1; systemctl --user stop styxy.service 2>/dev/null; wait $!",
+         styxy allocate dev --new & sleep 1; systemctl --user stop styxy.service 2>/dev/null; wait $!",
     );
     assert_eq!(granted.stdout.trim(), "3001", "{}", granted.stderr);
 }

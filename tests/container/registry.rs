@@ -121,7 +121,7 @@ fn before_the_login(machine: &Machine) {
     assert!(is_guarded(machine, 3000));
     assert_eq!(machine.unit("styxy.service", "NRestarts"), "0");
     assert_eq!(machine.call("Allocate", "'sa{sv}' dev 0").unwrap()[0], 3001);
-    let next = machine.root(&format!("{AS_CRON} styxy allocate dev -q")).ok();
+    let next = machine.root(&format!("{AS_CRON} styxy allocate dev --new -q")).ok();
     assert_eq!(next.trim(), "3002");
     assert_eq!(machine.root("pgrep -c -u dev -x styxy").ok().trim(), "1");
 }
@@ -136,7 +136,7 @@ fn again(machine: &Machine) {
         &mut line,
     )
     .unwrap();
-    machine.user(&format!("styxy allocate dev --owner pid:{}", line.trim())).ok();
+    machine.user(&format!("styxy allocate dev --new --owner pid:{}", line.trim())).ok();
     let both = leases(machine);
 
     let before = machine.unit("styxy.service", "MainPID");

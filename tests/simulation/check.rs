@@ -149,7 +149,7 @@ fn singletons(service: &Service) {
 fn memory(service: &Service) {
     let (found, expected) = (service.registry.memory(), service.model.memory());
     assert_eq!(found.len(), expected.len());
-    assert!(found.iter().map(|(key, port, age)| (&**key, port, age)).eq(expected));
+    assert!(found.iter().map(|(key, known)| (&**key, known)).eq(expected));
 }
 
 fn told(service: &Service) {

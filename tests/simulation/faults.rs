@@ -41,6 +41,14 @@ const STEPS: usize = 60;
 /// How many guards there may be.
 const MOST_GUARDS: usize = 6;
 
+/// Whether a lease is asked for that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    No,
+    Asked,
+    Used,
+}
+
 /// One step. Numbers stand for whatever there is, modulo how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -53,6 +61,7 @@ pub enum Step {
         owned: bool,
         named: bool,
         announced: bool,
+        claim: Claim,
     },
     /// The last request that has a name comes again: its caller got no answer.
     AskAgain,
@@ -121,6 +130,7 @@ impl Step {
                 owned: random.permille(600),
                 named: random.permille(400),
                 announced: random.permille(300),
+                claim: *random.of(&[Claim::No, Claim::No, Claim::Asked, Claim::Used]),
             },
             34..37 => Self::AskAgain,
             37..40 => Self::Undelivered,
@@ -217,7 +227,7 @@ fn instance(agent: u8) -> InstanceId {
 /// The leases, what is remembered, and the instances: all that a log keeps.
 fn kept(registry: &Registry) -> impl PartialEq + std::fmt::Debug + use<> {
     let memory = registry.memory().iter();
-    let memory: Vec<_> = memory.map(|(key, port, age)| ((**key).clone(), port, age)).collect();
+    let memory: Vec<_> = memory.map(|(key, known)| ((**key).clone(), known)).collect();
     (registry.list(&Filter::default()), memory, registry.instances())
 }
 
@@ -329,7 +339,7 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced } => {
+            Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced, claim } => {
                 let (text, first, last) = KINDS[usize::from(kind) % KINDS.len()];
                 let mut request = AllocateRequest::new(name(text));
                 request.project_path =
@@ -338,6 +348,8 @@ impl World {
                 request.port = wanted.map(|number| port(first + offset(number)));
                 request.ttl = ttl.then_some(100);
                 request.instance_id = announced.then(|| instance(agent));
+                request.claim = claim == Claim::Asked;
+                request.use_claim = claim == Claim::Used;
                 if named {
                     self.names += 1;
                     request.lease_id = Some(LeaseId::from_number(1_000_000 + self.names));
@@ -473,7 +485,11 @@ impl World {
                     Share { lease_id, holder, name }
                 };
                 let shares: Vec<_> = leases.iter().map(share).collect();
-                (leases.into_iter().map(|lease| Change::Allocate { lease }).collect(), shares)
+                let grant = |lease: Arc<Lease>| {
+                    let remembers = self.registry.remembers(&decision.request, &lease);
+                    Change::Allocate { lease, remembers }
+                };
+                (leases.into_iter().map(grant).collect(), shares)
             }
             Choice::Existing(lease) => {
                 self.names += 1;

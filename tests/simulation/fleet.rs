@@ -9,7 +9,7 @@ use styxy::{
     change::Change,
     lease::{Instance, InstanceId, Lease, Owner, ProjectPath, ServiceName, SingletonKey},
     port::{Port, Protocol},
-    request::{AllocateRequest, Filter},
+    request::{AllocateRequest, Filter, OwnerRequest},
     service_type::{ServiceTypeName, TemplateName},
     time::Timestamp,
 };
@@ -250,6 +250,13 @@ impl Fleet {
             40..50 => request.port = Some(port(1 + random.small(u16::MAX))),
             50..80 => request.template = Some(random.of(&self.templates).clone()),
             _ => {}
+        }
+        if !is_single && self.random.permille(300) {
+            let asks = self.random.permille(500);
+            (request.claim, request.use_claim) = (asks, !asks);
+            if !owner.is_none() {
+                request.owner = OwnerRequest::Connection;
+            }
         }
         request.strict = request.port.is_some() && self.random.permille(300);
         self.service.allocate(&request, &owner);

@@ -7,12 +7,12 @@ use std::{
 };
 
 use styxy::{
-    change::Change,
+    change::{Change, Remembers},
     error::{Error, ErrorKind},
     lease::{InstanceId, Lease, MemoryKey, Owner, SingletonKey},
     port::{Port, PortRange, Protocol},
-    registry::{Choice, PortSet, Rules, granting::Decision},
-    request::AllocateRequest,
+    registry::{Choice, PortSet, Remembered, Rules, granting::Decision},
+    request::{AllocateRequest, OwnerRequest},
     service_type::{InstanceBehavior, ServiceTypeName},
 };
 
@@ -56,7 +56,7 @@ pub struct Model {
     /// How much lives by each owner: shares of leases, and instances.
     by_owner: HashMap<Owner, usize>,
     pub instances: BTreeMap<InstanceId, Owner>,
-    memory: HashMap<MemoryKey, (Port, u64)>,
+    memory: HashMap<MemoryKey, Remembered>,
     /// The same by the number of the change, the oldest first.
     ages: BTreeMap<u64, MemoryKey>,
 }
@@ -170,17 +170,17 @@ impl Model {
     }
 
     /// What is remembered, the oldest first.
-    pub fn memory(&self) -> impl ExactSizeIterator<Item = (&MemoryKey, Port, u64)> {
-        self.ages.iter().map(|(age, key)| (key, self.memory[key].0, *age))
+    pub fn memory(&self) -> impl ExactSizeIterator<Item = (&MemoryKey, Remembered)> {
+        self.ages.values().map(|key| (key, self.memory[key]))
     }
 
     // What changes.
 
     pub fn apply(&mut self, seq: u64, change: &Change) {
         match change {
-            Change::Allocate { lease } => {
+            Change::Allocate { lease, remembers } => {
                 if let Some(key) = lease.memory_key() {
-                    self.remember(key, lease.port, seq);
+                    self.remember(key, lease, *remembers, seq);
                 }
                 self.put(lease);
             }
@@ -257,10 +257,27 @@ impl Model {
         }
     }
 
-    fn remember(&mut self, key: MemoryKey, port: Port, seq: u64) {
+    fn remember(&mut self, key: MemoryKey, lease: &Lease, remembers: Remembers, seq: u64) {
+        let before = self.memory.get(&key).copied();
+        let remembered = match before {
+            Some(before) if remembers == Remembers::Substitute => {
+                assert_ne!(before.port, lease.port, "it is no substitute");
+                before.substituted(lease.port, lease.since.day(), seq)
+            }
+            before => {
+                match remembers {
+                    Remembers::Moved { from } => assert_eq!(before.map(|b| b.port), Some(from)),
+                    Remembers::Port => assert!(before.is_none_or(|b| b.port == lease.port)),
+                    Remembers::Substitute => panic!("there is nothing to be substituted"),
+                }
+                let same = before.filter(|before| before.port == lease.port);
+                let since = same.map_or(seq, |before| before.since);
+                Remembered { since, ..Remembered::new(lease.port, seq) }
+            }
+        };
         self.forget(&key);
         self.ages.insert(seq, key.clone());
-        self.memory.insert(key, (port, seq));
+        self.memory.insert(key, remembered);
         while self.memory.len() > self.most_remembered {
             let (_, oldest) = self.ages.pop_first().expect("there are more than `most`");
             self.memory.remove(&oldest);
@@ -268,9 +285,44 @@ impl Model {
     }
 
     fn forget(&mut self, key: &MemoryKey) -> Option<Port> {
-        let (port, seq) = self.memory.remove(key)?;
-        self.ages.remove(&seq);
+        let Remembered { port, age, .. } = self.memory.remove(key)?;
+        self.ages.remove(&age);
         Some(port)
+    }
+
+    /// The claim that a request means: the first of its service that is asked for so, and that it may share.
+    fn claim(&self, request: &AllocateRequest, kind: &Kind) -> Option<&Arc<Lease>> {
+        let is_block = request.count > 1 && !matches!(request.owner, OwnerRequest::None);
+        if !(request.claim || request.use_claim) || kind.is_single || is_block {
+            return None;
+        }
+        let first = request.memory_key()?;
+        (1..=32).find_map(|slot| {
+            let key = MemoryKey { slot, ..first.clone() };
+            let known = self.memory.get(&key)?;
+            let part = parts(key.protocol)[0];
+            let mut leases = known.ports().filter_map(|port| self.lease_at(part, port));
+            let lease = leases.find(|lease| lease.memory_key().as_ref() == Some(&key))?;
+            let is_used = lease.orphaned || lease.owners().next().is_some();
+            let is_its = lease.claim && lease.instance_id == request.instance_id;
+            let is_wanted = !request.strict || request.port == Some(lease.port);
+            (is_its && (request.claim || is_wanted && !is_used)).then_some(lease)
+        })
+    }
+
+    /// What is remembered for the first slot of a service that is free.
+    fn remembered(&self, request: &AllocateRequest) -> Option<Remembered> {
+        let first = request.memory_key()?;
+        let mut slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
+        let is_taken = |slot: &MemoryKey| {
+            let mut ports = self.memory.get(slot).into_iter().flat_map(|known| known.ports());
+            ports.any(|port| {
+                let part = parts(slot.protocol)[0];
+                let lease = self.lease_at(part, port);
+                lease.is_some_and(|lease| lease.memory_key().as_ref() == Some(slot))
+            })
+        };
+        slots.find(|slot| !is_taken(slot)).and_then(|slot| self.memory.get(&slot).copied())
     }
 
     // What must hold of answers.
@@ -306,10 +358,11 @@ impl Model {
         let index = self.index(&request.service_type).expect("a request of a known type");
         let kind = &self.kinds[usize::from(index)];
         let key = (request.service_type.clone(), request.singleton_key.clone());
-        let exists = kind.is_single && self.of_key.contains_key(&key);
+        let claim = self.claim(request, kind);
+        let exists = kind.is_single && self.of_key.contains_key(&key) || claim.is_some();
         let asked = request.port.filter(|port| self.are_free(*port, request));
-        let remembered = request.memory_key().and_then(|key| self.memory.get(&key));
-        let remembered = remembered.map(|(port, _)| *port).filter(|first| {
+        let remembered = self.remembered(request).into_iter().flat_map(Remembered::ports);
+        let remembered = remembered.into_iter().find(|first| {
             let mut block = (0..request.count).filter_map(|offset| first.plus(offset));
             // A single one may have been asked for by number.
             let good = request.count == 1 || !block.any(Port::is_refused_by_browsers);
@@ -330,6 +383,7 @@ impl Model {
         };
         match choice {
             Ok(Choice::Existing(lease)) => {
+                assert!(claim.is_none_or(|claim| Arc::ptr_eq(claim, lease)), "it is another's");
                 assert!(exists && (&lease.service_type, &lease.singleton_key) == (&key.0, &key.1));
                 let live = self.lease_at(parts(lease.protocol)[0], lease.port);
                 assert!(live.is_some_and(|live| Arc::ptr_eq(live, lease)), "{lease:?} has ended");
@@ -342,8 +396,11 @@ impl Model {
                 match (asked, remembered) {
                     (Some(port), _) => assert_eq!(*first, port, "{request:?}"),
                     _ if request.strict => panic!("port {first} is not that of {request:?}"),
-                    (None, Some(port)) => assert_eq!(*first, port, "{request:?}"),
-                    (None, None) => {
+                    // A template comes before it.
+                    (None, Some(port)) if request.template.is_none() || port == *first => {
+                        assert_eq!(*first, port, "{request:?}");
+                    }
+                    (None, _) => {
                         for port in (0..request.count).filter_map(|offset| first.plus(offset)) {
                             let home = self.home[place(port)];
                             assert_eq!(home, Some(index), "port {port} for {request:?}");

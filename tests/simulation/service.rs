@@ -175,7 +175,11 @@ impl Service {
             LeaseId::from_number(*leases)
         };
         let new = new_leases(decision, first, owner, at, id).into_iter();
-        let changes: Vec<_> = new.map(|lease| Change::Allocate { lease }).collect();
+        let grant = |lease: Arc<Lease>| {
+            let remembers = self.registry.remembers(&decision.request, &lease);
+            Change::Allocate { lease, remembers }
+        };
+        let changes: Vec<_> = new.map(grant).collect();
         self.counts.granted += 1;
         self.counts.blocks += u64::from(changes.len() > 1);
         self.commit(changes);

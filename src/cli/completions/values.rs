@@ -32,7 +32,8 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         ("release", "which") => ports_or_leases,
         (_, "lease_id") => |_| of_leases("lease_id"),
         ("check" | "forget", "port") | (_, "ports") => |_| ports(),
-        (_, "project" | "projects") => projects,
+        (_, "project" | "projects" | "package") => projects,
+        ("run", "with" | "with_url") => |_| services(),
         (_, "instance" | "instances") => |_| instances(),
         (_, "name") => |_| of_leases("service_name"),
         (_, "singleton_key") => |_| of_leases("singleton_key"),
@@ -101,6 +102,13 @@ fn of_leases(key: &str) -> Vec<Value> {
             (text(lease, key).to_owned(), port)
         })
         .collect()
+}
+
+/// Services that have a lease: by their names, or those without one by their types.
+fn services() -> Vec<Value> {
+    let mut services = of_leases("service_name");
+    services.extend(of_leases("service_type"));
+    services.into_iter().map(|(word, help)| (format!("{word}="), help)).collect()
 }
 
 fn ports() -> Vec<Value> {

@@ -19,12 +19,18 @@ struct Lease {
     service_name: Option<String>,
     instance_id: Option<String>,
     project_path: Option<String>,
+    /// The package in it, if it has several
+    package_path: Option<String>,
+    /// 2 for a second lease of the service at one time, and so on; 0 for one of which nothing is remembered
+    slot: Option<u16>,
     /// Whose end ends the lease: none, process, unit or connection
     owner: String,
     /// The process that is the owner
     pid: Option<u32>,
     /// The unit that is the owner
     unit: Option<String>,
+    /// Whether whoever asks for the same gets the same lease
+    claim: Option<bool>,
     /// How the port is kept until it is bound: guard, none or socket
     hold: String,
     /// The time limit in seconds
@@ -50,7 +56,7 @@ pub(super) struct Granted {
     instance_behavior: Option<String>,
     /// By what name you share it
     holder_id: Option<String>,
-    /// It runs already: connect to it, and start no other
+    /// The lease was there already: of what runs once, connect to it, and start no other
     existing: Option<bool>,
     /// Who holds it
     held: Option<String>,

@@ -70,6 +70,8 @@ pub(super) struct Allocate {
     singleton_key: Option<String>,
     /// Make a new type even if its name looks like a mistyped one
     create: Option<bool>,
+    /// The port that this service of the project has already, if it has one: for what is written down, such as .env
+    claim: Option<bool>,
     /// Only say what would be granted
     dry_run: Option<bool>,
 }
@@ -96,6 +98,7 @@ impl Tool for Allocate {
         options.put_some("singleton_key", self.singleton_key);
         options.put_some("create", self.create);
         options.put_some("dry_run", self.dry_run);
+        options.put_some("claim", self.claim);
         match self.owner {
             Some(owner) => {
                 owner.parse::<Owner>().map_err(|e| usage(&e))?.put(&mut options)?;

@@ -33,7 +33,7 @@ fn with(first_id: u128, wanted: &[(u64, Protocol, u8)]) -> Registry {
         if registry.at(port(*number), *protocol).is_none() {
             let lease = lease(id, *number, *protocol, &format!("/project/{project}"));
             let seq = u64::try_from(id).unwrap();
-            registry.apply(seq, &Change::Allocate { lease });
+            registry.apply(seq, &Change::grant(lease));
         }
     }
     registry
@@ -57,7 +57,7 @@ fn sorted(registry: &Registry) -> Vec<LeaseId> {
 
 fn remembered(registry: &Registry) -> Vec<(MemoryKey, Port)> {
     let mut all: Vec<_> =
-        registry.memory().iter().map(|(key, port, _)| ((**key).clone(), port)).collect();
+        registry.memory().iter().map(|(key, known)| ((**key).clone(), known.port)).collect();
     all.sort_unstable();
     all
 }
@@ -195,11 +195,11 @@ fn instances_come_along_and_no_more_is_remembered_than_there_is_room_for() {
     rules.most_remembered = 2;
     let mut ours = Registry::new(rules);
     ours.apply(1, &Change::RegisterInstance { instance: instance("both") });
-    ours.apply(2, &Change::Allocate { lease: lease(1, 0, Protocol::Tcp, "/ours") });
+    ours.apply(2, &Change::grant(lease(1, 0, Protocol::Tcp, "/ours")));
     let mut theirs = registry();
     for (number, project) in (1..).zip(["/old", "/new"]) {
         let lease = lease(u128::from(number) + 10, number, Protocol::Tcp, project);
-        theirs.apply(number, &Change::Allocate { lease });
+        theirs.apply(number, &Change::grant(lease));
     }
     theirs.apply(3, &Change::RegisterInstance { instance: instance("both") });
     theirs.apply(4, &Change::RegisterInstance { instance: instance("theirs") });

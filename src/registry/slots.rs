@@ -1,0 +1,266 @@
+//! Slots: a service may have several leases at one time, and each has a remembered port of its own. The first has slot 1,
+//! one beside it slot 2, and so on, so that a second server never takes away what the first one comes back to.
+
+use std::sync::Arc;
+
+use super::{Registry, Remembered};
+use crate::{
+    change::Remembers,
+    lease::{Lease, MemoryKey},
+    request::AllocateRequest,
+};
+
+/// The most slots of one service; further leases are granted, and nothing is remembered of them.
+const MOST_SLOTS: u16 = 32;
+
+/// On how many different days a slot gets another port than its own until that is its own.
+const DAYS: u32 = 3;
+
+/// A slot that no live lease has.
+#[derive(Clone, Debug)]
+pub struct Slot {
+    /// What its port is remembered for.
+    pub key: MemoryKey,
+    /// That port.
+    pub known: Option<Remembered>,
+}
+
+impl Registry {
+    /// The slot that a request gets: the first that is free. `None` without a project, or if no more are remembered.
+    pub fn slot(&self, request: &AllocateRequest) -> Option<Slot> {
+        let mut key = request.memory_key()?;
+        for slot in 1..=MOST_SLOTS {
+            key.slot = slot;
+            let known = self.memory.get(&key);
+            if known.is_none_or(|known| self.in_slot(&key, known).is_none()) {
+                return Some(Slot { key, known });
+            }
+        }
+        None
+    }
+
+    /// The live leases of a service, by their slots.
+    pub(super) fn of_service(
+        &self,
+        request: &AllocateRequest,
+    ) -> impl Iterator<Item = &Arc<Lease>> {
+        let first = request.memory_key();
+        let keys = first.into_iter().flat_map(|first| {
+            (1..=MOST_SLOTS).map(move |slot| MemoryKey { slot, ..first.clone() })
+        });
+        keys.filter_map(|key| self.in_slot(&key, self.memory.get(&key)?))
+    }
+
+    /// The live lease of a slot.
+    fn in_slot(&self, key: &MemoryKey, known: Remembered) -> Option<&Arc<Lease>> {
+        let mut leases = known.ports().filter_map(|port| self.at(port, key.protocol));
+        leases.find(|lease| lease.memory_key().as_ref() == Some(key))
+    }
+
+    /// What is remembered of a lease that is granted for this request.
+    pub fn remembers(&self, request: &AllocateRequest, lease: &Lease) -> Remembers {
+        let known = lease.memory_key().and_then(|key| self.memory.get(&key));
+        let Some(known) = known.filter(|known| known.port != lease.port) else {
+            return Remembers::Port;
+        };
+        let was_asked_for = request.port == Some(lease.port);
+        let is_given_up = self.rules.excluded.contains(known.port)
+            || known
+                .substituted(lease.port, lease.since.day(), 0)
+                .substitute
+                .is_some_and(|substitute| substitute.days >= DAYS);
+        if was_asked_for || is_given_up {
+            Remembers::Moved { from: known.port }
+        } else {
+            Remembers::Substitute
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        change::Change,
+        error::Error,
+        lease::{LeaseId, Owner},
+        port::{Port, PortRange},
+        registry::{
+            Choice, InUse, Obstacle, Rules,
+            granting::{At, Means, new_leases},
+        },
+        service_type::{ServiceType, ServiceTypes},
+        time::{Moment, Timestamp},
+    };
+
+    const DAY: u64 = 24 * 60 * 60 * 1_000;
+
+    /// A registry, and what happens to it.
+    struct World {
+        registry: Registry,
+        seq: u64,
+        day: u64,
+        /// Ports that something else has.
+        busy: Vec<u16>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let range = PortRange::new(Port::new(3_000).unwrap(), Port::new(3_099).unwrap());
+            let types = [("dev".parse().unwrap(), ServiceType::new(range.unwrap()))];
+            let registry = Registry::new(Rules {
+                most_leases: 100,
+                most_per_project: 100,
+                most_remembered: 100,
+                ..Rules::of(ServiceTypes(types.into()))
+            });
+            Self { registry, seq: 0, day: 20_000, busy: Vec::new() }
+        }
+
+        fn ask(&mut self, request: &AllocateRequest) -> Result<Arc<Lease>, Error> {
+            let means = Means { can_grow: false, hand_over: false, guards: (0, 10) };
+            let service_type = self.registry.rules().types.get(&request.service_type)?;
+            let decision = self.registry.decide(request, service_type, means, |port| {
+                let is_busy = self.busy.contains(&port.get());
+                if is_busy { Err(Obstacle::InUse(InUse::Socket)) } else { Ok(()) }
+            });
+            let decision = decision?.unwrap();
+            let Choice::Port(first) = decision.choice else { panic!("{decision:?}") };
+            let at = At { now: Moment(0), wall: Timestamp(self.day * DAY) };
+            let leases = new_leases(&decision, first, &Owner::None, at, LeaseId::random);
+            for lease in &leases {
+                self.seq += 1;
+                let remembers = self.registry.remembers(request, lease);
+                let change = Change::Allocate { lease: Arc::clone(lease), remembers };
+                self.registry.apply(self.seq, &change);
+            }
+            Ok(Arc::clone(&leases[0]))
+        }
+
+        fn granted(&mut self, request: &AllocateRequest) -> Arc<Lease> {
+            self.ask(request).unwrap()
+        }
+
+        fn end(&mut self, lease: &Arc<Lease>) {
+            let all = crate::request::Filter { block_id: lease.block_id, ..Default::default() };
+            let leases = match lease.block_id {
+                Some(_) => self.registry.list(&all),
+                None => vec![Arc::clone(lease)],
+            };
+            for lease in leases {
+                self.seq += 1;
+                let end = Change::end(lease, crate::lease::EndReason::Released);
+                self.registry.apply(self.seq, &end);
+            }
+        }
+
+        /// The port of a lease that ends at once.
+        fn port(&mut self, request: &AllocateRequest) -> u16 {
+            let lease = self.granted(request);
+            self.end(&lease);
+            lease.port.get()
+        }
+    }
+
+    fn request() -> AllocateRequest {
+        let project_path = Some("/home/dev/shop".parse().unwrap());
+        AllocateRequest { project_path, ..AllocateRequest::new("dev".parse().unwrap()) }
+    }
+
+    fn port(number: u64) -> Option<Port> {
+        Port::new(number)
+    }
+
+    #[test]
+    fn a_second_lease_at_one_time_takes_nothing_from_the_first() {
+        let mut world = World::new();
+        let (first, second) = (world.granted(&request()), world.granted(&request()));
+        assert_eq!((first.port.get(), second.port.get()), (3000, 3001));
+        assert_eq!((first.slot, second.slot), (1, 2));
+        world.end(&first);
+        world.end(&second);
+        assert_eq!(world.port(&request()), 3000);
+        // The second was first this time; the next one is the first again.
+        let first = world.granted(&request());
+        assert_eq!(world.port(&request()), 3001);
+        world.end(&first);
+        assert_eq!(world.port(&request()), 3000);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_for_a_while_is_come_back_to() {
+        let mut world = World::new();
+        let asked = AllocateRequest { port: port(3042), ..request() };
+        assert_eq!(world.port(&asked), 3042);
+        world.busy = vec![3042, 3000];
+        assert_eq!(world.port(&request()), 3001);
+        // Its substitute is tried first, though a better one is free by now.
+        world.busy = vec![3042];
+        assert_eq!(world.port(&request()), 3001);
+        world.busy = vec![];
+        assert_eq!(world.port(&request()), 3042);
+        // That it had another one once is over.
+        world.busy = vec![3042];
+        assert_eq!(world.port(&request()), 3000);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_on_three_days_is_given_up() {
+        let mut world = World::new();
+        assert_eq!(world.port(&request()), 3000);
+        world.busy = vec![3000];
+        for _ in 0..2 {
+            world.day += 1;
+            assert_eq!([world.port(&request()), world.port(&request())], [3001, 3001]);
+        }
+        world.busy = vec![];
+        assert_eq!(world.port(&request()), 3000, "it was not given up on two days");
+        world.busy = vec![3000];
+        for _ in 0..3 {
+            world.day += 5;
+            assert_eq!(world.port(&request()), 3001);
+        }
+        world.busy = vec![];
+        assert_eq!(world.port(&request()), 3001, "three days are enough");
+    }
+
+    #[test]
+    fn what_was_asked_for_by_number_and_granted_is_remembered() {
+        let mut world = World::new();
+        assert_eq!(world.port(&request()), 3000);
+        world.busy = vec![3050];
+        let asked = AllocateRequest { port: port(3050), ..request() };
+        assert_eq!(world.port(&asked), 3000, "it could not be had");
+        world.busy = vec![];
+        assert_eq!(world.port(&asked), 3050);
+        assert_eq!(world.port(&request()), 3050);
+    }
+
+    #[test]
+    fn a_block_and_a_package_move_nobody() {
+        let mut world = World::new();
+        let block = AllocateRequest { count: 3, ..request() };
+        let package = AllocateRequest {
+            package_path: Some("/home/dev/shop/web".parse().unwrap()),
+            ..request()
+        };
+        assert_eq!(world.port(&request()), 3000);
+        let there = world.granted(&request());
+        assert_eq!([world.port(&block), world.port(&package)], [3001, 3002]);
+        world.end(&there);
+        for _ in 0..2 {
+            assert_eq!(world.port(&request()), 3000);
+            assert_eq!([world.port(&block), world.port(&package)], [3001, 3002]);
+        }
+    }
+
+    #[test]
+    fn of_more_leases_than_there_are_slots_nothing_is_remembered() {
+        let mut world = World::new();
+        let leases: Vec<_> = (0..40).map(|_| world.granted(&request())).collect();
+        assert_eq!(leases.iter().filter(|lease| lease.slot == 0).count(), 8);
+        assert_eq!(world.registry.memory().len(), 32);
+        leases.iter().for_each(|lease| world.end(lease));
+        assert_eq!(world.port(&request()), 3000);
+    }
+}

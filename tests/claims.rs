@@ -1,0 +1,376 @@
+//! One service, one port: asked for again, used by `styxy run`, and found by name.
+
+mod support;
+
+use std::{
+    fs,
+    net::TcpListener,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::{Value as Json, json};
+use support::Home;
+
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+impl Home {
+    fn leases(&self) -> Vec<Json> {
+        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
+    }
+
+    fn allocated(&self, arguments: &[&str]) -> Json {
+        serde_json::from_str(&self.ok(&[&["allocate", "mine", "--json"], arguments].concat()))
+            .unwrap()
+    }
+
+    /// The port that a command gets which `styxy run` starts.
+    fn ran(&self, arguments: &[&str]) -> String {
+        let script = ["--", "sh", "-c", "echo $PORT"];
+        out(&self.run(&[&["run", "mine"], arguments, &script].concat()))
+    }
+
+    /// A command that runs until its input ends, and its port.
+    fn running(&self, arguments: &[&str]) -> (Child, String) {
+        use std::io::{BufRead, BufReader};
+        let mut command: Command = self.styxy();
+        command.args(["run", "mine"]).args(arguments);
+        command.args(["--", "sh", "-c", "echo $PORT; read _"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        (child, line.trim().to_owned())
+    }
+
+    fn end(&self, mut child: Child) {
+        let pid = child.id();
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        self.until(|| self.leases().iter().all(|lease| lease["pid"] != pid));
+    }
+
+    /// Such a folder in the project, with these files.
+    fn package(&self, name: &str) -> String {
+        fs::create_dir_all(self.path(name)).unwrap();
+        fs::create_dir_all(self.path(".git")).unwrap();
+        fs::write(self.path(name).join("package.json"), "{}").unwrap();
+        self.path(name).display().to_string()
+    }
+
+    fn at(&self, folder: &str, arguments: &[&str]) -> Output {
+        self.styxy().current_dir(folder).args(arguments).output().unwrap()
+    }
+}
+
+#[test]
+fn asked_again_the_same_service_gets_the_same_lease() {
+    let home = Home::with_type();
+    let first = home.allocated(&["--name", "web"]);
+    assert_eq!((&first["claim"], &first["existing"]), (&json!(true), &Json::Null));
+    for _ in 0..3 {
+        let again = home.allocated(&["--name", "web"]);
+        assert_eq!(again["lease_id"], first["lease_id"]);
+        assert_eq!(again["existing"], true);
+    }
+    // Whoever asks, from whatever script.
+    let script = "exec setsid sh -c 'styxy() { \"$0\" \"$@\"; }; exec \"$0\" allocate mine --name web -q' \"$0\"";
+    let mut command = Command::new("sh");
+    let styxy = home.styxy();
+    command.args(["-c", script]).arg(styxy.get_program()).env_clear().current_dir(home.path(""));
+    command.envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    assert_eq!(
+        out(&command.env("PATH", "/usr/bin:/bin").output().unwrap()),
+        first["port"].to_string()
+    );
+    // Other services, instances and protocols have leases of their own, and so has whoever wants a new one.
+    let others = [
+        &["--name", "api"][..],
+        &[],
+        &["--name", "web", "--instance", "a"],
+        &["--name", "web", "--new"],
+        &["--name", "web", "--project", "/other"],
+    ];
+    for arguments in others {
+        assert_ne!(home.allocated(arguments)["lease_id"], first["lease_id"], "{arguments:?}");
+    }
+    let udp = home.allocated(&["--name", "web", "--protocol", "udp"]);
+    assert_eq!(udp["existing"], Json::Null);
+    assert_eq!(home.leases().len(), 7);
+    let block = ["--count", "2", "--name", "block"];
+    let [first, again] = [home.allocated(&block), home.allocated(&block)];
+    assert_eq!((&first["ports"], &first["lease_ids"]), (&again["ports"], &again["lease_ids"]));
+}
+
+#[test]
+fn a_request_over_http_is_a_claim_if_it_says_so() {
+    let home = Home::with_type();
+    let mut service = home.service();
+    let ask = |body: Json| home.http("POST", "/allocate", &body.to_string());
+    let plain = json!({"service_type": "mine", "project_path": "/shop"});
+    assert_ne!(ask(plain.clone()).body["port"], ask(plain).body["port"]);
+    let claim = json!({"service_type": "mine", "project_path": "/shop", "claim": true});
+    let first = ask(claim.clone()).body;
+    assert_eq!(first["existing"], Json::Null, "a lease that was not asked for so is no claim");
+    assert_eq!(ask(claim).body["lease_id"], first["lease_id"]);
+    let refused = ask(json!({"service_type": "mine", "claim": true}));
+    assert!(
+        refused.status == 400 && refused.body["error"].as_str().unwrap().contains("project_path")
+    );
+    service.kill().and_then(|()| service.wait()).unwrap();
+}
+
+#[test]
+fn run_uses_what_is_allocated_and_leaves_it_when_it_ends() {
+    let home = Home::with_type();
+    let claim = home.allocated(&[]);
+    let port = claim["port"].to_string();
+    for _ in 0..2 {
+        assert_eq!(home.ran(&[]), port);
+        home.until(|| home.leases()[0]["holders"].is_null());
+        let left = home.leases();
+        assert_eq!((left.len(), &left[0]["lease_id"]), (1, &claim["lease_id"]));
+    }
+    // While something runs there, a second one gets another port, and whoever only asks the same.
+    let (first, its) = home.running(&[]);
+    let (second, other) = home.running(&[]);
+    assert_eq!(its, port);
+    assert_ne!(other, port);
+    assert_eq!(home.allocated(&[])["port"].to_string(), port);
+    home.end(first);
+    home.end(second);
+    assert_eq!(home.ran(&[]), port);
+}
+
+#[test]
+fn exec_uses_what_is_allocated_as_run_does() {
+    let home = Home::with_type();
+    let claim = home.allocated(&[]);
+    let script = "import socket, sys; print(socket.socket(fileno=3).getsockname()[1])";
+    for _ in 0..2 {
+        let ran = home
+            .styxy()
+            .env("PATH", "/usr/bin:/bin")
+            .args(["exec", "mine", "--", "python3", "-c", script])
+            .output();
+        assert_eq!(out(&ran.unwrap()), claim["port"].to_string());
+        home.until(|| home.leases()[0]["holders"].is_null());
+    }
+    assert_eq!(home.leases()[0]["hold"], "guard");
+}
+
+#[test]
+fn what_runs_is_what_is_asked_for_and_stays_allocated_after_it() {
+    let home = Home::with_type();
+    let (child, port) = home.running(&["--name", "web"]);
+    let asked = home.allocated(&["--name", "web"]);
+    assert_eq!((asked["port"].to_string(), &asked["owner"]), (port.clone(), &json!("none")));
+    home.end(child);
+    assert_eq!(home.leases().len(), 1);
+    assert_eq!(home.allocated(&["--name", "web"])["lease_id"], asked["lease_id"]);
+    // What nobody asked for so ends with what runs.
+    let (child, _) = home.running(&["--name", "api"]);
+    home.end(child);
+    assert_eq!(home.leases().len(), 1);
+}
+
+#[test]
+fn a_server_that_was_started_by_hand_keeps_its_port_for_itself() {
+    let home = Home::with_type();
+    let port = home.allocated(&[])["port"].to_string();
+    let _server = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    let again = home.run(&["allocate", "mine"]);
+    assert_eq!(out(&again), port);
+    let words = said(&again);
+    assert!(words.contains("listens on it: --name") && words.contains("--new"), "{words}");
+    assert_ne!(home.ran(&[]), port);
+}
+
+#[test]
+fn of_a_type_whose_claims_are_named_only_those_with_a_name_are_shared() {
+    let home = Home::new();
+    home.configure(&format!(
+        r#"{{"service_types": {{"mine": {{"port_range": [{}, {}], "claims": "named"}}}}}}"#,
+        home.port(0),
+        home.port(9)
+    ));
+    assert_ne!(home.ok(&["allocate", "mine"]), home.ok(&["allocate", "mine"]));
+    let named = || home.ok(&["allocate", "mine", "--name", "e2e"]);
+    assert_eq!(named(), named());
+}
+
+#[test]
+fn another_port_moves_what_nobody_uses_and_nothing_else() {
+    let home = Home::with_type();
+    let first = home.allocated(&[]);
+    let wanted = home.port(5).to_string();
+    let moved = home.allocated(&["--port", &wanted]);
+    assert_eq!(moved["port"].to_string(), wanted);
+    let leases = home.leases();
+    assert_eq!((leases.len(), &leases[0]["port"]), (1, &moved["port"]));
+    assert_ne!(moved["lease_id"], first["lease_id"]);
+    // What cannot be had, or is used, stays where it is.
+    let server = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();
+    let other = home.port(6).to_string();
+    let stays = home.allocated(&["--port", &other]);
+    assert_eq!(stays["lease_id"], moved["lease_id"]);
+    assert!(stays["note"].as_str().unwrap().contains(&other), "{stays}");
+    let strict = home.run(&["allocate", "mine", "--port", &other, "--strict"]);
+    assert_eq!(strict.status.code(), Some(1));
+    assert!(said(&strict).contains("has port") && said(&strict).contains("--new"), "{strict:?}");
+    drop(server);
+    let _other = TcpListener::bind(("0.0.0.0", home.port(7))).unwrap();
+    let taken = home.port(7).to_string();
+    assert_eq!(home.allocated(&["--port", &taken])["lease_id"], moved["lease_id"]);
+}
+
+#[test]
+fn the_longer_time_limit_counts_and_hold_none_gives_the_guard_up() {
+    let home = Home::with_type();
+    home.allocated(&["--ttl", "600"]);
+    assert_eq!(home.allocated(&["--ttl", "60"])["ttl"], 600);
+    assert_eq!(home.allocated(&["--ttl", "6000"])["ttl"], 6000);
+    assert_eq!(home.allocated(&[])["ttl"], Json::Null, "without one it lasts longest");
+    assert_eq!(home.allocated(&["--ttl", "60"])["ttl"], Json::Null);
+    assert_eq!(home.leases()[0]["hold"], "guard");
+    assert_eq!(home.allocated(&["--hold", "none"])["hold"], "none");
+    assert_eq!(home.leases().len(), 1);
+}
+
+#[test]
+fn what_is_asked_for_with_an_owner_outlives_that_owner_only_if_somebody_else_asked() {
+    let home = Home::with_type();
+    let mut owner = Command::new("sleep").arg("600").spawn().unwrap();
+    let owned = format!("pid:{}", owner.id());
+    home.allocated(&["--owner", &owned]);
+    home.allocated(&["--owner", &owned]);
+    let both = home.allocated(&["--name", "both", "--owner", &owned]);
+    assert_eq!(home.allocated(&["--name", "both"])["lease_id"], both["lease_id"]);
+    owner.kill().and_then(|()| owner.wait()).unwrap();
+    home.until(|| home.leases().len() == 1);
+    assert_eq!(home.leases()[0]["lease_id"], both["lease_id"]);
+}
+
+#[test]
+fn two_runs_at_once_do_not_take_the_port_from_a_later_one() {
+    let home = Home::with_type();
+    let (first, its) = home.running(&[]);
+    let (second, other) = home.running(&[]);
+    home.end(first);
+    home.end(second);
+    let [count, name] = [["--count", "3"], ["--name", "web"]].map(|options| home.ran(&options));
+    assert_eq!((home.ran(&[]), home.ran(&[])), (its.clone(), its.clone()));
+    assert_ne!(other, its);
+    assert_eq!([home.ran(&["--count", "3"]), home.ran(&["--name", "web"])], [count, name]);
+}
+
+#[test]
+fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
+    let home = Home::with_type();
+    let [web, admin] = ["apps/web", "apps/admin"].map(|name| home.package(name));
+    let port = |folder: &str| out(&home.at(folder, &["allocate", "mine", "-q"]));
+    let ports = [port(&web), port(&admin)];
+    assert_ne!(ports[0], ports[1]);
+    assert_eq!([port(&web), port(&admin)], ports);
+    let find = |folder: &str, more: &[&str]| home.at(folder, &[&["port", "mine"], more].concat());
+    assert_eq!([out(&find(&web, &[])), out(&find(&admin, &[]))], ports);
+    assert_eq!(out(&find(&web, &["--package", &admin])), ports[1]);
+    let top = home.path("").display().to_string();
+    let either = find(&top, &[]);
+    assert_eq!(either.status.code(), Some(1));
+    assert!(said(&either).contains("--package"), "{either:?}");
+    let listed = out(&home.at(&top, &["list", "--package", &web, "--json"]));
+    let listed: Json = serde_json::from_str(&listed).unwrap();
+    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|l| l["port"].to_string()).collect();
+    assert_eq!(listed, ports[..1]);
+}
+
+#[test]
+fn the_port_that_a_service_has_now_is_printed_as_it_is_wanted() {
+    let home = Home::with_type();
+    let none = home.run(&["port", "mine", "--name", "web"]);
+    assert_eq!(none.status.code(), Some(1));
+    assert!(said(&none).contains("no mine web of"), "{none:?}");
+    let port = home.ok(&["allocate", "mine", "--name", "web", "-q"]);
+    assert_eq!(home.ok(&["port", "mine"]), port);
+    assert_eq!(
+        home.ok(&["port", "mine", "--name", "web", "--format", "env"]),
+        format!("WEB_PORT={port}")
+    );
+    assert!(home.ok(&["port", "mine", "--format", "url"]).ends_with(&format!(":{port}")));
+    let lease: Json = serde_json::from_str(&home.ok(&["port", "mine", "--json"])).unwrap();
+    assert_eq!(lease["service_name"], "web");
+    let other = home.run(&["port", "mine", "--project", "/other"]);
+    assert_eq!(other.status.code(), Some(1));
+    // An earlier question changed nothing.
+    assert_eq!(home.leases().len(), 1);
+    assert_eq!(home.ok(&["list", "--name", "api"]), "no lease matches");
+    assert!(home.ok(&["list", "--name", "web", "--state", "reserved"]).contains(&port));
+    assert_eq!(home.ok(&["list", "--state", "listening"]), "no lease matches");
+}
+
+#[test]
+fn whoever_waits_for_a_service_is_told_its_port_when_something_listens() {
+    let home = Home::with_type();
+    let waiting = || {
+        let mut command = home.styxy();
+        command.args(["port", "mine", "--name", "api", "--wait", "60"]);
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let early = waiting();
+    let port = home.ok(&["allocate", "mine", "--name", "api", "-q"]);
+    let late = home.run(&["port", "mine", "--name", "api", "--wait", "1"]);
+    assert_eq!(late.status.code(), Some(1));
+    assert!(said(&late).contains("nothing listens"), "{late:?}");
+    let _server = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    assert_eq!(out(&early.wait_with_output().unwrap()), port);
+    assert_eq!(out(&waiting().wait_with_output().unwrap()), port);
+}
+
+#[test]
+fn a_command_is_told_the_ports_of_other_services_of_its_project() {
+    let home = Home::with_type();
+    let run = |with: &[&str], script: &str| {
+        home.run(&[&["run", "mine", "--name", "web"], with, &["--", "sh", "-c", script]].concat())
+    };
+    let missing = run(&["--with", "api=API_PORT"], "true");
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(home.leases().is_empty(), "what is missing is said before a port is leased");
+    let api = home.ok(&["allocate", "mine", "--name", "api", "-q"]);
+    let named = ["run", "--env", "API_PORT=mine", "--env", "MINE=mine:api", "--"];
+    let one = home.run(&[&named[..], &["sh", "-c", "echo $API_PORT $MINE"]].concat());
+    let ports: Vec<_> = out(&one).split(' ').map(str::to_owned).collect();
+    assert_eq!(ports[0], api, "what is called API_PORT is api");
+    assert_ne!(ports[1], api, "it is in use by then");
+    let both = ["--with", "api=API_PORT", "--with-url", "mine:api=API_URL"];
+    let told = out(&run(&both, "echo $API_PORT $API_URL"));
+    assert!(
+        told.starts_with(&format!("{api} http://")) && told.ends_with(&format!(":{api}")),
+        "{told}"
+    );
+    for (with, why) in [("api", "SERVICE=NAME"), ("api=1A", "1A"), ("api=PORT", "something else")] {
+        let refused = run(&["--with", with], "true");
+        assert_eq!(refused.status.code(), Some(2), "{with}");
+        assert!(said(&refused).contains(why), "{with}: {refused:?}");
+    }
+}
+
+#[test]
+fn it_is_said_why_a_port_is_not_the_one_that_was_asked_for() {
+    let home = Home::with_type();
+    let _server = TcpListener::bind(("0.0.0.0", home.port(3))).unwrap();
+    let wanted = home.port(3).to_string();
+    let granted = home.run(&["allocate", "mine", "--port", &wanted]);
+    let port = out(&granted);
+    assert_ne!(port, wanted);
+    let words = said(&granted);
+    assert!(words.contains(&format!("port {port}: ")) && words.contains(&wanted), "{words}");
+    assert!(words.contains("in use by"), "{words}");
+    let quiet = home.run(&["allocate", "mine", "--name", "web", "--port", &wanted, "--quiet"]);
+    assert_eq!(said(&quiet), "");
+}
