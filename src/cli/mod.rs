@@ -24,6 +24,7 @@ mod mcp;
 mod output;
 mod owner;
 mod port;
+mod programs;
 mod project;
 mod reader;
 mod release;

@@ -1,5 +1,6 @@
 use std::{
     collections::{HashMap, HashSet},
+    env,
     ffi::{OsStr, OsString},
     io,
     os::unix::{
@@ -17,6 +18,7 @@ use super::{
     Stop, note,
     owner::put_own_process,
     port::{of_project, url},
+    programs::{self, Help},
     refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
 };
@@ -26,6 +28,9 @@ use crate::{error::Error, kernel::probe, request::MOST_PORTS, service_type::Hold
 ///
 /// The command replaces styxy: it gets all signals, and its exit code is the exit code.
 /// The lease belongs to the command, and ends with it.
+///
+/// A program that is known not to read PORT, such as Vite, gets the option or the variable with which it listens there,
+/// also through a script of package.json; stderr says so.
 ///
 /// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts without it). In the arguments,
 /// {port} is replaced by the port, {port_1} by the next of several, and {NAME} by that of --env NAME=TYPE; what is another
@@ -55,6 +60,9 @@ pub(super) struct Run {
     /// The same as a URL: http://127.0.0.1:PORT
     #[arg(long, value_name = "SERVICE=NAME")]
     with_url: Vec<With>,
+    /// Start the command as it is given, even if it is known not to read PORT
+    #[arg(long)]
+    plain: bool,
     #[command(flatten)]
     telling: Telling,
     #[command(flatten)]
@@ -139,6 +147,11 @@ impl Run {
     }
 
     pub(super) fn run(self) -> Result<(), Stop> {
+        // A script that has it works for whoever wants no ports from here.
+        if env::var_os("STYXY").is_some_and(|value| value == "0") {
+            let error = Command::new(&self.command[0]).args(&self.command[1..]).exec();
+            return Err(not_started(&self.command[0], &error));
+        }
         let wanted = self.wanted.options()?;
         let mut variables = Vec::new();
         let leases = self.leases()?;
@@ -179,9 +192,25 @@ impl Run {
             variables
                 .extend(leased.others.iter().map(|v| (v.name.clone(), answer["port"].to_string())));
         }
+        let help = self.help(&variables);
+        if let Some(help) = help.as_ref().filter(|_| !self.telling.quiet && !self.telling.json) {
+            say(&help.sentence());
+        }
+        let command =
+            help.as_ref().map_or_else(|| self.command.clone(), |h| h.apply(&self.command));
         variables.extend(of_others);
-        let error = prepare(&self.command, &variables).exec();
+        let mut prepared = prepare(&command, &variables);
+        prepared.envs(help.map(|help| help.variables).unwrap_or_default());
+        let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
+    }
+
+    /// What the command needs to listen on its own port, if it has one and does not read `PORT`.
+    fn help(&self, variables: &[(String, String)]) -> Option<Help> {
+        let is_one = self.service_type.is_some() && self.count.is_none_or(|count| count == 1);
+        let (_, port) = variables.first().filter(|_| is_one && !self.plain)?;
+        let folder = env::current_dir().ok()?;
+        programs::help(&self.command, port, &folder, |name| env::var_os(name).is_some())
     }
 
     /// What is to be leased, the command's own port first.
@@ -367,7 +396,7 @@ pub(super) fn prepare(command: &[OsString], variables: &[(String, String)]) -> C
     }
     let arguments = command[1..].iter().map(|argument| filled(argument, &placeholders));
     let mut prepared = Command::new(&command[0]);
-    if std::env::var_os("HOST").is_none() {
+    if env::var_os("HOST").is_none() {
         prepared.env("HOST", probe::loopback().to_string());
     }
     // A variable for a port may be called HOST, too.

@@ -43,6 +43,18 @@ const CASES: &[Case] = &[
     ("vite_serves_on_its_lease_by_npm", &["node", "npm", "vite"], || {
         serves(&["run"], &["npm", "run", "dev"]);
     }),
+    ("vite_which_ignores_port_serves_on_its_lease_by_npm", &["node", "npm", "vite"], || {
+        serves(&["run"], &["npm", "run", "plain"]);
+    }),
+    ("vite_which_ignores_port_serves_on_its_lease", &["node", "vite"], || {
+        serves(&["run"], &["node", "node_modules/vite/bin/vite.js"]);
+    }),
+    ("uvicorn_serves_on_its_lease_without_a_word_of_its_port", &["python3", "uvicorn"], || {
+        serves(&["run"], &["uvicorn", "app:asgi"]);
+    }),
+    ("python_serves_on_its_lease_without_a_word_of_its_port", &["python3"], || {
+        serves(&["run"], &["python3", "-m", "http.server"]);
+    }),
     ("express_serves_on_its_lease", &["node", "vite"], || {
         serves(&["run"], &["node", "express.cjs"]);
     }),
