@@ -230,6 +230,16 @@ fn another_port_moves_what_nobody_uses_and_nothing_else() {
 }
 
 #[test]
+fn a_server_on_another_port_leaves_the_claim_where_it_is() {
+    let home = Home::with_type();
+    let claim = home.allocated(&[]);
+    let wanted = home.port(5).to_string();
+    assert_eq!(home.ran(&["--port", &wanted]), wanted);
+    assert_eq!(home.allocated(&[])["lease_id"], claim["lease_id"]);
+    assert_eq!(home.ran(&[]), claim["port"].to_string());
+}
+
+#[test]
 fn the_longer_time_limit_counts_and_hold_none_gives_the_guard_up() {
     let home = Home::with_type();
     home.allocated(&["--ttl", "600"]);
@@ -267,6 +277,28 @@ fn two_runs_at_once_do_not_take_the_port_from_a_later_one() {
     assert_eq!((home.ran(&[]), home.ran(&[])), (its.clone(), its.clone()));
     assert_ne!(other, its);
     assert_eq!([home.ran(&["--count", "3"]), home.ran(&["--name", "web"])], [count, name]);
+}
+
+#[test]
+fn a_server_that_is_still_ending_is_waited_for() {
+    let home = Home::with_type();
+    let mut owner = Command::new("sleep").arg("600").spawn().unwrap();
+    let owned = format!("pid:{}", owner.id());
+    let port = home.ok(&["allocate", "mine", "--new", "--owner", &owned, "-q"]);
+    let server = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+    owner.kill().and_then(|()| owner.wait()).unwrap();
+    home.until(|| home.leases()[0]["state"] == "orphaned");
+    let impatient = home.run(&["run", "mine", "--grace", "0", "--", "true"]);
+    assert!(said(&impatient).contains(&format!("waiting for port {port}")), "{impatient:?}");
+    assert!(!said(&impatient).contains(&format!("port {port} for")), "{impatient:?}");
+    let arguments = ["run", "mine", "--grace", "60", "--", "sh", "-c", "echo $PORT"];
+    let ran = std::thread::scope(|scope| {
+        let ran = scope.spawn(|| home.run(&arguments));
+        home.until(|| home.leases().len() == 2);
+        drop(server);
+        ran.join().unwrap()
+    });
+    assert_eq!(out(&ran), port);
 }
 
 #[test]

@@ -355,13 +355,15 @@ impl Broker {
         let claim = inner.registry.claim(&completed, service_type).filter(|claim| !is_used(claim));
         let Some(claim) = claim.map(Arc::clone) else { return Ok(request) };
         let other = request.port.filter(|port| *port != claim.port && request.count == 1);
-        if request.claim && (other.is_none() || request.dry_run)
-            || diag::is_listened(claim.port, claim.protocol)
-        {
-            request.use_claim &= request.claim;
+        let wants_to_move = request.claim && other.is_some() && !request.dry_run;
+        if !request.use_claim && !wants_to_move {
             return Ok(request);
         }
-        let may_move = other.is_some_and(|port| {
+        if diag::is_listened(claim.port, claim.protocol) {
+            request.use_claim = false;
+            return Ok(request);
+        }
+        let may_move = other.filter(|_| wants_to_move).is_some_and(|port| {
             let mut search = Search::looking();
             let ask = |port| inner.ask(port, completed.protocol(), false, &mut search);
             inner.registry.asked(port, completed.protocol(), ask).is_ok()

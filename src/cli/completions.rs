@@ -100,7 +100,7 @@ mod tests {
 
     /// Of these nothing is known before they are given; a command is completed by the shell.
     const FREE: &str = "\
-        styxy timeout, run count, run port, run command, exec port, exec command, \
+        styxy timeout, run count, run grace, run port, run command, exec port, exec command, \
         allocate count, allocate ttl, allocate port, port wait, suggest count, audit since, audit until, \
         audit lines, cleanup older_than, renew ttl, daemon idle_exit, daemon as_seen";
 

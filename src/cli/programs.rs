@@ -357,8 +357,10 @@ mod tests {
     }
 
     #[test]
-    fn every_program_of_the_table_is_told_its_port_somehow_and_only_once() {
+    fn every_program_of_the_table_is_told_its_port_once_and_stands_in_the_documentation() {
+        let page = fs::read_to_string("docs/programs.md").unwrap();
         for (name, program) in &*PROGRAMS {
+            assert!(page.contains(&format!("\n| {name} | ")), "{name}");
             let words = program.arguments.iter().chain(program.variables.values());
             assert_eq!(words.filter(|word| word.contains("{port}")).count(), 1, "{name}");
             assert!(!program.commands.is_empty(), "{name}");

@@ -9,20 +9,36 @@ use std::{
     },
     process::Command,
     str::FromStr,
+    thread,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Stop, note,
+    Stop, ask,
+    lease::found,
+    note,
     owner::put_own_process,
     port::{of_project, url},
     programs::{self, Help},
     refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
 };
-use crate::{error::Error, kernel::probe, request::MOST_PORTS, service_type::Hold, word::visible};
+use crate::{
+    client::{self, Call},
+    error::Error,
+    kernel::{diag, probe},
+    port::{Port, Protocol},
+    request::MOST_PORTS,
+    service_type::Hold,
+    value::Fields,
+    word::visible,
+};
+
+/// How often it is looked whether a server has ended.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// Lease a port and run a command with it in $PORT
 ///
@@ -60,6 +76,9 @@ pub(super) struct Run {
     /// The same as a URL: http://127.0.0.1:PORT
     #[arg(long, value_name = "SERVICE=NAME")]
     with_url: Vec<With>,
+    /// Wait at most this long for the server that had the port before, if it is still ending
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
+    grace: u64,
     /// Start the command as it is given, even if it is known not to read PORT
     #[arg(long)]
     plain: bool,
@@ -181,7 +200,7 @@ impl Run {
                 options.0.retain(|(key, _)| *key != "service_name");
                 options.put("service_name", leased.own_name());
             }
-            let answer = allocate(leased.service_type, options)?;
+            let answer = self.lease(leased.service_type, options)?;
             refuse_to_run_twice(&answer)?;
             self.telling.tell(&answer, leased.variable, (index == 0).then_some(&self.wanted));
             if index == 0 {
@@ -203,6 +222,29 @@ impl Run {
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
+    }
+
+    /// Leases a port. If it is not the service's first one because the server before is still ending, that is waited for.
+    fn lease(&self, service_type: &str, options: Fields) -> Result<Json, Stop> {
+        let answer = allocate(service_type, options.clone())?;
+        if self.wanted.names_a_port() || answer["slot"].is_null() {
+            return Ok(answer);
+        }
+        let Some(port) = port_of_the_ending(&answer)? else { return Ok(answer) };
+        if !self.telling.quiet && !self.telling.json {
+            say(&format!("waiting for port {port}, whose server is still ending ..."));
+        }
+        let end = Instant::now() + Duration::from_secs(self.grace);
+        while Instant::now() < end {
+            thread::sleep(AGAIN);
+            if diag::has_listener(port, Protocol::Tcp).unwrap_or(true) {
+                continue;
+            }
+            client::begin_again();
+            ask(&Call::Release { lease_id: text(&answer, "lease_id").to_owned() })?;
+            return allocate(service_type, options);
+        }
+        Ok(answer)
     }
 
     /// What the command needs to listen on its own port, if it has one and does not read `PORT`.
@@ -354,6 +396,23 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
         line = format!("{line}; {note}");
     }
     line
+}
+
+/// The port of an earlier lease of the service whose owner is gone and whose server is not, yet.
+fn port_of_the_ending(answer: &Json) -> Result<Option<Port>, Stop> {
+    let mut filter = Fields::default();
+    for key in ["project_path", "service_type", "service_name"] {
+        filter.put_some(key, answer[key].as_str());
+    }
+    let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
+    let is_it = |lease: &&Json| {
+        lease["state"] == "orphaned"
+            && slot(lease) < slot(answer)
+            && ["service_name", "package_path"].iter().all(|key| lease[key] == answer[key])
+    };
+    let leases = found(filter)?;
+    let first = leases.iter().filter(is_it).min_by_key(|lease| slot(lease));
+    Ok(first.and_then(|lease| lease["port"].as_u64().and_then(Port::new)))
 }
 
 /// A second one of what runs once is not started.

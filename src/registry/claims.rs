@@ -30,8 +30,8 @@ impl Registry {
         }
         self.of_service(request).find(|lease| {
             let is_its = lease.claim && lease.instance_id == request.instance_id;
-            // Who starts a server on one port and no other does not want that of the claim.
-            let is_wanted = !request.strict || request.port == Some(lease.port);
+            // Who starts a server on another port leaves the claim where it is written down.
+            let is_wanted = request.port.is_none_or(|port| port == lease.port);
             // It may be used by the caller itself, whose answer was lost.
             let name = name_of_share(lease, request);
             let is_own = || name.is_some_and(|name| lease.holder_ids().any(|id| id == name));

@@ -305,7 +305,7 @@ impl Model {
             let lease = leases.find(|lease| lease.memory_key().as_ref() == Some(&key))?;
             let is_used = lease.orphaned || lease.owners().next().is_some();
             let is_its = lease.claim && lease.instance_id == request.instance_id;
-            let is_wanted = !request.strict || request.port == Some(lease.port);
+            let is_wanted = request.port.is_none_or(|port| port == lease.port);
             (is_its && (request.claim || is_wanted && !is_used)).then_some(lease)
         })
     }

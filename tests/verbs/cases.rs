@@ -68,7 +68,7 @@ pub const CASES: &[Case] = &[
     text("port mine --name none --wait 1", 1),
     text("port mine --project /a --package /a/b --format env", 1),
     json("port mine --project /lamp --json", 0, "lease"),
-    text("run mine --plain -- true", 0),
+    text("run mine --plain --grace 0 -- true", 0),
     text("run mine --with none=API --with-url none=URL -- true", 1),
     text("list --name web --state reserved --package /a/b", 0),
     text("allocate mine -q --owner pid:{pid}", 0),
