@@ -255,6 +255,37 @@ mod tests {
     }
 
     #[test]
+    fn for_two_weeks_each_service_has_its_own_port_whenever_nothing_else_sits_on_it() {
+        let mut world = World::new();
+        let services = ["web", "api", "docs"]
+            .map(|name| AllocateRequest { service_name: Some(name.parse().unwrap()), ..request() });
+        let own = [0, 1, 2].map(|index| world.port(&services[index]));
+        for day in 0..14_usize {
+            world.day += 1;
+            // On a third of the days something foreign sits on one of the ports, for half of the day.
+            let taken = (day % 3 == 1).then_some(day / 3 % 3);
+            for half in 0..2 {
+                world.busy =
+                    taken.filter(|_| half == 0).map(|index| own[index]).into_iter().collect();
+                // Whoever starts first is another one each day; each is restarted, and runs twice at one time.
+                for index in (0..3).map(|index| (index + day) % 3) {
+                    let is_free = !world.busy.contains(&own[index]);
+                    let port = world.port(&services[index]);
+                    assert_eq!(port == own[index], is_free, "day {day}, service {index}");
+                    let first = world.granted(&services[index]);
+                    let second = world.granted(&services[index]);
+                    assert_eq!(first.port.get(), port, "it does not move within half a day");
+                    assert!(!own.contains(&second.port.get()), "that is another's");
+                    let order = if day % 2 == 0 { [&first, &second] } else { [&second, &first] };
+                    order.map(|lease| world.end(lease));
+                }
+                let block = AllocateRequest { count: 3, ..services[day % 3].clone() };
+                world.port(&block);
+            }
+        }
+    }
+
+    #[test]
     fn of_more_leases_than_there_are_slots_nothing_is_remembered() {
         let mut world = World::new();
         let leases: Vec<_> = (0..40).map(|_| world.granted(&request())).collect();

@@ -37,7 +37,25 @@ pub const TESTS: &[Test] = &[
     ("without_owners_leases_outlive_a_suspended_machine", deadlines::suspended),
     ("a_hundred_owners_that_do_nothing_cost_nothing", quiet::owners),
     ("checkouts_and_worktrees_keep_their_own_ports", projects::keep),
+    ("units_without_a_folder_are_services_of_their_own", units_nowhere),
 ];
+
+/// Units without `WorkingDirectory=` are all in the home.
+fn units_nowhere(machine: &Machine) {
+    let run = |unit: &str, verb: &str| {
+        let unit = format!("systemd-run --user --quiet --wait --pipe --unit={unit}");
+        machine.user(&format!("{unit} {verb}")).ok().trim().to_owned()
+    };
+    let ran = |unit: &str| run(unit, "styxy run dev -q -- sh -c 'echo $PORT'");
+    let [web, admin] = ["web", "admin"].map(ran);
+    assert_ne!(web, admin);
+    // Whoever is started first takes nothing from the other.
+    assert_eq!([ran("admin"), ran("web")], [admin, web.clone()]);
+    let allocated = run("web", "styxy allocate dev --json");
+    assert!(allocated.contains("\"service_name\": \"web\""), "{allocated}");
+    assert_eq!(run("web", "styxy allocate dev -q"), web);
+    assert_eq!(machine.user("styxy port dev --name web").ok().trim(), web);
+}
 
 /// What runs in the machine.
 pub async fn inside(arguments: &[&str]) -> Json {
