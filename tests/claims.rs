@@ -118,6 +118,12 @@ fn a_request_over_http_is_a_claim_if_it_says_so() {
     let first = ask(claim.clone()).body;
     assert_eq!(first["existing"], Json::Null, "a lease that was not asked for so is no claim");
     assert_eq!(ask(claim).body["lease_id"], first["lease_id"]);
+    for package in ["/shop/../etc", "/shop/./a", "/shop/", "/shop//a", "/shopping", "web"] {
+        let odd = json!({"service_type": "mine", "project_path": "/shop", "package_path": package});
+        let refused = ask(odd);
+        assert_eq!(refused.status, 400, "{package}: {refused:?}");
+        assert!(refused.body["error"].as_str().unwrap().contains("package_path"), "{refused:?}");
+    }
     let refused = ask(json!({"service_type": "mine", "claim": true}));
     assert!(
         refused.status == 400 && refused.body["error"].as_str().unwrap().contains("project_path")
@@ -205,28 +211,68 @@ fn of_a_type_whose_claims_are_named_only_those_with_a_name_are_shared() {
 }
 
 #[test]
-fn another_port_moves_what_nobody_uses_and_nothing_else() {
+fn a_claim_stays_where_it_is_whatever_else_is_asked_for() {
     let home = Home::with_type();
     let first = home.allocated(&[]);
     let wanted = home.port(5).to_string();
-    let moved = home.allocated(&["--port", &wanted]);
-    assert_eq!(moved["port"].to_string(), wanted);
-    let leases = home.leases();
-    assert_eq!((leases.len(), &leases[0]["port"]), (1, &moved["port"]));
-    assert_ne!(moved["lease_id"], first["lease_id"]);
-    // What cannot be had, or is used, stays where it is.
-    let server = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();
-    let other = home.port(6).to_string();
-    let stays = home.allocated(&["--port", &other]);
-    assert_eq!(stays["lease_id"], moved["lease_id"]);
-    assert!(stays["note"].as_str().unwrap().contains(&other), "{stays}");
-    let strict = home.run(&["allocate", "mine", "--port", &other, "--strict"]);
+    let stays = home.allocated(&["--port", &wanted]);
+    assert_eq!(stays["lease_id"], first["lease_id"]);
+    let note = stays["note"].as_str().unwrap();
+    assert!(note.contains(&wanted) && note.contains("release"), "{note}");
+    let strict = home.run(&["allocate", "mine", "--port", &wanted, "--strict"]);
     assert_eq!(strict.status.code(), Some(1));
     assert!(said(&strict).contains("has port") && said(&strict).contains("--new"), "{strict:?}");
-    drop(server);
-    let _other = TcpListener::bind(("0.0.0.0", home.port(7))).unwrap();
-    let taken = home.port(7).to_string();
-    assert_eq!(home.allocated(&["--port", &taken])["lease_id"], moved["lease_id"]);
+    assert_eq!(home.leases().len(), 1);
+    // What is forgotten is which port it had, and not that it has it.
+    home.ok(&["forget"]);
+    assert_eq!(home.allocated(&[])["lease_id"], first["lease_id"]);
+}
+
+#[test]
+fn what_is_asked_of_a_block_is_asked_of_each_of_its_ports() {
+    let home = Home::with_type();
+    let block = |more: &[&str]| home.allocated(&[&["--count", "2"], more].concat());
+    let first = block(&["--ttl", "60"]);
+    assert_eq!(block(&["--ttl", "600"])["lease_ids"], first["lease_ids"]);
+    assert!(home.leases().iter().all(|lease| lease["ttl"] == 600), "{:?}", home.leases());
+    block(&["--hold", "none"]);
+    assert!(home.leases().iter().all(|lease| lease["hold"] == "none"), "{:?}", home.leases());
+    // One that is not whole any more is not what was asked for.
+    home.ok(&["release", &first["ports"][1].to_string()]);
+    let whole = block(&[]);
+    assert_eq!(whole["ports"].as_array().unwrap().len(), 2);
+    assert_eq!(whole["existing"], Json::Null);
+    // Nobody shares a part of what somebody owns.
+    let owned = home.run(&["run", "mine", "--count", "2", "--", "true"]);
+    assert!(owned.status.success(), "{owned:?}");
+    assert_eq!(block(&[])["lease_ids"], whole["lease_ids"]);
+}
+
+#[test]
+fn a_server_without_a_guard_leaves_the_guard_of_the_claim() {
+    let home = Home::with_type();
+    let claim = home.allocated(&[]);
+    assert_ne!(home.ran(&["--hold", "none"]), claim["port"].to_string());
+    home.until(|| home.leases().len() == 1);
+    assert_eq!(home.leases()[0]["hold"], "guard");
+}
+
+#[test]
+fn a_manifest_without_an_end_keeps_nothing_from_starting() {
+    let home = Home::with_type();
+    let bin = home.path("bin");
+    fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/bin/echo", bin.join("npm")).unwrap();
+    let path = home.path("package.json");
+    for make in [&["mkfifo"][..], &["ln", "-s", "/dev/zero"]] {
+        let made = Command::new(make[0]).args(&make[1..]).arg(&path).status().unwrap();
+        assert!(made.success());
+        let mut command = home.styxy();
+        let ran =
+            command.env("PATH", &bin).args(["run", "mine", "--", "npm", "run", "dev"]).output();
+        assert_eq!(out(&ran.unwrap()), "run dev");
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 #[test]
@@ -291,6 +337,7 @@ fn a_server_that_is_still_ending_is_waited_for() {
     let impatient = home.run(&["run", "mine", "--grace", "0", "--", "true"]);
     assert!(said(&impatient).contains(&format!("waiting for port {port}")), "{impatient:?}");
     assert!(!said(&impatient).contains(&format!("port {port} for")), "{impatient:?}");
+    home.until(|| home.leases().len() == 1);
     let arguments = ["run", "mine", "--grace", "60", "--", "sh", "-c", "echo $PORT"];
     let ran = std::thread::scope(|scope| {
         let ran = scope.spawn(|| home.run(&arguments));
@@ -316,6 +363,7 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     let either = find(&top, &[]);
     assert_eq!(either.status.code(), Some(1));
     assert!(said(&either).contains("--package"), "{either:?}");
+    assert!(home.ok(&["list"]).contains("~/apps/admin"), "{}", home.ok(&["list"]));
     let listed = out(&home.at(&top, &["list", "--package", &web, "--json"]));
     let listed: Json = serde_json::from_str(&listed).unwrap();
     let listed: Vec<_> = listed.as_array().unwrap().iter().map(|l| l["port"].to_string()).collect();
@@ -337,6 +385,13 @@ fn the_port_that_a_service_has_now_is_printed_as_it_is_wanted() {
     assert!(home.ok(&["port", "mine", "--format", "url"]).ends_with(&format!(":{port}")));
     let lease: Json = serde_json::from_str(&home.ok(&["port", "mine", "--json"])).unwrap();
     assert_eq!(lease["service_name"], "web");
+    // What was written down is what was asked for so.
+    let new = home.ok(&["allocate", "mine", "--name", "both", "--new", "-q"]);
+    let asked = home.ok(&["allocate", "mine", "--name", "both", "-q"]);
+    assert_ne!(new, asked);
+    assert_eq!(home.ok(&["port", "mine", "--name", "both"]), asked);
+    home.ok(&["release", &new]);
+    home.ok(&["release", &asked]);
     let other = home.run(&["port", "mine", "--project", "/other"]);
     assert_eq!(other.status.code(), Some(1));
     // An earlier question changed nothing.

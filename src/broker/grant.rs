@@ -259,10 +259,10 @@ impl Broker {
             let seq = inner.state.as_ref().ok().map(|state| state.store.seq());
             return Ok(Attempt::Granted(Granted::before(before), seq));
         }
-        let about_claim;
-        let request = if request.claim || request.use_claim {
-            about_claim = self.about_claim(inner, request, client)?;
-            &about_claim
+        let beside_claim;
+        let request = if request.use_claim && inner.claim_is_listened_on(request)? {
+            beside_claim = AllocateRequest { use_claim: false, ..request.clone() };
+            &beside_claim
         } else {
             request
         };
@@ -339,41 +339,6 @@ impl Broker {
         Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
     }
 
-    /// What is to be known of a claim before it is decided what the request gets. One that is listened on is used already,
-    /// and one that nobody uses moves to another port that is asked for.
-    fn about_claim(
-        &self,
-        inner: &mut Inner,
-        request: &AllocateRequest,
-        client: &Client,
-    ) -> Result<AllocateRequest, Error> {
-        let mut request = request.clone();
-        let Some(service_type) = inner.registry.rules().types.0.get(&request.service_type) else {
-            return Ok(request);
-        };
-        let completed = request.completed(service_type)?;
-        let claim = inner.registry.claim(&completed, service_type).filter(|claim| !is_used(claim));
-        let Some(claim) = claim.map(Arc::clone) else { return Ok(request) };
-        let other = request.port.filter(|port| *port != claim.port && request.count == 1);
-        let wants_to_move = request.claim && other.is_some() && !request.dry_run;
-        if !request.use_claim && !wants_to_move {
-            return Ok(request);
-        }
-        if diag::is_listened(claim.port, claim.protocol) {
-            request.use_claim = false;
-            return Ok(request);
-        }
-        let may_move = other.filter(|_| wants_to_move).is_some_and(|port| {
-            let mut search = Search::looking();
-            let ask = |port| inner.ask(port, completed.protocol(), false, &mut search);
-            inner.registry.asked(port, completed.protocol(), ask).is_ok()
-        });
-        if may_move {
-            self.commit(inner, vec![Change::end(claim, EndReason::Released)], Some(client))?;
-        }
-        Ok(request)
-    }
-
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
     fn share(
         &self,
@@ -387,13 +352,11 @@ impl Broker {
         let Decision { request, is_single, .. } = decision;
         let others = lease.block_id.map(|id| inner.registry.leases_of_block(id));
         let others = others.into_iter().flatten().filter(|other| other.lease_id != lease.lease_id);
-        let others: Vec<_> = others.collect();
+        let mut others: Vec<_> = others.collect();
         let port = lease.port;
         let other_port = request.port.filter(|asked| lease.claim && *asked != port);
         let note = other_port.map(|asked| {
-            format!(
-                "the service stays on port {port}, which is used, or port {asked} cannot be had"
-            )
+            format!("the service has port {port}; for {asked} release that first, or ask for a lease beside it (--new)")
         });
         // It is bound beside the guard, as a server binds it.
         let socket = match lease.protocol {
@@ -404,10 +367,10 @@ impl Broker {
         let socket = socket.transpose().map_err(|obstacle| {
             Error::new(ErrorKind::PortInUse, obstacle.describe(port, lease.protocol))
         })?;
-        let answer = |lease, outcome| Granted {
-            lease,
-            others,
-            outcome,
+        let mut answer = Granted {
+            lease: Arc::clone(&lease),
+            others: Vec::new(),
+            outcome: Outcome::DryRun,
             note,
             is_single: *is_single,
             created: None,
@@ -416,18 +379,29 @@ impl Broker {
             name: None,
             is_new: false,
         };
-        if request.dry_run {
-            return Ok(Attempt::Granted(answer(lease, Outcome::DryRun), None));
+        if !request.dry_run {
+            let share = |lease: &Lease| {
+                let id = HolderId::random();
+                inner.registry.share(lease, request, &held.owner, id, clock::now())
+            };
+            let Shared { change, seen, holder, name, is_new, is_repeated } = share(&lease)?;
+            let mut changes = vec![change];
+            // What is asked of a block is asked of each of its ports.
+            for other in &mut others {
+                let Shared { change, seen, .. } = share(other)?;
+                changes.push(change);
+                *other = Arc::new(seen);
+            }
+            self.commit_holding(inner, InHand::of(held), changes, Some(client))?;
+            if is_repeated {
+                name.into_iter().for_each(|name| inner.registry.note_repeated(name));
+            }
+            answer.lease = Arc::new(seen);
+            answer.outcome = Outcome::Existing;
+            (answer.holder, answer.name, answer.is_new) = (holder, name, is_new);
         }
-        let id = HolderId::random();
-        let shared = inner.registry.share(&lease, request, &held.owner, id, clock::now())?;
-        let Shared { change, seen, holder, name, is_new, is_repeated } = shared;
-        self.commit_holding(inner, InHand::of(held), vec![change], Some(client))?;
-        if is_repeated {
-            name.into_iter().for_each(|name| inner.registry.note_repeated(name));
-        }
-        let answer = answer(Arc::new(seen), Outcome::Existing);
-        Ok(Attempt::Granted(Granted { holder, name, is_new, ..answer }, None))
+        answer.others = others;
+        Ok(Attempt::Granted(answer, None))
     }
 }
 
@@ -439,6 +413,16 @@ struct Planned {
 }
 
 impl Inner {
+    /// Whether a server that nothing is known of runs on the port of the claim that the request would use.
+    fn claim_is_listened_on(&self, request: &AllocateRequest) -> Result<bool, Error> {
+        let Some(service_type) = self.registry.rules().types.0.get(&request.service_type) else {
+            return Ok(false);
+        };
+        let claim = self.registry.claim(&request.completed(service_type)?, service_type);
+        Ok(claim
+            .is_some_and(|claim| !is_used(claim) && diag::is_listened(claim.port, claim.protocol)))
+    }
+
     /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was
     /// remembered before the grant.
     fn must_wait(&mut self, key: &MemoryKey, before: Option<Remembered>) -> bool {

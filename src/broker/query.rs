@@ -36,8 +36,10 @@ impl Broker {
         let listened = Listened::default();
         let mut comms = HashMap::new();
         let fields = leases.iter().map(|lease| {
-            let mut fields = lease.fields();
-            if let (Owner::Process { pid, .. }, false) = (&lease.owner, lease.orphaned) {
+            // Of a claim, whoever uses it says more than that it was asked for.
+            let owner = lease.owners().next().unwrap_or(&lease.owner);
+            let mut fields = Lease { owner: owner.clone(), ..(**lease).clone() }.fields();
+            if let (Owner::Process { pid, .. }, false) = (owner, lease.orphaned) {
                 let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
                 fields.put_some("comm", comm.as_deref());
             }

@@ -164,7 +164,8 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
             Cell::painted(state, colour),
             text(lease, "service_type").into(),
             text(lease, "service_name").into(),
-            short(text(lease, "project_path")).into(),
+            // The folder of a package lies in its project, and says more.
+            short(lease["package_path"].as_str().unwrap_or(text(lease, "project_path"))).into(),
             owner(lease).into(),
             ago(text(lease, "since")).into(),
             short_id(lease, shown).into(),
@@ -193,6 +194,8 @@ pub(super) fn owner(lease: &Json) -> String {
         None => owner,
     };
     match lease["holders"].as_u64() {
+        // The other is that it was asked for.
+        Some(2) if lease["claim"] == true => owner,
         Some(holders) => format!("{owner} and {} more", holders - 1),
         None => owner,
     }

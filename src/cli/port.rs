@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, lease::found, print, print_json, project::Project, refused, text, usage,
+    Output, Stop, lease::found, print, print_json, project::Project, refused, say, text, usage,
+    wanted::unit_name,
 };
 use crate::{
     client,
@@ -20,6 +21,8 @@ use crate::{
 /// How soon it is looked again whether something listens: at first, and at most.
 const SOON: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_millis(250);
+/// How long nothing is said of that.
+const SILENT: Duration = Duration::from_secs(2);
 
 /// Print the port that a service of this project has now
 ///
@@ -34,9 +37,9 @@ pub(super) struct Find {
     #[arg(long)]
     name: Option<String>,
     /// The package that it is of: a folder of the project
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", conflicts_with = "project")]
     package: Option<Project>,
-    /// The project that it is of [default: that of the current folder]
+    /// The project that it is of, or a folder of it for the package there [default: the current folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     /// Wait at most this long until something listens on the port
@@ -62,11 +65,10 @@ impl Find {
     pub(super) fn run(self) -> Result<(), Stop> {
         let project = Project::or_current(self.project.as_ref().or(self.package.as_ref()));
         let project = project.map_err(|e| usage(&e))?;
-        let package = match (&self.package, &self.project) {
-            (Some(package), _) => Package::Only(package.package().map(text_of)),
-            // That of the current folder says nothing of another project.
-            (None, Some(_)) => Package::Any,
-            (None, None) => Package::First(project.package().map(text_of)),
+        let package = project.package().map(text_of);
+        let package = match self.package {
+            Some(_) => Package::Only(package),
+            None => Package::First(package),
         };
         let service = Service {
             class: Some(self.service_type),
@@ -131,8 +133,6 @@ pub(super) fn of_project(service: &str) -> Result<Json, Stop> {
 
 /// Which package of the project is meant.
 enum Package {
-    /// Whichever.
-    Any,
     /// This one, if it has such a service; `None` is the project itself.
     First(Option<String>),
     /// This one.
@@ -162,15 +162,20 @@ impl Service {
         leases
             .retain(|lease| lease["block_id"].is_null() || lease["block_id"] == lease["lease_id"]);
         match &self.package {
-            Package::Any => {}
             Package::Only(package) => leases.retain(|lease| is_of(lease, package.as_deref())),
             Package::First(package) => {
                 prefer(&mut leases, |lease| is_of(lease, package.as_deref()));
             }
         }
         if self.name.is_none() {
+            let of_unit = unit_name();
+            prefer(&mut leases, |lease| {
+                of_unit.is_some() && lease["service_name"].as_str() == of_unit.as_deref()
+            });
             prefer(&mut leases, |lease| lease["service_name"].is_null());
         }
+        // What was written down is the claim.
+        prefer(&mut leases, |lease| lease["claim"] == true);
         // Those beyond the last slot come last.
         leases.sort_by_key(|lease| {
             lease["slot"].as_u64().map_or(1, |slot| if slot == 0 { u64::MAX } else { slot })
@@ -192,8 +197,12 @@ impl Service {
         let end = Instant::now() + patience;
         let mut pause = SOON;
         let mut known: Option<Json> = None;
-        let mut asked = None;
+        let (begin, mut asked, mut is_told) = (Instant::now(), None, false);
         loop {
+            if begin.elapsed() >= SILENT && !is_told {
+                say(&format!("waiting until {} listens ...", self.words()));
+                is_told = true;
+            }
             // A lease is looked for seldom: the kernel knows of a listener, and the service need not be asked.
             if asked.is_none_or(|at: Instant| at.elapsed() >= LATE) {
                 client::begin_again();
@@ -211,8 +220,7 @@ impl Service {
                     || self.none(),
                     |lease| {
                         refused(format!(
-                            "nothing listens on port {} of {} yet, after {} s",
-                            lease["port"],
+                            "nothing listens yet after {1} s: {0}",
                             described(&lease),
                             patience.as_secs()
                         ))
@@ -226,12 +234,17 @@ impl Service {
 
     /// That there is no such service.
     fn none(&self) -> Stop {
-        let words = [self.class.as_deref(), self.name.as_deref()];
-        let what = words.into_iter().flatten().collect::<Vec<_>>().join(" ");
         refused(format!(
-            "no {what} of {} has a port now; `styxy list --mine` shows those that have one",
+            "no {} of {} has a port now; `styxy list --mine` shows those that have one",
+            self.words(),
             self.project
         ))
+    }
+
+    /// `dev web`
+    fn words(&self) -> String {
+        let words = [self.class.as_deref(), self.name.as_deref()];
+        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -288,7 +301,7 @@ mod tests {
         assert!(first("/shop/docs").of(leases.to_vec()).is_err(), "it may be either");
         let only = service(None, Package::Only(Some("/shop/docs".to_owned())));
         assert_eq!(port(&only, &leases), None);
-        assert!(service(None, Package::Any).of(leases.to_vec()).is_err());
+        assert!(service(None, Package::First(None)).of(leases.to_vec()).is_err());
     }
 
     #[test]
@@ -301,9 +314,9 @@ mod tests {
             json!({"port": 3002, "service_type": "dev", "block_id": "1", "lease_id": "2"}),
         ];
         assert_eq!(port(&service(None, Package::First(None)), &leases), Some(3005));
-        assert_eq!(port(&service(None, Package::Any), &leases[..2]), Some(3004));
-        assert_eq!(port(&service(None, Package::Any), &leases[3..]), Some(3001));
-        assert_eq!(port(&service(None, Package::Any), &leases[4..]), None);
+        assert_eq!(port(&service(None, Package::First(None)), &leases[..2]), Some(3004));
+        assert_eq!(port(&service(None, Package::First(None)), &leases[3..]), Some(3001));
+        assert_eq!(port(&service(None, Package::First(None)), &leases[4..]), None);
     }
 
     #[test]

@@ -6,13 +6,14 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs,
     path::Path,
     sync::LazyLock,
 };
 
 use serde::Deserialize;
 use serde_json::Value as Json;
+
+use crate::project;
 
 /// The programs, by their names for people.
 static PROGRAMS: LazyLock<BTreeMap<String, Program>> = LazyLock::new(|| {
@@ -90,15 +91,17 @@ pub(super) fn help(
     }
     let fill = |text: &String| text.replace("{port}", port);
     let mut added: Vec<String> = known.arguments.iter().map(fill).collect();
-    let mut at = command.len();
-    if let Some(word) = &known.after {
-        // Into a script nothing can be put.
-        if script.is_some() {
-            return None;
-        }
-        let place = arguments.iter().position(|argument| argument == word)?;
-        at = skipped + 1 + place + 1;
+    let place = |word: &str| arguments.iter().position(|argument| *argument == word);
+    // What follows `--` is no option.
+    let inside = match &known.after {
+        Some(word) => Some(place(word)? + 1),
+        None => place("--"),
+    };
+    // Into a script nothing can be put.
+    if script.is_some() && inside.is_some() && !added.is_empty() {
+        return None;
     }
+    let at = inside.map_or(command.len(), |place| skipped + 1 + place);
     let needs_dashes = script.is_some_and(|script| script.needs_dashes && !words.contains(&"--"));
     if needs_dashes && !added.is_empty() {
         added.insert(0, "--".to_owned());
@@ -230,10 +233,18 @@ fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
         | ("pnpm" | "yarn", [name, rest @ ..]) => (*name, rest),
         _ => return None,
     };
-    let text = fs::read_to_string(folder.join("package.json")).ok()?;
+    // An option of npm's own may mean the script of another package.
+    let own = rest.iter().take_while(|word| **word != "--");
+    if manager == "npm" && own.into_iter().any(|word| word.starts_with('-')) {
+        return None;
+    }
+    let text = project::read(folder, "package.json")?;
     let manifest: Json = serde_json::from_str(&text).ok()?;
     let text = manifest["scripts"][name].as_str()?.to_owned();
-    let more = rest.iter().copied().filter(|word| *word != "--").collect();
+    // Of several the first is npm's.
+    let dashes = rest.iter().position(|word| *word == "--").filter(|_| manager == "npm");
+    let more = rest.iter().enumerate().filter(|(place, _)| Some(*place) != dashes);
+    let more = more.map(|(_, word)| *word).collect();
     Some(Script { text, more, needs_dashes: manager == "npm" })
 }
 
@@ -246,6 +257,8 @@ fn simple(script: &str) -> Option<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn helped(line: &str, folder: &Path) -> Option<(String, Vec<(String, String)>)> {
@@ -276,6 +289,7 @@ mod tests {
             ("bunx --bun vite", "bunx --bun vite --port 3000 --strictPort"),
             ("webpack serve --mode development", "webpack serve --mode development --port 3000"),
             ("ng serve", "ng serve --port 3000"),
+            ("vite -- x", "vite --port 3000 --strictPort -- x"),
             ("python3 manage.py runserver", "python3 manage.py runserver 3000"),
             ("./manage.py runserver --noreload", "./manage.py runserver --noreload 3000"),
             ("uv run python -m http.server", "uv run python -m http.server 3000"),
@@ -350,6 +364,9 @@ mod tests {
             "npm run set",
             "npm run deno",
             "npm run dev -- --port 5000",
+            "npm run dev -w apps/b",
+            "npm run dev --prefix=apps/b",
+            "npm run dev -- -- x",
             "npm install",
         ] {
             assert_eq!(line(same), None, "{same}");

@@ -157,7 +157,8 @@ pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
 fn agreed(leases: &[Json]) -> Result<bool, Stop> {
     let mut out = io::stderr().lock();
     for lease in leases {
-        let (service_type, project) = (text(lease, "service_type"), text(lease, "project_path"));
+        let service_type = text(lease, "service_type");
+        let project = lease["package_path"].as_str().unwrap_or(text(lease, "project_path"));
         writeln!(out, "port {} of {service_type} {project}", lease["port"])?;
     }
     let what = counted(leases.len() as u64, "lease");

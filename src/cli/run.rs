@@ -76,7 +76,7 @@ pub(super) struct Run {
     /// The same as a URL: http://127.0.0.1:PORT
     #[arg(long, value_name = "SERVICE=NAME")]
     with_url: Vec<With>,
-    /// Wait at most this long for the server that had the port before, if it is still ending
+    /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
     grace: u64,
     /// Start the command as it is given, even if it is known not to read PORT
@@ -241,6 +241,10 @@ impl Run {
                 continue;
             }
             client::begin_again();
+            // The service hears of it by itself, a moment later.
+            if port_of_the_ending(&answer)? == Some(port) {
+                continue;
+            }
             ask(&Call::Release { lease_id: text(&answer, "lease_id").to_owned() })?;
             return allocate(service_type, options);
         }

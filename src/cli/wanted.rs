@@ -93,9 +93,11 @@ impl Wanted {
 /// root or the home as its folder, unless it says `WorkingDirectory=` (systemd.exec(5)).
 fn unit_of(project: &Project) -> Option<String> {
     let is_nowhere = project.folder() == Path::new("/") || is_home(project.folder());
-    if !is_nowhere || io::stdin().is_terminal() {
-        return None;
-    }
+    unit_name().filter(|_| is_nowhere && !io::stdin().is_terminal())
+}
+
+/// The name of the unit that this command is a part of.
+pub(super) fn unit_name() -> Option<String> {
     unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 
@@ -108,10 +110,11 @@ fn is_home(folder: &Path) -> bool {
 fn unit_in(cgroup: &str) -> Option<String> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = path.rsplit('/').next()?.strip_suffix(".service")?;
-    let is_manager = unit.starts_with("user@");
+    // A manager, and what systemd-run(1) has named.
+    let is_no_name = unit.starts_with("user@") || unit.starts_with("run-");
     let letter = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let name: String = unit.chars().map(letter).take(100).collect();
-    (!is_manager && !name.is_empty()).then_some(name)
+    (!is_no_name && !name.is_empty()).then_some(name)
 }
 
 /// Asks for ports. What is wrong with the request is told before a service is looked for.
@@ -177,7 +180,9 @@ mod tests {
         assert_eq!(unit("/app.slice/web.service").as_deref(), Some("web"));
         assert_eq!(unit("/app.slice/web@a\\x2db.service").as_deref(), Some("web-a-x2db"));
         assert_eq!(unit_in("0::/system.slice/shop.service\n").as_deref(), Some("shop"));
-        for none in ["", "/app.slice/app-vte-1.scope", "/init.scope"] {
+        for none in
+            ["", "/app.slice/run-p8-i9.service", "/app.slice/app-vte-1.scope", "/init.scope"]
+        {
             assert_eq!(unit(none), None, "{none}");
         }
         assert_eq!(unit_in("1:name=systemd:/a.service\n"), None);

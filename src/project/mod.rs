@@ -78,6 +78,11 @@ pub struct Needs {
     pub is_cut_short: bool,
 }
 
+/// The content of a file of this folder, if it is one that a person may have written.
+pub fn read(folder: &Path, name: &str) -> Option<String> {
+    folder::Project::at(folder)?.root().read(name)
+}
+
 /// Returns what the project in that folder needs.
 pub fn needs(folder: &Path) -> Needs {
     let Some(project) = Project::at(folder) else { return Needs::default() };

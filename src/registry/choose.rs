@@ -163,13 +163,7 @@ impl Registry {
         let template = request.template_port(service_type, &self.rules.templates)?;
         if let Some(lease) = self.claim(request, service_type) {
             if request.strict && request.port != Some(lease.port) {
-                // What could not be had is no reason to move.
-                let asked =
-                    request.port.map_or(Ok(()), |port| self.asked_block(port, request, &mut probe));
-                return Err(match asked {
-                    Err((port, obstacle)) => refused(port, request, &obstacle),
-                    Ok(()) => has_another_port(lease),
-                });
+                return Err(has_another_port(lease));
             }
             return Ok(Choice::Existing(Arc::clone(lease)));
         }

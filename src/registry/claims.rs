@@ -7,6 +7,7 @@ use super::{Registry, granting::name_of_share, holding::shared};
 use crate::{
     error::{Error, ErrorKind},
     lease::{Holder, HolderId, Lease},
+    port::Protocol,
     request::{AllocateRequest, OwnerRequest},
     service_type::{Claims, Hold, InstanceBehavior, ServiceType},
 };
@@ -19,25 +20,37 @@ impl Registry {
         request: &AllocateRequest,
         service_type: &ServiceType,
     ) -> Option<&Arc<Lease>> {
-        let is_unnamed = request.service_name.is_none() && service_type.claims == Claims::Named;
-        // A block has one lease for each port, and nobody owns a part of it.
-        let has_owner = !matches!(request.owner, OwnerRequest::None);
-        let is_owned_block = request.count > 1 && has_owner;
-        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-        let asks_for_one = (request.claim || request.use_claim) && !is_single;
-        if !asks_for_one || is_unnamed || is_owned_block {
+        if !is_for_claim(request, service_type) {
             return None;
         }
-        self.of_service(request).find(|lease| {
+        let claims = self.claims.get(&request.memory_key()?)?;
+        claims.iter().filter_map(|(_, id)| self.leases.get(id)).find(|lease| {
             let is_its = lease.claim && lease.instance_id == request.instance_id;
-            // Who starts a server on another port leaves the claim where it is written down.
-            let is_wanted = request.port.is_none_or(|port| port == lease.port);
+            // Who starts a server on another port, or on one without a guard, leaves the claim as it was asked for.
+            let is_wanted = request.port.is_none_or(|port| port == lease.port)
+                && (request.hold != Some(Hold::None) || lease.hold == Hold::None);
             // It may be used by the caller itself, whose answer was lost.
             let name = name_of_share(lease, request);
             let is_own = || name.is_some_and(|name| lease.holder_ids().any(|id| id == name));
-            is_its && (request.claim || is_wanted && (!is_used(lease) || is_own()))
+            is_its
+                && (request.claim || is_wanted && (!is_used(lease) || is_own()))
+                && self.is_whole(lease)
         })
     }
+
+    /// Whether all leases of a block are live.
+    fn is_whole(&self, lease: &Lease) -> bool {
+        lease.block_id.is_none_or(|id| self.leases_of_block(id).len() == usize::from(lease.count))
+    }
+}
+
+/// Whether what a request is granted can be asked for again. A block that somebody is to own can not: it has one lease for
+/// each port, and nobody shares a part of it.
+pub(super) fn is_for_claim(request: &AllocateRequest, service_type: &ServiceType) -> bool {
+    let is_unnamed = request.service_name.is_none() && service_type.claims == Claims::Named;
+    let is_owned_block = request.count > 1 && !matches!(request.owner, OwnerRequest::None);
+    let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+    (request.claim || request.use_claim) && !(is_unnamed || is_owned_block || is_single)
 }
 
 /// Whether a server runs, or may run, on the port of a claim.
@@ -56,9 +69,14 @@ pub(super) fn claimed(
     caller: Holder,
     hold: Option<Hold>,
 ) -> Result<(Lease, Option<HolderId>), Error> {
-    // A server that finds its port in use asks for one without a guard.
-    let drops_guard = hold == Some(Hold::None) && claim.hold == Hold::Guard;
-    let claim = Lease { hold: if drops_guard { Hold::None } else { claim.hold }, ..claim.clone() };
+    let hold = match claim.hold {
+        // A server that finds its port in use asks for one without a guard.
+        Hold::Guard if hold == Some(Hold::None) => Hold::None,
+        // Whoever only asks outlives the program that has the socket.
+        Hold::Socket if caller.owner.is_none() && claim.protocol == Protocol::Tcp => Hold::Guard,
+        hold => hold,
+    };
+    let claim = Lease { hold, ..claim.clone() };
     if !caller.owner.is_none() {
         return shared(&claim, caller);
     }
@@ -89,4 +107,31 @@ pub(super) fn has_another_port(claim: &Lease) -> Error {
         "release that (`styxy release {port}`), give this service another name (--name), or ask for a lease of its \
          own (--new)"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lease::{LeaseId, Owner},
+        port::Port,
+    };
+
+    #[test]
+    fn a_claim_on_a_socket_that_was_handed_over_is_guarded_for_who_only_asks() {
+        let lease = Lease::new(LeaseId::from_number(1), Port::MAX, "dev".parse().unwrap());
+        let owner = Owner::Process { pid: 1, start: 1 };
+        let of_server = Lease { claim: true, hold: Hold::Socket, owner: owner.clone(), ..lease };
+        let caller = |owner| Holder {
+            id: Some(HolderId::from_number(2)),
+            owner,
+            instance_id: None,
+            ttl: None,
+            deadline: None,
+        };
+        let (asked, _) = claimed(&of_server, caller(Owner::None), None).unwrap();
+        assert_eq!((asked.hold, asked.sharers.len()), (Hold::Guard, 1));
+        let (used, _) = claimed(&of_server, caller(owner), None).unwrap();
+        assert_eq!(used.hold, Hold::Socket, "it is the server's own");
+    }
 }

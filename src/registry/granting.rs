@@ -2,7 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Choice, Obstacle, Registry, claims::claimed, holding::shared};
+use super::{
+    Choice, Obstacle, Registry,
+    claims::{claimed, is_for_claim},
+    holding::shared,
+};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
@@ -31,6 +35,8 @@ pub struct Decision {
     pub is_single: bool,
     /// Which of the service's leases at one time it becomes; 0 if nothing is remembered of it.
     pub slot: u16,
+    /// Whether it can be asked for again.
+    pub is_claim: bool,
 }
 
 /// What can be done for a grant.
@@ -149,7 +155,9 @@ impl Registry {
             // Nothing is remembered without a project, and there is nothing to tell apart.
             (None, None) => 1,
         };
-        Ok(Some(Decision { choice, request, hold, note, is_single, slot }))
+        // It must be known by its slot.
+        let is_claim = slot > 0 && is_for_claim(&request, service_type);
+        Ok(Some(Decision { choice, request, hold, note, is_single, slot, is_claim }))
     }
 
     /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
@@ -274,9 +282,7 @@ pub fn new_leases(
     At { now, wall }: At,
     mut id: impl FnMut() -> LeaseId,
 ) -> Vec<Arc<Lease>> {
-    let Decision { request, hold, is_single, slot, .. } = decision;
-    // What can be asked for again must be known by its slot.
-    let is_claim = (request.claim || request.use_claim) && *slot > 0 && !is_single;
+    let Decision { request, hold, is_single, slot, is_claim, .. } = decision;
     let first_id = request.lease_id.unwrap_or_else(&mut id);
     let ports = (0..request.count).filter_map(|offset| first.plus(offset));
     let leases = ports.map(|port| {
@@ -292,12 +298,12 @@ pub fn new_leases(
             package_path: request.package_path.clone(),
             slot: *slot,
             owner: owner.clone(),
-            claim: is_claim,
+            claim: *is_claim,
             hold: *hold,
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
             orphaned: false,
-            holder_id: (*is_single || is_claim).then(|| HolderId::first_of(lease_id)),
+            holder_id: (*is_single || *is_claim).then(|| HolderId::first_of(lease_id)),
             block_id: (request.count > 1).then_some(first_id),
             count: request.count,
             sharers: Vec::new(),

@@ -113,6 +113,8 @@ pub struct Registry {
     udp: Leased,
     /// The leases of single types, the oldest of each key first.
     singletons: HashMap<Singleton, BTreeSet<(Timestamp, LeaseId)>>,
+    /// The claims of each service, by their slots.
+    claims: HashMap<MemoryKey, BTreeSet<(u16, LeaseId)>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
     /// Which lease is shared by whom.
@@ -155,6 +157,7 @@ impl Registry {
             tcp: Leased::default(),
             udp: Leased::default(),
             singletons: HashMap::new(),
+            claims: HashMap::new(),
             owned: HashMap::new(),
             orphans: BTreeSet::new(),
             holders: HashMap::new(),
@@ -269,6 +272,9 @@ impl Registry {
             leased.leases.insert(lease.port, lease.lease_id);
         }
         self.note_singleton(&lease);
+        if let Some(service) = service_of(&lease) {
+            self.claims.entry(service).or_default().insert((lease.slot, lease.lease_id));
+        }
         if lease.orphaned {
             self.orphans.insert(lease.lease_id);
         } else {
@@ -335,6 +341,14 @@ impl Registry {
                 if ids.get().is_empty() {
                     ids.remove();
                 }
+            }
+        }
+        if let Some(service) = service_of(&lease)
+            && let Entry::Occupied(mut claims) = self.claims.entry(service)
+        {
+            claims.get_mut().remove(&(lease.slot, lease.lease_id));
+            if claims.get().is_empty() {
+                claims.remove();
             }
         }
         for owner in lease.owners() {
@@ -493,6 +507,12 @@ impl Registry {
         let parts = protocol.parts().iter();
         parts.fold(0, |bits, part| bits | self.leased(*part).ports.word(index))
     }
+}
+
+/// The service that a claim is of: what its first slot is remembered for.
+fn service_of(lease: &Lease) -> Option<MemoryKey> {
+    let key = if lease.claim { lease.memory_key() } else { None };
+    key.map(|key| MemoryKey { slot: 1, ..key })
 }
 
 /// The types that have one lease for everybody, in order.

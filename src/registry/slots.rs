@@ -39,18 +39,6 @@ impl Registry {
         None
     }
 
-    /// The live leases of a service, by their slots.
-    pub(super) fn of_service(
-        &self,
-        request: &AllocateRequest,
-    ) -> impl Iterator<Item = &Arc<Lease>> {
-        let first = request.memory_key();
-        let keys = first.into_iter().flat_map(|first| {
-            (1..=MOST_SLOTS).map(move |slot| MemoryKey { slot, ..first.clone() })
-        });
-        keys.filter_map(|key| self.in_slot(&key, self.memory.get(&key)?))
-    }
-
     /// The live lease of a slot.
     fn in_slot(&self, key: &MemoryKey, known: Remembered) -> Option<&Arc<Lease>> {
         let mut leases = known.ports().filter_map(|port| self.at(port, key.protocol));
@@ -277,7 +265,7 @@ mod tests {
                     assert_eq!(first.port.get(), port, "it does not move within half a day");
                     assert!(!own.contains(&second.port.get()), "that is another's");
                     let order = if day % 2 == 0 { [&first, &second] } else { [&second, &first] };
-                    order.map(|lease| world.end(lease));
+                    order.into_iter().for_each(|lease| world.end(lease));
                 }
                 let block = AllocateRequest { count: 3, ..services[day % 3].clone() };
                 world.port(&block);

@@ -103,7 +103,12 @@ impl AllocateRequest {
                 "service_name" => word(key, &value).map(|v| request.service_name = Some(v)),
                 "instance_id" => word(key, &value).map(|v| request.instance_id = Some(v)),
                 "project_path" => word(key, &value).map(|v| request.project_path = Some(v)),
-                "package_path" => word(key, &value).map(|v| request.package_path = Some(v)),
+                "package_path" => word(key, &value)
+                    .map(|v| request.package_path = Some(v))
+                    .map_err(|error: Error| Error {
+                        message: error.message.replace("project_path", key),
+                        ..error
+                    }),
                 "port" => port(key, &value).map(|v| request.port = Some(v)),
                 "template" => word(key, &value).map(|v| request.template = Some(v)),
                 "protocol" => word(key, &value).map(|v| request.protocol = Some(v)),
@@ -259,7 +264,12 @@ impl AllocateRequest {
         let Some(package) = &self.package_path else { return Ok(()) };
         let is_inside = |project: &ProjectPath| {
             let rest = package.as_str().strip_prefix(project.as_str());
-            rest.is_some_and(|rest| rest.starts_with('/') || project.as_str() == "/")
+            let is_folder = |name: &str| !["", ".", ".."].contains(&name);
+            let rest = match project.as_str() {
+                "/" => rest,
+                _ => rest.and_then(|rest| rest.strip_prefix('/')),
+            };
+            rest.is_some_and(|rest| rest.split('/').all(is_folder))
         };
         if self.project_path.as_ref().is_some_and(is_inside) {
             return Ok(());

@@ -297,16 +297,20 @@ impl Model {
             return None;
         }
         let first = request.memory_key()?;
-        (1..=32).find_map(|slot| {
-            let key = MemoryKey { slot, ..first.clone() };
-            let known = self.memory.get(&key)?;
-            let part = parts(key.protocol)[0];
-            let mut leases = known.ports().filter_map(|port| self.lease_at(part, port));
-            let lease = leases.find(|lease| lease.memory_key().as_ref() == Some(&key))?;
+        let is_of = |lease: &&Arc<Lease>| {
+            let key = lease.memory_key().map(|key| MemoryKey { slot: 1, ..key });
+            lease.claim && key.as_ref() == Some(&first)
+        };
+        let mut claims: Vec<_> = self.leases().filter(is_of).collect();
+        claims.sort_by_key(|lease| (lease.slot, lease.lease_id));
+        claims.into_iter().find(|lease| {
             let is_used = lease.orphaned || lease.owners().next().is_some();
-            let is_its = lease.claim && lease.instance_id == request.instance_id;
+            let is_its = lease.instance_id == request.instance_id;
             let is_wanted = request.port.is_none_or(|port| port == lease.port);
-            (is_its && (request.claim || is_wanted && !is_used)).then_some(lease)
+            let of_block = |other: &&Arc<Lease>| other.block_id == lease.block_id;
+            let is_whole = lease.block_id.is_none()
+                || self.leases().filter(of_block).count() == usize::from(lease.count);
+            is_its && (request.claim || is_wanted && !is_used) && is_whole
         })
     }
 
