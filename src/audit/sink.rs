@@ -82,8 +82,10 @@ impl Sink {
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         if !self.has_journal() {
             // Whoever started the service may have closed stderr; there is no other place.
-            if let Ok(line) = serde_json::to_string(&Plain::from(event)) {
-                let _ = writeln!(std::io::stderr(), "{line}");
+            if let Ok(mut line) = serde_json::to_string(&Plain::from(event)) {
+                // By one write: a service that is killed must not leave a line that the next one goes on with.
+                line.push('\n');
+                let _ = std::io::stderr().write_all(line.as_bytes());
             }
             return Ok(());
         }

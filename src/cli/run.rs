@@ -70,7 +70,8 @@ pub(super) struct Run {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long)]
     hold: Option<Hold>,
-    /// Put the port of another service of this project, which has one, into a variable
+    /// Put the port of another service of this project, which has one, into a variable; SERVICE is its name, its type, or
+    /// TYPE:NAME
     #[arg(long, value_name = "SERVICE=NAME")]
     with: Vec<With>,
     /// The same as a URL: http://127.0.0.1:PORT
