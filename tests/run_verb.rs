@@ -253,7 +253,7 @@ fn watch_tells_what_happens_as_it_happens() {
             line
         });
         while !reader.is_finished() {
-            let port = home.ok(&["allocate", "mine", "--name", "web", "--quiet"]);
+            let port = home.ok(&["allocate", "mine", "--new", "--name", "web", "--quiet"]);
             std::thread::sleep(std::time::Duration::from_millis(600));
             home.ok(&["release", &port]);
         }
