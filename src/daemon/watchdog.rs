@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use sd_notify::NotifyState;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -39,7 +40,9 @@ async fn bus(broker: &Broker) -> bool {
     let Some(bus) = broker.owners().bus() else { return true };
     let Some(name) = bus.unique_name() else { return true };
     let peer = Some("org.freedesktop.DBus.Peer");
-    bus.call_method(Some(name.as_str()), dbus::PATH, peer, "Ping", &()).await.is_ok()
+    let answer = bus.call_method(Some(name.as_str()), dbus::PATH, peer, "Ping", &()).await;
+    // One that has been closed meanwhile, by the bus or by this service at its end, is no door any more.
+    answer.is_ok() || bus.closed().now_or_never().is_some()
 }
 
 /// Whether a request on the service's own socket is answered.
