@@ -2,14 +2,14 @@
 //! answers. It learns of the same changes and shares no code with the registry.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use styxy::{
     change::{Change, Remembers},
     error::{Error, ErrorKind},
-    lease::{InstanceId, Lease, MemoryKey, Owner, SingletonKey},
+    lease::{InstanceId, Lease, MemoryKey, Owner, ProjectPath, SingletonKey},
     port::{Port, PortRange, Protocol},
     registry::{Choice, PortSet, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
@@ -55,6 +55,8 @@ pub struct Model {
     of_key: HashMap<(ServiceTypeName, Option<SingletonKey>), usize>,
     /// How much lives by each owner: shares of leases, and instances.
     by_owner: HashMap<Owner, usize>,
+    /// Where the claims of each project are.
+    claims: BTreeSet<(ProjectPath, usize, Port)>,
     pub instances: BTreeMap<InstanceId, Owner>,
     memory: HashMap<MemoryKey, Remembered>,
     /// The same by the number of the change, the oldest first.
@@ -72,6 +74,12 @@ pub fn parts(protocol: Protocol) -> &'static [usize] {
 
 fn place(port: Port) -> usize {
     port.get().into()
+}
+
+/// Where a claim stands among those of its project.
+fn place_of_claim(lease: &Lease) -> Option<(ProjectPath, usize, Port)> {
+    let project = lease.project_path.clone().filter(|_| lease.claim)?;
+    Some((project, parts(lease.protocol)[0], lease.port))
 }
 
 fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
@@ -97,6 +105,7 @@ impl Model {
             most_remembered: 0,
             of_key: HashMap::new(),
             by_owner: HashMap::new(),
+            claims: BTreeSet::new(),
             instances: BTreeMap::new(),
             memory: HashMap::new(),
             ages: BTreeMap::new(),
@@ -218,6 +227,9 @@ impl Model {
             assert_eq!(before, None, "port {} is leased twice", lease.port);
             self.count(*part, lease.port, |used| used + 1);
         }
+        if let Some(place) = place_of_claim(lease) {
+            self.claims.insert(place);
+        }
         self.live += 1;
         self.orphans += usize::from(lease.orphaned);
         let key = (lease.service_type.clone(), lease.singleton_key.clone());
@@ -238,6 +250,9 @@ impl Model {
         }
         let lease = was.filter(|was| was.lease_id == lease.lease_id);
         let lease = lease.expect("a lease changes or ends while it is live");
+        if let Some(place) = place_of_claim(&lease) {
+            self.claims.remove(&place);
+        }
         self.live -= 1;
         self.orphans -= usize::from(lease.orphaned);
         less(&mut self.of_key, &(lease.service_type.clone(), lease.singleton_key.clone()));
@@ -301,17 +316,25 @@ impl Model {
             let key = lease.memory_key().map(|key| MemoryKey { slot: 1, ..key });
             lease.claim && key.as_ref() == Some(&first)
         };
-        let mut claims: Vec<_> = self.leases().filter(is_of).collect();
+        let of_project: Vec<_> = self.claims_of(&first.project_path).collect();
+        let mut claims: Vec<_> = of_project.iter().copied().filter(is_of).collect();
         claims.sort_by_key(|lease| (lease.slot, lease.lease_id));
         claims.into_iter().find(|lease| {
             let is_used = lease.orphaned || lease.owners().next().is_some();
             let is_its = lease.instance_id == request.instance_id;
             let is_wanted = request.port.is_none_or(|port| port == lease.port);
-            let of_block = |other: &&Arc<Lease>| other.block_id == lease.block_id;
+            let of_block = |other: &&&Arc<Lease>| other.block_id == lease.block_id;
             let is_whole = lease.block_id.is_none()
-                || self.leases().filter(of_block).count() == usize::from(lease.count);
+                || of_project.iter().filter(of_block).count() == usize::from(lease.count);
             is_its && (request.claim || is_wanted && !is_used) && is_whole
         })
+    }
+
+    /// The live claims of a project.
+    fn claims_of(&self, project: &ProjectPath) -> impl Iterator<Item = &Arc<Lease>> {
+        let from = (project.clone(), 0, Port::MIN);
+        let claims = self.claims.range(from..).take_while(|(of, ..)| *of == *project);
+        claims.filter_map(|(_, part, port)| self.lease_at(*part, *port))
     }
 
     /// What is remembered for the first slot of a service that is free.
