@@ -81,6 +81,34 @@ async fn whatever_changes_is_told_by_a_signal() {
 }
 
 #[tokio::test]
+async fn a_service_of_a_project_is_looked_up() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let service = started(command);
+    let client = bus.connect().await;
+    let ask = |name: &'static str| {
+        HashMap::from([("project_path", Variant::from("/shop")), ("service_name", name.into())])
+    };
+    let lease = call(&client, "Allocate", &("mine", ask("web"))).await;
+    let body = lease.body();
+    let (port, id, _): (u16, &str, HashMap<&str, Variant<'_>>) = body.deserialize().unwrap();
+    let found = call(&client, "Lookup", &ask("web")).await;
+    let body = found.body();
+    let found: HashMap<&str, Variant<'_>> = body.deserialize().unwrap();
+    assert_eq!(found["lease_id"], Variant::from(id));
+    assert_eq!(
+        (&found["port"], &found["state"]),
+        (&Variant::U16(port), &Variant::from("reserved"))
+    );
+    let refusal = client.call_method(Some(NAME), PATH, Some(NAME), "Lookup", &ask("api")).await;
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(refusal.contains("NoSuchLease"), "{refusal}");
+    end(service, Signal::SIGTERM);
+}
+
+#[tokio::test]
 async fn a_burst_of_grants_changes_the_properties_once_a_second_at_most() {
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();

@@ -20,6 +20,37 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What a verb that is refused says.
+fn refused(home: &Home, arguments: &[&str]) -> String {
+    let output = home.run(arguments);
+    assert!(!output.status.success(), "{output:?}");
+    said(&output)
+}
+
+#[test]
+fn a_lease_is_released_and_renewed_by_the_name_of_its_service() {
+    let home = Home::with_type();
+    let lease = home.allocated(&["--name", "web", "--ttl", "600"]);
+    home.allocated(&["--name", "cafe", "--ttl", "600"]);
+    home.ok(&["allocate", "mine", "--name", "web", "--project", "/b"]);
+    let renewed: Json = serde_json::from_str(&home.ok(&["renew", "web", "--json"])).unwrap();
+    assert_eq!(renewed["lease_id"], lease["lease_id"]);
+    home.ok(&["release", "web"]);
+    // It could be the beginning of an id.
+    home.ok(&["release", "cafe"]);
+    assert_eq!(home.leases().len(), 1);
+    assert!(refused(&home, &["release", "web"]).contains("no service of this project"));
+    home.ok(&["release", "web", "--project", "/b"]);
+    home.allocated(&["--name", "web", "--new"]);
+    home.allocated(&["--name", "web", "--new"]);
+    let words = refused(&home, &["release", "web"]);
+    assert!(words.contains("2 leases are called web"), "{words}");
+    // A block is one thing.
+    home.ok(&["allocate", "mine", "--name", "all", "--count", "3"]);
+    home.ok(&["release", "all", "--yes"]);
+    assert_eq!(home.leases().len(), 2);
+}
+
 impl Home {
     fn leases(&self) -> Vec<Json> {
         serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
@@ -361,7 +392,7 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     assert_eq!(out(&find(&web, &["--package", &admin])), ports[1]);
     let top = home.path("").display().to_string();
     let either = find(&top, &[]);
-    assert_eq!(either.status.code(), Some(1));
+    assert_eq!(either.status.code(), Some(2));
     assert!(said(&either).contains("--package"), "{either:?}");
     assert!(home.ok(&["list"]).contains("~/apps/admin"), "{}", home.ok(&["list"]));
     let listed = out(&home.at(&top, &["list", "--package", &web, "--json"]));

@@ -58,13 +58,13 @@ fn the_server_says_who_it_is_and_what_a_model_must_know() {
 }
 
 #[test]
-fn there_are_six_tools_with_schemas_that_explain_themselves() {
+fn there_are_seven_tools_with_schemas_that_explain_themselves() {
     let home = Home::with_type();
     let mut session = Session::new(&home);
     let listed = session.request("tools/list", &json!({}));
     let tools = listed["result"]["tools"].as_array().unwrap();
     let names: Vec<_> = tools.iter().map(|tool| text(tool, "name")).collect();
-    assert_eq!(names, ["allocate", "release", "list", "check", "suggest", "audit"]);
+    assert_eq!(names, ["allocate", "release", "list", "port", "check", "suggest", "audit"]);
     for tool in tools {
         let name = text(tool, "name");
         assert!(text(tool, "description").len() > 40, "{name}");
@@ -90,6 +90,7 @@ fn what_a_tool_does_to_leases_is_told_by_its_annotations() {
         ("allocate", false, false),
         ("release", false, true),
         ("list", true, false),
+        ("port", true, false),
         ("check", true, false),
         ("suggest", true, false),
         ("audit", true, false),
@@ -197,6 +198,23 @@ fn check_answers_as_the_verb_also_about_who_listens() {
     }
     let busy = session.ok("check", &json!({"port": home.port(5)}));
     assert_eq!(busy["listeners"][0]["pid"], std::process::id());
+}
+
+#[test]
+fn port_answers_the_lease_of_a_service_and_says_what_has_none() {
+    let home = Home::with_type();
+    let mut session = Session::new(&home);
+    home.ok(&["allocate", "mine"]);
+    home.ok(&["allocate", "mine", "--name", "web"]);
+    for (arguments, words) in [
+        (json!({"service_type": "mine"}), vec!["mine"]),
+        (json!({"service_type": "mine", "service_name": "web"}), vec!["mine", "--name", "web"]),
+    ] {
+        let answer = session.ok("port", &arguments);
+        assert_eq!(answer, verb(&home, &[&["port"], words.as_slice()].concat()), "{arguments}");
+    }
+    let words = session.refused("port", &json!({"service_type": "mine", "project_path": "/b"}));
+    assert!(words.contains("no mine of /b has a port now"), "{words}");
 }
 
 #[test]
@@ -320,7 +338,7 @@ fn release_does_not_guess() {
         (json!({"protocol": "tcp"}), "give its lease_id or its port"),
         (json!({"port": port, "lease_id": leases[0]["lease_id"]}), "one lease is to be named"),
         (json!({"port": home.port(5)}), "there is no lease of"),
-        (json!({"lease_id": "all"}), "neither a lease nor a port"),
+        (json!({"lease_id": "all"}), "no service of this project has that name"),
         (json!({"lease_id": "00000000-0000-4000-8000-000000000000"}), "there is no live lease 0"),
     ] {
         let words = session.refused("release", &arguments);

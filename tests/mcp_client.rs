@@ -21,7 +21,7 @@ const CLIENTS: [(&str, &str); 3] = [
 
 /// What each of them shows, and how the script calls it.
 const TESTS: [(&str, &str); 5] = [
-    ("finds_six_tools_and_what_they_are_for", "finds"),
+    ("finds_seven_tools_and_what_they_are_for", "finds"),
     ("finds_every_answer_to_be_as_the_schema_of_its_tool_says", "validates"),
     ("is_told_of_refusals_by_answers_and_of_wrong_arguments_by_errors", "refuses"),
     ("gets_ports_of_their_own_for_calls_at_once", "at_once"),

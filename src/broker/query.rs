@@ -1,6 +1,6 @@
 //! What can be asked without changing anything.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Broker, Inner, State, backlog,
@@ -17,7 +17,7 @@ use crate::{
     lease::{Instance, Lease, Owner},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
-    request::{AllocateRequest, Listing},
+    request::{AllocateRequest, Listing, LookupRequest},
     service_type::{Created, ServiceType},
     value::Fields,
 };
@@ -33,21 +33,17 @@ impl Broker {
         if leases.is_empty() {
             return Ok(Vec::new());
         }
-        let listened = Listened::default();
-        let mut comms = HashMap::new();
-        let fields = leases.iter().map(|lease| {
-            // Of a claim, whoever uses it says more than that it was asked for.
-            let owner = lease.owners().next().unwrap_or(&lease.owner);
-            let mut fields = Lease { owner: owner.clone(), ..(**lease).clone() }.fields();
-            if let (Owner::Process { pid, .. }, false) = (owner, lease.orphaned) {
-                let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
-                fields.put_some("comm", comm.as_deref());
-            }
-            let listening = listened.known().map(|listened| listened.contains(lease));
-            fields.put("state", state(lease, listening));
-            fields
-        });
-        Ok(fields.collect())
+        Ok(listed(&leases))
+    }
+
+    /// The lease of a service, as it is listed.
+    pub fn look_up(&self, wanted: &LookupRequest) -> Result<Fields, Error> {
+        let lease = {
+            let mut inner = self.lock();
+            self.usable(&mut inner)?;
+            inner.registry.look_up(wanted)?
+        };
+        Ok(listed(&[lease]).remove(0))
     }
 
     /// Whether a port could be had now, and why not.
@@ -250,6 +246,25 @@ impl Broker {
     pub fn idle_exit(&self) -> std::time::Duration {
         self.lock().config.idle_exit
     }
+}
+
+/// Leases, each with what can be seen of it at this moment.
+fn listed(leases: &[Arc<Lease>]) -> Vec<Fields> {
+    let listened = Listened::default();
+    let mut comms = HashMap::new();
+    let fields = leases.iter().map(|lease| {
+        // Of a claim, whoever uses it says more than that it was asked for.
+        let owner = lease.owners().next().unwrap_or(&lease.owner);
+        let mut fields = Lease { owner: owner.clone(), ..(**lease).clone() }.fields();
+        if let (Owner::Process { pid, .. }, false) = (owner, lease.orphaned) {
+            let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
+            fields.put_some("comm", comm.as_deref());
+        }
+        let listening = listened.known().map(|listened| listened.contains(lease));
+        fields.put("state", state(lease, listening));
+        fields
+    });
+    fields.collect()
 }
 
 /// The word for how far a lease has come; `None` where it cannot be found out whether something listens.

@@ -1,12 +1,12 @@
-//! Leases as people name them: by a port, an id, or the beginning of an id.
+//! Leases as people name them: by a port, an id, the beginning of an id, or what they are for.
 
 use serde_json::{Value as Json, json};
 
-use super::{Stop, ask, refused, text, usage};
+use super::{Stop, ask, counted, project::Project, refused, text, usage};
 use crate::{
     client::Call,
     error::Error,
-    lease::LeaseId,
+    lease::{LeaseId, ServiceName},
     port::{Port, Protocol},
     value::Fields,
     word::shortened,
@@ -30,10 +30,9 @@ fn digits(id: &str) -> Result<String, Error> {
         return Ok(digits);
     }
     let remedy = format!(
-        "give at least {LEAST} digits of a lease's id, as `styxy list` shows it, or a port"
+        "give at least {LEAST} digits of a lease's id, as `styxy list` shows it, its port, or its name"
     );
-    Err(Error::invalid(format!("{:?} is neither a lease nor a port", shortened(id)))
-        .suggest(remedy))
+    Err(Error::invalid(format!("{:?} is no lease", shortened(id))).suggest(remedy))
 }
 
 /// How many characters of these leases' ids tell them apart.
@@ -52,11 +51,11 @@ pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
     id.get(..shown).unwrap_or(id)
 }
 
-/// The leases that a word means and that match the filter: all of a port, or one by its id. There is one at least.
+/// The leases that a word means and that match the filter: all of a port, or one by its id or its name. There is one at least.
 pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
     // As lists show it.
     let (number, protocol) = which.split_once('/').map_or((which, None), |(n, p)| (n, Some(p)));
-    let Some(port) = port(number) else { return one_of(which, filter).map(|lease| vec![lease]) };
+    let Some(port) = port(number) else { return by_word(which, filter) };
     filter.put("port", port.get());
     if let Some(protocol) = protocol {
         let protocol: Protocol = protocol.parse().map_err(|e| usage(&e))?;
@@ -80,8 +79,41 @@ pub(super) fn id_of(which: &str) -> Result<LeaseId, Stop> {
     }
 }
 
-fn one_of(which: &str, mut filter: Fields) -> Result<Json, Stop> {
-    let beginning = digits(which).map_err(|e| usage(&e))?;
+fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
+    let is_name = which.parse::<ServiceName>().is_ok();
+    match (digits(which), is_name) {
+        (Ok(digits), _) => match by_id(which, &digits, filter.clone()) {
+            Ok(lease) => Ok(vec![lease]),
+            // `cafe` may be either.
+            Err(none) if is_name => by_name(which, filter)?.ok_or(none),
+            Err(none) => Err(none),
+        },
+        (Err(_), true) => by_name(which, filter)?
+            .ok_or_else(|| none(&format!("{which}, and no service of this project has that name"))),
+        (Err(error), false) => Err(usage(&error)),
+    }
+}
+
+/// The lease of the project's service that is called so, or the leases of its block.
+fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
+    if filter.get("project_path").is_none() {
+        let Ok(project) = Project::current() else { return Ok(None) };
+        filter.put("project_path", project.path().as_str());
+    }
+    filter.put("service_name", name);
+    let leases = found(filter)?;
+    let Some(first) = leases.first() else { return Ok(None) };
+    let is_of_it = |lease: &Json| {
+        lease == first || !lease["block_id"].is_null() && lease["block_id"] == first["block_id"]
+    };
+    if leases.iter().all(is_of_it) {
+        return Ok(Some(leases));
+    }
+    let (count, several) = (counted(leases.len() as u64, "lease"), several_of(&leases));
+    Err(refused(format!("{count} are called {name}: {several}; name one by its id or its port")))
+}
+
+fn by_id(which: &str, beginning: &str, mut filter: Fields) -> Result<Json, Stop> {
     let whole = which.parse::<LeaseId>().ok().map(|id| id.to_string());
     let is_filtered = !filter.0.is_empty();
     filter.put_some("lease_id", whole.clone());
@@ -93,7 +125,7 @@ fn one_of(which: &str, mut filter: Fields) -> Result<Json, Stop> {
         // The service knows whether it is the name of one who shares a lease.
         return Ok(json!({"lease_id": id}));
     }
-    let is_meant = |id: &str| digits(id).is_ok_and(|digits| digits.starts_with(&beginning));
+    let is_meant = |id: &str| digits(id).is_ok_and(|digits| digits.starts_with(beginning));
     leases.retain(|lease| is_meant(text(lease, "lease_id")));
     match leases.len() {
         0 => Err(none(which)),

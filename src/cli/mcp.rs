@@ -119,10 +119,11 @@ const fn entry<T: Tool>() -> Entry {
     }
 }
 
-const TOOLS: [Entry; 6] = [
+const TOOLS: [Entry; 7] = [
     entry::<tools::Allocate>(),
     entry::<tools::Release>(),
     entry::<tools::List>(),
+    entry::<tools::Find>(),
     entry::<tools::Check>(),
     entry::<tools::Suggest>(),
     entry::<tools::Audit>(),

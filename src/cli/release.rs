@@ -21,8 +21,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Release {
-    /// Ports, or leases: their ids, or the first digits of their ids (at least 4), as `styxy list` shows them
-    #[arg(value_name = "LEASE_ID|PORT")]
+    /// Ports, names of services of this project, or ids of leases or their first digits (at least 4), as `styxy list` shows them
+    #[arg(value_name = "PORT|NAME|LEASE_ID")]
     which: Vec<String>,
     /// All leases of this project; without a path, the current one
     #[allow(

@@ -6,8 +6,8 @@ use crate::{client::Call, request::LONGEST_TTL};
 /// Restart a lease's time limit
 #[derive(Debug, Args)]
 pub(super) struct Renew {
-    /// The lease: its port or its id, or the first digits of its id (at least 4), as `styxy list` shows them
-    #[arg(value_name = "LEASE_ID|PORT")]
+    /// The lease: its port, its name in this project, or its id or the first digits of it (at least 4), as `styxy list` shows them
+    #[arg(value_name = "PORT|NAME|LEASE_ID")]
     lease_id: String,
     /// The new time limit in seconds [default: the one that it has]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]

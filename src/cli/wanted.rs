@@ -91,13 +91,13 @@ impl Wanted {
 
 /// The name of the unit that this command is a part of, if nothing else tells its service from those of others: a unit has the
 /// root or the home as its folder, unless it says `WorkingDirectory=` (systemd.exec(5)).
-fn unit_of(project: &Project) -> Option<String> {
+pub(super) fn unit_of(project: &Project) -> Option<String> {
     let is_nowhere = project.folder() == Path::new("/") || is_home(project.folder());
     unit_name().filter(|_| is_nowhere && !io::stdin().is_terminal())
 }
 
 /// The name of the unit that this command is a part of.
-pub(super) fn unit_name() -> Option<String> {
+fn unit_name() -> Option<String> {
     unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
 }
 

@@ -9,7 +9,7 @@ use crate::{lease::LeaseId, port::Port};
 /// The answer to this call, if every port in it is a port and every lease has an id.
 pub(super) fn checked(call: &Call, answer: Json) -> Result<Json, Failure> {
     match call {
-        Call::Allocate { .. } => granted(answer),
+        Call::Allocate { .. } | Call::Lookup { .. } => granted(answer),
         _ => sound(answer),
     }
 }

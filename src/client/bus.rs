@@ -114,6 +114,7 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
         }
         Call::Forget { filter } => send(bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
         Call::List { filter } => send(bus, "List", &(dbus::Dict(filter.clone()),)).await?,
+        Call::Lookup { service } => send(bus, "Lookup", &(dbus::Dict(service.clone()),)).await?,
         Call::Check { port, protocol } => {
             send(bus, "Check", &(port.get(), protocol.as_str())).await?
         }
@@ -175,7 +176,11 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
         Call::ReleaseMatching { .. } | Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))
         }
-        Call::Check { .. } | Call::Renew { .. } | Call::Status | Call::TakeConfiguration { .. } => {
+        Call::Lookup { .. }
+        | Call::Check { .. }
+        | Call::Renew { .. }
+        | Call::Status
+        | Call::TakeConfiguration { .. } => {
             body.deserialize::<Dict<'_>>().map(|result| object(&result))
         }
     };

@@ -135,6 +135,9 @@ fn request(call: &Call) -> Request<Body> {
         Call::List { filter } => {
             (Method::GET, format!("/allocations{}", query(filter)), Body::empty())
         }
+        Call::Lookup { service } => {
+            (Method::GET, format!("/lookup{}", query(service)), Body::empty())
+        }
         Call::Check { port, protocol } => {
             (Method::GET, format!("/check/{port}?protocol={protocol}"), Body::empty())
         }

@@ -81,6 +81,11 @@ pub enum Call {
         /// Which of them.
         filter: Fields,
     },
+    /// The lease that a service of a project has.
+    Lookup {
+        /// The service.
+        service: Fields,
+    },
     /// The registered instances.
     Instances,
     /// Release leases without an owner and without a listener.
@@ -153,6 +158,7 @@ impl Call {
             Self::Allocate { .. }
             | Self::Renew { .. }
             | Self::List { .. }
+            | Self::Lookup { .. }
             | Self::Instances
             | Self::Suggest { .. }
             | Self::Types
@@ -192,7 +198,7 @@ pub enum Failure {
 
 impl Failure {
     /// Whether the service refused for this reason.
-    fn is(&self, wanted: ErrorKind) -> bool {
+    pub fn is(&self, wanted: ErrorKind) -> bool {
         matches!(self, Self::Refused { kind: Some(kind), .. } if *kind == wanted)
     }
 }

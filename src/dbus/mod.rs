@@ -44,7 +44,7 @@ use crate::{
     kernel::{memory, probe},
     lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing},
+    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest},
     value::Value,
 };
 
@@ -219,6 +219,12 @@ impl Styxy {
     fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.activity().busy();
         bounded(self.broker.list(&Listing::parse(values(&filter)?)?)?)
+    }
+
+    #[zbus(out_args("lease"))]
+    fn lookup(&self, service: Options<'_>) -> Result<Dict, Error> {
+        let _busy = self.broker.activity().busy();
+        self.broker.look_up(&LookupRequest::parse(values(&service)?)?).map(Dict)
     }
 
     #[zbus(out_args("result"))]

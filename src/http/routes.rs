@@ -27,7 +27,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, once},
+    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, once},
     value::{Fields, Value},
     word::shortened,
 };
@@ -55,6 +55,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/allocate/{lock_id}", bare(delete(release)))
         .route("/allocate/{lock_id}/renew", of_body(put(renew)))
         .route("/allocations", of_query(get(list).delete(release_matching)))
+        .route("/lookup", of_query(get(look_up)))
         .route("/cleanup", of_body(post(clean_up)))
         .route("/memory", of_query(delete(forget)))
         .route("/instances", bare(get(instances)))
@@ -260,6 +261,10 @@ async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answ
 async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
     let leases = broker.list(&Listing::parse(read_query(filter?)?)?)?;
     Ok(Json(json!({"success": true, "allocations": leases})).into_response())
+}
+
+async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answer {
+    Ok(Success(broker.look_up(&LookupRequest::parse(read_query(service?)?)?)?))
 }
 
 fn read_filter(query: Query<Vec<(String, String)>>) -> Result<Filter, Error> {

@@ -8,6 +8,7 @@
 //! - [`effects`]: what follows from a change
 //! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
+//! - `lookup`: which lease a service of a project has
 //! - [`merge`]: two registries of one user become one
 //! - [`obligations`]: what the service has to do for a lease
 //! - [`appearing`]: types that appear by themselves, and [`placement`]: where their ranges go
@@ -23,6 +24,7 @@ pub mod ending;
 mod fairness;
 pub mod granting;
 pub mod holding;
+mod lookup;
 mod memory;
 pub mod merge;
 pub mod obligations;

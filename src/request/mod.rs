@@ -4,6 +4,7 @@
 //! - `ending`: which leases a client ends, and why
 //! - `filter`: which leases are meant
 //! - `listing`: which of them are listed, and how many at once
+//! - `lookup`: which service of a project is looked for
 //! - `owner`: who is to own a lease, and instances
 //! - this file: how options are read
 
@@ -11,12 +12,14 @@ mod allocate;
 mod ending;
 mod filter;
 mod listing;
+mod lookup;
 mod owner;
 
 pub use allocate::AllocateRequest;
 pub use ending::Ending;
 pub use filter::Filter;
 pub use listing::Listing;
+pub use lookup::LookupRequest;
 pub use owner::{InstanceRequest, OwnerRequest};
 
 use std::collections::HashSet;

@@ -50,7 +50,7 @@ const tests = {
   async finds() {
     assert.equal(client.getServerVersion().name, 'styxy');
     assert.match(client.getInstructions(), /call allocate/);
-    const names = ['allocate', 'release', 'list', 'check', 'suggest', 'audit'];
+    const names = ['allocate', 'release', 'list', 'port', 'check', 'suggest', 'audit'];
     assert.deepEqual(tools.map((tool) => tool.name), names);
     assert.deepEqual(tools.filter((tool) => tool.annotations.readOnlyHint).length, 4);
   },

@@ -115,6 +115,7 @@ fn refusals_say_what_and_why_and_what_to_do() {
         .say("allocate mine --port PORT0 --strict")
         .say("allocate mine --new --count 3")
         .say("release")
+        .say("release no:thing")
         .say("release nothing")
         .say("release PORT6")
         .say("release --instance nobody")

@@ -79,7 +79,7 @@ pub(super) struct Leases {
 }
 
 #[derive(JsonSchema)]
-struct Listed {
+pub(super) struct Listed {
     #[serde(flatten)]
     lease: Lease,
     /// The name of the owner's command

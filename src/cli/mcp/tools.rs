@@ -12,6 +12,7 @@ use super::{
         audit::{self, query::Query},
         check, counted, lease,
         owner::{Owner, put_own_process},
+        port::Service,
         project::Project,
         refused, release, suggest, text, usage, wanted,
     },
@@ -201,6 +202,34 @@ impl Tool for List {
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance_id);
         Ok(json!({"leases": ask(&Call::List { filter })?}))
+    }
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Find {
+    /// The class of service
+    service_type: String,
+    /// What it is called; without it, the service that has no name comes first
+    service_name: Option<String>,
+    /// Absolute path. Default: the project that this server was started in
+    project_path: Option<String>,
+}
+
+impl Tool for Find {
+    const NAME: &'static str = "port";
+    const DESCRIPTION: &'static str = "Tell the port that another service of the project has now, to connect to it. \
+        Never guess it.";
+    type Answer = answers::Listed;
+
+    fn answer(self) -> Result<Json, Stop> {
+        let service = Service {
+            class: Some(self.service_type),
+            name: self.service_name,
+            project: project(self.project_path)?,
+            strict: false,
+        };
+        service.lease()
     }
 }
 

@@ -1,0 +1,85 @@
+use super::{Problems, flag, unknown, word};
+use crate::{
+    error::Error,
+    lease::{ProjectPath, ServiceName},
+    service_type::ServiceTypeName,
+    value::Value,
+};
+
+/// Which service of a project is looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupRequest {
+    /// The checkout.
+    pub project_path: ProjectPath,
+    /// The package in it whose services come first; without one, those of the project itself.
+    pub package_path: Option<ProjectPath>,
+    /// Whether services of other packages do not count.
+    pub strict: bool,
+    /// The class of service; of any class without it.
+    pub service_type: Option<ServiceTypeName>,
+    /// The service's name; without one, a service that has no name comes first.
+    pub service_name: Option<ServiceName>,
+}
+
+impl LookupRequest {
+    const KEYS: [&str; 5] =
+        ["project_path", "package_path", "strict", "service_type", "service_name"];
+
+    /// Reads what came through a door; the error names every wrong key.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`](crate::error::ErrorKind::InvalidArgument).
+    pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
+        let mut problems = Problems::default();
+        let (mut project_path, mut package_path, mut strict) = (None, None, false);
+        let (mut service_type, mut service_name) = (None, None);
+        for (key, value) in keys {
+            let key = key.as_ref();
+            problems.note(match key {
+                "project_path" => word(key, &value).map(|v| project_path = Some(v)),
+                "package_path" => word(key, &value).map(|v| package_path = Some(v)),
+                "strict" => flag(key, &value).map(|v| strict = v),
+                "service_type" => word(key, &value).map(|v| service_type = Some(v)),
+                "service_name" => word(key, &value).map(|v| service_name = Some(v)),
+                _ => Err(unknown("option", key, &Self::KEYS)),
+            });
+        }
+        if service_type.is_none() && service_name.is_none() {
+            problems.note::<()>(Err(Error::invalid(
+                "service_type or service_name is missing: which service is meant?",
+            )));
+        }
+        let missing =
+            || Error::invalid("project_path is missing: a service is looked for in its project");
+        let Some(project_path) = problems.note(project_path.ok_or_else(missing)) else {
+            return Err(Error::invalid(problems.0.join("; also: ")));
+        };
+        problems.or(Self { project_path, package_path, strict, service_type, service_name })
+    }
+
+    /// What is looked for, in words: `dev web`.
+    pub fn words(&self) -> String {
+        let class = self.service_type.as_ref().map(ServiceTypeName::as_str);
+        let name = self.service_name.as_ref().map(ServiceName::as_str);
+        [class, name].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lookup_wants_a_project_and_says_all_that_is_wrong() {
+        let parse = |keys: &[(&str, Value)]| LookupRequest::parse(keys.iter().cloned());
+        let project = ("project_path", Value::from("/shop"));
+        let known = parse(&[project.clone(), ("service_type", "dev".into())]).unwrap();
+        assert_eq!(known.words(), "dev");
+        let error = parse(&[("strict", 1u16.into()), ("sevice_name", "web".into())]).unwrap_err();
+        for part in ["project_path", "strict must be", "service_name\"?", "which service"] {
+            assert!(error.to_string().contains(part), "{part}: {error}");
+        }
+        assert!(parse(&[project]).is_err());
+    }
+}
