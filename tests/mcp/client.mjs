@@ -52,7 +52,7 @@ const tests = {
     assert.match(client.getInstructions(), /call allocate/);
     const names = ['allocate', 'release', 'list', 'port', 'check', 'suggest', 'audit'];
     assert.deepEqual(tools.map((tool) => tool.name), names);
-    assert.deepEqual(tools.filter((tool) => tool.annotations.readOnlyHint).length, 4);
+    assert.deepEqual(tools.filter((tool) => tool.annotations.readOnlyHint).length, 5);
   },
 
   async validates() {
