@@ -193,11 +193,12 @@ fn references() {
 }
 
 /// The parts of the page on the configuration, and the definitions of the schema that they explain.
-const PARTS: [(&str, &[&str]); 4] = [
+const PARTS: [(&str, &[&str]); 5] = [
     (".SH FIELDS", &[""]),
     (".SS limits", &["LimitsLayer"]),
     (".SS auto_allocation", &["AutoLayer", "RuleLayer"]),
     (".SS service_types", &["TypeLayer"]),
+    (".SS programs", &["Program"]),
 ];
 
 fn properties<'a>(schema: &'a Json, definition: &str) -> &'a serde_json::Map<String, Json> {

@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     net::TcpListener,
     process::{Child, Command, Output, Stdio},
@@ -265,4 +266,37 @@ fn watch_tells_what_happens_as_it_happens() {
     watch.kill().unwrap();
     watch.wait().unwrap();
     events.read_to_string(&mut String::new()).unwrap();
+}
+
+/// Binds its port without `SO_REUSEADDR`, and says whether it could.
+const LEGACY: &str = "import os, socket
+try:
+    socket.socket().bind(('', int(os.environ['PORT'])))
+    print('bound')
+except OSError as error:
+    print(error.strerror)
+";
+
+#[test]
+fn a_program_of_the_configuration_that_binds_without_reusing_gets_its_port_without_a_guard() {
+    let home = Home::with_type();
+    let types = format!("[{}, {}]", home.port(0), home.port(9));
+    home.configure(&format!(
+        r#"{{"service_types": {{"mine": {{"port_range": {types}}}}},
+            "programs": {{"Legacy": {{"commands": ["legacy.py"], "hold": "none"}}}}}}"#
+    ));
+    let program = home.path("legacy.py");
+    fs::write(&program, LEGACY).unwrap();
+    let command = ["--", "python3", program.to_str().unwrap()];
+    let run = |options: &[&str]| home.run(&[&["run", "mine"], options, &command].concat());
+    let helped = run(&[]);
+    assert_eq!(out(&helped), "bound");
+    let why = "Legacy binds without SO_REUSEADDR, so its port has no guard (not with --plain)";
+    assert!(said(&helped).contains(why), "{helped:?}");
+    // What the user says counts more.
+    for option in [["--hold", "guard"].as_slice(), &["--plain"]] {
+        let left = run(option);
+        assert_eq!(out(&left), "Address already in use", "{option:?}");
+        assert!(!said(&left).contains("Legacy"), "{left:?}");
+    }
 }

@@ -80,7 +80,7 @@ pub(super) struct Run {
     /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
     grace: u64,
-    /// Start the command as it is given, even if it is known not to read PORT
+    /// Start the command as it is given, even if it is known not to read PORT, or not to share it with a guard
     #[arg(long)]
     plain: bool,
     #[command(flatten)]
@@ -185,10 +185,13 @@ impl Run {
             Ok((variable.clone(), value))
         });
         let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
+        let mut help = self.help();
+        let without_guard = help.as_ref().is_some_and(|help| help.has_no_guard);
+        let hold = self.hold.or(without_guard.then_some(Hold::None));
         for (index, leased) in leases.into_iter().enumerate() {
             let mut options = wanted.clone();
             options.put_some("count", leased.count.map(u32::from));
-            options.put_some("hold", self.hold.map(Hold::as_str));
+            options.put_some("hold", hold.map(Hold::as_str));
             put_own_process(&mut options);
             options.put("use_claim", true);
             if index > 0 {
@@ -212,9 +215,12 @@ impl Run {
             variables
                 .extend(leased.others.iter().map(|v| (v.name.clone(), answer["port"].to_string())));
         }
-        let help = self.help(&variables);
-        if let Some(help) = help.as_ref().filter(|_| !self.telling.quiet && !self.telling.json) {
-            say(&help.sentence());
+        if let (Some(help), Some((_, port))) = (&mut help, variables.first()) {
+            help.fill(port);
+        }
+        let sentence = help.as_ref().and_then(Help::sentence);
+        if let Some(sentence) = sentence.filter(|_| !self.telling.quiet && !self.telling.json) {
+            say(&sentence);
         }
         let command =
             help.as_ref().map_or_else(|| self.command.clone(), |h| h.apply(&self.command));
@@ -252,12 +258,20 @@ impl Run {
         Ok(answer)
     }
 
-    /// What the command needs to listen on its own port, if it has one and does not read `PORT`.
-    fn help(&self, variables: &[(String, String)]) -> Option<Help> {
-        let is_one = self.service_type.is_some() && self.count.is_none_or(|count| count == 1);
-        let (_, port) = variables.first().filter(|_| is_one && !self.plain)?;
+    /// What the command needs to listen on its own port, if it has one.
+    fn help(&self) -> Option<Help> {
+        if self.plain {
+            return None;
+        }
         let folder = env::current_dir().ok()?;
-        programs::help(&self.command, port, &folder, |name| env::var_os(name).is_some())
+        let is_set = |name: &str| env::var_os(name).is_some();
+        let mut help = programs::help(&self.command, &programs::known(), &folder, is_set)?;
+        if self.service_type.is_none() || self.count.is_some_and(|count| count > 1) {
+            help.add_nothing();
+        }
+        // What is said on the command line counts more.
+        help.has_no_guard &= self.hold.is_none();
+        Some(help)
     }
 
     /// What is to be leased, the command's own port first.

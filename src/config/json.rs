@@ -55,6 +55,11 @@ impl Source<'_> {
         });
     }
 
+    /// Notes a problem of a value.
+    pub(super) fn note_at(&mut self, node: Node<'_>, message: impl Into<String>) {
+        self.note(node.value.range(), node.field, message);
+    }
+
     /// Notes a problem of a field that was read before.
     pub(super) fn note_field(&mut self, field: &str, message: impl Into<String>) {
         let range = self.places.get(field).copied().unwrap_or(Range::new(0, 0));

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::Program;
 use crate::{
     auto_allocation::{Pattern, Placement},
     port::{Port, PortRange, Protocol},
@@ -56,6 +57,13 @@ pub struct Layer {
         extend("propertyNames" = {"pattern": "^[A-Za-z0-9-]{1,50}$"})
     ))]
     pub service_types: BTreeMap<ServiceTypeName, Option<TypeLayer>>,
+    /// Programs that `styxy run` helps to listen on their port, by their names for people; null removes one.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(test, schemars(
+        default,
+        extend("propertyNames" = {"minLength": 1, "maxLength": 100})
+    ))]
+    pub programs: BTreeMap<String, Option<Program>>,
 }
 
 #[allow(clippy::ref_option)] // serde calls it so

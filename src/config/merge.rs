@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Durati
 use super::{
     Config,
     layer::{AutoLayer, Layer, TypeLayer},
+    program,
 };
 use crate::{
     auto_allocation::AutoAllocation,
@@ -45,6 +46,8 @@ impl Config {
             *before.get_or_insert_default() = offset;
         });
         misfits.extend(slips.into_iter().map(within("instance_templates")));
+        let slips = program::put(&mut self.programs, layer.programs);
+        misfits.extend(slips.into_iter().map(within("programs")));
         put_auto(&mut self.auto, layer.auto_allocation.unwrap_or_default(), &mut misfits);
         put_types(&mut self.types.0, layer.service_types, &self.excluded, &mut misfits);
         misfits
@@ -58,7 +61,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
 }
 
 /// Puts each edit over what has its name; none removes it. Gives the removals that look like slips.
-fn edit<K: Ord + Display, V, E>(
+pub(super) fn edit<K: Ord + Display, V, E>(
     map: &mut BTreeMap<K, V>,
     edits: BTreeMap<K, Option<E>>,
     put: impl Fn(&mut Option<V>, E),

@@ -7,6 +7,7 @@
 //!
 //! - `layer`: what a layer can say
 //! - `syntax`, `json` and `read`: a file, field by field, with places for the problems
+//! - `program`: the programs that `styxy run` helps, which commands read by themselves
 //! - `merge`: putting a layer over those below
 //! - [`files`]: which files there are, and the last good ones
 //! - [`drop_in`]: the file that the service writes
@@ -18,6 +19,7 @@ pub mod files;
 mod json;
 pub mod layer;
 mod merge;
+mod program;
 mod read;
 pub mod seen;
 mod show;
@@ -33,6 +35,7 @@ use std::{
 
 pub use drop_in::DropIn;
 pub use files::{Files, Text};
+pub use program::{PROGRAMS, Program, Programs, programs};
 pub use seen::Seen;
 pub use show::show;
 pub use shown::Showing;
@@ -83,6 +86,8 @@ pub struct Config {
     pub unused: u64,
     /// How long without a lease and without a client until the service ends; zero for never.
     pub idle_exit: Duration,
+    /// The programs that `styxy run` helps.
+    pub programs: Programs,
 }
 
 /// Where values come from, by their fields.
@@ -147,8 +152,10 @@ impl fmt::Display for Problem {
 pub fn merge(texts: &[Text]) -> Merged {
     let config = Config::empty();
     let mut merged = Merged { config, problems: Vec::new(), origins: Origins::new() };
-    let built_in = Text { path: PathBuf::from("config/default.json"), text: BUILT_IN.to_owned() };
-    merged.put(&built_in, |_| Origin::BuiltIn);
+    for (path, text) in [("config/default.json", BUILT_IN), ("config/programs.json", PROGRAMS)] {
+        let built_in = Text { path: PathBuf::from(path), text: text.to_owned() };
+        merged.put(&built_in, |_| Origin::BuiltIn);
+    }
     for text in texts {
         merged.put(text, |line| Origin::File(text.path.clone(), line));
     }
@@ -159,6 +166,8 @@ impl Merged {
     fn put(&mut self, Text { path, text }: &Text, origin: impl Fn(usize) -> Origin) {
         let mut source = Source::new(path, text);
         let layer = read::layer(&mut source, files::is_drop_in(path));
+        let programs: Vec<_> =
+            layer.programs.keys().map(|name| format!("programs.{name}")).collect();
         let misfits = self.config.put(layer);
         // With a field that does not fit, all that the layer says of its service type is left out.
         let left_out: HashSet<String> =
@@ -172,9 +181,18 @@ impl Merged {
         }
         let wrong: HashSet<&str> =
             source.problems.iter().map(|p| p.field.split('[').next().unwrap_or_default()).collect();
+        // So it is with a program that is not wholly good.
+        let is_left_out = |field: &str| {
+            let is_its = |program: &String| {
+                let rest = field.strip_prefix(program.as_str());
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            };
+            field.starts_with("programs.") && !programs.iter().any(is_its)
+        };
         for (field, place) in &source.places {
             let inside = format!("{field}.");
             if wrong.contains(field.as_str())
+                || is_left_out(field)
                 || type_of(field).is_some_and(|name| left_out.contains(name))
             {
                 continue;
@@ -222,6 +240,7 @@ impl Config {
             most_guards: 0,
             unused: 0,
             idle_exit: Duration::ZERO,
+            programs: Programs::new(),
         }
     }
 

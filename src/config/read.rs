@@ -7,6 +7,7 @@ use jsonc_parser::{ast::Value, common::Ranged};
 use super::{
     json::{Node, Source},
     layer::{AutoLayer, Excluded, Layer, LimitsLayer, RuleLayer, TypeLayer},
+    program::read_programs,
 };
 use crate::{
     auto_allocation::Placement,
@@ -43,6 +44,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
                 layer.service_types.insert(name, edit);
             }
         }),
+        "programs" => layer.programs = read_programs(source, node),
         _ => source.unknown(
             node,
             name,
@@ -52,6 +54,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
                 "idle_exit_seconds",
                 "instance_templates",
                 "limits",
+                "programs",
                 "service_types",
                 "unused_seconds",
             ],
@@ -72,7 +75,10 @@ fn named<T: FromStr<Err = Error>>(
 
 /// `Some(None)` for null, which removes what it stands for.
 #[allow(clippy::option_option)] // wrong, null, or a value
-fn unless_null<T>(node: Node<'_>, read: impl FnOnce() -> Option<T>) -> Option<Option<T>> {
+pub(super) fn unless_null<T>(
+    node: Node<'_>,
+    read: impl FnOnce() -> Option<T>,
+) -> Option<Option<T>> {
     if matches!(node.value, Value::NullKeyword(_)) { Some(None) } else { read().map(Some) }
 }
 
@@ -120,7 +126,7 @@ fn range(source: &mut Source<'_>, node: Node<'_>) -> Option<PortRange> {
         source.note(
             node.value.range(),
             node.field,
-            format!("a range has two ports, [first, last], not {}", ports.len()),
+            format!("a range has two ports, not {}: write [first, last]", ports.len()),
         );
         return None;
     };

@@ -6,7 +6,7 @@ use std::{env, fs, path::Path};
 use serde_json::{Value as Json, json};
 
 use super::{
-    BUILT_IN, SCHEMA,
+    BUILT_IN, PROGRAMS, SCHEMA,
     layer::Layer,
     tests::{
         broken::problems_of,
@@ -82,7 +82,9 @@ fn validator() -> jsonschema::Validator {
 
 #[test]
 fn the_schema_takes_what_is_built_in() {
-    assert_eq!(refused_by(&validator(), BUILT_IN.as_bytes()), Some(false));
+    for text in [BUILT_IN, PROGRAMS] {
+        assert_eq!(refused_by(&validator(), text.as_bytes()), Some(false));
+    }
 }
 
 #[test]

@@ -48,6 +48,7 @@ pub(super) fn layer(config: &Config) -> Layer {
         service_types: (config.types.0.iter())
             .map(|(name, service_type)| (name.clone(), Some(type_layer(service_type))))
             .collect(),
+        programs: config.programs.iter().map(|(n, p)| (n.clone(), Some(p.clone()))).collect(),
     }
 }
 

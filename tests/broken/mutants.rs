@@ -4,7 +4,7 @@
 use serde_json::{Map, Value as Json, json};
 
 /// One with every field, and some that people might write.
-const GOOD: [&str; 5] = [
+const GOOD: [&str; 6] = [
     r#"{
   "$schema": "file:///usr/share/styxy/config.schema.json",
   "idle_exit_seconds": 60,
@@ -50,6 +50,23 @@ const GOOD: [&str; 5] = [
   }
 }"#,
     include_str!("../../config/default.json"),
+    r#"{
+  "programs": {
+    "Vite": null,
+    "mine": {
+      "commands": ["mine", "mine.py"],
+      "only": ["serve"],
+      "except": ["build"],
+      "last": "serve",
+      "given": ["--port"],
+      "arguments": ["--port", "{port}"],
+      "after": "serve",
+      "variables": { "MINE_PORT": "{port}" },
+      "hold": "none"
+    }
+  }
+}
+"#,
 ];
 
 /// A text that was good, and how it was changed.

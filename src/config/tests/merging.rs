@@ -132,6 +132,7 @@ fn null_removes_types_templates_and_rules_and_nothing_of_them_comes_back() {
         "etc/config.json",
         r#"{"service_types": {"ai": null, "never-there": null},
             "instance_templates": {"dev": null, "never-there": null},
+            "programs": {"Vite": null, "never-there": null},
             "auto_allocation": {"rules": {"monitoring-*": null, "never-there": null}}}"#,
     )]);
     let shown = show(&folders.good(), None);
@@ -140,6 +141,7 @@ fn null_removes_types_templates_and_rules_and_nothing_of_them_comes_back() {
         ("/service_types", "ai"),
         ("/instance_templates", "dev"),
         ("/auto_allocation/rules", "monitoring-*"),
+        ("/programs", "Vite"),
     ] {
         let section = expected.pointer_mut(section).unwrap().as_object_mut().unwrap();
         section.remove(name).unwrap();
@@ -156,6 +158,30 @@ fn null_removes_types_templates_and_rules_and_nothing_of_them_comes_back() {
     assert_eq!(shown["service_types"]["ai"]["preferred_ports"], json!([]));
     let rule = &shown["auto_allocation"]["rules"]["monitoring-*"];
     assert_eq!(rule, &json!({"placement": "before"}));
+}
+
+#[test]
+fn a_program_takes_the_place_of_the_one_below_and_commands_read_what_the_service_reads() {
+    let (good, broken) = (json!({"commands": ["vite2"], "hold": "none"}), json!({"commands": []}));
+    let texts = [
+        json!({"programs": {"Vite": good, "Astro": broken, "http.server": null}}),
+        json!({"programs": {"http.server": {"commands": ["http.server"], "arguments": ["8"]}}}),
+        json!({"unused_seconds": 5}),
+    ];
+    let text = |(n, json): (usize, &serde_json::Value)| Text {
+        path: format!("{n}.json").into(),
+        text: json.to_string(),
+    };
+    let texts: Vec<_> = texts.iter().enumerate().map(text).collect();
+    let programs = programs(&texts);
+    assert_eq!(programs, merge(&texts).config.programs);
+    assert_eq!(serde_json::to_value(&programs["Vite"]).unwrap(), good);
+    assert_eq!(programs["Astro"], Config::built_in().programs["Astro"]);
+    assert!(programs["http.server"].last.is_none());
+    let shown = show(&merge(&texts).config, Some(&merge(&texts).origins));
+    let origin = |pointer: &str| shown.pointer(pointer).unwrap()["origin"].clone();
+    assert_eq!(origin("/programs/http.server/arguments"), "1.json:1");
+    assert_eq!(origin("/programs/Astro/commands"), "built in");
 }
 
 #[test]
