@@ -73,6 +73,18 @@ fn what_is_asked_of_the_port_holds_for_a_variable_with_a_type() {
 }
 
 #[test]
+fn with_styxy_switched_off_a_command_gets_neither_a_port_nor_a_socket() {
+    let home = Home::with_type();
+    for verb in ["run", "exec"] {
+        let mut styxy = home.styxy();
+        let script = "echo ${PORT-none} ${LISTEN_FDS-none} {port}";
+        styxy.args([verb, "mine", "--", "bash", "-c", script]).env("STYXY", "0");
+        assert_eq!(out(&styxy.env_remove("PORT").output().unwrap()), "none none {port}");
+    }
+    assert_eq!(home.leases(), Vec::<Json>::new());
+}
+
+#[test]
 fn exec_tells_the_port_as_run_does() {
     let home = Home::with_type();
     let script = r#"echo "$PORT $STYXY_PORT ${#STYXY_LEASE_ID} $HOST $0""#;
@@ -104,7 +116,10 @@ fn a_variable_that_would_get_two_values_is_wrong_usage_and_nothing_is_leased() {
     // The same value twice is none too many, and a port may be in HOST.
     for (arguments, script) in [
         (&["mine", "--env", "STYXY_PORT"][..], "test $STYXY_PORT = {port}"),
-        (&["--env", "PORT=mine", "--env", "HOST=mine"], "test $HOST = {HOST} -a $HOST != $PORT"),
+        (
+            &["--env", "PORT=mine", "--env", "HOST=mine"],
+            "test $HOST = {port:HOST} -a $HOST != $PORT",
+        ),
         (&["mine", "--count", "2", "--env", "PORT_2=mine"], "test $PORT_2 != $PORT_1"),
     ] {
         out(&home.run(&[&["run"], arguments, &["--", "bash", "-c", script]].concat()));
@@ -123,6 +138,23 @@ fn wrong_usage_of_a_command_line_is_not_a_refusal() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", said(&output));
     }
     assert!(!home.socket().exists(), "no service was looked for");
+}
+
+#[test]
+fn a_command_without_dashes_before_it_is_told_where_they_belong() {
+    let home = Home::new();
+    for (line, right) in [
+        ("run dev npm run dev", "styxy run dev -- npm run dev"),
+        ("run dev --name web vite --port 3", "styxy run dev --name web -- vite --port 3"),
+        ("exec api node server.js", "styxy exec api -- node server.js"),
+    ] {
+        let refused = home.run(&line.split(' ').collect::<Vec<_>>());
+        assert_eq!(refused.status.code(), Some(2));
+        assert!(said(&refused).contains(&format!("before the command: {right}\n")), "{refused:?}");
+    }
+    for other in [["run", "dev", "--nam", "web"], ["list", "run", "dev", "npm"]] {
+        assert!(!said(&home.run(&other)).contains("before the command"), "{other:?}");
+    }
 }
 
 #[test]
@@ -146,6 +178,8 @@ fn run_tells_the_port_in_the_environment_and_in_the_arguments() {
     let script = "echo ${PORT}";
     let of_shell = ["run", "mine", "--port", &wanted, "--", "bash", "-c", script];
     assert_eq!(out(&home.run(&of_shell)), wanted, "the shell's own words stay");
+    let kept = ["run", "mine", "--no-replace", "--", "printf", "%s %s", "{port}", "{port:PORT}"];
+    assert_eq!(out(&home.run(&kept)), "{port} {port:PORT}");
     let script = "echo $WEB $PORT";
     let other = ["run", "mine", "--env", "WEB", "--port", &wanted, "--", "bash", "-c", script];
     assert_eq!(out(&home.run(&other)), wanted);
@@ -157,7 +191,7 @@ fn run_tells_the_port_in_the_environment_and_in_the_arguments() {
 #[test]
 fn run_leases_several_ports_for_one_command() {
     let home = Home::with_type();
-    let script = "[ $WEB != $API ] && echo yes";
+    let script = "[ $WEB != $API ] && test $WEB = {port:WEB} -a $API = {port:API} && echo yes";
     let both = ["run", "--env", "WEB=mine", "--env", "API=mine", "--", "bash", "-c", script];
     assert_eq!(out(&home.run(&both)), "yes");
     let wrong = home.run(&["run", "--env", "WEB", "--", "true"]);

@@ -12,7 +12,7 @@ use super::{
     Stop, block_on,
     owner::put_own_process,
     refused,
-    run::{Telling, environment, not_started, prepare, refuse_to_run_twice},
+    run::{Replacing, Telling, environment, not_started, refuse_to_run_twice, unless_off},
     usage,
     wanted::{Wanted, allocate},
 };
@@ -34,7 +34,8 @@ const FIRST: i32 = 3;
 /// connection, and early connections wait. It listens on all addresses, IPv4 and IPv6, as a
 /// socket of systemd-socket-activate(1) does.
 ///
-/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments is replaced by the port. The lease belongs to the command, and ends with it.
+/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments is replaced by the port. The lease belongs to the
+/// command, and ends with it. With STYXY=0 in the environment the command is started without a socket.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy exec api -- uvicorn app:app --fd 3\n  \
@@ -45,6 +46,8 @@ pub(super) struct Exec {
     service_type: String,
     #[command(flatten)]
     telling: Telling,
+    #[command(flatten)]
+    replacing: Replacing,
     #[command(flatten)]
     wanted: Wanted,
     /// The command and its arguments
@@ -58,6 +61,7 @@ impl Exec {
     }
 
     pub(super) fn run(self) -> Result<(), Stop> {
+        unless_off(&self.command)?;
         if self.wanted.protocol == Some(Protocol::Both) {
             let error = Error::invalid("one socket is handed over at a time");
             return Err(usage(&error.suggest("choose tcp or udp")));
@@ -68,7 +72,7 @@ impl Exec {
         if answer["protocol"] == "tcp" {
             listen(&socket)?;
         }
-        let mut command = prepare(&self.command, &environment("PORT", &answer));
+        let mut command = self.replacing.prepare(&self.command, &environment("PORT", &answer));
         command
             .env("LISTEN_FDS", "1")
             .env("LISTEN_PID", process::id().to_string())

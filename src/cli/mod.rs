@@ -46,7 +46,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser, Subcommand, builder::StyledStr, error::ContextValue};
+use clap::{
+    Args, Parser, Subcommand,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue},
+};
 use serde_json::Value as Json;
 
 use self::output::{ago, cleaned, print, print_json, short, text};
@@ -243,6 +247,9 @@ fn parse() -> Cli {
             for (kind, value) in said {
                 error.insert(kind, without_effect(value));
             }
+        }
+        if let Some(tip) = run::missing_dashes(&error, &arguments) {
+            error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         }
         // What was asked for, such as the help, is an output like any other.
         if error.print().is_err() && !error.use_stderr() {

@@ -1,21 +1,28 @@
+//! `styxy run`: a lease for a command, which takes the place of styxy.
+//!
+//! - `variables`: which variables tell the command its ports, and of which services these are
+//! - `arguments`: the command with its environment and arguments
+
+mod arguments;
+mod variables;
+
 use std::{
-    collections::{HashMap, HashSet},
     env,
     ffi::{OsStr, OsString},
     io,
-    os::unix::{
-        ffi::{OsStrExt, OsStringExt},
-        process::CommandExt,
-    },
-    process::Command,
-    str::FromStr,
+    os::unix::process::CommandExt,
     thread,
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{
+    Args,
+    error::{ContextKind, ContextValue},
+};
 use serde_json::Value as Json;
 
+pub(super) use self::arguments::{Replacing, environment, unless_off};
+use self::variables::{Leased, Variable, With, have_one_value};
 use super::{
     Stop, ask,
     lease::found,
@@ -29,7 +36,7 @@ use super::{
 use crate::{
     client::{self, Call},
     error::Error,
-    kernel::{diag, probe},
+    kernel::diag,
     port::{Port, Protocol},
     request::MOST_PORTS,
     service_type::Hold,
@@ -49,8 +56,8 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// also through a script of package.json; stderr says so.
 ///
 /// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts without it). In the arguments,
-/// {port} is replaced by the port, {port_1} by the next of several, and {NAME} by that of --env NAME=TYPE; what is another
-/// language's, such as ${PORT}, $ENV{port} or {{port}}, stays.
+/// {port} is replaced by the port, {port_1} by the next of several, and {port:NAME} by that of the variable NAME, as --env and
+/// --with set it; not within other braces, and not where it is another language's, as in ${port} and in what node -e runs.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
@@ -84,6 +91,8 @@ pub(super) struct Run {
     #[arg(long)]
     plain: bool,
     #[command(flatten)]
+    replacing: Replacing,
+    #[command(flatten)]
     telling: Telling,
     #[command(flatten)]
     wanted: Wanted,
@@ -103,75 +112,13 @@ pub(super) struct Telling {
     json: bool,
 }
 
-/// A variable of the environment, and the type of the port that it is for.
-#[derive(Clone, Debug)]
-struct Variable {
-    name: String,
-    service_type: Option<String>,
-    /// The service, if it is not called after the variable.
-    service_name: Option<String>,
-}
-
-impl FromStr for Variable {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let (name, service_type) = match text.split_once('=') {
-            Some((name, service_type)) => (name, Some(service_type)),
-            None => (text, None),
-        };
-        let (service_type, service_name) = match service_type.and_then(|t| t.split_once(':')) {
-            Some((service_type, service_name)) => (Some(service_type), Some(service_name)),
-            None => (service_type, None),
-        };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || !name.chars().all(is_name)
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
-            return Err(Error::invalid(format!(
-                "{name:?} is not the name of a variable: use letters, digits and underscores"
-            )));
-        }
-        let [service_type, service_name] =
-            [service_type, service_name].map(|word| word.map(str::to_owned));
-        Ok(Self { name: name.to_owned(), service_type, service_name })
-    }
-}
-
-/// Another service, and the variable that its port is put into.
-#[derive(Clone, Debug)]
-struct With {
-    service: String,
-    variable: String,
-}
-
-impl FromStr for With {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let (service, variable) = text.split_once('=').ok_or_else(|| {
-            Error::invalid("which variable gets the port?").suggest("write SERVICE=NAME")
-        })?;
-        let Variable { name, .. } = variable.parse()?;
-        if variable.contains('=') {
-            return Err(Error::invalid("give one variable for each service"));
-        }
-        Ok(Self { service: service.to_owned(), variable: name })
-    }
-}
-
 impl Run {
     pub(super) fn is_quiet(&self) -> bool {
         self.telling.quiet
     }
 
     pub(super) fn run(self) -> Result<(), Stop> {
-        // A script that has it works for whoever wants no ports from here.
-        if env::var_os("STYXY").is_some_and(|value| value == "0") {
-            let error = Command::new(&self.command[0]).args(&self.command[1..]).exec();
-            return Err(not_started(&self.command[0], &error));
-        }
+        unless_off(&self.command)?;
         let wanted = self.wanted.options()?;
         let mut variables = Vec::new();
         let leases = self.leases()?;
@@ -225,7 +172,7 @@ impl Run {
         let command =
             help.as_ref().map_or_else(|| self.command.clone(), |h| h.apply(&self.command));
         variables.extend(of_others);
-        let mut prepared = prepare(&command, &variables);
+        let mut prepared = self.replacing.prepare(&command, &variables);
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
@@ -309,77 +256,6 @@ impl Run {
     }
 }
 
-/// One lease of the command.
-struct Leased<'a> {
-    service_type: &'a str,
-    /// The variable that gets the port.
-    variable: &'a str,
-    /// Further variables for the same port.
-    others: Vec<&'a Variable>,
-    count: Option<u16>,
-    /// What the service is called.
-    name: Option<&'a str>,
-    /// Whether it is called after its variable, so that two of a type are told apart.
-    has_own_name: bool,
-}
-
-impl Leased<'_> {
-    /// The name of the service that is called after its variable: `web` for WEB and WEB_PORT.
-    fn own_name(&self) -> String {
-        if let Some(name) = self.name {
-            return name.to_owned();
-        }
-        let name = self.variable.to_ascii_lowercase();
-        name.strip_suffix("_port").filter(|rest| !rest.is_empty()).unwrap_or(&name).to_owned()
-    }
-
-    /// The variables and placeholders of the command's own port, each with the place of its port in the block.
-    fn names_of_own(&self) -> Vec<(String, u16)> {
-        let all_of_block = ["port", self.variable].into_iter().flat_map(|name| {
-            let further = (1..self.count.unwrap_or(1)).map(move |n| (format!("{name}_{n}"), n));
-            [(name.to_owned(), 0)].into_iter().chain(further)
-        });
-        let others = self.others.iter().map(|other| (other.name.clone(), 0));
-        all_of_block.chain(others).chain([("STYXY_PORT".to_owned(), 0)]).collect()
-    }
-}
-
-/// Makes sure that no variable gets two values, of which the command would see one.
-fn have_one_value<'a>(
-    given: &[Variable],
-    leases: &[Leased],
-    with: impl Iterator<Item = &'a With>,
-) -> Result<(), Stop> {
-    let clash = |name: &str, why: &str| {
-        let error = Error::invalid(format!("the variable {name} {why}"));
-        usage(&error.suggest("give each port a variable of its own"))
-    };
-    let mut names = HashSet::new();
-    if let Some(again) = given.iter().find(|variable| !names.insert(&variable.name)) {
-        return Err(clash(&again.name, "is given twice, and a variable has one value"));
-    }
-    let mut ports = HashMap::from([("STYXY_LEASE_ID".to_owned(), None)]);
-    let own = leases.first().into_iter().flat_map(Leased::names_of_own);
-    let own = own.map(|(name, place)| (name, Some((0, place))));
-    let further = leases.iter().enumerate().skip(1);
-    let further = further.map(|(index, leased)| (leased.variable.to_owned(), Some((index, 0))));
-    for (name, port) in own.chain(further) {
-        if ports.get(&name).is_some_and(|other| *other != port) {
-            return Err(clash(&name, "is the name of something else that styxy tells the command"));
-        }
-        ports.insert(name, port);
-    }
-    for With { variable, .. } in with {
-        if ports.insert(variable.clone(), None).is_some() {
-            return Err(clash(
-                variable,
-                "is the name of something else that styxy tells the command",
-            ));
-        }
-    }
-    Ok(())
-}
-
 impl Telling {
     /// Says in one line which port it is; with what was wanted, also why it is not another.
     pub(super) fn tell(self, answer: &Json, variable: &str, wanted: Option<&Wanted>) {
@@ -446,126 +322,28 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
     )))
 }
 
-/// The variables that tell a command its lease: those of the port, of the ports that follow it, and of the lease.
-pub(super) fn environment(name: &str, answer: &Json) -> Vec<(String, String)> {
-    let first = (name.to_owned(), answer["port"].to_string());
-    let others = answer["ports"].as_array().into_iter().flatten().skip(1).enumerate();
-    let others = others.map(|(index, port)| (format!("{name}_{}", index + 1), port.to_string()));
-    let of_lease = [
-        ("STYXY_PORT".to_owned(), answer["port"].to_string()),
-        ("STYXY_LEASE_ID".to_owned(), text(answer, "lease_id").to_owned()),
-    ];
-    std::iter::once(first).chain(others).chain(of_lease).collect()
-}
-
-/// The command with its variables, and with the ports in its arguments.
-pub(super) fn prepare(command: &[OsString], variables: &[(String, String)]) -> Command {
-    // {PORT} is what other languages write for the variable itself.
-    let is_own = |name: &str| ["PORT", "STYXY_"].iter().any(|own| name.starts_with(own));
-    let named = variables.iter().filter(|(name, _)| !is_own(name));
-    let mut placeholders: Vec<_> =
-        named.map(|(name, value)| (format!("{{{name}}}"), value.as_str())).collect();
-    if let Some((name, _)) = variables.first() {
-        // {port} and {port_1} whatever the variable is called.
-        let own = variables.iter().filter_map(|(other, value)| {
-            Some((format!("{{port{}}}", other.strip_prefix(name.as_str())?), value.as_str()))
-        });
-        placeholders.extend(own.collect::<Vec<_>>());
-    }
-    let arguments = command[1..].iter().map(|argument| filled(argument, &placeholders));
-    let mut prepared = Command::new(&command[0]);
-    if env::var_os("HOST").is_none() {
-        prepared.env("HOST", probe::loopback().to_string());
-    }
-    // A variable for a port may be called HOST, too.
-    prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
-    prepared
-}
-
-fn filled(argument: &OsStr, placeholders: &[(String, &str)]) -> OsString {
-    let mut bytes = argument.as_bytes().to_vec();
-    for (placeholder, value) in placeholders {
-        let wanted = placeholder.as_bytes();
-        let mut at = 0;
-        while let Some(found) = bytes[at..].windows(wanted.len()).position(|part| part == wanted) {
-            let (start, end) = (at + found, at + found + wanted.len());
-            if is_of_another_language(&bytes[..start], &bytes[end..]) {
-                at = end;
-                continue;
-            }
-            bytes.splice(start..end, value.bytes());
-            at = start + value.len();
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
-/// Whether braces between these are none of ours: `${port}` of shells, `$ENV{port}` of Perl, `{{port}}` of templates.
-fn is_of_another_language(before: &[u8], after: &[u8]) -> bool {
-    let is_of_word = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
-    let word = before.iter().rev().take_while(is_of_word).count();
-    let sign = before.len().checked_sub(word + 1).map(|at| before[at]);
-    sign == Some(b'$') || before.ends_with(b"{") || after.starts_with(b"}")
+/// What to write if a command stands on the command line of `run` or `exec` without the dashes before it.
+pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let words: Vec<_> = arguments.iter().map(|word| visible(&word.to_string_lossy())).collect();
+    let verb = words.iter().position(|word| ["run", "exec"].contains(&word.as_str()))?;
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let is_one = error.kind() == clap::error::ErrorKind::UnknownArgument
+        && !unknown.starts_with('-')
+        && !words.iter().any(|word| word == "--");
+    // The first positional word is the type.
+    let command = (verb + 2..words.len()).find(|at| is_one && words[*at] == *unknown)?;
+    let (before, command) = words[verb..].split_at(command - verb);
+    Some(format!(
+        "write -- before the command: styxy {} -- {}",
+        before.join(" "),
+        command.join(" ")
+    ))
 }
 
 /// Why the command could not be started, with the exit code that shells give.
 pub(super) fn not_started(program: &OsStr, error: &io::Error) -> Stop {
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     Stop::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ports_stand_in_for_placeholders_wherever_they_are() {
-        let variables = [("PORT", "3000"), ("PORT_1", "3001"), ("API", "8000")];
-        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        let command = [
-            "serve",
-            "-p{port}",
-            "{port}{port_1}",
-            "{API}/{api}",
-            "{}",
-            "a$:{port}",
-            // What is another language's stays.
-            "${PORT}",
-            "{PORT}",
-            "${port}",
-            "$ENV{port}",
-            "{{port}}",
-            "${API}",
-        ];
-        let command = command.map(OsString::from);
-        let prepared = prepare(&command, &variables);
-        let arguments: Vec<_> = prepared.get_args().collect();
-        let others = ["${PORT}", "{PORT}", "${port}", "$ENV{port}", "{{port}}", "${API}"];
-        assert_eq!(arguments[..5], ["-p3000", "30003001", "8000/{api}", "{}", "a$:3000"]);
-        assert_eq!(arguments[5..], others);
-    }
-
-    #[test]
-    fn a_service_is_called_after_its_variable_or_as_given() {
-        let own_name = |variable: &str, name| {
-            let (others, count, has_own_name) = (Vec::new(), None, true);
-            Leased { service_type: "dev", variable, others, count, name, has_own_name }.own_name()
-        };
-        let names = ["WEB", "WEB_PORT", "PORT", "_PORT", "API_PORT_2"].map(|v| own_name(v, None));
-        assert_eq!(names, ["web", "web", "port", "_port", "api_port_2"]);
-        assert_eq!(own_name("WEB_PORT", Some("front")), "front");
-        let variable: Variable = "DB=database:orders".parse().unwrap();
-        let words = [variable.service_type, variable.service_name].map(Option::unwrap);
-        assert_eq!(words, ["database", "orders"]);
-    }
-
-    #[test]
-    fn a_variable_may_name_a_type_of_its_own() {
-        let variable: Variable = "API=api".parse().unwrap();
-        assert_eq!(variable.service_type.as_deref(), Some("api"));
-        assert!("PORT".parse::<Variable>().unwrap().service_type.is_none());
-        for wrong in ["", "=api", "1A", "A-B", "A B=x"] {
-            assert!(wrong.parse::<Variable>().is_err(), "{wrong}");
-        }
-    }
 }
