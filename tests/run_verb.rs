@@ -5,12 +5,15 @@ mod support;
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::signal::{Signal, kill, killpg},
     unistd::Pid,
 };
 use serde_json::Value as Json;
@@ -332,5 +335,104 @@ fn a_program_of_the_configuration_that_binds_without_reusing_gets_its_port_witho
         let left = run(option);
         assert_eq!(out(&left), "Address already in use", "{option:?}");
         assert!(!said(&left).contains("Legacy"), "{left:?}");
+    }
+}
+
+/// The lines of a command's standard error, to the first one with these words.
+fn lines_until(child: &mut Child, words: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in BufReader::new(child.stderr.as_mut().unwrap()).lines() {
+        lines.push(line.unwrap());
+        if lines.last().is_some_and(|line| line.contains(words)) {
+            return lines;
+        }
+    }
+    panic!("{words}: {lines:?}");
+}
+
+#[test]
+fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
+    let home = Home::with_type();
+    let (elsewhere, wanted) = (home.port(7).to_string(), home.port(2).to_string());
+    // As `npm run` does it, with a shell in between.
+    let line = format!("python3 -m http.server {elsewhere} & wait");
+    let mut styxy = home.styxy();
+    styxy.args(["run", "mine", "--port", &wanted, "--", "bash", "-c", &line]);
+    let mut child = styxy.process_group(0).stderr(Stdio::piped()).spawn().unwrap();
+    let told = format!("listens on port {elsewhere} and not on {wanted}, its own; ");
+    let lines = lines_until(&mut child, &told);
+    assert_eq!(lines.iter().filter(|line| line.contains(&elsewhere)).count(), 1, "{lines:?}");
+    // It was no child of the command.
+    let state = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    for pid in children.split_whitespace().map(|pid| pid.parse().unwrap()) {
+        assert!(!state(pid).contains(") Z "), "{}", state(pid));
+    }
+    killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+    child.wait().unwrap();
+    // Whoever waits for the end of standard error waits for nobody else.
+    let mut rest = String::new();
+    child.stderr.as_mut().unwrap().read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("not on"), "{rest}");
+}
+
+#[test]
+fn nobody_waits_for_the_look_at_a_command_that_has_ended() {
+    let home = Home::with_type();
+    // The look would take ten seconds. A busy machine may take long, but not every time.
+    let ended_soon = |_| {
+        let start = Instant::now();
+        let output = home.run(&["run", "mine", "--", "bash", "-c", "echo >&2 done"]);
+        assert!(said(&output).ends_with("done\n"), "{output:?}");
+        start.elapsed() < Duration::from_secs(9)
+    };
+    assert!((0..5).any(ended_soon));
+}
+
+#[test]
+fn a_program_that_listens_on_its_port_or_has_another_lease_is_not_told_of() {
+    let home = Home::with_type();
+    let elsewhere = home.port(7).to_string();
+    let styxy = home.styxy().get_program().to_str().unwrap().to_owned();
+    let inner =
+        format!("{styxy} run mine --name web --quiet -- python3 -m http.server {{port}} & wait");
+    let quiet = format!("python3 -m http.server {elsewhere} & wait");
+    let own = format!("python3 -m http.server {elsewhere} & python3 -m http.server $PORT & wait");
+    for options in [
+        ["--no-replace", "--", "bash", "-c", &inner],
+        ["--quiet", "--", "bash", "-c", &quiet],
+        ["--plain", "--", "bash", "-c", &quiet],
+        ["--grace=0", "--", "bash", "-c", &own],
+    ] {
+        let mut command = home.styxy();
+        command.args(["run", "mine"]).args(options).process_group(0);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        // Python says that it serves when somebody asks, so it is asked of the kernel.
+        let is_there = || home.leases().iter().any(|lease| lease["state"] == "listening");
+        let listens = || TcpStream::connect(("127.0.0.1", home.port(7))).is_ok();
+        home.until(|| is_there() || listens());
+        thread::sleep(Duration::from_secs(3));
+        killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
+        child.wait().unwrap();
+        let mut told = String::new();
+        child.stderr.as_mut().unwrap().read_to_string(&mut told).unwrap();
+        assert!(!told.contains("not on"), "{options:?}: {told}");
+        home.until(|| home.leases().is_empty() && !listens());
+    }
+}
+
+#[test]
+fn a_known_program_behind_a_shell_is_told_of_before_it_is_started() {
+    let home = Home::with_type();
+    let told = |options: &[&str]| {
+        let command = ["--", "bash", "-c", "exit 0; cd web && vite"];
+        said(&home.run(&[&["run", "mine"], options, &command].concat()))
+    };
+    let hint = "may not read PORT: write vite --port $PORT --strictPort\n";
+    assert!(told(&[]).contains(&format!("styxy: Vite, which the command starts, {hint}")));
+    let web = told(&["--env", "WEB"]);
+    assert!(web.contains("may not read WEB: write vite --port $WEB --strictPort"), "{web}");
+    for option in ["--quiet", "--json", "--plain"] {
+        assert!(!told(&[option]).contains("Vite"), "{option}");
     }
 }

@@ -106,13 +106,15 @@ enum Verb {
     Daemon(daemon::Daemon),
     #[command(hide = true)]
     Generator(generator::Generator),
+    #[command(hide = true)]
+    Watcher(run::Watcher),
 }
 
 impl Verb {
     /// Whether it looks into the user's folders, or at the service that is at home there.
     fn needs_a_home(&self) -> bool {
         match self {
-            Self::Completions(_) | Self::Agents(_) => false,
+            Self::Completions(_) | Self::Agents(_) | Self::Watcher(_) => false,
             // One that systemd has started as a unit has folders from it.
             Self::Daemon(_) => !manager::started_this_process(),
             _ => true,
@@ -234,6 +236,10 @@ pub fn run() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
         Verb::Generator(verb) => verb.run(),
+        Verb::Watcher(verb) => {
+            verb.run();
+            Ok(())
+        }
     };
     result.map_or_else(Stop::told, |()| ExitCode::SUCCESS)
 }

@@ -4,6 +4,8 @@
 //! A program is known by the command line, also behind what starts it (`npx`, `uv run`, `python -m`) and in a script of
 //! `package.json` that is one simple command. What the user has said of the port is left alone.
 
+mod hints;
+
 use std::{
     ffi::{OsStr, OsString},
     path::Path,
@@ -11,6 +13,7 @@ use std::{
 
 use serde_json::Value as Json;
 
+pub(super) use self::hints::{Hint, hint};
 use crate::{
     config::{self, Program, Programs},
     project,
@@ -154,7 +157,7 @@ impl Help {
         self.variables.clear();
     }
 
-    fn adds(&self) -> bool {
+    pub(super) fn adds(&self) -> bool {
         !self.arguments.is_empty() || !self.variables.is_empty()
     }
 

@@ -2,9 +2,11 @@
 //!
 //! - `variables`: which variables tell the command its ports, and of which services these are
 //! - `arguments`: the command with its environment and arguments
+//! - `watcher`: a look at whether the command listens on its port
 
 mod arguments;
 mod variables;
+mod watcher;
 
 use std::{
     env,
@@ -22,19 +24,25 @@ use clap::{
 use serde_json::Value as Json;
 
 pub(super) use self::arguments::{Replacing, environment, unless_off};
-use self::variables::{Leased, Variable, With, have_one_value};
+pub(super) use self::watcher::Watcher;
+use self::{
+    variables::{Leased, Variable, With, have_one_value},
+    watcher::watch,
+};
 use super::{
     Stop, ask,
+    holders::IGNORES_PORT,
     lease::found,
     note,
     owner::put_own_process,
     port::{of_project, url},
-    programs::{self, Help},
+    programs::{self, Help, Hint},
     refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
 };
 use crate::{
     client::{self, Call},
+    config::Programs,
     error::Error,
     kernel::diag,
     port::{Port, Protocol},
@@ -120,7 +128,7 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Stop> {
         unless_off(&self.command)?;
         let wanted = self.wanted.options()?;
-        let mut variables = Vec::new();
+        let (mut variables, mut own) = (Vec::new(), Json::Null);
         let leases = self.leases()?;
         let with = self.with.iter().map(|with| (with, false));
         let with: Vec<_> = with.chain(self.with_url.iter().map(|with| (with, true))).collect();
@@ -132,7 +140,8 @@ impl Run {
             Ok((variable.clone(), value))
         });
         let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
-        let mut help = self.help();
+        let programs = if self.plain { Programs::new() } else { programs::known() };
+        let mut help = self.help(&programs);
         let without_guard = help.as_ref().is_some_and(|help| help.has_no_guard);
         let hold = self.hold.or(without_guard.then_some(Hold::None));
         for (index, leased) in leases.into_iter().enumerate() {
@@ -156,6 +165,7 @@ impl Run {
             self.telling.tell(&answer, leased.variable, (index == 0).then_some(&self.wanted));
             if index == 0 {
                 variables = environment(leased.variable, &answer);
+                own = answer.clone();
             } else {
                 variables.push((leased.variable.to_owned(), answer["port"].to_string()));
             }
@@ -165,8 +175,14 @@ impl Run {
         if let (Some(help), Some((_, port))) = (&mut help, variables.first()) {
             help.fill(port);
         }
-        let sentence = help.as_ref().and_then(Help::sentence);
-        if let Some(sentence) = sentence.filter(|_| !self.telling.quiet && !self.telling.json) {
+        let variable = variables.first().map_or("PORT", |(name, _)| name);
+        let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
+        let hint = needs_more.then(|| self.hint(&programs, variable)).flatten();
+        let sentences = [
+            help.as_ref().and_then(Help::sentence),
+            hint.as_ref().map(|hint| hint.sentence(variable)),
+        ];
+        for sentence in sentences.into_iter().flatten().filter(|_| self.may_speak()) {
             say(&sentence);
         }
         let command =
@@ -174,8 +190,19 @@ impl Run {
         variables.extend(of_others);
         let mut prepared = self.replacing.prepare(&command, &variables);
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
+        self.watch(&own, hint);
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
+    }
+
+    /// Whether there may be a line on standard error for people.
+    fn may_speak(&self) -> bool {
+        !self.telling.quiet && !self.telling.json
+    }
+
+    /// Whether the command has one port, which it is to listen on.
+    fn has_one_port(&self) -> bool {
+        self.service_type.is_some() && self.count.is_none_or(|count| count == 1)
     }
 
     /// Leases a port. If it is not the service's first one because the server before is still ending, that is waited for.
@@ -206,19 +233,32 @@ impl Run {
     }
 
     /// What the command needs to listen on its own port, if it has one.
-    fn help(&self) -> Option<Help> {
-        if self.plain {
-            return None;
-        }
-        let folder = env::current_dir().ok()?;
-        let is_set = |name: &str| env::var_os(name).is_some();
-        let mut help = programs::help(&self.command, &programs::known(), &folder, is_set)?;
-        if self.service_type.is_none() || self.count.is_some_and(|count| count > 1) {
+    fn help(&self, programs: &Programs) -> Option<Help> {
+        let mut help = programs::help(&self.command, programs, &env::current_dir().ok()?, is_set)?;
+        if !self.has_one_port() {
             help.add_nothing();
         }
         // What is said on the command line counts more.
         help.has_no_guard &= self.hold.is_none();
         Some(help)
+    }
+
+    /// What to write, if nothing can be added for a program that needs it.
+    fn hint(&self, programs: &Programs, variable: &str) -> Option<Hint> {
+        let folder = env::current_dir().ok().filter(|_| self.has_one_port())?;
+        programs::hint(&self.command, programs, &folder, variable, is_set)
+    }
+
+    /// Has it looked whether the command listens on its port.
+    fn watch(&self, answer: &Json, hint: Option<Hint>) {
+        let has_further = self.env.iter().any(|variable| variable.service_type.is_some());
+        let is_watched = self.may_speak() && !self.plain && self.has_one_port() && !has_further;
+        let port = answer["port"].as_u64().and_then(Port::new).filter(|_| is_watched);
+        if let Some(port) = port.filter(|_| answer["protocol"] == "tcp") {
+            let remedy = hint.map_or(IGNORES_PORT.to_owned(), |hint| hint.remedy());
+            // The command does without it.
+            let _ = watch(port, &remedy);
+        }
     }
 
     /// What is to be leased, the command's own port first.
@@ -320,6 +360,11 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
         "{service_type} runs once, and it has port {} ({held}): connect to it instead of starting another",
         answer["port"]
     )))
+}
+
+/// Whether the environment has a variable.
+fn is_set(name: &str) -> bool {
+    env::var_os(name).is_some()
 }
 
 /// What to write if a command stands on the command line of `run` or `exec` without the dashes before it.

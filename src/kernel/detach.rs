@@ -1,14 +1,19 @@
-//! Letting go of what a process inherits from whoever has started it (daemon(7), `SysV` daemons).
+//! Letting go of what a process inherits from whoever has started it (daemon(7), `SysV` daemons), and starting one that is
+//! nobody's child.
 
 #![allow(unsafe_code)]
 
-use std::{env, io};
+use std::{
+    env, io,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
 
 use nix::{
     errno::Errno,
     libc,
     sys::{signal::SigSet, stat},
-    unistd::setsid,
+    unistd::{ForkResult, fork, setsid},
 };
 
 /// Lets go of the terminal, the working directory, the umask, the signals' dispositions and mask, and all
@@ -24,6 +29,26 @@ pub fn let_go() -> io::Result<()> {
     close_on_exec()
 }
 
+/// Starts a command that is no child of this process, in a session of its own, and that has nothing of it but standard error.
+/// Whatever takes the place of this process has no child to wait for, and no terminal to share.
+pub fn start_apart(command: &mut Command) -> io::Result<()> {
+    command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/").env_clear();
+    let let_go = || {
+        setsid()?;
+        // Linux before 5.11 leaves some open, for the time that the command lives.
+        let _ = mark_for_closing();
+        // SAFETY: the child makes no more calls than the parent may make here.
+        match unsafe { fork() }? {
+            // SAFETY: it ends at once, and runs nothing of what was to be run at the end of this process.
+            ForkResult::Parent { .. } => unsafe { libc::_exit(0) },
+            ForkResult::Child => Ok(()),
+        }
+    };
+    // SAFETY: between fork(2) and execve(2) there are system calls only, which allocate nothing.
+    unsafe { command.pre_exec(let_go) };
+    command.spawn()?.wait().map(|_| ())
+}
+
 /// Sets every signal's disposition to the default. What a caller ignores, as nohup(1) does, is ignored by the
 /// programs that it starts, too (signal(7)).
 fn default_signals() {
@@ -35,16 +60,20 @@ fn default_signals() {
 
 /// Marks all descriptors from 3 on.
 fn close_on_exec() -> io::Result<()> {
-    let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    // SAFETY: it takes three integers, and closes nothing now (close_range(2)). As a system call, because C
-    // libraries have the function later than kernels.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
-    match Errno::result(done) {
-        Ok(_) => Ok(()),
+    match mark_for_closing() {
+        Ok(()) => Ok(()),
         // Linux before 5.11.
         Err(Errno::ENOSYS | Errno::EINVAL) => one_by_one(),
         Err(errno) => Err(errno.into()),
     }
+}
+
+fn mark_for_closing() -> Result<(), Errno> {
+    let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    // SAFETY: it takes three integers, and closes nothing now (close_range(2)). As a system call, because C
+    // libraries have the function later than kernels.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
+    Errno::result(done).map(|_| ())
 }
 
 fn one_by_one() -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, OwnedFd},
     str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
@@ -71,8 +72,14 @@ impl Process {
     }
 
     pub(super) fn has_ended(&self) -> bool {
+        self.ends_within(Duration::ZERO)
+    }
+
+    /// Waits for its end, but no longer than this.
+    pub fn ends_within(&self, limit: Duration) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        let limit = Timespec::try_from(limit).unwrap_or_default();
+        poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
     }
 }
 
@@ -94,8 +101,15 @@ fn read(pid: u32, file: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// A variable of the environment that a process was started with.
+pub fn variable(pid: u32, name: &str) -> Option<String> {
+    let environment = read(pid, "environ")?;
+    let value = |text: &str| Some(text.strip_prefix(name)?.strip_prefix('=')?.to_owned());
+    environment.split('\0').find_map(value)
+}
+
 /// When a process was started, in clock ticks since the boot.
-fn start(pid: u32) -> Option<u64> {
+pub fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)
 }
 

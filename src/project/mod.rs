@@ -9,7 +9,12 @@
 //! command lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` makes one need of what
 //! two files tell.
 
-use std::{collections::HashSet, path::Path};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value as Json;
 
 use crate::port::Port;
 
@@ -81,6 +86,22 @@ pub struct Needs {
 /// The content of a file of this folder, if it is one that a person may have written.
 pub fn read(folder: &Path, name: &str) -> Option<String> {
     folder::Project::at(folder)?.root().read(name)
+}
+
+/// The folder of a package of the workspace in this folder, by its path or by its name.
+pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
+    let project = Project::at(folder)?;
+    let root = project.root();
+    if root.has_folder(name) {
+        return Some(folder.join(name));
+    }
+    let package = Tree::json(&root.read("package.json").unwrap_or_default());
+    let mut members = node::members(&root, &package)?.into_iter();
+    let is_it = |member: &Folder<'_>| {
+        let manifest = member.read("package.json").unwrap_or_default();
+        serde_json::from_str::<Json>(&manifest).is_ok_and(|manifest| manifest["name"] == name)
+    };
+    members.find(is_it).map(|member| folder.join(member.place()))
 }
 
 /// Returns what the project in that folder needs.

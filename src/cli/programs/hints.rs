@@ -1,0 +1,315 @@
+//! Known programs that a command starts where nothing can be added to them: in a script of several commands, behind a shell,
+//! in another package of a workspace.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use serde_json::Value as Json;
+
+use super::{file_name, program_name, recognised, simple};
+use crate::{config::Programs, project};
+
+/// How deep scripts that run scripts are read.
+const DEEPEST: usize = 4;
+
+/// Where such a program is looked for.
+struct Search<'a> {
+    programs: &'a Programs,
+    /// The variable that has the port.
+    variable: &'a str,
+    is_set: &'a dyn Fn(&str) -> bool,
+    /// The words of the command.
+    words: &'a [&'a str],
+}
+
+/// A program that does not read its port where nothing can be added to it.
+pub(in crate::cli) struct Hint {
+    program: String,
+    /// The script that it stands in.
+    script: Option<String>,
+    /// What to write there.
+    line: String,
+}
+
+impl Hint {
+    /// The same in words, for the variable that has the port.
+    pub(in crate::cli) fn sentence(&self, variable: &str) -> String {
+        let Self { program, script, .. } = self;
+        let starts =
+            script.as_ref().map_or("the command".to_owned(), |name| format!("the script {name}"));
+        format!("{program}, which {starts} starts, may not read {variable}: {}", self.remedy())
+    }
+
+    /// What to do.
+    pub(in crate::cli) fn remedy(&self) -> String {
+        format!("write {}", self.line)
+    }
+}
+
+/// What to write so that the command gets the port that is in this variable, if it starts a known program that does not read it
+/// and is not given it.
+pub(in crate::cli) fn hint(
+    command: &[OsString],
+    programs: &Programs,
+    folder: &Path,
+    variable: &str,
+    is_set: impl Fn(&str) -> bool,
+) -> Option<Hint> {
+    let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
+    // Who writes the port himself knows.
+    if words.iter().any(|word| word.contains("{port")) {
+        return None;
+    }
+    let search = Search { programs, variable, is_set: &is_set, words: &words };
+    search.in_command(folder)
+}
+
+impl Search<'_> {
+    fn in_command(&self, folder: &Path) -> Option<Hint> {
+        let words = self.words;
+        if let Some(script) = Script::of(words, folder) {
+            return self.behind_manager(words, &script).or_else(|| self.in_script(&script, 0));
+        }
+        if ["sh", "bash", "dash", "zsh", "ksh", "fish"].contains(&file_name(words[0])) {
+            let is_code = |word: &&str| word.starts_with('-') && word.ends_with('c');
+            let code = words.iter().position(is_code)? + 1;
+            return self.in_text(words.get(code)?, folder, 0);
+        }
+        // concurrently 'vite' 'node api.js'; dotenv -- vite
+        let quoted = words.iter().filter(|word| word.contains(' '));
+        let after = words.iter().position(|word| *word == "--").map(|at| &words[at + 1..]);
+        let mut quoted = quoted.filter_map(|word| self.in_text(word, folder, 0));
+        quoted.next().or_else(|| self.in_line(after?))
+    }
+
+    /// A script of another package that is one simple command: its manager passes on what is added.
+    fn behind_manager(&self, words: &[&str], script: &Script) -> Option<Hint> {
+        let line = simple(&script.text)?;
+        let found = recognised(&line, self.programs).filter(|found| self.needs_help(found))?;
+        let (added, _) = found.added(words, None)?;
+        if found.arguments.contains(&"--") || found.program.after.is_some() || added.is_empty() {
+            return None;
+        }
+        let dashes = if script.needs_dashes && !words.contains(&"--") { " --" } else { "" };
+        let line = format!("{}{dashes} {}", words.join(" "), added.join(" "));
+        Some(Hint { program: found.name.to_owned(), script: None, line })
+    }
+
+    fn in_script(&self, script: &Script, depth: usize) -> Option<Hint> {
+        let mut hint = self.in_text(&script.text, &script.folder, depth)?;
+        hint.script.get_or_insert_with(|| script.name.clone());
+        Some(hint)
+    }
+
+    /// Looks at each command of a line of a shell.
+    fn in_text(&self, text: &str, folder: &Path, depth: usize) -> Option<Hint> {
+        let mut folder = folder.to_owned();
+        for segment in text.split(|c: char| "&|;()\n\"'`".contains(c)) {
+            let words: Vec<_> = segment.split_ascii_whitespace().collect();
+            let words = words.strip_prefix(&["exec"]).unwrap_or(&words);
+            if let Some(hint) = self.in_line(words).filter(|hint| !is_exported(text, hint)) {
+                return Some(hint);
+            }
+            let Some((first, rest)) = words.split_first() else { continue };
+            let scripts = match (program_name(first), rest) {
+                ("cd", [to]) => {
+                    folder.push(to);
+                    continue;
+                }
+                ("run-p" | "run-s" | "npm-run-all", names) => {
+                    names.iter().filter_map(|name| Script::read("npm", name, &folder)).collect()
+                }
+                (name, []) if name.starts_with("npm:") => {
+                    Script::read("npm", &name[4..], &folder).into_iter().collect()
+                }
+                _ => Script::of(words, &folder).into_iter().collect::<Vec<_>>(),
+            };
+            let mut scripts = scripts.iter().filter(|_| depth < DEEPEST);
+            if let Some(hint) = scripts.find_map(|script| self.in_script(script, depth + 1)) {
+                return Some(hint);
+            }
+        }
+        None
+    }
+
+    /// Looks at one command.
+    fn in_line(&self, line: &[&str]) -> Option<Hint> {
+        let found = recognised(line, self.programs).filter(|found| self.needs_help(found))?;
+        let (added, at) = found.added(line, None)?;
+        let port = format!("${}", self.variable);
+        let fill = |text: String| text.replace("{port}", &port);
+        let variables = found.program.variables.iter();
+        let variables = variables.map(|(name, value)| format!("{name}={}", fill(value.clone())));
+        let (before, after) = line.split_at(at);
+        let [before, after] = [before, after].map(|words| words.iter().map(ToString::to_string));
+        let words = variables.chain(before).chain(added.into_iter().map(fill)).chain(after);
+        let line = words.collect::<Vec<_>>().join(" ");
+        Some(Hint { program: found.name.to_owned(), script: None, line })
+    }
+
+    fn needs_help(&self, found: &super::Found) -> bool {
+        let program = found.program;
+        let ignores = !program.arguments.is_empty() || !program.variables.is_empty();
+        // What follows a script's name may be meant for it.
+        let is_given = |word: &&str| program.given.iter().any(|option| word.starts_with(option));
+        ignores && !found.is_given(self.is_set) && !self.words.iter().any(is_given)
+    }
+}
+
+/// Whether the line sets what the program reads beforehand: `export FLASK_RUN_PORT=$PORT; flask run`.
+fn is_exported(text: &str, hint: &Hint) -> bool {
+    hint.line.split_once('=').is_some_and(|(name, _)| {
+        let is_name =
+            name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
+        is_name && text.contains(&format!("{name}="))
+    })
+}
+
+/// A script of `package.json`, also of another package.
+struct Script {
+    name: String,
+    text: String,
+    /// Where it runs.
+    folder: PathBuf,
+    needs_dashes: bool,
+}
+
+impl Script {
+    /// The one that a line runs.
+    fn of(words: &[&str], folder: &Path) -> Option<Self> {
+        let (manager, rest) = words.split_first()?;
+        let manager = file_name(manager);
+        if !["npm", "pnpm", "yarn", "bun"].contains(&manager) {
+            return None;
+        }
+        let (mut plain, mut place) = (Vec::new(), folder.to_owned());
+        let mut own = rest.iter().take_while(|word| **word != "--");
+        while let Some(word) = own.next() {
+            let (option, value) = word.split_once('=').map_or((*word, None), |(o, v)| (o, Some(v)));
+            match option {
+                "--prefix" | "-C" | "--dir" | "--cwd" => place.push(value.or(own.next().copied())?),
+                "-w" if manager == "pnpm" => {}
+                "-w" | "--workspace" | "-F" | "--filter" => {
+                    place = project::member(folder, value.or(own.next().copied())?)?;
+                }
+                _ if word.starts_with('-') => {}
+                _ => plain.push(*word),
+            }
+        }
+        if let ("yarn", ["workspace", name, ..]) = (manager, plain.as_slice()) {
+            place = project::member(folder, name)?;
+            plain.drain(..2);
+        }
+        match plain.as_slice() {
+            ["run" | "run-script", name, ..] => Self::read(manager, name, &place),
+            ["start", ..] => Self::read(manager, "start", &place),
+            [name, ..] if manager != "npm" => Self::read(manager, name, &place),
+            _ => None,
+        }
+    }
+
+    fn read(manager: &str, name: &str, folder: &Path) -> Option<Self> {
+        let manifest: Json = serde_json::from_str(&project::read(folder, "package.json")?).ok()?;
+        let text = manifest["scripts"][name].as_str()?.to_owned();
+        let (name, folder) = (name.to_owned(), folder.to_owned());
+        Some(Self { name, text, folder, needs_dashes: manager == "npm" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config;
+
+    fn hinted(command: &[&str], folder: &Path) -> Option<String> {
+        let command: Vec<_> = command.iter().map(OsString::from).collect();
+        let hint = hint(&command, &config::programs(&[]), folder, "PORT", |_| false)?;
+        Some(hint.sentence("PORT"))
+    }
+
+    /// A workspace with a package `web`, which is called `@shop/web`.
+    fn workspace() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("apps/web")).unwrap();
+        let scripts = r#"{"workspaces": ["apps/*"], "scripts": {
+            "both": "vite & node api.js", "cd": "cd apps/web && vite", "nested": "npm run both",
+            "quoted": "concurrently \"flask run\" 'node api.js'", "all": "run-p api both",
+            "names": "concurrently npm:api 'npm:both'", "own": "vite --port $PORT & node api.js",
+            "set": "export FLASK_RUN_PORT=$PORT; flask run", "api": "node api.js",
+            "build": "vite build && node post.js", "deno": "deno serve main.ts",
+            "loop": "npm run loop", "in": "cd apps/web && npm run dev"}}"#;
+        fs::write(folder.path().join("package.json"), scripts).unwrap();
+        let scripts =
+            r#"{"name": "@shop/web", "scripts": {"dev": "vite", "own": "vite --port 1"}}"#;
+        fs::write(folder.path().join("apps/web/package.json"), scripts).unwrap();
+        folder
+    }
+
+    #[test]
+    fn a_known_program_that_nothing_can_be_added_to_is_told_of_with_what_to_write() {
+        let folder = workspace();
+        let vite = "write vite --port $PORT --strictPort";
+        let flask = "write FLASK_RUN_PORT=$PORT flask run";
+        let behind = |line: &str| format!("write {line} --port {{port}} --strictPort");
+        for (line, script, write) in [
+            ("npm run both", "the script both", vite.to_owned()),
+            ("npm run cd", "the script cd", vite.to_owned()),
+            ("yarn nested", "the script both", vite.to_owned()),
+            ("pnpm quoted", "the script quoted", flask.to_owned()),
+            ("npm run all", "the script both", vite.to_owned()),
+            ("npm run names", "the script both", vite.to_owned()),
+            ("npm run in", "the script dev", vite.to_owned()),
+            ("npm run deno", "the script deno", "write deno serve --port $PORT main.ts".to_owned()),
+            ("npm run dev -w @shop/web", "the command", behind("npm run dev -w @shop/web --")),
+            (
+                "npm run dev --prefix=apps/web",
+                "the command",
+                behind("npm run dev --prefix=apps/web --"),
+            ),
+            ("pnpm --filter @shop/web dev", "the command", behind("pnpm --filter @shop/web dev")),
+            ("yarn workspace @shop/web dev", "the command", behind("yarn workspace @shop/web dev")),
+            ("dotenv -- vite", "the command", vite.to_owned()),
+        ] {
+            let told = hinted(&line.split(' ').collect::<Vec<_>>(), folder.path());
+            let told = told.unwrap_or_else(|| panic!("{line}"));
+            assert!(told.contains(&format!("which {script} starts")), "{line}: {told}");
+            assert!(told.ends_with(&write), "{line}: {told}");
+        }
+        let told = hinted(&["bash", "-lc", "cd web; exec vite"], folder.path()).unwrap();
+        assert_eq!(
+            told,
+            "Vite, which the command starts, may not read PORT: write vite --port $PORT --strictPort"
+        );
+        assert!(hinted(&["concurrently", "npx vite", "node api.js"], folder.path()).is_some());
+    }
+
+    #[test]
+    fn nothing_is_told_of_a_program_that_is_given_its_port_or_is_not_known() {
+        let folder = workspace();
+        for line in [
+            "npm run own",
+            "npm run set",
+            "npm run api",
+            "npm run build",
+            "npm run loop",
+            "npm run none",
+            "npm run both -- --port {port}",
+            "npm run both -- --port 4000",
+            "npm run own -w @shop/web",
+            "npm run dev -w none",
+            "vite --port 4000",
+            "node server.js",
+            "dotenv -- node server.js",
+            "sh",
+        ] {
+            assert_eq!(hinted(&line.split(' ').collect::<Vec<_>>(), folder.path()), None, "{line}");
+        }
+        for code in ["vite --port $PORT", "vite --port {port}", "echo vite", "node api.js; ls"] {
+            assert_eq!(hinted(&["sh", "-c", code], folder.path()), None, "{code}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A look at whether a command listens on its port: beside it, for ten seconds, in a process of its own.
+
+use std::{
+    collections::BTreeSet,
+    env, fs, io,
+    os::unix::fs::MetadataExt,
+    process::{self, Command},
+    time::{Duration, Instant},
+};
+
+use clap::Args;
+
+use crate::{
+    cli::{holders::holders, say},
+    kernel::{
+        detach::start_apart,
+        diag, ephemeral_ports,
+        listeners::listeners,
+        process::{Process, is_of, start, variable},
+    },
+    port::{Port, PortRange, Protocol},
+};
+
+/// Who has not listened by then is left in peace.
+const LIMIT: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long a program that listens elsewhere, for a debugger maybe, has for its port.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Say on standard error if a process listens elsewhere than on its port; `styxy run` starts this
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Watcher {
+    /// The process
+    pid: u32,
+    /// When it was started, for a number may be another's soon
+    started: u64,
+    /// Its port
+    port: Port,
+    /// What to do about it
+    remedy: String,
+}
+
+/// Starts one for the command that is about to take the place of this process.
+pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
+    // The first process of a container would have to wait for it, and does not know.
+    if process::id() == 1 || is_unread()? {
+        return Ok(());
+    }
+    let pid = process::id();
+    let started = start(pid).ok_or(io::ErrorKind::NotFound)?;
+    let mut command = Command::new(env::current_exe()?);
+    command.arg("watcher").args([pid.to_string(), started.to_string(), port.to_string()]);
+    start_apart(command.arg("--").arg(remedy))
+}
+
+/// Whether nobody reads standard error: it is closed, or `/dev/null`.
+fn is_unread() -> io::Result<bool> {
+    let null = fs::metadata("/dev/null")?.rdev();
+    Ok(fs::metadata("/proc/self/fd/2")?.rdev() == null)
+}
+
+impl Watcher {
+    pub(in crate::cli) fn run(self) {
+        // If it cannot be looked at, nothing can be said of it.
+        let Ok(process) = Process::of_pid(self.pid) else { return };
+        let end = Instant::now() + LIMIT;
+        let (mut known, mut since) = (BTreeSet::new(), None);
+        while process.start == self.started && Instant::now() < end {
+            if process.ends_within(AGAIN) || diag::is_listened(self.port, Protocol::Tcp) {
+                break;
+            }
+            // Whose they are takes long to find out, so it is done for what is new.
+            let mut now = BTreeSet::new();
+            let mut take = |socket: diag::Socket| {
+                now.insert(socket.inode);
+            };
+            if diag::sockets(Protocol::Tcp, PortRange::ALL, &mut take).is_err() {
+                break;
+            }
+            let is_due = since.is_some_and(|since: Instant| since.elapsed() >= GRACE);
+            if now == known && !is_due {
+                continue;
+            }
+            known = now;
+            let elsewhere = self.elsewhere();
+            if elsewhere.is_empty() {
+                since = None;
+            } else if is_due {
+                let ports: Vec<_> = elsewhere.iter().map(ToString::to_string).collect();
+                let noun = if ports.len() == 1 { "port" } else { "ports" };
+                let (ports, Self { port, remedy, .. }) = (ports.join(", "), self);
+                say(&format!(
+                    "the command listens on {noun} {ports} and not on {port}, its own; {remedy}"
+                ));
+                break;
+            } else {
+                since.get_or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    /// The ports that the process, or one that it has started, listens on, but for those that the kernel has chosen.
+    fn elsewhere(&self) -> BTreeSet<Port> {
+        let listeners = listeners(PortRange::ALL, Protocol::Tcp).unwrap_or_default();
+        let own = self.port.to_string();
+        let is_its = |pid: u32| {
+            // What has a lease of its own has another port by right.
+            is_of(pid, self.pid) && variable(pid, "STYXY_PORT").is_none_or(|port| port == own)
+        };
+        let chosen = ephemeral_ports();
+        let is_chosen = |port: Port| chosen.is_some_and(|chosen| chosen.contains(port));
+        let mut holders = holders(listeners);
+        holders.retain(|holder| {
+            let is_its = holder.program.as_ref().is_some_and(|program| is_its(program.pid));
+            is_its && !is_chosen(holder.port)
+        });
+        holders.into_iter().map(|holder| holder.port).collect()
+    }
+}
