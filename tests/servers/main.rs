@@ -1,18 +1,19 @@
 //! Real servers, started by `styxy run` and `styxy exec`: they serve on the port that they were given, and however they
-//! end, so does their lease.
+//! end, so does their lease. `table` has those that do not read `PORT`.
 //!
 //! All of it happens in namespaces of its own, as in tests/programs.rs. `fetch` brings what no distribution has, before.
 //! What is not installed, or cannot be fetched, is ignored with a word on stderr.
 
 #[path = "../support/mod.rs"]
 mod support;
+mod table;
 
 use std::{
     env,
     fs::{self, File},
     io::{Read, Write},
     net::TcpStream,
-    os::unix::process::CommandExt,
+    os::unix::{fs::symlink, process::CommandExt},
     path::PathBuf,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
     thread,
@@ -40,33 +41,27 @@ const LIMIT: Duration = Duration::from_secs(60);
 type Case = (&'static str, &'static [&'static str], fn());
 
 const CASES: &[Case] = &[
-    ("vite_serves_on_its_lease_by_npm", &["node", "npm", "vite"], || {
+    ("vite_serves_on_the_port_that_its_script_names", &["node", "npm", NODE], || {
         serves(&["run"], &["npm", "run", "dev"]);
     }),
-    ("vite_which_ignores_port_serves_on_its_lease_by_npm", &["node", "npm", "vite"], || {
-        serves(&["run"], &["npm", "run", "plain"]);
-    }),
-    ("vite_which_ignores_port_serves_on_its_lease", &["node", "vite"], || {
-        serves(&["run"], &["node", "node_modules/vite/bin/vite.js"]);
-    }),
-    ("uvicorn_serves_on_its_lease_without_a_word_of_its_port", &["python3", "uvicorn"], || {
-        serves(&["run"], &["uvicorn", "app:asgi"]);
-    }),
-    ("python_serves_on_its_lease_without_a_word_of_its_port", &["python3"], || {
-        serves(&["run"], &["python3", "-m", "http.server"]);
-    }),
-    ("express_serves_on_its_lease", &["node", "vite"], || {
+    ("express_serves_on_its_lease", &["node", NODE], || {
         serves(&["run"], &["node", "express.cjs"]);
     }),
     ("python_serves_on_its_lease", &["python3"], || {
         serves(&["run"], &["python3", "-m", "http.server", "{port}"]);
     }),
     ("go_serves_on_its_lease", &["go"], || serves(&["run"], &["go", "run", "server.go", "{port}"])),
+    ("php_serves_on_its_lease", &["php"], || {
+        serves(&["run"], &["php", "-S", "localhost:{port}"]);
+    }),
+    ("gunicorn_serves_on_its_lease_by_itself", &["python3", PYTHON], || {
+        serves(&["run", "--plain"], &["gunicorn", "--no-control-socket", "app:wsgi"]);
+    }),
     ("node_serves_on_a_handed_socket", &["node"], || serves(&["exec"], &["node", "handed.cjs"])),
-    ("uvicorn_serves_on_a_handed_socket", &["python3", "uvicorn"], || {
+    ("uvicorn_serves_on_a_handed_socket", &["python3", PYTHON], || {
         serves(&["exec"], &["uvicorn", "--fd", "3", "app:asgi"]);
     }),
-    ("gunicorn_serves_on_a_handed_socket", &["python3", "uvicorn"], || {
+    ("gunicorn_serves_on_a_handed_socket", &["python3", PYTHON], || {
         serves(&["exec"], &["gunicorn", "--no-control-socket", "app:wsgi"]);
     }),
     ("a_rust_program_serves_on_a_handed_socket", &[], || {
@@ -89,6 +84,10 @@ const CASES: &[Case] = &[
     ("a_command_has_the_signals_and_descriptors_that_it_would_have", &["bash"], inherits),
 ];
 
+/// What `fetch` brings.
+const NODE: &str = "npm's packages";
+const PYTHON: &str = "PyPI's packages";
+
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(SERVE) {
         serve();
@@ -103,12 +102,16 @@ fn main() -> ExitCode {
         }
         namespaces::enter();
     }
-    let trials = CASES.iter().map(|(name, needs, test)| {
-        let missing: Vec<_> = needs.iter().filter(|needed| !is_there(needed)).collect();
+    let cases = CASES.iter().map(|(name, needs, test)| {
+        let missing = needs.iter().filter(|needed| !is_there(needed));
+        let test: Box<dyn FnOnce() + Send> = Box::new(test);
+        ((*name).to_owned(), missing.map(|needed| (*needed).to_owned()).collect(), test)
+    });
+    let trials = cases.chain(table::trials()).map(|(name, missing, test)| {
         if !missing.is_empty() {
             eprintln!("SKIPPED: {name}: {missing:?} is missing");
         }
-        let trial = Trial::test(*name, move || {
+        let trial = Trial::test(name, move || {
             test();
             Ok(())
         });
@@ -129,8 +132,8 @@ fn source(name: &str) -> PathBuf {
 
 fn is_there(program: &str) -> bool {
     match program {
-        "vite" => servers().join("node.from").exists(),
-        "uvicorn" => servers().join("python.from").exists(),
+        NODE => servers().join("node.from").exists(),
+        PYTHON => servers().join("python.from").exists(),
         _ => find(program).is_some(),
     }
 }
@@ -332,19 +335,24 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        let stage = Self::empty();
+        let server = stage.home.path("server");
+        for name in ["app.py", "daemon.py", "express.cjs", "handed.cjs", "handed.py", "index.html"]
+        {
+            fs::copy(source(name), server.join(name)).unwrap();
+        }
+        let scripts = r#"{"scripts": {"dev": "vite --port $PORT --strictPort"}}"#;
+        fs::write(server.join("package.json"), scripts).unwrap();
+        fs::copy(source("../programs/server.go"), server.join("server.go")).unwrap();
+        stage
+    }
+
+    /// A folder with npm's packages and nothing else.
+    fn empty() -> Self {
         let home = Home::with_type();
         let server = home.path("server");
         fs::create_dir(&server).unwrap();
-        for entry in fs::read_dir(source("")).unwrap() {
-            let path = entry.unwrap().path();
-            fs::copy(&path, server.join(path.file_name().unwrap())).unwrap();
-        }
-        let go = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/programs/server.go");
-        fs::copy(go, server.join("server.go")).unwrap();
-        let _ = std::os::unix::fs::symlink(
-            servers().join("node/node_modules"),
-            server.join("node_modules"),
-        );
+        symlink(servers().join("node/node_modules"), server.join("node_modules")).unwrap();
         home.ok(&["list"]);
         Self { home }
     }
@@ -354,10 +362,13 @@ impl Stage {
         let mut command = Command::new(program);
         let styxy = self.home.styxy();
         command.envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let postgres = find("postgres").and_then(|path| Some(path.parent()?.to_owned()));
+        let own = env::var_os("PATH").unwrap_or_default();
         let path = [servers().join("python/bin")]
             .into_iter()
-            .chain(env::split_paths(&env::var_os("PATH").unwrap_or_default()))
-            .collect::<Vec<_>>();
+            .chain(env::split_paths(&own))
+            .chain(postgres)
+            .chain(["/usr/sbin".into()]);
         command.env("PATH", env::join_paths(path).unwrap()).env("SHELL", "/bin/sh");
         command
             .env("GOCACHE", servers().join("go"))
@@ -414,12 +425,18 @@ impl Running {
     }
 
     #[track_caller]
-    fn until(&mut self, what: &str, mut is_so: impl FnMut() -> bool) {
+    fn until(&mut self, what: &str, is_so: impl FnMut() -> bool) {
+        self.until_or(what, String::new, is_so);
+    }
+
+    /// Waits until it is so, or fails with these words, too.
+    #[track_caller]
+    fn until_or(&mut self, what: &str, said: impl Fn() -> String, mut is_so: impl FnMut() -> bool) {
         let start = Instant::now();
         while !is_so() {
             let ended = self.0.try_wait().unwrap();
-            assert_eq!(ended, None, "ended before {what}");
-            assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}");
+            assert_eq!(ended, None, "ended before {what}: {}", said());
+            assert!(start.elapsed() < LIMIT, "not within {LIMIT:?}: {what}: {}", said());
             thread::sleep(Duration::from_millis(50));
         }
     }
