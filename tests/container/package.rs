@@ -94,6 +94,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/doc/styxy/README.md",
             "644 root /usr/share/doc/styxy/copyright",
             "644 root /usr/share/doc/styxy/programs.md",
+            "644 root /usr/share/doc/styxy/recipes.md",
             "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
             "644 root /usr/share/man/man1/styxy.1.gz",
             "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",

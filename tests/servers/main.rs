@@ -1,5 +1,6 @@
 //! Real servers, started by `styxy run` and `styxy exec`: they serve on the port that they were given, and however they
-//! end, so does their lease. `table` has those that do not read `PORT`.
+//! end, so does their lease. `table` has those that do not read `PORT`, and `tools` what
+//! starts them from a file of its own.
 //!
 //! All of it happens in namespaces of its own, as in tests/programs.rs. `fetch` brings what no distribution has, before.
 //! What is not installed, or cannot be fetched, is ignored with a word on stderr.
@@ -7,6 +8,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 mod table;
+mod tools;
 
 use std::{
     env,
@@ -107,16 +109,17 @@ fn main() -> ExitCode {
         let test: Box<dyn FnOnce() + Send> = Box::new(test);
         ((*name).to_owned(), missing.map(|needed| (*needed).to_owned()).collect(), test)
     });
-    let trials = cases.chain(table::trials()).map(|(name, missing, test)| {
-        if !missing.is_empty() {
-            eprintln!("SKIPPED: {name}: {missing:?} is missing");
-        }
-        let trial = Trial::test(name, move || {
-            test();
-            Ok(())
+    let trials =
+        cases.chain(table::trials()).chain(tools::trials()).map(|(name, missing, test)| {
+            if !missing.is_empty() {
+                eprintln!("SKIPPED: {name}: {missing:?} is missing");
+            }
+            let trial = Trial::test(name, move || {
+                test();
+                Ok(())
+            });
+            trial.with_ignored_flag(!missing.is_empty() || !namespaces::is_inside())
         });
-        trial.with_ignored_flag(!missing.is_empty() || !namespaces::is_inside())
-    });
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
