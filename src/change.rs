@@ -89,6 +89,11 @@ pub enum Change {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
+    /// A claim is used, or has not been for long.
+    Claim {
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+    },
     /// A remembered port was forgotten because somebody asked for it.
     Forget {
         /// What it was remembered for.
@@ -295,6 +300,7 @@ impl Change {
             | Self::SingletonLeave { lease, .. }
             | Self::Orphan { lease }
             | Self::Renew { lease }
+            | Self::Claim { lease }
             | Self::Release { lease, .. }
             | Self::Expire { lease, .. } => Some(lease),
             _ => None,

@@ -124,6 +124,26 @@ impl fmt::Display for HolderId {
     }
 }
 
+/// How far a claim has come since somebody asked for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Use {
+    /// Nobody has used it yet; a server may be about to be started.
+    #[default]
+    None,
+    /// Nobody has used it for long: its port is not granted to others, but not guarded, either.
+    Idle,
+    /// A server was seen on its port, or was started for it.
+    Once,
+}
+
+impl Use {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
+}
+
 /// Whose end ends a lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -246,6 +266,9 @@ pub struct Lease {
     /// Whether it is given again to whoever asks for the same.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub claim: bool,
+    /// How far that has come.
+    #[serde(skip_serializing_if = "Use::is_none", default)]
+    pub used: Use,
     /// How the port is kept.
     #[serde(default)]
     pub hold: Hold,
@@ -306,6 +329,7 @@ impl Lease {
             slot: 1,
             owner: Owner::None,
             claim: false,
+            used: Use::None,
             hold: Hold::None,
             ttl: None,
             deadline: None,
@@ -342,7 +366,7 @@ impl Lease {
         if self.claim {
             fields.put("claim", true);
         }
-        fields.put("hold", self.hold.as_str());
+        fields.put("hold", self.hold_now().as_str());
         fields.put_some("ttl", self.ttl);
         fields.put_some("block_id", self.block_id.map(|id| id.to_string()));
         fields.put_some("singleton_key", self.singleton_key.as_ref().map(SingletonKey::as_str));
@@ -368,6 +392,20 @@ impl Lease {
     /// Whether it has an owner whose end ends it, or a part of it.
     pub fn is_owned(&self) -> bool {
         self.owners().next().is_some()
+    }
+
+    /// Whether it is a claim that nobody has used yet, and that no time limit keeps: it gives way where ports are short.
+    pub fn is_soft(&self) -> bool {
+        self.claim
+            && self.used != Use::Once
+            && !self.orphaned
+            && !self.is_owned()
+            && self.nearest_deadline().is_none()
+    }
+
+    /// How the port is kept now: a claim that nobody uses has lost its guard.
+    pub fn hold_now(&self) -> Hold {
+        if self.hold == Hold::Guard && self.used == Use::Idle { Hold::None } else { self.hold }
     }
 
     /// The owners that it lives by.
@@ -507,6 +545,8 @@ pub enum EndReason {
     Merged,
     /// While no service guarded the port, another user's program or service took it.
     Taken,
+    /// Nobody had used it, and another service needed a port.
+    Yielded,
 }
 
 impl EndReason {
@@ -524,6 +564,7 @@ impl EndReason {
             Self::NotDelivered => "not_delivered",
             Self::Merged => "merged",
             Self::Taken => "taken",
+            Self::Yielded => "yielded",
         }
     }
 }

@@ -5,6 +5,7 @@ mod support;
 use std::{
     fs,
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
@@ -18,6 +19,73 @@ fn out(output: &Output) -> String {
 
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Like [`Home::with_type`], with further fields of the configuration.
+fn with_fields(fields: &str) -> Home {
+    let home = Home::with_type();
+    let (first, last) = (home.port(0), home.port(9));
+    home.configure(&format!(
+        r#"{{{fields}, "service_types": {{"mine": {{"port_range": [{first}, {last}]}}}}}}"#
+    ));
+    home
+}
+
+#[test]
+fn a_claim_that_nobody_uses_loses_its_guard_and_keeps_no_service() {
+    let home = with_fields(r#""claimed_seconds": 1, "idle_exit_seconds": 1"#);
+    let claim = home.allocated(&[]);
+    assert_eq!(home.leases()[0]["state"], "claimed");
+    let status: Json = serde_json::from_str(&home.ok(&["status", "--json"])).unwrap();
+    home.until(|| home.leases()[0]["hold"] == "none");
+    assert_eq!(home.leases()[0]["state"], "claimed");
+    // To ask it would keep it running.
+    home.until(|| !Path::new(&format!("/proc/{}", status["pid"])).exists());
+    // It is still the service's own, and whoever asks again is about to use it.
+    let other = home.allocated(&["--name", "other"]);
+    assert_ne!(other["port"], claim["port"]);
+    let again = home.allocated(&[]);
+    assert_eq!([&again["lease_id"], &again["hold"]], [&claim["lease_id"], &json!("guard")]);
+    let events = home.ok(&["audit", "--action", "claim", "--json"]);
+    assert!(events.contains("Nobody has used TCP port"), "{events}");
+}
+
+#[test]
+fn a_claim_is_used_when_a_server_was_seen_on_its_port() {
+    let home = with_fields(r#""claimed_seconds": 1"#);
+    let claim = home.allocated(&[]);
+    let port = u16::try_from(claim["port"].as_u64().unwrap()).unwrap();
+    let server = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let is_told = |words: &str| {
+        let events = home.run(&["audit", "--action", "claim", "--json"]);
+        String::from_utf8_lossy(&events.stdout).contains(words)
+    };
+    home.until(|| is_told("A server of mine of"));
+    assert_eq!(home.leases()[0]["state"], "listening");
+    drop(server);
+    home.until(|| home.leases()[0]["state"] == "reserved");
+    assert_eq!(home.leases()[0]["hold"], "guard");
+}
+
+#[test]
+fn claims_that_nobody_uses_give_way_where_ports_are_short() {
+    let home = Home::with_type();
+    let named = |name: &str| home.allocated(&["--name", name])["port"].as_u64().unwrap();
+    let ports: Vec<_> = (0..10).map(|n| named(&format!("a{n}"))).collect();
+    let server = TcpListener::bind(("127.0.0.1", u16::try_from(ports[0]).unwrap())).unwrap();
+    home.ok(&["run", "mine", "--name", "a1", "--", "true"]);
+    // The first has a server, and the second had one.
+    assert_eq!([named("b0"), named("b1")], ports[2..4]);
+    home.until(|| {
+        let events = home.run(&["audit", "--action", "expire"]);
+        String::from_utf8_lossy(&events.stdout).matches("yielded").count() == 2
+    });
+    // What is listed only, a block and a test run take nothing away.
+    let refused = |arguments: &[&str]| refused(&home, &[&["allocate", "mine"], arguments].concat());
+    assert!(refused(&["--name", "c", "--count", "2"]).contains("free"));
+    assert!(refused(&["--name", "c", "--dry-run"]).contains("free"));
+    assert_eq!(home.leases().len(), 10);
+    drop(server);
 }
 
 /// What a verb that is refused says.
@@ -428,7 +496,7 @@ fn the_port_that_a_service_has_now_is_printed_as_it_is_wanted() {
     // An earlier question changed nothing.
     assert_eq!(home.leases().len(), 1);
     assert_eq!(home.ok(&["list", "--name", "api"]), "no lease matches");
-    assert!(home.ok(&["list", "--name", "web", "--state", "reserved"]).contains(&port));
+    assert!(home.ok(&["list", "--name", "web", "--state", "claimed"]).contains(&port));
     assert_eq!(home.ok(&["list", "--state", "listening"]), "no lease matches");
 }
 

@@ -102,7 +102,7 @@ fn list_shows_a_table_and_says_when_there_is_nothing() {
     let table = home.ok(&["list"]);
     let row = table.lines().nth(1).unwrap();
     // The project is the home.
-    for word in [format!("{port}/tcp").as_str(), "reserved", "mine", "web", "~"] {
+    for word in [format!("{port}/tcp").as_str(), "claimed", "mine", "web", "~"] {
         assert!(row.contains(word), "{word} is not in {row}");
     }
 }
@@ -290,7 +290,8 @@ fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     assert_eq!(code(&["release", "1234"]), Some(1));
     assert_eq!(code(&["release", "12345678"]), Some(1));
     assert_eq!(code(&["release", "123"]), Some(1));
-    assert_eq!(code(&["release", "12x"]), Some(2));
+    assert_eq!(code(&["release", "12x"]), Some(1));
+    assert_eq!(code(&["release", "12:x"]), Some(2));
     assert_eq!(code(&["release"]), Some(2));
     assert_eq!(code(&["check", "0"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));

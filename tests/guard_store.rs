@@ -166,7 +166,7 @@ fn a_guard_that_the_manager_has_and_did_not_pass_on_ends_no_lease() {
     home.until(|| home.http("GET", "/status", "").body["guards"] == 1);
     manager.forget();
     assert!(!is_free(&port), "the next service has a guard of its own");
-    assert_eq!(home.http("GET", "/allocations", "").body["allocations"][0]["state"], "reserved");
+    assert_eq!(home.http("GET", "/allocations", "").body["allocations"][0]["state"], "claimed");
     end(service, Signal::SIGKILL);
 }
 

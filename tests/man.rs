@@ -260,7 +260,7 @@ fn limits() {
             }
         }
     }
-    assert_eq!(told.len(), 17, "{told:?}");
+    assert_eq!(told.len(), 18, "{told:?}");
 }
 
 fn bus() {

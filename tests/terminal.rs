@@ -46,7 +46,7 @@ fn fills() {
         home.ok(&["allocate", "mine", "--name", "web", "--project", project]);
         let _listener = TcpListener::bind(("127.0.0.1", home.port(0))).unwrap();
         home.ok(&["allocate", "mine", "--name", "the-name-of-a-service", "--instance", "agent-7"]);
-        terminal.until(|shown| shown.contains("listening") && shown.contains("reserved"));
+        terminal.until(|shown| shown.contains("listening") && shown.contains("claimed"));
         let shown = terminal.shown();
         let lines: Vec<_> = shown.lines().collect();
         assert!(lines[0].starts_with("PORT       STATE      TYPE  NAME"), "{shown}");

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use crate::{
     auto_allocation::Placement,
     change::{Asker, Change, Denial, Merge, Record, Remembers, TypeRanges},
-    lease::{Client, EndReason, Instance, Lease, MemoryKey},
+    lease::{Client, EndReason, Instance, Lease, MemoryKey, Use},
     port::{Port, PortRange},
     service_type::ServiceTypeName,
     value::Fields,
@@ -34,6 +34,8 @@ pub const EXPIRE: &str = "1509ddd36fb140008d978425a0f1a8e6";
 pub const ORPHAN: &str = "6d2001f74961400cb42ded243b0d997f";
 /// The time limit of a lease began anew.
 pub const RENEW: &str = "9a3fe27289e74510b977571f1bc60d01";
+/// A claim is used, or has not been for long.
+pub const CLAIM: &str = "4b6a3f7d0e0c4ad0a0a1a35b0c4e61d2";
 /// A remembered port was forgotten.
 pub const FORGET: &str = "8561abbd12364e56aa3dbb8988ac57cf";
 /// An instance announced itself.
@@ -52,7 +54,7 @@ pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
 pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 
 /// What an event can tell of, as `STYXY_ACTION` has it.
-pub const ACTIONS: [&str; 17] = [
+pub const ACTIONS: [&str; 18] = [
     "allocate",
     "singleton_reuse",
     "singleton_leave",
@@ -60,6 +62,7 @@ pub const ACTIONS: [&str; 17] = [
     "expire",
     "orphan",
     "renew",
+    "claim",
     "forget",
     "register_instance",
     "end_instance",
@@ -96,6 +99,7 @@ impl Event {
             Change::Expire { lease, reason, .. } => expire(lease, *reason),
             Change::Orphan { lease } => orphan(lease),
             Change::Renew { lease } => renew(lease),
+            Change::Claim { lease } => claim(lease),
             Change::Forget { key, port } => forget(key, *port),
             Change::RegisterInstance { instance } => register_instance(instance),
             Change::EndInstance { instance, reason } => end_instance(instance, reason),
@@ -147,7 +151,7 @@ impl Event {
         fields.put("STYXY_PROTOCOL", lease.protocol.as_str());
         fields.put("STYXY_LEASE_ID", lease.lease_id.to_string());
         fields.put("STYXY_OWNER", lease.owner.to_string());
-        fields.put("STYXY_HOLD", lease.hold.as_str());
+        fields.put("STYXY_HOLD", lease.hold_now().as_str());
         self.with("STYXY_SERVICE_TYPE", Some(lease.service_type.as_str()))
             .with("STYXY_SERVICE_NAME", lease.service_name.as_ref().map(|name| name.as_str()))
             .with("STYXY_INSTANCE_ID", lease.instance_id.as_ref().map(|id| id.as_str()))
@@ -244,6 +248,7 @@ fn expire(lease: &Lease, reason: EndReason) -> Event {
         EndReason::Taken => {
             "another user's program or service took the port while no service guarded it"
         }
+        EndReason::Yielded => "nobody had used it, and another service needed a port",
         EndReason::Released => "it was released",
         EndReason::Merged => "another registry of this user had leased the port, too",
     };
@@ -263,6 +268,16 @@ fn orphan(lease: &Lease) -> Event {
 fn renew(lease: &Lease) -> Event {
     let message = format!("Renewed {} of {}", port(lease), describe(lease));
     Event::new(RENEW, "renew", message).about(lease)
+}
+
+fn claim(lease: &Lease) -> Event {
+    let (port, service) = (port(lease), describe(lease));
+    let message = if lease.used == Use::Idle {
+        format!("Nobody has used {port} of {service} yet, so it is not guarded any longer")
+    } else {
+        format!("A server of {service} uses {port}")
+    };
+    Event::new(CLAIM, "claim", message).about(lease)
 }
 
 fn forget(key: &MemoryKey, port: Port) -> Event {
@@ -394,6 +409,7 @@ mod tests {
             EXPIRE,
             ORPHAN,
             RENEW,
+            CLAIM,
             FORGET,
             REGISTER_INSTANCE,
             END_INSTANCE,

@@ -32,7 +32,7 @@ const AT_ONCE: usize = 64;
 pub(super) const AGAIN_SECONDS: u64 = 5;
 
 impl Broker {
-    /// Ends what has lost its reason to live: a lease whose port is listened on lives on as an orphan.
+    /// Makes changes that come with time. A lease whose port is listened on lives on as an orphan.
     /// False if that could not be stored.
     pub(super) fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
         self.end_beside(inner, changes, &Listened::default())
@@ -151,7 +151,7 @@ impl Broker {
             self.deadlines.add(inner.when(limit, now), Due::Lease(lease_id));
         }
         // What is looked at again anyway needs no other try.
-        if !self.end(inner, due.ends.into_iter().collect()) && due.again.is_none() {
+        if !self.end(inner, due.change.into_iter().collect()) && due.again.is_none() {
             self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Lease(lease_id));
         }
     }

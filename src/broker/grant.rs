@@ -283,7 +283,14 @@ impl Broker {
                 }
                 _ => Vec::new(),
             };
-            if !self.hurry(inner, &leaving) {
+            if self.hurry(inner, &leaving) {
+                continue;
+            }
+            let is_short = match &decided {
+                Ok(plan) => plan.is_none(),
+                Err(error) => error.kind == ErrorKind::PoolExhausted,
+            };
+            if !is_short || !self.have_one_give_way(inner, request) {
                 break (decided?, search);
             }
         };

@@ -10,6 +10,7 @@ use crate::{
     lease::{Lease, Owner},
     owners::deadlines::Due,
     registry::ending::OwnerEnded,
+    request::AllocateRequest,
     time::Timestamp,
 };
 
@@ -47,5 +48,16 @@ impl Broker {
             }
         }
         !owners.is_empty()
+    }
+
+    /// Where a request of this type finds no port, ends a claim that nobody has used, if there is one in its ranges.
+    pub(super) fn have_one_give_way(&self, inner: &mut Inner, request: &AllocateRequest) -> bool {
+        let listened = Listened::default();
+        let types = &inner.registry.rules().types.0;
+        let gives_way = types.get(&request.service_type).and_then(|service_type| {
+            let is_listened = |lease: &Lease| listened.contains(lease);
+            inner.registry.gives_way(request, service_type, is_listened)
+        });
+        gives_way.is_some_and(|end| self.commit(inner, vec![end], None).is_ok())
     }
 }

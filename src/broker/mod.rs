@@ -305,7 +305,7 @@ impl Broker {
             Ok(state) if opened.other_boot => state.store.mark_boot().map_err(storage),
             _ => Ok(()),
         });
-        self.activity.touch(inner.registry.len());
+        self.activity.touch(inner.registry.running_for());
         // Leases of another boot must not live on because their end could not be stored.
         told.map_err(|error| io(std::io::Error::other(error.message)))?;
         self.take_over_others(inner, is_new);
@@ -394,7 +394,7 @@ impl Broker {
             }
         }
         self.await_endings(inner);
-        self.activity.touch(inner.registry.len());
+        self.activity.touch(inner.registry.running_for());
         self.compact_if_due(inner);
         Ok(seq)
     }

@@ -14,7 +14,7 @@ use crate::{
         diag::{self, Seen},
         manager, process, program, sandbox,
     },
-    lease::{Instance, Lease, Owner},
+    lease::{Instance, Lease, Owner, Use},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
     request::{AllocateRequest, Listing, LookupRequest},
@@ -273,6 +273,9 @@ fn state(lease: &Lease, is_listened_on: Option<bool>) -> &'static str {
         // It is one because something listened when it was last seen.
         (true, Some(true) | None) => "orphaned",
         (false, Some(true)) => "listening",
+        (_, Some(false)) if lease.claim && lease.used != Use::Once && !lease.is_owned() => {
+            "claimed"
+        }
         (_, Some(false)) => "reserved",
         (false, None) => "unknown",
     }

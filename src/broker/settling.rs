@@ -120,6 +120,7 @@ impl Inner {
     pub(super) fn when(&self, limit: Limit, now: Moment) -> Moment {
         match limit {
             Limit::At(moment) => moment,
+            Limit::Claimed => now.plus_seconds(self.config.claimed),
             Limit::Unused => Moment(now.0.saturating_add(between_looks(self.config.unused))),
         }
     }

@@ -40,8 +40,8 @@ pub(super) struct List {
     /// Only leases of this package: a folder of a project
     #[arg(long, value_name = "PATH", conflicts_with = "project")]
     package: Option<Project>,
-    /// Only leases in this state: reserved, listening, orphaned or unknown
-    #[arg(long, value_parser = ["reserved", "listening", "orphaned", "unknown"])]
+    /// Only leases in this state: reserved, claimed, listening, orphaned or unknown
+    #[arg(long, value_parser = ["reserved", "claimed", "listening", "orphaned", "unknown"])]
     state: Option<String>,
     /// Only leases requested by this agent, session or tool
     #[arg(long, value_name = "ID")]

@@ -32,6 +32,10 @@ pub struct Layer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 1, max = 31_536_000)))]
     pub unused_seconds: Option<u64>,
+    /// How many seconds a claim is guarded that nobody has used yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 1, max = 31_536_000)))]
+    pub claimed_seconds: Option<u64>,
     /// The most there may be at once.
     #[serde(skip_serializing_if = "is_default")]
     pub limits: Option<LimitsLayer>,

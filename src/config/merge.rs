@@ -28,6 +28,7 @@ impl Config {
         }
         let limits = layer.limits.unwrap_or_default();
         set(&mut self.unused, layer.unused_seconds);
+        set(&mut self.claimed, layer.claimed_seconds);
         set(&mut self.most_leases, limits.leases);
         set(&mut self.most_per_instance, limits.leases_per_instance);
         set(&mut self.most_per_project, limits.leases_per_project);

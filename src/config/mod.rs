@@ -84,6 +84,8 @@ pub struct Config {
     pub most_guards: usize,
     /// How many seconds a lease without an owner may go without a listener.
     pub unused: u64,
+    /// How many seconds a claim is guarded that nobody has used yet.
+    pub claimed: u64,
     /// How long without a lease and without a client until the service ends; zero for never.
     pub idle_exit: Duration,
     /// The programs that `styxy run` helps.
@@ -239,6 +241,7 @@ impl Config {
             most_instances: 0,
             most_guards: 0,
             unused: 0,
+            claimed: 0,
             idle_exit: Duration::ZERO,
             programs: Programs::new(),
         }

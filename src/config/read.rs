@@ -27,6 +27,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
         "$schema" => layer.schema = source.string(node).map(str::to_owned),
         "idle_exit_seconds" => layer.idle_exit_seconds = source.number(node, 0, YEAR),
         "unused_seconds" => layer.unused_seconds = source.number(node, 1, YEAR),
+        "claimed_seconds" => layer.claimed_seconds = source.number(node, 1, YEAR),
         "limits" => layer.limits = Some(limits(source, node)),
         "excluded_ports" => layer.excluded_ports = source.list(node, excluded),
         "instance_templates" => source.fields(node, |source, name, node| {
@@ -50,6 +51,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
             name,
             &[
                 "auto_allocation",
+                "claimed_seconds",
                 "excluded_ports",
                 "idle_exit_seconds",
                 "instance_templates",

@@ -23,6 +23,7 @@ pub(super) fn layer(config: &Config) -> Layer {
         schema: None,
         idle_exit_seconds: Some(config.idle_exit.as_secs()),
         unused_seconds: Some(config.unused),
+        claimed_seconds: Some(config.claimed),
         limits: Some(LimitsLayer {
             leases: Some(config.most_leases),
             leases_per_instance: Some(config.most_per_instance),

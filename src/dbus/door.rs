@@ -228,6 +228,7 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
         Change::Orphan { lease } => vec![of_lease("LeaseOrphaned", lease)?],
         Change::SingletonReuse { lease }
         | Change::SingletonLeave { lease, .. }
+        | Change::Claim { lease }
         | Change::Renew { lease } => vec![of_lease("LeaseChanged", lease)?],
         Change::RegisterInstance { instance } => {
             let body = (instance.instance_id.as_str(), Dict(instance.fields()));

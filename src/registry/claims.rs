@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{Registry, granting::name_of_share, holding::shared};
 use crate::{
+    change::Change,
     error::{Error, ErrorKind},
-    lease::{Holder, HolderId, Lease},
+    lease::{EndReason, Holder, HolderId, Lease, Use},
     port::Protocol,
     request::{AllocateRequest, OwnerRequest},
     service_type::{Claims, Hold, InstanceBehavior, ServiceType},
@@ -36,6 +37,24 @@ impl Registry {
                 && (request.claim || is_wanted && (!is_used(lease) || is_own()))
                 && self.is_whole(lease)
         })
+    }
+
+    /// A claim that gives way to a request of this type, which finds no port: of those that nobody has used, one that has
+    /// lost its guard, else the oldest. Blocks neither give way nor make others do so.
+    pub fn gives_way(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        is_listened: impl Fn(&Lease) -> bool,
+    ) -> Option<Change> {
+        let request =
+            request.completed(service_type).ok().filter(|r| r.count == 1 && !r.dry_run)?;
+        let ports = service_type.ranges().flat_map(|range| range.ports());
+        let leases = ports.filter_map(|port| self.at(port, request.protocol()));
+        let soft = leases
+            .filter(|lease| lease.is_soft() && lease.block_id.is_none() && !is_listened(lease));
+        let first = soft.min_by_key(|lease| (lease.used != Use::Idle, lease.since))?;
+        Some(Change::end(Arc::clone(first), EndReason::Yielded))
     }
 
     /// Whether all leases of a block are live.
@@ -76,7 +95,13 @@ pub(super) fn claimed(
         Hold::Socket if caller.owner.is_none() && claim.protocol == Protocol::Tcp => Hold::Guard,
         hold => hold,
     };
-    let claim = Lease { hold, ..claim.clone() };
+    // Whoever asks once more is about to use it.
+    let used = match claim.used {
+        _ if !caller.owner.is_none() => Use::Once,
+        Use::Idle => Use::None,
+        used => used,
+    };
+    let claim = Lease { used, hold, ..claim.clone() };
     if !caller.owner.is_none() {
         return shared(&claim, caller);
     }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     change::Change,
     error::Error,
-    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner, Use},
     request::{AllocateRequest, Filter, LONGEST_TTL},
     time::{Moment, Timestamp},
 };
@@ -27,9 +27,9 @@ const NEW_MILLIS: u64 = 5_000;
 /// What becomes of a lease whose time has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
-    /// What ends now.
-    pub ends: Option<Change>,
-    /// When it is looked at again, if it is.
+    /// What changes now: in most cases the lease ends.
+    pub change: Option<Change>,
+    /// When it is looked at again, if it is and not because of the change.
     pub again: Option<Limit>,
 }
 
@@ -40,6 +40,11 @@ pub struct OwnerEnded {
     pub ends: Vec<Change>,
     /// Whether leases are left that live a moment longer: see [`Registry::owner_ended`].
     pub is_leaving: bool,
+}
+
+/// A claim that has come that far.
+fn claim(lease: &Lease, used: Use) -> Change {
+    Change::Claim { lease: Arc::new(Lease { used, ..lease.clone() }) }
 }
 
 /// Spares leases whose port is listened on: they live on as orphans, and orphans stay as they are.
@@ -65,20 +70,25 @@ impl Registry {
         match Obligations::of(Some(&lease)).limit {
             Some(Limit::At(deadline)) if deadline <= now => {
                 let is_over = |holder: &Holder| holder.deadline.is_some_and(|end| end <= now);
-                Due { ends: Some(leave(&lease, is_over, EndReason::Ttl)), again: None }
+                Due { change: Some(leave(&lease, is_over, EndReason::Ttl)), again: None }
             }
             // It was renewed, or has an owner.
             Some(Limit::At(_)) | None => Due::default(),
+            Some(Limit::Claimed) => {
+                let used = if is_listened(&lease) { Use::Once } else { Use::Idle };
+                Due { change: Some(claim(&lease, used)), again: None }
+            }
             Some(Limit::Unused) => {
                 let again = Some(Limit::Unused);
                 if is_listened(&lease) {
                     self.unlistened.remove(&lease_id);
-                    return Due { ends: None, again };
+                    let change = lease.is_soft().then(|| claim(&lease, Use::Once));
+                    return Due { change, again };
                 }
                 let looks = self.unlistened.entry(lease_id).or_default();
                 *looks += 1;
                 let ends = (*looks > LOOKS).then(|| Change::end(lease, EndReason::Unused));
-                Due { ends, again }
+                Due { change: ends, again }
             }
         }
     }

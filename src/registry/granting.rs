@@ -10,7 +10,7 @@ use super::{
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{Holder, HolderId, Lease, LeaseId, Owner},
+    lease::{Holder, HolderId, Lease, LeaseId, Owner, Use},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType},
@@ -299,6 +299,7 @@ pub fn new_leases(
             slot: *slot,
             owner: owner.clone(),
             claim: *is_claim,
+            used: if *is_claim && !owner.is_none() { Use::Once } else { Use::None },
             hold: *hold,
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),

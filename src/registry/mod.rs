@@ -53,6 +53,7 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{
         EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey,
+        Use,
     },
     port::{Port, Protocol},
     request::Filter,
@@ -125,6 +126,8 @@ pub struct Registry {
     /// Which instances live by which owner.
     announced: HashMap<Owner, BTreeSet<InstanceId>>,
     shares: Shares,
+    /// How many claims nobody has used for long.
+    idle: usize,
     memory: Memory,
     told: Told,
     /// Leases of another registry that have ended while it was being merged with this one.
@@ -166,6 +169,7 @@ impl Registry {
             instances: HashMap::new(),
             announced: HashMap::new(),
             shares: Shares::default(),
+            idle: 0,
             memory: Memory::default(),
             told: Told::default(),
             ended_elsewhere: HashSet::new(),
@@ -243,6 +247,7 @@ impl Registry {
             }
             Change::Orphan { lease }
             | Change::Renew { lease }
+            | Change::Claim { lease }
             | Change::SingletonReuse { lease }
             | Change::SingletonLeave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
@@ -266,6 +271,11 @@ impl Registry {
         self.tcp.leases.reserve(leases);
     }
 
+    /// How many leases keep the service running: all but claims that nobody has used for long.
+    pub fn running_for(&self) -> usize {
+        self.leases.len() - self.idle
+    }
+
     /// Takes a lease as it is, from a snapshot.
     pub fn insert(&mut self, lease: Arc<Lease>) {
         for protocol in lease.protocol.parts() {
@@ -286,6 +296,7 @@ impl Registry {
         }
         self.holders.extend(lease.holder_ids().map(|holder| (holder, lease.lease_id)));
         self.shares.add(&lease);
+        self.idle += usize::from(is_idle(&lease));
         self.leases.insert(lease.lease_id, lease);
     }
 
@@ -328,6 +339,7 @@ impl Registry {
             return;
         };
         self.shares.take(&lease);
+        self.idle -= usize::from(is_idle(&lease));
         for protocol in lease.protocol.parts() {
             let leased = self.leased_mut(*protocol);
             // A log whose middle is lost may have leased the port anew.
@@ -515,6 +527,10 @@ impl Registry {
 fn service_of(lease: &Lease) -> Option<MemoryKey> {
     let key = if lease.claim { lease.memory_key() } else { None };
     key.map(|key| MemoryKey { slot: 1, ..key })
+}
+
+fn is_idle(lease: &Lease) -> bool {
+    lease.used == Use::Idle && lease.is_soft()
 }
 
 /// The types that have one lease for everybody, in order.

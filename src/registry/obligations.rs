@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::{
-    lease::{Lease, Owner},
+    lease::{Lease, Owner, Use},
     service_type::Hold,
     time::Moment,
 };
@@ -15,6 +15,8 @@ pub enum Limit {
     At(Moment),
     /// Nothing else ends it, so it ends when its port has not been listened on for the configured time.
     Unused,
+    /// It is a claim that a server may be about to use; if none does, its port is guarded no longer.
+    Claimed,
 }
 
 /// What the service has to do for a lease. It follows from the lease alone, so that a lease that is changed, one that is read
@@ -33,12 +35,17 @@ impl<'a> Obligations<'a> {
     /// What is to be done for this lease; for none, nothing.
     pub fn of(lease: Option<&'a Lease>) -> Self {
         let Some(lease) = lease else { return Self::default() };
-        let guard = lease.hold == Hold::Guard;
+        let guard = lease.hold_now() == Hold::Guard;
         if lease.orphaned {
             return Self { guard, ..Self::default() };
         }
-        let unused = (!lease.is_owned()).then_some(Limit::Unused);
-        let limit = lease.nearest_deadline().map(Limit::At).or(unused);
+        let limit = if let Some(deadline) = lease.nearest_deadline() {
+            Some(Limit::At(deadline))
+        } else if lease.is_soft() && lease.used == Use::None {
+            Some(Limit::Claimed)
+        } else {
+            (!lease.is_owned()).then_some(Limit::Unused)
+        };
         Self { owners: lease.owners().collect(), limit, guard }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use styxy::{
-    lease::{InstanceId, Lease, LeaseId, Owner},
+    lease::{InstanceId, Lease, LeaseId, Owner, Use},
     registry::{Effect, obligations::Limit},
 };
 
@@ -47,6 +47,7 @@ pub fn limit(lease: &Lease) -> Option<Limit> {
     match lease.holders().filter_map(|holder| holder.deadline).min() {
         _ if lease.orphaned => None,
         Some(deadline) => Some(Limit::At(deadline)),
+        None if lease.claim && lease.used == Use::None && !lease.is_owned() => Some(Limit::Claimed),
         None => lease.holders().all(|holder| holder.owner.is_none()).then_some(Limit::Unused),
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use styxy::{
     auto_allocation::AutoAllocation,
     change::{Change, Record},
+    error::ErrorKind,
     lease::{EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, Owner},
     port::{Port, PortRange, Protocol},
     registry::{
@@ -305,6 +306,7 @@ impl World {
                         !lease.is_owned() && lease.holders().all(|holder| holder.ttl.is_none())
                     }
                     EndReason::ListenerGone => lease.orphaned,
+                    EndReason::Yielded => lease.is_soft(),
                     _ => true,
                 };
                 assert!(has, "a lease ends only for a cause: {reason:?}, {lease:?}");
@@ -466,6 +468,11 @@ impl World {
             let is_free = !self.listened.contains(&port);
             if is_free { Ok(()) } else { Err(Obstacle::InUse(InUse::Socket)) }
         });
+        if decided.as_ref().is_err_and(|error| error.kind == ErrorKind::PoolExhausted) {
+            let is_listened = |lease: &Lease| self.listened.contains(&lease.port);
+            let gives_way = self.registry.gives_way(request, known, is_listened)?;
+            return if self.commit(vec![gives_way]) { self.ask(request, owner) } else { None };
+        }
         let decision = decided.ok()?.expect("no type may grow");
         let kept_before = self.fails.then(|| kept(&self.registry));
         let name = request.lease_id.map(HolderId::from);
@@ -591,13 +598,13 @@ impl World {
         let listened = &self.listened;
         let is_listened = |lease: &Lease| listened.contains(&lease.port);
         let due = self.registry.lease_due(lease_id, self.now.plus_seconds(early), is_listened);
-        self.end(due.ends.into_iter().collect());
+        self.end(due.change.into_iter().collect());
     }
 
     fn look_at_what_is_due(&mut self) {
         let is_due = |limit: &Limit| match limit {
             Limit::At(moment) => *moment <= self.now,
-            Limit::Unused => true,
+            Limit::Unused | Limit::Claimed => true,
         };
         let due = self.begun.limits.iter().filter(|(_, limit)| is_due(limit)).map(|(id, _)| *id);
         let mut due: Vec<_> = due.collect();
@@ -642,7 +649,8 @@ impl World {
             for part in lease.protocol.parts() {
                 assert!(ports.insert((lease.port, *part)), "no port is leased twice: {lease:?}");
             }
-            let is_guarded = lease.protocol != Protocol::Udp && lease.hold.as_str() == "guard";
+            let is_guarded =
+                lease.protocol != Protocol::Udp && lease.hold_now().as_str() == "guard";
             guarded.extend(is_guarded.then_some(lease.lease_id));
             if lease.orphaned {
                 continue;

@@ -9,7 +9,7 @@ use std::{
 use styxy::{
     change::{Change, Remembers},
     error::{Error, ErrorKind},
-    lease::{InstanceId, Lease, MemoryKey, Owner, ProjectPath, SingletonKey},
+    lease::{EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, SingletonKey, Use},
     port::{Port, PortRange, Protocol},
     registry::{Choice, PortSet, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
@@ -196,6 +196,7 @@ impl Model {
             Change::Release { lease, .. } | Change::Expire { lease, .. } => self.take(lease),
             Change::Orphan { lease }
             | Change::Renew { lease }
+            | Change::Claim { lease }
             | Change::SingletonReuse { lease }
             | Change::SingletonLeave { lease, .. } => {
                 self.take(lease);
@@ -447,6 +448,39 @@ impl Model {
                 }
                 _ => panic!("{request:?}: {error:?}"),
             },
+        }
+    }
+
+    /// Checks what gives way to a request that finds no port: a claim in the type's ranges that nobody has used, or none
+    /// if there is none.
+    pub fn judge_way(&self, request: &AllocateRequest, gives_way: Option<&Change>) {
+        let Some(kind) = self.kind(&request.service_type) else { return };
+        let is_soft = |lease: &Lease| {
+            lease.claim
+                && lease.used != Use::Once
+                && !lease.orphaned
+                && lease.block_id.is_none()
+                && lease.holders().all(|h| h.owner == Owner::None && h.deadline.is_none())
+                && !self.is_busy(lease.port, lease.protocol)
+        };
+        let parts = parts(request.protocol());
+        let at = |port| parts.iter().find_map(move |part| self.lease_at(*part, port));
+        let ports = kind.ranges.iter().flat_map(|range| range.ports());
+        let soft: Vec<_> = ports.filter_map(at).filter(|lease| is_soft(lease)).collect();
+        match gives_way {
+            Some(Change::Expire { lease, reason: EndReason::Yielded, .. }) => {
+                let earliest = |used| {
+                    let of_it = |lease: &&Arc<Lease>| (lease.used == Use::Idle) == used;
+                    soft.iter().copied().filter(of_it).map(|lease| lease.since).min()
+                };
+                let first = earliest(true).or_else(|| earliest(false));
+                assert!(is_soft(lease) && Some(lease.since) == first, "{lease:?} gave way");
+            }
+            Some(other) => panic!("{other:?}"),
+            None => {
+                let could = request.count == 1 && !request.dry_run && !soft.is_empty();
+                assert!(!could, "nothing gave way to {request:?}");
+            }
         }
     }
 

@@ -35,6 +35,7 @@ pub struct Counts {
     pub left: u64,
     pub refused: u64,
     pub exhausted: u64,
+    pub yielded: u64,
     pub over_limit: u64,
     pub released: u64,
     pub expired: u64,
@@ -156,6 +157,21 @@ impl Service {
             guards: (self.begun.guarded.len(), usize::MAX),
         };
         let decided = self.registry.decide(request, known, means, ask);
+        let is_short = match &decided {
+            Ok(decision) => decision.is_none(),
+            Err(error) => error.kind == ErrorKind::PoolExhausted,
+        };
+        if is_short {
+            let is_listened = |lease: &Lease| self.model.is_busy(lease.port, lease.protocol);
+            let gives_way = self.registry.gives_way(request, known, is_listened);
+            self.model.judge_way(request, gives_way.as_ref());
+            if let Some(end) = gives_way {
+                self.counts.probes += probes;
+                self.counts.yielded += 1;
+                self.commit(vec![end]);
+                return self.allocate_now(request, owner);
+            }
+        }
         self.model.judge(request, &decided);
         self.counts.probes += probes;
         self.counts.most_probes = self.counts.most_probes.max(probes);
@@ -244,7 +260,7 @@ impl Service {
             let model = &self.model;
             let is_listened = |lease: &Lease| model.is_busy(lease.port, lease.protocol);
             let due = self.registry.lease_due(lease_id, now, is_listened);
-            self.end(due.ends.into_iter().collect());
+            self.end(due.change.into_iter().collect());
             if due.again.is_none() {
                 break;
             }

@@ -84,7 +84,7 @@ pub(super) struct Listed {
     lease: Lease,
     /// The name of the owner's command
     comm: Option<String>,
-    /// reserved, listening, or orphaned: the owner is gone, and something still listens
+    /// reserved; claimed: asked for and not used yet; listening; or orphaned: the owner is gone, and something still listens
     state: String,
 }
 

@@ -11,6 +11,7 @@ fn fields() -> Vec<(&'static str, serde_json::Value)> {
     vec![
         ("/idle_exit_seconds", json!(5)),
         ("/unused_seconds", json!(1)),
+        ("/claimed_seconds", json!(1)),
         ("/limits/leases", json!(7)),
         ("/limits/leases_per_instance", json!(3)),
         ("/limits/leases_per_project", json!(4)),
