@@ -39,6 +39,9 @@ const SERVE: &str = "serve-on-handed-socket";
 /// Generous: a busy computer starts node slowly.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// A trial that is made of a table: its name, what of its needs is missing, and what it does.
+type Ready = (String, Vec<String>, Box<dyn FnOnce() + Send>);
+
 /// A trial: its name, the commands that it needs, and what it does.
 type Case = (&'static str, &'static [&'static str], fn());
 

@@ -155,7 +155,7 @@ const PROGRAMS: &[Program] = &[
 ];
 
 /// The trials: the name, what is missing, and what it does.
-pub(super) fn trials() -> Vec<(String, Vec<String>, Box<dyn FnOnce() + Send>)> {
+pub(super) fn trials() -> Vec<super::Ready> {
     let mut trials = Vec::new();
     let mut add = |program: &'static Program, how: &str, line: String, script: Option<&str>| {
         let word = program.name.to_lowercase().replace([' ', '-', '.'], "_");

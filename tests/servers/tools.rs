@@ -73,7 +73,7 @@ test("has a port", () => appendFileSync("ports", process.env.PORT + "\n"));
 "#;
 
 /// The trials: the name, what is missing, and what it does.
-pub(super) fn trials() -> Vec<(String, Vec<String>, Box<dyn FnOnce() + Send>)> {
+pub(super) fn trials() -> Vec<super::Ready> {
     let missing = |needs: &[&str]| {
         let missing = needs.iter().filter(|needed| !is_there(needed));
         missing.map(|needed| (*needed).to_owned()).collect::<Vec<_>>()
