@@ -1,6 +1,9 @@
 use std::{thread, time::Duration};
 
-use clap::Args;
+use clap::{
+    Args,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use serde_json::Value as Json;
 
 use super::{
@@ -37,8 +40,9 @@ pub(super) struct List {
     /// Only leases of the service of that name
     #[arg(long)]
     name: Option<String>,
-    /// Only leases of this package: a folder of a project
-    #[arg(long, value_name = "PATH", conflicts_with = "project")]
+    /// Only leases of this package: a folder of a project, named from here or from its top
+    #[arg(long, value_name = "PATH", conflicts_with = "project",
+        value_parser = OsStringValueParser::new().try_map(Project::of_package))]
     package: Option<Project>,
     /// Only leases in this state: reserved, claimed, listening, orphaned or unknown
     #[arg(long, value_parser = ["reserved", "claimed", "listening", "orphaned", "unknown"])]

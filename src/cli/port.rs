@@ -3,7 +3,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::{Args, ValueEnum};
+use clap::{
+    Args, ValueEnum,
+    builder::{OsStringValueParser, TypedValueParser},
+};
 use serde_json::Value as Json;
 
 use super::{
@@ -37,8 +40,9 @@ pub(super) struct Find {
     /// The service's name
     #[arg(long)]
     name: Option<String>,
-    /// The package that it is of: a folder of the project
-    #[arg(long, value_name = "PATH", conflicts_with = "project")]
+    /// The package that it is of: a folder of the project, named from here or from its top
+    #[arg(long, value_name = "PATH", conflicts_with = "project",
+        value_parser = OsStringValueParser::new().try_map(Project::of_package))]
     package: Option<Project>,
     /// The project that it is of, or a folder of it for the package there [default: the current folder]
     #[arg(long, value_name = "PATH")]

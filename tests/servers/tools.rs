@@ -211,7 +211,7 @@ const TURBO: Starter = Starter {
         }
     },
     folder: |service| format!("apps/{service}"),
-    asked: |service| ["dev", "--package", &format!("../{service}")].map(str::to_owned).to_vec(),
+    asked: |service| ["dev", "--package", &format!("apps/{service}")].map(str::to_owned).to_vec(),
 };
 
 const HONCHO: Starter = Starter {
