@@ -88,6 +88,19 @@ fn claims_that_nobody_uses_give_way_where_ports_are_short() {
     drop(server);
 }
 
+#[test]
+fn what_a_service_has_already_is_suggested_to_it() {
+    let home = Home::with_type();
+    let port = home.allocated(&["--name", "web"])["port"].clone();
+    let suggested = |arguments: &[&str]| -> Json {
+        serde_json::from_str(&home.ok(&[&["suggest", "mine", "--json"], arguments].concat()))
+            .unwrap()
+    };
+    let web = suggested(&["--name", "web"]);
+    assert_eq!((&web[0]["port"], &web[0]["reason"]), (&port, &json!("existing")));
+    assert_ne!(suggested(&["--name", "api"])[0]["port"], port);
+}
+
 /// What a verb that is refused says.
 fn refused(home: &Home, arguments: &[&str]) -> String {
     let output = home.run(arguments);

@@ -108,7 +108,8 @@ impl Broker {
             return Ok(Vec::new());
         };
         let request = request.completed(service_type)?;
-        if let Some(lease) = inner.registry.existing(&request, service_type) {
+        let claim = inner.registry.claim(&request, service_type).map(Arc::clone);
+        if let Some(lease) = claim.or_else(|| inner.registry.existing(&request, service_type)) {
             let held = Some(lease.describe_holder());
             return Ok(vec![Suggestion { port: lease.port, reason: Reason::Existing, held }]);
         }

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     client::Call,
+    lease::ProjectPath,
     port::{Port, Protocol},
     project,
     request::{AllocateRequest, MOST_PORTS},
@@ -48,7 +49,7 @@ impl Suggest {
         options.put("count", u32::from(self.count));
         options.put_some("service_name", self.name.clone());
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
-        options.put("project_path", project.path().as_str());
+        put_service_of(&project, &mut options);
         let suggestions = suggest(service_type, options)?;
         if self.output.json {
             return print_json(&suggestions);
@@ -104,6 +105,13 @@ pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, Stop>
     ask(&Call::Suggest { service_type: service_type.to_owned(), options })
 }
 
+/// Asks as `styxy allocate` would for a service of this project.
+fn put_service_of(project: &Project, options: &mut Fields) {
+    options.put("project_path", project.path().as_str());
+    options.put_some("package_path", project.package().map(ProjectPath::as_str));
+    options.put("claim", true);
+}
+
 /// What is said of a project that was not looked at as a whole.
 pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
     than are looked at; ask in the member's folder";
@@ -116,7 +124,7 @@ pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), Stop> {
         let mut options = Fields::default();
         options.put("count", 1_u32);
         options.put_some("service_name", need.service_name.clone());
-        options.put("project_path", project.path().as_str());
+        put_service_of(project, &mut options);
         let service_type = need.service_type.to_owned();
         let suggestions = ask(&Call::Suggest { service_type, options })?;
         found.push(json!({

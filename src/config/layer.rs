@@ -113,7 +113,7 @@ pub struct LimitsLayer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 0, max = 65_535)))]
     pub guards: Option<usize>,
-    /// Remembered ports; the oldest are forgotten first.
+    /// Remembered ports; the oldest are forgotten first, and one project has at most a quarter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(range(min = 1, max = 1_000_000)))]
     pub remembered_ports: Option<usize>,

@@ -275,10 +275,13 @@ fn read_filter(query: Query<Vec<(String, String)>>) -> Result<Filter, Error> {
 pub(super) fn read_query(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Vec<(String, Value)>, Error> {
+    const FLAGS: [&str; 7] =
+        ["claim", "create", "dry_run", "force", "origins", "strict", "use_claim"];
+    let is_flag = |key: &str| FLAGS.contains(&key);
     let value = |key: &str, text: String| match (key, text.parse(), text.as_str()) {
         ("port" | "count" | "ttl" | "pid" | "limit" | "after", Ok(number), _) => Value::U64(number),
-        ("create" | "strict" | "dry_run" | "force" | "origins", _, "true") => Value::Bool(true),
-        ("create" | "strict" | "dry_run" | "force" | "origins", _, "false") => Value::Bool(false),
+        (key, _, "true") if is_flag(key) => Value::Bool(true),
+        (key, _, "false") if is_flag(key) => Value::Bool(false),
         _ => Value::Str(text),
     };
     let values = query.into_iter().map(|(key, text)| {

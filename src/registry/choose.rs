@@ -14,7 +14,7 @@ use crate::{
 /// Why a port is the next to be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The service runs once, and has it.
+    /// The service has it already, and runs once or asks for its claim.
     Existing,
     /// This service of this project had it last.
     Remembered,
@@ -44,7 +44,7 @@ impl Reason {
     /// The same for people.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Existing => "the service runs once, and has this port",
+            Self::Existing => "the service has this port already",
             Self::Remembered => "this project had it last",
             Self::Template => "the template stands for it",
             Self::Preferred => "the service type prefers it",

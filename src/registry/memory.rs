@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::port_set::PortSet;
 use crate::{
-    lease::MemoryKey,
+    lease::{MemoryKey, ProjectPath},
     port::{Port, Protocol},
     service_type::ServiceTypeName,
 };
@@ -62,6 +62,9 @@ impl Remembered {
     }
 }
 
+/// So many ports may be remembered of a project, however few of all may be.
+const LEAST_SHARE: usize = 100;
+
 /// Keys by their age, the oldest first.
 type Aged = BTreeSet<(u64, Arc<MemoryKey>)>;
 
@@ -71,6 +74,7 @@ type Aged = BTreeSet<(u64, Arc<MemoryKey>)>;
 pub struct Memory {
     by_key: HashMap<Arc<MemoryKey>, Remembered>,
     by_age: Aged,
+    of_project: HashMap<ProjectPath, Aged>,
     by_port: HashMap<(Protocol, Port), Aged>,
     newest: Newest,
     tcp: PortSet,
@@ -116,13 +120,25 @@ impl Memory {
         }
     }
 
-    /// Remembers what was remembered, and forgets the oldest beyond `most`.
+    /// Remembers what was remembered, and forgets the oldest beyond `most`, and the oldest of that project beyond its share.
     pub(super) fn restore(&mut self, key: MemoryKey, remembered: Remembered, most: usize) {
+        let project = key.project_path.clone();
         self.set_to(key, remembered);
+        while let Some(oldest) = self.beyond_share(&project, most) {
+            self.forget(&oldest);
+        }
         while self.by_key.len() > most.max(1) {
             let oldest = self.by_age.first().map(|(_, key)| Arc::clone(key));
             self.forget(&oldest.expect("every key has an age"));
         }
+    }
+
+    /// The oldest of a project that has more than its share, a quarter of what may be remembered: one that makes up names would
+    /// have all others forgotten.
+    fn beyond_share(&self, project: &ProjectPath, most: usize) -> Option<Arc<MemoryKey>> {
+        let keys = self.of_project.get(project)?;
+        let oldest = keys.first().filter(|_| keys.len() > (most / 4).max(LEAST_SHARE));
+        oldest.map(|(_, key)| Arc::clone(key))
     }
 
     /// Takes back that a port was remembered for that key; `before` is what was remembered then. What has
@@ -143,6 +159,8 @@ impl Memory {
         self.by_port.entry((key.protocol, port)).or_default().insert((age, Arc::clone(&key)));
         self.note_newest(key.protocol, port);
         self.set(key.protocol).insert(port);
+        let of_project = self.of_project.entry(key.project_path.clone()).or_default();
+        of_project.insert((age, Arc::clone(&key)));
         self.by_age.insert((age, Arc::clone(&key)));
         self.by_key.insert(key, remembered);
     }
@@ -156,6 +174,12 @@ impl Memory {
         let protocol = key.protocol;
         let entry = (age, key);
         self.by_age.remove(&entry);
+        if let Some(entries) = self.of_project.get_mut(&entry.1.project_path) {
+            entries.remove(&entry);
+            if entries.is_empty() {
+                self.of_project.remove(&entry.1.project_path);
+            }
+        }
         if let Some(entries) = self.by_port.get_mut(&place) {
             entries.remove(&entry);
             if entries.is_empty() {
@@ -264,6 +288,25 @@ mod tests {
         // Another port that was remembered since stays.
         memory.take_back(&key("/b"), port(3002), None);
         assert_eq!(everything(&memory), then);
+    }
+
+    #[test]
+    fn a_project_has_others_forgotten_only_up_to_its_share() {
+        let key = |path: &str, name: u16| {
+            let path = path.parse().unwrap();
+            let key = MemoryKey::new(path, "dev".parse().unwrap(), Protocol::Tcp);
+            MemoryKey { service_name: Some(format!("s{name}").parse().unwrap()), ..key }
+        };
+        let port = Port::new(3000).unwrap();
+        let mut memory = Memory::default();
+        memory.remember(key("/quiet", 0), port, 1, 1_000);
+        (2..2_000).for_each(|age| memory.remember(key("/loud", age), port, age.into(), 1_000));
+        assert_eq!(memory.len(), 251);
+        assert!(memory.get(&key("/quiet", 0)).is_some());
+        let of_loud = [1_749, 1_750].map(|name| memory.get(&key("/loud", name)).is_some());
+        assert_eq!(of_loud, [false, true], "its oldest are forgotten");
+        (2..200).for_each(|age| memory.remember(key("/few", age), port, age.into(), 50));
+        assert_eq!(memory.len(), 50, "the limit for all counts, too");
     }
 
     #[test]

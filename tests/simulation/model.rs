@@ -59,6 +59,8 @@ pub struct Model {
     claims: BTreeSet<(ProjectPath, usize, Port)>,
     pub instances: BTreeMap<InstanceId, Owner>,
     memory: HashMap<MemoryKey, Remembered>,
+    /// How much is remembered of each project.
+    of_project: HashMap<ProjectPath, usize>,
     /// The same by the number of the change, the oldest first.
     ages: BTreeMap<u64, MemoryKey>,
 }
@@ -108,6 +110,7 @@ impl Model {
             claims: BTreeSet::new(),
             instances: BTreeMap::new(),
             memory: HashMap::new(),
+            of_project: HashMap::new(),
             ages: BTreeMap::new(),
         };
         model.set_rules(rules);
@@ -291,18 +294,26 @@ impl Model {
                 Remembered { since, ..Remembered::new(lease.port, seq) }
             }
         };
+        let project = key.project_path.clone();
         self.forget(&key);
         self.ages.insert(seq, key.clone());
+        *self.of_project.entry(project.clone()).or_default() += 1;
         self.memory.insert(key, remembered);
+        while self.of_project[&project] > (self.most_remembered / 4).max(100) {
+            let oldest = self.ages.values().find(|key| key.project_path == project).cloned();
+            self.forget(&oldest.expect("it has some"));
+        }
         while self.memory.len() > self.most_remembered {
             let (_, oldest) = self.ages.pop_first().expect("there are more than `most`");
             self.memory.remove(&oldest);
+            less(&mut self.of_project, &oldest.project_path);
         }
     }
 
     fn forget(&mut self, key: &MemoryKey) -> Option<Port> {
         let Remembered { port, age, .. } = self.memory.remove(key)?;
         self.ages.remove(&age);
+        less(&mut self.of_project, &key.project_path);
         Some(port)
     }
 
