@@ -338,6 +338,35 @@ fn a_program_of_the_configuration_that_binds_without_reusing_gets_its_port_witho
     }
 }
 
+#[test]
+fn a_run_within_another_uses_the_lease_that_is_there_for_its_service() {
+    let home = Home::with_type();
+    let styxy = home.styxy().get_program().to_str().unwrap().to_owned();
+    let within = |outer: &[&str], inner: &str| {
+        let inner = format!("echo $PORT; {styxy} run mine {inner} -- bash -c 'echo $PORT'");
+        let both = home.run(&[&["run", "mine"], outer, &["--", "bash", "-c", &inner]].concat());
+        let ports = out(&both).lines().map(|port| port.parse::<u16>().unwrap()).collect::<Vec<_>>();
+        (ports[0] == ports[1], said(&both).contains("leave out one of the two"))
+    };
+    assert_eq!(within(&[], ""), (true, false));
+    assert_eq!(within(&["--name", "web"], "--name web"), (true, false));
+    assert_eq!(within(&["--name", "web"], ""), (false, true));
+    assert_eq!(within(&["--name", "web"], "--quiet"), (false, false));
+    assert_eq!(within(&[], "--count 2"), (false, true));
+    // Of a lease that is used it is not the first server.
+    let inner = format!("{styxy} run mine -- bash -c 'echo $PORT'");
+    let script = "import os, socket, subprocess, sys
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(('', int(os.environ['PORT'])))
+server.listen()
+inner = subprocess.run(sys.argv[1], shell=True, capture_output=True, text=True)
+print(inner.stdout.strip() == os.environ['PORT'], 'leave out' in inner.stderr)
+";
+    let both = home.run(&["run", "mine", "--", "python3", "-c", script, &inner]);
+    assert_eq!(out(&both), "False False");
+}
+
 /// The lines of a command's standard error, to the first one with these words.
 fn lines_until(child: &mut Child, words: &str) -> Vec<String> {
     let mut lines = Vec::new();
@@ -357,11 +386,18 @@ fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
     // As `npm run` does it, with a shell in between.
     let line = format!("python3 -m http.server {elsewhere} & wait");
     let mut styxy = home.styxy();
-    styxy.args(["run", "mine", "--port", &wanted, "--", "bash", "-c", &line]);
+    // The claim of the service is the command's, too.
+    home.ok(&["allocate", "mine", "--port", &wanted]);
+    styxy.args(["run", "mine", "--", "bash", "-c", &line]);
     let mut child = styxy.process_group(0).stderr(Stdio::piped()).spawn().unwrap();
     let told = format!("listens on port {elsewhere} and not on {wanted}, its own; ");
     let lines = lines_until(&mut child, &told);
     assert_eq!(lines.iter().filter(|line| line.contains(&elsewhere)).count(), 1, "{lines:?}");
+    // And so do the next verbs.
+    let instead = format!("its owner listens on TCP port {elsewhere} instead");
+    assert!(said(&home.run(&["port", "mine"])).contains(&instead));
+    let check = String::from_utf8(home.run(&["check", &wanted]).stdout).unwrap();
+    assert!(check.contains(&instead), "{check}");
     // It was no child of the command.
     let state = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();

@@ -83,7 +83,7 @@ impl Broker {
         fields.put_some("listening", listening);
         match &obstacle {
             Some(Obstacle::Leased(lease)) => {
-                let mut lease_fields = lease.fields();
+                let mut lease_fields = shown(lease);
                 lease_fields.put("state", state(lease, listening));
                 fields.put("lease", lease_fields);
             }
@@ -254,9 +254,7 @@ fn listed(leases: &[Arc<Lease>]) -> Vec<Fields> {
     let listened = Listened::default();
     let mut comms = HashMap::new();
     let fields = leases.iter().map(|lease| {
-        // Of a claim, whoever uses it says more than that it was asked for.
-        let owner = lease.owners().next().unwrap_or(&lease.owner);
-        let mut fields = Lease { owner: owner.clone(), ..(**lease).clone() }.fields();
+        let (owner, mut fields) = (owner(lease), shown(lease));
         if let (Owner::Process { pid, .. }, false) = (owner, lease.orphaned) {
             let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
             fields.put_some("comm", comm.as_deref());
@@ -266,6 +264,16 @@ fn listed(leases: &[Arc<Lease>]) -> Vec<Fields> {
         fields
     });
     fields.collect()
+}
+
+/// Who is shown as the owner: of a claim, whoever uses it says more than that it was asked for.
+fn owner(lease: &Lease) -> &Owner {
+    lease.owners().next().unwrap_or(&lease.owner)
+}
+
+/// A lease as it is shown.
+fn shown(lease: &Lease) -> Fields {
+    Lease { owner: owner(lease).clone(), ..lease.clone() }.fields()
 }
 
 /// The word for how far a lease has come; `None` where it cannot be found out whether something listens.

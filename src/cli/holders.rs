@@ -4,7 +4,9 @@ use std::{net::IpAddr, sync::Arc};
 
 use serde_json::{Value as Json, json};
 
+use super::ask;
 use crate::{
+    client::Call,
     kernel::{
         container::Container,
         diag::Role,
@@ -12,6 +14,7 @@ use crate::{
         process::is_of,
     },
     port::{Port, PortRange, Protocol},
+    value::Fields,
     word::shortened,
 };
 
@@ -72,6 +75,16 @@ pub(super) fn instead(elsewhere: &[Holder]) -> Option<String> {
     let noun = if ports.len() == 1 { "port" } else { "ports" };
     let ports = ports.join(", ");
     (!ports.is_empty()).then(|| format!("its owner listens on TCP {noun} {ports} instead"))
+}
+
+/// What to tell of a lease that nobody uses, if its owner listens elsewhere.
+pub(super) fn note_of(lease: &Json) -> Option<String> {
+    if lease["state"] != "reserved" || lease["pid"].is_null() {
+        return None;
+    }
+    let leases = ask(&Call::List { filter: Fields::default() }).ok()?;
+    let instead = instead(&elsewhere(lease, leases.as_array()?))?;
+    Some(format!("nothing listens on port {}: {instead}; {IGNORES_PORT}", lease["port"]))
 }
 
 /// What to do about a server that does not read its port.

@@ -10,8 +10,8 @@ use clap::{
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ask, print, print_json, project::Project, refused, say, text, usage,
-    wanted::unit_of,
+    Output, Stop, ask, holders::note_of, print, print_json, project::Project, refused, say, text,
+    usage, wanted::unit_of,
 };
 use crate::{
     client::{self, Call},
@@ -80,6 +80,9 @@ impl Find {
             Some(seconds) => service.listening_within(Duration::from_secs(seconds))?,
             None => service.lease()?,
         };
+        if let Some(note) = note_of(&lease) {
+            say(&note);
+        }
         match self.format {
             _ if self.output.json => print_json(&lease),
             Format::Json => print_json(&lease),

@@ -2,9 +2,11 @@
 //!
 //! - `variables`: which variables tell the command its ports, and of which services these are
 //! - `arguments`: the command with its environment and arguments
+//! - `nested`: what a `styxy run` around this one has leased
 //! - `watcher`: a look at whether the command listens on its port
 
 mod arguments;
+mod nested;
 mod variables;
 mod watcher;
 
@@ -26,6 +28,7 @@ use serde_json::Value as Json;
 pub(super) use self::arguments::{Replacing, environment, unless_off};
 pub(super) use self::watcher::Watcher;
 use self::{
+    nested::{Outer, outer},
     variables::{Leased, Variable, With, have_one_value},
     watcher::watch,
 };
@@ -160,7 +163,18 @@ impl Run {
                 options.0.retain(|(key, _)| *key != "service_name");
                 options.put("service_name", leased.own_name());
             }
-            let answer = self.lease(leased.service_type, options)?;
+            let outer = match index {
+                0 => outer(leased.service_type, &options)?,
+                _ => Outer::Nothing,
+            };
+            let answer = match outer {
+                Outer::Same(lease) => lease,
+                Outer::Unused(lease) => {
+                    self.tell_of_outer(&lease);
+                    self.lease(leased.service_type, options)?
+                }
+                Outer::Nothing => self.lease(leased.service_type, options)?,
+            };
             refuse_to_run_twice(&answer)?;
             self.telling.tell(&answer, leased.variable, (index == 0).then_some(&self.wanted));
             if index == 0 {
@@ -193,6 +207,19 @@ impl Run {
         self.watch(&own, hint);
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
+    }
+
+    /// Says that nothing uses what the `styxy run` around this one has leased.
+    fn tell_of_outer(&self, lease: &Json) {
+        if self.may_speak() {
+            let sentence = format!(
+                "the styxy run around this one has leased port {} for another {}, which nothing uses: leave \
+                 out one of the two, or have both run in one folder with one --name",
+                lease["port"],
+                text(lease, "service_type")
+            );
+            say(&sentence);
+        }
     }
 
     /// Whether there may be a line on standard error for people.
