@@ -170,6 +170,37 @@ const PROGRAMS: &[Program] = &[
         ask: Ask::Http,
     },
     Program {
+        name: "Python `http.server` with `SO_REUSEPORT` alone",
+        test: "a_python_server_with_so_reuseport_alone_needs_hold_none",
+        needs: PYTHON,
+        binds_guarded: false,
+        start: |_, port| command("python3", &[&source("reuse_port_server.py"), &port.to_string()]),
+        at: V4,
+        ask: Ask::Http,
+    },
+    Program {
+        name: "PHP `php -S`",
+        test: "php_binds_a_guarded_port",
+        needs: ("php", "php-cli"),
+        binds_guarded: true,
+        start: |_, port| {
+            let folder = PathBuf::from(source("index.html"));
+            let folder = folder.parent().unwrap().to_str().unwrap().to_owned();
+            command("php", &["-S", &format!("127.0.0.1:{port}"), "-t", &folder])
+        },
+        at: V4,
+        ask: Ask::Http,
+    },
+    Program {
+        name: "Ruby `TCPServer`",
+        test: "ruby_binds_a_guarded_port",
+        needs: ("ruby", "ruby"),
+        binds_guarded: true,
+        start: |_, port| command("ruby", &[&source("server.rb"), &port.to_string()]),
+        at: V4,
+        ask: Ask::Http,
+    },
+    Program {
         name: "Go `net/http`",
         test: "go_binds_a_guarded_port",
         needs: ("go", "golang-go"),
