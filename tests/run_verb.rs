@@ -367,8 +367,33 @@ print(inner.stdout.strip() == os.environ['PORT'], 'leave out' in inner.stderr)
     assert_eq!(out(&both), "False False");
 }
 
+/// A command with all that it has started, which ends with the test.
+struct Group(Child);
+
+impl Group {
+    fn of(command: &mut Command) -> Self {
+        Self(command.process_group(0).stderr(Stdio::piped()).spawn().unwrap())
+    }
+
+    /// Ends it; what it has said to the end.
+    fn end(mut self) -> String {
+        let group = Pid::from_raw(self.0.id().cast_signed());
+        killpg(group, Signal::SIGKILL).unwrap();
+        let mut told = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        told
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
 /// The lines of a command's standard error, to the first one with these words.
-fn lines_until(child: &mut Child, words: &str) -> Vec<String> {
+fn lines_until(Group(child): &mut Group, words: &str) -> Vec<String> {
     let mut lines = Vec::new();
     for line in BufReader::new(child.stderr.as_mut().unwrap()).lines() {
         lines.push(line.unwrap());
@@ -389,7 +414,7 @@ fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
     // The claim of the service is the command's, too.
     home.ok(&["allocate", "mine", "--port", &wanted]);
     styxy.args(["run", "mine", "--", "bash", "-c", &line]);
-    let mut child = styxy.process_group(0).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Group::of(&mut styxy);
     let told = format!("listens on port {elsewhere} and not on {wanted}, its own; ");
     let lines = lines_until(&mut child, &told);
     assert_eq!(lines.iter().filter(|line| line.contains(&elsewhere)).count(), 1, "{lines:?}");
@@ -400,15 +425,13 @@ fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
     assert!(check.contains(&instead), "{check}");
     // It was no child of the command.
     let state = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap();
+    let children =
+        fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.0.id())).unwrap();
     for pid in children.split_whitespace().map(|pid| pid.parse().unwrap()) {
         assert!(!state(pid).contains(") Z "), "{}", state(pid));
     }
-    killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
-    child.wait().unwrap();
     // Whoever waits for the end of standard error waits for nobody else.
-    let mut rest = String::new();
-    child.stderr.as_mut().unwrap().read_to_string(&mut rest).unwrap();
+    let rest = child.end();
     assert!(!rest.contains("not on"), "{rest}");
 }
 
@@ -418,7 +441,7 @@ fn nobody_waits_for_the_look_at_a_command_that_has_ended() {
     // The look would take ten seconds. A busy machine may take long, but not every time.
     let ended_soon = |_| {
         let start = Instant::now();
-        let output = home.run(&["run", "mine", "--", "bash", "-c", "echo >&2 done"]);
+        let output = home.run(&["run", "mine", "--", "bash", "-c", "sleep 0.5; echo >&2 done"]);
         assert!(said(&output).ends_with("done\n"), "{output:?}");
         start.elapsed() < Duration::from_secs(9)
     };
@@ -441,17 +464,13 @@ fn a_program_that_listens_on_its_port_or_has_another_lease_is_not_told_of() {
         ["--grace=0", "--", "bash", "-c", &own],
     ] {
         let mut command = home.styxy();
-        command.args(["run", "mine"]).args(options).process_group(0);
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let child = Group::of(command.args(["run", "mine"]).args(options));
         // Python says that it serves when somebody asks, so it is asked of the kernel.
         let is_there = || home.leases().iter().any(|lease| lease["state"] == "listening");
         let listens = || TcpStream::connect(("127.0.0.1", home.port(7))).is_ok();
         home.until(|| is_there() || listens());
         thread::sleep(Duration::from_secs(3));
-        killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL).unwrap();
-        child.wait().unwrap();
-        let mut told = String::new();
-        child.stderr.as_mut().unwrap().read_to_string(&mut told).unwrap();
+        let told = child.end();
         assert!(!told.contains("not on"), "{options:?}: {told}");
         home.until(|| home.leases().is_empty() && !listens());
     }
