@@ -115,19 +115,20 @@ impl Found<'_> {
     fn added(&self, words: &[&str], script: Option<&Script>) -> Option<(Vec<String>, usize)> {
         let mut added = self.program.arguments.clone();
         let place = |word: &str| self.arguments.iter().position(|argument| *argument == word);
+        // npm takes for its own what does not follow `--`.
+        let is_npms = matches!(self.before, [name, "exec" | "x", ..] if file_name(name) == "npm");
         // What follows `--` is no option.
         let inside = match &self.program.after {
             Some(word) => Some(place(word)? + 1),
-            None => place("--"),
+            None => place("--").filter(|_| !is_npms),
         };
         // Into a script nothing can be put.
-        if script.is_some() && inside.is_some() && !added.is_empty() {
+        if (is_npms || script.is_some()) && inside.is_some() && !added.is_empty() {
             return None;
         }
         let at = inside.map_or(words.len(), |place| self.before.len() + 1 + place);
-        let needs_dashes =
-            script.is_some_and(|script| script.needs_dashes && !words.contains(&"--"));
-        if needs_dashes && !added.is_empty() {
+        let needs_dashes = is_npms || script.is_some_and(|script| script.needs_dashes);
+        if needs_dashes && !words.contains(&"--") && !added.is_empty() {
             added.insert(0, "--".to_owned());
         }
         Some((added, at))
@@ -219,12 +220,16 @@ fn launched(words: &[&str]) -> Option<usize> {
             ("npx" | "bunx" | "cross-env" | "env" | "time" | "nice", _) => {
                 1 + options(|word| word.starts_with('-') || word.contains('='))
             }
-            ("pnpm" | "yarn" | "npm", Some("exec" | "dlx"))
-            | ("bun", Some("x"))
-            | ("uv" | "poetry" | "pipenv" | "pdm" | "hatch" | "rye", Some("run"))
-            | ("bundle", Some("exec")) => {
-                2 + rest[1..].iter().take_while(|word| no_option(word)).count()
-            }
+            ("npm" | "pnpm" | "bundle", Some("exec"))
+            | ("pnpm" | "yarn", Some("dlx"))
+            | ("npm" | "bun", Some("x"))
+            | (
+                "yarn" | "bun" | "uv" | "poetry" | "pipenv" | "pdm" | "hatch" | "rye",
+                Some("run"),
+            ) => 2 + rest[1..].iter().take_while(|word| no_option(word)).count(),
+            // yarn 1 keeps the options to itself.
+            ("yarn", Some("exec")) => return None,
+            ("pnpm" | "yarn" | "bun", Some(_)) => 1,
             ("php", Some(script)) if file_name(script) == "artisan" => 1,
             (name, Some("-m")) if is_python(name) => 2,
             (name, Some(script)) if is_python(name) && is_script(script) => 1,
@@ -254,12 +259,14 @@ struct Script<'a> {
 }
 
 fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
-    let (manager, rest) = words.split_first()?;
-    let manager = file_name(manager);
-    let (name, rest) = match (manager, rest) {
+    let manager = file_name(words.first()?);
+    // With it bun runs instead of node.
+    let is_of_bun = |word: &str| manager == "bun" && word == "--bun";
+    let rest: Vec<_> = words[1..].iter().copied().filter(|word| !is_of_bun(word)).collect();
+    let (name, rest) = match (manager, rest.as_slice()) {
         ("npm" | "pnpm" | "yarn" | "bun", ["run" | "run-script", name, rest @ ..])
         | ("npm", [name @ "start", rest @ ..])
-        | ("pnpm" | "yarn", [name, rest @ ..]) => (*name, rest),
+        | ("pnpm" | "yarn" | "bun", [name, rest @ ..]) => (*name, rest),
         _ => return None,
     };
     // An option of npm's own may mean the script of another package.

@@ -181,6 +181,14 @@ pub(super) fn trials() -> Vec<super::Ready> {
             add(program, "_by_npm_run", "npm run dev".to_owned(), Some(script));
         }
     }
+    let vite = &PROGRAMS[0];
+    for (how, line) in [
+        ("_by_npm_exec", "npm exec vite"),
+        ("_by_yarn", "node_modules/.bin/yarn vite"),
+        ("_by_yarn_run", "node_modules/.bin/yarn dev"),
+    ] {
+        add(vite, how, line.to_owned(), Some("vite"));
+    }
     let test: Box<dyn FnOnce() + Send> = Box::new(the_page_says_what_is_tried);
     trials.push(("the_page_says_of_each_program_how_it_is_tried".to_owned(), Vec::new(), test));
     trials

@@ -25,6 +25,13 @@ fn a_program_that_does_not_read_its_port_is_told_it() {
         ("npx vite dev", "npx vite dev --port 3000 --strictPort"),
         ("npx --yes vite", "npx --yes vite --port 3000 --strictPort"),
         ("./node_modules/.bin/vite", "./node_modules/.bin/vite --port 3000 --strictPort"),
+        ("npm exec vite", "npm exec vite -- --port 3000 --strictPort"),
+        ("npm exec -- vite", "npm exec -- vite --port 3000 --strictPort"),
+        ("npm x vite -- --host", "npm x vite -- --host --port 3000 --strictPort"),
+        ("yarn vite", "yarn vite --port 3000 --strictPort"),
+        ("yarn run vite", "yarn run vite --port 3000 --strictPort"),
+        ("pnpm astro dev", "pnpm astro dev --port 3000"),
+        ("bun run vite", "bun run vite --port 3000 --strictPort"),
         ("pnpm exec astro dev", "pnpm exec astro dev --port 3000"),
         (
             "node node_modules/vite/bin/vite.js",
@@ -76,6 +83,9 @@ fn what_the_user_says_of_the_port_and_what_is_not_known_is_left_alone() {
         "node server.js",
         "node",
         "npx",
+        "yarn exec vite",
+        "npm exec deno serve main.ts",
+        "pnpm add vite",
         "sh -c vite",
     ] {
         assert_eq!(helped(same, Path::new("/nonexistent")), None, "{same}");
@@ -97,6 +107,8 @@ fn a_script_that_is_one_command_is_read_and_gets_what_it_needs_by_its_manager() 
         ("pnpm dev", "pnpm dev --port 3000 --strictPort"),
         ("yarn run dev", "yarn run dev --port 3000 --strictPort"),
         ("bun run dev", "bun run dev --port 3000 --strictPort"),
+        ("bun dev", "bun dev --port 3000 --strictPort"),
+        ("bun --bun run dev", "bun --bun run dev --port 3000 --strictPort"),
     ] {
         assert_eq!(line(before).as_deref(), Some(after));
     }
