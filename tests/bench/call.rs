@@ -89,6 +89,22 @@ impl Caller {
         (grants, releases)
     }
 
+    /// Asks so often for a claim that is there; how long each took.
+    pub async fn claims(&self, count: usize, options: &Options<'_>) -> Vec<f64> {
+        let options: Options<'_> =
+            options.clone().into_iter().chain([("claim", true.into())]).collect();
+        let (_, claim) = self.allocate_with(options.clone()).await;
+        let mut times = Vec::new();
+        for _ in 0..count {
+            let start = Instant::now();
+            let (_, lease_id) = self.allocate_with(options.clone()).await;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+            assert_eq!(lease_id, claim);
+        }
+        self.release(&claim).await;
+        times
+    }
+
     /// Until caches are warm and the audit sends at its steady pace: it begins with a rush of what it
     /// may send in four seconds.
     pub async fn warm_up(&self) {

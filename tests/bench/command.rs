@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 
 use crate::{
     results::{Results, Row},
-    service::{self, RANGE},
+    service::{self, RANGE, TYPE},
     stats::{in_turn, ms, timed},
 };
 
@@ -28,6 +28,14 @@ pub async fn command(results: &mut Results) {
     .await;
     let name = "styxy list, from its start to its end (floor: busctl --user call)";
     results.add(Row::new(name, styxy, "ms").floor(busctl).at_most_times(1.5));
+    let (alone, leased) = in_turn(
+        ROUNDS,
+        async || run("true", &[]).await,
+        async || run("styxy", &["run", TYPE, "--quiet", "--", "true"]).await,
+    )
+    .await;
+    let name = "what styxy run takes until it starts its command";
+    results.add(Row::new(name, leased - alone, "ms").floor(busctl).at_most_times(1.5));
 }
 
 async fn run(program: &str, arguments: &[&str]) -> f64 {

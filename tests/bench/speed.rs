@@ -20,7 +20,8 @@ pub async fn bus(results: &mut Results) {
     let plain = Options::new();
     let known = options("/home/dev/shop".to_owned());
     let mut echoes: [Series; 2] = Default::default();
-    let mut pairs: [Series; 4] = Default::default();
+    let mut pairs: [Series; 5] = Default::default();
+    let mut claims = Vec::new();
     for _ in 0..STARTS {
         let (_floor, echo, styxy) = start().await;
         // Events are on their way to the journal all the time, as many as are sent in a second.
@@ -28,6 +29,10 @@ pub async fn bus(results: &mut Results) {
             echoes[0].round(&echo, CALLS, &plain).await;
             pairs[0].round(&styxy, CALLS, &plain).await;
             pairs[1].round(&styxy, CALLS, &known).await;
+            let (_, first) = styxy.allocate_with(known.clone()).await;
+            pairs[4].round(&styxy, CALLS, &known).await;
+            styxy.release(&first).await;
+            claims.push(median(&styxy.claims(CALLS, &known).await));
             for project in 0..10 {
                 let new = options(format!("/home/dev/new-{round}-{project}"));
                 pairs[2].round(&styxy, 1, &new).await;
@@ -41,13 +46,17 @@ pub async fn bus(results: &mut Results) {
         }
     }
     let [base, base_after_rest] = echoes;
-    let [plain, known, new, after_rest] = pairs;
+    let [plain, known, new, after_rest, second] = pairs;
     let name = "Allocate over the bus, one client";
     results.add(Row::new(name, plain.grant(), "µs").floor(base.grant()).at_most_times(1.5));
     let name = "Allocate and Release over the bus, one client";
     results.add(Row::new(name, plain.pair(), "µs").floor(base.pair()));
     let name = "Allocate for a project with a remembered port";
-    results.add(Row::new(name, known.grant(), "µs").floor(base.grant()));
+    results.add(Row::new(name, known.grant(), "µs").floor(base.grant()).at_most_times(1.5));
+    let name = "Allocate for the second slot of a service";
+    results.add(Row::new(name, second.grant(), "µs").floor(base.grant()).at_most_times(1.5));
+    let name = "Allocate a claim that is there";
+    results.add(Row::new(name, median(&claims), "µs").floor(base.grant()).at_most_times(1.5));
     // What is new of a project must be on the disk first.
     let name = "Allocate for a new project, which waits for the disk";
     results.add(Row::new(name, new.grant(), "µs").floor(base.grant()));
