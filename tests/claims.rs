@@ -62,6 +62,9 @@ fn a_claim_is_used_when_a_server_was_seen_on_its_port() {
     };
     home.until(|| is_told("A server of mine of"));
     assert_eq!(home.leases()[0]["state"], "listening");
+    let again = home.run(&["allocate", "mine"]);
+    assert!(said(&again).contains("something listens on port"), "{again:?}");
+    assert_eq!(said(&home.run(&["allocate", "mine", "--quiet"])), "");
     drop(server);
     home.until(|| home.leases()[0]["state"] == "reserved");
     assert_eq!(home.leases()[0]["hold"], "guard");

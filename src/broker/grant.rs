@@ -164,7 +164,7 @@ impl Broker {
         let client = &caller.client;
         let mut held = self.hold_on_to(&request.owner, caller).await?;
         let attempt = self.attempt(request, client, &mut held, hand_over).await;
-        let (granted, durable) = attempt.inspect_err(|error| {
+        let (mut granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
             if refused && !request.dry_run {
                 self.denied(Denial::new(request, error), client);
@@ -174,6 +174,15 @@ impl Broker {
             let outcome = self.durable(seq).await;
             self.conclude(&granted, outcome.is_ok());
             outcome?;
+        }
+        if request.claim && granted.outcome == Outcome::Existing {
+            let Lease { port, protocol, .. } = *granted.lease;
+            if diag::has_listener(port, protocol).unwrap_or(false) {
+                granted.add_note(format!(
+                    "something listens on port {port} already: for a port of its own, a service needs another name \
+                     (--name) or a new lease (--new)"
+                ));
+            }
         }
         Ok(granted)
     }
