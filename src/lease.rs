@@ -1,6 +1,12 @@
 //! Leases, and the words that describe them.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
@@ -41,10 +47,22 @@ word! {
 
 word! {
     /// The checkout or worktree that a port is for: an absolute path of at most 1,000 bytes. It is
-    /// a name and is never opened.
+    /// a name and is never opened; `/a`, `/a/` and `/a/.` are the same.
     ProjectPath, "project_path",
     |text| text.starts_with('/') && text.len() <= 1_000 && !text.chars().any(disturbs),
-    "give an absolute path of at most 1,000 bytes, without control characters"
+    "give an absolute path of at most 1,000 bytes, without control characters",
+    plain
+}
+
+/// A path without what says nothing: `.`, and slashes that are repeated or come last. `..` stays, for it may follow a link.
+fn plain(path: &str) -> Cow<'_, str> {
+    let is_plain = !(path.contains("//") || path.contains("/./") || path.ends_with("/."))
+        && (path == "/" || !path.ends_with('/'));
+    if is_plain {
+        return path.into();
+    }
+    let plain: PathBuf = Path::new(path).components().collect();
+    plain.to_string_lossy().into_owned().into()
 }
 
 /// The name of a lease: a UUID of version 4 (RFC 9562).
@@ -648,6 +666,11 @@ mod tests {
     #[test]
     fn a_project_is_an_absolute_path_without_control_characters() {
         assert!("/home/dev/my project".parse::<ProjectPath>().is_ok());
+        let same = |path: &str| path.parse::<ProjectPath>().unwrap().as_str() == "/a/b";
+        assert!(["/a/b", "/a/b/", "/a//b", "/a/./b/.", "//a/b"].into_iter().all(same));
+        for other in ["/", "/..", "/a/../b", "/a.", "/a/.b"] {
+            assert_eq!(other.parse::<ProjectPath>().unwrap().as_str(), other);
+        }
         for bad in [
             "",
             "relative",

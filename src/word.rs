@@ -8,6 +8,12 @@ use serde::de::Visitor;
 /// Makes a type for a checked string. It cannot be made without passing its check.
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $field:literal, $check:expr, $rule:literal) => {
+        $crate::word::word! {
+            $(#[$doc])* $name, $field, $check, $rule, |text| std::borrow::Cow::Borrowed(text)
+        }
+    };
+    // With how different spellings of one word become the same.
+    ($(#[$doc:meta])* $name:ident, $field:literal, $check:expr, $rule:literal, $same:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub struct $name(std::sync::Arc<str>);
@@ -24,8 +30,9 @@ macro_rules! word {
 
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 let check: fn(&str) -> bool = $check;
+                let same: fn(&str) -> std::borrow::Cow<'_, str> = $same;
                 if check(text) {
-                    Ok(Self(text.into()))
+                    Ok(Self(same(text).as_ref().into()))
                 } else {
                     Err($crate::error::Error::invalid(format!(
                         "{} {:?} is not valid: {}", $field, $crate::word::shortened(text), $rule
