@@ -473,7 +473,9 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     assert_eq!([port(&web), port(&admin)], ports);
     let find = |folder: &str, more: &[&str]| home.at(folder, &[&["port", "mine"], more].concat());
     assert_eq!([out(&find(&web, &[])), out(&find(&admin, &[]))], ports);
-    assert_eq!(out(&find(&web, &["--package", &admin])), ports[1]);
+    for path in [&admin, "../admin", "apps/admin"] {
+        assert_eq!(out(&find(&web, &["--package", path])), ports[1], "{path}");
+    }
     let top = home.path("").display().to_string();
     let either = find(&top, &[]);
     assert_eq!(either.status.code(), Some(2));

@@ -157,7 +157,7 @@ fn serves(verb: &[&str], command: &[&str]) {
     assert_eq!(stage.lease()["state"], "listening");
     killpg(server.pid(), Signal::SIGTERM).unwrap();
     server.0.wait().unwrap();
-    stage.home.until(|| stage.leases().is_empty());
+    stage.has_leases(0);
 }
 
 fn answers(port: u64) -> bool {
@@ -193,7 +193,7 @@ fn in_the_background() {
     stage.home.until(|| fs::read_to_string(&file).is_ok_and(|pid| !pid.is_empty()));
     let pid = fs::read_to_string(&file).unwrap().parse().unwrap();
     kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-    stage.home.until(|| stage.leases().is_empty());
+    stage.has_leases(0);
 }
 
 fn ignores_its_port() {
@@ -218,7 +218,7 @@ fn ignores_its_port() {
     assert!(doctor.contains(&format!("port {port} of mine web: {told}")), "{doctor}");
     killpg(server.pid(), Signal::SIGKILL).unwrap();
     server.0.wait().unwrap();
-    home.until(|| stage.leases().is_empty());
+    stage.has_leases(0);
 }
 
 // ---- ending --------------------------------------------------------------------------------------
@@ -233,13 +233,13 @@ fn ctrl_c() {
         .args(["--default-signal", "script", "-q", "-e", "-c", &line, "/dev/null"])
         .stdin(Stdio::piped());
     let mut server = Running(command.process_group(0).spawn().unwrap());
-    stage.home.until(|| stage.leases().len() == 1);
+    stage.has_leases(1);
     let port = stage.lease()["port"].as_u64().unwrap();
     server.until("it answers", || answers(port));
     server.0.stdin.as_mut().unwrap().write_all(b"\x03").unwrap();
     assert_eq!(server.ended().code(), Some(0), "Python ends well: {}", stage.said());
     assert!(stage.said().contains("Keyboard interrupt received"), "{}", stage.said());
-    stage.home.until(|| stage.leases().is_empty());
+    stage.has_leases(0);
 }
 
 fn ends() {
@@ -272,13 +272,13 @@ fn ends() {
             without,
             "{script}"
         );
-        stage.home.until(|| stage.leases().is_empty());
+        stage.has_leases(0);
     }
     let mut server = stage.start(&["run", "mine", "--", "sleep", "1000"]);
-    stage.home.until(|| stage.leases().len() == 1);
+    stage.has_leases(1);
     kill(server.pid(), Signal::SIGTERM).unwrap();
     assert_eq!(server.0.wait().unwrap().code(), None);
-    stage.home.until(|| stage.leases().is_empty());
+    stage.has_leases(0);
 }
 
 /// Signals that are ignored or blocked, and descriptors that are open, are not styxy's doing.
@@ -403,10 +403,18 @@ impl Stage {
 
     /// The one lease, as soon as it is there.
     fn lease(&self) -> Json {
-        self.home.until(|| !self.leases().is_empty());
-        let mut leases = self.leases();
-        assert_eq!(leases.len(), 1, "{leases:?}");
-        leases.remove(0)
+        self.has_leases(1);
+        self.leases().remove(0)
+    }
+
+    /// Waits until there are that many. It asks by a command each time, and servers need the processors, too.
+    #[track_caller]
+    fn has_leases(&self, count: usize) {
+        let start = Instant::now();
+        while self.leases().len() != count {
+            assert!(start.elapsed() < LIMIT, "{:?}: {}", self.leases(), self.said());
+            thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 

@@ -230,7 +230,7 @@ impl Program {
         stage.home.until(|| stage.lease()["state"] == "listening");
         killpg(server.pid(), Signal::SIGTERM).unwrap();
         server.0.wait().unwrap();
-        stage.home.until(|| stage.leases().is_empty());
+        stage.has_leases(0);
     }
 
     /// A folder with what it serves.

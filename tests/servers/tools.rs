@@ -165,7 +165,7 @@ fn three_times(tool: &Tool) {
     assert!(ports.lines().count() >= 3, "{ports}");
     let ports: BTreeSet<&str> = ports.lines().collect();
     assert_eq!(ports.len(), 1, "{ports:?}");
-    stage.home.until(|| stage.leases().len() == tool.leases);
+    stage.has_leases(tool.leases);
     assert!(stage.leases().iter().all(|lease| ports.contains(lease["port"].to_string().as_str())));
 }
 
@@ -246,10 +246,9 @@ fn two_worktrees(starter: &Starter) {
             let mut command = shell(&stage, starter.line);
             Running(command.current_dir(folder).process_group(0).spawn().unwrap())
         });
-        let are_listening = || {
-            let leases = stage.leases();
-            leases.len() == 8 && leases.iter().all(|lease| lease["state"] == "listening")
-        };
+        stage.has_leases(8);
+        let is_listening = |lease: &Json| lease["state"] == "listening";
+        let are_listening = || stage.leases().iter().all(is_listening);
         started[0].until_or("eight listen", || stage.said(), are_listening);
         // Each service is asked for from the place of each other.
         let mut ports = BTreeMap::new();
@@ -271,7 +270,7 @@ fn two_worktrees(starter: &Starter) {
             killpg(running.pid(), Signal::SIGTERM).unwrap();
             running.0.wait().unwrap();
         }
-        stage.home.until(|| stage.leases().is_empty());
+        stage.has_leases(0);
         ports
     };
     let ports = start();
