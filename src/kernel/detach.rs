@@ -4,15 +4,18 @@
 #![allow(unsafe_code)]
 
 use std::{
-    env, io,
-    os::unix::process::CommandExt,
-    process::{Command, Stdio},
+    env,
+    ffi::{CStr, CString},
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    ptr,
 };
 
 use nix::{
     errno::Errno,
     libc,
-    sys::{signal::SigSet, stat},
+    sys::{signal::SigSet, stat, wait::waitpid},
     unistd::{ForkResult, fork, setsid},
 };
 
@@ -29,24 +32,35 @@ pub fn let_go() -> io::Result<()> {
     close_on_exec()
 }
 
-/// Starts a command that is no child of this process, in a session of its own, and that has nothing of it but standard error.
-/// Whatever takes the place of this process has no child to wait for, and no terminal to share.
-pub fn start_apart(command: &mut Command) -> io::Result<()> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).current_dir("/").env_clear();
-    let let_go = || {
-        setsid()?;
-        // Linux before 5.11 leaves some open, for the time that the command lives.
-        let _ = mark_for_closing();
-        // SAFETY: the child makes no more calls than the parent may make here.
-        match unsafe { fork() }? {
-            // SAFETY: it ends at once, and runs nothing of what was to be run at the end of this process.
-            ForkResult::Parent { .. } => unsafe { libc::_exit(0) },
-            ForkResult::Child => Ok(()),
+/// Starts a program that is no child of this process, in a session of its own, with an empty environment, and that has nothing of
+/// this process but standard error. Whatever takes the place of this process has no child to wait for, and no terminal to share.
+/// If it cannot be started, nobody is told: that would have to be waited for.
+pub fn start_apart(program: &CStr, arguments: &[CString]) -> io::Result<()> {
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let arguments = arguments.iter().map(|argument| argument.as_ptr());
+    let arguments: Vec<_> =
+        [program.as_ptr()].into_iter().chain(arguments).chain([ptr::null()]).collect();
+    // SAFETY: until execve(2) or _exit(2) the child only makes system calls, as after a fork it must if there are threads.
+    // The strings live until then, and the list ends with a null pointer.
+    unsafe {
+        match fork()? {
+            ForkResult::Parent { child } => {
+                waitpid(child, None)?;
+            }
+            ForkResult::Child => {
+                if libc::setsid() >= 0 && libc::fork() == 0 {
+                    // Linux before 5.11 leaves some open, for the time that the program lives.
+                    let _ = mark_for_closing();
+                    libc::dup2(null.as_raw_fd(), 0);
+                    libc::dup2(null.as_raw_fd(), 1);
+                    libc::chdir(c"/".as_ptr());
+                    libc::execve(program.as_ptr(), arguments.as_ptr(), [ptr::null()].as_ptr());
+                }
+                libc::_exit(0)
+            }
         }
-    };
-    // SAFETY: between fork(2) and execve(2) there are system calls only, which allocate nothing.
-    unsafe { command.pre_exec(let_go) };
-    command.spawn()?.wait().map(|_| ())
+    }
+    Ok(())
 }
 
 /// Sets every signal's disposition to the default. What a caller ignores, as nohup(1) does, is ignored by the

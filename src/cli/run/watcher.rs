@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs, io,
-    os::unix::fs::MetadataExt,
-    process::{self, Command},
+    env,
+    ffi::CString,
+    fs, io,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    process,
     time::{Duration, Instant},
 };
 
@@ -48,9 +50,11 @@ pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
     }
     let pid = process::id();
     let started = start(pid).ok_or(io::ErrorKind::NotFound)?;
-    let mut command = Command::new(env::current_exe()?);
-    command.arg("watcher").args([pid.to_string(), started.to_string(), port.to_string()]);
-    start_apart(command.arg("--").arg(remedy))
+    let (pid, started, port) = (pid.to_string(), started.to_string(), port.to_string());
+    let words = ["watcher", &pid, &started, &port, "--", remedy].map(CString::new);
+    let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let program = CString::new(env::current_exe()?.into_os_string().into_vec())?;
+    start_apart(&program, &words)
 }
 
 /// Whether nobody reads standard error: it is closed, or `/dev/null`.
