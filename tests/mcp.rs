@@ -5,6 +5,7 @@ mod support;
 use std::{
     fs::{self, File},
     os::unix::fs::{PermissionsExt, symlink},
+    path::{Path, PathBuf},
     process::Stdio,
 };
 
@@ -198,6 +199,35 @@ fn check_answers_as_the_verb_also_about_who_listens() {
     }
     let busy = session.ok("check", &json!({"port": home.port(5)}));
     assert_eq!(busy["listeners"][0]["pid"], std::process::id());
+}
+
+#[test]
+fn the_project_is_the_first_root_of_the_client_unless_the_server_runs_in_one() {
+    let home = Home::with_type();
+    let (shop, other) = (home.path("the shop"), home.path("other"));
+    [&shop, &other].map(|folder| fs::create_dir(folder).unwrap());
+    let uri =
+        |folder: &Path| format!("file://{}", folder.display().to_string().replace(' ', "%20"));
+    let project = |cwd: &Path, roots: &[&Path]| {
+        let mut command = home.styxy();
+        command.current_dir(cwd);
+        let mut session = Session::silent(command);
+        let mut hello = hello();
+        hello["capabilities"]["roots"] = json!({});
+        session.request("initialize", &hello);
+        session.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+        let id = session.begin("allocate", &json!({"service_type": "mine", "dry_run": true}));
+        let asked = session.message().unwrap();
+        assert_eq!(asked["method"], "roots/list");
+        let roots: Vec<_> = roots.iter().map(|root| json!({"uri": uri(root)})).collect();
+        session.send(&json!({"jsonrpc": "2.0", "id": asked["id"], "result": {"roots": roots}}));
+        let answer = session.answer(id);
+        PathBuf::from(answer["result"]["structuredContent"]["project_path"].as_str().unwrap())
+    };
+    assert_eq!(project(&home.path(""), &[&shop, &other]), shop);
+    assert_eq!(project(&other, &[&shop, &other]), other);
+    assert_eq!(project(&other, &[]), other);
+    assert_eq!(project(&other, &[Path::new("/nonexistent")]), other);
 }
 
 #[test]
@@ -413,7 +443,7 @@ fn wrong_arguments_are_named_and_change_nothing() {
         ("suggest", json!({"count": 1.5}), "count: invalid type"),
         ("audit", json!({"lines": "all"}), "lines: invalid type"),
     ] {
-        let words = session.wrong(tool, &arguments);
+        let words = session.refused(tool, &arguments);
         assert!(words.contains(word), "{tool} {arguments}: {words}");
         assert!(words.ends_with("says what it takes"), "{words}");
     }
@@ -468,8 +498,8 @@ fn hostile_text_does_not_reach_the_client() {
     let mut session = Session::with(command);
     let mut said = session.ok("audit", &json!({}))["events"][0]["reason"].to_string();
     said += &session.wrong(hostile, &json!({}));
-    said += &session.wrong("list", &json!({hostile: 1}));
-    said += &session.wrong("check", &json!({"port": hostile}));
+    said += &session.refused("list", &json!({hostile: 1}));
+    said += &session.refused("check", &json!({"port": hostile}));
     said += &session.refused("allocate", &json!({"service_type": hostile}));
     said += &session.refused("audit", &json!({"action": hostile}));
     for c in ['\u{1b}', '\u{202e}'] {

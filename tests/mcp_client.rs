@@ -23,7 +23,7 @@ const CLIENTS: [(&str, &str); 3] = [
 const TESTS: [(&str, &str); 5] = [
     ("finds_seven_tools_and_what_they_are_for", "finds"),
     ("finds_every_answer_to_be_as_the_schema_of_its_tool_says", "validates"),
-    ("is_told_of_refusals_by_answers_and_of_wrong_arguments_by_errors", "refuses"),
+    ("is_told_of_refusals_and_wrong_arguments_by_answers", "refuses"),
     ("gets_ports_of_their_own_for_calls_at_once", "at_once"),
     ("ends_its_leases_when_it_closes", "leases"),
 ];

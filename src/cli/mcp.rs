@@ -1,4 +1,13 @@
+use std::{
+    env,
+    ffi::OsString,
+    os::unix::ffi::OsStringExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
 use clap::Args;
+use percent_encoding::percent_decode_str;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler, ServiceExt,
     model::{
@@ -10,7 +19,7 @@ use rmcp::{
 use schemars::{JsonSchema, Schema, generate::SchemaSettings, transform::RecursiveTransform};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
-use tokio::{runtime, task::spawn_blocking};
+use tokio::{runtime, task::spawn_blocking, time::timeout};
 
 use super::{Stop, reader, refused};
 use crate::{
@@ -21,6 +30,9 @@ use crate::{
 mod answers;
 mod lines;
 mod tools;
+
+/// How long a client has to say what it works on.
+const ROOTS_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a model is told before it sees the tools.
 const INSTRUCTIONS: &str = "Several agents and people share the ports of this machine. Before you start \
@@ -186,6 +198,7 @@ impl ServerHandler for Server {
             let words = format!("there is no tool {name:?}; the known ones are {known}");
             return Err(ErrorData::invalid_params(words, None));
         };
+        go_to_root(&context).await;
         let arguments = Json::Object(request.arguments.unwrap_or_default());
         // A verb waits for its answer, so each call has a thread.
         let answer = spawn_blocking(|| {
@@ -204,14 +217,41 @@ impl ServerHandler for Server {
         Ok(match answer {
             Ok(Ok(answer)) => CallToolResult::structured(answer),
             Ok(Err(stop)) => CallToolResult::error(vec![ContentBlock::text(words(&stop))]),
+            // A model reads what a tool says, and not what goes wrong in the protocol.
             Err(error) => {
                 let words =
                     format!("{error}; the input schema of {} says what it takes", tool.name);
-                return Err(ErrorData::invalid_params(harmless(&words), None));
+                CallToolResult::error(vec![ContentBlock::text(harmless(&words))])
             }
         }
         .into())
     }
+}
+
+/// Goes to the project that the client works on: its first root, unless the server was started in one of them. Where it
+/// says nothing of roots, the folder stays what it was; the newest protocol has no roots any more.
+#[expect(deprecated, reason = "clients of protocols before 2026-07-28 have roots")]
+async fn go_to_root(context: &RequestContext<RoleServer>) {
+    if context.client_capabilities().is_none_or(|client| client.roots.is_none()) {
+        return;
+    }
+    let Ok(Ok(listed)) = timeout(ROOTS_PATIENCE, context.peer.list_roots()).await else { return };
+    let folders: Vec<_> = listed.roots.iter().filter_map(|root| folder_of(&root.uri)).collect();
+    let is_inside = |here: &Path| folders.iter().any(|folder| here.starts_with(folder));
+    if let Some(first) = folders.first()
+        && !env::current_dir().is_ok_and(|here| is_inside(&here))
+    {
+        // What is not there for this server, as for one in a sandbox, is no place to go to.
+        let _ = env::set_current_dir(first);
+    }
+}
+
+/// The folder of a URI (RFC 8089).
+fn folder_of(uri: &str) -> Option<PathBuf> {
+    let path = uri.strip_prefix("file://")?;
+    let path = path.strip_prefix("localhost").unwrap_or(path);
+    let path = percent_decode_str(path).collect::<Vec<u8>>();
+    Some(PathBuf::from(OsString::from_vec(path))).filter(|path| path.is_absolute())
 }
 
 /// What, why and what to do.
