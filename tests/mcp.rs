@@ -205,7 +205,9 @@ fn check_answers_as_the_verb_also_about_who_listens() {
 fn the_project_is_the_first_root_of_the_client_unless_the_server_runs_in_one() {
     let home = Home::with_type();
     let (shop, other) = (home.path("the shop"), home.path("other"));
-    [&shop, &other].map(|folder| fs::create_dir(folder).unwrap());
+    for folder in [&shop, &other] {
+        fs::create_dir(folder).unwrap();
+    }
     let uri =
         |folder: &Path| format!("file://{}", folder.display().to_string().replace(' ', "%20"));
     let project = |cwd: &Path, roots: &[&Path]| {
