@@ -262,17 +262,8 @@ pub struct Denial {
     /// The code of the error that was answered.
     pub reason: String,
     /// How many such refusals it stands for, within a minute.
-    #[serde(skip_serializing_if = "is_one", default = "one")]
+    #[serde(skip_serializing_if = "lease::is_one", default = "lease::one")]
     pub count: u32,
-}
-
-fn one() -> u32 {
-    1
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
-fn is_one(count: &u32) -> bool {
-    *count == 1
 }
 
 impl Denial {

@@ -318,13 +318,14 @@ pub struct Lease {
     pub since: Timestamp,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
-fn is_one(number: &u16) -> bool {
-    *number == 1
+/// For serde: whether a number is the one that is left out.
+pub(crate) fn is_one<T: From<u8> + PartialEq>(number: &T) -> bool {
+    *number == one()
 }
 
-fn one() -> u16 {
-    1
+/// For serde: what a number is that was left out.
+pub(crate) fn one<T: From<u8>>() -> T {
+    T::from(1)
 }
 
 /// For serde: a lease where it is to stay; serde's own way to an `Arc` leads through a `Box`.

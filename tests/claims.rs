@@ -10,16 +10,7 @@ use std::{
 };
 
 use serde_json::{Value as Json, json};
-use support::Home;
-
-fn out(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use support::{Home, out, said};
 
 /// Like [`Home::with_type`], with further fields of the configuration.
 fn with_fields(fields: &str) -> Home {
@@ -136,10 +127,6 @@ fn a_lease_is_released_and_renewed_by_the_name_of_its_service() {
 }
 
 impl Home {
-    fn leases(&self) -> Vec<Json> {
-        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
-    }
-
     fn allocated(&self, arguments: &[&str]) -> Json {
         serde_json::from_str(&self.ok(&[&["allocate", "mine", "--json"], arguments].concat()))
             .unwrap()

@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
     os::unix::process::CommandExt,
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -17,22 +17,9 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::Value as Json;
-use support::Home;
-
-fn out(output: &Output) -> String {
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
+use support::{Home, out, said};
 
 impl Home {
-    fn leases(&self) -> Vec<Json> {
-        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
-    }
-
     /// A command that runs until its input ends, after it has printed its PID.
     fn running(&self, arguments: &[&str]) -> (Child, u32) {
         let mut command: Command = self.styxy();

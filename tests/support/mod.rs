@@ -226,6 +226,11 @@ impl Home {
         output
     }
 
+    /// The live leases, as `styxy list` has them.
+    pub fn leases(&self) -> Vec<Json> {
+        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
+    }
+
     /// Runs a command that must succeed; what it printed.
     #[track_caller]
     pub fn ok(&self, arguments: &[&str]) -> String {
@@ -350,6 +355,18 @@ fn try_exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) ->
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}"));
     Some(Answer { status, head: head.to_owned(), body })
+}
+
+/// What a command that succeeded has printed.
+#[track_caller]
+pub fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// What a command has said on standard error.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// Starts a service by that command, and waits until it listens.
