@@ -220,7 +220,7 @@ fn a_request_over_http_is_a_claim_if_it_says_so() {
     let first = ask(claim.clone()).body;
     assert_eq!(first["existing"], Json::Null, "a lease that was not asked for so is no claim");
     assert_eq!(ask(claim).body["lease_id"], first["lease_id"]);
-    for package in ["/shop/../etc", "/shop/./a", "/shop/", "/shop//a", "/shopping", "web"] {
+    for package in ["/shop/../etc", "/shop/", "/shop/.", "/shopping", "web"] {
         let odd = json!({"service_type": "mine", "project_path": "/shop", "package_path": package});
         let refused = ask(odd);
         assert_eq!(refused.status, 400, "{package}: {refused:?}");

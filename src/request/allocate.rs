@@ -264,7 +264,7 @@ impl AllocateRequest {
         let Some(package) = &self.package_path else { return Ok(()) };
         let is_inside = |project: &ProjectPath| {
             let rest = package.as_str().strip_prefix(project.as_str());
-            let is_folder = |name: &str| !["", ".", ".."].contains(&name);
+            let is_folder = |name: &str| !["", ".."].contains(&name);
             let rest = match project.as_str() {
                 "/" => rest,
                 _ => rest.and_then(|rest| rest.strip_prefix('/')),
