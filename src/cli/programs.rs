@@ -138,11 +138,15 @@ impl Found<'_> {
 /// Whether it is the program of that name with these arguments, and will listen.
 fn fits(program: &Program, name: &str, arguments: &[&str]) -> bool {
     let has = |words: &[String]| words.iter().any(|word| arguments.contains(&word.as_str()));
-    let is_option = |argument: &&str| argument.starts_with('-');
+    // 8000, localhost:8000
+    let is_port = |argument: &&str| {
+        let end = argument.rsplit(':').next().unwrap_or_default();
+        !end.is_empty() && end.chars().all(|c| c.is_ascii_digit())
+    };
     let is_last = |word: &String| {
         let place = arguments.iter().position(|argument| argument == word);
         let after = place.map_or(arguments, |place| &arguments[place + 1..]);
-        (place.is_some() || name == word) && after.iter().all(is_option)
+        (place.is_some() || name == word) && !after.iter().any(is_port)
     };
     program.commands.iter().any(|command| command == name)
         && (program.only.is_empty() || has(&program.only))

@@ -34,7 +34,7 @@ pub struct Program {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(test, schemars(default, inner(length(max = 200))))]
     pub except: Vec<String>,
-    /// It listens only if this word is there, and nothing follows but options: a port is what would follow.
+    /// It listens only if this word is there; a port that follows is the user's.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(length(max = 200)))]
     pub last: Option<String>,
