@@ -11,8 +11,8 @@
 //! - [`memory`]: files that are only in memory
 //! - [`process`]: processes and who they are, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor
-//! - [`detach`]: letting go of what a process inherits; `unsafe` is in these two, `filter`, `network` and
-//!   [`unread`]: what was sent and is not received yet
+//! - [`detach`]: letting go of what a process inherits, and starting one that is nobody's child; `unsafe` is in these two, `filter`,
+//!   `network` and [`unread`]: what was sent and is not received yet
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
 //! - [`clock`]: the clock that deadlines are counted with
 
