@@ -651,6 +651,9 @@ pub struct Client {
     /// Its command's name, as in `/proc/PID/comm`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub comm: Option<Arc<str>>,
+    /// What has started it, as `bash[4711]`, if it is the command `styxy`, which everybody asks with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub parent: Option<Arc<str>>,
 }
 
 #[cfg(test)]

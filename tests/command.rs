@@ -279,6 +279,16 @@ fn a_port_that_something_listens_on_is_not_granted() {
 }
 
 #[test]
+fn the_audit_shows_what_has_started_the_command() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine"]);
+    let parent = std::process::id();
+    home.until(|| home.ok(&["audit"]).contains(&format!("[{parent}]")));
+    let events = home.ok(&["audit", "--json"]);
+    assert!(events.contains(r#""client_comm": "styxy""#), "{events}");
+}
+
+#[test]
 fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     let home = Home::with_type();
     let code = |arguments: &[&str]| home.run(arguments).status.code();

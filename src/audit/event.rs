@@ -120,11 +120,12 @@ impl Event {
         event.fields.put("STYXY_SEQ", record.seq);
         event.fields.put("STYXY_STATE_ID", state_id);
         event.fields.put("STYXY_TIME", record.at.to_string());
-        if let Some(Client { transport, pid, uid, comm }) = &record.client {
+        if let Some(Client { transport, pid, uid, comm, parent }) = &record.client {
             event.fields.put("STYXY_TRANSPORT", transport.as_str());
             event.fields.put_some("STYXY_CLIENT_PID", *pid);
             event.fields.put_some("STYXY_CLIENT_UID", *uid);
             event.fields.put_some("STYXY_CLIENT_COMM", comm.as_deref());
+            event.fields.put_some("STYXY_CLIENT_PARENT", parent.as_deref());
         }
         event
     }

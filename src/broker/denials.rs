@@ -126,7 +126,7 @@ mod tests {
 
     fn client(comm: &str) -> Client {
         let comm = Some(comm.into());
-        Client { transport: Transport::Http, pid: Some(1), uid: Some(1000), comm }
+        Client { transport: Transport::Http, pid: Some(1), uid: Some(1000), comm, parent: None }
     }
 
     #[test]

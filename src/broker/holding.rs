@@ -7,9 +7,9 @@ use crate::{
     error::{Error, ErrorKind},
     kernel::{
         ancestry,
-        process::{Process, Trouble},
+        process::{self, Process, Trouble},
     },
-    lease::{Client, Owner},
+    lease::{Client, Owner, Transport},
     owners::{connections, units},
     request::OwnerRequest,
 };
@@ -23,6 +23,16 @@ pub struct Caller {
     pub connection: Option<String>,
     /// Its process, where the door can hold on to it.
     pub pidfd: Option<Arc<OwnedFd>>,
+}
+
+impl Caller {
+    /// What is recorded of the process with that number, and of its user.
+    pub fn client(transport: Transport, pid: Option<u32>, uid: Option<u32>) -> Client {
+        let comm = pid.and_then(process::comm);
+        let is_styxy = comm.as_deref() == Some("styxy");
+        let parent = pid.filter(|_| is_styxy).and_then(process::starter);
+        Client { transport, pid, uid, comm, parent }
+    }
 }
 
 /// An owner, held on to until it is watched.

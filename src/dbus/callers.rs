@@ -43,7 +43,7 @@ impl Callers {
         header: &Header<'_>,
     ) -> Result<Client, Error> {
         let Some(sender) = header.sender() else {
-            return Ok(Client { transport: Transport::Dbus, pid: None, uid: None, comm: None });
+            return Ok(Caller::client(Transport::Dbus, None, None));
         };
         if let Some(known) = self.lock().get(sender.as_str()) {
             return Ok(known.client.clone());
@@ -117,5 +117,5 @@ async fn ask(bus: &Connection, sender: &str) -> Client {
     let credentials = reply.ok().and_then(|r| r.body().deserialize::<ConnectionCredentials>().ok());
     let pid = credentials.as_ref().and_then(ConnectionCredentials::process_id);
     let uid = credentials.as_ref().and_then(ConnectionCredentials::unix_user_id);
-    Client { transport: Transport::Dbus, pid, uid, comm: pid.and_then(process::comm) }
+    Caller::client(Transport::Dbus, pid, uid)
 }

@@ -26,7 +26,7 @@ use crate::{
     broker::{Broker, Caller},
     error::Error,
     kernel::{network, process},
-    lease::{Client, Transport},
+    lease::Transport,
 };
 
 /// The header of a request that only looks: it does not keep the service from its idle exit.
@@ -121,8 +121,7 @@ fn peer(stream: &UnixStream) -> Option<Caller> {
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();
     let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
-    let comm = pid.and_then(process::comm);
     let pidfd = pid.and_then(|pid| process::peer(stream, pid)).map(Arc::new);
-    let client = Client { transport: Transport::Http, pid, uid: Some(uid), comm };
+    let client = Caller::client(Transport::Http, pid, Some(uid));
     Some(Caller { client, connection: None, pidfd })
 }

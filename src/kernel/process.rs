@@ -108,6 +108,12 @@ pub fn variable(pid: u32, name: &str) -> Option<String> {
     environment.split('\0').find_map(value)
 }
 
+/// What has started a process, as `bash[4711]`.
+pub fn starter(pid: u32) -> Option<Arc<str>> {
+    let parent = parent(pid).filter(|parent| *parent != 0)?;
+    Some(format!("{}[{parent}]", comm(parent)?).into())
+}
+
 /// When a process was started, in clock ticks since the boot.
 pub fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)

@@ -66,7 +66,9 @@ fn by_fields(machine: &Machine) {
     }
     let shown = machine.user("styxy audit").ok();
     let row = shown.lines().nth(1).unwrap();
-    for word in [" allocate ", " 3000/tcp ", " dev ", " web ", " ~/shop ", " styxy["] {
+    // Who asked, and not the command that everybody asks with.
+    assert!(row.contains('[') && !row.contains(" styxy["), "{row}");
+    for word in [" allocate ", " 3000/tcp ", " dev ", " web ", " ~/shop "] {
         assert!(row.contains(word), "{word}: {row}");
     }
     let narrow = machine.user("script -qc 'stty cols 80; NO_COLOR=1 styxy audit' /dev/null").ok();

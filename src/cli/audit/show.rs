@@ -93,6 +93,10 @@ fn port(event: &Entry) -> String {
 /// `comm[pid]` of who asked; nothing for what the service did by itself.
 fn who(event: &Entry) -> String {
     match (event.get("client_comm"), event.get("client_pid")) {
+        // Who has typed or called it says more than the command.
+        ("styxy", _) if !event.get("client_parent").is_empty() => {
+            event.get("client_parent").to_owned()
+        }
         (comm, "") => comm.to_owned(),
         (comm, pid) => format!("{comm}[{pid}]"),
     }
