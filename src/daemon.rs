@@ -213,7 +213,7 @@ async fn serve(
         log::close_stdout()?;
     }
     tokio::spawn(watchdog::run(Arc::clone(&broker), home.beside_the_state()));
-    home.mark(broker.lease_count() > 0);
+    home.mark(broker.is_needed());
     tokio::spawn(keep_status(Arc::clone(&broker), home.clone(), changed, told));
     let cause = life.until_the_end(options.idle_exit, is_activated).await;
     if cause.is_err() {
@@ -253,7 +253,7 @@ async fn serve(
         let patience = Duration::from_secs(2);
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
-    home.mark(broker.lease_count() > 0);
+    home.mark(broker.is_needed());
     if is_activated {
         // Also those of the youngest leases: when the unit is restarted, the manager keeps what it has.
         broker.store_guards();
@@ -261,7 +261,7 @@ async fn serve(
     }
     // Guards and owners need a service.
     let needs_a_service = matches!(cause, Cause::Idle | Cause::BusGone | Cause::Replaced);
-    if needs_a_service && is_activated && broker.lease_count() > 0 {
+    if needs_a_service && is_activated && broker.is_needed() {
         return Ok(End::Again);
     }
     Ok(End::Done)
@@ -461,7 +461,7 @@ async fn keep_status(
     mut told: String,
 ) {
     while changed.changed().await.is_ok() {
-        let mut had_leases = broker.lease_count() > 0;
+        let mut had_leases = broker.is_needed();
         home.mark(had_leases);
         let mut pause = pin!(tokio::time::sleep(Duration::from_secs(1)));
         // A login may come at once, also after a first lease that comes soon after something else.
@@ -469,13 +469,13 @@ async fn keep_status(
             () = &mut pause => false,
             changed = changed.changed(), if !had_leases => changed.is_ok(),
         } {
-            had_leases = broker.lease_count() > 0;
+            had_leases = broker.is_needed();
             if had_leases {
                 home.mark(true);
             }
         }
         changed.borrow_and_update();
-        home.mark(broker.lease_count() > 0);
+        home.mark(broker.is_needed());
         let summary = summary(&broker);
         if summary != told {
             manager::tell(&[NotifyState::Status(&summary)]);

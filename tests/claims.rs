@@ -5,10 +5,12 @@ mod support;
 use std::{
     fs,
     net::TcpListener,
+    os::fd::AsRawFd,
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, socket};
 use serde_json::{Value as Json, json};
 use support::{Home, out, said};
 
@@ -62,12 +64,44 @@ fn a_claim_is_used_when_a_server_was_seen_on_its_port() {
 }
 
 #[test]
+fn what_somebody_else_has_meanwhile_is_no_claim_any_more() {
+    let home = with_fields(r#""claimed_seconds": 1"#);
+    let [claim, _block] = [home.allocated(&[]), home.allocated(&["--count", "2"])];
+    home.until(|| home.leases().iter().all(|lease| lease["hold"] == "none"));
+    // Bound, and not listening: no server of the claim's is so.
+    let bind = |port: u64| {
+        let socket =
+            socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None).unwrap();
+        let address = SockaddrIn::new(127, 0, 0, 1, u16::try_from(port).unwrap());
+        nix::sys::socket::bind(socket.as_raw_fd(), &address).unwrap();
+        socket
+    };
+    let port = claim["port"].as_u64().unwrap();
+    let others = [bind(port), bind(port + 2)];
+    let again = home.allocated(&[]);
+    assert_ne!(again["port"], claim["port"]);
+    assert_eq!(again["hold"], "guard");
+    let block = home.allocated(&["--count", "2"]);
+    let ports = block["ports"].as_array().unwrap();
+    assert!(ports.iter().all(|p| *p != port && *p != port + 2), "{block}");
+    let is_told = || {
+        let events = home.run(&["audit", "--action", "expire"]);
+        String::from_utf8_lossy(&events.stdout).matches(" taken").count() == 2
+    };
+    home.until(is_told);
+    drop(others);
+}
+
+#[test]
 fn claims_that_nobody_uses_give_way_where_ports_are_short() {
-    let home = Home::with_type();
+    let home = with_fields(r#""claimed_seconds": 1"#);
     let named = |name: &str| home.allocated(&["--name", name])["port"].as_u64().unwrap();
     let ports: Vec<_> = (0..10).map(|n| named(&format!("a{n}"))).collect();
     let server = TcpListener::bind(("127.0.0.1", u16::try_from(ports[0]).unwrap())).unwrap();
     home.ok(&["run", "mine", "--name", "a1", "--", "true"]);
+    let is_idle =
+        |name: &str| home.leases().iter().any(|l| l["service_name"] == name && l["hold"] == "none");
+    home.until(|| is_idle("a2") && is_idle("a3") && is_idle("a9"));
     // The first has a server, and the second had one.
     assert_eq!([named("b0"), named("b1")], ports[2..4]);
     home.until(|| {

@@ -219,7 +219,7 @@ fn leftovers() {
 fn no_thread() {
     let home = Home::with_type();
     let binary = home.path("styxy");
-    fs::copy(env!("CARGO_BIN_EXE_styxy"), &binary).unwrap();
+    support::copy_program(env!("CARGO_BIN_EXE_styxy"), &binary);
     // More than is read without further threads.
     let service = home.service();
     for i in 0..5 {

@@ -375,7 +375,7 @@ fn status_and_doctor_promise_a_service_only_where_a_command_can_start_one() {
     fs::remove_file(home.state()).unwrap();
     fs::create_dir(home.state()).unwrap();
     let (program, nobody) = (home.path("styxy"), 65_534);
-    fs::copy(env!("CARGO_BIN_EXE_styxy"), &program).unwrap();
+    support::copy_program(env!("CARGO_BIN_EXE_styxy"), &program);
     fs::set_permissions(home.path(""), Permissions::from_mode(0o755)).unwrap();
     if geteuid().is_root() {
         for folder in ["state/styxy/state", "state/styxy", "state", "runtime"] {

@@ -266,7 +266,7 @@ fn of_another_users_program_the_user_is_told() {
     let home = Home::with_type();
     // Where anyone may run it.
     let program = home.path("styxy");
-    fs::copy(env!("CARGO_BIN_EXE_styxy"), &program).unwrap();
+    support::copy_program(env!("CARGO_BIN_EXE_styxy"), &program);
     for path in [&program, &home.path(".")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }

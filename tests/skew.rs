@@ -104,7 +104,7 @@ fn a_service_of_systemds_makes_room_only_for_another_program_or_a_bus_that_came_
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();
     let program = home.path("styxy");
-    fs::copy(env!("CARGO_BIN_EXE_styxy"), &program).unwrap();
+    support::copy_program(env!("CARGO_BIN_EXE_styxy"), &program);
     let service = |address: &str| {
         let mut command = home.styxy();
         command.env("DBUS_SESSION_BUS_ADDRESS", address);
@@ -121,7 +121,7 @@ fn a_service_of_systemds_makes_room_only_for_another_program_or_a_bus_that_came_
     assert_eq!(home.http("POST", "/restart", "").body["restarting"], false);
     // As a package manager does it.
     let newer = home.path("newer");
-    fs::copy(env!("CARGO_BIN_EXE_styxy"), &newer).unwrap();
+    support::copy_program(env!("CARGO_BIN_EXE_styxy"), &newer);
     fs::rename(newer, &program).unwrap();
     assert_eq!(home.http("POST", "/restart", "").body["restarting"], true);
     assert!(running.wait().unwrap().success());

@@ -301,7 +301,7 @@ fn as_user(mut command: Command, which: u32) -> Command {
 fn public(folder: &Path, program: &Path) -> PathBuf {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     let copy = folder.join(program.file_name().unwrap());
-    fs::copy(program, &copy).unwrap();
+    support::copy_program(program, &copy);
     copy
 }
 

@@ -11,7 +11,7 @@ use crate::{
         endings::Endings,
         guard, probe,
     },
-    lease::{EndReason, Lease, LeaseId},
+    lease::{EndReason, Lease, LeaseId, Use},
     owners::deadlines::Due,
     port::{Port, Protocol},
     registry::{InUse, Obstacle, PortSet, ending::spare_listened, obligations::Obligations},
@@ -145,7 +145,12 @@ impl Broker {
     }
 
     fn lease_due(&self, inner: &mut Inner, lease_id: LeaseId, now: Moment) {
-        let is_listened = |lease: &Lease| diag::is_listened(lease.port, lease.protocol);
+        // Nothing has kept others from the port of a claim that is not guarded.
+        let is_listened = |lease: &Lease| {
+            let Lease { port, protocol, used, .. } = *lease;
+            diag::is_listened(port, protocol)
+                && !(used == Use::Idle && diag::is_of_others(port, protocol))
+        };
         let due = inner.registry.lease_due(lease_id, now, is_listened);
         if let Some(limit) = due.again {
             self.deadlines.add(inner.when(limit, now), Due::Lease(lease_id));

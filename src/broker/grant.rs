@@ -16,7 +16,7 @@ use crate::{
         diag::{self, Seen},
         probe,
     },
-    lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey},
+    lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey, Use},
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
@@ -292,7 +292,7 @@ impl Broker {
                 }
                 _ => Vec::new(),
             };
-            if self.hurry(inner, &leaving) {
+            if self.hurry(inner, &leaving) || !self.regain(inner, request, &decided, held) {
                 continue;
             }
             let is_short = match &decided {
@@ -353,6 +353,46 @@ impl Broker {
         // A project may rely on the port that it had: what it remembers must be on disk.
         let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
         Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
+    }
+
+    /// Binds the guards anew of a claim that is asked for once more and has lost them. Where somebody else has a port
+    /// meanwhile, its lease ends, and it must be decided again: then it is false.
+    fn regain(
+        &self,
+        inner: &mut Inner,
+        request: &AllocateRequest,
+        decided: &Result<Option<Planned>, Error>,
+        held: &mut Held,
+    ) -> bool {
+        let Ok(Some(Planned {
+            decision: Decision { choice: Choice::Existing(lease), .. }, ..
+        })) = decided
+        else {
+            return true;
+        };
+        if lease.used != Use::Idle || request.dry_run {
+            return true;
+        }
+        let leases = match lease.block_id {
+            Some(id) => inner.registry.leases_of_block(id),
+            None => vec![Arc::clone(lease)],
+        };
+        let mut ends = Vec::new();
+        for lease in leases {
+            let is_tcp = lease.protocol != Protocol::Udp;
+            let regained = is_tcp.then(|| probe::regain(lease.port));
+            if matches!(regained, Some(Err(Obstacle::InUse(InUse::Bound))))
+                || diag::is_of_others(lease.port, lease.protocol)
+            {
+                ends.push(Change::end(lease, EndReason::Taken));
+            } else if let Some(Ok(socket)) = regained
+                && lease.hold == Hold::Guard
+            {
+                held.guards.insert(lease.lease_id, socket);
+            }
+        }
+        // What cannot be stored is found again by the next request.
+        ends.is_empty() || self.commit(inner, ends, None).is_err()
     }
 
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.

@@ -1,6 +1,6 @@
 //! Finding out who an owner is, and that it is there.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
 use super::Broker;
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
         ancestry,
         process::{self, Process, Trouble},
     },
-    lease::{Client, Owner, Transport},
+    lease::{Client, LeaseId, Owner, Transport},
     owners::{connections, units},
     request::OwnerRequest,
 };
@@ -35,10 +35,19 @@ impl Caller {
     }
 }
 
-/// An owner, held on to until it is watched.
+/// What is held on to for a request until the service looks after it.
 pub(super) struct Held {
+    /// The owner, and its process.
     pub(super) owner: Owner,
     pub(super) pidfd: Option<OwnedFd>,
+    /// The guards of leases that had none any more.
+    pub(super) guards: HashMap<LeaseId, OwnedFd>,
+}
+
+impl Held {
+    fn of(owner: Owner, pidfd: Option<OwnedFd>) -> Self {
+        Self { owner, pidfd, guards: HashMap::new() }
+    }
 }
 
 impl Broker {
@@ -59,10 +68,10 @@ impl Broker {
         let unknown = |error: zbus::Error| Error::invalid(format!("the owner is unknown: {error}"));
         let process = |process: Result<Process, Trouble>| {
             let Process { pid, start, pidfd } = process.map_err(no_owner)?;
-            Ok(Held { owner: Owner::Process { pid, start }, pidfd: Some(pidfd) })
+            Ok(Held::of(Owner::Process { pid, start }, Some(pidfd)))
         };
         match owner {
-            OwnerRequest::None => Ok(Held { owner: Owner::None, pidfd: None }),
+            OwnerRequest::None => Ok(Held::of(Owner::None, None)),
             OwnerRequest::Pid(pid) => process(caller.named(*pid)?),
             OwnerRequest::Pidfd(pidfd) => {
                 process(pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd))
@@ -72,7 +81,7 @@ impl Broker {
                     return Err(Error::invalid(format!("the unit {unit} is not active"))
                         .suggest("start it first, or ask from inside it"));
                 }
-                Ok(Held { owner: Owner::Unit { unit: unit.clone() }, pidfd: None })
+                Ok(Held::of(Owner::Unit { unit: unit.clone() }, None))
             }
             OwnerRequest::Connection => {
                 let name = caller.connection.as_ref().ok_or_else(|| {
@@ -82,7 +91,7 @@ impl Broker {
                     .suggest("give a pid, or a ttl")
                 })?;
                 let bus = connections::bus_id(&bus()?).await.map_err(unknown)?;
-                Ok(Held { owner: Owner::Connection { name: name.clone(), bus }, pidfd: None })
+                Ok(Held::of(Owner::Connection { name: name.clone(), bus }, None))
             }
         }
     }

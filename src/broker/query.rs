@@ -8,13 +8,14 @@ use super::{
     search::{Search, look},
 };
 use crate::{
+    change::Change,
     config::{self, Origin},
     error::Error,
     kernel::{
         diag::{self, Seen},
         manager, process, program, sandbox,
     },
-    lease::{Instance, Lease, Owner, Use},
+    lease::{EndReason, Instance, Lease, Owner, Use},
     port::{Port, PortRange, Protocol},
     registry::{Obstacle, Reason},
     request::{AllocateRequest, Listing, LookupRequest},
@@ -38,12 +39,19 @@ impl Broker {
 
     /// The lease of a service, as it is listed.
     pub fn look_up(&self, wanted: &LookupRequest) -> Result<Fields, Error> {
-        let lease = {
-            let mut inner = self.lock();
-            self.usable(&mut inner)?;
-            inner.registry.look_up(wanted)?
-        };
-        Ok(listed(&[lease]).remove(0))
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        loop {
+            let lease = inner.registry.look_up(wanted)?;
+            // Nothing has kept another user from the port of a claim that is not guarded.
+            let is_taken =
+                lease.used == Use::Idle && diag::is_of_others(lease.port, lease.protocol);
+            let end = || vec![Change::end(Arc::clone(&lease), EndReason::Taken)];
+            if !is_taken || self.commit(&mut inner, end(), None).is_err() {
+                drop(inner);
+                return Ok(listed(&[lease]).remove(0));
+            }
+        }
     }
 
     /// Whether a port could be had now, and why not.
@@ -234,6 +242,11 @@ impl Broker {
     /// How many leases are live.
     pub fn lease_count(&self) -> u32 {
         count(self.lock().registry.len())
+    }
+
+    /// Whether a lease is live that needs a service: a claim that nobody has used for long does not.
+    pub fn is_needed(&self) -> bool {
+        self.lock().registry.running_for() > 0
     }
 
     /// How many things somebody should look at.

@@ -27,10 +27,10 @@ pub(super) struct InHand {
 }
 
 impl InHand {
-    /// What is held of an owner.
+    /// What is held for a request.
     pub(super) fn of(held: &mut Held) -> Self {
         let pidfd = held.pidfd.take().map(|pidfd| (held.owner.clone(), pidfd));
-        Self { owners: pidfd.into_iter().collect(), ..Self::default() }
+        Self { owners: pidfd.into_iter().collect(), guards: std::mem::take(&mut held.guards) }
     }
 }
 

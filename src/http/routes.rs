@@ -358,7 +358,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         code: "NotFound",
         error: Error::invalid(message).suggest(
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
-             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, POST /cleanup, DELETE /memory, \
+             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, GET /lookup, POST /cleanup, DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \

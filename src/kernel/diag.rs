@@ -127,6 +127,15 @@ pub fn bound_by(port: Port) -> BoundBy {
     if asked.is_ok() { found } else { BoundBy::Unknown }
 }
 
+/// Whether a socket of another user listens on a port (UDP: is bound to it).
+pub fn is_of_others(port: Port, protocol: Protocol) -> bool {
+    let (own, mut is_of_others) = (nix::unistd::geteuid().as_raw(), false);
+    let asked = sockets(protocol, PortRange::only(port), |socket| {
+        is_of_others |= socket.uid != own;
+    });
+    asked.is_ok() && is_of_others
+}
+
 /// Every port there is.
 pub fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()

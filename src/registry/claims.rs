@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Registry, granting::name_of_share, holding::shared};
+use super::{Registry, granting::name_of_share, holding::shared, is_idle};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
@@ -39,8 +39,8 @@ impl Registry {
         })
     }
 
-    /// A claim that gives way to a request of this type, which finds no port: of those that nobody has used, one that has
-    /// lost its guard, else the oldest. Blocks neither give way nor make others do so.
+    /// A claim that gives way to a request of this type, which finds no port: the oldest that nobody has used and that has lost
+    /// its guard. Blocks neither give way nor make others do so.
     pub fn gives_way(
         &self,
         request: &AllocateRequest,
@@ -51,9 +51,9 @@ impl Registry {
             request.completed(service_type).ok().filter(|r| r.count == 1 && !r.dry_run)?;
         let ports = service_type.ranges().flat_map(|range| range.ports());
         let leases = ports.filter_map(|port| self.at(port, request.protocol()));
-        let soft = leases
-            .filter(|lease| lease.is_soft() && lease.block_id.is_none() && !is_listened(lease));
-        let first = soft.min_by_key(|lease| (lease.used != Use::Idle, lease.since))?;
+        let idle = leases
+            .filter(|lease| is_idle(lease) && lease.block_id.is_none() && !is_listened(lease));
+        let first = idle.min_by_key(|lease| lease.since)?;
         Some(Change::end(Arc::clone(first), EndReason::Yielded))
     }
 

@@ -19,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("three_hundred_quick_starts_are_not_too_many", quick_starts),
     ("an_unused_service_exits_after_the_idle_time", unused),
     ("a_live_lease_keeps_the_service_alive", kept_alive),
+    ("a_claim_that_nobody_uses_keeps_no_service_alive", only_claimed),
     ("a_reload_puts_a_new_idle_time_in_force", new_idle_time),
     ("a_reload_brings_a_new_service_type", reload),
     ("a_broken_configuration_is_reported_and_the_service_goes_on", broken_configuration),
@@ -122,6 +123,20 @@ fn kept_alive(machine: &Machine) {
     let id = lease[1].as_str().unwrap();
     assert_eq!(machine.call("Release", &format!("s {id}")).unwrap(), json!([3000]));
     eventually(LIMIT, "it exits after the release", || machine.unit_state(SERVICE) == "inactive");
+    assert_never_failed(machine);
+}
+
+fn only_claimed(machine: &Machine) {
+    machine.configure(r#"{"idle_exit_seconds": 1, "claimed_seconds": 1}"#);
+    machine.user("systemctl --user stop styxy.service").ok();
+    let port = machine.user("mkdir -p shop && cd shop && styxy allocate dev").ok();
+    eventually(LIMIT, "it exits", || machine.unit_state(SERVICE) == "inactive");
+    assert_eq!(machine.unit(SERVICE, "ExecMainStatus"), "0", "it is not to be started again");
+    // The claim is there, and guarded again.
+    let claim = machine.user("cd shop && styxy allocate dev --json").ok();
+    let claim: Json = serde_json::from_str(&claim).unwrap();
+    assert_eq!(claim["port"].to_string(), port.trim());
+    assert_eq!((&claim["existing"], &claim["hold"]), (&json!(true), &json!("guard")));
     assert_never_failed(machine);
 }
 

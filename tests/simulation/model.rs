@@ -468,7 +468,7 @@ impl Model {
         let Some(kind) = self.kind(&request.service_type) else { return };
         let is_soft = |lease: &Lease| {
             lease.claim
-                && lease.used != Use::Once
+                && lease.used == Use::Idle
                 && !lease.orphaned
                 && lease.block_id.is_none()
                 && lease.holders().all(|h| h.owner == Owner::None && h.deadline.is_none())
@@ -480,11 +480,7 @@ impl Model {
         let soft: Vec<_> = ports.filter_map(at).filter(|lease| is_soft(lease)).collect();
         match gives_way {
             Some(Change::Expire { lease, reason: EndReason::Yielded, .. }) => {
-                let earliest = |used| {
-                    let of_it = |lease: &&Arc<Lease>| (lease.used == Use::Idle) == used;
-                    soft.iter().copied().filter(of_it).map(|lease| lease.since).min()
-                };
-                let first = earliest(true).or_else(|| earliest(false));
+                let first = soft.iter().map(|lease| lease.since).min();
                 assert!(is_soft(lease) && Some(lease.since) == first, "{lease:?} gave way");
             }
             Some(other) => panic!("{other:?}"),

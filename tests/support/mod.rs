@@ -357,6 +357,13 @@ fn try_exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) ->
     Some(Answer { status, head: head.to_owned(), body })
 }
 
+/// Copies a program that is to be run. Another process does it: a file that is open for writing, also in a child that another
+/// test starts at that moment, cannot be run (`ETXTBSY`, execve(2)).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").arg(from.as_ref()).arg(to.as_ref()).status();
+    assert!(status.unwrap().success());
+}
+
 /// What a command that succeeded has printed.
 #[track_caller]
 pub fn out(output: &Output) -> String {
