@@ -56,7 +56,10 @@ fn a_claim_is_used_when_a_server_was_seen_on_its_port() {
     home.until(|| is_told("A server of mine of"));
     assert_eq!(home.leases()[0]["state"], "listening");
     let again = home.run(&["allocate", "mine"]);
-    assert!(said(&again).contains("something listens on port"), "{again:?}");
+    assert!(said(&again).contains("listens on it"), "{again:?}");
+    assert_eq!(said(&again).lines().count(), 1, "{again:?}");
+    let again: Json = serde_json::from_str(&home.ok(&["allocate", "mine", "--json"])).unwrap();
+    assert!(again["note"].as_str().unwrap().contains("something listens on port"), "{again}");
     assert_eq!(said(&home.run(&["allocate", "mine", "--quiet"])), "");
     drop(server);
     home.until(|| home.leases()[0]["state"] == "reserved");

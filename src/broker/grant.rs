@@ -175,7 +175,7 @@ impl Broker {
             self.conclude(&granted, outcome.is_ok());
             outcome?;
         }
-        if request.claim && granted.outcome == Outcome::Existing {
+        if request.claim && granted.outcome == Outcome::Existing && granted.note.is_none() {
             let Lease { port, protocol, .. } = *granted.lease;
             if diag::has_listener(port, protocol).unwrap_or(false) {
                 granted.add_note(format!(

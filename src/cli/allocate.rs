@@ -90,7 +90,11 @@ impl Allocate {
         if !self.quiet {
             let another = self.wanted.why_another(answer).filter(|_| answer["existing"] != true);
             let another = another.map(|why| format!("port {}: {why}", answer["port"]));
-            for note in another.into_iter().chain(used(answer)).chain(notes(answer)) {
+            let used = used(answer);
+            // The service cannot say who it is.
+            let is_said = |note: &String| used.is_some() && answer["note"] == **note;
+            let notes = notes(answer).into_iter().filter(|note| !is_said(note));
+            for note in another.into_iter().chain(notes).chain(used.clone()) {
                 say(&note);
             }
         }

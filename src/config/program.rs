@@ -11,7 +11,7 @@ use super::{
     merge::edit,
     read,
 };
-use crate::service_type::Hold;
+use crate::{service_type::Hold, word::disturbs};
 
 /// What is compiled in: the file `config/programs.json` of the source, which is a layer, too.
 pub const PROGRAMS: &str = include_str!("../../config/programs.json");
@@ -103,8 +103,9 @@ pub(super) fn read_programs(
 ) -> BTreeMap<String, Option<Program>> {
     let mut programs = BTreeMap::new();
     source.fields(node, |source, name, node| {
-        if name.is_empty() || name.chars().count() > 100 {
-            let message = "the name of a program has 1 to 100 characters: write another";
+        if name.is_empty() || name.chars().count() > 100 || name.chars().any(disturbs) {
+            let message =
+                "the name of a program has 1 to 100 characters, and no control characters: write another";
             return source.note_at(node, message);
         }
         if let Some(edit) = read::unless_null(node, || program(source, node)) {
@@ -130,6 +131,10 @@ fn program(source: &mut Source<'_>, node: Node<'_>) -> Option<Program> {
             "last" => program.last = word(source, node),
             "after" => program.after = word(source, node),
             "variables" => source.fields(node, |source, name, node| {
+                if name.is_empty() || name.contains('=') || name.chars().any(disturbs) {
+                    let message = "is the name of no variable: write one such as PORT";
+                    return source.note_at(node, message);
+                }
                 program.variables.extend(word(source, node).map(|value| (name.to_owned(), value)));
             }),
             "hold" => {

@@ -34,8 +34,10 @@ impl LookupRequest {
         let mut problems = Problems::default();
         let (mut project_path, mut package_path, mut strict) = (None, None, false);
         let (mut service_type, mut service_name) = (None, None);
+        let mut given = Vec::new();
         for (key, value) in keys {
             let key = key.as_ref();
+            given.push(key.to_owned());
             problems.note(match key {
                 "project_path" => word(key, &value).map(|v| project_path = Some(v)),
                 "package_path" => word(key, &value).map(|v| package_path = Some(v)),
@@ -45,14 +47,18 @@ impl LookupRequest {
                 _ => Err(unknown("option", key, &Self::KEYS)),
             });
         }
-        if service_type.is_none() && service_name.is_none() {
+        let is_given = |key: &str| given.iter().any(|given| given == key);
+        if !is_given("service_type") && !is_given("service_name") {
             problems.note::<()>(Err(Error::invalid(
                 "service_type or service_name is missing: which service is meant?",
             )));
         }
-        let missing =
-            || Error::invalid("project_path is missing: a service is looked for in its project");
-        let Some(project_path) = problems.note(project_path.ok_or_else(missing)) else {
+        if !is_given("project_path") {
+            problems.note::<()>(Err(Error::invalid(
+                "project_path is missing: a service is looked for in its project",
+            )));
+        }
+        let Some(project_path) = project_path else {
             return Err(Error::invalid(problems.0.join("; also: ")));
         };
         problems.or(Self { project_path, package_path, strict, service_type, service_name })
@@ -81,5 +87,8 @@ mod tests {
             assert!(error.to_string().contains(part), "{part}: {error}");
         }
         assert!(parse(&[project]).is_err());
+        let error = parse(&[("project_path", "shop".into()), ("service_name", "".into())]);
+        let error = error.unwrap_err().to_string();
+        assert!(!error.contains("is missing"), "{error}");
     }
 }
