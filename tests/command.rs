@@ -10,7 +10,7 @@ use std::{
     thread,
 };
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use support::Home;
 
 fn stderr(output: &Output) -> String {
@@ -276,6 +276,24 @@ fn a_port_that_something_listens_on_is_not_granted() {
     assert!(stderr(&refused).contains(&format!("[{}]; stop", std::process::id())));
     assert_ne!(home.ok(&["allocate", "mine", "--port", &busy]), busy);
     assert!(home.ok(&["check", &free]).contains("is free"));
+}
+
+#[test]
+fn a_refusal_is_json_for_whoever_asked_for_json() {
+    let home = Home::with_type();
+    let port = home.port(3).to_string();
+    home.ok(&["allocate", "mine", "--port", &port, "--project", "/b"]);
+    let refused = home.run(&["allocate", "mine", "--port", &port, "--strict", "--json"]);
+    let said: Json = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!((&said["success"], &said["code"]), (&json!(false), &json!("PortInUse")));
+    let way = said["suggestions"][0].as_str().unwrap();
+    assert!(way.contains("without strict"), "{said}");
+    let error = said["error"].as_str().unwrap();
+    assert!(error.contains("is leased to mine of /b") && !error.contains(way), "{said}");
+    assert_eq!(refused.status.code(), Some(1));
+    // What is not for styxy changes nothing of it.
+    let refused = home.run(&["run", "no type!", "--", "echo", "--json"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).starts_with("styxy: "), "{refused:?}");
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod wanted;
 mod watch;
 
 use std::{
+    env,
     fmt::Display,
     io::{self, Write},
     process::ExitCode,
@@ -51,7 +52,7 @@ use clap::{
     builder::StyledStr,
     error::{ContextKind, ContextValue},
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use self::output::{ago, cleaned, print, print_json, short, text};
 use crate::{
@@ -188,13 +189,18 @@ impl Stop {
             }
             Self::Exec(words, code) => complain(&words, code),
             Self::Failure(failure) => {
-                let code = match &failure {
-                    Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
-                    Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
-                };
-                complain(&failure, code)
+                say(&failure);
+                Self::code(&failure)
             }
         }
+    }
+
+    /// The exit code of a failure.
+    fn code(failure: &Failure) -> ExitCode {
+        ExitCode::from(match failure {
+            Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
+            Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
+        })
     }
 }
 
@@ -241,7 +247,35 @@ pub fn run() -> ExitCode {
             Ok(())
         }
     };
-    result.map_or_else(Stop::told, |()| ExitCode::SUCCESS)
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Stop::Failure(failure)) if wants_json() => {
+            note(&failure_in_json(&failure));
+            Stop::code(&failure)
+        }
+        Err(stop) => stop.told(),
+    }
+}
+
+/// Whether the answer was to be JSON. What comes after `--` is another command's.
+fn wants_json() -> bool {
+    env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
+}
+
+/// A refusal for programs, in the words of the HTTP door.
+fn failure_in_json(failure: &Failure) -> Json {
+    let (code, suggestions) = match failure {
+        Failure::Refused { kind, suggestions, .. } => {
+            (kind.map_or("Refused", |kind| kind.names().code), suggestions.as_slice())
+        }
+        Failure::Unreachable(_) => ("Unreachable", [].as_slice()),
+        Failure::BrokenOff(_) => ("BrokenOff", [].as_slice()),
+    };
+    let sentence = failure.to_string();
+    // The first suggestion stands in it.
+    let first = suggestions.first().map(|first| format!("; {first}"));
+    let error = first.and_then(|first| sentence.strip_suffix(&first)).unwrap_or(&sentence);
+    json!({"success": false, "code": code, "error": error, "suggestions": suggestions})
 }
 
 /// The command line. What is wrong with it is said without what it would do to a terminal.
@@ -312,10 +346,11 @@ fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
 /// Turns a wrong argument into a message of the same form as the service's.
 fn usage(error: &Error) -> Stop {
     let kind = Some(ErrorKind::InvalidArgument);
-    Stop::Failure(Failure::Refused { kind, message: error.to_string() })
+    let suggestions = error.suggestions.clone();
+    Stop::Failure(Failure::Refused { kind, message: error.to_string(), suggestions })
 }
 
 /// Says no in the command's own words.
 fn refused(message: String) -> Stop {
-    Stop::Failure(Failure::Refused { kind: None, message })
+    Stop::Failure(Failure::Refused { kind: None, message, suggestions: Vec::new() })
 }

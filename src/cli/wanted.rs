@@ -122,9 +122,13 @@ pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop
     let request = AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
     let answer = ask(&Call::Allocate { service_type: service_type.to_owned(), options });
     answer.map_err(|stop| match stop {
-        Stop::Failure(Failure::Refused { kind: Some(ErrorKind::PortInUse), message }) => {
+        Stop::Failure(Failure::Refused {
+            kind: kind @ Some(ErrorKind::PortInUse),
+            message,
+            suggestions,
+        }) => {
             let message = with_holder(&request, message);
-            Stop::Failure(Failure::Refused { kind: Some(ErrorKind::PortInUse), message })
+            Stop::Failure(Failure::Refused { kind, message, suggestions })
         }
         stop => stop,
     })

@@ -201,10 +201,13 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
         let text = |key: &str| answer[key].as_str().map(str::to_owned);
         let kind = text("code").and_then(|code| ErrorKind::from_code(&code));
         let mut message = text("error").unwrap_or_else(|| "the service refused".to_owned());
-        if let Some(suggestion) = answer["suggestions"][0].as_str() {
-            message = format!("{message}; {suggestion}");
+        let suggestions = answer["suggestions"].as_array().into_iter().flatten();
+        let suggestions: Vec<_> =
+            suggestions.filter_map(|text| text.as_str().map(str::to_owned)).collect();
+        if let Some(first) = suggestions.first() {
+            message = format!("{message}; {first}");
         }
-        return Err(Failure::Refused { kind, message });
+        return Err(Failure::Refused { kind, message, suggestions });
     }
     // What only HTTP says.
     if let Json::Object(fields) = &mut answer {

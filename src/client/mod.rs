@@ -189,6 +189,8 @@ pub enum Failure {
         kind: Option<ErrorKind>,
         /// What is wrong and what to do.
         message: String,
+        /// What to do, best first.
+        suggestions: Vec<String>,
     },
     /// No service can be reached.
     Unreachable(String),

@@ -22,16 +22,16 @@ where
     Answer: Future<Output = Result<Json, Miss>>,
 {
     let refusal = match ask(call.clone()).await {
-        Err(Miss::Final(Failure::Refused { kind, message })) if may_be_news(kind) => {
-            (kind, message)
+        Err(Miss::Final(Failure::Refused { kind, message, suggestions })) if may_be_news(kind) => {
+            (kind, message, suggestions)
         }
         result => return result,
     };
-    let (kind, message) = refusal;
+    let (kind, message, suggestions) = refusal;
     let version = |status: &Json| status["version"].as_str().map(str::to_owned);
     let running = ask(Call::Status).await.ok().as_ref().and_then(version);
     let Some(running) = running.filter(|running| is_older(running, OWN)) else {
-        return Err(Failure::Refused { kind, message }.into());
+        return Err(Failure::Refused { kind, message, suggestions }.into());
     };
     let makes_room = ask(Call::Restart).await.is_ok_and(|answer| answer["restarting"] == true);
     if !makes_room {
@@ -39,7 +39,7 @@ where
             "{message} (the service that runs is styxy {running}, and this command is {OWN}: \
              `systemctl --user restart styxy.service` after installing the newer one for the service, too)"
         );
-        return Err(Failure::Refused { kind, message }.into());
+        return Err(Failure::Refused { kind, message, suggestions }.into());
     }
     loop {
         match ask(Call::Status).await {

@@ -12,11 +12,18 @@ const ACTIVATION: [&str; 2] = ["org.freedesktop.systemd1.", "org.freedesktop.DBu
 /// the call was not carried out, and the next way may be tried.
 pub(super) fn of_call(error: zbus::Error) -> Miss {
     match error {
-        zbus::Error::MethodError(name, words, _) => {
+        zbus::Error::MethodError(name, words, reply) => {
             let name = name.as_str();
             let message = words.unwrap_or_else(|| name.to_owned());
             match name.strip_prefix(ERROR_PREFIX) {
-                Some(code) => Failure::Refused { kind: ErrorKind::from_code(code), message }.into(),
+                Some(code) => {
+                    // An older service has no such list.
+                    let body = reply.body();
+                    let body = body.deserialize::<(&str, Vec<String>)>();
+                    let suggestions = body.map_or_else(|_| Vec::new(), |(_, list)| list);
+                    let kind = ErrorKind::from_code(code);
+                    Failure::Refused { kind, message, suggestions }.into()
+                }
                 None if ACTIVATION.iter().any(|prefix| name.starts_with(prefix)) => {
                     Miss::Broken(cannot_start(&message))
                 }
@@ -65,6 +72,7 @@ fn of_bus(error: fdo::Error) -> Miss {
         E::UnknownMethod(why) => Failure::Refused {
             kind: None,
             message: format!("the service that runs is too old for this command: {why}"),
+            suggestions: Vec::new(),
         }
         .into(),
         error => Failure::Unreachable(failed(&error.to_string())).into(),
@@ -117,7 +125,7 @@ mod tests {
             );
         }
         let refused = of_call(reply("org.styxy.Styxy1.Error.PortInUse"));
-        let Miss::Final(Failure::Refused { kind, message }) = refused else { panic!() };
+        let Miss::Final(Failure::Refused { kind, message, .. }) = refused else { panic!() };
         assert_eq!((kind, message.as_str()), (Some(ErrorKind::PortInUse), "some words"));
     }
 }

@@ -102,7 +102,8 @@ impl Serialize for Dict {
 
 impl DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        Message::error(call, self.name()).build(&self.to_string())
+        // Whoever shows errors takes the first; the whole list is for programs.
+        Message::error(call, self.name()).build(&(self.to_string(), &self.suggestions))
     }
 
     fn name(&self) -> ErrorName<'_> {
