@@ -119,10 +119,9 @@ async fn what_was_released_is_told_also_if_something_else_could_not_be() {
     let told = [3_000, 3_002].map(|port| json!({"port": port, "lease_id": id(port)}));
     assert_eq!(printed(&output), json!(told));
     let said = String::from_utf8_lossy(&output.stderr);
-    let said: Vec<_> = said.lines().collect();
-    let words = [
-        "styxy: there is no lease of port 2999; `styxy list` shows all leases",
-        "styxy: there is no such lease",
-    ];
+    let said = said.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let said: Vec<_> = said.map(|said| said["error"].clone()).collect();
+    let words =
+        ["there is no lease of port 2999; `styxy list` shows all leases", "there is no such lease"];
     assert_eq!(said, words);
 }

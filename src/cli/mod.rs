@@ -189,18 +189,18 @@ impl Stop {
             }
             Self::Exec(words, code) => complain(&words, code),
             Self::Failure(failure) => {
-                say(&failure);
-                Self::code(&failure)
+                let code = match &failure {
+                    Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
+                    Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
+                };
+                if wants_json() {
+                    note(&failure_in_json(&failure));
+                    ExitCode::from(code)
+                } else {
+                    complain(&failure, code)
+                }
             }
         }
-    }
-
-    /// The exit code of a failure.
-    fn code(failure: &Failure) -> ExitCode {
-        ExitCode::from(match failure {
-            Failure::Refused { kind, .. } => kind.map_or(1, |kind| kind.names().exit),
-            Failure::Unreachable(_) | Failure::BrokenOff(_) => 3,
-        })
     }
 }
 
@@ -247,14 +247,7 @@ pub fn run() -> ExitCode {
             Ok(())
         }
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Stop::Failure(failure)) if wants_json() => {
-            note(&failure_in_json(&failure));
-            Stop::code(&failure)
-        }
-        Err(stop) => stop.told(),
-    }
+    result.map_or_else(Stop::told, |()| ExitCode::SUCCESS)
 }
 
 /// Whether the answer was to be JSON. What comes after `--` is another command's.

@@ -15,7 +15,7 @@ pub mod namespaces;
 use std::{
     env,
     fs::{self, OpenOptions},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read, Seek, Write},
     net::Shutdown,
     ops::Range,
     os::{
@@ -250,7 +250,7 @@ impl Home {
         let log = OpenOptions::new().create(true).append(true).open(self.path("log")).unwrap();
         let mut command = self.styxy();
         command.stderr(log);
-        listening(command)
+        listening(command, || "see its log".to_owned())
     }
 
     /// Remembers the private service that a command started, to end it with the test.
@@ -378,15 +378,24 @@ pub fn said(output: &Output) -> String {
 
 /// Starts a service by that command, and waits until it listens.
 pub fn started(mut command: Command) -> Child {
-    command.stderr(Stdio::null());
-    listening(command)
+    let mut said = tempfile::tempfile().unwrap();
+    command.stderr(said.try_clone().unwrap());
+    listening(command, || {
+        let mut words = String::new();
+        let _ = said.rewind().and_then(|()| said.read_to_string(&mut words));
+        words
+    })
 }
 
-fn listening(mut command: Command) -> Child {
+/// Waits until it listens; else says what it has said.
+fn listening(mut command: Command, said: impl FnOnce() -> String) -> Child {
     let mut service = command.arg("daemon").stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(service.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    assert!(line.contains("listening on"), "{line:?}");
+    if !line.contains("listening on") {
+        let ended = service.try_wait();
+        panic!("it does not listen: {line:?}, {ended:?}, {}", said());
+    }
     service
 }
 
