@@ -75,9 +75,15 @@ impl Manager {
 
     /// Receives what there is, and keeps nothing.
     fn empty(&mut self) {
+        self.drain();
+        self.forget();
+    }
+
+    /// Receives what there is, and minds none of it: ten messages that nobody receives stop who sends the next (unix(7)).
+    fn drain(&self) {
         self.socket.set_nonblocking(true).unwrap();
         while self.receive().is_ok() {}
-        self.forget();
+        self.socket.set_nonblocking(false).unwrap();
     }
 
     /// Does at last what it was told to.
@@ -143,6 +149,7 @@ fn the_guard_of_a_lease_outlives_a_service_that_is_killed_right_after_the_grant(
     assert!(!is_free(&port), "it waits in a message");
     manager.until(SHELF);
     for _ in 0..2 {
+        manager.drain();
         let service = started(managed(&home, &manager.kept));
         assert!(!is_free(&port), "the next service has it");
         end(service, Signal::SIGKILL);
