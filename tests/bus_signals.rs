@@ -5,6 +5,7 @@ mod support;
 use std::{
     collections::{BTreeSet, HashMap},
     num::NonZero,
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,15 @@ where
     B: serde::Serialize + zbus::wire::DynamicType,
 {
     client.call_method(Some(NAME), PATH, Some(NAME), method, body).await.unwrap()
+}
+
+/// A service on the bus, and a client of it.
+async fn served(bus: &Bus) -> (Home, Child, Connection) {
+    let home = Home::with_type();
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let service = started(command);
+    (home, service, bus.connect().await)
 }
 
 async fn signals(client: &Connection) -> MessageStream {
@@ -45,11 +55,7 @@ fn told(signal: &Message) -> Vec<String> {
 #[tokio::test]
 async fn whatever_changes_is_told_by_a_signal() {
     let Some(bus) = Bus::start() else { return };
-    let home = Home::with_type();
-    let mut command = home.styxy();
-    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
-    let service = started(command);
-    let client = bus.connect().await;
+    let (_home, service, client) = served(&bus).await;
     let mut signals = signals(&client).await;
 
     let options = HashMap::from([("heartbeat", Variant::U64(1))]);
@@ -83,11 +89,7 @@ async fn whatever_changes_is_told_by_a_signal() {
 #[tokio::test]
 async fn a_service_of_a_project_is_looked_up() {
     let Some(bus) = Bus::start() else { return };
-    let home = Home::with_type();
-    let mut command = home.styxy();
-    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
-    let service = started(command);
-    let client = bus.connect().await;
+    let (_home, service, client) = served(&bus).await;
     let ask = |name: &'static str| {
         HashMap::from([("project_path", Variant::from("/shop")), ("service_name", name.into())])
     };
@@ -111,11 +113,7 @@ async fn a_service_of_a_project_is_looked_up() {
 #[tokio::test]
 async fn a_burst_of_grants_changes_the_properties_once_a_second_at_most() {
     let Some(bus) = Bus::start() else { return };
-    let home = Home::with_type();
-    let mut command = home.styxy();
-    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
-    let service = started(command);
-    let client = bus.connect().await;
+    let (_home, service, client) = served(&bus).await;
     let mut signals = signals(&client).await;
     let begin = Instant::now();
     for _ in 0..100 {
