@@ -413,7 +413,8 @@ impl Lease {
         self.owners().next().is_some()
     }
 
-    /// Whether it is a claim that nobody has used yet, and that no time limit keeps: it gives way where ports are short.
+    /// Whether it is a claim that nobody has used yet, and that no time limit keeps: it loses its guard in time, and from then
+    /// on gives way where ports are short.
     pub fn is_soft(&self) -> bool {
         self.claim
             && self.used != Use::Once

@@ -96,6 +96,28 @@ fn what_somebody_else_has_meanwhile_is_no_claim_any_more() {
 }
 
 #[test]
+fn a_block_of_which_a_part_was_used_stays_whole() {
+    let home = with_fields(r#""claimed_seconds": 1"#);
+    let block = home.allocated(&["--count", "2"]);
+    let second = u16::try_from(block["ports"][1].as_u64().unwrap()).unwrap();
+    let server = TcpListener::bind(("127.0.0.1", second)).unwrap();
+    home.until(|| home.leases()[0]["hold"] == "none");
+    home.until(|| {
+        let events = home.run(&["audit", "--action", "claim", "--json"]);
+        String::from_utf8_lossy(&events.stdout).contains("A server of mine of")
+    });
+    drop(server);
+    home.until(|| home.leases()[1]["state"] == "reserved");
+    // The guard of the second is the service's own.
+    home.until(|| {
+        let status: Json = serde_json::from_str(&home.ok(&["status", "--json"])).unwrap();
+        status["guards"] == 1
+    });
+    assert_eq!(home.allocated(&["--count", "2"])["lease_ids"], block["lease_ids"]);
+    assert_eq!(home.leases().len(), 2);
+}
+
+#[test]
 fn claims_that_nobody_uses_give_way_where_ports_are_short() {
     let home = with_fields(r#""claimed_seconds": 1"#);
     let named = |name: &str| home.allocated(&["--name", name])["port"].as_u64().unwrap();

@@ -145,12 +145,8 @@ impl Broker {
     }
 
     fn lease_due(&self, inner: &mut Inner, lease_id: LeaseId, now: Moment) {
-        // Nothing has kept others from the port of a claim that is not guarded.
-        let is_listened = |lease: &Lease| {
-            let Lease { port, protocol, used, .. } = *lease;
-            diag::is_listened(port, protocol)
-                && !(used == Use::Idle && diag::is_of_others(port, protocol))
-        };
+        let is_listened =
+            |lease: &Lease| diag::is_listened(lease.port, lease.protocol) && !is_taken(lease);
         let due = inner.registry.lease_due(lease_id, now, is_listened);
         if let Some(limit) = due.again {
             self.deadlines.add(inner.when(limit, now), Due::Lease(lease_id));
@@ -225,6 +221,11 @@ impl Broker {
         self.await_endings(inner);
         self.store_guards_later(inner);
     }
+}
+
+/// Whether another user's program uses the port of a claim: nothing keeps others from it once the guard is given up.
+pub(super) fn is_taken(lease: &Lease) -> bool {
+    lease.used == Use::Idle && diag::is_of_others(lease.port, lease.protocol)
 }
 
 /// What is listened on. The kernel is asked once for each protocol, when it is needed.

@@ -4,6 +4,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 
 use super::{
     Broker, Inner,
+    ending::is_taken,
     holding::{Caller, Held},
     search::Search,
     settling::InHand,
@@ -370,20 +371,20 @@ impl Broker {
         else {
             return true;
         };
-        if lease.used != Use::Idle || request.dry_run {
+        if request.dry_run {
             return true;
         }
-        let leases = match lease.block_id {
+        let mut leases = match lease.block_id {
             Some(id) => inner.registry.leases_of_block(id),
             None => vec![Arc::clone(lease)],
         };
+        // A server may have been seen on a part of a block.
+        leases.retain(|lease| lease.used == Use::Idle);
         let mut ends = Vec::new();
         for lease in leases {
             let is_tcp = lease.protocol != Protocol::Udp;
             let regained = is_tcp.then(|| probe::regain(lease.port));
-            if matches!(regained, Some(Err(Obstacle::InUse(InUse::Bound))))
-                || diag::is_of_others(lease.port, lease.protocol)
-            {
+            if matches!(regained, Some(Err(Obstacle::InUse(InUse::Bound)))) || is_taken(&lease) {
                 ends.push(Change::end(lease, EndReason::Taken));
             } else if let Some(Ok(socket)) = regained
                 && lease.hold == Hold::Guard

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     Broker, Inner, State, backlog,
-    ending::Listened,
+    ending::{Listened, is_taken},
     search::{Search, look},
 };
 use crate::{
@@ -43,11 +43,8 @@ impl Broker {
         self.usable(&mut inner)?;
         loop {
             let lease = inner.registry.look_up(wanted)?;
-            // Nothing has kept another user from the port of a claim that is not guarded.
-            let is_taken =
-                lease.used == Use::Idle && diag::is_of_others(lease.port, lease.protocol);
             let end = || vec![Change::end(Arc::clone(&lease), EndReason::Taken)];
-            if !is_taken || self.commit(&mut inner, end(), None).is_err() {
+            if !is_taken(&lease) || self.commit(&mut inner, end(), None).is_err() {
                 drop(inner);
                 return Ok(listed(&[lease]).remove(0));
             }
