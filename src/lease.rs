@@ -266,6 +266,9 @@ pub struct Lease {
     /// What the port is for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub service_name: Option<ServiceName>,
+    /// What was started last on it, where the service has no name of its own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub program: Option<ServiceName>,
     /// Who asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub instance_id: Option<InstanceId>,
@@ -342,6 +345,7 @@ impl Lease {
             protocol: Protocol::Tcp,
             service_type,
             service_name: None,
+            program: None,
             instance_id: None,
             project_path: None,
             package_path: None,
@@ -369,7 +373,8 @@ impl Lease {
         fields.put("port", self.port.get());
         fields.put("protocol", self.protocol.as_str());
         fields.put("service_type", self.service_type.as_str());
-        fields.put_some("service_name", self.service_name.as_ref().map(ServiceName::as_str));
+        fields.put_some("service_name", self.name().map(ServiceName::as_str));
+        fields.put_some("program", self.program.as_ref().map(ServiceName::as_str));
         fields.put_some("instance_id", self.instance_id.as_ref().map(InstanceId::as_str));
         fields.put_some("project_path", self.project_path.as_ref().map(ProjectPath::as_str));
         fields.put_some("package_path", self.package_path.as_ref().map(ProjectPath::as_str));
@@ -394,6 +399,11 @@ impl Lease {
         }
         fields.put("since", self.since.to_string());
         fields
+    }
+
+    /// What its service is called: by name, else by what was started last.
+    pub fn name(&self) -> Option<&ServiceName> {
+        self.service_name.as_ref().or(self.program.as_ref())
     }
 
     /// Everybody who holds it, the longest first.

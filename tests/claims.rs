@@ -4,8 +4,9 @@ mod support;
 
 use std::{
     fs,
+    io::{BufRead, BufReader},
     net::TcpListener,
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::Path,
     process::{Child, Command, Output, Stdio},
 };
@@ -531,6 +532,48 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     let listed: Json = serde_json::from_str(&listed).unwrap();
     let listed: Vec<_> = listed.as_array().unwrap().iter().map(|l| l["port"].to_string()).collect();
     assert_eq!(listed, ports[..1]);
+}
+
+#[test]
+fn two_scripts_of_one_package_never_swap_ports_and_are_called_by_their_names() {
+    let home = Home::with_type();
+    let web = home.package("web");
+    let scripts = r#"{"scripts": {"dev": "node a.js", "book:all": "node b.js"}}"#;
+    fs::write(Path::new(&web).join("package.json"), scripts).unwrap();
+    let npm = home.path("bin/npm");
+    fs::create_dir_all(npm.parent().unwrap()).unwrap();
+    fs::write(&npm, "#!/bin/sh\necho $PORT\nread -r _\n").unwrap();
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let start = |script: &str| {
+        let mut command = home.styxy();
+        command.current_dir(&web).args(["run", "mine", "-q", "--"]).arg(&npm).args(["run", script]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut port = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut port).unwrap();
+        (child, port.trim().to_owned())
+    };
+    let stop = |mut child: Child| {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    };
+    let (dev, book) = (start("dev"), start("book:all"));
+    let ports = [dev.1, book.1];
+    let listed = home.ok(&["list"]);
+    assert!(["mine  dev ", "mine  book-all "].iter().all(|n| listed.contains(n)), "{listed}");
+    let find = |name: &str| out(&home.at(&web, &["port", "mine", "--name", name]));
+    assert_eq!([find("dev"), find("book-all")], ports);
+    // What is asked for by that name, or without one, is what runs.
+    let asked = |more: &[&str]| out(&home.at(&web, &[&["allocate", "mine", "-q"], more].concat()));
+    assert_eq!([asked(&["--name", "book-all"]), asked(&[])], [ports[1].clone(), ports[0].clone()]);
+    [dev.0, book.0].into_iter().for_each(stop);
+    home.ok(&["release", "--project", &home.path("").display().to_string(), "--yes"]);
+    home.until(|| home.leases().is_empty());
+    // Alone, and in the other order.
+    let (book, alone) = start("book:all");
+    assert_eq!(alone, ports[1]);
+    let (dev, beside) = start("dev");
+    assert_eq!(beside, ports[0]);
+    [dev, book].into_iter().for_each(stop);
 }
 
 #[test]

@@ -288,7 +288,7 @@ impl Both {
             project_path: request.project_path.clone(),
             singleton_key: request.singleton_key.clone(),
             slot: match (self.registry.slot(request), &request.project_path) {
-                (Some(slot), _) => slot.key.slot,
+                (Some(slot), _) => slot.number,
                 (None, project) => u16::from(project.is_none()),
             },
             ..Lease::new(
@@ -330,7 +330,7 @@ impl Both {
         let mut registry = Registry::new(self.model.plan.rules());
         self.registry.iter().for_each(|lease| registry.insert(Arc::clone(lease)));
         for (key, known) in self.registry.memory().iter() {
-            registry.remember(MemoryKey::clone(key), known);
+            registry.remember(MemoryKey::clone(key), known.clone());
         }
         self.registry = registry;
         self.model.forget();

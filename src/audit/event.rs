@@ -154,7 +154,7 @@ impl Event {
         fields.put("STYXY_OWNER", lease.owner.to_string());
         fields.put("STYXY_HOLD", lease.hold_now().as_str());
         self.with("STYXY_SERVICE_TYPE", Some(lease.service_type.as_str()))
-            .with("STYXY_SERVICE_NAME", lease.service_name.as_ref().map(|name| name.as_str()))
+            .with("STYXY_SERVICE_NAME", lease.name().map(|name| name.as_str()))
             .with("STYXY_INSTANCE_ID", lease.instance_id.as_ref().map(|id| id.as_str()))
             .with("STYXY_PROJECT_PATH", lease.project_path.as_ref().map(|path| path.as_str()))
             .with("STYXY_PACKAGE_PATH", lease.package_path.as_ref().map(|path| path.as_str()))
@@ -383,7 +383,7 @@ fn port(lease: &Lease) -> String {
 
 fn describe(lease: &Lease) -> String {
     let mut words = lease.service_type.to_string();
-    if let Some(name) = &lease.service_name {
+    if let Some(name) = lease.name() {
         words = format!("{words} {name}");
     }
     if let Some(project) = &lease.project_path {

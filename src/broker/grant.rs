@@ -213,7 +213,7 @@ impl Broker {
                 let Ok(lease) = inner.registry.get(lease.lease_id) else { continue };
                 ends.push(match let_go(lease, granted.holder, EndReason::NotDurable) {
                     Change::Expire { lease, reason, .. } => {
-                        Change::Expire { lease, reason, remembered: before }
+                        Change::Expire { lease, reason, remembered: before.clone() }
                     }
                     change => change,
                 });
@@ -338,7 +338,7 @@ impl Broker {
         }
         granted.outcome = Outcome::New;
         let key = granted.lease.memory_key();
-        let before = key.as_ref().and_then(|key| inner.registry.memory().get(key));
+        let before = key.as_ref().and_then(|key| inner.registry.memory().get(key)).cloned();
         let mut in_hand = InHand::of(held);
         let mut changes = Vec::with_capacity(usize::from(request.count));
         for lease in std::iter::once(&granted.lease).chain(&granted.others) {
@@ -475,7 +475,8 @@ impl Inner {
         let Some(service_type) = self.registry.rules().types.0.get(&request.service_type) else {
             return Ok(false);
         };
-        let claim = self.registry.claim(&request.completed(service_type)?, service_type);
+        let claim =
+            self.registry.claim(&self.registry.completed(request, service_type)?, service_type);
         Ok(claim
             .is_some_and(|claim| !is_used(claim) && diag::is_listened(claim.port, claim.protocol)))
     }
@@ -486,7 +487,7 @@ impl Inner {
         let now = self.registry.memory().get(key);
         let (Some(now), Ok(state)) = (now, &self.state) else { return false };
         let must_wait = now.since > state.writer.progress().durable;
-        if must_wait && before.is_none_or(|before| before.since != now.since) {
+        if must_wait && before.as_ref().is_none_or(|before| before.since != now.since) {
             self.unsettled.note(key, before);
         }
         must_wait

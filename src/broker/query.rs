@@ -112,7 +112,7 @@ impl Broker {
         let Some(mut service_type) = known.or(plan.as_ref().map(|plan| &plan.service_type)) else {
             return Ok(Vec::new());
         };
-        let request = request.completed(service_type)?;
+        let request = inner.registry.completed(&request, service_type)?;
         let claim = inner.registry.claim(&request, service_type).map(Arc::clone);
         if let Some(lease) = claim.or_else(|| inner.registry.existing(&request, service_type)) {
             let held = Some(lease.describe_holder());

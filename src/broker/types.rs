@@ -176,7 +176,7 @@ impl Broker {
         let Some(known) = inner.registry.rules().types.0.get(&request.service_type) else {
             return inner.plan(request).map(Some);
         };
-        let completed = request.completed(known)?;
+        let completed = inner.registry.completed(request, known)?;
         match inner.choose(&completed, known, &mut Search::looking_beside(busy)) {
             Err(error) if error.kind == ErrorKind::PoolExhausted => inner.plan(request).map(Some),
             // There is room, or a reason that room is no remedy for.

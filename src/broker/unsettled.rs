@@ -17,12 +17,12 @@ impl Unsettled {
 
     /// What is to be remembered if a grant of that key is taken back: the last that is durable.
     pub(super) fn before(&self, key: &MemoryKey, durable: u64) -> Option<Remembered> {
-        let before = self.0.get(key)?.iter().rev();
-        before.copied().find(|remembered| remembered.since <= durable)
+        let mut before = self.0.get(key)?.iter().rev();
+        before.find(|remembered| remembered.since <= durable).cloned()
     }
 
     /// Forgets what led to what is remembered now, if that is durable.
-    pub(super) fn settle(&mut self, key: &MemoryKey, now: Option<Remembered>, durable: u64) {
+    pub(super) fn settle(&mut self, key: &MemoryKey, now: Option<&Remembered>, durable: u64) {
         if now.is_none_or(|now| now.since <= durable) {
             self.0.remove(key);
         }
@@ -49,9 +49,9 @@ mod tests {
         unsettled.note(&key, Some(had(3001, 6)));
         assert_eq!(unsettled.before(&key, 5), Some(had(3000, 4)));
         assert_eq!(unsettled.before(&key, 6), Some(had(3001, 6)));
-        unsettled.settle(&key, Some(had(3002, 7)), 6);
+        unsettled.settle(&key, Some(&had(3002, 7)), 6);
         assert_eq!(unsettled.before(&key, 6), Some(had(3001, 6)));
-        unsettled.settle(&key, Some(had(3002, 7)), 7);
+        unsettled.settle(&key, Some(&had(3002, 7)), 7);
         assert_eq!(unsettled.before(&key, 7), None);
     }
 }

@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use super::{
     Stop, block_on,
     owner::put_own_process,
-    refused,
+    programs, refused,
     run::{Replacing, Telling, environment, not_started, refuse_to_run_twice, unless_off},
     usage,
     wanted::{Wanted, allocate},
@@ -90,6 +90,7 @@ impl Exec {
         let mut options = self.wanted.options()?;
         put_own_process(&mut options);
         options.put("use_claim", true);
+        programs::put_name(&self.command, &programs::known(), &mut options);
         AllocateRequest::parse(&self.service_type, options.0.clone()).map_err(|e| usage(&e))?;
         let handed = block_on(client::call_for_socket(&self.service_type, &options))??;
         if let Some(handed) = handed {

@@ -7,6 +7,7 @@
 mod hints;
 
 use std::{
+    env,
     ffi::{OsStr, OsString},
     path::Path,
 };
@@ -19,6 +20,7 @@ use crate::{
     project,
     service_type::Hold,
     surroundings::user,
+    value::Fields,
 };
 
 /// The programs that are known: those that are built in, as the files of the configuration that this command sees extend
@@ -72,11 +74,32 @@ pub(super) fn help(
     (help.has_no_guard || help.adds()).then_some(help)
 }
 
+/// Puts what a command starts into a request for a service without a name: two programs of one package are told apart by it.
+pub(super) fn put_name(command: &[OsString], programs: &Programs, options: &mut Fields) {
+    if options.get("service_name").is_none() {
+        let folder = env::current_dir().ok();
+        options.put_some("program", folder.and_then(|folder| name(command, programs, &folder)));
+    }
+}
+
+/// The name of the script of `package.json` that a command runs, else of the program of the table.
+fn name(command: &[OsString], programs: &Programs, folder: &Path) -> Option<String> {
+    let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
+    let name = match script(&words, folder) {
+        Some(script) => script.name,
+        None => recognised(&words, programs)?.command,
+    };
+    let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    Some(name.chars().map(|c| if is_good(c) { c } else { '-' }).take(100).collect())
+}
+
 /// A program of the table on a command line.
 struct Found<'a> {
     /// Its name for people.
     name: &'a str,
     program: &'a Program,
+    /// Its name on the command line.
+    command: &'a str,
     /// What starts it, and the variables that are set before it.
     before: &'a [&'a str],
     arguments: &'a [&'a str],
@@ -85,9 +108,10 @@ struct Found<'a> {
 fn recognised<'a>(line: &'a [&'a str], programs: &'a Programs) -> Option<Found<'a>> {
     let (before, rest) = line.split_at(launched(line)?);
     let (command, arguments) = rest.split_first()?;
-    let fits = |(_, program): &(&String, &Program)| fits(program, program_name(command), arguments);
+    let command = program_name(command);
+    let fits = |(_, program): &(&String, &Program)| fits(program, command, arguments);
     let (name, program) = programs.iter().find(fits)?;
-    Some(Found { name, program, before, arguments })
+    Some(Found { name, program, command, before, arguments })
 }
 
 impl Found<'_> {
@@ -255,6 +279,7 @@ fn is_python(name: &str) -> bool {
 
 /// A script of `package.json` that a command runs.
 struct Script<'a> {
+    name: &'a str,
     text: String,
     /// What it gets beside its own arguments.
     more: Vec<&'a str>,
@@ -285,7 +310,7 @@ fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
     let dashes = rest.iter().position(|word| *word == "--").filter(|_| manager == "npm");
     let more = rest.iter().enumerate().filter(|(place, _)| Some(*place) != dashes);
     let more = more.map(|(_, word)| *word).collect();
-    Some(Script { text, more, needs_dashes: manager == "npm" })
+    Some(Script { name, text, more, needs_dashes: manager == "npm" })
 }
 
 /// The words of a script that is one simple command.

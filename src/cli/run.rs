@@ -143,8 +143,9 @@ impl Run {
             Ok((variable.clone(), value))
         });
         let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
-        let programs = if self.plain { Programs::new() } else { programs::known() };
-        let mut help = self.help(&programs);
+        let (known, none) = (programs::known(), Programs::new());
+        let programs = if self.plain { &none } else { &known };
+        let mut help = self.help(programs);
         let without_guard = help.as_ref().is_some_and(|help| help.has_no_guard);
         let hold = self.hold.or(without_guard.then_some(Hold::None));
         for (index, leased) in leases.into_iter().enumerate() {
@@ -162,6 +163,9 @@ impl Run {
             {
                 options.0.retain(|(key, _)| *key != "service_name");
                 options.put("service_name", leased.own_name());
+            }
+            if index == 0 {
+                programs::put_name(&self.command, &known, &mut options);
             }
             let outer = match index {
                 0 => outer(leased.service_type, &options)?,
@@ -191,7 +195,7 @@ impl Run {
         }
         let variable = variables.first().map_or("PORT", |(name, _)| name);
         let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
-        let hint = needs_more.then(|| self.hint(&programs, variable)).flatten();
+        let hint = needs_more.then(|| self.hint(programs, variable)).flatten();
         let sentences = [
             help.as_ref().and_then(Help::sentence),
             hint.as_ref().map(|hint| hint.sentence(variable)),

@@ -120,7 +120,7 @@ impl Obstacle {
         let protocol = protocol.in_words();
         match self {
             Self::Leased(lease) => {
-                let name = lease.service_name.as_ref().map(|n| format!(" {n}"));
+                let name = lease.name().map(|n| format!(" {n}"));
                 let project = lease.project_path.as_ref().map(|p| format!(" of {p}"));
                 format!(
                     "{protocol} port {port} is leased to {}{}{} (lease {})",

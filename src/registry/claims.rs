@@ -7,7 +7,7 @@ use super::{Registry, granting::name_of_share, holding::shared, is_idle};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Holder, HolderId, Lease, Use},
+    lease::{EndReason, Holder, HolderId, Lease, ServiceName, Use},
     port::Protocol,
     request::{AllocateRequest, OwnerRequest},
     service_type::{Claims, Hold, InstanceBehavior, ServiceType},
@@ -25,7 +25,7 @@ impl Registry {
             return None;
         }
         let claims = self.claims.get(&request.memory_key()?)?;
-        claims.iter().filter_map(|(_, id)| self.leases.get(id)).find(|lease| {
+        let mut claims = claims.iter().filter_map(|(_, id)| self.leases.get(id)).filter(|lease| {
             let is_its = lease.claim && lease.instance_id == request.instance_id;
             // Who starts a server on another port, or on one without a guard, leaves the claim as it was asked for.
             let is_wanted = request.port.is_none_or(|port| port == lease.port)
@@ -36,7 +36,13 @@ impl Registry {
             is_its
                 && (request.claim || is_wanted && (!is_used(lease) || is_own()))
                 && self.is_whole(lease)
-        })
+        });
+        let Some(program) = &request.program else { return claims.next() };
+        let claims: Vec<_> = claims.collect();
+        let of = |program: Option<&ServiceName>| {
+            claims.iter().copied().find(|lease| lease.program.as_ref() == program)
+        };
+        of(Some(program)).or_else(|| of(None))
     }
 
     /// A claim that gives way to a request of this type, which finds no port: the oldest that nobody has used and that has lost
@@ -48,7 +54,7 @@ impl Registry {
         is_listened: impl Fn(&Lease) -> bool,
     ) -> Option<Change> {
         let request =
-            request.completed(service_type).ok().filter(|r| r.count == 1 && !r.dry_run)?;
+            self.completed(request, service_type).ok().filter(|r| r.count == 1 && !r.dry_run)?;
         let ports = service_type.ranges().flat_map(|range| range.ports());
         let leases = ports.filter_map(|port| self.at(port, request.protocol()));
         let idle = leases
@@ -122,8 +128,8 @@ pub(super) fn claimed(
 
 /// The refusal of another port than the one that a claim has.
 pub(super) fn has_another_port(claim: &Lease) -> Error {
-    let Lease { port, service_type, service_name, .. } = claim;
-    let name = service_name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+    let Lease { port, service_type, .. } = claim;
+    let name = claim.name().map(|name| format!(" {name}")).unwrap_or_default();
     Error::new(
         ErrorKind::PortInUse,
         format!("{service_type}{name} of this project has port {port} already"),

@@ -6,6 +6,7 @@ use super::{
     Choice, Obstacle, Registry,
     claims::{claimed, is_for_claim},
     holding::shared,
+    slots::Slot,
 };
 use crate::{
     change::Change,
@@ -113,7 +114,7 @@ impl Registry {
         ask: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<Option<Decision>, Error> {
         let name = &request.service_type;
-        let request = request.completed(service_type)?;
+        let mut request = self.completed(request, service_type)?;
         if means.hand_over && request.protocol() == Protocol::Both {
             return Err(Error::invalid("one socket is handed over at a time: ask for tcp or udp"));
         }
@@ -149,12 +150,13 @@ impl Registry {
         }
         let (hold, note) = hold(&request, service_type, means);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-        let slot = match (self.slot(&request), &request.project_path) {
-            (Some(slot), _) => slot.key.slot,
-            (None, Some(_)) => 0,
+        let (slot, program) = match (self.slot(&request), &request.project_path) {
+            (Some(Slot { number, known }), _) => (number, known.and_then(|k| k.program.clone())),
+            (None, Some(_)) => (0, None),
             // Nothing is remembered without a project, and there is nothing to tell apart.
-            (None, None) => 1,
+            (None, None) => (1, None),
         };
+        request.program = request.program.or(program);
         // It must be known by its slot.
         let is_claim = slot > 0 && is_for_claim(&request, service_type);
         Ok(Some(Decision { choice, request, hold, note, is_single, slot, is_claim }))
@@ -239,7 +241,9 @@ impl Registry {
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
         };
         let (shared, holder) = if lease.claim {
-            claimed(lease, caller, request.hold)?
+            let program = request.program.clone().or(lease.program.clone());
+            let (shared, holder) = claimed(lease, caller, request.hold)?;
+            (Lease { program, ..shared }, holder)
         } else {
             shared(lease, caller)?
         };
@@ -293,6 +297,7 @@ pub fn new_leases(
             protocol: request.protocol(),
             service_type: request.service_type.clone(),
             service_name: request.service_name.clone(),
+            program: request.program.clone(),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
             package_path: request.package_path.clone(),

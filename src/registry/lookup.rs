@@ -63,8 +63,8 @@ fn none(wanted: &LookupRequest) -> Error {
 
 fn several(leases: &[Arc<Lease>]) -> Error {
     let described = |lease: &Arc<Lease>| {
-        let Lease { port, service_type, service_name, package_path, .. } = &**lease;
-        let name = service_name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
+        let Lease { port, service_type, package_path, .. } = &**lease;
+        let name = lease.name().map(|name| format!(" {name}")).unwrap_or_default();
         let place = package_path.as_ref().map(|path: &ProjectPath| format!(" of {path}"));
         format!("{service_type}{name}{} ({port})", place.unwrap_or_default())
     };

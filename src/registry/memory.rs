@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::port_set::PortSet;
 use crate::{
-    lease::{MemoryKey, ProjectPath},
+    lease::{MemoryKey, ProjectPath, ServiceName},
     port::{Port, Protocol},
     service_type::ServiceTypeName,
 };
 
 /// A remembered port. Both numbers are those of changes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The port.
     pub port: Port,
@@ -26,6 +26,9 @@ pub struct Remembered {
     /// What was granted instead of it, since it was granted last.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub substitute: Option<Substitute>,
+    /// What was started last on it, if that told its name; nothing else of the same service gets this slot.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub program: Option<ServiceName>,
 }
 
 /// A port that was granted because the remembered one could not be had.
@@ -42,23 +45,23 @@ pub struct Substitute {
 impl Remembered {
     /// As it was granted by the change of that number.
     pub fn new(port: Port, age: u64) -> Self {
-        Self { port, age, since: age, substitute: None }
+        Self { port, age, since: age, substitute: None, program: None }
     }
 
     /// It, and what is tried first when it cannot be had.
-    pub fn ports(self) -> impl Iterator<Item = Port> {
+    pub fn ports(&self) -> impl Iterator<Item = Port> + use<> {
         std::iter::once(self.port).chain(self.substitute.map(|substitute| substitute.port))
     }
 
     /// The same when another port is granted instead of it on that day.
     #[must_use]
-    pub fn substituted(self, port: Port, day: u64, age: u64) -> Self {
-        let days = match self.substitute {
+    pub fn substituted(&self, port: Port, day: u64, age: u64) -> Self {
+        let days = match &self.substitute {
             Some(before) if before.day == day => before.days,
             Some(before) => before.days.saturating_add(1),
             None => 1,
         };
-        Self { age, substitute: Some(Substitute { port, day, days }), ..self }
+        Self { age, substitute: Some(Substitute { port, day, days }), ..self.clone() }
     }
 }
 
@@ -96,10 +99,17 @@ impl Default for Newest {
 impl Memory {
     /// Remembers the port for that key instead of the one that it had, and forgets the oldest
     /// beyond `most`.
-    pub(super) fn remember(&mut self, key: MemoryKey, port: Port, age: u64, most: usize) {
+    pub(super) fn remember(
+        &mut self,
+        key: MemoryKey,
+        port: Port,
+        program: Option<ServiceName>,
+        age: u64,
+        most: usize,
+    ) {
         let same = self.get(&key).filter(|known| known.port == port);
         let since = same.map_or(age, |known| known.since);
-        self.restore(key, Remembered { since, ..Remembered::new(port, age) }, most);
+        self.restore(key, Remembered { since, program, ..Remembered::new(port, age) }, most);
     }
 
     /// Remembers that another port was granted to that key than the one that it has. What has been forgotten
@@ -108,15 +118,24 @@ impl Memory {
         &mut self,
         key: MemoryKey,
         port: Port,
+        program: Option<ServiceName>,
         day: u64,
         age: u64,
         most: usize,
     ) {
         match self.get(&key) {
             Some(known) if known.port != port => {
-                self.restore(key, known.substituted(port, day, age), most);
+                let substituted = Remembered { program, ..known.substituted(port, day, age) };
+                self.restore(key, substituted, most);
             }
-            _ => self.remember(key, port, age, most),
+            _ => self.remember(key, port, program, age, most),
+        }
+    }
+
+    /// Remembers what was started on the port of that key.
+    pub(super) fn mark(&mut self, key: &MemoryKey, program: &ServiceName) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            known.program = Some(program.clone());
         }
     }
 
@@ -198,8 +217,8 @@ impl Memory {
     }
 
     /// The port that the key had last.
-    pub fn get(&self, key: &MemoryKey) -> Option<Remembered> {
-        self.by_key.get(key).copied()
+    pub fn get(&self, key: &MemoryKey) -> Option<&Remembered> {
+        self.by_key.get(key)
     }
 
     /// Those of 64 ports that anybody remembers, for a protocol that has a part in common.
@@ -228,8 +247,8 @@ impl Memory {
     }
 
     /// Everything that is remembered, the oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, Remembered)> {
-        self.by_age.iter().map(|(_, key)| (key, self.by_key[key]))
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, &Remembered)> {
+        self.by_age.iter().map(|(_, key)| (key, &self.by_key[key]))
     }
 
     /// How many keys are remembered.
@@ -268,20 +287,20 @@ mod tests {
         };
         let port = |number| Port::new(number).unwrap();
         let everything = |memory: &Memory| {
-            let all = memory.iter().map(|(key, known)| (MemoryKey::clone(key), known));
+            let all = memory.iter().map(|(key, known)| (MemoryKey::clone(key), known.clone()));
             let ages = (3000..3003).map(|number| memory.age(Protocol::Tcp, port(number)));
-            (all.collect::<Vec<_>>(), ages.collect::<Vec<_>>(), memory.get(&key("/a")))
+            (all.collect::<Vec<_>>(), ages.collect::<Vec<_>>(), memory.get(&key("/a")).cloned())
         };
         let mut memory = Memory::default();
-        memory.remember(key("/a"), port(3000), 1, 10);
-        memory.remember(key("/b"), port(3001), 2, 10);
+        memory.remember(key("/a"), port(3000), None, 1, 10);
+        memory.remember(key("/b"), port(3001), None, 2, 10);
         // Granted again, it has been the same port since the first time.
-        memory.remember(key("/a"), port(3000), 3, 10);
-        let before = memory.get(&key("/a"));
+        memory.remember(key("/a"), port(3000), None, 3, 10);
+        let before = memory.get(&key("/a")).cloned();
         assert_eq!(before, Some(Remembered { since: 1, ..Remembered::new(port(3000), 3) }));
         let then = everything(&memory);
-        memory.remember(key("/a"), port(3002), 4, 10);
-        memory.remember(key("/c"), port(3002), 5, 10);
+        memory.remember(key("/a"), port(3002), None, 4, 10);
+        memory.remember(key("/c"), port(3002), None, 5, 10);
         memory.take_back(&key("/a"), port(3002), before);
         memory.take_back(&key("/c"), port(3002), None);
         assert_eq!(everything(&memory), then);
@@ -299,13 +318,14 @@ mod tests {
         };
         let port = Port::new(3000).unwrap();
         let mut memory = Memory::default();
-        memory.remember(key("/quiet", 0), port, 1, 1_000);
-        (2..2_000).for_each(|age| memory.remember(key("/loud", age), port, age.into(), 1_000));
+        memory.remember(key("/quiet", 0), port, None, 1, 1_000);
+        (2..2_000)
+            .for_each(|age| memory.remember(key("/loud", age), port, None, age.into(), 1_000));
         assert_eq!(memory.len(), 251);
         assert!(memory.get(&key("/quiet", 0)).is_some());
         let of_loud = [1_749, 1_750].map(|name| memory.get(&key("/loud", name)).is_some());
         assert_eq!(of_loud, [false, true], "its oldest are forgotten");
-        (2..200).for_each(|age| memory.remember(key("/few", age), port, age.into(), 50));
+        (2..200).for_each(|age| memory.remember(key("/few", age), port, None, age.into(), 50));
         assert_eq!(memory.len(), 50, "the limit for all counts, too");
     }
 
@@ -317,12 +337,12 @@ mod tests {
         let port = Port::new(3000).unwrap();
         let mut memory = Memory::default();
         for path in ["/a", "/b", "/c"] {
-            memory.remember(key(path), port, 7, 10);
+            memory.remember(key(path), port, None, 7, 10);
         }
         assert_eq!(memory.len(), 3);
         memory.forget(&key("/b"));
         assert_eq!((memory.len(), memory.age(Protocol::Tcp, port)), (2, 7));
-        memory.remember(key("/d"), port, 8, 2);
+        memory.remember(key("/d"), port, None, 8, 2);
         let left: Vec<_> = memory.iter().map(|(key, ..)| key.project_path.to_string()).collect();
         assert_eq!(left, ["/c", "/d"]);
         memory.forget(&key("/c"));

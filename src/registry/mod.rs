@@ -221,13 +221,15 @@ impl Registry {
         match change {
             Change::Allocate { lease, remembers } => {
                 if let Some(key) = lease.memory_key() {
-                    let (port, day, most) =
-                        (lease.port, lease.since.day(), self.rules.most_remembered);
+                    let (port, program) = (lease.port, lease.program.clone());
+                    let (day, most) = (lease.since.day(), self.rules.most_remembered);
                     match remembers {
                         Remembers::Port | Remembers::Moved { .. } => {
-                            self.memory.remember(key, port, seq, most);
+                            self.memory.remember(key, port, program, seq, most);
                         }
-                        Remembers::Substitute => self.memory.substitute(key, port, day, seq, most),
+                        Remembers::Substitute => {
+                            self.memory.substitute(key, port, program, day, seq, most);
+                        }
                     }
                 }
                 self.insert(Arc::clone(lease));
@@ -238,17 +240,22 @@ impl Registry {
                     && self.leases.contains_key(&lease.lease_id)
                     && let Some(key) = lease.memory_key()
                 {
-                    self.memory.take_back(&key, lease.port, *remembered);
+                    self.memory.take_back(&key, lease.port, remembered.clone());
                 }
                 if !self.leases.contains_key(&lease.lease_id) {
                     self.ended_elsewhere.insert(lease.lease_id);
                 }
                 self.remove(lease);
             }
+            Change::SingletonReuse { lease } => {
+                if let (Some(key), Some(program)) = (lease.memory_key(), &lease.program) {
+                    self.memory.mark(&key, program);
+                }
+                self.replace(lease);
+            }
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
-            | Change::SingletonReuse { lease }
             | Change::SingletonLeave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
             Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),

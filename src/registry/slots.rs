@@ -6,8 +6,10 @@ use std::sync::Arc;
 use super::{Registry, Remembered};
 use crate::{
     change::Remembers,
+    error::Error,
     lease::{Lease, MemoryKey},
     request::AllocateRequest,
+    service_type::ServiceType,
 };
 
 /// The most slots of one service; further leases are granted, and nothing is remembered of them.
@@ -18,29 +20,75 @@ const DAYS: u32 = 3;
 
 /// A slot that no live lease has.
 #[derive(Clone, Debug)]
-pub struct Slot {
-    /// What its port is remembered for.
-    pub key: MemoryKey,
-    /// That port.
-    pub known: Option<Remembered>,
+pub struct Slot<'a> {
+    /// Its number.
+    pub number: u16,
+    /// The port that is remembered for it.
+    pub known: Option<&'a Remembered>,
 }
 
 impl Registry {
-    /// The slot that a request gets: the first that is free. `None` without a project, or if no more are remembered.
-    pub fn slot(&self, request: &AllocateRequest) -> Option<Slot> {
+    /// The slot that a request gets: the first that is free. A program that tells its name gets the one that it had last, and
+    /// leaves alone those of other programs. `None` without a project, or if no more are remembered.
+    pub fn slot(&self, request: &AllocateRequest) -> Option<Slot<'_>> {
         let mut key = request.memory_key()?;
-        for slot in 1..=MOST_SLOTS {
-            key.slot = slot;
+        let mut free = (1..=MOST_SLOTS).filter_map(|number| {
+            key.slot = number;
             let known = self.memory.get(&key);
-            if known.is_none_or(|known| self.in_slot(&key, known).is_none()) {
-                return Some(Slot { key, known });
+            let is_free = known.is_none_or(|known| self.in_slot(&key, known).is_none());
+            is_free.then_some(Slot { number, known })
+        });
+        let Some(program) = &request.program else { return free.next() };
+        let mut nobodys = None;
+        for slot in free {
+            match slot.known.and_then(|known| known.program.as_ref()) {
+                Some(last) if last == program => return Some(slot),
+                None if nobodys.is_none() => nobodys = Some(slot),
+                _ => {}
             }
         }
-        None
+        nobodys
+    }
+
+    /// The request with what its service type says. A program has the name of a service where there is none: a service that is
+    /// called like it is meant by it, and the other way round.
+    ///
+    /// # Errors
+    ///
+    /// If the request and the type do not fit.
+    pub fn completed(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+    ) -> Result<AllocateRequest, Error> {
+        let request = request.completed(service_type)?;
+        let Some(name) = request.service_name.as_ref().or(request.program.as_ref()) else {
+            return Ok(request);
+        };
+        let named =
+            AllocateRequest { service_name: Some(name.clone()), program: None, ..request.clone() };
+        if named.memory_key().is_none_or(|key| self.memory.get(&key).is_some()) {
+            return Ok(named);
+        }
+        let started =
+            AllocateRequest { service_name: None, program: Some(name.clone()), ..request.clone() };
+        let is_known = request.service_name.is_none() || self.is_started(&started);
+        Ok(if is_known { started } else { named })
+    }
+
+    /// Whether a slot of the service is that of the program.
+    fn is_started(&self, request: &AllocateRequest) -> bool {
+        let Some(mut key) = request.memory_key() else { return false };
+        let slots = (1..=MOST_SLOTS).map_while(|number| {
+            key.slot = number;
+            self.memory.get(&key)
+        });
+        let mut programs = slots.map(|known| known.program.as_ref());
+        programs.any(|program| program.is_some() && program == request.program.as_ref())
     }
 
     /// The live lease of a slot.
-    fn in_slot(&self, key: &MemoryKey, known: Remembered) -> Option<&Arc<Lease>> {
+    fn in_slot(&self, key: &MemoryKey, known: &Remembered) -> Option<&Arc<Lease>> {
         let mut leases = known.ports().filter_map(|port| self.at(port, key.protocol));
         leases.find(|lease| lease.memory_key().as_ref() == Some(key))
     }
@@ -71,11 +119,11 @@ mod tests {
     use crate::{
         change::Change,
         error::Error,
-        lease::{LeaseId, Owner},
+        lease::{HolderId, LeaseId, Owner},
         port::{Port, PortRange},
         registry::{
             Choice, InUse, Obstacle, Rules,
-            granting::{At, Means, new_leases},
+            granting::{At, Decision, Means, new_leases},
         },
         service_type::{ServiceType, ServiceTypes},
         time::{Moment, Timestamp},
@@ -105,20 +153,28 @@ mod tests {
             Self { registry, seq: 0, day: 20_000, busy: Vec::new() }
         }
 
-        fn ask(&mut self, request: &AllocateRequest) -> Result<Arc<Lease>, Error> {
+        fn decided(&self, request: &AllocateRequest) -> Result<Decision, Error> {
             let means = Means { can_grow: false, hand_over: false, guards: (0, 10) };
             let service_type = self.registry.rules().types.get(&request.service_type)?;
             let decision = self.registry.decide(request, service_type, means, |port| {
                 let is_busy = self.busy.contains(&port.get());
                 if is_busy { Err(Obstacle::InUse(InUse::Socket)) } else { Ok(()) }
             });
-            let decision = decision?.unwrap();
+            Ok(decision?.unwrap())
+        }
+
+        fn decide(&self, request: &AllocateRequest) -> Choice {
+            self.decided(request).unwrap().choice
+        }
+
+        fn ask(&mut self, request: &AllocateRequest) -> Result<Arc<Lease>, Error> {
+            let decision = self.decided(request)?;
             let Choice::Port(first) = decision.choice else { panic!("{decision:?}") };
             let at = At { now: Moment(0), wall: Timestamp(self.day * DAY) };
             let leases = new_leases(&decision, first, &Owner::None, at, LeaseId::random);
             for lease in &leases {
                 self.seq += 1;
-                let remembers = self.registry.remembers(request, lease);
+                let remembers = self.registry.remembers(&decision.request, lease);
                 let change = Change::Allocate { lease: Arc::clone(lease), remembers };
                 self.registry.apply(self.seq, &change);
             }
@@ -271,6 +327,77 @@ mod tests {
                 world.port(&block);
             }
         }
+    }
+
+    #[test]
+    fn two_programs_of_one_package_never_swap_ports() {
+        let started = |program: &str| AllocateRequest {
+            program: Some(program.parse().unwrap()),
+            ..request()
+        };
+        let using = |program| AllocateRequest { use_claim: true, ..started(program) };
+        let asked = AllocateRequest { claim: true, ..request() };
+        let mut world = World::new();
+        let vite = world.granted(&started("vite"));
+        assert_eq!(world.port(&started("storybook")), 3001);
+        world.end(&vite);
+        // Whichever is started first.
+        for _ in 0..2 {
+            assert_eq!(world.port(&started("storybook")), 3001);
+            let first = world.granted(&started("storybook"));
+            assert_eq!(world.port(&started("vite")), 3000);
+            world.end(&first);
+        }
+        // One more of the same is not the other, and a third program is neither.
+        let (first, second) = (world.granted(&started("vite")), world.granted(&started("vite")));
+        assert_eq!([first.port.get(), second.port.get()], [3000, 3002]);
+        assert_eq!(world.port(&started("docs")), 3003);
+        [first, second].iter().for_each(|lease| world.end(lease));
+        assert_eq!(world.port(&started("vite")), 3000);
+        // What is asked for without a program is the first one's, and only that one uses it.
+        let claim = world.granted(&asked);
+        assert_eq!((claim.port.get(), claim.program.as_ref().unwrap().as_str()), (3000, "vite"));
+        assert_eq!(world.port(&using("storybook")), 3001);
+        assert!(matches!(world.decide(&using("vite")), Choice::Existing(lease) if lease == claim));
+    }
+
+    #[test]
+    fn a_claim_is_the_first_programs_that_uses_it() {
+        let started = |program: &str| AllocateRequest {
+            program: Some(program.parse().unwrap()),
+            use_claim: true,
+            ..request()
+        };
+        let mut world = World::new();
+        let claim = world.granted(&AllocateRequest { claim: true, ..request() });
+        assert_eq!(claim.program, None);
+        let Choice::Existing(used) = world.decide(&started("vite")) else { panic!("it is used") };
+        let share = world.registry.share(
+            &used,
+            &started("vite"),
+            &Owner::None,
+            HolderId::from_number(7),
+            Moment(0),
+        );
+        world.seq += 1;
+        world.registry.apply(world.seq, &share.unwrap().change);
+        assert_eq!(world.port(&started("storybook")), 3001);
+        let claim = Arc::clone(world.registry.get(claim.lease_id).unwrap());
+        world.end(&claim);
+        assert_eq!(world.port(&started("storybook")), 3001);
+        assert_eq!(world.port(&started("vite")), 3000);
+    }
+
+    #[test]
+    fn a_program_that_is_called_like_a_service_is_that_service() {
+        let mut world = World::new();
+        let named = AllocateRequest { service_name: Some("api".parse().unwrap()), ..request() };
+        let started = AllocateRequest { program: Some("api".parse().unwrap()), ..request() };
+        let asked = AllocateRequest { port: port(3_042), ..named };
+        assert_eq!(world.port(&asked), 3042);
+        let lease = world.granted(&started);
+        assert_eq!((lease.port.get(), &lease.service_name), (3042, &asked.service_name));
+        assert!(lease.name() == asked.service_name.as_ref() && lease.program.is_none());
     }
 
     #[test]

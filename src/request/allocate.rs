@@ -1,6 +1,6 @@
 use super::{
     LONGEST_TTL, MOST_PORTS, OwnerRequest, Problems, flag, mismatch, owner::OwnerOptions,
-    placeholder, port, unknown, whole, word,
+    placeholder, port, renamed, unknown, whole, word,
 };
 use crate::{
     error::Error,
@@ -23,6 +23,8 @@ pub struct AllocateRequest {
     pub lease_id: Option<LeaseId>,
     /// What the port is for.
     pub service_name: Option<ServiceName>,
+    /// What is about to be started on it, which tells programs of one service without a name apart.
+    pub program: Option<ServiceName>,
     /// Who asks.
     pub instance_id: Option<InstanceId>,
     /// The checkout that it is for.
@@ -67,6 +69,7 @@ impl AllocateRequest {
             service_type,
             lease_id: None,
             service_name: None,
+            program: None,
             instance_id: None,
             project_path: None,
             package_path: None,
@@ -101,14 +104,14 @@ impl AllocateRequest {
             problems.note(match key {
                 "lease_id" => word(key, &value).map(|v| request.lease_id = Some(v)),
                 "service_name" => word(key, &value).map(|v| request.service_name = Some(v)),
+                "program" => word(key, &value)
+                    .map(|v| request.program = Some(v))
+                    .map_err(|error| renamed(error, "service_name", key)),
                 "instance_id" => word(key, &value).map(|v| request.instance_id = Some(v)),
                 "project_path" => word(key, &value).map(|v| request.project_path = Some(v)),
                 "package_path" => word(key, &value)
                     .map(|v| request.package_path = Some(v))
-                    .map_err(|error: Error| Error {
-                        message: error.message.replace("project_path", key),
-                        ..error
-                    }),
+                    .map_err(|error| renamed(error, "project_path", key)),
                 "port" => port(key, &value).map(|v| request.port = Some(v)),
                 "template" => word(key, &value).map(|v| request.template = Some(v)),
                 "protocol" => word(key, &value).map(|v| request.protocol = Some(v)),
@@ -178,9 +181,10 @@ impl AllocateRequest {
         Ok(self)
     }
 
-    const OPTIONS: [&str; 21] = [
+    const OPTIONS: [&str; 22] = [
         "lease_id",
         "service_name",
+        "program",
         "instance_id",
         "project_path",
         "package_path",

@@ -79,21 +79,26 @@ impl Filter {
             && same(self.port.as_ref(), Some(&lease.port))
             && same(self.protocol.as_ref(), Some(&lease.protocol))
             && same(self.service_type.as_ref(), Some(&lease.service_type))
-            && same(self.service_name.as_ref(), lease.service_name.as_ref())
+            && same(self.service_name.as_ref(), lease.name())
             && self.instance_id.as_ref().is_none_or(|id| lease.is_held_for(id))
             && same(self.project_path.as_ref(), lease.project_path.as_ref())
             && same(self.block_id.as_ref(), lease.block_id.as_ref())
     }
 
-    /// Whether what is remembered for that key at that port is meant.
-    pub fn matches_memory(&self, key: &MemoryKey, port: Port) -> bool {
+    /// Whether the port that is remembered for that key is meant. `program` is what was started last on it.
+    pub fn matches_memory(
+        &self,
+        key: &MemoryKey,
+        port: Port,
+        program: Option<&ServiceName>,
+    ) -> bool {
         self.lease_id.is_none()
             && self.instance_id.is_none()
             && self.block_id.is_none()
             && same(self.port.as_ref(), Some(&port))
             && same(self.protocol.as_ref(), Some(&key.protocol))
             && same(self.service_type.as_ref(), Some(&key.service_type))
-            && same(self.service_name.as_ref(), key.service_name.as_ref())
+            && same(self.service_name.as_ref(), key.service_name.as_ref().or(program))
             && same(self.project_path.as_ref(), Some(&key.project_path))
     }
 }

@@ -116,6 +116,11 @@ fn mismatch(key: &str, wanted: &str, have: &Value) -> Error {
     Error::invalid(format!("{key} must be {wanted}, not {have}"))
 }
 
+/// The error of one option about a word that another has as well.
+fn renamed(error: Error, from: &str, to: &str) -> Error {
+    Error { message: error.message.replace(from, to), ..error }
+}
+
 fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
     let error = Error::invalid(format!("there is no {what} {:?}", shortened(key)));
     match nearest(key, known.iter().copied()) {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     change::{Merge, Record},
-    lease::{self, Instance, Lease, MemoryKey},
+    lease::{self, Instance, Lease, MemoryKey, ServiceName},
     port::Port,
     registry::{Substitute, Told},
     word::visible,
@@ -99,6 +99,9 @@ pub struct Memory {
     /// What was granted instead of it since.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub substitute: Option<Substitute>,
+    /// What was started last on it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub program: Option<ServiceName>,
 }
 
 /// What was lost, and the file that is kept because of it. A start after a kill in the middle of a recovery finishes

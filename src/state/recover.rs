@@ -267,8 +267,9 @@ impl Recovered {
                 0
             }
             Line::Memory(memory) => {
-                let Memory { key, port, seq, substitute } = memory;
-                registry.remember(key, Remembered { substitute, ..Remembered::new(port, seq) });
+                let Memory { key, port, seq, substitute, program } = memory;
+                let known = Remembered { substitute, program, ..Remembered::new(port, seq) };
+                registry.remember(key, known);
                 0
             }
             Line::Instance(instance) => {

@@ -325,6 +325,7 @@ impl Store {
                     port: known.port,
                     seq: known.age,
                     substitute: known.substitute,
+                    program: known.program.clone(),
                 })
                 .collect(),
             instances: registry.instances(),

@@ -231,6 +231,7 @@ impl Fleet {
         request.project_path = Some(self.projects[project].clone());
         request.instance_id = agent.instance.clone().filter(|_| random.permille(700));
         request.service_name = random.permille(500).then(|| random.of(&self.names).clone());
+        request.program = random.permille(300).then(|| random.of(&self.names).clone());
         request.ttl = random.permille(100).then_some(600);
         if random.permille(60) {
             let protocols = [Protocol::Tcp, Protocol::Udp, Protocol::Both];

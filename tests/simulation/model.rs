@@ -9,7 +9,9 @@ use std::{
 use styxy::{
     change::{Change, Remembers},
     error::{Error, ErrorKind},
-    lease::{EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, SingletonKey, Use},
+    lease::{
+        EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, ServiceName, SingletonKey, Use,
+    },
     port::{Port, PortRange, Protocol},
     registry::{Choice, PortSet, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
@@ -182,8 +184,8 @@ impl Model {
     }
 
     /// What is remembered, the oldest first.
-    pub fn memory(&self) -> impl ExactSizeIterator<Item = (&MemoryKey, Remembered)> {
-        self.ages.values().map(|key| (key, self.memory[key]))
+    pub fn memory(&self) -> impl ExactSizeIterator<Item = (&MemoryKey, &Remembered)> {
+        self.ages.values().map(|key| (key, &self.memory[key]))
     }
 
     // What changes.
@@ -197,10 +199,17 @@ impl Model {
                 self.put(lease);
             }
             Change::Release { lease, .. } | Change::Expire { lease, .. } => self.take(lease),
+            Change::SingletonReuse { lease } => {
+                let known = lease.memory_key().and_then(|key| self.memory.get_mut(&key));
+                if let Some(known) = known.filter(|_| lease.program.is_some()) {
+                    known.program = lease.program.clone();
+                }
+                self.take(lease);
+                self.put(lease);
+            }
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
-            | Change::SingletonReuse { lease }
             | Change::SingletonLeave { lease, .. } => {
                 self.take(lease);
                 self.put(lease);
@@ -277,21 +286,27 @@ impl Model {
     }
 
     fn remember(&mut self, key: MemoryKey, lease: &Lease, remembers: Remembers, seq: u64) {
-        let before = self.memory.get(&key).copied();
+        let before = self.memory.get(&key).cloned();
+        let program = lease.program.clone();
         let remembered = match before {
             Some(before) if remembers == Remembers::Substitute => {
                 assert_ne!(before.port, lease.port, "it is no substitute");
-                before.substituted(lease.port, lease.since.day(), seq)
+                let substituted = before.substituted(lease.port, lease.since.day(), seq);
+                Remembered { program, ..substituted }
             }
             before => {
                 match remembers {
-                    Remembers::Moved { from } => assert_eq!(before.map(|b| b.port), Some(from)),
-                    Remembers::Port => assert!(before.is_none_or(|b| b.port == lease.port)),
+                    Remembers::Moved { from } => {
+                        assert_eq!(before.as_ref().map(|b| b.port), Some(from))
+                    }
+                    Remembers::Port => {
+                        assert!(before.as_ref().is_none_or(|b| b.port == lease.port))
+                    }
                     Remembers::Substitute => panic!("there is nothing to be substituted"),
                 }
                 let same = before.filter(|before| before.port == lease.port);
                 let since = same.map_or(seq, |before| before.since);
-                Remembered { since, ..Remembered::new(lease.port, seq) }
+                Remembered { since, program, ..Remembered::new(lease.port, seq) }
             }
         };
         let project = key.project_path.clone();
@@ -331,7 +346,7 @@ impl Model {
         let of_project: Vec<_> = self.claims_of(&first.project_path).collect();
         let mut claims: Vec<_> = of_project.iter().copied().filter(is_of).collect();
         claims.sort_by_key(|lease| (lease.slot, lease.lease_id));
-        claims.into_iter().find(|lease| {
+        claims.retain(|lease| {
             let is_used = lease.orphaned || lease.owners().next().is_some();
             let is_its = lease.instance_id == request.instance_id;
             let is_wanted = request.port.is_none_or(|port| port == lease.port);
@@ -339,7 +354,15 @@ impl Model {
             let is_whole = lease.block_id.is_none()
                 || of_project.iter().filter(of_block).count() == usize::from(lease.count);
             is_its && (request.claim || is_wanted && !is_used) && is_whole
-        })
+        });
+        // A program uses its own, else one that no other has used.
+        let of = |program: Option<&ServiceName>| {
+            claims.iter().copied().find(|lease| lease.program.as_ref() == program)
+        };
+        match &request.program {
+            Some(program) => of(Some(program)).or_else(|| of(None)),
+            None => claims.first().copied(),
+        }
     }
 
     /// The live claims of a project.
@@ -349,10 +372,10 @@ impl Model {
         claims.filter_map(|(_, part, port)| self.lease_at(*part, *port))
     }
 
-    /// What is remembered for the first slot of a service that is free.
-    fn remembered(&self, request: &AllocateRequest) -> Option<Remembered> {
+    /// What is remembered for the first slot of a service that is free; for a program, its own, else nobody's.
+    fn remembered(&self, request: &AllocateRequest) -> Option<&Remembered> {
         let first = request.memory_key()?;
-        let mut slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
+        let slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
         let is_taken = |slot: &MemoryKey| {
             let mut ports = self.memory.get(slot).into_iter().flat_map(|known| known.ports());
             ports.any(|port| {
@@ -361,7 +384,14 @@ impl Model {
                 lease.is_some_and(|lease| lease.memory_key().as_ref() == Some(slot))
             })
         };
-        slots.find(|slot| !is_taken(slot)).and_then(|slot| self.memory.get(&slot).copied())
+        let mut free = slots.filter(|slot| !is_taken(slot)).map(|slot| self.memory.get(&slot));
+        let Some(program) = &request.program else { return free.next()? };
+        let free: Vec<_> = free.collect();
+        let of = |program: Option<&ServiceName>| {
+            let last = |known: &Option<&Remembered>| known.and_then(|known| known.program.as_ref());
+            free.iter().copied().find(|known| last(known) == program)
+        };
+        of(Some(program)).or_else(|| of(None))?
     }
 
     // What must hold of answers.

@@ -139,7 +139,7 @@ impl Service {
         let Some(known) = self.registry.rules().types.0.get(&request.service_type) else {
             return Ok(false);
         };
-        let request = &request.completed(known)?;
+        let request = &self.registry.completed(request, known)?;
         let protocol = request.protocol();
         let mut probes = 0;
         let ask = |port| {

@@ -17,6 +17,8 @@ struct Lease {
     protocol: String,
     service_type: String,
     service_name: Option<String>,
+    /// Set if the name is that of what `styxy run` has started
+    program: Option<String>,
     instance_id: Option<String>,
     project_path: Option<String>,
     /// The package in it, if it has several

@@ -31,10 +31,12 @@ pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, Stop>
     }
     let is_same = |key: &str| wanted[key] == lease[key];
     let may_be = |key: &str| wanted[key].is_null() || is_same(key);
-    let is_it = ["service_name", "project_path", "package_path", "instance_id", "singleton_key"]
-        .into_iter()
-        .all(is_same)
-        && ["port", "protocol", "hold"].into_iter().all(may_be)
-        && ["count", "template"].into_iter().all(|key| wanted[key].is_null());
+    // Without a name it is called like what the outer one has started, which is not what this one starts.
+    let is_unnamed = wanted["service_name"].is_null() && !lease["program"].is_null();
+    let is_it =
+        ["project_path", "package_path", "instance_id", "singleton_key"].into_iter().all(is_same)
+            && (is_same("service_name") || is_unnamed)
+            && ["port", "protocol", "hold"].into_iter().all(may_be)
+            && ["count", "template"].into_iter().all(|key| wanted[key].is_null());
     Ok(if is_it { Outer::Same(lease) } else { Outer::Unused(lease) })
 }
