@@ -122,7 +122,7 @@ fn a_name_gets_its_port_again_and_a_lease_ends_with_its_script() {
     let port =
         |output: Output| serde_json::from_slice::<Json>(&output.stdout).unwrap()["port"].clone();
     let first = port(shell(&home, ask));
-    home.until(|| home.ok(&["list", "--json"]) == "[]");
+    home.until(|| home.leases().is_empty());
     assert_eq!(port(shell(&home, ask)), first);
 }
 

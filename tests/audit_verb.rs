@@ -46,7 +46,8 @@ fn event(seq: u64, action: &str) -> Json {
 
 /// The numbers of the events in an answer.
 fn numbers(answer: &Json) -> Vec<u64> {
-    answer.as_array().unwrap().iter().map(|event| event["seq"].as_u64().unwrap()).collect()
+    let events = answer["events"].as_array().unwrap().iter();
+    events.map(|event| event["seq"].as_u64().unwrap()).collect()
 }
 
 /// A service that says this of itself to everybody, or nothing at all.
@@ -212,16 +213,16 @@ fn events_are_lines_for_people_the_newest_last() {
 }
 
 #[test]
-fn json_is_an_array_in_the_words_of_the_design() {
+fn json_is_a_list_in_the_words_of_the_design() {
     let journal = Journal::of(&[event(7, "allocate")]);
     assert_eq!(
         journal.json(&[]),
-        json!([{
+        json!({"events": [{
             "action": "allocate", "port": 3007, "protocol": "tcp", "service_type": "dev",
             "service_name": "web", "project_path": "/srv/shop", "client_comm": "node",
             "client_pid": 4711, "seq": 7, "state_id": "a", "time": "2020-11-23T10:00:07.000Z",
             "message": "It happened",
-        }])
+        }]})
     );
 }
 
@@ -273,7 +274,7 @@ fn events_are_followed_as_json_an_object_a_line() {
     let output = journal.ok(&["--follow", "--json"]);
     let events: Vec<Json> =
         output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(numbers(&events.into()), [1, 2]);
+    assert_eq!(numbers(&json!({"events": events})), [1, 2]);
     assert_eq!(journal.ok(&["-f"]).lines().count(), 2);
     let asked = fs::read_to_string(journal.path("asked")).unwrap();
     assert!(asked.contains("--follow\n--lines=10\n"), "{asked}");
@@ -316,7 +317,7 @@ fn an_export_is_whole_lines_of_json_for_the_user_alone() {
     assert_eq!(said, "wrote 2 events to out/events\n");
     let text = fs::read_to_string(journal.path("out/events")).unwrap();
     let events: Vec<Json> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(Json::from(events), journal.json(&[]));
+    assert_eq!(json!({"events": events}), journal.json(&[]));
     assert!(text.ends_with('\n'));
     assert_eq!(fs::metadata(journal.path("out/events")).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(journal.path("out")).unwrap().count(), 2);
@@ -340,7 +341,8 @@ fn an_export_that_cannot_be_written_leaves_nothing_behind() {
 #[test]
 fn an_export_into_what_is_no_file_leaves_it_what_it_is() {
     let journal = Journal::of(&[event(1, "allocate"), event(2, "release")]);
-    let lines: Vec<_> = journal.json(&[]).as_array().unwrap().iter().map(Json::to_string).collect();
+    let lines: Vec<_> =
+        journal.json(&[])["events"].as_array().unwrap().iter().map(Json::to_string).collect();
     let lines = lines.join("\n") + "\n";
     fs::create_dir(journal.path("out")).unwrap();
     // Standard output, by each of its names, has the events and nothing else.
@@ -476,7 +478,7 @@ fn an_empty_journal_is_none_and_one_without_such_events_is_an_answer() {
     }
     journal.write("others", "{\"MESSAGE\": \"somebody else's\"}\n");
     assert_eq!(journal.ok(&["--port", "3000"]), "there is no such event\n");
-    assert_eq!(journal.json(&[]), json!([]));
+    assert_eq!(journal.json(&[]), json!({"events": []}));
     assert_eq!(journal.ok(&["--stats"]), "0 events\n");
     assert_eq!(journal.ok(&["--follow"]), "");
 }

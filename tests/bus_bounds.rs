@@ -6,7 +6,7 @@ use std::{collections::HashMap, fs, process::Child};
 
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
-use support::{Home, bus::Bus, end, started};
+use support::{Home, bus::Bus, end, listed, started};
 use zbus::{Connection, DBusError, Message, Variant, interface};
 
 const NAME: &str = "org.styxy.Styxy1";
@@ -155,7 +155,7 @@ async fn a_command_lists_part_by_part_what_does_not_fit_into_one_message() {
     let mut command = home.styxy();
     command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address).args(["list", "--json"]);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    let listed: Vec<Json> = serde_json::from_slice(&output.stdout).unwrap();
+    let listed = listed("leases", output.stdout);
     let ports: Vec<_> = listed.iter().map(|lease| lease["port"].as_u64().unwrap()).collect();
     assert_eq!(ports, [3_000, 3_001, 3_002, 3_003, 3_004, 3_005, 3_006]);
 }

@@ -146,10 +146,8 @@ fn claims_that_nobody_uses_give_way_where_ports_are_short() {
 fn what_a_service_has_already_is_suggested_to_it() {
     let home = Home::with_type();
     let port = home.allocated(&["--name", "web"])["port"].clone();
-    let suggested = |arguments: &[&str]| -> Json {
-        serde_json::from_str(&home.ok(&[&["suggest", "mine", "--json"], arguments].concat()))
-            .unwrap()
-    };
+    let suggested =
+        |arguments: &[&str]| home.list("suggestions", &[&["suggest", "mine"], arguments].concat());
     let web = suggested(&["--name", "web"]);
     assert_eq!((&web[0]["port"], &web[0]["reason"]), (&port, &json!("existing")));
     assert_ne!(suggested(&["--name", "api"])[0]["port"], port);
@@ -529,8 +527,8 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     assert!(said(&either).contains("--package"), "{either:?}");
     assert!(home.ok(&["list"]).contains("~/apps/admin"), "{}", home.ok(&["list"]));
     let listed = out(&home.at(&top, &["list", "--package", &web, "--json"]));
-    let listed: Json = serde_json::from_str(&listed).unwrap();
-    let listed: Vec<_> = listed.as_array().unwrap().iter().map(|l| l["port"].to_string()).collect();
+    let listed: Vec<_> =
+        support::listed("leases", listed).iter().map(|l| l["port"].to_string()).collect();
     assert_eq!(listed, ports[..1]);
 }
 

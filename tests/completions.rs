@@ -16,7 +16,6 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value as Json;
 use support::{Home, end};
 
 fn asked(home: &Home, words: &[&str]) -> Output {
@@ -77,7 +76,7 @@ fn leases_are_completed_with_what_they_are() {
     let ids = || complete(&home, &["renew", ""]);
     assert_in_the_end(|| ids().len(), 2_usize);
     assert_in_the_end(|| ids()[0].1.clone(), format!("{port} mine web ~"));
-    let leases: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
+    let leases = home.leases();
     let id = leases[1]["lease_id"].as_str().unwrap();
     assert_in_the_end(|| values(&home, &["release", &id[..9]]), strings([id]));
     assert_in_the_end(|| values(&home, &["list", "--project", "/srv/s"]), strings(["/srv/shop"]));

@@ -23,7 +23,7 @@ use nix::{
     unistd::{Pid, Uid},
 };
 use serde_json::{Value as Json, json};
-use support::{Answer, Home, end};
+use support::{Answer, Home, end, listed};
 
 /// A user that has no process.
 const NOBODY: u32 = 23_457;
@@ -69,8 +69,8 @@ fn damaged() {
     let service = home.service();
     let told = || {
         let output = home.styxy().args(["doctor", "--json"]).output().unwrap();
-        let findings: Json = serde_json::from_slice(&output.stdout).unwrap();
-        let state = findings.as_array().unwrap().iter().find(|finding| finding["check"] == "state");
+        let findings = listed("findings", output.stdout);
+        let state = findings.iter().find(|finding| finding["check"] == "state");
         [&state.unwrap()["verdict"], &state.unwrap()["message"]]
             .map(|word| word.as_str().unwrap().to_owned())
     };

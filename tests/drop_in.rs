@@ -331,8 +331,8 @@ fn in_file(home: &Home) -> Types {
 
 /// What `styxy types` says.
 fn shown(home: &Home) -> Types {
-    let types: Json = serde_json::from_str(&home.ok(&["types", "--json"])).unwrap();
-    let types = types.as_array().unwrap().iter().filter(|t| t["automatic"] == true);
+    let types = home.list("service_types", &["types"]);
+    let types = types.iter().filter(|t| t["automatic"] == true);
     let range = |text: &Json| {
         let (first, last) = text.as_str().unwrap().split_once('-').unwrap();
         [first.parse().unwrap(), last.parse().unwrap()]

@@ -292,10 +292,10 @@ fn a_clean_up_leaves_young_leases_alone_unless_it_is_told_otherwise() {
     let service = home.service();
     home.http("POST", "/allocate", r#"{"service_type": "mine"}"#);
     for body in ["", "{}"] {
-        assert_eq!(home.http("POST", "/cleanup", body).body["allocations"], json!([]));
+        assert_eq!(home.http("POST", "/cleanup", body).body["leases"], json!([]));
     }
     let gone = home.http("POST", "/cleanup", r#"{"older_than": 0}"#);
-    assert_eq!(gone.body["allocations"].as_array().unwrap().len(), 1);
+    assert_eq!(gone.body["leases"].as_array().unwrap().len(), 1);
     end(service, Signal::SIGTERM);
 }
 

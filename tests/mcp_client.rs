@@ -9,7 +9,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use support::{Home, is_session};
 
 /// The clients, as the script calls them.
@@ -80,8 +80,7 @@ fn run(folder: &Path, client: &str, test: &str) {
     assert!(output.status.success(), "{stderr}");
     if test == "leases" {
         home.until(|| {
-            let leases: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
-            let leases = leases.as_array().unwrap();
+            let leases = home.leases();
             leases.len() == 1 && leases[0]["service_name"] == "kept"
         });
     }

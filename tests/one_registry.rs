@@ -34,9 +34,7 @@ fn unit(home: &Home) -> Command {
 }
 
 fn leases(home: &Home) -> Vec<Json> {
-    let list: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
-    let leases = list.as_array().or_else(|| list["allocations"].as_array());
-    leases.unwrap_or_else(|| panic!("{list}")).clone()
+    home.leases()
 }
 
 /// A bind as of a server that does not set `SO_REUSEADDR`.

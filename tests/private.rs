@@ -20,7 +20,7 @@ use nix::{
     unistd::{Pid, chown, geteuid},
 };
 use serde_json::{Value as Json, json};
-use support::Home;
+use support::{Home, listed};
 
 fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -204,8 +204,7 @@ fn a_command_in_somebodys_unit_finds_the_users_service_and_folders() {
         in_unit(&["allocate", "mine", "--new", "--port", &port.to_string(), "--strict"]),
         format!("{port}\n")
     );
-    let leases: Json = serde_json::from_str(&in_unit(&["list", "--json"])).unwrap();
-    assert_eq!(leases.as_array().unwrap().len(), 2, "{leases}");
+    assert_eq!(listed("leases", in_unit(&["list", "--json"])).len(), 2);
     in_unit(&["config", "validate"]);
     assert_eq!(fs::read_dir(unit.join("state")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(unit.join("run")).unwrap().count(), 0);
@@ -333,8 +332,7 @@ fn not_running(styxy: &dyn Fn() -> Command) -> (String, bool) {
     let run = |verb| styxy().args([verb, "--json"]).output().unwrap();
     let status: Json = serde_json::from_slice(&run("status").stdout).unwrap();
     assert_eq!(status["running"], false, "{status}");
-    let findings: Json = serde_json::from_slice(&run("doctor").stdout).unwrap();
-    let mut findings = findings.as_array().unwrap().iter();
+    let mut findings = listed("findings", run("doctor").stdout).into_iter();
     let finding = findings.find(|finding| finding["check"] == "service").unwrap();
     let text = String::from_utf8(styxy().arg("status").output().unwrap().stdout).unwrap();
     let is_started = text.contains("the next command starts it");
@@ -443,8 +441,7 @@ fn a_grant_whose_answer_died_with_its_service_is_found_again_by_the_same_command
     let port = home.ok(&["allocate", "mine", "--name", "second"]);
     let lost = between.join().unwrap();
     assert!(lost.contains(&format!("\"port\":{port},")), "{lost}");
-    let leases: Json = serde_json::from_str(&home.ok(&["list", "--json"])).unwrap();
-    assert_eq!(leases.as_array().unwrap().len(), 2, "{leases}");
+    assert_eq!(home.leases().len(), 2);
 }
 
 #[test]

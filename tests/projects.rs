@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde_json::Value as Json;
-use support::Home;
+use support::{Home, listed};
 
 /// Runs the command in that folder.
 fn run_in(home: &Home, folder: &Path, arguments: &[&str]) -> Output {
@@ -33,8 +33,7 @@ fn folder(home: &Home, name: impl AsRef<OsStr>) -> PathBuf {
 }
 
 fn leases(home: &Home, filter: &[&str]) -> Vec<Json> {
-    let leases = home.ok(&[&["list", "--json"], filter].concat());
-    serde_json::from_str(&leases).unwrap()
+    home.list("leases", &[&["list"], filter].concat())
 }
 
 #[test]
@@ -90,16 +89,15 @@ fn folders_with_odd_names_are_projects_of_their_own() {
         folders.iter().map(|folder| ok_in(&home, folder, &["allocate", "mine"])).collect();
     home.ok(&["allocate", "mine", "--project", "/b"]);
     for (folder, port) in folders.iter().zip(&ports) {
-        let mine: Vec<Json> =
-            serde_json::from_str(&ok_in(&home, folder, &["list", "--mine", "--json"])).unwrap();
+        let mine = listed("leases", ok_in(&home, folder, &["list", "--mine", "--json"]));
         assert_eq!(mine.len(), 1, "{folder:?}: {mine:?}");
         assert_eq!(mine[0]["port"].to_string(), *port);
         let path = mine[0]["project_path"].as_str().unwrap();
         assert!(path.starts_with("/…/") && path.len() <= 1_000, "{path}");
         // By its path and by its name in the list, from anywhere.
         let mut list = home.styxy();
-        let listed = list.args(["list", "--json", "--project"]).arg(folder).output().unwrap();
-        assert_eq!(serde_json::from_slice::<Vec<Json>>(&listed.stdout).unwrap(), mine);
+        let output = list.args(["list", "--json", "--project"]).arg(folder).output().unwrap();
+        assert_eq!(listed("leases", output.stdout), mine);
         assert_eq!(leases(&home, &["--project", path]), mine);
     }
     // Only its own lease is released, and it gets its port again after all the others.
@@ -129,7 +127,7 @@ fn any_folder_of_a_project_names_the_project() {
     let inside = inner.to_str().unwrap();
     for project in [".", "..", "../..", inside] {
         let listed = json(&["list", "--project", project]);
-        assert_eq!(listed[0]["port"].to_string(), port, "{project}");
+        assert_eq!(listed["leases"][0]["port"].to_string(), port, "{project}");
         let next = json(&["allocate", "mine", "--dry-run", "--project", project]);
         assert_eq!(next["project_path"], top.to_str().unwrap());
     }

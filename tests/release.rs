@@ -98,7 +98,7 @@ async fn what_a_filter_means_is_released_by_one_call() {
     assert!(output.status.success());
     assert_eq!(asked, ["List", "ReleaseMatching instance_id service_type"]);
     let all = (3_000..=3_002).map(|port| json!({"port": port, "lease_id": id(port)}));
-    assert_eq!(printed(&output), all.collect::<Json>());
+    assert_eq!(printed(&output), json!({"leases": all.collect::<Json>()}));
 }
 
 #[tokio::test]
@@ -117,7 +117,7 @@ async fn what_was_released_is_told_also_if_something_else_could_not_be() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(asked[4..], ["Release 3000", "Release 3001", "Release 3002"]);
     let told = [3_000, 3_002].map(|port| json!({"port": port, "lease_id": id(port)}));
-    assert_eq!(printed(&output), json!(told));
+    assert_eq!(printed(&output), json!({"leases": told}));
     let said = String::from_utf8_lossy(&output.stderr);
     let said = said.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
     let said: Vec<_> = said.map(|said| said["error"].clone()).collect();

@@ -16,12 +16,11 @@ use std::{
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::{Value as Json, json};
-use support::Home;
+use support::{Home, listed};
 
 impl Home {
     fn scan(&self, arguments: &[&str]) -> Vec<Json> {
-        let arguments = [&["scan", "--json"], arguments].concat();
-        serde_json::from_str(&self.ok(&arguments)).unwrap()
+        self.list("listeners", &[&["scan"], arguments].concat())
     }
 
     fn listen(&self, index: u16) -> TcpListener {
@@ -279,7 +278,7 @@ fn of_another_users_program_the_user_is_told() {
         assert!(output.status.success(), "{output:?}");
         stdout(&output)
     };
-    let scanned: Json = serde_json::from_str(&scan(&["--json"])).unwrap();
+    let scanned = listed("listeners", scan(&["--json"]));
     assert_eq!(scanned[0]["user"], "root");
     assert_eq!(scanned[0]["pid"], Json::Null);
     let table = scan(&[]);

@@ -6,7 +6,7 @@ use std::{fs, process::Child};
 
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
-use support::{Home, end};
+use support::{Home, end, listed};
 
 impl Home {
     fn json(&self, arguments: &[&str]) -> Json {
@@ -22,8 +22,8 @@ impl Home {
 
     /// The type of that name, as `types` has it.
     fn service_type(&self, name: &str) -> Option<Json> {
-        let types = self.json(&["types"]);
-        types.as_array().unwrap().iter().find(|t| t["service_type"] == name).cloned()
+        let mut types = self.list("service_types", &["types"]).into_iter();
+        types.find(|t| t["service_type"] == name)
     }
 }
 
@@ -132,8 +132,7 @@ fn earlier_versions_of_the_drop_in_can_be_put_in_force_again() {
     let home = Home::with_growth();
     home.ok(&["allocate", "grafana"]);
     home.ok(&["allocate", "loki"]);
-    let backups = home.json(&["config", "backups"]);
-    assert_eq!(backups.as_array().unwrap().len(), 2);
+    assert_eq!(home.list("backups", &["config", "backups"]).len(), 2);
     let (code, words) = home.refused(&["config", "restore", "2"]);
     assert_eq!(code, 1, "{words}");
     home.ok(&["config", "restore", "2", "--force"]);
@@ -186,11 +185,11 @@ fn a_service_that_runs_once_is_shared_until_the_last_owner_is_gone() {
     assert_eq!(one["port"], two["port"]);
     assert!(two["held"].as_str().unwrap().contains(&format!("process {}", first.id())), "{two}");
     end(first, Signal::SIGTERM);
-    let holder = || home.json(&["list"])[0]["pid"].clone();
+    let holder = || home.leases()[0]["pid"].clone();
     home.until(|| holder() == second.id());
     assert_eq!(home.json(&["allocate", "mine"])["lease_id"], one["lease_id"]);
     end(second, Signal::SIGTERM);
-    home.until(|| home.json(&["list"]).as_array().unwrap().is_empty());
+    home.until(|| home.leases().is_empty());
 }
 
 #[test]
@@ -211,15 +210,15 @@ fn a_key_tells_singletons_of_one_type_apart() {
 #[test]
 fn suggestions_come_true_and_say_why() {
     let home = Home::with_type();
-    let suggested = home.json(&["suggest", "mine", "--count", "2"]);
+    let suggested = home.list("suggestions", &["suggest", "mine", "--count", "2"]);
     assert_eq!(suggested[0]["reason"], "first_free");
-    for suggestion in suggested.as_array().unwrap() {
+    for suggestion in suggested {
         assert_eq!(home.ok(&["allocate", "mine", "--new"]), suggestion["port"].to_string());
     }
     let last = home.port(9);
     let web = home.json(&["allocate", "mine", "--name", "web", "--port", &last.to_string()]);
     home.ok(&["release", web["lease_id"].as_str().unwrap()]);
-    let again = home.json(&["suggest", "mine", "--name", "web"]);
+    let again = home.list("suggestions", &["suggest", "mine", "--name", "web"]);
     assert_eq!(again[0]["port"], last);
     assert_eq!(again[0]["reason"], "remembered");
 }
@@ -234,11 +233,11 @@ fn without_a_type_the_files_of_the_project_are_looked_at() {
         r#"{"scripts": {"dev": "vite", "storybook": "storybook dev -p 6007"}}"#,
     )
     .unwrap();
-    let needs = home.json(&["suggest", "--project", project.to_str().unwrap()]);
-    let types: Vec<_> = needs.as_array().unwrap().iter().map(|n| &n["service_type"]).collect();
+    let needs = home.list("suggestions", &["suggest", "--project", project.to_str().unwrap()]);
+    let types: Vec<_> = needs.iter().map(|n| &n["service_type"]).collect();
     assert_eq!(types, ["dev", "storybook"]);
     assert_eq!(needs[1]["wants"], 6007);
-    assert!(needs[0]["because"].as_str().unwrap().contains("package.json"), "{needs}");
+    assert!(needs[0]["because"].as_str().unwrap().contains("package.json"), "{needs:?}");
 }
 
 #[test]
@@ -253,8 +252,7 @@ fn status_and_doctor_say_what_is_wrong_with_the_configuration() {
     assert!(home.ok(&["status"]).contains("the last good one stays in force"));
     let doctor = home.run(&["doctor", "--json"]);
     assert_eq!(doctor.status.code(), Some(1));
-    let findings: Json = serde_json::from_slice(&doctor.stdout).unwrap();
-    let mut findings = findings.as_array().unwrap().iter();
+    let mut findings = listed("findings", doctor.stdout).into_iter();
     let bad = findings.find(|f| f["check"] == "configuration").unwrap();
     assert_eq!(bad["verdict"], "error");
     assert!(bad["message"].as_str().unwrap().contains("config.json:1"), "{bad}");

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, Stop, counted, print, print_json, refused, say, usage};
+use super::{Output, Stop, counted, print, print_json, print_list, refused, say, usage};
 use crate::{client::Failure, error::Error, word::visible};
 
 mod entry;
@@ -101,7 +101,7 @@ impl Audit {
             };
         }
         if self.output.json {
-            return print_json(&found.to_json());
+            return print_list("events", found.to_json());
         }
         if found.entries.is_empty() {
             return print("there is no such event");

@@ -5,7 +5,7 @@ use super::{
     Output, Stop, ago, ask, counted,
     holders::{Holder, holders},
     lease::{short_id, shown},
-    print, print_json, short,
+    print, print_list, short,
     table::{self, Table},
     text,
 };
@@ -37,7 +37,7 @@ impl Cleanup {
     pub(super) fn run(self) -> Result<(), Stop> {
         let leases = ask(&Call::CleanUp { older_than: self.older_than, dry_run: !self.yes })?;
         if self.output.json {
-            return print_json(&leases);
+            return print_list("leases", leases);
         }
         let leases = leases.as_array().map(Vec::as_slice).unwrap_or_default();
         if leases.is_empty() {

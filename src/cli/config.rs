@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, block_on, cleaned, counted, print, print_json, say,
+    Output, Stop, ask, block_on, cleaned, counted, print, print_json, print_list, say,
     table::{self, Table},
     text,
 };
@@ -301,7 +301,7 @@ fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
 fn backups(output: Output) -> Result<(), Stop> {
     let backups = ask(&Call::Backups)?;
     if output.json {
-        return print_json(&backups);
+        return print_list("backups", backups);
     }
     let backups = backups.as_array().cloned().unwrap_or_default();
     if backups.is_empty() {

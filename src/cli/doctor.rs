@@ -10,7 +10,7 @@ use self::units::Units;
 use super::{
     Output, Stop, block_on, counted,
     holders::{IGNORES_PORT, elsewhere, instead},
-    print, print_json,
+    print, print_list,
     status::{confirmed, unconfirmed},
     table::{self, Cell, Colour, Table},
     text,
@@ -137,7 +137,7 @@ impl Doctor {
                     "remedy": finding.remedy,
                 })
             });
-            print_json(&list.collect())?;
+            print_list("findings", list.collect::<Vec<_>>())?;
         } else {
             let mut table = Table::new([
                 table::short("RESULT"),

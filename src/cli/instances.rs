@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, print, print_json,
+    Output, Stop, ago, ask, print, print_list,
     table::{self, Table},
     text,
 };
@@ -19,7 +19,7 @@ impl Instances {
     pub(super) fn run(self) -> Result<(), Stop> {
         let instances = ask(&Call::Instances)?;
         if self.output.json {
-            return print_json(&instances);
+            return print_list("instances", instances);
         }
         let instances = instances.as_array().map(Vec::as_slice).unwrap_or_default();
         if instances.is_empty() {

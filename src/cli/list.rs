@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use super::{
     Output, Stop, ago, ask,
     lease::{short_id, shown},
-    print, print_json,
+    print, print_list,
     project::Project,
     screen::Screen,
     short,
@@ -73,7 +73,7 @@ impl List {
         }
         let leases = wanted.leases()?;
         if self.output.json {
-            return print_json(&leases);
+            return print_list("leases", leases);
         }
         print(&wanted.draw(&leases))
     }

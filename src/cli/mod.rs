@@ -54,7 +54,7 @@ use clap::{
 };
 use serde_json::{Value as Json, json};
 
-use self::output::{ago, cleaned, print, print_json, short, text};
+use self::output::{ago, cleaned, print, print_json, print_list, short, text};
 use crate::{
     client::{self, Call, Failure, Patience},
     daemon::{EXIT_AGAIN, EXIT_TAKEN},

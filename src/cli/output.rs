@@ -6,7 +6,8 @@ use std::{
     path::Path,
 };
 
-use serde_json::Value as Json;
+use serde::Serialize;
+use serde_json::{Value as Json, json};
 
 use super::Stop;
 use crate::{surroundings::user, time::Timestamp, word::harmless};
@@ -20,6 +21,11 @@ pub(super) fn print(text: &str) -> Result<(), Stop> {
 /// Prints an answer as JSON, and nothing else.
 pub(super) fn print_json(answer: &Json) -> Result<(), Stop> {
     print(&serde_json::to_string_pretty(answer).unwrap_or_default())
+}
+
+/// Prints a list as JSON: an object that has it under the plural of what is in it, as over HTTP and MCP.
+pub(super) fn print_list(things: &str, list: impl Serialize) -> Result<(), Stop> {
+    print_json(&json!({things: list}))
 }
 
 /// Whether stdout takes colours: a terminal, and <https://no-color.org> is not asked for.
@@ -78,8 +84,8 @@ mod tests {
 
     #[test]
     fn escape_sequences_do_not_survive() {
-        let hostile = serde_json::json!({"a\u{1b}": ["\u{1b}[31mred", {"b": "x\u{202e}y"}]});
-        let clean = serde_json::json!({"a\u{fffd}": ["\u{fffd}[31mred", {"b": "x\u{fffd}y"}]});
+        let hostile = json!({"a\u{1b}": ["\u{1b}[31mred", {"b": "x\u{202e}y"}]});
+        let clean = json!({"a\u{fffd}": ["\u{fffd}[31mred", {"b": "x\u{fffd}y"}]});
         assert_eq!(cleaned(hostile), clean);
     }
 

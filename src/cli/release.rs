@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Output, Stop, ask, counted,
     lease::{found, named},
-    print, print_json,
+    print, print_json, print_list,
     project::Project,
     refused, text, usage,
 };
@@ -140,7 +140,7 @@ impl Release {
         match leases {
             // One that was named is answered as one.
             [only] if self.which.len() == 1 => print_json(&answer(only)),
-            all => print_json(&all.iter().map(answer).collect()),
+            all => print_list("leases", all.iter().map(answer).collect::<Vec<_>>()),
         }
     }
 }

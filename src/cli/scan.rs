@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 use super::{
     Output, Stop, block_on,
     holders::{Holder, holders, place},
-    print, print_json, refused, say, short,
+    print, print_list, refused, say, short,
     table::{self, Table},
     text,
 };
@@ -58,7 +58,7 @@ impl Scan {
                 line["lease"] = json!(lease_of(&leases, holder));
                 line
             });
-            return print_json(&lines.collect());
+            return print_list("listeners", lines.collect::<Vec<_>>());
         }
         if holders.is_empty() {
             let ports = match self.range {

@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, print, print_json,
+    Output, Stop, ask, print, print_list,
     project::Project,
     table::{self, Table},
     text, usage,
@@ -52,7 +52,7 @@ impl Suggest {
         put_service_of(&project, &mut options);
         let suggestions = suggest(service_type, options)?;
         if self.output.json {
-            return print_json(&suggestions);
+            return print_list("suggestions", suggestions);
         }
         let mut table = Table::new([table::short("PORT"), table::prose("WHY")]);
         for suggestion in suggestions.as_array().into_iter().flatten() {
@@ -72,7 +72,7 @@ impl Suggest {
             eprintln!("styxy: {CUT_SHORT}");
         }
         if self.output.json {
-            return print_json(&Json::Array(found));
+            return print_list("suggestions", found);
         }
         if found.is_empty() {
             let project = visible(project.path().as_str());

@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ask, print, print_json,
+    Output, Stop, ask, print, print_list,
     table::{self, Table},
     text,
 };
@@ -19,7 +19,7 @@ impl Types {
     pub(super) fn run(self) -> Result<(), Stop> {
         let types = ask(&Call::Types)?;
         if self.output.json {
-            return print_json(&types);
+            return print_list("service_types", types);
         }
         print(&rows(types.as_array().map(Vec::as_slice).unwrap_or_default()))
     }

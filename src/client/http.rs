@@ -98,7 +98,7 @@ async fn connect_to(doors: impl Iterator<Item = Door>) -> Result<(UnixStream, Pa
 /// The part of an answer that is all that was asked for.
 fn part(call: &Call) -> Option<&'static str> {
     match call {
-        Call::List { .. } | Call::CleanUp { .. } => Some("allocations"),
+        Call::List { .. } | Call::CleanUp { .. } => Some("leases"),
         Call::Instances => Some("instances"),
         Call::Suggest { .. } => Some("suggestions"),
         Call::Types => Some("service_types"),
@@ -127,14 +127,12 @@ fn request(call: &Call) -> Request<Body> {
             (Method::PUT, format!("/allocate/{lease_id}/renew"), Body::from(body))
         }
         Call::ReleaseMatching { filter } => {
-            (Method::DELETE, format!("/allocations{}", query(filter)), Body::empty())
+            (Method::DELETE, format!("/leases{}", query(filter)), Body::empty())
         }
         Call::Forget { filter } => {
             (Method::DELETE, format!("/memory{}", query(filter)), Body::empty())
         }
-        Call::List { filter } => {
-            (Method::GET, format!("/allocations{}", query(filter)), Body::empty())
-        }
+        Call::List { filter } => (Method::GET, format!("/leases{}", query(filter)), Body::empty()),
         Call::Lookup { service } => {
             (Method::GET, format!("/lookup{}", query(service)), Body::empty())
         }

@@ -54,7 +54,8 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/allocate", of_body(post(allocate)))
         .route("/allocate/{lock_id}", bare(delete(release)))
         .route("/allocate/{lock_id}/renew", of_body(put(renew)))
-        .route("/allocations", of_query(get(list).delete(release_matching)))
+        .route("/leases", of_query(get(list).delete(release_matching)))
+        .route("/allocations", of_query(get(list_allocations).delete(release_matching)))
         .route("/lookup", of_query(get(look_up)))
         .route("/cleanup", of_body(post(clean_up)))
         .route("/memory", of_query(delete(forget)))
@@ -223,7 +224,7 @@ async fn clean_up(
     }
     let leases = broker.clean_up(older_than, dry_run, &client)?;
     let leases: Vec<_> = leases.iter().map(|lease| lease.fields()).collect();
-    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
+    Ok(Json(json!({"success": true, "leases": leases})).into_response())
 }
 
 async fn forget(
@@ -259,8 +260,20 @@ async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answ
 }
 
 async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
+    list_as("leases", &broker, filter)
+}
+
+/// The same for clients of version 1.
+async fn list_allocations(
+    State(broker): State<Arc<Broker>>,
+    filter: Parameters,
+) -> Result<Response, Failure> {
+    list_as("allocations", &broker, filter)
+}
+
+fn list_as(key: &str, broker: &Broker, filter: Parameters) -> Result<Response, Failure> {
     let leases = broker.list(&Listing::parse(read_query(filter?)?)?)?;
-    Ok(Json(json!({"success": true, "allocations": leases})).into_response())
+    Ok(Json(json!({"success": true, key: leases})).into_response())
 }
 
 async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answer {
@@ -358,7 +371,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         code: "NotFound",
         error: Error::invalid(message).suggest(
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
-             PUT /allocate/{lock_id}/renew, GET and DELETE /allocations, GET /lookup, POST /cleanup, DELETE /memory, \
+             PUT /allocate/{lock_id}/renew, GET and DELETE /leases (or /allocations), GET /lookup, POST /cleanup, DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \

@@ -105,6 +105,12 @@ const QUESTIONS: &[&[&str]] = &[
     &["audit", "--action", "release", "--project", "."],
 ];
 
+/// What a verb with `--json` lists.
+fn leases_of(answer: &[u8]) -> Vec<Json> {
+    let answer: Json = serde_json::from_slice(answer).unwrap();
+    answer["leases"].as_array().unwrap().clone()
+}
+
 /// What all agents have in common.
 pub struct Stage<'a> {
     styxy: &'a (dyn Fn() -> Command + Sync),
@@ -158,7 +164,7 @@ impl<'a> Stage<'a> {
         // The last short commands may have ended just now.
         let end = Instant::now() + Duration::from_secs(60);
         let leases = || (self.styxy)().args(["list", "--json"]).output().unwrap().stdout;
-        while leases() != b"[]\n" {
+        while !leases_of(&leases()).is_empty() {
             assert!(Instant::now() < end, "left: {}", String::from_utf8_lossy(&leases()));
             thread::sleep(Duration::from_millis(50));
         }
@@ -390,8 +396,7 @@ impl Agent<'_> {
     fn list_mine(&mut self) {
         let _peace = self.stage.peace.read().unwrap();
         let output = self.styxy(&["list", "--mine", "--json"], DONE);
-        let leases: Json = serde_json::from_slice(&output.stdout).unwrap();
-        let listed: Vec<_> = leases.as_array().unwrap().iter().collect();
+        let listed = leases_of(&output.stdout);
         let held = self.stage.held.lock().unwrap();
         let held = held.iter().map(|held| &held.lease);
         let own: Vec<_> = held.filter(|held| held.agent == self.number).collect();
@@ -401,7 +406,7 @@ impl Agent<'_> {
                     && lease["protocol"] == held.protocol
                     && lease["service_type"] == held.service_type
             });
-            assert!(is_listed, "port {} is not listed: {leases}", held.port);
+            assert!(is_listed, "port {} is not listed: {listed:?}", held.port);
         }
         for lease in listed {
             let is_own = own.iter().any(|held| lease["port"] == held.port);
@@ -455,12 +460,12 @@ impl Agent<'_> {
         }
         let _war = self.stage.peace.write().unwrap();
         let output = self.styxy(&["cleanup", "--older-than", "0", "--yes", "--json"], DONE);
-        let gone: Json = serde_json::from_slice(&output.stdout).unwrap();
+        let gone = leases_of(&output.stdout);
         let is_gone = |held: &Held| {
             let is_it = |lease: &Json| {
                 lease["port"] == held.lease.port && lease["protocol"] == held.lease.protocol
             };
-            gone.as_array().unwrap().iter().any(is_it)
+            gone.iter().any(is_it)
         };
         let mut held = self.stage.held.lock().unwrap();
         let listening = held.iter().find(|held| held.listener.is_some() && is_gone(held));

@@ -1,6 +1,7 @@
 //! `styxy audit` against a real journal.
 
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader},
     time::Duration,
 };
@@ -179,7 +180,7 @@ fn no_journal(machine: &Machine) {
     assert!(other.stderr.contains("Storage=persistent"), "{}", other.stderr);
 
     assert_eq!(machine.user("styxy audit").ok(), "there is no such event\n");
-    assert_eq!(machine.user("styxy audit --json").ok(), "[]\n");
+    assert_eq!(machine.user("styxy audit --json").ok(), "{\n  \"events\": []\n}\n");
 
     let hidden = "mount -t tmpfs none /var/log/journal; mount -t tmpfs none /run/log";
     for question in ["", "--json", "--follow"] {
@@ -204,15 +205,17 @@ fn private_service(machine: &Machine) {
     let mut shown = here("styxy audit --json");
     eventually(LIMIT, "both events are in the log", || {
         shown = here("styxy audit --json");
-        serde_json::from_str::<Json>(&shown.stdout).is_ok_and(|events| events[1]["seq"] == 2)
+        serde_json::from_str::<Json>(&shown.stdout)
+            .is_ok_and(|shown| shown["events"][1]["seq"] == 2)
     });
     assert!(shown.stderr.contains("service.log"), "{}", shown.stderr);
-    let events: Json = serde_json::from_str(&shown.stdout).unwrap();
+    let shown: Json = serde_json::from_str(&shown.stdout).unwrap();
+    let events = &shown["events"];
     assert_eq!(events[0]["service_name"], "web");
     assert_eq!(events[0]["port"], 3000);
     assert_eq!(events[0]["client_comm"], "styxy");
     let found = here("styxy audit --json --type api --since today").ok();
-    assert_eq!(serde_json::from_str::<Json>(&found).unwrap()[0]["seq"], 2);
+    assert_eq!(serde_json::from_str::<Json>(&found).unwrap()["events"][0]["seq"], 2);
     here("kill $(pgrep -u dev -f styxy.daemon)").ok();
 }
 
@@ -225,7 +228,7 @@ fn some_events(machine: &Machine) {
              styxy allocate api --instance agent-7 --project ~
              ! styxy allocate dev --port 3000 --strict --project ~
              styxy release $(styxy list --json | python3 -c \
-             'import json, sys; print(*[l[\"lease_id\"] for l in json.load(sys.stdin) if l[\"port\"] == 3000])')",
+             'import json, sys; print(*[l[\"lease_id\"] for l in json.load(sys.stdin)[\"leases\"] if l[\"port\"] == 3000])')",
         )
         .ok();
     eventually(LIMIT, "four events are in the journal", || machine.events().len() == 4);
@@ -234,7 +237,8 @@ fn some_events(machine: &Machine) {
 /// The events that a question finds.
 fn audit(machine: &Machine, question: &str) -> Vec<Json> {
     let answer = machine.user(&format!("styxy audit --json {question}")).ok();
-    serde_json::from_str(&answer).unwrap()
+    let answer: HashMap<String, Vec<Json>> = serde_json::from_str(&answer).unwrap();
+    answer["events"].clone()
 }
 
 fn numbers(machine: &Machine, question: &str) -> Vec<u64> {

@@ -83,7 +83,7 @@ fn log_in(machine: &Machine) {
 
 fn leases(machine: &Machine) -> Vec<(u64, String)> {
     let list: Json = serde_json::from_str(&machine.user("styxy list --json").ok()).unwrap();
-    let list = list.as_array().unwrap().iter();
+    let list = list["leases"].as_array().unwrap().iter();
     let lease = |lease: &Json| {
         (lease["port"].as_u64().unwrap(), lease["lease_id"].as_str().unwrap().to_owned())
     };
@@ -176,7 +176,8 @@ fn by_manager(machine: &Machine) {
     let command = |arguments: &str| machine.user(&format!("~/bin/styxy {arguments}")).ok();
     let leases = || {
         let list: Json = serde_json::from_str(&command("list --json")).unwrap();
-        list.as_array()
+        list["leases"]
+            .as_array()
             .unwrap()
             .iter()
             .map(|lease| lease["lease_id"].to_string())

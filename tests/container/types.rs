@@ -82,7 +82,8 @@ fn json(machine: &Machine, command: &str) -> Json {
 /// The service types that have appeared by themselves, each with its ranges.
 fn automatic(machine: &Machine) -> Vec<(String, Vec<String>)> {
     let types = json(machine, "styxy types");
-    let types = types.as_array().unwrap().iter().filter(|t| t["automatic"] == true);
+    let types =
+        types["service_types"].as_array().unwrap().iter().filter(|t| t["automatic"] == true);
     let text = |value: &Json| value.as_str().unwrap().to_owned();
     types
         .map(|t| {

@@ -398,7 +398,7 @@ impl Stage {
     }
 
     fn leases(&self) -> Vec<Json> {
-        serde_json::from_str(&self.home.ok(&["list", "--json"])).unwrap()
+        self.home.leases()
     }
 
     /// The one lease, as soon as it is there.

@@ -442,7 +442,7 @@ def main(seconds):
         of_commands = {i for i, line in account.granted.items() if line["kind"] == "run"} & ended
 
         def live():
-            return {lease["lease_id"]: lease for lease in asked(user, "styxy", "list", "--json")}
+            return {lease["lease_id"]: lease for lease in asked(user, "styxy", "list", "--json")["leases"]}
 
         eventually(f"the leases of commands of {user} have ended", lambda: not of_commands & set(live()), 60)
         there, kept = live(), account.kept()

@@ -13,6 +13,7 @@ pub mod mcp;
 pub mod namespaces;
 
 use std::{
+    collections::HashMap,
     env,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Seek, Write},
@@ -228,7 +229,13 @@ impl Home {
 
     /// The live leases, as `styxy list` has them.
     pub fn leases(&self) -> Vec<Json> {
-        serde_json::from_str(&self.ok(&["list", "--json"])).unwrap()
+        self.list("leases", &["list"])
+    }
+
+    /// What a verb lists, under that key.
+    #[track_caller]
+    pub fn list(&self, things: &str, arguments: &[&str]) -> Vec<Json> {
+        listed(things, self.ok(&[arguments, &["--json"]].concat()))
     }
 
     /// Runs a command that must succeed; what it printed.
@@ -369,6 +376,15 @@ pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
 pub fn out(output: &Output) -> String {
     assert!(output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// What is listed under that key of an answer, which has no other.
+#[track_caller]
+pub fn listed(things: &str, answer: impl AsRef<[u8]>) -> Vec<Json> {
+    let mut answer: HashMap<String, Vec<Json>> = serde_json::from_slice(answer.as_ref()).unwrap();
+    let list = answer.remove(things);
+    assert!(answer.is_empty(), "{answer:?}");
+    list.unwrap_or_else(|| panic!("no {things}"))
 }
 
 /// What a command has said on standard error.

@@ -33,7 +33,7 @@ pub fn grafana(machine: &Machine) {
 
     machine.user("systemctl --user restart styxy.service").ok();
     assert_eq!(grafana_now(machine), before);
-    assert_eq!(json(machine, "styxy list")[0]["state"], "listening");
+    assert_eq!(json(machine, "styxy list")["leases"][0]["state"], "listening");
     machine.kill_service();
     assert_eq!(grafana_now(machine), before);
 
@@ -86,7 +86,7 @@ pub fn undone(machine: &Machine) {
     assert_eq!(done, "grafana was removed; 2 leases were released\n");
     assert_eq!(automatic(machine), []);
     assert!(!file(machine).contains("grafana"));
-    assert_eq!(json(machine, "styxy list"), json!([]));
+    assert_eq!(json(machine, "styxy list"), json!({"leases": []}));
     let releases = events(machine, "release");
     assert_eq!(releases.len(), 2);
     let [undo_event] = &events(machine, "undo_auto_allocation")[..] else { panic!("one event") };
@@ -128,7 +128,7 @@ pub fn undone(machine: &Machine) {
 
 fn grafana_now(machine: &Machine) -> Json {
     let types = json(machine, "styxy types");
-    let mut types = types.as_array().unwrap().iter();
+    let mut types = types["service_types"].as_array().unwrap().iter();
     types.find(|t| t["service_type"] == "grafana").unwrap().clone()
 }
 

@@ -272,8 +272,12 @@ pub fn keys(machine: &Machine) {
         assert!(again["held"].as_str().unwrap().starts_with("held by /home/dev since "), "{again}");
     }
     let shown = json(machine, "styxy list");
-    let mut keys: Vec<_> =
-        shown.as_array().unwrap().iter().map(|lease| lease["singleton_key"].clone()).collect();
+    let mut keys: Vec<_> = shown["leases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lease| lease["singleton_key"].clone())
+        .collect();
     keys.sort_by_key(|key| key.to_string());
     assert_eq!(keys, [json!("llama"), json!("qwen"), Json::Null]);
 
@@ -286,7 +290,7 @@ pub fn keys(machine: &Machine) {
     machine.call("Release", &format!("s {}", anew["lease_id"].as_str().unwrap())).unwrap();
     machine.user("styxy allocate ai --singleton-key llama --owner parent; true").ok();
     eventually(LIMIT, "the shell's lease has ended", || {
-        json(machine, "styxy list").as_array().unwrap().len() == 2
+        json(machine, "styxy list")["leases"].as_array().unwrap().len() == 2
     });
     assert_eq!(allocate("--singleton-key llama").get("existing"), None);
     assert_eq!(allocate("--singleton-key qwen")["lease_id"], qwen["lease_id"]);

@@ -79,7 +79,7 @@ pub fn restored(machine: &Machine) {
     }
     // Version N is the file as it was with N - 1 types.
     let backups = json(machine, "styxy config backups");
-    let backups = backups.as_array().unwrap();
+    let backups = backups["backups"].as_array().unwrap();
     let versions: Vec<_> = backups.iter().map(|b| b["version"].as_u64().unwrap()).collect();
     assert_eq!(versions, (4..=13).collect::<Vec<_>>());
     for backup in backups {
@@ -106,7 +106,7 @@ pub fn restored(machine: &Machine) {
     let types: Vec<_> = automatic(machine).into_iter().map(|(name, _)| name).collect();
     assert_eq!(types, ["tool-0", "tool-1", "tool-2", "tool-3"]);
     let leases = json(machine, "styxy list");
-    assert_eq!(leases.as_array().unwrap().len(), 1, "tool-0 has kept its: {leases}");
+    assert_eq!(leases["leases"].as_array().unwrap().len(), 1, "tool-0 has kept its: {leases}");
     let error = machine.call("Release", &format!("s {}", lease[1].as_str().unwrap())).unwrap_err();
     assert!(error.contains("there is no live lease"), "{error}");
     let gone = events(machine, "undo_auto_allocation");
@@ -122,7 +122,7 @@ pub fn restored(machine: &Machine) {
     machine.user("systemctl --user restart styxy.service").ok();
     assert_eq!(automatic(machine).len(), 13);
     assert_eq!(events(machine, "auto_allocate").len(), 13 + 9, "nothing is told again");
-    assert_eq!(json(machine, "styxy config backups").as_array().unwrap().len(), 10);
+    assert_eq!(json(machine, "styxy config backups")["backups"].as_array().unwrap().len(), 10);
     let files = machine.user("ls -A ~/.config/styxy/config.d").ok();
     assert_eq!(files, ".styxy-auto.lock\nstyxy-auto.json\n");
     assert_eq!(events(machine, "config_reload"), Vec::<Json>::new());
