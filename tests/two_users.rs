@@ -27,7 +27,7 @@ use nix::{
     },
     unistd::geteuid,
 };
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use styxy::{
     kernel::{diag::Seen, probe},
     port::{Port, PortRange, Protocol},
@@ -49,6 +49,7 @@ const TESTS: &[Test] = &[
     ("two_users_at_once_get_each_port_exactly_once", UP, race),
     ("two_users_never_get_the_same_port", UP, two_services),
     ("a_port_that_another_user_was_granted_meanwhile_ends_the_lease", UP, taken),
+    ("a_server_of_another_user_is_not_that_of_a_claim_without_a_guard", UP, foreign),
     ("looking_at_a_port_binds_nothing", UP, looking),
     ("a_port_of_an_outgoing_connection_is_named_as_such", UP, outgoing),
     ("a_range_is_placed_among_the_kernels_ports_if_there_is_no_other_place", ALL_EPHEMERAL, placed),
@@ -495,6 +496,30 @@ fn taken() {
     };
     one.home.until(|| ports(&one) == [20_001]);
     assert_eq!(ports(&other), [20_000]);
+}
+
+/// A claim that nobody has used has lost its guard, and another user's server has its port.
+fn foreign() {
+    if user(0).is_none() {
+        eprintln!("SKIPPED: a second user needs root");
+        return;
+    }
+    let user = User::new(0, "20000, 20009");
+    user.home.configure(
+        r#"{"service_types": {"mine": {"port_range": [20000, 20009]}}, "claimed_seconds": 1}"#,
+    );
+    assert!(user.run(&["config", "reload"]).0);
+    let lease = |key: &str| user.json(&["list"])["leases"][0][key].clone();
+    let allocated = || user.json(&["allocate", "mine"])["port"].clone();
+    assert_eq!(allocated(), 20_000);
+    user.home.until(|| lease("hold") == "none");
+    let server = listener("127.0.0.1", 20_000);
+    assert_eq!(lease("state"), "claimed");
+    let check = user.json(&["check", "20000"]);
+    assert_eq!((&check["listening"], &check["lease"]["state"]), (&json!(true), &json!("claimed")));
+    assert_eq!(allocated(), 20_001);
+    assert_eq!(lease("port"), 20_001);
+    drop(server);
 }
 
 /// Counts the calls of a service while the work is done, by their names.

@@ -17,7 +17,7 @@ use crate::{
     },
     lease::{EndReason, Instance, Lease, Owner, Use},
     port::{Port, PortRange, Protocol},
-    registry::{Obstacle, Reason},
+    registry::{Choice, Obstacle, Reason},
     request::{AllocateRequest, Listing, LookupRequest},
     service_type::{Created, ServiceType},
     value::Fields,
@@ -89,7 +89,8 @@ impl Broker {
         match &obstacle {
             Some(Obstacle::Leased(lease)) => {
                 let mut lease_fields = shown(lease);
-                lease_fields.put("state", state(lease, listening));
+                let is_its = listening.map(|is_listened| is_listened && !is_taken(lease));
+                lease_fields.put("state", state(lease, is_its));
                 fields.put("lease", lease_fields);
             }
             Some(Obstacle::InUse(by)) => fields.put("in_use_by", by.as_str()),
@@ -128,13 +129,25 @@ impl Broker {
             free.take(most).collect()
         };
         let mut suggestions = next(service_type);
+        // What a request would get, or the words of its refusal.
+        let request = AllocateRequest { dry_run: true, ..request.clone() };
+        let chosen = |service_type: &ServiceType| {
+            inner.choose(&request, service_type, &mut Search::looking())
+        };
+        if suggestions.is_empty() && known.is_some() {
+            suggestions.extend(match chosen(service_type) {
+                Ok(Choice::Port(port)) => {
+                    Some(Suggestion { port, reason: Reason::GivesWay, held: None })
+                }
+                _ => None,
+            });
+        }
         if suggestions.is_empty() && service_type.created.is_some() && known.is_some() {
             service_type = &plan.insert(inner.plan(&request)?).service_type;
             suggestions = next(service_type);
         }
         if suggestions.is_empty() {
-            // In the words of the refusal that a request would get.
-            inner.choose(&request, service_type, &mut Search::looking())?;
+            chosen(service_type)?;
         }
         Ok(suggestions)
     }
@@ -269,7 +282,8 @@ fn listed(leases: &[Arc<Lease>]) -> Vec<Fields> {
             let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
             fields.put_some("comm", comm.as_deref());
         }
-        let listening = listened.known().map(|listened| listened.contains(lease));
+        let is_listened = |listened: &Listened| listened.contains(lease) && !is_taken(lease);
+        let listening = listened.known().map(is_listened);
         fields.put("state", state(lease, listening));
         fields
     });

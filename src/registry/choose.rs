@@ -26,6 +26,8 @@ pub enum Reason {
     Free,
     /// It is free, but another project had it and may come back.
     RememberedByOther,
+    /// A claim has it that gives way.
+    GivesWay,
 }
 
 impl Reason {
@@ -38,6 +40,7 @@ impl Reason {
             Self::Preferred => "preferred",
             Self::Free => "first_free",
             Self::RememberedByOther => "remembered_by_another",
+            Self::GivesWay => "gives_way",
         }
     }
 
@@ -50,6 +53,7 @@ impl Reason {
             Self::Preferred => "the service type prefers it",
             Self::Free => "the first that is free",
             Self::RememberedByOther => "free, but another project had it last",
+            Self::GivesWay => "another service asked for it long ago and has not used it",
         }
     }
 }
@@ -206,7 +210,7 @@ impl Registry {
             }
         }
         let mut busy = 0;
-        let probe = |port: Port| match probe(port) {
+        let mut is_busy = |port: Port| match probe(port) {
             Ok(()) => Ok(true),
             Err(Obstacle::Shortage(shortage)) => Err(shortage),
             Err(_) => {
@@ -216,9 +220,17 @@ impl Registry {
         };
         let first = if count == 1 {
             let ports = self.candidates(request, service_type, template).map(|(port, _)| port);
-            run(ports, 1, probe)?
+            run(ports, 1, &mut is_busy)?
         } else {
-            self.block(request, service_type, template, probe)?
+            self.block(request, service_type, template, &mut is_busy)?
+        };
+        let first = match first {
+            // Otherwise the claim would have to end first.
+            None if request.dry_run => {
+                let in_use = |lease: &Lease| probe(lease.port).is_err();
+                self.first_to_give_way(request, service_type, in_use).map(|lease| lease.port)
+            }
+            first => first,
         };
         first.map(Choice::Port).ok_or_else(|| {
             let mut error = exhausted(request, service_type, busy);

@@ -53,14 +53,23 @@ impl Registry {
         service_type: &ServiceType,
         is_listened: impl Fn(&Lease) -> bool,
     ) -> Option<Change> {
-        let request =
-            self.completed(request, service_type).ok().filter(|r| r.count == 1 && !r.dry_run)?;
-        let ports = service_type.ranges().flat_map(|range| range.ports());
-        let leases = ports.filter_map(|port| self.at(port, request.protocol()));
-        let idle = leases
-            .filter(|lease| is_idle(lease) && lease.block_id.is_none() && !is_listened(lease));
-        let first = idle.min_by_key(|lease| lease.since)?;
+        let request = self.completed(request, service_type).ok().filter(|r| !r.dry_run)?;
+        let first = self.first_to_give_way(&request, service_type, is_listened)?;
         Some(Change::end(Arc::clone(first), EndReason::Yielded))
+    }
+
+    /// The same claim, for a request that is completed with its type.
+    pub(super) fn first_to_give_way(
+        &self,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+        mut is_in_use: impl FnMut(&Lease) -> bool,
+    ) -> Option<&Arc<Lease>> {
+        let ports = service_type.ranges().filter(|_| request.count == 1).flat_map(|r| r.ports());
+        let leases = ports.filter_map(|port| self.at(port, request.protocol()));
+        let idle =
+            leases.filter(|lease| is_idle(lease) && lease.block_id.is_none() && !is_in_use(lease));
+        idle.min_by_key(|lease| lease.since)
     }
 
     /// Whether all leases of a block are live.
