@@ -50,13 +50,15 @@ pub enum Change {
         #[serde(skip_serializing_if = "Remembers::is_port", default)]
         remembers: Remembers,
     },
-    /// A caller was given the lease of a singleton that was there already.
-    SingletonReuse {
+    /// A caller was given a lease that was there already: that of a singleton, or a claim.
+    #[serde(rename = "singleton_reuse")]
+    Reuse {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// One of those who share a singleton is gone; the others hold it.
-    SingletonLeave {
+    /// One of those who share a lease is gone; the others hold it.
+    #[serde(rename = "singleton_leave")]
+    Leave {
         /// The lease as it is now.
         lease: Arc<Lease>,
         /// Why that one is gone.
@@ -287,8 +289,8 @@ impl Change {
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         match self {
             Self::Allocate { lease, .. }
-            | Self::SingletonReuse { lease }
-            | Self::SingletonLeave { lease, .. }
+            | Self::Reuse { lease }
+            | Self::Leave { lease, .. }
             | Self::Orphan { lease }
             | Self::Renew { lease }
             | Self::Claim { lease }
@@ -314,7 +316,7 @@ impl Change {
             self,
             Self::Release { .. }
                 | Self::Expire { .. }
-                | Self::SingletonLeave { .. }
+                | Self::Leave { .. }
                 | Self::EndInstance { .. }
         )
     }

@@ -272,7 +272,7 @@ impl Both {
             _ if request.dry_run => {}
             Ok(Choice::Port(port)) => self.grant(request, *port),
             Ok(Choice::Existing(lease)) => {
-                self.apply(&Change::SingletonReuse { lease: Arc::clone(lease) });
+                self.apply(&Change::Reuse { lease: Arc::clone(lease) });
             }
             Err(_) => {}
         }

@@ -18,6 +18,10 @@ const MOST_NAMED: usize = 20;
 
 /// A port was granted.
 pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
+/// A claim was asked for again.
+pub const REUSE: &str = "bbad1e013ce4478dbbd76ede7527dd0c";
+/// A part of a claim has ended.
+pub const LEAVE: &str = "1940c5103d624bf3abe751483bf1e7cb";
 /// A singleton's lease was shared.
 pub const SINGLETON_REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
 /// One of those who share a singleton is gone.
@@ -54,8 +58,10 @@ pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
 pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 
 /// What an event can tell of, as `STYXY_ACTION` has it.
-pub const ACTIONS: [&str; 18] = [
+pub const ACTIONS: [&str; 20] = [
     "allocate",
+    "reuse",
+    "leave",
     "singleton_reuse",
     "singleton_leave",
     "release",
@@ -93,8 +99,8 @@ impl Event {
     pub fn of(record: &Record, state_id: &str) -> Self {
         let mut event = match &record.change {
             Change::Allocate { lease, remembers } => allocate(lease, *remembers),
-            Change::SingletonReuse { lease } => singleton_reuse(lease),
-            Change::SingletonLeave { lease, reason } => singleton_leave(lease, *reason),
+            Change::Reuse { lease } => reuse(lease),
+            Change::Leave { lease, reason } => leave(lease, *reason),
             Change::Release { lease, reason } => release(lease, *reason),
             Change::Expire { lease, reason, .. } => expire(lease, *reason),
             Change::Orphan { lease } => orphan(lease),
@@ -172,20 +178,25 @@ fn allocate(lease: &Lease, remembers: Remembers) -> Event {
     event
 }
 
-fn singleton_reuse(lease: &Lease) -> Event {
+fn reuse(lease: &Lease) -> Event {
+    if lease.claim {
+        let message =
+            format!("Granted {} to {}, which had it already", port(lease), describe(lease));
+        return Event::new(REUSE, "reuse", message).about(lease);
+    }
     let message = format!("Shared {} of {}", port(lease), describe(lease));
     Event::new(SINGLETON_REUSE, "singleton_reuse", message).about(lease)
 }
 
-fn singleton_leave(lease: &Lease, reason: EndReason) -> Event {
-    let message = format!(
-        "One holder of {} of {} is gone, and the others still hold it",
-        port(lease),
-        describe(lease)
-    );
-    Event::new(SINGLETON_LEAVE, "singleton_leave", message)
-        .about(lease)
-        .with("STYXY_REASON", Some(reason.as_str()))
+fn leave(lease: &Lease, reason: EndReason) -> Event {
+    let who = format!("One holder of {} of {} is gone", port(lease), describe(lease));
+    let event = if lease.claim {
+        Event::new(LEAVE, "leave", format!("{who}, and the port stays leased"))
+    } else {
+        let message = format!("{who}, and the others still hold it");
+        Event::new(SINGLETON_LEAVE, "singleton_leave", message)
+    };
+    event.about(lease).with("STYXY_REASON", Some(reason.as_str()))
 }
 
 fn auto_allocate(
@@ -402,6 +413,8 @@ mod tests {
         let catalog = include_str!("../../systemd/styxy.catalog");
         let ids = [
             ALLOCATE,
+            REUSE,
+            LEAVE,
             SINGLETON_REUSE,
             SINGLETON_LEAVE,
             AUTO_ALLOCATE,
@@ -430,7 +443,10 @@ mod tests {
     fn every_change_is_an_action_that_can_be_asked_for() {
         let unknown = serde_json::from_str::<Change>(r#"{"action": "?"}"#).unwrap_err().to_string();
         let changes: Vec<_> = unknown.split('`').skip(3).step_by(2).collect();
-        assert_eq!(changes, ACTIONS, "{unknown}");
+        // A change of who shares a lease is one action for claims and another for singletons.
+        let actions: Vec<_> =
+            ACTIONS.into_iter().filter(|action| !["reuse", "leave"].contains(action)).collect();
+        assert_eq!(changes, actions, "{unknown}");
         let denial = Denial {
             service_type: "dev".parse().unwrap(),
             service_name: None,

@@ -226,8 +226,8 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
             added.chain(removed).collect::<zbus::Result<_>>()?
         }
         Change::Orphan { lease } => vec![of_lease("LeaseOrphaned", lease)?],
-        Change::SingletonReuse { lease }
-        | Change::SingletonLeave { lease, .. }
+        Change::Reuse { lease }
+        | Change::Leave { lease, .. }
         | Change::Claim { lease }
         | Change::Renew { lease } => vec![of_lease("LeaseChanged", lease)?],
         Change::RegisterInstance { instance } => {

@@ -42,7 +42,7 @@ impl Registry {
         let (lease, instance) = (lease(self), instance(self));
         let mut effects = Vec::new();
         self.lease_effects(lease_before.as_ref(), lease.as_ref(), &mut effects);
-        if let Change::SingletonReuse { lease } = change
+        if let Change::Reuse { lease } = change
             && !effects.iter().any(|effect| matches!(effect, Effect::Limit(..)))
         {
             // Whoever asks for it is about to use it, so its time begins again.

@@ -257,7 +257,7 @@ impl Registry {
             None => (shared.owner.clone(), request.ttl),
         };
         let seen = Lease { owner, ttl, ..shared.clone() };
-        let change = Change::SingletonReuse { lease: Arc::new(shared) };
+        let change = Change::Reuse { lease: Arc::new(shared) };
         let is_new = holder == id && !is_repeated;
         Ok(Shared { change, seen, holder, name, is_new, is_repeated })
     }

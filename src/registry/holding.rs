@@ -61,7 +61,7 @@ impl Registry {
 /// What becomes of a lease when some of those who hold it are gone: the others hold it, or it ends.
 pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
     match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
-        Some(rest) => Change::SingletonLeave { lease: Arc::new(rest), reason },
+        Some(rest) => Change::Leave { lease: Arc::new(rest), reason },
         None => Change::end(Arc::clone(lease), reason),
     }
 }

@@ -247,7 +247,7 @@ impl Registry {
                 }
                 self.remove(lease);
             }
-            Change::SingletonReuse { lease } => {
+            Change::Reuse { lease } => {
                 if let (Some(key), Some(program)) = (lease.memory_key(), &lease.program) {
                     self.memory.mark(&key, program);
                 }
@@ -256,7 +256,7 @@ impl Registry {
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
-            | Change::SingletonLeave { lease, .. } => self.replace(lease),
+            | Change::Leave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
             Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),
             Change::EndInstance { instance, .. } => self.remove_instance(&instance.instance_id),

@@ -199,7 +199,7 @@ impl Model {
                 self.put(lease);
             }
             Change::Release { lease, .. } | Change::Expire { lease, .. } => self.take(lease),
-            Change::SingletonReuse { lease } => {
+            Change::Reuse { lease } => {
                 let known = lease.memory_key().and_then(|key| self.memory.get_mut(&key));
                 if let Some(known) = known.filter(|_| lease.program.is_some()) {
                     known.program = lease.program.clone();
@@ -210,7 +210,7 @@ impl Model {
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
-            | Change::SingletonLeave { lease, .. } => {
+            | Change::Leave { lease, .. } => {
                 self.take(lease);
                 self.put(lease);
             }

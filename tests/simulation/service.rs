@@ -93,8 +93,8 @@ impl Service {
                 Change::Release { .. } => self.counts.released += 1,
                 Change::Expire { .. } => self.counts.expired += 1,
                 Change::Orphan { .. } => self.counts.orphaned += 1,
-                Change::SingletonReuse { .. } => self.counts.shared += 1,
-                Change::SingletonLeave { .. } => self.counts.left += 1,
+                Change::Reuse { .. } => self.counts.shared += 1,
+                Change::Leave { .. } => self.counts.left += 1,
                 Change::Forget { .. } => self.counts.forgotten += 1,
                 _ => {}
             }
