@@ -28,6 +28,8 @@ pub enum ErrorKind {
     PoolExhausted,
     /// No live lease of that id.
     NoSuchLease,
+    /// The lease has no time limit that could begin again.
+    NoTimeLimit,
     /// Ranges for unknown types are switched off.
     AutoAllocationDisabled,
     /// A limit is reached: of the configuration, or of the machine.
@@ -104,12 +106,13 @@ pub struct ErrorNames {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::InvalidArgument,
         Self::UnknownServiceType,
         Self::PortInUse,
         Self::PoolExhausted,
         Self::NoSuchLease,
+        Self::NoTimeLimit,
         Self::AutoAllocationDisabled,
         Self::LimitExceeded,
         Self::Storage,
@@ -126,6 +129,7 @@ impl ErrorKind {
             Self::PortInUse => ("PortInUse", 409, 1),
             Self::PoolExhausted => ("PoolExhausted", 503, 1),
             Self::NoSuchLease => ("NoSuchLease", 404, 1),
+            Self::NoTimeLimit => ("NoTimeLimit", 409, 1),
             Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403, 1),
             Self::LimitExceeded => ("LimitExceeded", 429, 1),
             Self::Storage => ("Storage", 507, 1),

@@ -305,13 +305,15 @@ fn a_time_limit_ends_a_lease_unless_it_is_renewed() {
     assert_took(start, 4);
 
     refused(&renew(&renewed, ""), 404, "NoSuchLease");
-    for body in
-        ["", r#"{"ttl": 0}"#, r#"{"ttl": 31536001}"#, r#"{"ttl": "1"}"#, "[]", r#"{"a": 1}"#]
-    {
+    for body in [r#"{"ttl": 0}"#, r#"{"ttl": 31536001}"#, r#"{"ttl": "1"}"#, "[]", r#"{"a": 1}"#] {
         refused(&renew(&without, body), 400, "InvalidArgument");
     }
-    assert_eq!(renew(&without, r#"{"ttl": 1}"#).body["ttl"], 1);
-    until(&home, &without, None);
+    // To give it one would end what was to last.
+    for body in ["", r#"{"ttl": 1}"#] {
+        refused(&renew(&without, body), 409, "NoTimeLimit");
+    }
+    let kept = home.leases();
+    assert_eq!([&kept[0]["lease_id"], &kept[0]["ttl"]], [&without["lease_id"], &Json::Null]);
     end(service, Signal::SIGTERM);
 }
 
@@ -453,7 +455,7 @@ fn who_renews_a_shared_lease_renews_their_own_time_limit_and_nobody_elses() {
     let released = home.http("DELETE", &format!("/allocate/{}", holder(&other)), "");
     assert_eq!(released.body["port"], lease["port"], "{released:?}");
     assert_eq!(holders(&home, &lease), Some(1));
-    refused(&renew(id(&lease), &json!({})), 400, "InvalidArgument");
+    refused(&renew(id(&lease), &json!({})), 409, "NoTimeLimit");
     drop(owner);
     until(&home, &lease, None);
     end(service, Signal::SIGTERM);

@@ -3,13 +3,13 @@
 mod support;
 
 use serde_json::Value as Json;
-use support::Home;
+use support::{Home, said};
 
 /// What was audited of leases, the oldest first, each action with its reason.
 fn audited(home: &Home) -> Vec<String> {
     let events = home.ok(&["audit", "--type", "mine", "--json"]);
     let events: Json = serde_json::from_str(&events).unwrap();
-    let events = events.as_array().unwrap().iter();
+    let events = events["events"].as_array().unwrap().iter();
     let words = events.map(|event| {
         let [action, reason] = ["action", "reason"].map(|key| event[key].as_str().unwrap_or(""));
         format!("{action} {reason}").trim_end().to_owned()
@@ -33,4 +33,24 @@ fn a_claim_is_audited_as_reused_and_left_and_a_singleton_as_such() {
     home.ok(&["allocate", "mine"]);
     home.ok(&["allocate", "mine"]);
     home.until(|| audited(&home) == ["allocate", "singleton_reuse"]);
+}
+
+#[test]
+fn what_has_no_time_limit_gets_none_by_being_renewed() {
+    let home = Home::with_type();
+    home.ok(&["allocate", "mine", "--name", "web"]);
+    for arguments in [&["renew", "web"][..], &["renew", "web", "--ttl", "1"]] {
+        let refused = home.run(arguments);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let words = format!(
+            "styxy: the lease of port {0} has no time limit that could begin again; to end the lease, release it \
+             (`styxy release {0}`)\n",
+            home.port(0)
+        );
+        assert_eq!(said(&refused), words);
+    }
+    assert!(home.leases()[0]["ttl"].is_null());
+    home.ok(&["allocate", "mine", "--name", "job", "--ttl", "1000"]);
+    let renewed = home.ok(&["renew", "job", "--ttl", "500"]);
+    assert_eq!(renewed, format!("port {} is leased for 500 more seconds", home.port(1)));
 }

@@ -107,7 +107,8 @@ pub fn shared(lease: &Lease, mut caller: Holder) -> Result<(Lease, Option<Holder
 ///
 /// # Errors
 ///
-/// [`ErrorKind::InvalidArgument`] if that is no time limit, or if it is not clear whose it would be.
+/// [`ErrorKind::InvalidArgument`] if that is no time limit, or if it is not clear whose it would be;
+/// [`ErrorKind::NoTimeLimit`] if there was none, so that it would end what was to last.
 pub fn renewed(
     lease: &Lease,
     named: Option<HolderId>,
@@ -132,20 +133,33 @@ pub fn renewed(
         ))
         .suggest("renew with the holder_id that the allocation has answered"));
     };
-    let ttl = ttl.or(holder.ttl).ok_or_else(|| {
-        Error::invalid("there is no time limit that could begin again")
-            .suggest("give one in seconds (`--ttl`)")
-    })?;
-    if !(1..=LONGEST_TTL).contains(&ttl) {
+    if ttl.is_some_and(|ttl| !(1..=LONGEST_TTL).contains(&ttl)) {
         let message = format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}");
         return Err(Error::invalid(message));
     }
+    // Without a time limit an orphan ends with its listener, so that one can only make it last longer.
+    let ttl = match holder.ttl {
+        None if !lease.orphaned => None,
+        before => ttl.or(before),
+    };
+    let ttl = ttl.ok_or_else(|| no_time_limit(lease))?;
     (holder.ttl, holder.deadline) = (Some(ttl), Some(now.plus_seconds(ttl)));
     let first = holder.clone();
     let lease = Lease { orphaned: false, ..lease.clone() };
     let seen = lease.held_by(once(first).chain(lease.sharers.iter().cloned()));
     let renewed = lease.held_by(holders);
     Ok((renewed.unwrap_or_else(|| lease.clone()), seen.unwrap_or(lease)))
+}
+
+fn no_time_limit(lease: &Lease) -> Error {
+    let port = lease.port;
+    let remedy = if lease.orphaned {
+        "give one in seconds (`--ttl`)".to_owned()
+    } else {
+        format!("to end the lease, release it (`styxy release {port}`)")
+    };
+    let message = format!("the lease of port {port} has no time limit that could begin again");
+    Error::new(ErrorKind::NoTimeLimit, message).suggest(remedy)
 }
 
 /// The lease when its owner is gone and something listens on its port.

@@ -359,7 +359,7 @@ impl Agent<'_> {
                 self.styxy(&["renew", &lease_id, "--json"], DONE);
             }
             Some(Grant { lease_id: Some(lease_id), has_ttl: false, .. }) => {
-                self.styxy(&["renew", &lease_id], &[(2, "there is no time limit")]);
+                self.styxy(&["renew", &lease_id], &[(1, "has no time limit")]);
             }
             _ => {}
         }

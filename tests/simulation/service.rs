@@ -284,8 +284,14 @@ impl Service {
         let lease = self.registry.get(lease_id).expect("a live lease");
         let name = lease.holder_ids().last().map(|holder| holder.to_string());
         let name = name.map_or(lease_id, |name| name.parse().expect("a name of the same form"));
-        let renewed = self.registry.renew(name, Some(ttl), self.now());
-        self.commit(vec![renewed.expect("a time limit").0]);
+        let has_limit = lease.holders().last().is_some_and(|holder| holder.ttl.is_some());
+        match self.registry.renew(name, Some(ttl), self.now()) {
+            Ok((change, _)) => {
+                assert!(has_limit || lease.orphaned, "nothing ends that was to last");
+                self.commit(vec![change]);
+            }
+            Err(error) => assert_eq!((error.kind, has_limit), (ErrorKind::NoTimeLimit, false)),
+        }
     }
 
     pub fn forget(&mut self, filter: &Filter) {
