@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::{fs, net::TcpListener, process};
+
 use serde_json::Value as Json;
 use support::{Home, said};
 
@@ -53,4 +55,22 @@ fn what_has_no_time_limit_gets_none_by_being_renewed() {
     home.ok(&["allocate", "mine", "--name", "job", "--ttl", "1000"]);
     let renewed = home.ok(&["renew", "job", "--ttl", "500"]);
     assert_eq!(renewed, format!("port {} is leased for 500 more seconds", home.port(1)));
+}
+
+#[test]
+fn it_is_said_which_service_was_released_and_who_still_listens() {
+    let home = Home::with_type();
+    for name in ["web", "api"] {
+        home.ok(&["allocate", "mine", "--name", name]);
+    }
+    let [web, api] = [0, 1].map(|index| home.port(index));
+    let server = TcpListener::bind(("127.0.0.1", web)).unwrap();
+    let who =
+        format!("{}[{}]", fs::read_to_string("/proc/self/comm").unwrap().trim(), process::id());
+    let released = home.ok(&["release", "web", "api"]);
+    let words = format!(
+        "released port {web} of mine web; {who} still listens on it\nreleased port {api} of mine api"
+    );
+    assert_eq!(released, words);
+    drop(server);
 }

@@ -150,9 +150,14 @@ fn several_of(leases: &[Json]) -> String {
 
 /// `1a4c8f0e (3000/tcp, dev web)`
 fn one(lease: &Json, shown: usize) -> String {
-    let what = [text(lease, "service_type"), text(lease, "service_name")].join(" ");
     let (port, protocol) = (&lease["port"], text(lease, "protocol"));
-    format!("{} ({port}/{protocol}, {})", short_id(lease, shown), what.trim_end())
+    format!("{} ({port}/{protocol}, {})", short_id(lease, shown), service(lease))
+}
+
+/// What a lease is for: `dev web`.
+pub(super) fn service(lease: &Json) -> String {
+    let words = [text(lease, "service_type"), text(lease, "service_name")];
+    words.join(" ").trim_end().to_owned()
 }
 
 /// The leases that match the filter.

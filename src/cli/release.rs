@@ -4,8 +4,10 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, counted,
-    lease::{found, named},
+    Output, Stop, ask,
+    check::who_listens,
+    counted,
+    lease::{found, named, service},
     print, print_json, print_list,
     project::Project,
     refused, text, usage,
@@ -13,7 +15,7 @@ use super::{
 use crate::{
     client::{self, Call, Failure},
     error::Error,
-    port::Protocol,
+    port::{Port, Protocol},
     value::Fields,
 };
 
@@ -130,10 +132,6 @@ impl Release {
             if leases.is_empty() {
                 return print("no lease matches");
             }
-            let line = |lease: &Json| match text(lease, "service_type") {
-                "" => format!("released a share of port {}", lease["port"]),
-                service_type => format!("released port {} of {service_type}", lease["port"]),
-            };
             return print(&leases.iter().map(line).collect::<Vec<_>>().join("\n"));
         }
         let answer = |lease: &Json| json!({"port": lease["port"], "lease_id": lease["lease_id"]});
@@ -143,6 +141,27 @@ impl Release {
             all => print_list("leases", all.iter().map(answer).collect::<Vec<_>>()),
         }
     }
+}
+
+/// What was released, and who listens on its port all the same.
+fn line(lease: &Json) -> String {
+    let port = &lease["port"];
+    if text(lease, "service_type").is_empty() {
+        return format!("released a share of port {port}");
+    }
+    let line = format!("released port {port} of {}", service(lease));
+    match still_listens(lease) {
+        Some(who) => format!("{line}; {who} still listens on it"),
+        None => line,
+    }
+}
+
+/// Who listens on a port that was released. It is looked for only if somebody did before.
+fn still_listens(lease: &Json) -> Option<String> {
+    let port = lease["port"].as_u64().and_then(Port::new)?;
+    let protocol = text(lease, "protocol").parse().ok()?;
+    let was_used = ["listening", "orphaned"].contains(&text(lease, "state"));
+    was_used.then(|| who_listens(port, protocol)).flatten()
 }
 
 /// Releases a lease that was found.
@@ -157,9 +176,9 @@ pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
 fn agreed(leases: &[Json]) -> Result<bool, Stop> {
     let mut out = io::stderr().lock();
     for lease in leases {
-        let service_type = text(lease, "service_type");
         let project = lease["package_path"].as_str().unwrap_or(text(lease, "project_path"));
-        writeln!(out, "port {} of {service_type} {project}", lease["port"])?;
+        let line = format!("port {} of {} {project}", lease["port"], service(lease));
+        writeln!(out, "{}", line.trim_end())?;
     }
     let what = counted(leases.len() as u64, "lease");
     if !io::stdin().is_terminal() {
