@@ -202,7 +202,6 @@ impl Home {
 
     /// A command that runs until its input ends, and its port.
     fn running(&self, arguments: &[&str]) -> (Child, String) {
-        use std::io::{BufRead, BufReader};
         let mut command: Command = self.styxy();
         command.args(["run", "mine"]).args(arguments);
         command.args(["--", "sh", "-c", "echo $PORT; read _"]);
@@ -379,17 +378,56 @@ fn a_claim_stays_where_it_is_whatever_else_is_asked_for() {
     let home = Home::with_type();
     let first = home.allocated(&[]);
     let wanted = home.port(5).to_string();
+    // Somebody else has the other port.
+    let server = TcpListener::bind(("127.0.0.1", home.port(5))).unwrap();
     let stays = home.allocated(&["--port", &wanted]);
     assert_eq!(stays["lease_id"], first["lease_id"]);
-    let note = stays["note"].as_str().unwrap();
-    assert!(note.contains(&wanted) && note.contains("release"), "{note}");
-    let strict = home.run(&["allocate", "mine", "--port", &wanted, "--strict"]);
-    assert_eq!(strict.status.code(), Some(1));
-    assert!(said(&strict).contains("has port") && said(&strict).contains("--new"), "{strict:?}");
+    assert_eq!(
+        stays["note"],
+        format!("port {wanted} cannot be had, and the service keeps port {}", first["port"])
+    );
+    let strict = refused(&home, &["allocate", "mine", "--port", &wanted, "--strict"]);
+    assert!(strict.contains("is in use by"), "{strict}");
     assert_eq!(home.leases().len(), 1);
     // What is forgotten is which port it had, and not that it has it.
     home.ok(&["forget"]);
     assert_eq!(home.allocated(&[])["lease_id"], first["lease_id"]);
+    drop(server);
+}
+
+#[test]
+fn a_claim_moves_to_the_port_that_is_asked_for_unless_a_server_uses_it() {
+    let home = Home::with_type();
+    home.allocated(&[]);
+    let wanted = home.port(5).to_string();
+    let dry = home.allocated(&["--port", &wanted, "--dry-run"]);
+    assert_eq!(dry["port"].to_string(), wanted);
+    assert_ne!(home.leases()[0]["port"].to_string(), wanted);
+    for (number, more) in [(5, &[][..]), (6, &["--strict"])] {
+        let wanted = home.port(number).to_string();
+        let moved = home.allocated(&[&["--port", &wanted], more].concat());
+        assert_eq!((moved["port"].to_string(), &moved["existing"]), (wanted, &Json::Null));
+        // It is the service's from now on.
+        assert_eq!(home.allocated(&[])["lease_id"], moved["lease_id"]);
+    }
+    assert_eq!(home.leases().len(), 1);
+    // A server listens; a command is about to.
+    let server = TcpListener::bind(("127.0.0.1", home.port(6))).unwrap();
+    let stays = || {
+        let refused = refused(&home, &["allocate", "mine", "--port", &wanted]);
+        assert!(refused.contains("a server uses it; stop that server first"), "{refused}");
+    };
+    stays();
+    drop(server);
+    let (run, _) = home.running(&[]);
+    stays();
+    home.end(run);
+    let block = home.allocated(&["--count", "2"]);
+    let to = home.port(3).to_string();
+    let moved = home.allocated(&["--count", "2", "--port", &to]);
+    assert_eq!(moved["ports"], json!([home.port(3), home.port(4)]));
+    assert_ne!(moved["ports"], block["ports"]);
+    assert_eq!(home.leases().len(), 3);
 }
 
 #[test]

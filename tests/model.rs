@@ -271,6 +271,7 @@ impl Both {
         match &answer {
             _ if request.dry_run => {}
             Ok(Choice::Port(port)) => self.grant(request, *port),
+            Ok(Choice::Moved(..)) => unreachable!("nothing here is a claim"),
             Ok(Choice::Existing(lease)) => {
                 self.apply(&Change::Reuse { lease: Arc::clone(lease) });
             }

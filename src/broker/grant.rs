@@ -21,7 +21,7 @@ use crate::{
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, InUse, Obstacle, PortSet, Remembered,
-        claims::is_used,
+        claims::{has_another_port, is_used},
         granting::{At, Before, Decision, Means, Share, Shared, new_leases},
         holding::let_go,
     },
@@ -293,7 +293,10 @@ impl Broker {
                 }
                 _ => Vec::new(),
             };
-            if self.hurry(inner, &leaving) || !self.regain(inner, request, &decided, held) {
+            if self.hurry(inner, &leaving)
+                || !self.regain(inner, request, &decided, held)
+                || self.make_way(inner, request, &decided, client)?
+            {
                 continue;
             }
             let is_short = match &decided {
@@ -313,7 +316,7 @@ impl Broker {
                 let lease = Arc::clone(lease);
                 return self.share(inner, lease, &decision, client, held, hand_over);
             }
-            Choice::Port(port) => *port,
+            Choice::Moved(_, port) | Choice::Port(port) => *port,
         };
         inner.registry.name_is_free(&decision.request, None)?;
         let moment = At { now: clock::now(), wall: Timestamp::now() };
@@ -396,6 +399,37 @@ impl Broker {
         ends.is_empty() || self.commit(inner, ends, None).is_err()
     }
 
+    /// Ends the claim that is asked for with another port, so that it gets that one: then it is true, and it must be decided
+    /// again. A claim that something listens on stays.
+    fn make_way(
+        &self,
+        inner: &mut Inner,
+        request: &AllocateRequest,
+        decided: &Result<Option<Planned>, Error>,
+        client: &Client,
+    ) -> Result<bool, Error> {
+        let Ok(Some(Planned {
+            decision: Decision { choice: Choice::Moved(claim, _), .. }, ..
+        })) = decided
+        else {
+            return Ok(false);
+        };
+        let leases = match claim.block_id {
+            Some(id) => inner.registry.leases_of_block(id),
+            None => vec![Arc::clone(claim)],
+        };
+        let is_in_use =
+            |lease: &Arc<Lease>| diag::is_listened(lease.port, lease.protocol) && !is_taken(lease);
+        if leases.iter().any(is_in_use) {
+            return Err(has_another_port(claim));
+        }
+        if !request.dry_run {
+            let ends = leases.into_iter().map(|lease| Change::end(lease, EndReason::Released));
+            self.commit(inner, ends.collect(), Some(client))?;
+        }
+        Ok(!request.dry_run)
+    }
+
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
     fn share(
         &self,
@@ -412,9 +446,8 @@ impl Broker {
         let mut others: Vec<_> = others.collect();
         let port = lease.port;
         let other_port = request.port.filter(|asked| lease.claim && *asked != port);
-        let note = other_port.map(|asked| {
-            format!("the service has port {port}; for {asked} release that first, or ask for a lease beside it (--new)")
-        });
+        let note = other_port
+            .map(|asked| format!("port {asked} cannot be had, and the service keeps port {port}"));
         // It is bound beside the guard, as a server binds it.
         let socket = match lease.protocol {
             _ if !hand_over => None,

@@ -2,7 +2,11 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
-use super::{Registry, Remembered, claims::has_another_port, port_set::select};
+use super::{
+    Registry, Remembered,
+    claims::{has_another_port, is_used},
+    port_set::select,
+};
 use crate::{
     error::{Error, ErrorKind, Shortage},
     lease::Lease,
@@ -63,6 +67,8 @@ impl Reason {
 pub enum Choice {
     /// The lease of a singleton, or a claim, that is there already.
     Existing(Arc<Lease>),
+    /// The same, once this claim has ended, which was asked for again with this port and is not used.
+    Moved(Arc<Lease>, Port),
     /// This port, or as many from this one on as were asked for.
     Port(Port),
 }
@@ -166,10 +172,18 @@ impl Registry {
     ) -> Result<Choice, Error> {
         let template = request.template_port(service_type, &self.rules.templates)?;
         if let Some(lease) = self.claim(request, service_type) {
-            if request.strict && request.port != Some(lease.port) {
+            let Some(port) = request.port.filter(|port| *port != lease.port) else {
+                return Ok(Choice::Existing(Arc::clone(lease)));
+            };
+            if is_used(lease) {
                 return Err(has_another_port(lease));
             }
-            return Ok(Choice::Existing(Arc::clone(lease)));
+            return match self.asked_block(port, request, &mut probe) {
+                Ok(()) => Ok(Choice::Moved(Arc::clone(lease), port)),
+                Err((_, Obstacle::Shortage(shortage))) => Err(shortage.into()),
+                Err((port, obstacle)) if request.strict => Err(refused(port, request, &obstacle)),
+                Err(_) => Ok(Choice::Existing(Arc::clone(lease))),
+            };
         }
         if let Some(lease) = self.existing(request, service_type) {
             if request.strict && request.port != Some(lease.port) {

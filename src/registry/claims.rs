@@ -135,18 +135,17 @@ pub(super) fn claimed(
     Ok((Lease { orphaned: false, ..claimed }, id))
 }
 
-/// The refusal of another port than the one that a claim has.
-pub(super) fn has_another_port(claim: &Lease) -> Error {
+/// The refusal of another port than the one that a claim has, and that a server uses.
+pub fn has_another_port(claim: &Lease) -> Error {
     let Lease { port, service_type, .. } = claim;
     let name = claim.name().map(|name| format!(" {name}")).unwrap_or_default();
     Error::new(
         ErrorKind::PortInUse,
-        format!("{service_type}{name} of this project has port {port} already"),
+        format!("{service_type}{name} of this project has port {port}, and a server uses it"),
     )
-    .suggest(format!(
-        "release that (`styxy release {port}`), give this service another name (--name), or ask for a lease of its \
-         own (--new)"
-    ))
+    .suggest(
+        "stop that server first, give this service another name (--name), or ask for a lease of its own (--new)",
+    )
 }
 
 #[cfg(test)]

@@ -228,7 +228,7 @@ fn instance(agent: u8) -> InstanceId {
 /// The leases, what is remembered, and the instances: all that a log keeps.
 fn kept(registry: &Registry) -> impl PartialEq + std::fmt::Debug + use<> {
     let memory = registry.memory().iter();
-    let memory: Vec<_> = memory.map(|(key, known)| ((**key).clone(), known)).collect();
+    let memory: Vec<_> = memory.map(|(key, known)| ((**key).clone(), known.clone())).collect();
     (registry.list(&Filter::default()), memory, registry.instances())
 }
 
@@ -474,6 +474,15 @@ impl World {
             return if self.commit(vec![gives_way]) { self.ask(request, owner) } else { None };
         }
         let decision = decided.ok()?.expect("no type may grow");
+        if let Choice::Moved(claim, _) = &decision.choice {
+            let end = Change::end(Arc::clone(claim), EndReason::Released);
+            let is_listened = self.listened.contains(&claim.port);
+            return if !is_listened && self.commit(vec![end]) {
+                self.ask(request, owner)
+            } else {
+                None
+            };
+        }
         let kept_before = self.fails.then(|| kept(&self.registry));
         let name = request.lease_id.map(HolderId::from);
         let mut repeated = None;
@@ -509,6 +518,7 @@ impl World {
                 let shares = shared.is_new.then_some(share).into_iter().collect();
                 (vec![shared.change], shares)
             }
+            Choice::Moved(..) => unreachable!("it was decided again"),
         };
         if self.commit(changes) {
             repeated.into_iter().for_each(|name| self.registry.note_repeated(name));

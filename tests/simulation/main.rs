@@ -164,6 +164,7 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
         refused,
         exhausted,
         yielded,
+        moved,
         over_limit,
         released,
         expired,
@@ -180,6 +181,7 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
     let at_times = [blocks, over_limit, types_appeared, types_grown, types_undone, reloads];
     assert!(at_times.into_iter().all(|count| count > OPERATIONS as u64 / 20_000), "{at_times:?}");
     assert!(yielded > OPERATIONS as u64 / 100_000, "{yielded}");
+    assert!(moved > OPERATIONS as u64 / 100_000, "{moved}");
 }
 
 /// Flat: after all these operations the median block takes at most half as long again as that of a fleet

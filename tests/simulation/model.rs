@@ -202,7 +202,7 @@ impl Model {
             Change::Reuse { lease } => {
                 let known = lease.memory_key().and_then(|key| self.memory.get_mut(&key));
                 if let Some(known) = known.filter(|_| lease.program.is_some()) {
-                    known.program = lease.program.clone();
+                    known.program.clone_from(&lease.program);
                 }
                 self.take(lease);
                 self.put(lease);
@@ -297,10 +297,10 @@ impl Model {
             before => {
                 match remembers {
                     Remembers::Moved { from } => {
-                        assert_eq!(before.as_ref().map(|b| b.port), Some(from))
+                        assert_eq!(before.as_ref().map(|b| b.port), Some(from));
                     }
                     Remembers::Port => {
-                        assert!(before.as_ref().is_none_or(|b| b.port == lease.port))
+                        assert!(before.as_ref().is_none_or(|b| b.port == lease.port));
                     }
                     Remembers::Substitute => panic!("there is nothing to be substituted"),
                 }
@@ -388,8 +388,10 @@ impl Model {
         let Some(program) = &request.program else { return free.next()? };
         let free: Vec<_> = free.collect();
         let of = |program: Option<&ServiceName>| {
-            let last = |known: &Option<&Remembered>| known.and_then(|known| known.program.as_ref());
-            free.iter().copied().find(|known| last(known) == program)
+            free.iter().copied().find(|known| match known {
+                Some(known) => known.program.as_ref() == program,
+                None => program.is_none(),
+            })
         };
         of(Some(program)).or_else(|| of(None))?
     }
@@ -457,6 +459,11 @@ impl Model {
                 let live = self.lease_at(parts(lease.protocol)[0], lease.port);
                 assert!(live.is_some_and(|live| Arc::ptr_eq(live, lease)), "{lease:?} has ended");
             }
+            Ok(Choice::Moved(lease, to)) => {
+                assert!(claim.is_some_and(|claim| Arc::ptr_eq(claim, lease)), "{lease:?}");
+                assert!(!lease.orphaned && lease.owners().next().is_none(), "it is used");
+                assert_eq!(asked, Some(*to), "it moves to the port that is asked for");
+            }
             Ok(Choice::Port(first)) => {
                 assert!(!exists, "{key:?} runs once, and runs already");
                 assert!(wants <= self.most_leases, "{wants} leases are too many");
@@ -481,8 +488,10 @@ impl Model {
             Err(error) => match error.kind {
                 ErrorKind::LimitExceeded => assert!(!exists && wants > self.most_leases),
                 ErrorKind::PortInUse => {
+                    let is_used = |l: &Arc<Lease>| l.orphaned || l.owners().next().is_some();
+                    let stays = request.port.is_some() && claim.is_some_and(is_used);
                     let strictly = request.strict && (exists || asked.is_none());
-                    assert!(strictly || self.is_of_another_protocol(request), "{error:?}");
+                    assert!(stays || strictly || self.is_of_another_protocol(request), "{error:?}");
                 }
                 ErrorKind::PoolExhausted => {
                     assert!(is_full(), "there is room for {request:?}: {error:?}");

@@ -10,6 +10,7 @@ use styxy::{
     port::{Port, PortRange, Protocol},
     registry::{
         Choice, Effect, InUse, Obstacle, PortSet, Registry, Rules,
+        claims::has_another_port,
         ending::{LOOKS, OwnerEnded, spare_listened},
         granting::{At, Decision, Means, new_leases},
     },
@@ -36,6 +37,7 @@ pub struct Counts {
     pub refused: u64,
     pub exhausted: u64,
     pub yielded: u64,
+    pub moved: u64,
     pub over_limit: u64,
     pub released: u64,
     pub expired: u64,
@@ -179,6 +181,19 @@ impl Service {
         match &decision.choice {
             Choice::Port(first) => self.grant(&decision, *first, owner),
             Choice::Existing(lease) => self.share(&lease.clone(), request, owner)?,
+            Choice::Moved(claim, _) => {
+                let leases = match claim.block_id {
+                    Some(id) => self.registry.leases_of_block(id),
+                    None => vec![Arc::clone(claim)],
+                };
+                if leases.iter().any(|lease| self.model.is_busy(lease.port, lease.protocol)) {
+                    return Err(has_another_port(claim));
+                }
+                self.counts.moved += 1;
+                let end = |lease| Change::end(lease, EndReason::Released);
+                self.commit(leases.into_iter().map(end).collect());
+                return self.allocate_now(request, owner);
+            }
         }
         Ok(true)
     }
@@ -207,7 +222,9 @@ impl Service {
         request: &AllocateRequest,
         owner: &Owner,
     ) -> Result<(), Error> {
-        let (id, now) = (HolderId::from_number(self.seq.into()), self.now());
+        // No lease is called so.
+        let id = HolderId::from_number(u128::from(u64::MAX) + u128::from(self.seq));
+        let now = self.now();
         let shared = self.registry.share(lease, request, owner, id, now)?;
         self.commit(vec![shared.change]);
         Ok(())
