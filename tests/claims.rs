@@ -566,7 +566,7 @@ fn packages_of_a_project_have_ports_of_their_own_and_find_each_other() {
     let top = home.path("").display().to_string();
     let either = find(&top, &[]);
     assert_eq!(either.status.code(), Some(2));
-    assert!(said(&either).contains("--package"), "{either:?}");
+    assert!(said(&either).contains("dev@apps/web"), "{either:?}");
     assert!(home.ok(&["list"]).contains("~/apps/admin"), "{}", home.ok(&["list"]));
     let listed = out(&home.at(&top, &["list", "--package", &web, "--json"]));
     let listed: Vec<_> =

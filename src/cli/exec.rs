@@ -72,7 +72,8 @@ impl Exec {
         if answer["protocol"] == "tcp" {
             listen(&socket)?;
         }
-        let mut command = self.replacing.prepare(&self.command, &environment("PORT", &answer));
+        let mut command =
+            self.replacing.prepare(&self.command, Some("PORT"), &environment("PORT", &answer));
         command
             .env("LISTEN_FDS", "1")
             .env("LISTEN_PID", process::id().to_string())

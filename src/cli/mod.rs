@@ -32,6 +32,7 @@ mod renew;
 mod run;
 mod scan;
 mod screen;
+mod service;
 mod status;
 mod suggest;
 mod table;

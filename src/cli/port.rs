@@ -10,16 +10,19 @@ use clap::{
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ask, holders::note_of, print, print_json, project::Project, refused, say, text,
-    usage, wanted::unit_of,
+    Output, Stop,
+    holders::note_of,
+    print, print_json,
+    project::Project,
+    refused, say,
+    service::{Named, Service, unless_missing},
+    text, usage,
 };
 use crate::{
-    client::{self, Call},
-    error::ErrorKind,
+    client,
+    error::Error,
     kernel::{diag, probe},
-    lease::ProjectPath,
     port::{Port, Protocol},
-    value::Fields,
 };
 
 /// How soon it is looked again whether something listens: at first, and at most.
@@ -30,14 +33,15 @@ const SILENT: Duration = Duration::from_secs(2);
 
 /// Print the port that a service of this project has now
 ///
-/// Without --package, a service of the package of the current folder is meant, else one of the whole project. Of several
+/// Without a package, a service of the package of the current folder is meant, else one of the whole project. Of several
 /// leases of one service, the first is meant. Exit code 1 if there is none, 2 if several services are meant.
 #[derive(Debug, Args)]
 pub(super) struct Find {
-    /// The class of service: dev, api, database, …
-    #[arg(value_name = "TYPE")]
-    service_type: String,
-    /// The service's name
+    /// Its name, its type, or TYPE:NAME; with @PACKAGE behind it, that of another package: a folder, named from the top of
+    /// the project
+    #[arg(value_name = "SERVICE[@PACKAGE]")]
+    service: Named,
+    /// The service's name; SERVICE is its type then
     #[arg(long)]
     name: Option<String>,
     /// The package that it is of: a folder of the project, named from here or from its top
@@ -70,12 +74,18 @@ impl Find {
     pub(super) fn run(self) -> Result<(), Stop> {
         let project = Project::or_current(self.project.as_ref().or(self.package.as_ref()));
         let project = project.map_err(|e| usage(&e))?;
-        let service = Service {
-            class: Some(self.service_type),
-            name: self.name,
-            project,
-            strict: self.package.is_some(),
-        };
+        let mut service = self.service;
+        if self.package.is_some() && service.has_package() {
+            let error = Error::invalid("the package is named twice");
+            return Err(usage(&error.suggest("leave out --package, or what follows @")));
+        }
+        if let Some(name) = self.name {
+            service = service.with_name(name).map_err(|e| usage(&e))?;
+        }
+        let mut service = service.of(&project).map_err(|e| usage(&e))?;
+        if self.package.is_some() {
+            service = service.of_this_package();
+        }
         let lease = match self.wait {
             Some(seconds) => service.listening_within(Duration::from_secs(seconds))?,
             None => service.lease()?,
@@ -110,60 +120,7 @@ fn variable(lease: &Json) -> String {
     format!("{sign}{name}_PORT")
 }
 
-/// The lease of another service of the current project, by its name or its type, or by both: `api`, `database:orders`.
-pub(super) fn of_project(service: &str) -> Result<Json, Stop> {
-    let named = |class: Option<&str>, name: Option<&str>| {
-        let (class, name) = (class.map(str::to_owned), name.map(str::to_owned));
-        let project = Project::current().map_err(|e| usage(&e))?;
-        Service { class, name, project, strict: false }.lease()
-    };
-    match service.split_once(':') {
-        Some((service_type, name)) => named(Some(service_type), Some(name)),
-        None => unless_missing(named(None, Some(service)))?
-            .map_or_else(|| named(Some(service), None), Ok),
-    }
-}
-
-/// `None` if there is no such lease.
-fn unless_missing(lease: Result<Json, Stop>) -> Result<Option<Json>, Stop> {
-    match lease {
-        Err(Stop::Failure(failure)) if failure.is(ErrorKind::NoSuchLease) => Ok(None),
-        lease => lease.map(Some),
-    }
-}
-
-/// A service that is looked for.
-pub(super) struct Service {
-    pub(super) class: Option<String>,
-    pub(super) name: Option<String>,
-    pub(super) project: Project,
-    /// Whether only one of the project's very package is meant.
-    pub(super) strict: bool,
-}
-
 impl Service {
-    /// Its lease.
-    pub(super) fn lease(&self) -> Result<Json, Stop> {
-        // What a unit asks for is called after it, unless it says a name.
-        let of_unit = self.name.is_none().then(|| unit_of(&self.project)).flatten();
-        if of_unit.is_some()
-            && let Some(lease) = unless_missing(self.named(of_unit))?
-        {
-            return Ok(lease);
-        }
-        self.named(self.name.clone())
-    }
-
-    fn named(&self, name: Option<String>) -> Result<Json, Stop> {
-        let mut service = Fields::default();
-        service.put("project_path", self.project.path().as_str());
-        service.put_some("package_path", self.project.package().map(ProjectPath::as_str));
-        service.put("strict", self.strict);
-        service.put_some("service_type", self.class.clone());
-        service.put_some("service_name", name);
-        ask(&Call::Lookup { service })
-    }
-
     /// Its lease as soon as something listens on the port.
     fn listening_within(&self, patience: Duration) -> Result<Json, Stop> {
         let end = Instant::now() + patience;
@@ -172,7 +129,7 @@ impl Service {
         let (begin, mut asked, mut is_told) = (Instant::now(), None, false);
         loop {
             if begin.elapsed() >= SILENT && !is_told {
-                say(&format!("waiting until {} listens ...", self.words()));
+                say(&format!("waiting until {self} listens ..."));
                 is_told = true;
             }
             // A lease is looked for seldom: the kernel knows of a listener, and the service need not be asked.
@@ -198,12 +155,6 @@ impl Service {
             thread::sleep(pause.min(left));
             pause = (pause * 2).min(LATE);
         }
-    }
-
-    /// `dev web`
-    fn words(&self) -> String {
-        let words = [self.class.as_deref(), self.name.as_deref()];
-        words.into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 

@@ -79,14 +79,16 @@ impl Project {
     /// Returns the project of a package. Its path is from this folder or, as a line that is the same in all packages has
     /// it, from the top of the project.
     pub(super) fn of_package(path: OsString) -> Result<Self, Error> {
-        let folder = Path::new(&path);
-        if !folder.is_dir()
-            && let Ok(here) = Self::current()
-            && here.folder.join(folder).is_dir()
-        {
-            return Self::named(here.folder.join(folder).into());
+        match Self::current() {
+            Ok(here) if !Path::new(&path).is_dir() => here.package_at(path),
+            _ => Self::named(path),
         }
-        Self::named(path)
+    }
+
+    /// Returns the project of a package. Its path is from the top of this project, else from this folder.
+    pub(super) fn package_at(&self, path: OsString) -> Result<Self, Error> {
+        let folder = self.folder.join(&path);
+        Self::named(if folder.is_dir() { folder.into() } else { path })
     }
 
     /// Returns the project of a folder without links in its path: the top of its git worktree, else the folder. The

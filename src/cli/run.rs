@@ -1,5 +1,6 @@
 //! `styxy run`: a lease for a command, which takes the place of styxy.
 //!
+//! - `others`: the ports of other services
 //! - `variables`: which variables tell the command its ports, and of which services these are
 //! - `arguments`: the command with its environment and arguments
 //! - `nested`: what a `styxy run` around this one has leased
@@ -7,6 +8,7 @@
 
 mod arguments;
 mod nested;
+mod others;
 mod variables;
 mod watcher;
 
@@ -29,7 +31,8 @@ pub(super) use self::arguments::{Replacing, environment, unless_off};
 pub(super) use self::watcher::Watcher;
 use self::{
     nested::{Outer, outer},
-    variables::{Leased, Variable, With, have_one_value},
+    others::With,
+    variables::{Leased, Variable, have_one_value},
     watcher::watch,
 };
 use super::{
@@ -37,8 +40,6 @@ use super::{
     holders::IGNORES_PORT,
     lease::found,
     note,
-    owner::put_own_process,
-    port::{of_project, url},
     programs::{self, Help, Hint},
     refused, say, text, usage,
     wanted::{Wanted, allocate, notes},
@@ -76,7 +77,7 @@ const AGAIN: Duration = Duration::from_millis(20);
     styxy run --env WEB=dev --env API=api -- ./start-both")]
 pub(super) struct Run {
     /// The class of service: dev, api, database, …
-    #[arg(value_name = "TYPE", required_unless_present = "env")]
+    #[arg(value_name = "TYPE", required_unless_present_any = ["env", "with", "with_url"])]
     service_type: Option<String>,
     /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, of the service
     /// that is called like the variable (WEB and WEB_PORT: web) or as given
@@ -89,11 +90,11 @@ pub(super) struct Run {
     #[arg(long)]
     hold: Option<Hold>,
     /// Put the port of another service of this project, which has one, into a variable; SERVICE is its name, its type, or
-    /// TYPE:NAME
-    #[arg(long, value_name = "SERVICE=NAME")]
+    /// TYPE:NAME, and with PACKAGE, the folder of another package from the top of the project, that of that package
+    #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with: Vec<With>,
     /// The same as a URL: http://127.0.0.1:PORT
-    #[arg(long, value_name = "SERVICE=NAME")]
+    #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with_url: Vec<With>,
     /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
@@ -131,42 +132,30 @@ impl Run {
     pub(super) fn run(self) -> Result<(), Stop> {
         unless_off(&self.command)?;
         let wanted = self.wanted.options()?;
-        let (mut variables, mut own) = (Vec::new(), Json::Null);
         let leases = self.leases()?;
         let with = self.with.iter().map(|with| (with, false));
         let with: Vec<_> = with.chain(self.with_url.iter().map(|with| (with, true))).collect();
         have_one_value(&self.env, &leases, with.iter().map(|(with, _)| *with))?;
-        // A service that is missing is said before anything is leased.
-        let of_others = with.into_iter().map(|(With { service, variable }, is_url)| {
-            let lease = of_project(service)?;
-            let value = if is_url { url(&lease) } else { lease["port"].to_string() };
-            Ok((variable.clone(), value))
-        });
-        let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
         let (known, none) = (programs::known(), Programs::new());
         let programs = if self.plain { &none } else { &known };
         let mut help = self.help(programs);
         let without_guard = help.as_ref().is_some_and(|help| help.has_no_guard);
         let hold = self.hold.or(without_guard.then_some(Hold::None));
-        for (index, leased) in leases.into_iter().enumerate() {
-            let mut options = wanted.clone();
-            options.put_some("count", leased.count.map(u32::from));
-            options.put_some("hold", hold.map(Hold::as_str));
-            put_own_process(&mut options);
-            options.put("use_claim", true);
-            if index > 0 {
-                // What is asked of the first port is not asked of the others.
-                options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
-            }
-            if leased.has_own_name
-                && (leased.name.is_some() || options.get("service_name").is_none())
-            {
-                options.0.retain(|(key, _)| *key != "service_name");
-                options.put("service_name", leased.own_name());
-            }
+        let asked = leases.iter().enumerate().map(|(index, leased)| {
+            let mut options = leased.options(wanted.clone(), hold, index == 0);
             if index == 0 {
                 programs::put_name(&self.command, &known, &mut options);
             }
+            options
+        });
+        let asked: Vec<_> = asked.collect();
+        let own: Vec<_> = leases.iter().map(|leased| leased.service_type).zip(&asked).collect();
+        // What is wrong with these is said before anything is leased.
+        let project = self.wanted.project()?;
+        let of_others = with.into_iter().map(|(with, is_url)| with.value(is_url, &project, &own));
+        let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
+        let (mut variables, mut own) = (Vec::new(), Json::Null);
+        for (index, (leased, options)) in leases.into_iter().zip(asked).enumerate() {
             let outer = match index {
                 0 => outer(leased.service_type, &options)?,
                 _ => Outer::Nothing,
@@ -205,8 +194,9 @@ impl Run {
         }
         let command =
             help.as_ref().map_or_else(|| self.command.clone(), |h| h.apply(&self.command));
+        let own_variable = variables.first().map(|(name, _)| name.clone());
         variables.extend(of_others);
-        let mut prepared = self.replacing.prepare(&command, &variables);
+        let mut prepared = self.replacing.prepare(&command, own_variable.as_deref(), &variables);
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
         self.watch(&own, hint);
         let error = prepared.exec();
@@ -318,6 +308,17 @@ impl Run {
             return Err(usage(&error.suggest(remedy)));
         }
         let leases: Vec<_> = further.collect();
+        let of_a_port = self.wanted.of_a_port().or(self.hold.map(|_| "--hold"));
+        if leases.is_empty()
+            && let Some(option) = of_a_port
+        {
+            let error = Error::invalid(format!(
+                "{option} is for a port of the command, and without a type none is leased"
+            ));
+            return Err(usage(
+                &error.suggest(format!("give a type before --, or leave out {option}")),
+            ));
+        }
         if leases.len() > 1 && self.wanted.names_a_port() {
             let error =
                 Error::invalid("--port or --template is for one port, and several are asked for");

@@ -54,7 +54,7 @@ pub(super) struct Wanted {
 impl Wanted {
     /// The options of the request. Fails if there is no project that the port could be for.
     pub(super) fn options(&self) -> Result<Fields, Stop> {
-        let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
+        let project = self.project()?;
         let mut options = Fields::default();
         options.put_some("service_name", self.name.clone().or_else(|| unit_of(&project)));
         options.put_some("port", self.port.map(Port::get));
@@ -70,6 +70,25 @@ impl Wanted {
         options.put("project_path", project.path().as_str());
         options.put_some("package_path", project.package().map(ProjectPath::as_str));
         Ok(options)
+    }
+
+    /// The project that it is for.
+    pub(super) fn project(&self) -> Result<Project, Stop> {
+        Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))
+    }
+
+    /// One of the options that say something of a port, if one is given.
+    pub(super) fn of_a_port(&self) -> Option<&'static str> {
+        let options = [
+            ("--name", self.name.is_some()),
+            ("--port", self.port.is_some()),
+            ("--template", self.template.is_some()),
+            ("--protocol", self.protocol.is_some()),
+            ("--instance", self.instance.is_some()),
+            ("--singleton-key", self.singleton_key.is_some()),
+            ("--create", self.create),
+        ];
+        options.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
     }
 
     /// Whether it says which port it is to be.

@@ -70,7 +70,7 @@ fn several(leases: &[Arc<Lease>]) -> Error {
     };
     let services: Vec<_> = leases.iter().map(described).collect();
     Error::invalid(format!("several services of this project are meant: {}", services.join(", ")))
-        .suggest("say which by its name (--name) or its package (--package)")
+        .suggest("say which by its name (as in dev:web) or its package (as in dev@apps/web)")
 }
 
 #[cfg(test)]

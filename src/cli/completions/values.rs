@@ -33,7 +33,10 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         (_, "lease_id") => |_| of_leases("lease_id"),
         ("check" | "forget", "port") | (_, "ports") => |_| ports(),
         (_, "project" | "projects" | "package") => projects,
-        ("run", "with" | "with_url") => |_| services(),
+        ("run", "with" | "with_url") => {
+            |_| services().into_iter().map(|(word, help)| (format!("{word}="), help)).collect()
+        }
+        ("port", "service") => |_| services(),
         (_, "instance" | "instances") => |_| instances(),
         (_, "name") => |_| of_leases("service_name"),
         (_, "singleton_key") => |_| of_leases("singleton_key"),
@@ -108,7 +111,7 @@ fn of_leases(key: &str) -> Vec<Value> {
 fn services() -> Vec<Value> {
     let mut services = of_leases("service_name");
     services.extend(of_leases("service_type"));
-    services.into_iter().map(|(word, help)| (format!("{word}="), help)).collect()
+    services
 }
 
 fn ports() -> Vec<Value> {

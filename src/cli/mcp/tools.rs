@@ -12,9 +12,10 @@ use super::{
         audit::{self, query::Query},
         check, counted, lease,
         owner::{Owner, put_own_process},
-        port::Service,
         project::Project,
-        refused, release, suggest, text, usage, wanted,
+        refused, release,
+        service::Named,
+        suggest, text, usage, wanted,
     },
     Effect, Tool, answers,
 };
@@ -223,13 +224,9 @@ impl Tool for Find {
     type Answer = answers::Listed;
 
     fn answer(self) -> Result<Json, Stop> {
-        let service = Service {
-            class: Some(self.service_type),
-            name: self.service_name,
-            project: project(self.project_path)?,
-            strict: false,
-        };
-        service.lease()
+        let project = project(self.project_path)?;
+        let service = Named::of_type(self.service_type, self.service_name).of(&project);
+        service.map_err(|e| usage(&e))?.lease()
     }
 }
 

@@ -48,13 +48,15 @@ pub(in crate::cli) fn unless_off(command: &[OsString]) -> Result<(), Stop> {
 }
 
 impl Replacing {
-    /// The command with its variables, and with the ports in its arguments. The first variable is that of its own port.
+    /// The command with its variables, and with the ports in its arguments; its own port, if it has one, is that of one of
+    /// them.
     pub(in crate::cli) fn prepare(
         self,
         command: &[OsString],
+        own: Option<&str>,
         variables: &[(String, String)],
     ) -> Command {
-        let placeholders = if self.no_replace { Vec::new() } else { placeholders(variables) };
+        let placeholders = if self.no_replace { Vec::new() } else { placeholders(own, variables) };
         let arguments = (1..command.len()).map(|at| {
             let argument = &command[at];
             if is_code(&command[..at]) { argument.clone() } else { filled(argument, &placeholders) }
@@ -71,10 +73,12 @@ impl Replacing {
 
 /// What stands for a port, and the port: `{port}` for the command's own, `{port_1}` for the next of several, and
 /// `{port:NAME}` for that of the variable NAME.
-fn placeholders(variables: &[(String, String)]) -> Vec<(String, &str)> {
-    let own = variables.first().map_or("", |(name, _)| name);
+fn placeholders<'a>(
+    own: Option<&str>,
+    variables: &'a [(String, String)],
+) -> Vec<(String, &'a str)> {
     let of_block = variables.iter().filter_map(|(name, value)| {
-        Some((format!("{{port{}}}", name.strip_prefix(own)?), value.as_str()))
+        Some((format!("{{port{}}}", name.strip_prefix(own?)?), value.as_str()))
     });
     // A URL is no port.
     let ports = variables.iter().filter(|(_, value)| value.parse::<u16>().is_ok());
@@ -158,7 +162,7 @@ mod tests {
     /// The arguments as the command gets them.
     fn arguments(command: &[&str], replacing: Replacing) -> Vec<String> {
         let command: Vec<_> = command.iter().map(OsString::from).collect();
-        let prepared = replacing.prepare(&command, &variables());
+        let prepared = replacing.prepare(&command, Some("PORT"), &variables());
         prepared.get_args().map(|argument| argument.to_str().unwrap().to_owned()).collect()
     }
 

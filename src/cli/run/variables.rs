@@ -5,8 +5,8 @@ use std::{
     str::FromStr,
 };
 
-use super::{Stop, usage};
-use crate::error::Error;
+use super::{super::owner::put_own_process, Stop, others::With, usage};
+use crate::{error::Error, service_type::Hold, value::Fields};
 
 /// A variable of the environment, and the type of the port that it is for.
 #[derive(Clone, Debug)]
@@ -44,28 +44,6 @@ impl FromStr for Variable {
     }
 }
 
-/// Another service, and the variable that its port is put into.
-#[derive(Clone, Debug)]
-pub(super) struct With {
-    pub(super) service: String,
-    pub(super) variable: String,
-}
-
-impl FromStr for With {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let (service, variable) = text.split_once('=').ok_or_else(|| {
-            Error::invalid("which variable gets the port?").suggest("write SERVICE=NAME")
-        })?;
-        let Variable { name, .. } = variable.parse()?;
-        if variable.contains('=') {
-            return Err(Error::invalid("give one variable for each service"));
-        }
-        Ok(Self { service: service.to_owned(), variable: name })
-    }
-}
-
 /// One lease of the command.
 pub(super) struct Leased<'a> {
     pub(super) service_type: &'a str,
@@ -81,6 +59,23 @@ pub(super) struct Leased<'a> {
 }
 
 impl Leased<'_> {
+    /// What is asked for, out of what was wanted of the first port.
+    pub(super) fn options(&self, wanted: Fields, hold: Option<Hold>, is_first: bool) -> Fields {
+        let mut options = wanted;
+        options.put_some("count", self.count.map(u32::from));
+        options.put_some("hold", hold.map(Hold::as_str));
+        put_own_process(&mut options);
+        options.put("use_claim", true);
+        if !is_first {
+            options.0.retain(|(key, _)| !["port", "template", "strict"].contains(key));
+        }
+        if self.has_own_name && (self.name.is_some() || options.get("service_name").is_none()) {
+            options.0.retain(|(key, _)| *key != "service_name");
+            options.put("service_name", self.own_name());
+        }
+        options
+    }
+
     /// The name of the service that is called after its variable: `web` for WEB and WEB_PORT.
     pub(super) fn own_name(&self) -> String {
         if let Some(name) = self.name {

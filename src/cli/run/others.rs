@@ -1,0 +1,73 @@
+//! The ports of other services, which `--with` tells a command.
+
+use std::str::FromStr;
+
+use serde_json::Value as Json;
+
+use super::{
+    super::{port::url, project::Project, service::Named},
+    Stop, usage,
+    variables::Variable,
+};
+use crate::{error::Error, value::Fields};
+
+/// Another service, and the variable that its port is put into.
+#[derive(Clone, Debug)]
+pub(super) struct With {
+    service: Named,
+    pub(super) variable: String,
+}
+
+impl FromStr for With {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        // A folder may have the sign in its name, and a variable has not.
+        let (service, variable) = text.rsplit_once('=').ok_or_else(|| {
+            Error::invalid("which variable gets the port?").suggest("write SERVICE=NAME")
+        })?;
+        if service.split('@').next().is_some_and(|service| service.contains('=')) {
+            return Err(Error::invalid("give one variable for each service"));
+        }
+        let Variable { name, .. } = variable.parse()?;
+        Ok(Self { service: service.parse()?, variable: name })
+    }
+}
+
+impl With {
+    /// The variable with the port, or with its URL. The service is not to be one of those that the command is about to be,
+    /// each a type and what is asked for: it would be told its own port as another's.
+    pub(super) fn value(
+        &self,
+        is_url: bool,
+        project: &Project,
+        own: &[(&str, &Fields)],
+    ) -> Result<(String, String), Stop> {
+        let Self { service, variable } = self;
+        let lease = service.clone().of(project).map_err(|e| usage(&e))?.lease()?;
+        if own.iter().any(|(service_type, options)| is_of(&lease, service_type, options)) {
+            let flag = if is_url { "--with-url" } else { "--with" };
+            let error = Error::invalid(format!(
+                "{flag} {service}={variable} finds the very service that this command is to be"
+            ));
+            let remedy = format!(
+                "name the other one by its package, as in {flag} dev@apps/api={variable}, or by its name, as in {flag} dev:api={variable}"
+            );
+            return Err(usage(&error.suggest(remedy)));
+        }
+        let value = if is_url { url(&lease) } else { lease["port"].to_string() };
+        Ok((variable.clone(), value))
+    }
+}
+
+/// Whether a lease is one of the service that is asked for.
+fn is_of(lease: &Json, service_type: &str, options: &Fields) -> bool {
+    let wanted = serde_json::to_value(options).unwrap_or_default();
+    let is_same = |key: &str| wanted[key] == lease[key];
+    // Without a name it is called like what it starts, or takes what was leased without a name.
+    let may_be_unnamed = wanted["service_name"].is_null()
+        && (lease["service_name"].is_null() || lease["service_name"] == wanted["program"]);
+    lease["service_type"] == service_type
+        && ["project_path", "package_path"].into_iter().all(is_same)
+        && (is_same("service_name") || may_be_unnamed)
+}

@@ -1,0 +1,132 @@
+//! Services of a project as people name them: `web`, `dev:web`, `dev@apps/api`.
+
+mod support;
+
+use std::{fs, process::Output};
+
+use support::{Home, out, said};
+
+impl Home {
+    /// A package of the project that the home is; its folder.
+    fn package(&self, name: &str) -> String {
+        fs::create_dir_all(self.path(name)).unwrap();
+        fs::create_dir_all(self.path(".git")).unwrap();
+        fs::write(self.path(name).join("package.json"), "{}").unwrap();
+        self.path(name).display().to_string()
+    }
+
+    fn at(&self, folder: &str, arguments: &[&str]) -> Output {
+        let output = self.styxy().current_dir(folder).args(arguments).output().unwrap();
+        // The service that it has started ends with the test.
+        self.run(&["status"]);
+        output
+    }
+
+    /// What a command that is run there sees of a variable.
+    fn told(&self, folder: &str, options: &[&str], variable: &str) -> String {
+        let script = format!("echo ${variable}");
+        out(&self.at(folder, &[&["run"], options, &["--", "sh", "-c", &script]].concat()))
+    }
+}
+
+#[test]
+fn a_service_of_another_package_is_named_by_the_folder_behind_it() {
+    let home = Home::with_type();
+    let [web, api] = ["apps/web", "apps/api"].map(|name| home.package(name));
+    let of = |folder: &str, more: &[&str]| {
+        out(&home.at(folder, &[&["allocate", "mine", "-q"], more].concat()))
+    };
+    let [own, other, named] = [of(&web, &[]), of(&api, &[]), of(&api, &["--name", "db"])];
+    let absolute = format!("mine@{api}");
+    for service in ["mine@apps/api", "mine@../api", &absolute] {
+        assert_eq!(out(&home.at(&web, &["port", service])), other, "{service}");
+        let with = format!("{service}=API_PORT");
+        assert_eq!(home.told(&web, &["mine", "-q", "--with", &with], "API_PORT"), other, "{with}");
+    }
+    for service in ["db", "mine:db", "db@apps/api", "mine:db@apps/api"] {
+        assert_eq!(out(&home.at(&web, &["port", service])), named, "{service}");
+        let with = format!("{service}=DB");
+        assert!(home.told(&web, &["--with-url", &with], "DB").ends_with(&format!(":{named}")));
+    }
+    assert_eq!(out(&home.at(&web, &["port", "mine@apps/api", "--name", "db"])), named);
+    assert_eq!(out(&home.at("/", &["port", "mine@apps/web", "--project", &web])), own);
+    for (arguments, why) in [
+        (&["port", "db@apps/web"][..], "has a port now"),
+        (&["port", "mine@apps/web", "--package", "apps/api"], "leave out --package"),
+        (&["port", "mine:db", "--name", "db"], "leave out --name"),
+        (&["port", "mine@"], "names no package"),
+        (&["run", "mine", "--with", "mine@=API", "--", "true"], "names no package"),
+        (&["run", "mine", "--with", "mine=A=B", "--", "true"], "one variable"),
+    ] {
+        let refused = home.at(&web, arguments);
+        assert!(!refused.status.success() && said(&refused).contains(why), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_word_means_what_the_own_package_has_and_a_name_before_a_type() {
+    let home = Home::with_type();
+    let [web, api] = ["apps/web", "apps/api"].map(|name| home.package(name));
+    let of = |folder: &str, more: &[&str]| {
+        out(&home.at(folder, &[&["allocate", "mine", "-q"], more].concat()))
+    };
+    // What another package has under that name is not meant where there is one of the type.
+    let [unnamed, elsewhere] = [of(&web, &[]), of(&api, &["--name", "mine"])];
+    let find = |folder: &str| out(&home.at(folder, &["port", "mine"]));
+    assert_eq!([find(&web), find(&api)], [unnamed, elsewhere.clone()]);
+    assert_eq!(find(&home.package("apps/docs")), elsewhere);
+    let named = of(&web, &["--name", "mine"]);
+    assert_eq!(find(&web), named);
+    assert_eq!(out(&home.at(&web, &["port", "mine", "--name", "mine"])), named);
+    assert_eq!(home.told(&web, &["--with", "mine=X"], "X"), named);
+    for word in ["none", "no.type"] {
+        let none = home.at(&web, &["port", word]);
+        assert_eq!(none.status.code(), Some(1), "{none:?}");
+        assert!(said(&none).contains(&format!("no {word} of")), "{none:?}");
+    }
+}
+
+#[test]
+fn a_command_is_not_told_its_own_port_as_that_of_another_service() {
+    let home = Home::with_type();
+    let [web, api] = ["apps/web", "apps/api"].map(|name| home.package(name));
+    let of = |folder: &str, more: &[&str]| {
+        out(&home.at(folder, &[&["allocate", "mine", "-q"], more].concat()))
+    };
+    of(&web, &[]);
+    of(&web, &["--name", "ui"]);
+    let before = home.leases();
+    for options in [
+        &["mine", "--with", "mine=X"][..],
+        &["mine", "--with-url", "mine@apps/web=X"],
+        &["mine", "--name", "ui", "--with", "ui=X"],
+        &["mine", "--with", "ui=X", "--env", "UI=mine"],
+    ] {
+        let refused = home.at(&web, &[&["run"], options, &["--", "true"]].concat());
+        assert_eq!(refused.status.code(), Some(2), "{options:?}: {refused:?}");
+        let words = said(&refused);
+        assert!(words.contains("the very service"), "{words}");
+        assert!(words.contains("dev@apps/api=X"), "{words}");
+        assert_eq!(home.leases(), before, "nothing is leased");
+    }
+    // The same of another name or another package is another one.
+    assert_ne!(home.told(&web, &["mine", "--with", "ui=X"], "X"), "");
+    let other = of(&api, &[]);
+    assert_eq!(home.told(&web, &["mine", "--with", "mine@apps/api=X"], "X"), other);
+}
+
+#[test]
+fn without_a_type_a_command_is_only_told_the_ports_of_others() {
+    let home = Home::with_type();
+    let port = home.ok(&["allocate", "mine", "--name", "web", "-q"]);
+    let folder = home.path("").display().to_string();
+    let script = ["--", "sh", "-c", "echo $WEB_PORT $PORT {port} {port:WEB_PORT}"];
+    let told = home.at(&folder, &[&["run", "--with", "web=WEB_PORT"][..], &script].concat());
+    assert_eq!(out(&told), format!("{port} {{port}} {port}"));
+    assert_eq!(home.leases().len(), 1);
+    for option in [&["--name", "api"][..], &["--hold", "none"], &["--count", "2"], &["--create"]] {
+        let arguments = [&["run", "--with", "web=WEB_PORT"], option, &["--", "true"]].concat();
+        let refused = home.at(&folder, &arguments);
+        assert_eq!(refused.status.code(), Some(2), "{option:?}: {refused:?}");
+    }
+}
