@@ -130,3 +130,76 @@ fn without_a_type_a_command_is_only_told_the_ports_of_others() {
         assert_eq!(refused.status.code(), Some(2), "{option:?}: {refused:?}");
     }
 }
+
+#[test]
+#[cfg(feature = "mcp")]
+fn an_agent_names_a_package_of_its_project() {
+    use serde_json::json;
+
+    let home = Home::with_type();
+    let [web, api] = ["apps/web", "apps/api"].map(|name| home.package(name));
+    let mut command = home.styxy();
+    command.current_dir(&web);
+    let mut session = support::mcp::Session::with(command);
+    let mine = json!({"service_type": "mine"});
+    let mine_of = |package: &str| json!({"service_type": "mine", "package": package});
+    let own = session.ok("allocate", &mine);
+    assert!(own["package_path"].as_str().unwrap().ends_with("/apps/web"), "{own}");
+    let of_api = session.ok("allocate", &mine_of("apps/api"));
+    assert!(of_api["package_path"].as_str().unwrap().ends_with("/apps/api"), "{of_api}");
+    let of_top = session.ok("allocate", &mine_of("."));
+    assert_eq!(of_top["package_path"], json!(null));
+    assert_eq!(of_top["project_path"], own["project_path"]);
+    assert_eq!(session.ok("port", &mine)["lease_id"], own["lease_id"]);
+    let project = home.path("").display().to_string();
+    for (package, lease) in
+        [("apps/api", &of_api), (&api, &of_api), ("apps/web", &own), (".", &of_top)]
+    {
+        let found = session.ok("port", &mine_of(package));
+        assert_eq!(found["lease_id"], lease["lease_id"], "{package}");
+        let named = json!({"project_path": project, "package": package});
+        for arguments in [json!({"package": package}), named] {
+            let listed = session.ok("list", &arguments);
+            let listed = listed["leases"].as_array().unwrap();
+            assert_eq!(listed.len(), 1, "{arguments}");
+            assert_eq!(listed[0]["lease_id"], lease["lease_id"], "{arguments}");
+        }
+    }
+    assert_eq!(session.ok("list", &json!({"mine": true}))["leases"].as_array().unwrap().len(), 3);
+    // What a package had is suggested to it, and to no other.
+    session.ok("release", &json!({"lease_id": of_api["lease_id"]}));
+    let mut first = |package| session.ok("suggest", &mine_of(package))["suggestions"][0].clone();
+    let suggested = first("apps/api");
+    assert_eq!((&suggested["port"], &suggested["reason"]), (&of_api["port"], &json!("remembered")));
+    assert_ne!(first("apps/web")["port"], of_api["port"]);
+    for tool in ["allocate", "port", "suggest"] {
+        let elsewhere =
+            json!({"service_type": "mine", "project_path": "/srv/other", "package": web});
+        for arguments in [mine_of("apps/nope"), mine_of("/"), elsewhere] {
+            let words = session.refused(tool, &arguments);
+            assert!(words.contains("is no folder of the project"), "{tool} {arguments}: {words}");
+        }
+    }
+}
+
+#[test]
+#[cfg(feature = "mcp")]
+fn an_agent_is_told_how_to_get_the_same_port_again_and_that_release_takes_any_lease() {
+    use serde_json::json;
+
+    let home = Home::with_type();
+    let mut session = support::mcp::Session::new(&home);
+    let descriptions =
+        ["allocate", "release"].map(|tool| session.tools[tool]["description"].to_string());
+    for text in [&session.hello["instructions"].to_string(), &descriptions[0]] {
+        assert!(text.contains("claim: true"), "{text}");
+    }
+    let claim = json!({"service_type": "mine", "service_name": "web", "claim": true});
+    let lease = session.ok("allocate", &claim);
+    assert_eq!(session.ok("allocate", &claim)["lease_id"], lease["lease_id"]);
+    let without = session.ok("allocate", &json!({"service_type": "mine", "service_name": "web"}));
+    assert_ne!(without["lease_id"], lease["lease_id"]);
+    assert!(descriptions[1].contains("whoever leased it"), "{}", descriptions[1]);
+    let port = home.ok(&["allocate", "mine", "--project", "/srv/other"]);
+    session.ok("release", &json!({"port": port.parse::<u16>().unwrap()}));
+}

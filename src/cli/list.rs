@@ -91,10 +91,7 @@ impl Wanted {
         let mut leases = ask(&self.call)?;
         if let Some(leases) = leases.as_array_mut() {
             leases.retain(|lease| {
-                let is_of = |package: &Project| {
-                    lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
-                };
-                self.package.as_ref().is_none_or(is_of)
+                self.package.as_ref().is_none_or(|package| is_of_package(lease, package))
                     && self.state.as_ref().is_none_or(|state| text(lease, "state") == state)
             });
         }
@@ -109,6 +106,11 @@ impl Wanted {
     fn drawn(&self) -> Result<String, Stop> {
         Ok(self.draw(&self.leases()?))
     }
+}
+
+/// Whether a lease is one of that package of its project.
+pub(super) fn is_of_package(lease: &Json, package: &Project) -> bool {
+    lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
 }
 
 fn watch(wanted: &Wanted) -> Result<(), Stop> {

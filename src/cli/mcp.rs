@@ -37,7 +37,8 @@ const ROOTS_PATIENCE: Duration = Duration::from_secs(5);
 /// What a model is told before it sees the tools.
 const INSTRUCTIONS: &str = "Several agents and people share the ports of this machine. Before you start \
     anything that listens, call allocate and use the port that it answers; never choose a number yourself, \
-    and never end a program because it has the port that you wanted. What you lease ends with this session; \
+    and never end a program because it has the port that you wanted. Send claim: true for a service that may have \
+    a port already: it gets that one, and without it each call leases another. What you lease ends with this session; \
     where you can run commands, `styxy run TYPE -- COMMAND` leases a port for a command and sets PORT.";
 
 /// Offer ports to an agent, as a Model Context Protocol server on stdin and stdout

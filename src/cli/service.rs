@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde_json::Value as Json;
 
-use super::{Stop, ask, project::Project, wanted::unit_of};
+use super::{Stop, ask, list::is_of_package, project::Project, wanted::unit_of};
 use crate::{
     client::Call,
     error::{Error, ErrorKind},
@@ -74,6 +74,7 @@ impl fmt::Display for Named {
 
 impl Named {
     /// Names a service by its type, and by its name if it has one.
+    #[cfg(feature = "mcp")]
     pub(super) fn of_type(class: String, name: Option<String>) -> Self {
         Self { which: Which::Service { class, name }, package: None }
     }
@@ -131,9 +132,7 @@ impl Service {
     /// What the own package has comes first, and then a name before a type.
     fn by_word(&self, word: &str) -> Result<Json, Stop> {
         let by_name = self.look_up(None, Some(word), self.strict);
-        let is_own = |lease: &Json| {
-            lease["package_path"].as_str() == self.project.package().map(ProjectPath::as_str)
-        };
+        let is_own = |lease: &Json| is_of_package(lease, &self.project);
         if by_name.as_ref().is_ok_and(is_own) || word.parse::<ServiceTypeName>().is_err() {
             return by_name;
         }

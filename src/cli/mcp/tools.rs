@@ -11,6 +11,7 @@ use super::{
         Stop, ask,
         audit::{self, query::Query},
         check, counted, lease,
+        list::is_of_package,
         owner::{Owner, put_own_process},
         project::Project,
         refused, release,
@@ -23,10 +24,12 @@ use crate::{
     audit::event::ACTIONS,
     client::Call,
     error::Error,
+    lease::ProjectPath,
     port::{Port, Protocol},
     request::{LONGEST_TTL, MOST_PORTS},
     service_type::Hold,
     value::Fields,
+    word::shortened,
 };
 
 /// Words that a schema can say. Who leaves an option out may also say null.
@@ -68,11 +71,13 @@ pub(super) struct Allocate {
     instance_id: Option<String>,
     /// Absolute path. Default: the project that this server was started in
     project_path: Option<String>,
+    /// The package of the project, by its folder from the top, such as apps/api; . is the top
+    package: Option<String>,
     /// Which one is meant of a type that runs once for each of several things
     singleton_key: Option<String>,
     /// Make a new type even if its name looks like a mistyped one
     create: Option<bool>,
-    /// The port that this service of the project has already, if it has one: for what is written down, such as .env
+    /// True: asked again for the same service, answer the port that it has. Default: each call leases another one
     claim: Option<bool>,
     /// Only say what would be granted
     dry_run: Option<bool>,
@@ -81,7 +86,9 @@ pub(super) struct Allocate {
 impl Tool for Allocate {
     const NAME: &'static str = "allocate";
     const DESCRIPTION: &'static str = "Lease a free TCP or UDP port for a server that you will start, and use \
-        the answered port. Nobody else gets it while the lease lives.";
+        the answered port. Nobody else gets it while the lease lives. With claim: true the same service (project, \
+        package, type, name), asked again, gets the same port, as with the command `styxy allocate`: send it when \
+        the service may have a port already, or its port is written down. Without it each call leases another port.";
     const EFFECT: Effect = Effect::Adds;
     type Answer = answers::Granted;
 
@@ -96,7 +103,9 @@ impl Tool for Allocate {
         options.put_some("hold", self.hold.map(Hold::as_str));
         options.put_some("ttl", self.ttl);
         options.put_some("instance_id", self.instance_id);
-        options.put("project_path", project(self.project_path)?.path().as_str());
+        let project = package(self.project_path, self.package)?;
+        options.put("project_path", project.path().as_str());
+        options.put_some("package_path", project.package().map(ProjectPath::as_str));
         options.put_some("singleton_key", self.singleton_key);
         options.put_some("create", self.create);
         options.put_some("dry_run", self.dry_run);
@@ -139,8 +148,8 @@ pub(super) struct Release {
 
 impl Tool for Release {
     const NAME: &'static str = "release";
-    const DESCRIPTION: &'static str = "Give back one port that you leased, by lease_id or port. The program that \
-        listens on it is not stopped.";
+    const DESCRIPTION: &'static str = "Release one lease, by lease_id or port, whoever leased it: give back what you \
+        leased, and nothing that others did. The program that listens on the port is not stopped.";
     const EFFECT: Effect = Effect::Takes;
     type Answer = answers::Released;
 
@@ -176,6 +185,8 @@ pub(super) struct List {
     mine: Option<bool>,
     /// Only leases of this project; an absolute path
     project_path: Option<String>,
+    /// Only leases of this package of the project: its folder from the top, such as apps/api; . is the top
+    package: Option<String>,
     /// Only leases of this class of service
     service_type: Option<String>,
     /// Only leases of this agent
@@ -194,15 +205,18 @@ impl Tool for List {
                 let error = Error::invalid("mine names a project, and so does project_path");
                 return Err(usage(&error.suggest("give one of the two")));
             }
-            (Some(true), None) => Some(project(None)?),
-            (_, None) => None,
-            (_, named) => Some(project(named)?),
+            (_, None) if self.mine != Some(true) && self.package.is_none() => None,
+            (_, named) => Some(package(named, self.package.clone())?),
         };
         let mut filter = Fields::default();
         filter.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance_id);
-        Ok(json!({"leases": ask(&Call::List { filter })?}))
+        let mut leases = lease::found(filter)?;
+        if let Some(package) = project.filter(|_| self.package.is_some()) {
+            leases.retain(|lease| is_of_package(lease, &package));
+        }
+        Ok(json!({"leases": leases}))
     }
 }
 
@@ -215,6 +229,9 @@ pub(super) struct Find {
     service_name: Option<String>,
     /// Absolute path. Default: the project that this server was started in
     project_path: Option<String>,
+    /// Only one of this package of the project: its folder from the top, such as apps/api; . is the top. Default: one of
+    /// the package that this server was started in, else of any
+    package: Option<String>,
 }
 
 impl Tool for Find {
@@ -224,9 +241,11 @@ impl Tool for Find {
     type Answer = answers::Listed;
 
     fn answer(self) -> Result<Json, Stop> {
-        let project = project(self.project_path)?;
+        let is_strict = self.package.is_some();
+        let project = package(self.project_path, self.package)?;
         let service = Named::of_type(self.service_type, self.service_name).of(&project);
-        service.map_err(|e| usage(&e))?.lease()
+        let service = service.map_err(|e| usage(&e))?;
+        if is_strict { service.of_this_package() } else { service }.lease()
     }
 }
 
@@ -265,6 +284,8 @@ pub(super) struct Suggest {
     protocol: Option<Protocol>,
     /// Absolute path. Default: the project that this server was started in
     project_path: Option<String>,
+    /// The package of the project, by its folder from the top, such as apps/api; . is the top
+    package: Option<String>,
 }
 
 impl Tool for Suggest {
@@ -274,7 +295,7 @@ impl Tool for Suggest {
     type Answer = answers::Suggestions;
 
     fn answer(self) -> Result<Json, Stop> {
-        let project = project(self.project_path)?;
+        let project = package(self.project_path, self.package)?;
         let mut note = None;
         let suggestions = match self.service_type {
             None => {
@@ -288,6 +309,7 @@ impl Tool for Suggest {
                 options.put_some("service_name", self.service_name);
                 options.put_some("protocol", self.protocol.map(Protocol::as_str));
                 options.put("project_path", project.path().as_str());
+                options.put_some("package_path", project.package().map(ProjectPath::as_str));
                 suggest::suggest(&service_type, options)?
             }
         };
@@ -357,6 +379,21 @@ impl Tool for Audit {
 fn project(named: Option<String>) -> Result<Project, Stop> {
     let project = named.map_or_else(Project::current, |path| Project::named(path.into()));
     project.map_err(|e| usage(&e))
+}
+
+/// The same with the package that is named, else that of the folder which names the project.
+fn package(project_path: Option<String>, package: Option<String>) -> Result<Project, Stop> {
+    let project = project(project_path)?;
+    let Some(package) = package else { return Ok(project) };
+    let found = project.package_at(package.clone().into()).map_err(|e| usage(&e))?;
+    if found.path() == project.path() {
+        return Ok(found);
+    }
+    let (package, path) = (shortened(&package), project.path());
+    let error = Error::invalid(format!("{package:?} is no folder of the project {path}"));
+    Err(usage(
+        &error.suggest("name it from the project's top, or give its project as project_path"),
+    ))
 }
 
 fn parsed<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Vec<T>, Stop> {
