@@ -134,7 +134,7 @@ fn what_is_refused_is_told_by_its_cause() {
     for (arguments, words) in [
         (
             &["renew", &port][..],
-            "there is no time limit that could begin again; give one in seconds (`--ttl`)",
+            "has no time limit that could begin again; to end the lease, release it (`styxy release",
         ),
         (&["allocate", "mine", "--protocol", "udp"], "runs once, and its port"),
     ] {

@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{fs, net::TcpListener, process};
+use std::{
+    fs,
+    net::TcpListener,
+    process::{self, Stdio},
+};
 
 use serde_json::Value as Json;
 use support::{Home, said};
@@ -17,6 +21,11 @@ fn audited(home: &Home) -> Vec<String> {
         format!("{action} {reason}").trim_end().to_owned()
     });
     words.collect()
+}
+
+/// What this test is called where programs are.
+fn this_program() -> String {
+    format!("{}[{}]", fs::read_to_string("/proc/self/comm").unwrap().trim(), process::id())
 }
 
 #[test]
@@ -73,4 +82,26 @@ fn it_is_said_which_service_was_released_and_who_still_listens() {
     );
     assert_eq!(released, words);
     drop(server);
+}
+
+#[test]
+fn a_second_run_of_a_service_says_why_it_has_another_port() {
+    let home = Home::with_type();
+    let mut first = home.styxy();
+    first.args(["run", "mine", "--name", "web", "--", "cat"]);
+    let mut first = first.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    home.until(|| home.run(&["port", "mine", "--name", "web"]).status.success());
+    let second = || said(&home.run(&["run", "mine", "--name", "web", "--", "true"]));
+    let [port, other] = [0, 1].map(|index| home.port(index));
+    assert_eq!(
+        second(),
+        format!("styxy: port {other} for mine web: {port} is leased to it already\n")
+    );
+    let server = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let who = this_program();
+    assert_eq!(second(), format!("styxy: port {other} for mine web: {port} is in use by {who}\n"));
+    drop((server, first.stdin.take()));
+    first.wait().unwrap();
+    home.until(|| home.leases().is_empty());
+    assert_eq!(second(), format!("styxy: port {port} for mine web\n"));
 }

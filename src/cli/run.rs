@@ -38,11 +38,10 @@ use self::{
 use super::{
     Stop, ask,
     holders::IGNORES_PORT,
-    lease::found,
     note,
     programs::{self, Help, Hint},
     refused, say, text, usage,
-    wanted::{Wanted, allocate, notes},
+    wanted::{Wanted, allocate, earlier, notes, runs_already},
 };
 use crate::{
     client::{self, Call},
@@ -334,7 +333,9 @@ impl Telling {
         if self.quiet {
             return;
         }
-        let message = sentence(answer, wanted.and_then(|wanted| wanted.why_another(answer)));
+        let why =
+            wanted.and_then(|wanted| wanted.why_another(answer).or_else(|| runs_already(answer)));
+        let message = sentence(answer, why);
         if self.json {
             let mut line = answer.clone();
             line["variable"] = variable.into();
@@ -359,7 +360,10 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
     if let Some(name) = answer["service_name"].as_str() {
         line = format!("{line} {name}");
     }
-    for note in why_another.into_iter().chain(notes(answer)) {
+    if let Some(why) = why_another {
+        line = format!("{line}: {why}");
+    }
+    for note in notes(answer) {
         line = format!("{line}; {note}");
     }
     line
@@ -367,18 +371,8 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
 
 /// The port of an earlier lease of the service whose owner is gone and whose server is not, yet.
 fn port_of_the_ending(answer: &Json) -> Result<Option<Port>, Stop> {
-    let mut filter = Fields::default();
-    for key in ["project_path", "service_type", "service_name"] {
-        filter.put_some(key, answer[key].as_str());
-    }
-    let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
-    let is_it = |lease: &&Json| {
-        lease["state"] == "orphaned"
-            && slot(lease) < slot(answer)
-            && ["service_name", "package_path"].iter().all(|key| lease[key] == answer[key])
-    };
-    let leases = found(filter)?;
-    let first = leases.iter().filter(is_it).min_by_key(|lease| slot(lease));
+    let mut leases = earlier(answer)?.into_iter();
+    let first = leases.find(|lease| lease["state"] == "orphaned");
     Ok(first.and_then(|lease| lease["port"].as_u64().and_then(Port::new)))
 }
 

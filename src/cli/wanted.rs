@@ -7,7 +7,13 @@ use std::{
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Stop, ask, check::why_not, project::Project, text, usage};
+use super::{
+    Stop, ask,
+    check::{who_listens, why_not},
+    lease::found,
+    project::Project,
+    text, usage,
+};
 use crate::{
     client::{Call, Failure},
     error::ErrorKind,
@@ -106,6 +112,37 @@ impl Wanted {
         // If it is free by now, it was not a moment ago.
         Some(why_not(asked, protocol).unwrap_or_else(|| format!("port {asked} was in use")))
     }
+}
+
+/// The leases of the same service that had a port before this one got its own, the first one first.
+pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, Stop> {
+    let mut filter = Fields::default();
+    for key in ["project_path", "service_type", "service_name"] {
+        filter.put_some(key, answer[key].as_str());
+    }
+    let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
+    let is_same = |lease: &Json, key: &&str| lease[*key] == answer[*key];
+    let mut leases = found(filter)?;
+    leases.retain(|lease| {
+        slot(lease) < slot(answer)
+            && ["service_name", "program", "package_path"].iter().all(|key| is_same(lease, key))
+    });
+    leases.sort_by_key(slot);
+    Ok(leases)
+}
+
+/// Why the port is not the one that the service has as a rule, if that is because the service runs already.
+pub(super) fn runs_already(answer: &Json) -> Option<String> {
+    if answer["slot"].is_null() {
+        return None;
+    }
+    let first = earlier(answer).ok()?.into_iter().next()?;
+    let port = first["port"].as_u64().and_then(Port::new)?;
+    let who = who_listens(port, text(&first, "protocol").parse().ok()?);
+    Some(match who {
+        Some(who) => format!("{port} is in use by {who}"),
+        None => format!("{port} is leased to it already"),
+    })
 }
 
 /// The name of the unit that this command is a part of, if nothing else tells its service from those of others: a unit has the

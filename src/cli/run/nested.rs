@@ -4,7 +4,7 @@ use std::env;
 
 use serde_json::Value as Json;
 
-use super::{Stop, found};
+use super::{super::lease::found, Stop};
 use crate::{lease::LeaseId, value::Fields};
 
 /// What the `styxy run` around this one has leased.
