@@ -431,6 +431,34 @@ fn a_claim_moves_to_the_port_that_is_asked_for_unless_a_server_uses_it() {
 }
 
 #[test]
+fn what_is_released_while_a_command_uses_it_stays_the_commands() {
+    let home = Home::with_type();
+    let claim = home.allocated(&["--name", "web"]);
+    let port = claim["port"].to_string();
+    let (run, _) = home.running(&["--name", "web"]);
+    let released = home.ok(&["release", "web"]);
+    assert!(released.contains("uses it until it ends (not with --all)"), "{released}");
+    let lease = &home.leases()[0];
+    assert_eq!((&lease["lease_id"], &lease["pid"]), (&claim["lease_id"], &json!(run.id())));
+    // Asked for again, it is the same; and once more nobody but the command has it.
+    assert_eq!(home.allocated(&["--name", "web"])["lease_id"], claim["lease_id"]);
+    home.ok(&["release", &port]);
+    home.end(run);
+    home.until(|| home.leases().is_empty());
+    home.allocated(&["--name", "web"]);
+    let (run, _) = home.running(&["--name", "web"]);
+    let all = home.ok(&["release", "--all", &port]);
+    assert_eq!(all, format!("released port {port} of mine web"));
+    assert_eq!(home.leases().len(), 0);
+    home.end(run);
+    // What was never asked for but by the command is released as it always was.
+    let (run, port) = home.running(&["--name", "api"]);
+    home.ok(&["release", &port]);
+    assert_eq!(home.leases().len(), 0);
+    home.end(run);
+}
+
+#[test]
 fn what_is_asked_of_a_block_is_asked_of_each_of_its_ports() {
     let home = Home::with_type();
     let block = |more: &[&str]| home.allocated(&[&["--count", "2"], more].concat());

@@ -8,6 +8,7 @@ use super::{
     check::who_listens,
     counted,
     lease::{found, named, service},
+    list::owner,
     print, print_json, print_list,
     project::Project,
     refused, text, usage,
@@ -42,6 +43,9 @@ pub(super) struct Release {
     /// Only those of this protocol
     #[arg(long)]
     protocol: Option<Protocol>,
+    /// Also from the command that uses what `styxy allocate` has leased
+    #[arg(long, requires = "which")]
+    all: bool,
     /// Do not ask, even if there are several
     #[arg(long, short)]
     yes: bool,
@@ -107,12 +111,8 @@ impl Release {
         }
         let mut released = Vec::new();
         for lease in leases {
-            match release(lease) {
-                Ok(answer) => {
-                    let mut lease = lease.clone();
-                    lease["port"] = answer["port"].clone();
-                    released.push(lease);
-                }
+            match self.release_one(lease) {
+                Ok(lease) => released.push(lease),
                 Err(stop) => failures.push(stop),
             }
         }
@@ -124,6 +124,23 @@ impl Release {
             let _ = stop.told();
         }
         last.map_or(Ok(()), Err)
+    }
+
+    /// Releases a lease that was found: the answer is that lease, or what of it is left.
+    fn release_one(&self, lease: &Json) -> Result<Json, Stop> {
+        let mut lease = lease.clone();
+        let mut filter = Fields::default();
+        filter.put("lease_id", text(&lease, "lease_id"));
+        // What names a share is no lease.
+        if self.all && lease["service_type"].is_string() {
+            ask(&Call::ReleaseMatching { filter })?;
+            return Ok(lease);
+        }
+        lease["port"] = release(&lease)?["port"].take();
+        if lease["claim"] == true && lease["owner"] != "none" {
+            lease["kept"] = found(filter)?.into_iter().next().unwrap_or_default();
+        }
+        Ok(lease)
     }
 
     /// Tells what was released.
@@ -150,6 +167,9 @@ fn line(lease: &Json) -> String {
         return format!("released a share of port {port}");
     }
     let line = format!("released port {port} of {}", service(lease));
+    if lease["kept"].is_object() {
+        return format!("{line}; {} uses it until it ends (not with --all)", owner(&lease["kept"]));
+    }
     match still_listens(lease) {
         Some(who) => format!("{line}; {who} still listens on it"),
         None => line,

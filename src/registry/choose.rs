@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc};
 
 use super::{
     Registry, Remembered,
-    claims::{has_another_port, is_used},
+    claims::{has_another_port, is_own, is_used},
     port_set::select,
 };
 use crate::{
@@ -172,9 +172,8 @@ impl Registry {
     ) -> Result<Choice, Error> {
         let template = request.template_port(service_type, &self.rules.templates)?;
         if let Some(lease) = self.claim(request, service_type) {
-            let Some(port) = request.port.filter(|port| *port != lease.port) else {
-                return Ok(Choice::Existing(Arc::clone(lease)));
-            };
+            let other = request.port.filter(|port| *port != lease.port && !is_own(lease, request));
+            let Some(port) = other else { return Ok(Choice::Existing(Arc::clone(lease))) };
             if is_used(lease) {
                 return Err(has_another_port(lease));
             }

@@ -30,11 +30,8 @@ impl Registry {
             // Who starts a server on another port, or on one without a guard, leaves the claim as it was asked for.
             let is_wanted = request.port.is_none_or(|port| port == lease.port)
                 && (request.hold != Some(Hold::None) || lease.hold == Hold::None);
-            // It may be used by the caller itself, whose answer was lost.
-            let name = name_of_share(lease, request);
-            let is_own = || name.is_some_and(|name| lease.holder_ids().any(|id| id == name));
             is_its
-                && (request.claim || is_wanted && (!is_used(lease) || is_own()))
+                && (request.claim || is_wanted && (!is_used(lease) || is_own(lease, request)))
                 && self.is_whole(lease)
         });
         let Some(program) = &request.program else { return claims.next() };
@@ -85,6 +82,12 @@ pub(super) fn is_for_claim(request: &AllocateRequest, service_type: &ServiceType
     let is_owned_block = request.count > 1 && !matches!(request.owner, OwnerRequest::None);
     let is_single = service_type.instance_behavior == InstanceBehavior::Single;
     (request.claim || request.use_claim) && !(is_unnamed || is_owned_block || is_single)
+}
+
+/// Whether the claim is used by the caller itself, whose answer was lost.
+pub(super) fn is_own(claim: &Lease, request: &AllocateRequest) -> bool {
+    let name = name_of_share(claim, request);
+    name.is_some_and(|name| claim.holder_ids().any(|id| id == name))
 }
 
 /// Whether a server runs, or may run, on the port of a claim.

@@ -176,7 +176,8 @@ impl Registry {
     }
 
     /// A lease is released, or the share of one who shares it. If the last of those lets go of a service that runs on, whoever
-    /// asks for it is to find it. The second is the lease as it was.
+    /// asks for it is to find it. Of a claim that a server uses, only the part of those who have asked for it is released. The
+    /// second is the lease as it was.
     ///
     /// # Errors
     ///
@@ -187,7 +188,14 @@ impl Registry {
         is_listened: impl FnOnce(&Lease) -> bool,
     ) -> Result<(Change, Arc<Lease>), Error> {
         let (lease, holder) = self.named(id)?;
-        let mut change = let_go(lease, holder, EndReason::Released);
+        let is_asked_for = |held: &Holder| held.owner.is_none();
+        let is_shared = lease.claim && !lease.orphaned && lease.is_owned();
+        let mut change =
+            if holder.is_none() && is_shared && lease.holders().any(|h| is_asked_for(&h)) {
+                leave(lease, is_asked_for, EndReason::Released)
+            } else {
+                let_go(lease, holder, EndReason::Released)
+            };
         if holder.is_some() && matches!(change, Change::Release { .. }) && is_listened(lease) {
             change = Change::Orphan { lease: Arc::new(orphaned(lease)) };
         }

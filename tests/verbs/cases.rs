@@ -101,6 +101,7 @@ pub const CASES: &[Case] = &[
     json("allocate never-before --json", 0, "granted"),
     text("release {port}", 0),
     text("release {id}", 0),
+    text("release --all {port}", 0),
     text("release", 2),
     text("release 1", 1),
     text("release no:thing", 2),
