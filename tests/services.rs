@@ -2,7 +2,10 @@
 
 mod support;
 
-use std::{fs, process::Output};
+use std::{
+    fs,
+    process::{Output, Stdio},
+};
 
 use support::{Home, out, said};
 
@@ -113,6 +116,32 @@ fn a_command_is_not_told_its_own_port_as_that_of_another_service() {
     assert_ne!(home.told(&web, &["mine", "--with", "ui=X"], "X"), "");
     let other = of(&api, &[]);
     assert_eq!(home.told(&web, &["mine", "--with", "mine@apps/api=X"], "X"), other);
+}
+
+#[test]
+fn a_command_is_told_the_port_of_another_program_of_its_package_and_not_its_own() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let home = Home::with_type();
+    let web = home.package("web");
+    let scripts = r#"{"scripts": {"dev": "node a.js", "book": "node b.js"}}"#;
+    fs::write(home.path("web/package.json"), scripts).unwrap();
+    fs::write(home.path("npm"), "#!/bin/sh\necho $OTHER\ntest $2 = book || read _\n").unwrap();
+    fs::set_permissions(home.path("npm"), fs::Permissions::from_mode(0o755)).unwrap();
+    let npm = home.path("npm").display().to_string();
+    let mut dev = home.styxy();
+    dev.current_dir(&web).args(["run", "mine", "-q", "--", &npm, "run", "dev"]);
+    let mut dev = dev.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    home.until(|| home.leases().len() == 1);
+    let port = home.leases()[0]["port"].to_string();
+    let run = |script: &str| {
+        home.at(&web, &["run", "mine", "-q", "--with", "dev=OTHER", "--", &npm, "run", script])
+    };
+    assert_eq!(out(&run("book")), port);
+    let refused = run("dev");
+    assert!(said(&refused).contains("the very service"), "{refused:?}");
+    drop(dev.stdin.take());
+    dev.wait().unwrap();
 }
 
 #[test]

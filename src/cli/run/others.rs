@@ -64,10 +64,14 @@ impl With {
 fn is_of(lease: &Json, service_type: &str, options: &Fields) -> bool {
     let wanted = serde_json::to_value(options).unwrap_or_default();
     let is_same = |key: &str| wanted[key] == lease[key];
-    // Without a name it is called like what it starts, or takes what was leased without a name.
-    let may_be_unnamed = wanted["service_name"].is_null()
-        && (lease["service_name"].is_null() || lease["service_name"] == wanted["program"]);
+    let is_named = !lease["service_name"].is_null() && lease["program"].is_null();
+    // What has no name is told apart by what it starts, but for what was asked for and is used by the next that comes.
+    let is_named_alike = if wanted["service_name"].is_null() && !is_named {
+        is_same("program") || lease["program"].is_null() && lease["claim"] == true
+    } else {
+        is_named && is_same("service_name")
+    };
     lease["service_type"] == service_type
         && ["project_path", "package_path"].into_iter().all(is_same)
-        && (is_same("service_name") || may_be_unnamed)
+        && is_named_alike
 }
