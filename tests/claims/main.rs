@@ -1,6 +1,10 @@
 //! One service, one port: asked for again, used by `styxy run`, and found by name.
+//!
+//! - `table`: what is different when a claim is asked for again, row by row
 
+#[path = "../support/mod.rs"]
 mod support;
+mod table;
 
 use std::{
     fs,
