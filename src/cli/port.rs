@@ -37,8 +37,7 @@ const SILENT: Duration = Duration::from_secs(2);
 /// leases of one service, the first is meant. Exit code 1 if there is none, 2 if several services are meant.
 #[derive(Debug, Args)]
 pub(super) struct Find {
-    /// Its name, its type, or TYPE:NAME; with @PACKAGE behind it, that of another package: a folder, named from the top of
-    /// the project
+    /// Its name, its type, or TYPE:NAME; PACKAGE is the folder of its package, from the top of the project
     #[arg(value_name = "SERVICE[@PACKAGE]")]
     service: Named,
     /// The service's name; SERVICE is its type then

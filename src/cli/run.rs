@@ -73,9 +73,10 @@ const AGAIN: Duration = Duration::from_millis(20);
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
     styxy run docs --port 4100 -- mkdocs serve -a localhost:{port}\n  \
-    styxy run --env WEB=dev --env API=api -- ./start-both")]
+    styxy run --env WEB=dev --env API=api -- ./start-both\n  \
+    styxy run --with-url api=API_URL -- npm test")]
 pub(super) struct Run {
-    /// The class of service: dev, api, database, …
+    /// The class of service: dev, api, database, …; with --env NAME=TYPE or --with it may be left out
     #[arg(value_name = "TYPE", required_unless_present_any = ["env", "with", "with_url"])]
     service_type: Option<String>,
     /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, of the service
@@ -88,8 +89,8 @@ pub(super) struct Run {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long)]
     hold: Option<Hold>,
-    /// Put the port of another service of this project, which has one, into a variable; SERVICE is its name, its type, or
-    /// TYPE:NAME, and with PACKAGE, the folder of another package from the top of the project, that of that package
+    /// Put the port that another service of this project has into a variable. SERVICE is its name, its type, or TYPE:NAME;
+    /// PACKAGE is the folder of its package, from the top of the project
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with: Vec<With>,
     /// The same as a URL: http://127.0.0.1:PORT
@@ -150,8 +151,9 @@ impl Run {
         let asked: Vec<_> = asked.collect();
         let own: Vec<_> = leases.iter().map(|leased| leased.service_type).zip(&asked).collect();
         // What is wrong with these is said before anything is leased.
-        let project = self.wanted.project()?;
-        let of_others = with.into_iter().map(|(with, is_url)| with.value(is_url, &project, &own));
+        let of_others = with
+            .into_iter()
+            .map(|(with, is_url)| with.value(is_url, &self.wanted.project()?, &own));
         let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
         let (mut variables, mut own) = (Vec::new(), Json::Null);
         for (index, (leased, options)) in leases.into_iter().zip(asked).enumerate() {
