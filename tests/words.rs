@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value as Json;
-use support::{Home, said};
+use support::{Home, out, said};
 
 /// What was audited of leases, the oldest first, each action with its reason.
 fn audited(home: &Home) -> Vec<String> {
@@ -104,4 +104,27 @@ fn a_second_run_of_a_service_says_why_it_has_another_port() {
     first.wait().unwrap();
     home.until(|| home.leases().is_empty());
     assert_eq!(second(), format!("styxy: port {port} for mine web\n"));
+}
+
+#[test]
+fn it_is_said_that_a_template_does_not_move_a_claim_and_with_strict_it_does() {
+    let home = Home::with_type();
+    let asked = |more: &[&str]| {
+        let output = home.run(&[&["allocate", "mine", "--template", "staging"], more].concat());
+        (out(&output), said(&output))
+    };
+    let [first, staging] = [0, 2].map(|index| home.port(index));
+    home.ok(&["allocate", "mine"]);
+    let note = format!(
+        "styxy: the service keeps port {first}: a template counts only for what is leased anew; for {staging} ask \
+         for that port (--port {staging})\n"
+    );
+    assert_eq!(asked(&[]), (first.to_string(), note));
+    assert_eq!(asked(&["--strict"]), (staging.to_string(), String::new()));
+    assert_eq!(asked(&[]), (staging.to_string(), String::new()));
+    // What a program has is not had by anybody else.
+    let refused =
+        home.run(&["allocate", "mine", "--name", "web", "--template", "staging", "--strict"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(said(&refused).contains(&format!("port {staging} is leased")), "{refused:?}");
 }

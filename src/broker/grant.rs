@@ -446,8 +446,20 @@ impl Broker {
         let mut others: Vec<_> = others.collect();
         let port = lease.port;
         let other_port = request.port.filter(|asked| lease.claim && *asked != port);
+        let rules = inner.registry.rules();
+        let service_type = rules.types.0.get(&request.service_type).filter(|_| lease.claim);
+        let template =
+            service_type.and_then(|t| request.template_port(t, &rules.templates).ok()?);
+        let other_template = template.filter(|meant| *meant != port);
         let note = other_port
-            .map(|asked| format!("port {asked} cannot be had, and the service keeps port {port}"));
+            .map(|asked| format!("port {asked} cannot be had, and the service keeps port {port}"))
+            .or_else(|| {
+                let meant = other_template?;
+                Some(format!(
+                    "the service keeps port {port}: a template counts only for what is leased anew; for {meant} ask \
+                     for that port (--port {meant})"
+                ))
+            });
         // It is bound beside the guard, as a server binds it.
         let socket = match lease.protocol {
             _ if !hand_over => None,

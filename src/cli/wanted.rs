@@ -31,14 +31,14 @@ pub(super) struct Wanted {
     #[arg(long)]
     name: Option<String>,
     /// Try this port first
-    #[arg(long)]
+    #[arg(long, group = "which_port")]
     pub(super) port: Option<Port>,
     /// Start at a named offset (main 0, dev 1, staging 2, features 3, or one from instance_templates) from the
     /// type's first preferred port
-    #[arg(long, conflicts_with = "port")]
+    #[arg(long, group = "which_port")]
     template: Option<String>,
     /// Fail if that port cannot be had, instead of taking another
-    #[arg(long, requires = "port")]
+    #[arg(long, requires = "which_port")]
     strict: bool,
     /// tcp, udp, or both for the same number in both [default: as the type has it, else tcp]
     #[arg(long)]

@@ -61,7 +61,13 @@ impl Registry {
         request: &AllocateRequest,
         service_type: &ServiceType,
     ) -> Result<AllocateRequest, Error> {
-        let request = request.completed(service_type)?;
+        let mut request = request.completed(service_type)?;
+        if request.strict
+            && let Some(port) = request.template_port(service_type, &self.rules.templates)?
+        {
+            // No other is wanted.
+            (request.port, request.template) = (Some(port), None);
+        }
         let Some(name) = request.service_name.as_ref().or(request.program.as_ref()) else {
             return Ok(request);
         };

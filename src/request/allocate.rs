@@ -155,8 +155,10 @@ impl AllocateRequest {
             problems
                 .note::<()>(Err(Error::invalid("a claim is that of a project: give project_path")));
         }
-        if request.strict && request.port.is_none() {
-            problems.note::<()>(Err(Error::invalid("strict needs a port: no port is asked for")));
+        if request.strict && request.port.is_none() && request.template.is_none() {
+            problems.note::<()>(Err(Error::invalid(
+                "strict needs a port or a template: neither is asked for",
+            )));
         }
         if request.port.is_some() && request.template.is_some() {
             problems.note::<()>(Err(Error::invalid(
