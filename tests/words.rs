@@ -128,3 +128,18 @@ fn it_is_said_that_a_template_does_not_move_a_claim_and_with_strict_it_does() {
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(said(&refused).contains(&format!("port {staging} is leased")), "{refused:?}");
 }
+
+#[test]
+fn a_number_that_is_no_leased_port_may_be_the_name_of_a_service() {
+    let home = Home::with_type();
+    let [first, second] = [0, 1].map(|index| home.port(index));
+    home.ok(&["allocate", "mine", "--name", "7"]);
+    assert_eq!(home.ok(&["release", "7"]), format!("released port {first} of mine 7"));
+    // A port counts more than a name.
+    home.ok(&["allocate", "mine", "--name", &second.to_string()]);
+    home.ok(&["allocate", "mine", "--name", "web"]);
+    let port = second.to_string();
+    assert_eq!(home.ok(&["release", &port]), format!("released port {port} of mine web"));
+    assert_eq!(home.ok(&["release", &port]), format!("released port {first} of mine {port}"));
+    assert!(said(&home.run(&["release", &port])).contains("no lease of port"));
+}

@@ -52,17 +52,24 @@ pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
 }
 
 /// The leases that a word means and that match the filter: all of a port, or one by its id or its name. There is one at least.
-pub(super) fn named(which: &str, mut filter: Fields) -> Result<Vec<Json>, Stop> {
+pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
     // As lists show it.
     let (number, protocol) = which.split_once('/').map_or((which, None), |(n, p)| (n, Some(p)));
     let Some(port) = port(number) else { return by_word(which, filter) };
-    filter.put("port", port.get());
+    let mut of_port = filter.clone();
+    of_port.put("port", port.get());
     if let Some(protocol) = protocol {
         let protocol: Protocol = protocol.parse().map_err(|e| usage(&e))?;
-        filter.put("protocol", protocol.as_str());
+        of_port.put("protocol", protocol.as_str());
     }
-    let leases = found(filter)?;
-    if leases.is_empty() { Err(none(&format!("of port {port}"))) } else { Ok(leases) }
+    let leases = found(of_port)?;
+    if !leases.is_empty() {
+        return Ok(leases);
+    }
+    // A service may be called by a number.
+    let is_name = which.parse::<ServiceName>().is_ok();
+    let called_so = if is_name { by_name(which, filter)? } else { None };
+    called_so.ok_or_else(|| none(&format!("of port {port}")))
 }
 
 /// The id of the one lease that a word means.
