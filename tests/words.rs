@@ -136,9 +136,9 @@ fn a_number_that_is_no_leased_port_may_be_the_name_of_a_service() {
     home.ok(&["allocate", "mine", "--name", "7"]);
     assert_eq!(home.ok(&["release", "7"]), format!("released port {first} of mine 7"));
     // A port counts more than a name.
-    home.ok(&["allocate", "mine", "--name", &second.to_string()]);
-    home.ok(&["allocate", "mine", "--name", "web"]);
-    let port = second.to_string();
+    let [other, port] = [first.to_string(), second.to_string()];
+    home.ok(&["allocate", "mine", "--name", &port, "--port", &other]);
+    home.ok(&["allocate", "mine", "--name", "web", "--port", &port]);
     assert_eq!(home.ok(&["release", &port]), format!("released port {port} of mine web"));
     assert_eq!(home.ok(&["release", &port]), format!("released port {first} of mine {port}"));
     assert!(said(&home.run(&["release", &port])).contains("no lease of port"));
