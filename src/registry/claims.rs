@@ -34,7 +34,10 @@ impl Registry {
                 && (request.claim || is_wanted && (!is_used(lease) || is_own(lease, request)))
                 && self.is_whole(lease)
         });
-        let Some(program) = &request.program else { return claims.next() };
+        let Some(program) = &request.program else {
+            // What another program runs on is its own.
+            return claims.find(|lease| lease.slot == 1 || lease.program.is_none());
+        };
         let claims: Vec<_> = claims.collect();
         let of = |program: Option<&ServiceName>| {
             claims.iter().copied().find(|lease| lease.program.as_ref() == program)

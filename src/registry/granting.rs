@@ -6,7 +6,6 @@ use super::{
     Choice, Obstacle, Registry,
     claims::{claimed, is_for_claim},
     holding::shared,
-    slots::Slot,
 };
 use crate::{
     change::Change,
@@ -151,12 +150,13 @@ impl Registry {
         let (hold, note) = hold(&request, service_type, means);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
         let (slot, program) = match (self.slot(&request), &request.project_path) {
-            (Some(Slot { number, known }), _) => (number, known.and_then(|k| k.program.clone())),
+            (Some(slot), _) => (slot.number, slot.program().cloned()),
             (None, Some(_)) => (0, None),
             // Nothing is remembered without a project, and there is nothing to tell apart.
             (None, None) => (1, None),
         };
-        request.program = request.program.or(program);
+        // Who only asks is about to start what was started before.
+        request.program = request.program.or(program.filter(|_| request.claim));
         // It must be known by its slot.
         let is_claim = slot > 0 && is_for_claim(&request, service_type);
         Ok(Some(Decision { choice, request, hold, note, is_single, slot, is_claim }))

@@ -125,6 +125,9 @@ pub fn renewed(
         Some(_) => holder.id == named,
         None => count == 1 || holder.ttl.is_some(),
     };
+    if named.is_none() && !lease.orphaned && holders.iter().all(|holder| holder.ttl.is_none()) {
+        return Err(no_time_limit(lease));
+    }
     let mut meant = holders.iter_mut().filter(|holder| is_meant(holder));
     let (Some(holder), None) = (meant.next(), meant.next()) else {
         return Err(Error::invalid(format!(

@@ -107,8 +107,9 @@ impl Memory {
         age: u64,
         most: usize,
     ) {
-        let same = self.get(&key).filter(|known| known.port == port);
-        let since = same.map_or(age, |known| known.since);
+        let known = self.get(&key);
+        let since = known.filter(|known| known.port == port).map_or(age, |known| known.since);
+        let program = program.or_else(|| known?.program.clone());
         self.restore(key, Remembered { since, program, ..Remembered::new(port, age) }, most);
     }
 
@@ -125,6 +126,7 @@ impl Memory {
     ) {
         match self.get(&key) {
             Some(known) if known.port != port => {
+                let program = program.or_else(|| known.program.clone());
                 let substituted = Remembered { program, ..known.substituted(port, day, age) };
                 self.restore(key, substituted, most);
             }

@@ -7,7 +7,7 @@ use super::{Registry, Remembered};
 use crate::{
     change::Remembers,
     error::Error,
-    lease::{Lease, MemoryKey},
+    lease::{Lease, MemoryKey, ServiceName},
     request::AllocateRequest,
     service_type::ServiceType,
 };
@@ -27,23 +27,32 @@ pub struct Slot<'a> {
     pub known: Option<&'a Remembered>,
 }
 
+impl Slot<'_> {
+    /// What was started last in it.
+    pub fn program(&self) -> Option<&ServiceName> {
+        self.known.and_then(|known| known.program.as_ref())
+    }
+}
+
 impl Registry {
-    /// The slot that a request gets: the first that is free. A program that tells its name gets the one that it had last, and
-    /// leaves alone those of other programs. `None` without a project, or if no more are remembered.
+    /// The slot that a request gets: the first that is free. A program that tells its name gets the one that it had last, and none
+    /// of another program; without one, only the first slot is had whatever its program is. `None` without a project, or if no
+    /// more are remembered.
     pub fn slot(&self, request: &AllocateRequest) -> Option<Slot<'_>> {
         let mut key = request.memory_key()?;
-        let mut free = (1..=MOST_SLOTS).filter_map(|number| {
+        let free = (1..=MOST_SLOTS).filter_map(|number| {
             key.slot = number;
             let known = self.memory.get(&key);
             let is_free = known.is_none_or(|known| self.in_slot(&key, known).is_none());
             is_free.then_some(Slot { number, known })
         });
-        let Some(program) = &request.program else { return free.next() };
         let mut nobodys = None;
         for slot in free {
-            match slot.known.and_then(|known| known.program.as_ref()) {
-                Some(last) if last == program => return Some(slot),
-                None if nobodys.is_none() => nobodys = Some(slot),
+            match (slot.program(), &request.program) {
+                (Some(last), Some(program)) if last == program => return Some(slot),
+                (_, None) if slot.number == 1 => return Some(slot),
+                (None, None) => return Some(slot),
+                (None, Some(_)) if nobodys.is_none() => nobodys = Some(slot),
                 _ => {}
             }
         }
@@ -365,6 +374,28 @@ mod tests {
         assert_eq!((claim.port.get(), claim.program.as_ref().unwrap().as_str()), (3000, "vite"));
         assert_eq!(world.port(&using("storybook")), 3001);
         assert!(matches!(world.decide(&using("vite")), Choice::Existing(lease) if lease == claim));
+    }
+
+    #[test]
+    fn what_is_asked_for_without_a_program_takes_nothing_from_a_second_one() {
+        let started = |program: &str| AllocateRequest {
+            program: Some(program.parse().unwrap()),
+            ..request()
+        };
+        let mut world = World::new();
+        let vite = world.granted(&started("vite"));
+        assert_eq!(world.port(&started("storybook")), 3001);
+        // The first is there already, and the port of the second is not had for it.
+        let other = world.granted(&AllocateRequest { port: port(3_050), ..request() });
+        assert_eq!((other.port.get(), &other.program), (3050, &None));
+        world.end(&other);
+        assert_eq!(world.port(&started("storybook")), 3001);
+        world.end(&vite);
+        let using = AllocateRequest { use_claim: true, ..started("storybook") };
+        let storybook = world.granted(&using);
+        let asked = world.granted(&AllocateRequest { claim: true, ..request() });
+        assert_eq!((asked.port.get(), asked.program.as_ref().unwrap().as_str()), (3000, "vite"));
+        assert!(storybook.claim);
     }
 
     #[test]

@@ -446,6 +446,8 @@ fn what_is_released_while_a_command_uses_it_stays_the_commands() {
     assert_eq!((&lease["lease_id"], &lease["pid"]), (&claim["lease_id"], &json!(run.id())));
     // Asked for again, it is the same; and once more nobody but the command has it.
     assert_eq!(home.allocated(&["--name", "web"])["lease_id"], claim["lease_id"]);
+    let renewed = refused(&home, &["renew", "web", "--ttl", "5"]);
+    assert!(renewed.contains("has no time limit"), "{renewed}");
     home.ok(&["release", &port]);
     home.end(run);
     home.until(|| home.leases().is_empty());
@@ -645,7 +647,12 @@ fn two_scripts_of_one_package_never_swap_ports_and_are_called_by_their_names() {
     assert_eq!(alone, ports[1]);
     let (dev, beside) = start("dev");
     assert_eq!(beside, ports[0]);
-    [dev, book].into_iter().for_each(stop);
+    stop(book);
+    home.until(|| home.leases().len() == 1);
+    // What is neither leaves them both alone.
+    let other = out(&home.at(&web, &["run", "mine", "-q", "--", "sh", "-c", "echo $PORT"]));
+    assert!(!ports.contains(&other), "{other}");
+    stop(dev);
 }
 
 #[test]

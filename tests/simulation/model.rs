@@ -287,7 +287,8 @@ impl Model {
 
     fn remember(&mut self, key: MemoryKey, lease: &Lease, remembers: Remembers, seq: u64) {
         let before = self.memory.get(&key).cloned();
-        let program = lease.program.clone();
+        let last = before.as_ref().and_then(|before| before.program.clone());
+        let program = lease.program.clone().or(last);
         let remembered = match before {
             Some(before) if remembers == Remembers::Substitute => {
                 assert_ne!(before.port, lease.port, "it is no substitute");
@@ -361,7 +362,7 @@ impl Model {
         };
         match &request.program {
             Some(program) => of(Some(program)).or_else(|| of(None)),
-            None => claims.first().copied(),
+            None => claims.iter().copied().find(|l| l.slot == 1 || l.program.is_none()),
         }
     }
 
@@ -372,7 +373,8 @@ impl Model {
         claims.filter_map(|(_, part, port)| self.lease_at(*part, *port))
     }
 
-    /// What is remembered for the first slot of a service that is free; for a program, its own, else nobody's.
+    /// What is remembered for the slot of a service that a request gets: for a program its own, else nobody's; without one the
+    /// first, else nobody's.
     fn remembered(&self, request: &AllocateRequest) -> Option<&Remembered> {
         let first = request.memory_key()?;
         let slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
@@ -384,16 +386,18 @@ impl Model {
                 lease.is_some_and(|lease| lease.memory_key().as_ref() == Some(slot))
             })
         };
-        let mut free = slots.filter(|slot| !is_taken(slot)).map(|slot| self.memory.get(&slot));
-        let Some(program) = &request.program else { return free.next()? };
+        let free = slots.filter(|slot| !is_taken(slot));
+        let free = free.map(|slot| (slot.slot, self.memory.get(&slot)));
         let free: Vec<_> = free.collect();
-        let of = |program: Option<&ServiceName>| {
-            free.iter().copied().find(|known| match known {
-                Some(known) => known.program.as_ref() == program,
-                None => program.is_none(),
-            })
+        let program = |known: Option<&Remembered>| known.and_then(|known| known.program.clone());
+        let of = |wanted: Option<&ServiceName>| {
+            free.iter().find(|(_, known)| program(*known).as_ref() == wanted)
         };
-        of(Some(program)).or_else(|| of(None))?
+        let slot = match &request.program {
+            Some(program) => of(Some(program)).or_else(|| of(None)),
+            None => free.first().filter(|(slot, _)| *slot == 1).or_else(|| of(None)),
+        };
+        slot.and_then(|(_, known)| *known)
     }
 
     // What must hold of answers.
