@@ -115,6 +115,10 @@ pub fn renewed(
     ttl: Option<u64>,
     now: Moment,
 ) -> Result<(Lease, Lease), Error> {
+    if ttl.is_some_and(|ttl| !(1..=LONGEST_TTL).contains(&ttl)) {
+        let message = format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}");
+        return Err(Error::invalid(message));
+    }
     // An orphan lives by its time limit from now on: the owner that it had is gone.
     let mut holders: Vec<_> = lease
         .holders()
@@ -136,10 +140,6 @@ pub fn renewed(
         ))
         .suggest("renew with the holder_id that the allocation has answered"));
     };
-    if ttl.is_some_and(|ttl| !(1..=LONGEST_TTL).contains(&ttl)) {
-        let message = format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}");
-        return Err(Error::invalid(message));
-    }
     // Without a time limit an orphan ends with its listener, so that one can only make it last longer.
     let ttl = match holder.ttl {
         None if !lease.orphaned => None,
