@@ -318,7 +318,8 @@ fn exit_codes_tell_refusal_from_wrong_usage_and_from_no_service() {
     assert_eq!(code(&["release", "12345678"]), Some(1));
     assert_eq!(code(&["release", "123"]), Some(1));
     assert_eq!(code(&["release", "12x"]), Some(1));
-    assert_eq!(code(&["release", "12:x"]), Some(2));
+    assert_eq!(code(&["release", "12:x"]), Some(1));
+    assert_eq!(code(&["release", "12:"]), Some(2));
     assert_eq!(code(&["release"]), Some(2));
     assert_eq!(code(&["check", "0"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));

@@ -2,7 +2,13 @@
 
 use serde_json::{Value as Json, json};
 
-use super::{Stop, ask, counted, project::Project, refused, text, usage};
+use super::{
+    Stop, ask, counted,
+    project::Project,
+    refused,
+    service::{Named, unless_missing},
+    text, usage,
+};
 use crate::{
     client::Call,
     error::Error,
@@ -95,10 +101,36 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
             Err(none) if is_name => by_name(which, filter)?.ok_or(none),
             Err(none) => Err(none),
         },
-        (Err(_), true) => by_name(which, filter)?
-            .ok_or_else(|| none(&format!("{which}, and no service of this project has that name"))),
-        (Err(error), false) => Err(usage(&error)),
+        (Err(_), true) => {
+            let found = by_name(which, filter.clone())?;
+            let found = found.map_or_else(|| by_service(which, filter), |found| Ok(Some(found)))?;
+            found.ok_or_else(|| {
+                none(&format!("{which}, and no service of this project has that name"))
+            })
+        }
+        (Err(error), false) if which.parse::<Named>().is_err() => Err(usage(&error)),
+        (Err(_), false) => by_service(which, filter)?.ok_or_else(|| none(which)),
     }
+}
+
+/// The leases of a service that is named as for `styxy port`. Only one of this very package is meant, unless it says of which it is:
+/// what others have is not to be released by mistake.
+fn by_service(which: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
+    let (true, Ok(named)) = (filter.0.is_empty(), which.parse::<Named>()) else { return Ok(None) };
+    let Ok(project) = Project::current() else { return Ok(None) };
+    let says_package = named.has_package();
+    let service = named.of(&project).map_err(|e| usage(&e))?;
+    let service = if says_package { service } else { service.of_this_package() };
+    let Some(lease) = unless_missing(service.lease())? else { return Ok(None) };
+    for key in ["project_path", "service_type", "service_name"] {
+        filter.put_some(key, lease[key].as_str());
+    }
+    let mut leases = found(filter)?;
+    let is_same = |other: &Json, key: &&str| other[*key] == lease[*key];
+    leases.retain(|other| {
+        ["service_name", "program", "package_path"].iter().all(|key| is_same(other, key))
+    });
+    only(which, leases)
 }
 
 /// The lease of the project's service that is called so, or the leases of its block.
@@ -108,7 +140,11 @@ fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
         filter.put("project_path", project.path().as_str());
     }
     filter.put("service_name", name);
-    let leases = found(filter)?;
+    only(name, found(filter)?)
+}
+
+/// One lease, or those of one block.
+fn only(name: &str, leases: Vec<Json>) -> Result<Option<Vec<Json>>, Stop> {
     let Some(first) = leases.first() else { return Ok(None) };
     let is_of_it = |lease: &Json| {
         lease == first || !lease["block_id"].is_null() && lease["block_id"] == first["block_id"]

@@ -7,7 +7,7 @@ use super::{Registry, granting::name_of_share, holding::shared, is_idle};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Holder, HolderId, Lease, ServiceName, Use},
+    lease::{EndReason, Holder, HolderId, Lease, Owner, ServiceName, Use},
     port::Protocol,
     request::{AllocateRequest, OwnerRequest},
     service_type::{Claims, Hold, InstanceBehavior, ServiceType},
@@ -145,22 +145,24 @@ pub(super) fn claimed(
 pub fn has_another_port(claim: &Lease) -> Error {
     let Lease { port, service_type, .. } = claim;
     let name = claim.name().map(|name| format!(" {name}")).unwrap_or_default();
+    let who = match claim.owners().next() {
+        Some(Owner::Process { pid, .. }) => format!("process {pid}"),
+        Some(Owner::Unit { unit }) => format!("unit {unit}"),
+        _ => "a server".to_owned(),
+    };
     Error::new(
         ErrorKind::PortInUse,
-        format!("{service_type}{name} of this project has port {port}, and a server uses it"),
+        format!("{service_type}{name} of this project has port {port}, and {who} uses it"),
     )
     .suggest(
-        "stop that server first, give this service another name (--name), or ask for a lease of its own (--new)",
+        "stop that first, give this service another name (--name), or ask for a lease of its own (--new)",
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        lease::{LeaseId, Owner},
-        port::Port,
-    };
+    use crate::{lease::LeaseId, port::Port};
 
     #[test]
     fn a_claim_on_a_socket_that_was_handed_over_is_guarded_for_who_only_asks() {

@@ -236,6 +236,29 @@ impl Home {
 }
 
 #[test]
+fn a_lease_is_released_and_renewed_as_it_is_looked_for_but_not_that_of_another_package() {
+    let home = Home::with_type();
+    let [web, api, docs] = ["web", "api", "docs"].map(|name| home.package(name));
+    let port = |folder: &str, more: &[&str]| {
+        let arguments = [&["allocate", "mine", "-q", "--ttl", "600"], more].concat();
+        out(&home.at(folder, &arguments))
+    };
+    let [of_web, of_api] = [port(&web, &[]), port(&api, &[])];
+    let none = home.at(&docs, &["release", "mine"]);
+    assert!(said(&none).contains("there is no lease mine"), "{none:?}");
+    assert_eq!(home.leases().len(), 2);
+    let renewed = out(&home.at(&web, &["renew", "mine"]));
+    assert_eq!(renewed, format!("port {of_web} is leased for 600 more seconds"));
+    let released = |which: &str| out(&home.at(&web, &["release", which]));
+    assert_eq!(released("mine"), format!("released port {of_web} of mine"));
+    assert_eq!(released("mine@api"), format!("released port {of_api} of mine"));
+    let named = port(&web, &["--name", "shop"]);
+    assert_eq!(released("mine:shop"), format!("released port {named} of mine shop"));
+    let wrong = home.at(&web, &["release", "mine:"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+}
+
+#[test]
 fn asked_again_the_same_service_gets_the_same_lease() {
     let home = Home::with_type();
     let first = home.allocated(&["--name", "web"]);
@@ -417,14 +440,14 @@ fn a_claim_moves_to_the_port_that_is_asked_for_unless_a_server_uses_it() {
     assert_eq!(home.leases().len(), 1);
     // A server listens; a command is about to.
     let server = TcpListener::bind(("127.0.0.1", home.port(6))).unwrap();
-    let stays = || {
+    let stays = |who: &str| {
         let refused = refused(&home, &["allocate", "mine", "--port", &wanted]);
-        assert!(refused.contains("a server uses it; stop that server first"), "{refused}");
+        assert!(refused.contains(&format!("{who} uses it; stop that first")), "{refused}");
     };
-    stays();
+    stays("a server");
     drop(server);
     let (run, _) = home.running(&[]);
-    stays();
+    stays(&format!("process {}", run.id()));
     home.end(run);
     let block = home.allocated(&["--count", "2"]);
     let to = home.port(3).to_string();
