@@ -293,10 +293,7 @@ impl Broker {
                 }
                 _ => Vec::new(),
             };
-            if self.hurry(inner, &leaving)
-                || !self.regain(inner, request, &decided, held)
-                || self.make_way(inner, request, &decided, client)?
-            {
+            if self.hurry(inner, &leaving) || !self.regain(inner, request, &decided, held) {
                 continue;
             }
             let is_short = match &decided {
@@ -318,6 +315,7 @@ impl Broker {
             }
             Choice::Moved(_, port) | Choice::Port(port) => *port,
         };
+        let ends = inner.ends_of_moved(&decision.choice)?;
         inner.registry.name_is_free(&decision.request, None)?;
         let moment = At { now: clock::now(), wall: Timestamp::now() };
         let mut leases = new_leases(&decision, first, &held.owner, moment, LeaseId::random);
@@ -353,6 +351,8 @@ impl Broker {
             let remembers = inner.registry.remembers(&request, lease);
             changes.push(Change::Allocate { lease: Arc::clone(lease), remembers });
         }
+        // Together, and last: a service that is killed has one of the two.
+        changes.extend(ends);
         let seq = self.commit_holding(inner, in_hand, changes, Some(client))?;
         // A project may rely on the port that it had: what it remembers must be on disk.
         let must_wait = key.as_ref().is_some_and(|key| inner.must_wait(key, before));
@@ -397,37 +397,6 @@ impl Broker {
         }
         // What cannot be stored is found again by the next request.
         ends.is_empty() || self.commit(inner, ends, None).is_err()
-    }
-
-    /// Ends the claim that is asked for with another port, so that it gets that one: then it is true, and it must be decided
-    /// again. A claim that something listens on stays.
-    fn make_way(
-        &self,
-        inner: &mut Inner,
-        request: &AllocateRequest,
-        decided: &Result<Option<Planned>, Error>,
-        client: &Client,
-    ) -> Result<bool, Error> {
-        let Ok(Some(Planned {
-            decision: Decision { choice: Choice::Moved(claim, _), .. }, ..
-        })) = decided
-        else {
-            return Ok(false);
-        };
-        let leases = match claim.block_id {
-            Some(id) => inner.registry.leases_of_block(id),
-            None => vec![Arc::clone(claim)],
-        };
-        let is_in_use =
-            |lease: &Arc<Lease>| diag::is_listened(lease.port, lease.protocol) && !is_taken(lease);
-        if leases.iter().any(is_in_use) {
-            return Err(has_another_port(claim));
-        }
-        if !request.dry_run {
-            let ends = leases.into_iter().map(|lease| Change::end(lease, EndReason::Released));
-            self.commit(inner, ends.collect(), Some(client))?;
-        }
-        Ok(!request.dry_run)
     }
 
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it.
@@ -524,6 +493,21 @@ impl Inner {
             self.registry.claim(&self.registry.completed(request, service_type)?, service_type);
         Ok(claim
             .is_some_and(|claim| !is_used(claim) && diag::is_listened(claim.port, claim.protocol)))
+    }
+
+    /// What ends when a claim moves to the port that it is asked for with. One that something listens on stays.
+    fn ends_of_moved(&self, choice: &Choice) -> Result<Vec<Change>, Error> {
+        let Choice::Moved(claim, _) = choice else { return Ok(Vec::new()) };
+        let leases = match claim.block_id {
+            Some(id) => self.registry.leases_of_block(id),
+            None => vec![Arc::clone(claim)],
+        };
+        let is_in_use =
+            |lease: &Arc<Lease>| diag::is_listened(lease.port, lease.protocol) && !is_taken(lease);
+        if leases.iter().any(is_in_use) {
+            return Err(has_another_port(claim));
+        }
+        Ok(leases.into_iter().map(|lease| Change::end(lease, EndReason::Released)).collect())
     }
 
     /// Whether what is remembered for that key since a grant is not durable yet. `before` is what was

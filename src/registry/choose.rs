@@ -67,7 +67,7 @@ impl Reason {
 pub enum Choice {
     /// The lease of a singleton, or a claim, that is there already.
     Existing(Arc<Lease>),
-    /// The same, once this claim has ended, which was asked for again with this port and is not used.
+    /// The same, and this claim ends with it, which was asked for again with this port and is not used.
     Moved(Arc<Lease>, Port),
     /// This port, or as many from this one on as were asked for.
     Port(Port),

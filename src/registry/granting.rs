@@ -149,11 +149,13 @@ impl Registry {
         }
         let (hold, note) = hold(&request, service_type, means);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-        let (slot, program) = match (self.slot(&request), &request.project_path) {
-            (Some(slot), _) => (slot.number, slot.program().cloned()),
-            (None, Some(_)) => (0, None),
+        let (slot, program) = match (&choice, self.slot(&request), &request.project_path) {
+            // It takes the place of that claim.
+            (Choice::Moved(claim, _), ..) => (claim.slot, claim.program.clone()),
+            (_, Some(slot), _) => (slot.number, slot.program().cloned()),
+            (_, None, Some(_)) => (0, None),
             // Nothing is remembered without a project, and there is nothing to tell apart.
-            (None, None) => (1, None),
+            (_, None, None) => (1, None),
         };
         // Who only asks is about to start what was started before.
         request.program = request.program.or(program.filter(|_| request.claim));

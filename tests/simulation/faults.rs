@@ -474,20 +474,18 @@ impl World {
             return if self.commit(vec![gives_way]) { self.ask(request, owner) } else { None };
         }
         let decision = decided.ok()?.expect("no type may grow");
+        let mut end = None;
         if let Choice::Moved(claim, _) = &decision.choice {
-            let end = Change::end(Arc::clone(claim), EndReason::Released);
-            let is_listened = self.listened.contains(&claim.port);
-            return if !is_listened && self.commit(vec![end]) {
-                self.ask(request, owner)
-            } else {
-                None
-            };
+            if self.listened.contains(&claim.port) {
+                return None;
+            }
+            end = Some(Change::end(Arc::clone(claim), EndReason::Released));
         }
         let kept_before = self.fails.then(|| kept(&self.registry));
         let name = request.lease_id.map(HolderId::from);
         let mut repeated = None;
         let (changes, shares) = match &decision.choice {
-            Choice::Port(first) => {
+            Choice::Moved(_, first) | Choice::Port(first) => {
                 self.registry.name_is_free(&decision.request, None).ok()?;
                 let names = &mut self.names;
                 let id = || {
@@ -505,7 +503,7 @@ impl World {
                     let remembers = self.registry.remembers(&decision.request, &lease);
                     Change::Allocate { lease, remembers }
                 };
-                (leases.into_iter().map(grant).collect(), shares)
+                (leases.into_iter().map(grant).chain(end).collect(), shares)
             }
             Choice::Existing(lease) => {
                 self.names += 1;
@@ -518,7 +516,6 @@ impl World {
                 let shares = shared.is_new.then_some(share).into_iter().collect();
                 (vec![shared.change], shares)
             }
-            Choice::Moved(..) => unreachable!("it was decided again"),
         };
         if self.commit(changes) {
             repeated.into_iter().for_each(|name| self.registry.note_repeated(name));

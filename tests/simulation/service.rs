@@ -179,9 +179,9 @@ impl Service {
         self.counts.most_probes = self.counts.most_probes.max(probes);
         let Some(decision) = decided? else { return Ok(false) };
         match &decision.choice {
-            Choice::Port(first) => self.grant(&decision, *first, owner),
+            Choice::Port(first) => self.grant(&decision, *first, owner, Vec::new()),
             Choice::Existing(lease) => self.share(&lease.clone(), request, owner)?,
-            Choice::Moved(claim, _) => {
+            Choice::Moved(claim, first) => {
                 let leases = match claim.block_id {
                     Some(id) => self.registry.leases_of_block(id),
                     None => vec![Arc::clone(claim)],
@@ -191,14 +191,14 @@ impl Service {
                 }
                 self.counts.moved += 1;
                 let end = |lease| Change::end(lease, EndReason::Released);
-                self.commit(leases.into_iter().map(end).collect());
-                return self.allocate_now(request, owner);
+                self.grant(&decision, *first, owner, leases.into_iter().map(end).collect());
             }
         }
         Ok(true)
     }
 
-    fn grant(&mut self, decision: &Decision, first: Port, owner: &Owner) {
+    /// Grants it, and ends what it takes the place of.
+    fn grant(&mut self, decision: &Decision, first: Port, owner: &Owner, ends: Vec<Change>) {
         let at = At { now: self.now(), wall: Timestamp(self.seq) };
         let leases = &mut self.leases;
         let id = || {
@@ -210,9 +210,10 @@ impl Service {
             let remembers = self.registry.remembers(&decision.request, &lease);
             Change::Allocate { lease, remembers }
         };
-        let changes: Vec<_> = new.map(grant).collect();
+        let mut changes: Vec<_> = new.map(grant).collect();
         self.counts.granted += 1;
         self.counts.blocks += u64::from(changes.len() > 1);
+        changes.extend(ends);
         self.commit(changes);
     }
 
