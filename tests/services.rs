@@ -10,14 +10,6 @@ use std::{
 use support::{Home, out, said};
 
 impl Home {
-    /// A package of the project that the home is; its folder.
-    fn package(&self, name: &str) -> String {
-        fs::create_dir_all(self.path(name)).unwrap();
-        fs::create_dir_all(self.path(".git")).unwrap();
-        fs::write(self.path(name).join("package.json"), "{}").unwrap();
-        self.path(name).display().to_string()
-    }
-
     fn at(&self, folder: &str, arguments: &[&str]) -> Output {
         let output = self.styxy().current_dir(folder).args(arguments).output().unwrap();
         // The service that it has started ends with the test.

@@ -377,10 +377,7 @@ impl Broker {
         if request.dry_run {
             return true;
         }
-        let mut leases = match lease.block_id {
-            Some(id) => inner.registry.leases_of_block(id),
-            None => vec![Arc::clone(lease)],
-        };
+        let mut leases = inner.registry.with_block(lease);
         // A server may have been seen on a part of a block.
         leases.retain(|lease| lease.used == Use::Idle);
         let mut ends = Vec::new();
@@ -410,9 +407,8 @@ impl Broker {
         hand_over: bool,
     ) -> Result<Attempt, Error> {
         let Decision { request, is_single, .. } = decision;
-        let others = lease.block_id.map(|id| inner.registry.leases_of_block(id));
-        let others = others.into_iter().flatten().filter(|other| other.lease_id != lease.lease_id);
-        let mut others: Vec<_> = others.collect();
+        let mut others = inner.registry.with_block(&lease);
+        others.retain(|other| other.lease_id != lease.lease_id);
         let port = lease.port;
         let other_port = request.port.filter(|asked| lease.claim && *asked != port);
         let rules = inner.registry.rules();
@@ -498,10 +494,7 @@ impl Inner {
     /// What ends when a claim moves to the port that it is asked for with. One that something listens on stays.
     fn ends_of_moved(&self, choice: &Choice) -> Result<Vec<Change>, Error> {
         let Choice::Moved(claim, _) = choice else { return Ok(Vec::new()) };
-        let leases = match claim.block_id {
-            Some(id) => self.registry.leases_of_block(id),
-            None => vec![Arc::clone(claim)],
-        };
+        let leases = self.registry.with_block(claim);
         let is_in_use =
             |lease: &Arc<Lease>| diag::is_listened(lease.port, lease.protocol) && !is_taken(lease);
         if leases.iter().any(is_in_use) {

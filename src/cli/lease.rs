@@ -115,22 +115,14 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
 
 /// The leases of a service that is named as for `styxy port`. Only one of this very package is meant, unless it says of which it is:
 /// what others have is not to be released by mistake.
-fn by_service(which: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
+fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
     let (true, Ok(named)) = (filter.0.is_empty(), which.parse::<Named>()) else { return Ok(None) };
     let Ok(project) = Project::current() else { return Ok(None) };
     let says_package = named.has_package();
     let service = named.of(&project).map_err(|e| usage(&e))?;
     let service = if says_package { service } else { service.of_this_package() };
     let Some(lease) = unless_missing(service.lease())? else { return Ok(None) };
-    for key in ["project_path", "service_type", "service_name"] {
-        filter.put_some(key, lease[key].as_str());
-    }
-    let mut leases = found(filter)?;
-    let is_same = |other: &Json, key: &&str| other[*key] == lease[*key];
-    leases.retain(|other| {
-        ["service_name", "program", "package_path"].iter().all(|key| is_same(other, key))
-    });
-    only(which, leases)
+    only(which, of_same_service(&lease)?)
 }
 
 /// The lease of the project's service that is called so, or the leases of its block.
@@ -201,6 +193,20 @@ fn one(lease: &Json, shown: usize) -> String {
 pub(super) fn service(lease: &Json) -> String {
     let words = [text(lease, "service_type"), text(lease, "service_name")];
     words.join(" ").trim_end().to_owned()
+}
+
+/// The leases that the service of one has.
+pub(super) fn of_same_service(lease: &Json) -> Result<Vec<Json>, Stop> {
+    let mut filter = Fields::default();
+    for key in ["project_path", "service_type", "service_name"] {
+        filter.put_some(key, lease[key].as_str());
+    }
+    let is_same = |other: &Json, key: &&str| other[*key] == lease[*key];
+    let mut leases = found(filter)?;
+    leases.retain(|other| {
+        ["service_name", "program", "package_path"].iter().all(|key| is_same(other, key))
+    });
+    Ok(leases)
 }
 
 /// The leases that match the filter.

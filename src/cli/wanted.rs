@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::{
     Stop, ask,
     check::{who_listens, why_not},
-    lease::found,
+    lease::of_same_service,
     project::Project,
     text, usage,
 };
@@ -116,17 +116,9 @@ impl Wanted {
 
 /// The leases of the same service that had a port before this one got its own, the first one first.
 pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, Stop> {
-    let mut filter = Fields::default();
-    for key in ["project_path", "service_type", "service_name"] {
-        filter.put_some(key, answer[key].as_str());
-    }
     let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
-    let is_same = |lease: &Json, key: &&str| lease[*key] == answer[*key];
-    let mut leases = found(filter)?;
-    leases.retain(|lease| {
-        slot(lease) < slot(answer)
-            && ["service_name", "program", "package_path"].iter().all(|key| is_same(lease, key))
-    });
+    let mut leases = of_same_service(answer)?;
+    leases.retain(|lease| slot(lease) < slot(answer));
     leases.sort_by_key(slot);
     Ok(leases)
 }

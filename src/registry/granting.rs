@@ -218,6 +218,11 @@ impl Registry {
         self.list(&Filter { block_id: Some(block_id), ..Filter::default() })
     }
 
+    /// A lease, and the others of its block.
+    pub fn with_block(&self, lease: &Arc<Lease>) -> Vec<Arc<Lease>> {
+        lease.block_id.map_or_else(|| vec![Arc::clone(lease)], |id| self.leases_of_block(id))
+    }
+
     /// Gives a caller the lease that is there, and makes the caller one of those who hold it. `id` is the name of the share
     /// of a caller that gives it none.
     ///

@@ -222,14 +222,6 @@ impl Home {
         self.until(|| self.leases().iter().all(|lease| lease["pid"] != pid));
     }
 
-    /// Such a folder in the project, with these files.
-    fn package(&self, name: &str) -> String {
-        fs::create_dir_all(self.path(name)).unwrap();
-        fs::create_dir_all(self.path(".git")).unwrap();
-        fs::write(self.path(name).join("package.json"), "{}").unwrap();
-        self.path(name).display().to_string()
-    }
-
     fn at(&self, folder: &str, arguments: &[&str]) -> Output {
         self.styxy().current_dir(folder).args(arguments).output().unwrap()
     }

@@ -182,10 +182,7 @@ impl Service {
             Choice::Port(first) => self.grant(&decision, *first, owner, Vec::new()),
             Choice::Existing(lease) => self.share(&lease.clone(), request, owner)?,
             Choice::Moved(claim, first) => {
-                let leases = match claim.block_id {
-                    Some(id) => self.registry.leases_of_block(id),
-                    None => vec![Arc::clone(claim)],
-                };
+                let leases = self.registry.with_block(claim);
                 if leases.iter().any(|lease| self.model.is_busy(lease.port, lease.protocol)) {
                     return Err(has_another_port(claim));
                 }

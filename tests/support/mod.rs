@@ -160,6 +160,14 @@ impl Home {
         }
     }
 
+    /// A package of the project that the home is; its folder.
+    pub fn package(&self, name: &str) -> String {
+        fs::create_dir_all(self.path(name)).unwrap();
+        fs::create_dir_all(self.path(".git")).unwrap();
+        fs::write(self.path(name).join("package.json"), "{}").unwrap();
+        self.path(name).display().to_string()
+    }
+
     /// Where the user's configuration is.
     pub fn config(&self) -> PathBuf {
         self.path(if is_session() { ".config/styxy" } else { "config/styxy" })
