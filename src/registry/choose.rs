@@ -461,15 +461,7 @@ fn run(
 fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error {
     let error = Error::new(ErrorKind::PortInUse, obstacle.describe(port, request.protocol()));
     match obstacle {
-        // What another project or a program has is not for this one to release.
-        Obstacle::Leased(lease)
-            if lease.project_path == request.project_path && !lease.is_owned() =>
-        {
-            error.suggest(format!(
-                "release it (`styxy release {}`), or ask without strict to get another port",
-                lease.lease_id
-            ))
-        }
+        // It may be another project's, or a server may run on it: what that is comes before its release.
         Obstacle::Leased(lease) => error.suggest(format!(
             "ask without strict to get another port (`styxy check {}` shows who has it)",
             lease.port
