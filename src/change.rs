@@ -273,7 +273,7 @@ impl Denial {
     pub fn new(request: &AllocateRequest, error: &Error) -> Self {
         Self {
             service_type: request.service_type.clone(),
-            service_name: request.service_name.clone(),
+            service_name: request.service_name.clone().or_else(|| request.program.clone()),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
             port: request.port,

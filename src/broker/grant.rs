@@ -6,7 +6,7 @@ use super::{
     Broker, Inner,
     ending::is_taken,
     holding::{Caller, Held},
-    search::Search,
+    search::{Search, look},
     settling::InHand,
 };
 use crate::{
@@ -374,17 +374,19 @@ impl Broker {
         else {
             return true;
         };
-        if request.dry_run {
-            return true;
-        }
         let mut leases = inner.registry.with_block(lease);
         // A server may have been seen on a part of a block.
         leases.retain(|lease| lease.used == Use::Idle);
         let mut ends = Vec::new();
         for lease in leases {
             let is_tcp = lease.protocol != Protocol::Udp;
-            let regained = is_tcp.then(|| probe::regain(lease.port));
-            if matches!(regained, Some(Err(Obstacle::InUse(InUse::Bound)))) || is_taken(&lease) {
+            // Who only asks what would happen binds nothing.
+            let regained = (is_tcp && !request.dry_run).then(|| probe::regain(lease.port));
+            let is_bound = match &regained {
+                Some(regained) => matches!(regained, Err(Obstacle::InUse(InUse::Bound))),
+                None => is_tcp && inner.is_bound_by_others(lease.port),
+            };
+            if is_bound || is_taken(&lease) {
                 ends.push(Change::end(lease, EndReason::Taken));
             } else if let Some(Ok(socket)) = regained
                 && lease.hold == Hold::Guard
@@ -489,6 +491,13 @@ impl Inner {
             self.registry.claim(&self.registry.completed(request, service_type)?, service_type);
         Ok(claim
             .is_some_and(|claim| !is_used(claim) && diag::is_listened(claim.port, claim.protocol)))
+    }
+
+    /// Whether the kernel shows the TCP port of a claim that has lost its guard as bound without a listener.
+    fn is_bound_by_others(&self, port: Port) -> bool {
+        let seen = Seen::of(Protocol::Tcp, PortRange::only(port));
+        let looked = seen.map(|seen| look(&seen, port, &self.guards));
+        matches!(looked, Ok(Err(Obstacle::InUse(InUse::Bound))))
     }
 
     /// What ends when a claim moves to the port that it is asked for with. One that something listens on stays.

@@ -86,7 +86,9 @@ fn what_somebody_else_has_meanwhile_is_no_claim_any_more() {
     };
     let port = claim["port"].as_u64().unwrap();
     let others = [bind(port), bind(port + 2)];
+    let would = home.allocated(&["--dry-run"]);
     let again = home.allocated(&[]);
+    assert_eq!(would["port"], again["port"]);
     assert_ne!(again["port"], claim["port"]);
     assert_eq!(again["hold"], "guard");
     let block = home.allocated(&["--count", "2"]);
@@ -447,6 +449,21 @@ fn a_claim_moves_to_the_port_that_is_asked_for_unless_a_server_uses_it() {
     assert_eq!(moved["ports"], json!([home.port(3), home.port(4)]));
     assert_ne!(moved["ports"], block["ports"]);
     assert_eq!(home.leases().len(), 3);
+}
+
+#[test]
+fn a_claim_moves_in_one_commit() {
+    let home = Home::with_type();
+    home.allocated(&["--count", "2"]);
+    home.allocated(&["--count", "2", "--port", &home.port(4).to_string()]);
+    // All records of a commit count after a crash, or none.
+    let log = fs::read_to_string(home.state().join("log.00000001")).unwrap();
+    let lines = log.lines().map(|line| line.split_once(' ').unwrap().1);
+    let lines: Vec<Json> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    let at = lines.iter().position(|line| line["commit"] == 4).expect(&log);
+    let change = |line: &Json| line["record"]["change"].as_object().unwrap().keys().next().cloned();
+    let changes: Vec<_> = lines[at + 1..].iter().take(4).filter_map(change).collect();
+    assert_eq!(changes, ["allocate", "allocate", "release", "release"]);
 }
 
 #[test]
