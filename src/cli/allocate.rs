@@ -35,7 +35,7 @@ pub(super) struct Allocate {
     #[arg(long)]
     hold: Option<Hold>,
     /// Release the lease after this many seconds, unless it is renewed
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
     wanted: Wanted,

@@ -183,7 +183,10 @@ fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop
         print_json(&json!({"valid": problems.is_empty(), "problems": problems}))?;
     } else if problems.is_empty() {
         let files = match files {
-            0 => "no files, only the built-in defaults".to_owned(),
+            0 => {
+                let own = user().config().pop().unwrap_or_default().join("config.json");
+                format!("only the built-in defaults: there is no {}", own.display())
+            }
             files => counted(files as u64, "file"),
         };
         print(&format!("the configuration is valid ({files})"))?;

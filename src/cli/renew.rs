@@ -10,7 +10,7 @@ pub(super) struct Renew {
     #[arg(value_name = "PORT|NAME|LEASE_ID")]
     lease_id: String,
     /// The new time limit in seconds [default: the one that it has]
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
     output: Output,
