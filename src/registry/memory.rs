@@ -177,9 +177,11 @@ impl Memory {
         self.forget(&key);
         let Remembered { port, age, .. } = remembered;
         let key = Arc::new(key);
-        self.by_port.entry((key.protocol, port)).or_default().insert((age, Arc::clone(&key)));
-        self.note_newest(key.protocol, port);
-        self.set(key.protocol).insert(port);
+        for port in block(&key, port) {
+            self.by_port.entry((key.protocol, port)).or_default().insert((age, Arc::clone(&key)));
+            self.note_newest(key.protocol, port);
+            self.set(key.protocol).insert(port);
+        }
         let of_project = self.of_project.entry(key.project_path.clone()).or_default();
         of_project.insert((age, Arc::clone(&key)));
         self.by_age.insert((age, Arc::clone(&key)));
@@ -191,24 +193,26 @@ impl Memory {
         let Some((key, Remembered { port, age, .. })) = self.by_key.remove_entry(key) else {
             return;
         };
-        let place = (key.protocol, port);
-        let protocol = key.protocol;
         let entry = (age, key);
+        let key = &entry.1;
         self.by_age.remove(&entry);
-        if let Some(entries) = self.of_project.get_mut(&entry.1.project_path) {
+        if let Some(entries) = self.of_project.get_mut(&key.project_path) {
             entries.remove(&entry);
             if entries.is_empty() {
-                self.of_project.remove(&entry.1.project_path);
+                self.of_project.remove(&key.project_path);
             }
         }
-        if let Some(entries) = self.by_port.get_mut(&place) {
-            entries.remove(&entry);
-            if entries.is_empty() {
-                self.by_port.remove(&place);
-                self.set(protocol).remove(port);
+        for port in block(key, port) {
+            let place = (key.protocol, port);
+            if let Some(entries) = self.by_port.get_mut(&place) {
+                entries.remove(&entry);
+                if entries.is_empty() {
+                    self.by_port.remove(&place);
+                    self.set(key.protocol).remove(port);
+                }
             }
+            self.note_newest(key.protocol, port);
         }
-        self.note_newest(protocol, port);
     }
 
     /// Forgets everything of that type: its ranges may be another's soon.
@@ -276,6 +280,11 @@ impl Memory {
             Protocol::Both => &mut self.both,
         }
     }
+}
+
+/// The ports of a block, of which only the first is remembered by number.
+fn block(key: &MemoryKey, first: Port) -> impl Iterator<Item = Port> + use<> {
+    (0..key.count).map_while(move |offset| first.plus(offset))
 }
 
 #[cfg(test)]

@@ -305,11 +305,11 @@ mod tests {
         };
         assert_eq!(world.port(&request()), 3000);
         let there = world.granted(&request());
-        assert_eq!([world.port(&block), world.port(&package)], [3001, 3002]);
+        assert_eq!([world.port(&block), world.port(&package)], [3001, 3004]);
         world.end(&there);
         for _ in 0..2 {
             assert_eq!(world.port(&request()), 3000);
-            assert_eq!([world.port(&block), world.port(&package)], [3001, 3002]);
+            assert_eq!([world.port(&block), world.port(&package)], [3001, 3004]);
         }
     }
 
