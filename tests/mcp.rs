@@ -233,6 +233,29 @@ fn the_project_is_the_first_root_of_the_client_unless_the_server_runs_in_one() {
 }
 
 #[test]
+fn a_client_that_does_not_say_what_it_works_on_is_asked_once() {
+    let home = Home::with_type();
+    let mut session = Session::silent(home.styxy());
+    let mut hello = hello();
+    hello["capabilities"]["roots"] = json!({});
+    session.request("initialize", &hello);
+    session.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
+    let mut questions = 0;
+    for _ in 0..2 {
+        let id = session.begin("list", &json!({}));
+        let answer = loop {
+            let message = session.message().unwrap();
+            if message["method"] != "roots/list" {
+                break message;
+            }
+            questions += 1;
+        };
+        assert_eq!((&answer["id"], &answer["result"]["isError"]), (&json!(id), &json!(false)));
+    }
+    assert_eq!(questions, 1);
+}
+
+#[test]
 fn port_answers_the_lease_of_a_service_and_says_what_has_none() {
     let home = Home::with_type();
     let mut session = Session::new(&home);

@@ -3,6 +3,7 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -61,7 +62,7 @@ impl Mcp {
 /// Serves until the client is gone.
 async fn serve() -> Result<(), Stop> {
     let session = async {
-        match Server.serve(lines::Lines::new()).await {
+        match Server::default().serve(lines::Lines::new()).await {
             Ok(session) => {
                 let _ = session.waiting().await;
                 Ok(())
@@ -171,7 +172,11 @@ fn schema<T: JsonSchema>() -> Map<String, Json> {
     schema
 }
 
-struct Server;
+#[derive(Default)]
+struct Server {
+    /// Whether the client has left a question for its roots unanswered.
+    has_no_answer: AtomicBool,
+}
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
@@ -199,7 +204,7 @@ impl ServerHandler for Server {
             let words = format!("there is no tool {name:?}; the known ones are {known}");
             return Err(ErrorData::invalid_params(words, None));
         };
-        go_to_root(&context).await;
+        self.go_to_root(&context).await;
         let arguments = Json::Object(request.arguments.unwrap_or_default());
         // A verb waits for its answer, so each call has a thread.
         let answer = spawn_blocking(|| {
@@ -229,21 +234,29 @@ impl ServerHandler for Server {
     }
 }
 
-/// Goes to the project that the client works on: its first root, unless the server was started in one of them. Where it
-/// says nothing of roots, the folder stays what it was; the newest protocol has no roots any more.
-#[expect(deprecated, reason = "clients of protocols before 2026-07-28 have roots")]
-async fn go_to_root(context: &RequestContext<RoleServer>) {
-    if context.client_capabilities().is_none_or(|client| client.roots.is_none()) {
-        return;
-    }
-    let Ok(Ok(listed)) = timeout(ROOTS_PATIENCE, context.peer.list_roots()).await else { return };
-    let folders: Vec<_> = listed.roots.iter().filter_map(|root| folder_of(&root.uri)).collect();
-    let is_inside = |here: &Path| folders.iter().any(|folder| here.starts_with(folder));
-    if let Some(first) = folders.first()
-        && !env::current_dir().is_ok_and(|here| is_inside(&here))
-    {
-        // What is not there for this server, as for one in a sandbox, is no place to go to.
-        let _ = env::set_current_dir(first);
+impl Server {
+    /// Goes to the project that the client works on: its first root, unless the server was started in one of them. Where it
+    /// says nothing of roots, the folder stays what it was; the newest protocol has no roots any more.
+    #[expect(deprecated, reason = "clients of protocols before 2026-07-28 have roots")]
+    async fn go_to_root(&self, context: &RequestContext<RoleServer>) {
+        let has_roots = context.client_capabilities().is_some_and(|client| client.roots.is_some());
+        if !has_roots || self.has_no_answer.load(Ordering::Relaxed) {
+            return;
+        }
+        let Ok(listed) = timeout(ROOTS_PATIENCE, context.peer.list_roots()).await else {
+            // One call is late, and not every one.
+            self.has_no_answer.store(true, Ordering::Relaxed);
+            return;
+        };
+        let Ok(listed) = listed else { return };
+        let folders: Vec<_> = listed.roots.iter().filter_map(|root| folder_of(&root.uri)).collect();
+        let is_inside = |here: &Path| folders.iter().any(|folder| here.starts_with(folder));
+        if let Some(first) = folders.first()
+            && !env::current_dir().is_ok_and(|here| is_inside(&here))
+        {
+            // What is not there for this server, as for one in a sandbox, is no place to go to.
+            let _ = env::set_current_dir(first);
+        }
     }
 }
 
