@@ -134,11 +134,14 @@ impl Guards {
         self.shelf = shelf;
         for (lease, socket) in found {
             if is_live(lease) && !self.contains(lease) {
+                let since = Moment(0);
                 self.held.insert(lease, Guard { socket, since, stored: false });
             } else {
                 self.shelf.remove(lease);
             }
         }
+        // The shelf is for few, and this service may be killed as soon as the one before it was.
+        self.store_settled(since);
     }
 
     /// Lets the port of a lease go.
