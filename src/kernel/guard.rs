@@ -114,8 +114,12 @@ impl Guards {
 
     /// Keeps a bound socket for a lease.
     pub fn insert(&mut self, lease: LeaseId, socket: OwnedFd) {
-        self.shelf.put(lease, socket.as_fd());
+        let is_kept = self.shelf.put(lease, socket.as_fd());
         self.held.insert(lease, Guard { socket, since: clock::now(), stored: false });
+        if !is_kept {
+            // So many are young that this one cannot wait until it has settled.
+            self.store_one(lease);
+        }
     }
 
     /// Keeps what the manager has kept of live leases, and has it let go of the rest.
@@ -193,28 +197,31 @@ impl Guards {
     }
 
     fn store_settled(&mut self, now: Moment) -> bool {
-        let mut later = false;
-        for (lease, guard) in self.held.iter_mut().filter(|(_, guard)| !guard.stored) {
-            if self.stored >= MOST_STORED {
-                return false;
-            }
-            if guard.since.plus_seconds(SETTLED_SECONDS) > now {
-                later = true;
-                continue;
-            }
-            let name = format!("{NAME}{lease}");
-            // Without FDPOLL=0 the manager drops the socket at once: bound and not listening, it polls
-            // as hung up.
-            let states =
-                [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-            if !manager::hand_over(&states, &[guard.socket.as_fd()]) {
-                return false;
-            }
-            guard.stored = true;
+        let is_settled = |guard: &Guard| guard.since.plus_seconds(SETTLED_SECONDS) <= now;
+        let waiting = self.held.iter().filter(|(_, guard)| !guard.stored);
+        let (settled, young): (Vec<_>, Vec<_>) = waiting.partition(|(_, guard)| is_settled(guard));
+        let is_later = !young.is_empty();
+        let settled: Vec<_> = settled.into_iter().map(|(lease, _)| *lease).collect();
+        settled.into_iter().all(|lease| self.store_one(lease)) && is_later
+    }
+
+    /// Stores the guard of a lease, if there is room and a manager; whether it is stored.
+    fn store_one(&mut self, lease: LeaseId) -> bool {
+        let Some(guard) = self.held.get_mut(&lease).filter(|_| self.stored < MOST_STORED) else {
+            return false;
+        };
+        let name = format!("{NAME}{lease}");
+        // Without FDPOLL=0 the manager drops the socket at once: bound and not listening, it polls
+        // as hung up.
+        let states =
+            [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
+        guard.stored = manager::hand_over(&states, &[guard.socket.as_fd()]);
+        let is_stored = guard.stored;
+        if is_stored {
             self.stored += 1;
-            self.shelf.remove(*lease);
+            self.shelf.remove(lease);
         }
-        later
+        is_stored
     }
 }
 

@@ -89,15 +89,17 @@ impl Shelf {
         (shelf, found)
     }
 
-    /// Puts a guard on it, if there is room.
-    pub fn put(&mut self, lease: LeaseId, guard: BorrowedFd<'_>) {
-        let Some(at) = self.room() else { return };
+    /// Puts a guard on it, if there is room; whether there was.
+    pub fn put(&mut self, lease: LeaseId, guard: BorrowedFd<'_>) -> bool {
+        let Some(at) = self.room() else { return false };
         let place = &mut self.places[at];
-        // Too many may be under way for this user (getrlimit(2)): then it is held by the service alone.
-        if place.send(lease.to_string().as_bytes(), Some(guard)) {
+        // Too many may be under way for this user (getrlimit(2)).
+        let is_sent = place.send(lease.to_string().as_bytes(), Some(guard));
+        if is_sent {
             place.count += 1;
             self.taken.insert(lease, at);
         }
+        is_sent
     }
 
     /// Takes a lease's guard off it, if it is there.

@@ -20,6 +20,7 @@ use crate::{
 
 pub const TESTS: &[Test] = &[
     ("five_hundred_guards_outlive_the_service_and_their_owners_are_watched_again", killed),
+    ("guards_of_a_burst_outlive_a_service_that_is_killed_right_after_it", burst),
     ("guards_beyond_the_store_are_bound_again_at_the_start", beyond_the_store),
     ("a_guard_that_waits_is_stored_when_others_make_room", room_in_the_store),
     ("a_port_is_never_free_while_the_service_is_killed_and_restarted", assaulted),
@@ -43,14 +44,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn killed(machine: &Machine) {
     let ports = 20_000..=20_499;
     set_up(machine, &ports);
-    // Time enough to look at the ports before the next service starts.
-    machine
-        .user(
-            "mkdir -p ~/.config/systemd/user/styxy.service.d
-             printf '[Service]\\nRestartSec=20s\\n' >~/.config/systemd/user/styxy.service.d/late.conf
-             systemctl --user daemon-reload",
-        )
-        .ok();
+    start_late(machine);
     let owned = machine.inside("guards fill 500 100");
     let owned: Vec<(u64, u16)> = serde_json::from_value(owned).unwrap();
     let (dying, living) = owned.split_at(50);
@@ -88,6 +82,27 @@ fn killed(machine: &Machine) {
     assert_eq!(machine.unit(SERVICE, "SubState"), "auto-restart");
     eventually(LIMIT, "the service is back", || machine.unit_state(SERVICE) == "active");
     assert_ended(machine, &ports, &ended);
+}
+
+/// Has the service start again so late that there is time to look at the ports before.
+fn start_late(machine: &Machine) {
+    machine
+        .user(
+            "mkdir -p ~/.config/systemd/user/styxy.service.d
+             printf '[Service]\\nRestartSec=20s\\n' >~/.config/systemd/user/styxy.service.d/late.conf
+             systemctl --user daemon-reload",
+        )
+        .ok();
+}
+
+fn burst(machine: &Machine) {
+    let ports = 20_000..=20_499;
+    set_up(machine, &ports);
+    start_late(machine);
+    machine.inside("guards fill 500 0");
+    kill_service(machine);
+    assert_eq!(free(machine, &ports), NONE);
+    assert_eq!(machine.unit(SERVICE, "SubState"), "auto-restart");
 }
 
 /// Exactly these ports are let go, by the service and by systemd.
