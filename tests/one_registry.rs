@@ -97,7 +97,12 @@ fn a_sandbox_that_shows_the_home_read_only_reaches_the_service_outside() {
     );
     let output = in_a_sandbox(&home, &script).output().unwrap();
     assert!(String::from_utf8_lossy(&output.stdout).contains(&port), "{output:?}");
-    end(service, Signal::SIGTERM);
+    // Where none runs, what is remembered and leased is not left for another place.
+    end(service, Signal::SIGKILL);
+    let output = in_a_sandbox(&home, &script).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("(Read-only file system), and its state is there"), "{output:?}");
+    assert!(!output.status.success(), "{output:?}");
 }
 
 #[test]

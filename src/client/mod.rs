@@ -318,6 +318,8 @@ async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
     waiting.on("a service of this command's own to start");
     for _ in 0..TRIES {
         private::start().await.map_err(|why| {
+            // It may know what to do.
+            let why = user().obstacle().unwrap_or(why);
             Failure::Unreachable(format!(
                 "no styxy service can be reached: {absent}; and none can be started: {why}"
             ))

@@ -16,6 +16,9 @@ use nix::{
 };
 use uuid::Uuid;
 
+use super::machine;
+use crate::state;
+
 /// How long a command waits for its turn to make a folder.
 const TURN: Duration = Duration::from_secs(1);
 
@@ -67,7 +70,13 @@ pub(super) fn first_usable(
 fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
     // The state that is there must not be left for another place: who asks is told to mend it.
     let is_there = fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid);
-    if is_there && writable(path) == Err(Errno::EACCES) {
+    let is_left = match writable(path) {
+        Err(Errno::EACCES) => is_there,
+        // A home may be read-only from the start, as in an image.
+        Err(Errno::EROFS) => is_there && state::is_in(&path.join(machine::key())),
+        _ => false,
+    };
+    if is_left {
         return Ok(());
     }
     can_be_had(uid, path)
