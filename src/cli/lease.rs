@@ -4,6 +4,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     Stop, ask, counted,
+    list::is_of_package,
     project::Project,
     refused,
     service::{Named, unless_missing},
@@ -104,9 +105,7 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
         (Err(_), true) => {
             let found = by_name(which, filter.clone())?;
             let found = found.map_or_else(|| by_service(which, filter), |found| Ok(Some(found)))?;
-            found.ok_or_else(|| {
-                none(&format!("{which}, and no service of this project has that name"))
-            })
+            found.map_or_else(|| Err(of_no_service(which)), Ok)
         }
         (Err(error), false) if which.parse::<Named>().is_err() => Err(usage(&error)),
         (Err(_), false) => by_service(which, filter)?.ok_or_else(|| none(which)),
@@ -125,14 +124,48 @@ fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
     only(which, of_same_service(&lease)?)
 }
 
-/// The lease of the project's service that is called so, or the leases of its block.
+/// The lease of the service that is called so, or the leases of its block: of this very package, unless the filter says of
+/// which project it is.
 fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
-    if filter.get("project_path").is_none() {
-        let Ok(project) = Project::current() else { return Ok(None) };
-        filter.put("project_path", project.path().as_str());
+    if filter.get("project_path").is_some() {
+        filter.put("service_name", name);
+        return only(name, found(filter)?);
     }
+    let Ok(project) = Project::current() else { return Ok(None) };
+    let mut leases = called(name, &project, filter)?;
+    leases.retain(|lease| is_of_package(lease, &project));
+    only(name, leases)
+}
+
+/// The leases of a project that are called so, in whatever package.
+fn called(name: &str, project: &Project, mut filter: Fields) -> Result<Vec<Json>, Stop> {
+    filter.put("project_path", project.path().as_str());
     filter.put("service_name", name);
-    only(name, found(filter)?)
+    found(filter)
+}
+
+/// No lease of this package is called so, and none is of that type.
+fn of_no_service(name: &str) -> Stop {
+    let elsewhere = || -> Option<Vec<String>> {
+        let project = Project::current().ok()?;
+        let leases = called(name, &project, Fields::default()).ok()?;
+        let packages = leases.iter().map(|lease| {
+            let package = lease["package_path"].as_str()?;
+            let package = package.strip_prefix(project.path().as_str())?;
+            Some(format!("{name}@{}", package.trim_start_matches('/')))
+        });
+        let top = || format!("{name}@.");
+        let mut named: Vec<_> = packages.map(|package| package.unwrap_or_else(top)).collect();
+        named.dedup();
+        Some(named).filter(|named| !named.is_empty())
+    };
+    match elsewhere() {
+        Some(named) => refused(format!(
+            "this package has no lease {name}; other packages of the project have: {}",
+            named.join(", ")
+        )),
+        None => none(&format!("{name}, and no service of this package has that name")),
+    }
 }
 
 /// One lease, or those of one block.

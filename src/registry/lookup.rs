@@ -1,6 +1,6 @@
 //! Finding the lease that a service of a project has.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::Registry;
 use crate::{
@@ -36,14 +36,13 @@ impl Registry {
         // Those beyond the last slot come last.
         leases.sort_by_key(|lease| lease.slot.checked_sub(1).unwrap_or(u16::MAX));
         let Some(first) = leases.first() else { return Err(none(wanted)) };
-        let service = |lease: &Lease| {
-            let Lease { service_type, service_name, package_path, .. } = lease;
-            (service_type.clone(), service_name.clone(), package_path.clone())
-        };
-        if leases.iter().any(|lease| service(lease) != service(first)) {
-            return Err(several(&leases));
-        }
-        Ok(Arc::clone(first))
+        let first = Arc::clone(first);
+        let mut services = HashSet::new();
+        leases.retain(|lease| {
+            let Lease { service_type, service_name, package_path, .. } = &**lease;
+            services.insert((service_type.clone(), service_name.clone(), package_path.clone()))
+        });
+        if leases.len() > 1 { Err(several(&leases)) } else { Ok(first) }
     }
 }
 
@@ -70,7 +69,9 @@ fn several(leases: &[Arc<Lease>]) -> Error {
     };
     let services: Vec<_> = leases.iter().map(described).collect();
     Error::invalid(format!("several services of this project are meant: {}", services.join(", ")))
-        .suggest("say which by its name (as in dev:web) or its package (as in dev@apps/web)")
+        .suggest(
+            "say which by its name (as in dev:web) or its package (as in dev@apps/web, or dev@. for the project itself)",
+        )
 }
 
 #[cfg(test)]

@@ -182,7 +182,7 @@ fn a_lease_is_released_and_renewed_by_the_name_of_its_service() {
     // It could be the beginning of an id.
     home.ok(&["release", "cafe"]);
     assert_eq!(home.leases().len(), 1);
-    assert!(refused(&home, &["release", "web"]).contains("no service of this project"));
+    assert!(refused(&home, &["release", "web"]).contains("no service of this package"));
     home.ok(&["release", "web", "--project", "/b"]);
     home.allocated(&["--name", "web", "--new"]);
     home.allocated(&["--name", "web", "--new"]);
@@ -250,6 +250,16 @@ fn a_lease_is_released_and_renewed_as_it_is_looked_for_but_not_that_of_another_p
     assert_eq!(released("mine:shop"), format!("released port {named} of mine shop"));
     let wrong = home.at(&web, &["release", "mine:"]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    // A name alone means this package, too, and others are named as they are to be asked for.
+    let elsewhere = port(&api, &["--name", "site"]);
+    for verb in ["release", "renew"] {
+        let refused = home.at(&web, &[verb, "site"]);
+        let others = "other packages of the project have: site@api";
+        assert!(said(&refused).contains(others), "{refused:?}");
+    }
+    let own = port(&web, &["--name", "site"]);
+    assert_eq!(released("site"), format!("released port {own} of mine site"));
+    assert_eq!(released("site@api"), format!("released port {elsewhere} of mine site"));
 }
 
 #[test]
