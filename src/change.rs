@@ -86,7 +86,7 @@ pub enum Change {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// The time limit of a lease begins anew.
+    /// A lease's time limit restarts.
     Renew {
         /// The lease as it is now.
         lease: Arc<Lease>,
@@ -154,7 +154,7 @@ pub enum Change {
         /// Tells this configuration from others.
         #[serde(default)]
         fingerprint: u32,
-        /// Whether something is wrong with the files still: what was told of that, stays told.
+        /// Whether the files still have errors: those that were logged are not logged again.
         #[serde(default)]
         still_wrong: bool,
     },

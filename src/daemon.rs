@@ -194,7 +194,7 @@ async fn serve(
     }
 
     // From here on every change is told, also one that comes before the line is kept.
-    let changed = broker.activity().watch();
+    let changed = broker.idle_tracker().watch();
     let told = summary(&broker);
     manager::tell(&[NotifyState::Ready, NotifyState::Status(&told)]);
     // What waits on the socket is taken when the manager counts the service as started: a very short
@@ -239,7 +239,7 @@ async fn serve(
     if let Some(door) = life.door.or(opened) {
         door.close(PATIENCE).await;
     }
-    let _ = tokio::time::timeout(PATIENCE, broker.activity().settled()).await;
+    let _ = tokio::time::timeout(PATIENCE, broker.idle_tracker().settled()).await;
     broker.sync_now().await;
     if let Some(successor) = life.successor {
         // What it does not get it binds or finds again.
@@ -288,7 +288,7 @@ impl Signals {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
     /// It was told to.
-    Told,
+    Signalled,
     /// There is nothing left to do.
     Idle,
     /// The session bus is gone: the session is over, or the bus is started again.
@@ -327,8 +327,8 @@ impl Life {
     ) -> Result<Cause, Failure> {
         loop {
             tokio::select! {
-                _ = self.signals.terminate.recv() => return Ok(Cause::Told),
-                _ = self.signals.interrupt.recv() => return Ok(Cause::Told),
+                _ = self.signals.terminate.recv() => return Ok(Cause::Signalled),
+                _ = self.signals.interrupt.recv() => return Ok(Cause::Signalled),
                 Some(opened) = self.opening.recv() => self.opened(opened)?,
                 () = closed(self.door.as_ref()) => {
                     if is_of_session {
@@ -338,7 +338,7 @@ impl Life {
                         return Ok(Cause::BusGone);
                     }
                     self.door.take().into_iter().for_each(Door::lost);
-                    self.broker.activity().note();
+                    self.broker.idle_tracker().note();
                     self.opening = bus::open(&self.broker);
                 }
                 successor = asked(self.handover.as_ref()) => {
@@ -346,7 +346,7 @@ impl Life {
                     return Ok(Cause::TakenOver);
                 }
                 () = quiet(&self.broker, idle) => return Ok(Cause::Idle),
-                () = self.broker.activity().room_wanted() => return Ok(Cause::Replaced),
+                () = self.broker.idle_tracker().room_wanted() => return Ok(Cause::Replaced),
                 // In the background: it may wait for a file, and signals don't.
                 _ = self.signals.hang_up.recv() => {
                     tokio::spawn(reload(Arc::clone(&self.broker)));
@@ -359,7 +359,7 @@ impl Life {
         match opened {
             Opened::Door(door) => {
                 self.door = Some(door);
-                self.broker.activity().note();
+                self.broker.idle_tracker().note();
             }
             Opened::NoBus => {}
             Opened::NameTaken => {
@@ -403,7 +403,7 @@ async fn closed(door: Option<&Door>) {
 /// Waits until nothing has been going on for the idle time, and the audit has nothing on its way.
 async fn quiet(broker: &Broker, idle: Option<Duration>) {
     loop {
-        broker.activity().idle(|| idle.unwrap_or_else(|| broker.idle_exit())).await;
+        broker.idle_tracker().idle(|| idle.unwrap_or_else(|| broker.idle_exit())).await;
         match broker.audit() {
             Some((seq, mut status)) if status.borrow().done < seq => {
                 let _ = status.wait_for(|status| status.done >= seq).await;

@@ -185,7 +185,7 @@ pub enum Owner {
     Connection {
         /// Its unique name.
         name: String,
-        /// The id of the bus, for names begin anew with another.
+        /// The id of the bus, because another bus numbers its names from the start.
         bus: String,
     },
 }
@@ -565,7 +565,7 @@ pub enum EndReason {
     Unused,
     /// Its owner was gone, and now its listener is too.
     ListenerGone,
-    /// The machine was started anew, and nothing of before lives.
+    /// The machine was rebooted, so nothing of before is alive.
     NewBoot,
     /// The grant could not be made durable, so it was taken back.
     NotDurable,
@@ -644,6 +644,14 @@ impl Transport {
         match self {
             Self::Dbus => "dbus",
             Self::Http => "http",
+        }
+    }
+
+    /// The same for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Dbus => "the session bus",
+            Self::Http => "its HTTP socket",
         }
     }
 }

@@ -38,14 +38,14 @@
 //! - [`dbus`] and [`http`].
 //!
 //! The service as a process:
-//! - [`daemon`]: its life. [`handover`]: how it passes from one process to the next. [`activity`]: what keeps it
+//! - [`daemon`]: its life. [`handover`]: how it passes from one process to the next. [`idle`]: what keeps it
 //!   from ending. [`surroundings`]: whose it is and where its folders are; [`surroundings::machine`]: whose ports those are.
 //!
 //! The command:
 //! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
 //!   project folder says it will need.
 
-pub mod activity;
+pub mod atomic_file;
 pub mod audit;
 pub mod auto_allocation;
 pub mod broker;
@@ -55,10 +55,10 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dbus;
-pub mod durable;
 pub mod error;
 pub mod handover;
 pub mod http;
+pub mod idle;
 pub mod kernel;
 pub mod lease;
 pub mod owners;

@@ -194,7 +194,7 @@ impl PortRange {
         self.first <= port && port <= self.last
     }
 
-    /// The range with so many ports more at each end, as far as there are ports.
+    /// The range, extended by this many ports at each end, as far as there are ports.
     #[must_use]
     pub fn widened(self, by: u16) -> Self {
         let first = self.first.minus(by).unwrap_or(Port::MIN);

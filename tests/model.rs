@@ -39,10 +39,10 @@ const TYPES: [&str; 3] = ["dev", "api", "ai"];
 struct Plan {
     types: BTreeMap<ServiceTypeName, ServiceType>,
     excluded: Vec<Port>,
-    most_leases: usize,
-    most_per_instance: usize,
-    most_per_project: usize,
-    most_remembered: usize,
+    max_leases: usize,
+    max_per_instance: usize,
+    max_per_project: usize,
+    max_remembered: usize,
 }
 
 impl Plan {
@@ -52,12 +52,12 @@ impl Plan {
             templates: BTreeMap::new(),
             auto: AutoAllocation::off(),
             excluded: self.excluded.iter().copied().collect(),
-            most_leases: self.most_leases,
-            most_per_instance: self.most_per_instance,
-            most_per_project: self.most_per_project,
+            max_leases: self.max_leases,
+            max_per_instance: self.max_per_instance,
+            max_per_project: self.max_per_project,
             percent_per_instance: 100,
             percent_per_project: 100,
-            most_remembered: self.most_remembered,
+            max_remembered: self.max_remembered,
         }
     }
 }
@@ -107,13 +107,13 @@ impl Model {
         } else if request.singleton_key.is_some() {
             return Err(ErrorKind::InvalidArgument);
         }
-        if self.leases.len() >= self.plan.most_leases {
+        if self.leases.len() >= self.plan.max_leases {
             return Err(ErrorKind::LimitExceeded);
         }
         let of_instance = self.leases.iter().filter(|l| l.instance_id == request.instance_id);
         let of_project = self.leases.iter().filter(|l| l.project_path == request.project_path);
-        if request.instance_id.is_some() && of_instance.count() >= self.plan.most_per_instance
-            || request.project_path.is_some() && of_project.count() >= self.plan.most_per_project
+        if request.instance_id.is_some() && of_instance.count() >= self.plan.max_per_instance
+            || request.project_path.is_some() && of_project.count() >= self.plan.max_per_project
         {
             return Err(ErrorKind::LimitExceeded);
         }
@@ -195,7 +195,7 @@ impl Model {
 
     /// Forgets the oldest beyond the limit. A lower limit counts from the next grant on.
     fn forget(&mut self) {
-        let excess = self.memory.len().saturating_sub(self.plan.most_remembered);
+        let excess = self.memory.len().saturating_sub(self.plan.max_remembered);
         self.memory.drain(..excess);
     }
 
@@ -462,14 +462,14 @@ prop_compose! {
     fn any_plan()(
         types in TYPES.map(|_| weighted(0.9, any_type())),
         excluded in prop::collection::vec(any_port(), 0..3),
-        most_leases in prop_oneof![3 => Just(100), 1 => 1_usize..8],
-        most_per_instance in prop_oneof![3 => Just(100), 1 => 1_usize..4],
-        most_per_project in prop_oneof![3 => Just(100), 1 => 1_usize..4],
-        most_remembered in prop_oneof![1 => Just(100), 1 => 1_usize..6],
+        max_leases in prop_oneof![3 => Just(100), 1 => 1_usize..8],
+        max_per_instance in prop_oneof![3 => Just(100), 1 => 1_usize..4],
+        max_per_project in prop_oneof![3 => Just(100), 1 => 1_usize..4],
+        max_remembered in prop_oneof![1 => Just(100), 1 => 1_usize..6],
     ) -> Plan {
         let types = TYPES.into_iter().zip(types);
         let types = types.filter_map(|(name, it)| Some((word(name), it?))).collect();
-        Plan { types, excluded, most_leases, most_per_instance, most_per_project, most_remembered }
+        Plan { types, excluded, max_leases, max_per_instance, max_per_project, max_remembered }
     }
 }
 
@@ -536,10 +536,10 @@ fn plan() -> Plan {
     Plan {
         types: BTreeMap::new(),
         excluded: Vec::new(),
-        most_leases: 100,
-        most_per_instance: 100,
-        most_per_project: 100,
-        most_remembered: 100,
+        max_leases: 100,
+        max_per_instance: 100,
+        max_per_project: 100,
+        max_remembered: 100,
     }
 }
 

@@ -36,7 +36,7 @@ pub const RELEASE: &str = "354c7f36c4ac4609863a2c9dfe17fe12";
 pub const EXPIRE: &str = "1509ddd36fb140008d978425a0f1a8e6";
 /// The owner of a lease is gone, its listener not.
 pub const ORPHAN: &str = "6d2001f74961400cb42ded243b0d997f";
-/// The time limit of a lease began anew.
+/// A lease's time limit was restarted.
 pub const RENEW: &str = "9a3fe27289e74510b977571f1bc60d01";
 /// A claim is used, or has not been for long.
 pub const CLAIM: &str = "4b6a3f7d0e0c4ad0a0a1a35b0c4e61d2";
@@ -48,7 +48,7 @@ pub const REGISTER_INSTANCE: &str = "57b7abd127434281a4121bc1e10b4840";
 pub const END_INSTANCE: &str = "9c7b2e33b478400b87e4cb62d86751d1";
 /// A request was refused.
 pub const DENY: &str = "cfde4e3d666345f3b7631cc38a36a9ff";
-/// The configuration was read anew.
+/// The configuration was reloaded.
 pub const CONFIG_RELOAD: &str = "df62e7b773934858a66261eb60432f79";
 /// The configuration has a problem.
 pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";

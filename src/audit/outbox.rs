@@ -152,12 +152,12 @@ pub struct Outbox {
 
 #[derive(Debug, Default)]
 struct Shared {
-    wanted: Mutex<Wanted>,
+    wanted: Mutex<Orders>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct Orders {
     /// The number of the last record in the log.
     seq: u64,
     /// Whether the thread waits for nothing but a record.
@@ -237,7 +237,7 @@ impl Drop for Outbox {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Wanted> {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -177,7 +177,7 @@ impl Broker {
             if !guard || inner.guards.contains(lease_id) {
                 continue;
             }
-            if inner.guards.len() >= inner.most_guards.min(inner.config.most_guards) {
+            if inner.guards.len() >= inner.max_guards.min(inner.config.max_guards) {
                 inner.unguarded.push(lease_id);
                 continue;
             }

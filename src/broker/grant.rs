@@ -5,7 +5,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use super::{
     Broker, Inner,
     ending::is_taken,
-    holding::{Caller, Held},
+    owner::{Caller, ResolvedOwner},
     search::{Search, look},
     settling::InHand,
 };
@@ -23,7 +23,7 @@ use crate::{
         Choice, InUse, Obstacle, PortSet, Remembered,
         claims::{has_another_port, is_used},
         granting::{At, Before, Decision, Means, Share, Shared, new_leases},
-        holding::let_go,
+        holders::let_go,
     },
     request::AllocateRequest,
     service_type::{Hold, InstanceBehavior, ServiceType},
@@ -163,7 +163,7 @@ impl Broker {
     ) -> Result<Granted, Error> {
         self.sight.check(request.config_seen.as_deref())?;
         let client = &caller.client;
-        let mut held = self.hold_on_to(&request.owner, caller).await?;
+        let mut held = self.resolve_owner(&request.owner, caller).await?;
         let attempt = self.attempt(request, client, &mut held, hand_over).await;
         let (mut granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
@@ -230,7 +230,7 @@ impl Broker {
         &self,
         request: &AllocateRequest,
         client: &Client,
-        held: &mut Held,
+        held: &mut ResolvedOwner,
         hand_over: bool,
     ) -> Result<(Granted, Option<u64>), Error> {
         let mut created = None;
@@ -259,7 +259,7 @@ impl Broker {
         &self,
         request: &AllocateRequest,
         client: &Client,
-        held: &mut Held,
+        held: &mut ResolvedOwner,
         hand_over: bool,
     ) -> Result<Attempt, Error> {
         let mut inner = self.lock();
@@ -359,14 +359,14 @@ impl Broker {
         Ok(Attempt::Granted(granted, must_wait.then_some(seq)))
     }
 
-    /// Binds the guards anew of a claim that is asked for once more and has lost them. Where somebody else has a port
+    /// Binds the guards again of a claim that is requested again and has lost them. Where somebody else has a port
     /// meanwhile, its lease ends, and it must be decided again: then it is false.
     fn regain(
         &self,
         inner: &mut Inner,
         request: &AllocateRequest,
         decided: &Result<Option<Planned>, Error>,
-        held: &mut Held,
+        held: &mut ResolvedOwner,
     ) -> bool {
         let Ok(Some(Planned {
             decision: Decision { choice: Choice::Existing(lease), .. }, ..
@@ -405,7 +405,7 @@ impl Broker {
         lease: Arc<Lease>,
         decision: &Decision,
         client: &Client,
-        held: &mut Held,
+        held: &mut ResolvedOwner,
         hand_over: bool,
     ) -> Result<Attempt, Error> {
         let Decision { request, is_single, .. } = decision;
@@ -573,7 +573,7 @@ impl Inner {
     }
 
     fn means(&self, hand_over: bool) -> Means {
-        let most = self.most_guards.min(self.config.most_guards);
+        let most = self.max_guards.min(self.config.max_guards);
         Means { can_grow: true, hand_over, guards: (self.guards.len(), most) }
     }
 

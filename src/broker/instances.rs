@@ -14,13 +14,13 @@ use crate::{
 };
 
 impl Broker {
-    /// Makes an instance known, or known anew.
+    /// Registers an instance, or registers it again.
     pub async fn register_instance(
         &self,
         request: &InstanceRequest,
         caller: &Caller,
     ) -> Result<Arc<Instance>, Error> {
-        let mut held = self.hold_on_to(&request.owner, caller).await?;
+        let mut held = self.resolve_owner(&request.owner, caller).await?;
         let instance = Arc::new(Instance {
             instance_id: request.instance_id.clone(),
             owner: held.owner.clone(),
@@ -31,7 +31,7 @@ impl Broker {
         let inner = &mut *inner;
         self.usable(inner)?;
         let is_new = inner.registry.instance(&instance.instance_id).is_err();
-        let most = inner.config.most_instances;
+        let most = inner.config.max_instances;
         if is_new && inner.registry.instance_count() >= most {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,

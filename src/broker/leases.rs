@@ -44,7 +44,7 @@ impl Broker {
         Ok(count)
     }
 
-    /// Releases leases without an owner that are older than so many seconds and that nothing listens on;
+    /// Releases leases without an owner that are older than this many seconds and that nothing listens on;
     /// with `dry_run` only says which.
     pub fn clean_up(
         &self,

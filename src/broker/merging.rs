@@ -11,7 +11,7 @@ use crate::{
     change::{Change, Merge},
     error::Error,
     handover::others::{Older, Others, Spent},
-    kernel::process::{Process, Trouble},
+    kernel::process::{Process, ProcessError},
     lease::{Lease, LeaseId, MemoryKey, Owner},
     port::Port,
     registry::{
@@ -102,7 +102,7 @@ impl Grips {
 
 fn lives(pid: u32, start: u64) -> bool {
     let process = Process::of_pid(pid);
-    matches!(process, Ok(process) | Err(Trouble::Foreign(process)) if process.start == start)
+    matches!(process, Ok(process) | Err(ProcessError::Foreign(process)) if process.start == start)
 }
 
 /// What these registries remember, the oldest first. Services may be writing to them, so it is what can be read.
@@ -120,7 +120,7 @@ fn remembered(siblings: &[std::path::PathBuf], rules: &Rules) -> Vec<(MemoryKey,
     }
     let mut remembered: Vec<_> = known.into_iter().collect();
     remembered.sort_unstable_by_key(|(_, (order, _))| *order);
-    let spare = remembered.len().saturating_sub(rules.most_remembered);
+    let spare = remembered.len().saturating_sub(rules.max_remembered);
     remembered.drain(..spare);
     remembered.into_iter().map(|(key, (_, port))| (key, port)).collect()
 }

@@ -4,7 +4,7 @@
 //! - this file: starting, and making a change
 //! - [`grant`]: granting, also what is granted already
 //! - `search`: finding out whether ports are free
-//! - `holding`: finding out who an owner is
+//! - `owner`: finding out who an owner is
 //! - `settling`: carrying out what follows from a change: owners, deadlines, guards
 //! - `leases`: renewing, releasing, forgetting
 //! - `instances`: agents that have announced themselves
@@ -21,11 +21,11 @@ mod backlog;
 mod denials;
 mod ending;
 pub mod grant;
-mod holding;
 mod instances;
 mod leases;
 mod leaving;
 mod merging;
+mod owner;
 mod query;
 mod search;
 mod settling;
@@ -35,7 +35,7 @@ mod unsettled;
 
 use instances::Beat;
 
-pub use holding::Caller;
+pub use owner::Caller;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -47,12 +47,12 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    activity::Activity,
     audit::{Outbox, Sink, outbox},
     change::{Change, Record},
     config::{Config, Files, Merged, Origins, Problem, drop_in},
     error::{Error, ErrorKind},
     handover::{Claim, giver::Successor},
+    idle::IdleTracker,
     kernel::{
         clock,
         guard::{self, Guards, Kept},
@@ -112,7 +112,7 @@ pub struct Broker {
     boot_id: String,
     /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
     inner: Mutex<Inner>,
-    activity: Activity,
+    idle_tracker: IdleTracker,
     owners: Owners,
     deadlines: Deadlines,
     /// Whether something waits for the end of a listener.
@@ -139,9 +139,9 @@ struct Inner {
     denials: Denials,
     guards: Guards,
     /// What the limit of descriptors allows.
-    most_guards: usize,
+    max_guards: usize,
     /// Leases that are still to be looked after when there is time: guards that are to be bound, and times
-    /// without use that begin anew.
+    /// without use that restart.
     waiting: VecDeque<LeaseId>,
     /// Those of them whose guards could not be bound; they wait again after a while.
     unguarded: Vec<LeaseId>,
@@ -205,7 +205,7 @@ impl Broker {
                 unsettled: Unsettled::default(),
                 denials: Denials::default(),
                 guards: Guards::default(),
-                most_guards: guard::most(),
+                max_guards: guard::most(),
                 waiting: VecDeque::new(),
                 unguarded: Vec::new(),
                 tries: 0,
@@ -222,7 +222,7 @@ impl Broker {
             own,
             files: Arc::new(tokio::sync::Mutex::new(files)),
             sight,
-            activity: Activity::default(),
+            idle_tracker: IdleTracker::default(),
             owners: Owners::new({
                 let this = Weak::clone(this);
                 move |owner| {
@@ -262,7 +262,7 @@ impl Broker {
         let io = |error| OpenError::Io(self.state.clone(), error);
         let mut registry = Registry::new(inner.config.rules());
         // A new state knows of nothing but what is built in.
-        registry.set_told(Config::built_in().to_tell());
+        registry.set_audited_config(Config::built_in().to_audit());
         inner.locked(&self.state)?;
         let opened = Store::open(&self.state, &self.boot_id, &mut registry)?;
         let store = opened.store;
@@ -289,7 +289,7 @@ impl Broker {
         let state = State { store, writer, outbox, audit_generation: 0, compacting: false };
         let mut changes: Vec<_> =
             opened.damage.into_iter().map(|reason| Change::Recover { reason }).collect();
-        let told = inner.registry.told();
+        let told = inner.registry.audited_config();
         changes.extend(types::differences(told, &inner.config, &inner.problems));
         if opened.other_boot && !inner.claim.is_handed_over {
             let void = inner.registry.list(&Filter::default()).into_iter();
@@ -305,7 +305,7 @@ impl Broker {
             Ok(state) if opened.other_boot => state.store.mark_boot().map_err(storage),
             _ => Ok(()),
         });
-        self.activity.touch(inner.registry.running_for());
+        self.idle_tracker.touch(inner.registry.running_for());
         // Leases of another boot must not live on because their end could not be stored.
         told.map_err(|error| io(std::io::Error::other(error.message)))?;
         self.take_over_others(inner, is_new);
@@ -394,7 +394,7 @@ impl Broker {
             }
         }
         self.await_endings(inner);
-        self.activity.touch(inner.registry.running_for());
+        self.idle_tracker.touch(inner.registry.running_for());
         self.compact_if_due(inner);
         Ok(seq)
     }
@@ -498,8 +498,8 @@ impl Broker {
     }
 
     /// What the service is busy with.
-    pub fn activity(&self) -> &Activity {
-        &self.activity
+    pub fn idle_tracker(&self) -> &IdleTracker {
+        &self.idle_tracker
     }
 
     /// Who is being watched.

@@ -196,7 +196,7 @@ impl Broker {
             || program::is_replaced()
             || self.owners.is_without_bus();
         if makes_room {
-            self.activity.make_room();
+            self.idle_tracker.make_room();
         }
         makes_room
     }
@@ -211,7 +211,7 @@ impl Broker {
         fields.put("on_bus", !self.owners.is_without_bus());
         fields.put("leases", count(inner.registry.len()));
         fields.put("guards", count(inner.guards.len()));
-        fields.put("guards_limit", count(inner.most_guards.min(inner.config.most_guards)));
+        fields.put("guards_limit", count(inner.max_guards.min(inner.config.max_guards)));
         fields.put("remembered_ports", count(inner.registry.memory().len()));
         let types = &inner.config.types.0;
         fields.put("service_types", count(types.len()));

@@ -16,7 +16,7 @@ const FEW_IN_USE: usize = 16;
 /// granted any more, and a search through a wide range must not keep everybody from it.
 #[derive(Debug)]
 pub(super) struct Search {
-    way: Way,
+    way: Mode,
     /// What was found in use is not asked about again.
     busy: PortSet,
     /// How many more ports may be in use until the search is out of patience.
@@ -24,7 +24,7 @@ pub(super) struct Search {
 }
 
 #[derive(Debug)]
-enum Way {
+enum Mode {
     /// By what the kernel shows, asked once for all ports when the first is asked about.
     Look(Option<Seen>),
     /// By binding them; the sockets of each, the one for TCP last.
@@ -34,7 +34,7 @@ enum Way {
 impl Search {
     /// Looks only, and is in nobody's way.
     pub(super) fn looking() -> Self {
-        Self::new(Way::Look(None))
+        Self::new(Mode::Look(None))
     }
 
     /// The same, when these are known to be in use.
@@ -44,10 +44,10 @@ impl Search {
 
     /// Reserves the ports that are free.
     pub(super) fn reserving() -> Self {
-        Self::new(Way::Reserve(HashMap::new()))
+        Self::new(Mode::Reserve(HashMap::new()))
     }
 
-    fn new(way: Way) -> Self {
+    fn new(way: Mode) -> Self {
         Self { way, busy: PortSet::default(), patience: FEW_IN_USE }
     }
 
@@ -73,12 +73,12 @@ impl Search {
             return Err(Obstacle::InUse(InUse::Socket));
         }
         let sockets = match &mut self.way {
-            Way::Look(Some(seen)) => return look(seen, port, guards),
-            Way::Look(unseen) => {
+            Mode::Look(Some(seen)) => return look(seen, port, guards),
+            Mode::Look(unseen) => {
                 let seen = Seen::of(protocol, PortRange::ALL).map_err(Obstacle::Shortage)?;
                 return look(unseen.insert(seen), port, guards);
             }
-            Way::Reserve(sockets) => sockets,
+            Mode::Reserve(sockets) => sockets,
         };
         if sockets.contains_key(&port) {
             return Ok(());
@@ -108,8 +108,8 @@ impl Search {
     /// The socket that reserves the port; with both protocols the one for TCP.
     pub(super) fn take(&mut self, port: Port) -> Option<OwnedFd> {
         match &mut self.way {
-            Way::Look(_) => None,
-            Way::Reserve(sockets) => sockets.remove(&port)?.pop(),
+            Mode::Look(_) => None,
+            Mode::Reserve(sockets) => sockets.remove(&port)?.pop(),
         }
     }
 }

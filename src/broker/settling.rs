@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, os::fd::OwnedFd};
 
-use super::{Broker, Inner, holding::Held};
+use super::{Broker, Inner, owner::ResolvedOwner};
 use crate::{
     change::Change,
     error::Error,
@@ -28,7 +28,7 @@ pub(super) struct InHand {
 
 impl InHand {
     /// What is held for a request.
-    pub(super) fn of(held: &mut Held) -> Self {
+    pub(super) fn of(held: &mut ResolvedOwner) -> Self {
         let pidfd = held.pidfd.take().map(|pidfd| (held.owner.clone(), pidfd));
         Self { owners: pidfd.into_iter().collect(), guards: std::mem::take(&mut held.guards) }
     }

@@ -69,7 +69,7 @@ impl Sight {
 }
 
 impl Broker {
-    /// Takes what a command sees of the configuration, and reads it anew. The answer has the `problems`, `elsewhere` if the
+    /// Takes what a command sees of the configuration, and reloads it. The answer has the `problems`, `elsewhere` if the
     /// command sees another folder than the service, and `again` if this service ends so that the next one can see it.
     pub async fn take_configuration(&self, seen: Seen, client: &Client) -> Result<Fields, Error> {
         let client = client.clone();
@@ -86,7 +86,7 @@ impl Broker {
             if showing == Showing::Replaced {
                 fields.put("again", true);
                 fields.put("problems", Vec::<String>::new());
-                this.activity.make_room();
+                this.idle_tracker.make_room();
                 return Ok(fields);
             }
             *this.sight.shown() = files.shown();

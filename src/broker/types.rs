@@ -17,7 +17,7 @@ use crate::{
     kernel::{self, diag},
     lease::{Client, EndReason, Lease},
     port::{Port, PortRange, Protocol},
-    registry::{PortSet, Told, appearing::Plan},
+    registry::{AuditedConfig, PortSet, appearing::Plan},
     request::{AllocateRequest, Filter},
     service_type::ServiceTypeName,
     time::Timestamp,
@@ -59,42 +59,46 @@ impl Inner {
         leases.collect()
     }
 
-    /// What is to be told of a configuration that is about to be in force.
+    /// The events to log for a configuration that is about to take effect.
     fn differences(&self, merged: &Merged) -> Vec<Change> {
-        differences(self.registry.told(), &merged.config, &merged.problems)
+        differences(self.registry.audited_config(), &merged.config, &merged.problems)
     }
 }
 
-/// What a configuration is told by, after what was told before.
-pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) -> Vec<Change> {
-    let now = config.to_tell();
+/// The changes that log a configuration, given what was logged before.
+pub(super) fn differences(
+    audited: &AuditedConfig,
+    config: &Config,
+    problems: &[Problem],
+) -> Vec<Change> {
+    let now = config.to_audit();
     let ranges = |name: &ServiceTypeName, ranges: &Vec<PortRange>| TypeRanges {
         service_type: name.clone(),
         ranges: ranges.clone(),
     };
     let mut changes = Vec::new();
-    let gone = told
+    let gone = audited
         .automatic
         .keys()
         .filter(|name| !now.automatic.contains_key(*name) && !now.written.contains_key(*name));
     changes.extend(gone.map(|name| Change::UndoAutoAllocation {
         service_type: name.clone(),
-        ranges: told.automatic[name].ranges.clone(),
-        placement: told.automatic[name].placement,
+        ranges: audited.automatic[name].ranges.clone(),
+        placement: audited.automatic[name].placement,
     }));
-    let is_well_again = problems.is_empty() && !told.problems.is_empty();
-    if now.fingerprint != told.fingerprint || is_well_again {
+    let is_well_again = problems.is_empty() && !audited.problems.is_empty();
+    if now.fingerprint != audited.fingerprint || is_well_again {
         let written = || now.written.iter();
         changes.push(Change::ConfigReload {
             added: written()
-                .filter(|(name, _)| !told.written.contains_key(*name))
+                .filter(|(name, _)| !audited.written.contains_key(*name))
                 .map(|(name, new)| ranges(name, new))
                 .collect(),
             changed: written()
-                .filter(|(name, new)| told.written.get(*name).is_some_and(|old| old != *new))
+                .filter(|(name, new)| audited.written.get(*name).is_some_and(|old| old != *new))
                 .map(|(name, new)| ranges(name, new))
                 .collect(),
-            removed: told
+            removed: audited
                 .written
                 .keys()
                 .filter(|n| !now.written.contains_key(*n))
@@ -105,7 +109,7 @@ pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) ->
         });
     }
     for (name, new) in &now.automatic {
-        let before = told.automatic.get(name);
+        let before = audited.automatic.get(name);
         if before == Some(new) {
             continue;
         }
@@ -120,7 +124,7 @@ pub(super) fn differences(told: &Told, config: &Config, problems: &[Problem]) ->
         });
     }
     let reasons = problems.iter().map(ToString::to_string);
-    let news = reasons.filter(|reason| !told.problems.contains(reason));
+    let news = reasons.filter(|reason| !audited.problems.contains(reason));
     changes.extend(news.map(|reason| Change::ConfigError { reason }));
     changes
 }
@@ -318,7 +322,7 @@ impl Broker {
         .await
     }
 
-    /// Reads the configuration anew; returns what is wrong with it.
+    /// Reloads the configuration; returns what is wrong with it.
     pub async fn reload(&self, client: Option<&Client>) -> Result<Vec<String>, Error> {
         let mut files = self.files.lock().await;
         self.reload_now(&mut files, client)
@@ -357,7 +361,7 @@ impl Broker {
         inner.origins = Arc::new(merged.origins);
         self.set_unused(inner, unused);
         // The idle time may be another.
-        self.activity.note();
+        self.idle_tracker.note();
     }
 
     /// Runs something that changes the drop-in, one at a time, on the thread that waits for the disk.

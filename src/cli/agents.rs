@@ -1,7 +1,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, Stop, print, print_json};
+use super::{CliError, Output, print, print_json};
 
 /// What agents are told, in two parts: the second holds where there is `styxy mcp`.
 const TEXT: &str = include_str!("agents/agents.md");
@@ -15,7 +15,7 @@ pub(super) struct Agents {
 }
 
 impl Agents {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let text = [TEXT, MCP].concat();
         if self.output.json {
             return print_json(&json!({"text": text}));

@@ -4,11 +4,11 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ask,
+    CliError, Output, ask,
     check::who_listens,
+    lease_options::{LeaseOptions, allocate, notes},
     owner::Owner,
     print, print_json, refused, say, text,
-    wanted::{Wanted, allocate, notes},
 };
 use crate::{
     client::Call,
@@ -38,7 +38,7 @@ pub(super) struct Allocate {
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: LeaseOptions,
     /// Lease another port even if this service has one already
     #[arg(long)]
     new: bool,
@@ -60,7 +60,7 @@ impl Allocate {
         self.quiet
     }
 
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut options = self.wanted.options()?;
         options.put_some("count", self.count.map(u32::from));
         options.put_some("ttl", self.ttl);
@@ -73,12 +73,12 @@ impl Allocate {
         }
         let answer = allocate(&self.service_type, options)?;
         self.tell(&answer, chosen).map_err(|stop| match stop {
-            Stop::Output(error) if !self.dry_run => give_back(&answer, &error),
+            CliError::Output(error) if !self.dry_run => give_back(&answer, &error),
             stop => stop,
         })
     }
 
-    fn tell(&self, answer: &Json, chosen: Option<String>) -> Result<(), Stop> {
+    fn tell(&self, answer: &Json, chosen: Option<String>) -> Result<(), CliError> {
         if self.output.json {
             return print_json(answer);
         }
@@ -119,7 +119,7 @@ fn used(answer: &Json) -> Option<String> {
 }
 
 /// Releases what nobody was told of, because stdout is full or nobody reads it.
-fn give_back(answer: &Json, error: &io::Error) -> Stop {
+fn give_back(answer: &Json, error: &io::Error) -> CliError {
     let port = &answer["port"];
     if answer["existing"] == true {
         return refused(format!("port {port} could not be printed: {error}; others use its lease"));

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{Output, Stop, counted, print, print_json, print_list, refused, say, usage};
+use super::{CliError, Output, counted, print, print_json, print_list, refused, say, usage};
 use crate::{client::Failure, error::Error, word::visible};
 
 mod entry;
@@ -17,7 +17,7 @@ mod underway;
 
 use entry::Entry;
 use export::Target;
-use journal::{Found, Holds, Trouble};
+use journal::{Contents, Found, JournalError};
 use query::{Mine, Query, Reading};
 use show::Here;
 use stats::Stats;
@@ -65,7 +65,7 @@ struct Amount {
 }
 
 impl Audit {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let (query, last) = (&self.query, self.last());
         if self.print {
             let reading = match (self.amount.follow, last) {
@@ -88,7 +88,7 @@ impl Audit {
         Ok(())
     }
 
-    fn show(&self, found: &Found, here: &Here) -> Result<(), Stop> {
+    fn show(&self, found: &Found, here: &Here) -> Result<(), CliError> {
         if let Some(file) = &self.export {
             return self.export(file, &found.entries);
         }
@@ -122,7 +122,7 @@ impl Audit {
         self.amount.lines.or((!is_all).then_some(usual))
     }
 
-    fn print_line(&self, arguments: &[String]) -> Result<(), Stop> {
+    fn print_line(&self, arguments: &[String]) -> Result<(), CliError> {
         if self.output.json {
             let command = [&[journal::PROGRAM.to_owned()], arguments].concat();
             return print_json(&json!({"command": command}));
@@ -130,7 +130,7 @@ impl Audit {
         print(&query::shell_line(journal::PROGRAM, arguments))
     }
 
-    fn follow(&self, query: &Query, last: Option<usize>, here: &Here) -> Result<(), Stop> {
+    fn follow(&self, query: &Query, last: Option<usize>, here: &Here) -> Result<(), CliError> {
         let log = log::path();
         let instead = || {
             if log::read().is_empty() {
@@ -139,8 +139,8 @@ impl Audit {
             format!("; `tail -f {}` shows what a private service does", log.display())
         };
         match journal::holds(query) {
-            Ok(Holds::Nothing) => return Err(absent(&(NO_ENTRY.to_owned() + &instead()))),
-            Ok(Holds::Events | Holds::Others) => {}
+            Ok(Contents::Nothing) => return Err(absent(&(NO_ENTRY.to_owned() + &instead()))),
+            Ok(Contents::Events | Contents::Others) => {}
             Err(trouble) => return Err(stop(trouble, &instead())),
         }
         let ended = journal::follow(query, last, |event| {
@@ -153,7 +153,7 @@ impl Audit {
         ended.map_err(|trouble| stop(trouble, ""))
     }
 
-    fn export(&self, file: &Path, entries: &[Entry]) -> Result<(), Stop> {
+    fn export(&self, file: &Path, entries: &[Entry]) -> Result<(), CliError> {
         let lines: String =
             entries.iter().map(|entry| entry.to_json().to_string() + "\n").collect();
         let Some(target) = Target::of(file) else {
@@ -177,16 +177,18 @@ impl Audit {
 const NO_ENTRY: &str = "journalctl finds no entry at all";
 
 /// Asks the journal; where it has nothing of styxy, the log of a private service.
-pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, Stop> {
+pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError> {
     let (why, nothing) = match journal::read(query, last) {
         Ok(found) if !found.entries.is_empty() => return Ok(found),
         Ok(found) => match journal::holds(query) {
-            Ok(Holds::Events) => return Ok(found),
-            Ok(Holds::Others) => ("the journal has no event of styxy", Ok(found)),
-            Ok(Holds::Nothing) => ("the journal has no entry", Err(absent(NO_ENTRY))),
+            Ok(Contents::Events) => return Ok(found),
+            Ok(Contents::Others) => ("the journal has no event of styxy", Ok(found)),
+            Ok(Contents::Nothing) => ("the journal has no entry", Err(absent(NO_ENTRY))),
             Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
         },
-        Err(trouble @ (Trouble::Usage(_) | Trouble::Failed(_))) => return Err(stop(trouble, "")),
+        Err(trouble @ (JournalError::Usage(_) | JournalError::Failed(_))) => {
+            return Err(stop(trouble, ""));
+        }
         Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
     };
     let entries = log::read();
@@ -206,27 +208,29 @@ pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, Stop> {
 }
 
 /// Says why nothing can be shown, and what to do.
-fn stop(trouble: Trouble, instead: &str) -> Stop {
+fn stop(trouble: JournalError, instead: &str) -> CliError {
     match trouble {
-        Trouble::Absent(error) => absent(&format!("journalctl cannot be run ({error}){instead}")),
-        Trouble::Unreadable(words) => refused(format!(
+        JournalError::Absent(error) => {
+            absent(&format!("journalctl cannot be run ({error}){instead}"))
+        }
+        JournalError::Unreadable(words) => refused(format!(
             "the journal cannot be read ({words}); to let this user read it: \
              Storage=persistent in journald.conf(5), or the group systemd-journal{instead}"
         )),
-        Trouble::Usage(words) => {
+        JournalError::Usage(words) => {
             let error = Error::invalid(format!("journalctl says: {words}"));
             usage(&error.suggest(
                 "systemd.time(7) has the forms of times: \"2026-11-23 09:00\", yesterday, \"1 hour ago\"",
             ))
         }
-        Trouble::Failed(words) => refused(format!(
+        JournalError::Failed(words) => refused(format!(
             "the journal cannot be asked: {words}; `styxy audit --print` shows the command"
         )),
     }
 }
 
-fn absent(why: &str) -> Stop {
-    Stop::Failure(Failure::Unreachable(format!(
+fn absent(why: &str) -> CliError {
+    CliError::Failure(Failure::Unreachable(format!(
         "there is no journal to ask: {why}; styxy writes to the journal where systemd-journald runs, \
          and where it doesn't, a private service writes to {}",
         log::path().display()

@@ -2,9 +2,9 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, counted,
-    holders::{Holder, holders},
+    CliError, Output, ago, ask, counted,
     lease::{short_id, shown},
+    port_users::{PortUser, users},
     print, print_list, short,
     table::{self, Table},
     text,
@@ -34,7 +34,7 @@ pub(super) struct Cleanup {
 }
 
 impl Cleanup {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let leases = ask(&Call::CleanUp { older_than: self.older_than, dry_run: !self.yes })?;
         if self.output.json {
             return print_list("leases", leases);
@@ -71,7 +71,7 @@ impl Cleanup {
     }
 
     /// Shows the leases without an owner that stay, because something listens on their ports.
-    fn tell_what_is_left(&self) -> Result<(), Stop> {
+    fn tell_what_is_left(&self) -> Result<(), CliError> {
         let leases = ask(&Call::List { filter: Fields::default() })?;
         let leases: Vec<_> =
             leases.as_array().into_iter().flatten().filter(|l| self.stays(l)).collect();
@@ -115,7 +115,6 @@ fn listener(lease: &Json) -> String {
     let found = port
         .zip(text(lease, "protocol").parse().ok())
         .and_then(|(port, protocol)| listeners(PortRange::only(port), protocol).ok());
-    let holders: Vec<_> =
-        found.map(holders).unwrap_or_default().iter().map(Holder::short).collect();
-    holders.join(", ")
+    let users: Vec<_> = found.map(users).unwrap_or_default().iter().map(PortUser::short).collect();
+    users.join(", ")
 }

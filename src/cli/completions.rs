@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Command, CommandFactory, ValueEnum};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate, complete};
 
-use super::{Cli, Stop, print};
+use super::{Cli, CliError, print};
 use crate::word::{disturbs, harmless};
 
 mod values;
@@ -40,7 +40,7 @@ enum Shell {
 }
 
 impl Completions {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let script = match self.shell {
             Shell::Bash => include_str!("../../packaging/completions/styxy.bash"),
             Shell::Zsh => include_str!("../../packaging/completions/styxy.zsh"),

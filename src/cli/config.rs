@@ -4,7 +4,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, block_on, cleaned, counted, print, print_json, print_list, say,
+    CliError, Output, ask, block_on, cleaned, counted, print, print_json, print_list, say,
     table::{self, Table},
     text,
 };
@@ -95,7 +95,7 @@ enum Switch {
 }
 
 impl Config {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         match self.what {
             What::Show { origin, output } => show(origin, output),
             What::Validate { file, output } => validate(file.as_deref(), output),
@@ -115,7 +115,7 @@ impl Config {
     }
 }
 
-fn show(origin: bool, output: Output) -> Result<(), Stop> {
+fn show(origin: bool, output: Output) -> Result<(), CliError> {
     let answer = ask(&Call::Configuration { origins: origin })?;
     if output.json || !origin {
         return print_json(&answer);
@@ -139,7 +139,7 @@ fn rows(table: &mut Table<3>, field: &str, value: &Json) {
 }
 
 /// Reads the files itself, so that they can be checked where no service runs.
-fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
+fn validate(file: Option<&Path>, output: Output) -> Result<(), CliError> {
     let folders = user().config();
     let (mut texts, mut problems) = files::read(&folders);
     if let Some(file) = file {
@@ -166,7 +166,7 @@ fn validate(file: Option<&Path>, output: Output) -> Result<(), Stop> {
     report(&problems, texts.len(), output)
 }
 
-fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop> {
+fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), CliError> {
     if output.json {
         let problems: Vec<_> = problems
             .iter()
@@ -193,10 +193,10 @@ fn report(problems: &[Problem], files: usize, output: Output) -> Result<(), Stop
     } else {
         problems.iter().try_for_each(|problem| print(&problem.to_string()))?;
     }
-    if problems.is_empty() { Ok(()) } else { Err(Stop::No) }
+    if problems.is_empty() { Ok(()) } else { Err(CliError::No) }
 }
 
-fn reload(output: Output) -> Result<(), Stop> {
+fn reload(output: Output) -> Result<(), CliError> {
     let answer = cleaned(block_on(client::show())??);
     let problems = answer["problems"].as_array().cloned().unwrap_or_default();
     if output.json {
@@ -220,7 +220,7 @@ fn reload(output: Output) -> Result<(), Stop> {
         }
         say(&"the last good configuration stays in force");
     }
-    if problems.is_empty() && answer["elsewhere"].is_null() { Ok(()) } else { Err(Stop::No) }
+    if problems.is_empty() && answer["elsewhere"].is_null() { Ok(()) } else { Err(CliError::No) }
 }
 
 /// What to tell of a service that reads another folder than the command.
@@ -231,7 +231,7 @@ pub(super) fn elsewhere(folder: &str) -> String {
     )
 }
 
-fn auto_allocation(switch: Switch, output: Output) -> Result<(), Stop> {
+fn auto_allocation(switch: Switch, output: Output) -> Result<(), CliError> {
     let enabled = match switch {
         Switch::Status => {
             let config = ask(&Call::Configuration { origins: false })?;
@@ -289,7 +289,7 @@ fn describe_auto(auto: &Json, types: &[Json]) -> String {
     text
 }
 
-fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
+fn released(done: &str, call: &Call, output: Output) -> Result<(), CliError> {
     let answer = ask(call)?;
     if output.json {
         return print_json(&answer);
@@ -301,7 +301,7 @@ fn released(done: &str, call: &Call, output: Output) -> Result<(), Stop> {
     }
 }
 
-fn backups(output: Output) -> Result<(), Stop> {
+fn backups(output: Output) -> Result<(), CliError> {
     let backups = ask(&Call::Backups)?;
     if output.json {
         return print_list("backups", backups);

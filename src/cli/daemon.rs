@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::Stop;
+use super::CliError;
 use crate::{
     daemon::{self, End},
     kernel::detach,
@@ -33,7 +33,7 @@ pub(super) struct Daemon {
 }
 
 impl Daemon {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         if self.detach {
             return Ok(self.detached()?);
         }
@@ -44,14 +44,14 @@ impl Daemon {
         };
         match daemon::run(&options) {
             Ok(End::Done) => Ok(()),
-            Ok(End::Again) => Err(Stop::Again),
+            Ok(End::Again) => Err(CliError::Again),
             Err(failure) => {
                 if self.log {
                     // To the command that waits; stderr may be the log by now.
                     let kind = if failure.is_taken { daemon::TAKEN } else { "" };
                     let _ = writeln!(io::stdout(), "{kind}{failure}");
                 }
-                Err(Stop::Daemon(failure))
+                Err(CliError::Daemon(failure))
             }
         }
     }

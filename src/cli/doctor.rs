@@ -8,8 +8,8 @@ use serde_json::{Value as Json, json};
 
 use self::units::Units;
 use super::{
-    Output, Stop, block_on, counted,
-    holders::{IGNORES_PORT, elsewhere, instead},
+    CliError, Output, block_on, counted,
+    port_users::{IGNORES_PORT, elsewhere, instead},
     print, print_list,
     status::{confirmed, unconfirmed},
     table::{self, Cell, Colour, Table},
@@ -113,7 +113,7 @@ impl Findings {
 }
 
 impl Doctor {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut findings = Findings::default();
         let watch = client::Watch::over("systemd's user manager and the session bus");
         if self.fix {
@@ -155,7 +155,7 @@ impl Doctor {
             print(&table.draw())?;
         }
         let has_errors = findings.iter().any(|finding| finding.verdict == Verdict::Error);
-        if has_errors { Err(Stop::No) } else { Ok(()) }
+        if has_errors { Err(CliError::No) } else { Ok(()) }
     }
 }
 
@@ -186,11 +186,13 @@ async fn service(findings: &mut Findings, units: &Units) {
         },
         _ => client::call_running(&Call::Status)
             .await
-            .map(|answer| answer.map(|(s, way)| (s, Some(way)))),
+            .map(|answer| answer.map(|(s, transport)| (s, Some(transport)))),
     };
     let status = match answer {
-        Ok(Ok((status, way))) => {
-            let over = way.map(|way| format!(" over {}", way.describe())).unwrap_or_default();
+        Ok(Ok((status, transport))) => {
+            let over = transport
+                .map(|transport| format!(" over {}", transport.describe()))
+                .unwrap_or_default();
             findings.ok("service", format!("it answers{over} (PID {})", status["pid"]));
             status
         }

@@ -9,12 +9,12 @@ use command_fds::{CommandFdExt, FdMapping};
 use serde_json::Value as Json;
 
 use super::{
-    Stop, block_on,
+    CliError, block_on,
+    lease_options::{LeaseOptions, allocate},
     owner::put_own_process,
     programs, refused,
     run::{Replacing, Telling, environment, not_started, refuse_to_run_twice, unless_off},
     usage,
-    wanted::{Wanted, allocate},
 };
 use crate::{
     client,
@@ -49,7 +49,7 @@ pub(super) struct Exec {
     #[command(flatten)]
     replacing: Replacing,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: LeaseOptions,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -60,7 +60,7 @@ impl Exec {
         self.telling.quiet
     }
 
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         unless_off(&self.command)?;
         if self.wanted.protocol == Some(Protocol::Both) {
             let error = Error::invalid("one socket is handed over at a time");
@@ -87,7 +87,7 @@ impl Exec {
     }
 
     /// The lease and its socket: handed over on the bus; elsewhere bound here, beside the guard.
-    fn lease(&self) -> Result<(Json, OwnedFd), Stop> {
+    fn lease(&self) -> Result<(Json, OwnedFd), CliError> {
         let mut options = self.wanted.options()?;
         put_own_process(&mut options);
         options.put("use_claim", true);
@@ -115,7 +115,7 @@ impl Exec {
     }
 }
 
-fn listen(socket: &OwnedFd) -> Result<(), Stop> {
+fn listen(socket: &OwnedFd) -> Result<(), CliError> {
     nix::sys::socket::listen(socket, nix::sys::socket::Backlog::MAXCONN)
         .map_err(|errno| refused(format!("the port cannot be listened on: {errno}")))
 }

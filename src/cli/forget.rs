@@ -1,6 +1,6 @@
 use clap::Args;
 
-use super::{Output, Stop, ask, counted, print, print_json, project::Project, usage};
+use super::{CliError, Output, ask, counted, print, print_json, project::Project, usage};
 use crate::{client::Call, port::Port, value::Fields};
 
 /// Forget the ports that are remembered for a project
@@ -23,7 +23,7 @@ pub(super) struct Forget {
 }
 
 impl Forget {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut filter = Fields::default();
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         filter.put("project_path", project.path().as_str());

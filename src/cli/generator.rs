@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Stop, print};
+use super::{CliError, print};
 use crate::{
     kernel::sandbox,
     surroundings::{machine, user},
@@ -57,11 +57,11 @@ ProtectHostname=no
 ";
 
 impl Generator {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         if self.probe {
             return match sandbox::set_up() {
                 Ok(()) => Ok(()),
-                Err(error) => print(&error.to_string()).and(Err(Stop::No)),
+                Err(error) => print(&error.to_string()).and(Err(CliError::No)),
             };
         }
         if let Ok(runtime) = user().runtime() {

@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask, print, print_list,
+    CliError, Output, ago, ask, print, print_list,
     table::{self, Table},
     text,
 };
@@ -16,7 +16,7 @@ pub(super) struct Instances {
 }
 
 impl Instances {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let instances = ask(&Call::Instances)?;
         if self.output.json {
             return print_list("instances", instances);

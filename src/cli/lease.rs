@@ -3,7 +3,7 @@
 use serde_json::{Value as Json, json};
 
 use super::{
-    Stop, ask, counted,
+    CliError, ask, counted,
     list::is_of_package,
     project::Project,
     refused,
@@ -59,7 +59,7 @@ pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
 }
 
 /// The leases that a word means and that match the filter: all of a port, or one by its id or its name. There is one at least.
-pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
+pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> {
     // As lists show it.
     let (number, protocol) = which.split_once('/').map_or((which, None), |(n, p)| (n, Some(p)));
     let Some(port) = port(number) else { return by_word(which, filter) };
@@ -80,7 +80,7 @@ pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
 }
 
 /// The id of the one lease that a word means.
-pub(super) fn id_of(which: &str) -> Result<LeaseId, Stop> {
+pub(super) fn id_of(which: &str) -> Result<LeaseId, CliError> {
     if let Ok(id) = which.parse() {
         return Ok(id);
     }
@@ -93,7 +93,7 @@ pub(super) fn id_of(which: &str) -> Result<LeaseId, Stop> {
     }
 }
 
-fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
+fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> {
     let is_name = which.parse::<ServiceName>().is_ok();
     match (digits(which), is_name) {
         (Ok(digits), _) => match by_id(which, &digits, filter.clone()) {
@@ -114,7 +114,7 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, Stop> {
 
 /// The leases of a service that is named as for `styxy port`. Only one of this very package is meant, unless it says of which it is:
 /// what others have is not to be released by mistake.
-fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
+fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, CliError> {
     let (true, Ok(named)) = (filter.0.is_empty(), which.parse::<Named>()) else { return Ok(None) };
     let Ok(project) = Project::current() else { return Ok(None) };
     let says_package = named.has_package();
@@ -126,7 +126,7 @@ fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
 
 /// The lease of the service that is called so, or the leases of its block: of this very package, unless the filter says of
 /// which project it is.
-fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
+fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, CliError> {
     if filter.get("project_path").is_some() {
         filter.put("service_name", name);
         return only(name, found(filter)?);
@@ -138,14 +138,14 @@ fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, Stop> {
 }
 
 /// The leases of a project that are called so, in whatever package.
-fn called(name: &str, project: &Project, mut filter: Fields) -> Result<Vec<Json>, Stop> {
+fn called(name: &str, project: &Project, mut filter: Fields) -> Result<Vec<Json>, CliError> {
     filter.put("project_path", project.path().as_str());
     filter.put("service_name", name);
     found(filter)
 }
 
 /// No lease of this package is called so, and none is of that type.
-fn of_no_service(name: &str) -> Stop {
+fn of_no_service(name: &str) -> CliError {
     let elsewhere = || -> Option<Vec<String>> {
         let project = Project::current().ok()?;
         let leases = called(name, &project, Fields::default()).ok()?;
@@ -169,7 +169,7 @@ fn of_no_service(name: &str) -> Stop {
 }
 
 /// One lease, or those of one block.
-fn only(name: &str, leases: Vec<Json>) -> Result<Option<Vec<Json>>, Stop> {
+fn only(name: &str, leases: Vec<Json>) -> Result<Option<Vec<Json>>, CliError> {
     let Some(first) = leases.first() else { return Ok(None) };
     let is_of_it = |lease: &Json| {
         lease == first || !lease["block_id"].is_null() && lease["block_id"] == first["block_id"]
@@ -181,7 +181,7 @@ fn only(name: &str, leases: Vec<Json>) -> Result<Option<Vec<Json>>, Stop> {
     Err(refused(format!("{count} are called {name}: {several}; name one by its id or its port")))
 }
 
-fn by_id(which: &str, beginning: &str, mut filter: Fields) -> Result<Json, Stop> {
+fn by_id(which: &str, beginning: &str, mut filter: Fields) -> Result<Json, CliError> {
     let whole = which.parse::<LeaseId>().ok().map(|id| id.to_string());
     let is_filtered = !filter.0.is_empty();
     filter.put_some("lease_id", whole.clone());
@@ -202,7 +202,7 @@ fn by_id(which: &str, beginning: &str, mut filter: Fields) -> Result<Json, Stop>
     }
 }
 
-fn none(which: &str) -> Stop {
+fn none(which: &str) -> CliError {
     refused(format!("there is no lease {which}; `styxy list` shows all leases"))
 }
 
@@ -229,7 +229,7 @@ pub(super) fn service(lease: &Json) -> String {
 }
 
 /// The leases that the service of one has.
-pub(super) fn of_same_service(lease: &Json) -> Result<Vec<Json>, Stop> {
+pub(super) fn of_same_service(lease: &Json) -> Result<Vec<Json>, CliError> {
     let mut filter = Fields::default();
     for key in ["project_path", "service_type", "service_name"] {
         filter.put_some(key, lease[key].as_str());
@@ -243,7 +243,7 @@ pub(super) fn of_same_service(lease: &Json) -> Result<Vec<Json>, Stop> {
 }
 
 /// The leases that match the filter.
-pub(super) fn found(filter: Fields) -> Result<Vec<Json>, Stop> {
+pub(super) fn found(filter: Fields) -> Result<Vec<Json>, CliError> {
     let leases = ask(&Call::List { filter })?;
     Ok(leases.as_array().cloned().unwrap_or_default())
 }

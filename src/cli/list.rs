@@ -7,7 +7,7 @@ use clap::{
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ago, ask,
+    CliError, Output, ago, ask,
     lease::{short_id, shown},
     print, print_list,
     project::Project,
@@ -58,7 +58,7 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut filter = Fields::default();
         let mine = self.mine.then(Project::current).transpose().map_err(|e| usage(&e))?;
         let project = mine.or(self.project).or_else(|| self.package.clone());
@@ -67,7 +67,7 @@ impl List {
         filter.put_some("service_name", self.name);
         filter.put_some("instance_id", self.instance);
         let wanted =
-            Wanted { call: Call::List { filter }, package: self.package, state: self.state };
+            Selection { call: Call::List { filter }, package: self.package, state: self.state };
         if self.watch {
             return watch(&wanted);
         }
@@ -80,14 +80,14 @@ impl List {
 }
 
 /// What is to be listed.
-struct Wanted {
+struct Selection {
     call: Call,
     package: Option<Project>,
     state: Option<String>,
 }
 
-impl Wanted {
-    fn leases(&self) -> Result<Json, Stop> {
+impl Selection {
+    fn leases(&self) -> Result<Json, CliError> {
         let mut leases = ask(&self.call)?;
         if let Some(leases) = leases.as_array_mut() {
             leases.retain(|lease| {
@@ -103,7 +103,7 @@ impl Wanted {
         draw(leases, is_filtered)
     }
 
-    fn drawn(&self) -> Result<String, Stop> {
+    fn drawn(&self) -> Result<String, CliError> {
         Ok(self.draw(&self.leases()?))
     }
 }
@@ -113,7 +113,7 @@ pub(super) fn is_of_package(lease: &Json, package: &Project) -> bool {
     lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
 }
 
-fn watch(wanted: &Wanted) -> Result<(), Stop> {
+fn watch(wanted: &Selection) -> Result<(), CliError> {
     // What can go wrong at once is said before the terminal is taken.
     let mut now = wanted.drawn()?;
     if let Some(mut screen) = Screen::take()? {

@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value as Json};
 use tokio::{runtime, task::spawn_blocking, time::timeout};
 
-use super::{Stop, reader, refused};
+use super::{CliError, reader, refused};
 use crate::{
     client,
     word::{harmless, shortened},
@@ -50,7 +50,7 @@ const INSTRUCTIONS: &str = "Several agents and people share the ports of this ma
 pub(super) struct Mcp {}
 
 impl Mcp {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let result = runtime.block_on(serve());
         // A thread may still read stdin, and cannot be told to stop.
@@ -60,7 +60,7 @@ impl Mcp {
 }
 
 /// Serves until the client is gone.
-async fn serve() -> Result<(), Stop> {
+async fn serve() -> Result<(), CliError> {
     let session = async {
         match Server::default().serve(lines::Lines::new()).await {
             Ok(session) => {
@@ -96,7 +96,7 @@ trait Tool: DeserializeOwned + JsonSchema {
     type Answer: JsonSchema;
 
     /// What the verb of that name answers with `--json`; a list in an object, as the protocol wants it.
-    fn answer(self) -> Result<Json, Stop>;
+    fn answer(self) -> Result<Json, CliError>;
 
     /// Undoes what was done, for a client that has cancelled the call and gets no answer.
     fn undo(_answer: &Json) {}
@@ -117,7 +117,7 @@ struct Entry {
     name: &'static str,
     describe: fn() -> rmcp::model::Tool,
     /// Fails if the arguments are not those of the tool, and says which.
-    call: fn(Json) -> Result<Result<Json, Stop>, String>,
+    call: fn(Json) -> Result<Result<Json, CliError>, String>,
     undo: fn(&Json),
 }
 
@@ -269,12 +269,14 @@ fn folder_of(uri: &str) -> Option<PathBuf> {
 }
 
 /// What, why and what to do.
-fn words(stop: &Stop) -> String {
+fn words(stop: &CliError) -> String {
     match stop {
-        Stop::Failure(failure) => harmless(&failure.to_string()),
-        Stop::Output(error) | Stop::System(error) => {
+        CliError::Failure(failure) => harmless(&failure.to_string()),
+        CliError::Output(error) | CliError::System(error) => {
             format!("the service cannot be asked: {error}; try again")
         }
-        Stop::No | Stop::Daemon(_) | Stop::Exec(..) | Stop::Again => "refused".to_owned(),
+        CliError::No | CliError::Daemon(_) | CliError::Exec(..) | CliError::Again => {
+            "refused".to_owned()
+        }
     }
 }

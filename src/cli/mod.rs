@@ -15,15 +15,16 @@ mod doctor;
 mod exec;
 mod forget;
 mod generator;
-mod holders;
 mod instances;
 mod lease;
+mod lease_options;
 mod list;
 #[cfg(feature = "mcp")]
 mod mcp;
 mod output;
 mod owner;
 mod port;
+mod port_users;
 mod programs;
 mod project;
 mod reader;
@@ -37,7 +38,6 @@ mod status;
 mod suggest;
 mod table;
 mod types;
-mod wanted;
 mod watch;
 
 use std::{
@@ -143,7 +143,7 @@ struct Output {
 }
 
 /// Why a verb did not do what it was asked.
-enum Stop {
+enum CliError {
     /// The service said no, or there is none.
     Failure(Failure),
     /// The answer is no; it was printed.
@@ -160,19 +160,19 @@ enum Stop {
     Again,
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for CliError {
     fn from(failure: Failure) -> Self {
         Self::Failure(failure)
     }
 }
 
-impl From<io::Error> for Stop {
+impl From<io::Error> for CliError {
     fn from(error: io::Error) -> Self {
         Self::System(error)
     }
 }
 
-impl Stop {
+impl CliError {
     /// Says it, and gives the exit code.
     fn told(self) -> ExitCode {
         match self {
@@ -248,7 +248,7 @@ pub fn run() -> ExitCode {
             Ok(())
         }
     };
-    result.map_or_else(Stop::told, |()| ExitCode::SUCCESS)
+    result.map_or_else(CliError::told, |()| ExitCode::SUCCESS)
 }
 
 /// Whether the answer was to be JSON. What comes after `--` is another command's.
@@ -329,7 +329,7 @@ fn note(line: &dyn Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-fn ask(call: &Call) -> Result<Json, Stop> {
+fn ask(call: &Call) -> Result<Json, CliError> {
     Ok(cleaned(block_on(client::call(call))??))
 }
 
@@ -338,13 +338,13 @@ fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
 }
 
 /// Turns a wrong argument into a message of the same form as the service's.
-fn usage(error: &Error) -> Stop {
+fn usage(error: &Error) -> CliError {
     let kind = Some(ErrorKind::InvalidArgument);
     let suggestions = error.suggestions.clone();
-    Stop::Failure(Failure::Refused { kind, message: error.to_string(), suggestions })
+    CliError::Failure(Failure::Refused { kind, message: error.to_string(), suggestions })
 }
 
 /// Says no in the command's own words.
-fn refused(message: String) -> Stop {
-    Stop::Failure(Failure::Refused { kind: None, message, suggestions: Vec::new() })
+fn refused(message: String) -> CliError {
+    CliError::Failure(Failure::Refused { kind: None, message, suggestions: Vec::new() })
 }

@@ -9,22 +9,22 @@ use std::{
 use serde::Serialize;
 use serde_json::{Value as Json, json};
 
-use super::Stop;
+use super::CliError;
 use crate::{surroundings::user, time::Timestamp, word::harmless};
 
 /// Prints a line on stdout.
-pub(super) fn print(text: &str) -> Result<(), Stop> {
+pub(super) fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout();
-    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(Stop::Output)
+    writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(CliError::Output)
 }
 
 /// Prints an answer as JSON, and nothing else.
-pub(super) fn print_json(answer: &Json) -> Result<(), Stop> {
+pub(super) fn print_json(answer: &Json) -> Result<(), CliError> {
     print(&serde_json::to_string_pretty(answer).unwrap_or_default())
 }
 
 /// Prints a list as JSON: an object that has it under the plural of what is in it, as over HTTP and MCP.
-pub(super) fn print_list(things: &str, list: impl Serialize) -> Result<(), Stop> {
+pub(super) fn print_list(things: &str, list: impl Serialize) -> Result<(), CliError> {
     print_json(&json!({things: list}))
 }
 

@@ -2,7 +2,7 @@
 
 use std::{process, str::FromStr, sync::Arc};
 
-use super::{Stop, usage};
+use super::{CliError, usage};
 use crate::{
     error::Error,
     kernel::{
@@ -25,7 +25,7 @@ pub(super) enum Owner {
 
 impl Owner {
     /// Adds the owner to the options of a request. Returns a process that was chosen for it, for people.
-    pub(super) fn put(&self, options: &mut Fields) -> Result<Option<String>, Stop> {
+    pub(super) fn put(&self, options: &mut Fields) -> Result<Option<String>, CliError> {
         let lost = |lost: Lost| usage(&lost.into());
         let chosen = match self {
             Self::None => return Ok(None),

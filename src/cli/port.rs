@@ -10,8 +10,8 @@ use clap::{
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop,
-    holders::note_of,
+    CliError, Output,
+    port_users::note_of,
     print, print_json,
     project::Project,
     refused, say,
@@ -70,7 +70,7 @@ enum Format {
 }
 
 impl Find {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref().or(self.package.as_ref()));
         let project = project.map_err(|e| usage(&e))?;
         let mut service = self.service;
@@ -121,7 +121,7 @@ fn variable(lease: &Json) -> String {
 
 impl Service {
     /// Its lease as soon as something listens on the port.
-    fn listening_within(&self, patience: Duration) -> Result<Json, Stop> {
+    fn listening_within(&self, patience: Duration) -> Result<Json, CliError> {
         let end = Instant::now() + patience;
         let mut pause = SOON;
         let mut known: Option<Json> = None;
@@ -164,12 +164,12 @@ fn described(lease: &Json) -> String {
     format!("{}{} ({})", words.trim_end(), package.unwrap_or_default(), lease["port"])
 }
 
-fn is_listened(lease: &Json) -> Result<bool, Stop> {
+fn is_listened(lease: &Json) -> Result<bool, CliError> {
     let port = lease["port"].as_u64().and_then(Port::new);
     let (Some(port), Ok(protocol)) = (port, text(lease, "protocol").parse::<Protocol>()) else {
         return Ok(false);
     };
-    diag::has_listener(port, protocol).map_err(|error: io::Error| Stop::System(error))
+    diag::has_listener(port, protocol).map_err(|error: io::Error| CliError::System(error))
 }
 
 #[cfg(test)]

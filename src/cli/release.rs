@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask,
+    CliError, Output, ask,
     check::who_listens,
     counted,
     lease::{found, named, service},
@@ -54,7 +54,7 @@ pub(super) struct Release {
 }
 
 impl Release {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let mut common = Fields::default();
         if let Some(named) = &self.project {
             let project = Project::or_current(named.as_ref()).map_err(|e| usage(&e))?;
@@ -72,11 +72,11 @@ impl Release {
             }
             return self.release_matching(common);
         }
-        let (mut leases, mut failures): (Vec<Json>, Vec<Stop>) = Default::default();
+        let (mut leases, mut failures): (Vec<Json>, Vec<CliError>) = Default::default();
         for which in &self.which {
             let found = match named(which, common.clone()) {
                 Ok(found) => found,
-                Err(stop @ Stop::Failure(Failure::Refused { .. })) => {
+                Err(stop @ CliError::Failure(Failure::Refused { .. })) => {
                     failures.push(stop);
                     continue;
                 }
@@ -92,22 +92,22 @@ impl Release {
     }
 
     /// Releases what matches by one call: all of it, or nothing.
-    fn release_matching(&self, filter: Fields) -> Result<(), Stop> {
+    fn release_matching(&self, filter: Fields) -> Result<(), CliError> {
         let leases = found(filter.clone())?;
         if leases.is_empty() {
             return self.tell(&leases);
         }
         if leases.len() > 1 && !self.yes && !agreed(&leases)? {
-            return Err(Stop::No);
+            return Err(CliError::No);
         }
         ask(&Call::ReleaseMatching { filter })?;
         self.tell(&leases)
     }
 
     /// Releases leases that were named, as many as can be. Some that were named could not be found.
-    fn release_each(&self, leases: &[Json], mut failures: Vec<Stop>) -> Result<(), Stop> {
+    fn release_each(&self, leases: &[Json], mut failures: Vec<CliError>) -> Result<(), CliError> {
         if self.which.len() < leases.len() && !self.yes && !agreed(leases)? {
-            return Err(Stop::No);
+            return Err(CliError::No);
         }
         let mut released = Vec::new();
         for lease in leases {
@@ -127,7 +127,7 @@ impl Release {
     }
 
     /// Releases a lease that was found: the answer is that lease, or what of it is left.
-    fn release_one(&self, lease: &Json) -> Result<Json, Stop> {
+    fn release_one(&self, lease: &Json) -> Result<Json, CliError> {
         let mut lease = lease.clone();
         let mut filter = Fields::default();
         filter.put("lease_id", text(&lease, "lease_id"));
@@ -144,7 +144,7 @@ impl Release {
     }
 
     /// Tells what was released.
-    fn tell(&self, leases: &[Json]) -> Result<(), Stop> {
+    fn tell(&self, leases: &[Json]) -> Result<(), CliError> {
         if !self.output.json {
             if leases.is_empty() {
                 return print("no lease matches");
@@ -185,7 +185,7 @@ fn still_listens(lease: &Json) -> Option<String> {
 }
 
 /// Releases a lease that was found.
-pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
+pub(super) fn release(lease: &Json) -> Result<Json, CliError> {
     let lease_id = text(lease, "lease_id");
     let mut answer = ask(&Call::Release { lease_id: lease_id.to_owned() })?;
     answer["lease_id"] = lease_id.into();
@@ -193,7 +193,7 @@ pub(super) fn release(lease: &Json) -> Result<Json, Stop> {
 }
 
 /// Shows what would go, and asks.
-fn agreed(leases: &[Json]) -> Result<bool, Stop> {
+fn agreed(leases: &[Json]) -> Result<bool, CliError> {
     let mut out = io::stderr().lock();
     for lease in leases {
         let project = lease["package_path"].as_str().unwrap_or(text(lease, "project_path"));

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use super::{Output, Stop, ask, lease, print, print_json};
+use super::{CliError, Output, ask, lease, print, print_json};
 use crate::{client::Call, request::LONGEST_TTL};
 
 /// Restart a lease's time limit
@@ -17,7 +17,7 @@ pub(super) struct Renew {
 }
 
 impl Renew {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let answer = ask(&Call::Renew { lease_id: lease::id_of(&self.lease_id)?, ttl: self.ttl })?;
         if self.output.json {
             return print_json(&answer);

@@ -36,12 +36,12 @@ use self::{
     watcher::watch,
 };
 use super::{
-    Stop, ask,
-    holders::IGNORES_PORT,
+    CliError, ask,
+    lease_options::{LeaseOptions, allocate, earlier, notes, runs_already},
     note,
+    port_users::IGNORES_PORT,
     programs::{self, Help, Hint},
     refused, say, text, usage,
-    wanted::{Wanted, allocate, earlier, notes, runs_already},
 };
 use crate::{
     client::{self, Call},
@@ -107,7 +107,7 @@ pub(super) struct Run {
     #[command(flatten)]
     telling: Telling,
     #[command(flatten)]
-    wanted: Wanted,
+    wanted: LeaseOptions,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -129,7 +129,7 @@ impl Run {
         self.telling.quiet
     }
 
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         unless_off(&self.command)?;
         let wanted = self.wanted.options()?;
         let leases = self.leases()?;
@@ -154,7 +154,7 @@ impl Run {
         let of_others = with
             .into_iter()
             .map(|(with, is_url)| with.value(is_url, &self.wanted.project()?, &own));
-        let of_others = of_others.collect::<Result<Vec<_>, Stop>>()?;
+        let of_others = of_others.collect::<Result<Vec<_>, CliError>>()?;
         let (mut variables, mut own) = (Vec::new(), Json::Null);
         for (index, (leased, options)) in leases.into_iter().zip(asked).enumerate() {
             let outer = match index {
@@ -228,7 +228,7 @@ impl Run {
     }
 
     /// Leases a port. If it is not the service's first one because the server before is still ending, that is waited for.
-    fn lease(&self, service_type: &str, options: Fields) -> Result<Json, Stop> {
+    fn lease(&self, service_type: &str, options: Fields) -> Result<Json, CliError> {
         let answer = allocate(service_type, options.clone())?;
         if self.wanted.names_a_port() || answer["slot"].is_null() {
             return Ok(answer);
@@ -284,7 +284,7 @@ impl Run {
     }
 
     /// What is to be leased, the command's own port first.
-    fn leases(&self) -> Result<Vec<Leased<'_>>, Stop> {
+    fn leases(&self) -> Result<Vec<Leased<'_>>, CliError> {
         let (own, further): (Vec<_>, Vec<_>) =
             self.env.iter().partition(|variable| variable.service_type.is_none());
         let further = further.into_iter().map(|variable| Leased {
@@ -331,7 +331,7 @@ impl Run {
 
 impl Telling {
     /// Says in one line which port it is; with what was wanted, also why it is not another.
-    pub(super) fn tell(self, answer: &Json, variable: &str, wanted: Option<&Wanted>) {
+    pub(super) fn tell(self, answer: &Json, variable: &str, wanted: Option<&LeaseOptions>) {
         if self.quiet {
             return;
         }
@@ -372,14 +372,14 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
 }
 
 /// The port of an earlier lease of the service whose owner is gone and whose server is not, yet.
-fn port_of_the_ending(answer: &Json) -> Result<Option<Port>, Stop> {
+fn port_of_the_ending(answer: &Json) -> Result<Option<Port>, CliError> {
     let mut leases = earlier(answer)?.into_iter();
     let first = leases.find(|lease| lease["state"] == "orphaned");
     Ok(first.and_then(|lease| lease["port"].as_u64().and_then(Port::new)))
 }
 
 /// A second one of what runs once is not started.
-pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), Stop> {
+pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
     if answer["existing"] != true || answer["claim"] == true {
         return Ok(());
     }
@@ -416,7 +416,7 @@ pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Opt
 }
 
 /// Why the command could not be started, with the exit code that shells give.
-pub(super) fn not_started(program: &OsStr, error: &io::Error) -> Stop {
+pub(super) fn not_started(program: &OsStr, error: &io::Error) -> CliError {
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    Stop::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)
+    CliError::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)
 }

@@ -2,8 +2,8 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, block_on,
-    holders::{Holder, holders, place},
+    CliError, Output, block_on,
+    port_users::{PortUser, place, users},
     print, print_list, refused, say, short,
     table::{self, Table},
     text,
@@ -33,7 +33,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let ranges = match self.range {
             Some(range) => vec![range],
             None => of_types()?,
@@ -50,17 +50,17 @@ impl Scan {
             refused(format!("the kernel does not tell which sockets listen (sock_diag): {error}"))
         })?;
         found.retain(|listener| ranges.iter().any(|range| range.contains(listener.port)));
-        let holders = holders(found);
+        let users = users(found);
         let leases = leases()?;
         if self.output.json {
-            let lines = holders.iter().map(|holder| {
-                let mut line = holder.json();
-                line["lease"] = json!(lease_of(&leases, holder));
+            let lines = users.iter().map(|user| {
+                let mut line = user.json();
+                line["lease"] = json!(lease_of(&leases, user));
                 line
             });
             return print_list("listeners", lines.collect::<Vec<_>>());
         }
-        if holders.is_empty() {
+        if users.is_empty() {
             let ports = match self.range {
                 Some(range) if range.len() == 1 => format!("port {}", range.first()),
                 Some(range) => format!("the ports {range}"),
@@ -72,12 +72,12 @@ impl Scan {
             };
             return print(&format!("nothing listens on {ports}{protocol}"));
         }
-        print(&table(&holders, &leases))
+        print(&table(&users, &leases))
     }
 }
 
 /// The ports of the service types: as the service has them, else as the next one will read them.
-fn of_types() -> Result<Vec<PortRange>, Stop> {
+fn of_types() -> Result<Vec<PortRange>, CliError> {
     let Some(types) = ask_running(&Call::Types)? else {
         let (texts, _) = files::read(&user().config());
         let types = config::merge(&texts).config.types.0;
@@ -89,14 +89,14 @@ fn of_types() -> Result<Vec<PortRange>, Stop> {
 }
 
 /// The live leases; none without a service, because then no lease is live.
-fn leases() -> Result<Vec<Json>, Stop> {
+fn leases() -> Result<Vec<Json>, CliError> {
     let leases = ask_running(&Call::List { filter: Fields::default() })?;
     Ok(leases.and_then(|leases| leases.as_array().cloned()).unwrap_or_default())
 }
 
 /// The answer of a service; `None` if none runs, or if it does not answer this. Then what can be seen
 /// without it is shown.
-fn ask_running(call: &Call) -> Result<Option<Json>, Stop> {
+fn ask_running(call: &Call) -> Result<Option<Json>, CliError> {
     match block_on(client::call_running(call))? {
         Ok(Ok((answer, _))) => Ok(Some(answer)),
         Ok(Err(_)) => Ok(None),
@@ -107,16 +107,16 @@ fn ask_running(call: &Call) -> Result<Option<Json>, Stop> {
     }
 }
 
-fn lease_of<'a>(leases: &'a [Json], holder: &Holder) -> Option<&'a Json> {
+fn lease_of<'a>(leases: &'a [Json], user: &PortUser) -> Option<&'a Json> {
     leases.iter().find(|lease| {
-        lease["port"] == holder.port.get()
+        lease["port"] == user.port.get()
             && text(lease, "protocol")
                 .parse()
-                .is_ok_and(|protocol: Protocol| protocol.parts().contains(&holder.protocol))
+                .is_ok_and(|protocol: Protocol| protocol.parts().contains(&user.protocol))
     })
 }
 
-fn table(holders: &[Holder], leases: &[Json]) -> String {
+fn table(users: &[PortUser], leases: &[Json]) -> String {
     let mut table = Table::new([
         table::short("PORT"),
         table::text("ADDRESS"),
@@ -126,17 +126,17 @@ fn table(holders: &[Holder], leases: &[Json]) -> String {
         table::path("WHERE"),
         table::text("LEASE"),
     ]);
-    for holder in holders {
-        let addresses: Vec<_> = holder.addresses.iter().map(ToString::to_string).collect();
-        let program = holder.program.as_deref();
+    for user in users {
+        let addresses: Vec<_> = user.addresses.iter().map(ToString::to_string).collect();
+        let program = user.program.as_deref();
         table.row([
-            format!("{}/{}", holder.port, holder.protocol),
+            format!("{}/{}", user.port, user.protocol),
             addresses.join(", "),
             program.map(|program| program.pid.to_string()).unwrap_or_default(),
             program.map(command).unwrap_or_default(),
-            holder.user.to_string(),
+            user.user.to_string(),
             program.and_then(place).map(|place| short(&place)).unwrap_or_default(),
-            lease_of(leases, holder).map(lease).unwrap_or_default(),
+            lease_of(leases, user).map(lease).unwrap_or_default(),
         ]);
     }
     table.draw()

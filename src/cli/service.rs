@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde_json::Value as Json;
 
-use super::{Stop, ask, list::is_of_package, project::Project, wanted::unit_of};
+use super::{CliError, ask, lease_options::unit_of, list::is_of_package, project::Project};
 use crate::{
     client::Call,
     error::{Error, ErrorKind},
@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Its lease.
-    pub(super) fn lease(&self) -> Result<Json, Stop> {
+    pub(super) fn lease(&self) -> Result<Json, CliError> {
         match &self.named.which {
             Which::Service { class, name } => self.typed(class, name.as_deref(), self.strict),
             Which::Word(word) => self.by_word(word),
@@ -130,7 +130,7 @@ impl Service {
     }
 
     /// What the own package has comes first, and then a name before a type.
-    fn by_word(&self, word: &str) -> Result<Json, Stop> {
+    fn by_word(&self, word: &str) -> Result<Json, CliError> {
         let by_name = self.look_up(None, Some(word), self.strict);
         let is_own = |lease: &Json| is_of_package(lease, &self.project);
         if by_name.as_ref().is_ok_and(is_own) || word.parse::<ServiceTypeName>().is_err() {
@@ -146,7 +146,7 @@ impl Service {
         unless_missing(by_name)?.map_or_else(|| self.typed(word, None, false), Ok)
     }
 
-    fn typed(&self, class: &str, name: Option<&str>, strict: bool) -> Result<Json, Stop> {
+    fn typed(&self, class: &str, name: Option<&str>, strict: bool) -> Result<Json, CliError> {
         // What a unit asks for is called after it, unless it says a name.
         let of_unit = name.is_none().then(|| unit_of(&self.project)).flatten();
         if of_unit.is_some()
@@ -158,7 +158,12 @@ impl Service {
         self.look_up(Some(class), name, strict)
     }
 
-    fn look_up(&self, class: Option<&str>, name: Option<&str>, strict: bool) -> Result<Json, Stop> {
+    fn look_up(
+        &self,
+        class: Option<&str>,
+        name: Option<&str>,
+        strict: bool,
+    ) -> Result<Json, CliError> {
         let mut service = Fields::default();
         service.put("project_path", self.project.path().as_str());
         service.put_some("package_path", self.project.package().map(ProjectPath::as_str));
@@ -176,9 +181,9 @@ impl fmt::Display for Service {
 }
 
 /// `None` if there is no such lease.
-pub(super) fn unless_missing(lease: Result<Json, Stop>) -> Result<Option<Json>, Stop> {
+pub(super) fn unless_missing(lease: Result<Json, CliError>) -> Result<Option<Json>, CliError> {
     match lease {
-        Err(Stop::Failure(failure)) if failure.is(ErrorKind::NoSuchLease) => Ok(None),
+        Err(CliError::Failure(failure)) if failure.is(ErrorKind::NoSuchLease) => Ok(None),
         lease => lease.map(Some),
     }
 }

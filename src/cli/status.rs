@@ -2,11 +2,12 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, block_on, config::elsewhere, counted, print, print_json, table::folded, text,
+    CliError, Output, block_on, config::elsewhere, counted, print, print_json, table::folded, text,
 };
 use crate::{
-    client::{self, Call, Way},
+    client::{self, Call},
     kernel::sandbox::Layer,
+    lease::Transport,
     surroundings::user,
 };
 
@@ -18,8 +19,8 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn run(self) -> Result<(), Stop> {
-        let (mut status, way) = match block_on(client::call_running(&Call::Status))?? {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let (mut status, transport) = match block_on(client::call_running(&Call::Status))?? {
             Ok(answer) => answer,
             Err(why) => {
                 let obstacle = user().obstacle();
@@ -40,16 +41,16 @@ impl Status {
                 });
             }
         };
-        status["transport"] = way.as_str().into();
+        status["transport"] = transport.as_str().into();
         if self.output.json {
             status["running"] = true.into();
             return print_json(&status);
         }
-        print(&folded(&describe(&status, way)))
+        print(&folded(&describe(&status, transport)))
     }
 }
 
-fn describe(status: &Json, way: Way) -> String {
+fn describe(status: &Json, transport: Transport) -> String {
     let number = |key: &str| status[key].as_u64().unwrap_or(0);
     let free = status["free"].as_u64().map_or_else(|| "?".to_owned(), |free| free.to_string());
     let mut lines = vec![
@@ -57,7 +58,7 @@ fn describe(status: &Json, way: Way) -> String {
             "styxy {} is running (PID {}) and is reached over {}",
             text(status, "version"),
             status["pid"],
-            way.describe()
+            transport.describe()
         ),
         format!(
             "{}, {}, {}; {free} of {} in {} are free",

@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    Output, Stop, ask, print, print_list,
+    CliError, Output, ask, print, print_list,
     project::Project,
     table::{self, Table},
     text, usage,
@@ -40,7 +40,7 @@ pub(super) struct Suggest {
 }
 
 impl Suggest {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         let Some(service_type) = &self.service_type else {
             return self.of_project(&project);
@@ -65,7 +65,7 @@ impl Suggest {
         print(&table.draw())
     }
 
-    fn of_project(&self, project: &Project) -> Result<(), Stop> {
+    fn of_project(&self, project: &Project) -> Result<(), CliError> {
         let (found, is_cut_short) = needs(project)?;
         if is_cut_short {
             // Not among the answers.
@@ -100,7 +100,7 @@ impl Suggest {
 
 /// The ports that the next requests would get. What is wrong with the question is told before a service is
 /// looked for.
-pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, Stop> {
+pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, CliError> {
     AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
     ask(&Call::Suggest { service_type: service_type.to_owned(), options })
 }
@@ -117,7 +117,7 @@ pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more memb
     than are looked at; ask in the member's folder";
 
 /// What the files of a project point to, each with the port that it would get, and whether that is not all.
-pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), Stop> {
+pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
     let mut found = Vec::new();
     let needs = project::needs(project.folder());
     for need in needs.needs {

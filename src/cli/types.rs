@@ -2,7 +2,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Output, Stop, ask, print, print_list,
+    CliError, Output, ask, print, print_list,
     table::{self, Table},
     text,
 };
@@ -16,7 +16,7 @@ pub(super) struct Types {
 }
 
 impl Types {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let types = ask(&Call::Types)?;
         if self.output.json {
             return print_list("service_types", types);

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Output, Stop, block_on,
+    CliError, Output, block_on,
     list::owner,
     output::colours,
     print, short,
@@ -26,7 +26,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn run(self) -> Result<(), Stop> {
+    pub(super) fn run(self) -> Result<(), CliError> {
         let (reader, events) = mpsc::channel(AT_ONCE);
         // A reader that waits, or is gone, is not to hold up what comes over the bus.
         let printing = thread::spawn(move || self.print(events));
@@ -41,7 +41,7 @@ impl Watch {
         printing.join().unwrap_or(Ok(()))
     }
 
-    fn print(self, mut events: mpsc::Receiver<Json>) -> Result<(), Stop> {
+    fn print(self, mut events: mpsc::Receiver<Json>) -> Result<(), CliError> {
         while let Some(event) = events.blocking_recv() {
             let event = super::cleaned(event);
             print(&if self.output.json { event.to_string() } else { describe(&event) })?;

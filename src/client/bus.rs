@@ -5,7 +5,7 @@ use std::{collections::HashMap, io, os::fd::OwnedFd, time::Duration};
 use serde_json::{Map, Value as Json};
 use zbus::{Connection, Message, Variant};
 
-use super::{Call, Failure, Miss, answer, http, skew, trouble, unit, waiting::Waiting};
+use super::{Call, CallError, Failure, answer, http, skew, trouble, unit, waiting::Waiting};
 use crate::{
     dbus::{self, NAME, PATH},
     error::ErrorKind,
@@ -30,13 +30,15 @@ pub(super) struct Service {
 
 impl Service {
     /// By its well-known name: the bus starts it if it does not run.
-    async fn any(waiting: &Waiting) -> Result<Self, Miss> {
+    async fn any(waiting: &Waiting) -> Result<Self, CallError> {
         waiting.on("the session bus");
         let bus = connect().await?;
         waiting.on("the service over the session bus");
         // One that runs without the bus is not there when the bus has it started: it would be waited for in vain.
         if Self::running_on(bus.clone()).await.is_none() && http::is_served_without_a_bus().await {
-            return Err(Miss::Absent("the service that runs is not on the session bus".to_owned()));
+            return Err(CallError::Unavailable(
+                "the service that runs is not on the session bus".to_owned(),
+            ));
         }
         Ok(Self { bus, name: NAME.to_owned() })
     }
@@ -44,8 +46,8 @@ impl Service {
     /// Waits for an answer, but not for that of a unit that has failed or that nobody starts.
     async fn unless_it_fails<T>(
         &self,
-        answer: impl Future<Output = Result<T, Miss>>,
-    ) -> Result<T, Miss> {
+        answer: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
         let has_owner = async || Self::running_on(self.bus.clone()).await.is_some();
         tokio::select! {
             answer = unit::unless_it_fails(answer) => answer,
@@ -54,7 +56,7 @@ impl Service {
     }
 
     /// By its unique name, if it has one: what is sent there starts nothing.
-    pub(super) async fn running() -> Result<Option<Self>, Miss> {
+    pub(super) async fn running() -> Result<Option<Self>, CallError> {
         Ok(Self::running_on(connect().await?).await)
     }
 
@@ -67,15 +69,15 @@ impl Service {
     }
 }
 
-pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
     let service = &Service::any(waiting).await?;
     let ask = |call| async move { service.unless_it_fails(call_to(service, &call)).await };
     skew::ask(ask, call).await
 }
 
-pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
+pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, CallError> {
     match (call_once(bus, call).await, call) {
-        (Err(Miss::Final(failure)), Call::List { filter })
+        (Err(CallError::Failed(failure)), Call::List { filter })
             if failure.is(ErrorKind::LimitExceeded) =>
         {
             list_by_pages(bus, filter).await
@@ -85,7 +87,7 @@ pub(super) async fn call_to(bus: &Service, call: &Call) -> Result<Json, Miss> {
 }
 
 /// Lists more leases than one message of the bus can hold.
-async fn list_by_pages(bus: &Service, filter: &Fields) -> Result<Json, Miss> {
+async fn list_by_pages(bus: &Service, filter: &Fields) -> Result<Json, CallError> {
     let mut leases = Vec::new();
     loop {
         let mut filter = filter.clone();
@@ -100,7 +102,7 @@ async fn list_by_pages(bus: &Service, filter: &Fields) -> Result<Json, Miss> {
     }
 }
 
-async fn call_once(bus: &Service, call: &Call) -> Result<Json, Miss> {
+async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
     let reply = match call {
         Call::Allocate { service_type, options } => {
             send(bus, "Allocate", &(service_type, dbus::Dict(options.clone()))).await?
@@ -192,7 +194,7 @@ pub(super) async fn call_for_socket(
     service_type: &str,
     options: &Fields,
     waiting: &Waiting,
-) -> Result<(Json, OwnedFd), Miss> {
+) -> Result<(Json, OwnedFd), CallError> {
     let service = Service::any(waiting).await?;
     let body = (service_type, dbus::Dict(options.clone()));
     let reply = service.unless_it_fails(send(&service, "AllocateSocket", &body)).await?;
@@ -203,24 +205,24 @@ pub(super) async fn call_for_socket(
 }
 
 /// The session bus, if it answers and is of this network.
-pub(super) async fn connect() -> Result<Connection, Miss> {
+pub(super) async fn connect() -> Result<Connection, CallError> {
     match tokio::time::timeout(PATIENCE, surroundings::bus::connect()).await {
         Ok(Ok(bus)) if dbus::is_in_this_network(&bus).await => Ok(bus),
-        Ok(Ok(_)) => {
-            Err(Miss::Absent("the session bus is in another network namespace".to_owned()))
-        }
-        Ok(Err(why)) => Err(Miss::Absent(why)),
+        Ok(Ok(_)) => Err(CallError::Unavailable(
+            "the session bus is in another network namespace".to_owned(),
+        )),
+        Ok(Err(why)) => Err(CallError::Unavailable(why)),
         // Nothing was asked of it yet.
-        Err(_) => Err(Miss::Absent("the session bus does not answer".to_owned())),
+        Err(_) => Err(CallError::Unavailable("the session bus does not answer".to_owned())),
     }
 }
 
-fn unexpected(error: zbus::Error) -> Miss {
+fn unexpected(error: zbus::Error) -> CallError {
     let message = format!("the service answered something unexpected: {error}");
-    Miss::Final(Failure::Unreachable(message))
+    CallError::Failed(Failure::Unreachable(message))
 }
 
-async fn send<B>(service: &Service, method: &str, body: &B) -> Result<Message, Miss>
+async fn send<B>(service: &Service, method: &str, body: &B) -> Result<Message, CallError>
 where
     B: serde::Serialize + zbus::wire::DynamicType,
 {

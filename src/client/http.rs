@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value as Json, json};
 use tokio::net::UnixStream;
 
-use super::{Call, Failure, Miss, answer, skew, unit, waiting::Waiting};
+use super::{Call, CallError, Failure, answer, skew, unit, waiting::Waiting};
 use crate::{
     error::ErrorKind,
     http::OBSERVER,
@@ -20,7 +20,7 @@ use crate::{
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// Asks the service of this user; systemd may start it for that.
-pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
     // Where systemd listens, the unit is started now.
     let ask = |call| async move {
         unit::unless_it_fails(async { ask(&call, waiting, connect().await).await }).await
@@ -29,16 +29,16 @@ pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
 }
 
 /// Looks at what a service that runs has, and leaves its idle time as it is.
-pub(super) async fn observe(call: &Call) -> Result<Json, Miss> {
+pub(super) async fn observe(call: &Call) -> Result<Json, CallError> {
     let doors = user().doors().pop().into_iter();
-    let (stream, _) = connect_to(doors).await.map_err(Miss::Absent)?;
+    let (stream, _) = connect_to(doors).await.map_err(CallError::Unavailable)?;
     let mut request = request(call);
     request.headers_mut().insert(OBSERVER, HeaderValue::from_static("yes"));
     Ok(of_call(call, exchange(stream, request).await?)?)
 }
 
 /// Asks the service that listens beside the lock of the state, where only one that runs does.
-pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json, Miss> {
+pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
     ask(call, waiting, connect_to(user().door_beside_the_state().into_iter()).await).await
 }
 
@@ -64,8 +64,8 @@ async fn ask(
     call: &Call,
     waiting: &Waiting,
     connected: Result<(UnixStream, PathBuf), String>,
-) -> Result<Json, Miss> {
-    let (stream, path) = connected.map_err(Miss::Absent)?;
+) -> Result<Json, CallError> {
+    let (stream, path) = connected.map_err(CallError::Unavailable)?;
     waiting.on(format!("the service on {}", path.display()));
     Ok(of_call(call, exchange(stream, request(call)).await?)?)
 }

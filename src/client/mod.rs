@@ -38,7 +38,7 @@ pub use self::{
 use crate::{
     config::Seen,
     error::ErrorKind,
-    lease::LeaseId,
+    lease::{LeaseId, Transport},
     port::{Port, Protocol},
     surroundings::user,
     value::Fields,
@@ -64,7 +64,7 @@ pub enum Call {
         /// Which of them.
         filter: Fields,
     },
-    /// Begin its time limit anew.
+    /// Restart its time limit.
     Renew {
         /// The lease.
         lease_id: LeaseId,
@@ -90,7 +90,7 @@ pub enum Call {
     Instances,
     /// Release leases without an owner and without a listener.
     CleanUp {
-        /// Only those that are older than so many seconds.
+        /// Only those that are older than this many seconds.
         older_than: u64,
         /// Only say which.
         dry_run: bool,
@@ -113,9 +113,9 @@ pub enum Call {
         /// With the file that each value comes from.
         origins: bool,
     },
-    /// Read the configuration anew.
+    /// Reload the configuration.
     Reload,
-    /// Take what this command sees of the configuration, and read it anew.
+    /// Take what this command sees of the configuration, and reload it.
     TakeConfiguration {
         /// What it sees.
         seen: Seen,
@@ -215,46 +215,19 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Why one way does not lead to an answer.
-enum Miss {
+/// Why a call over one transport got no answer.
+enum CallError {
     /// Nobody is there; the call was not delivered.
-    Absent(String),
+    Unavailable(String),
     /// The service that is installed cannot be started; the call was not delivered.
-    Broken(String),
+    CannotStart(String),
     /// It is known what came of the call, or it is not known whether it was carried out.
-    Final(Failure),
+    Failed(Failure),
 }
 
-impl From<Failure> for Miss {
+impl From<Failure> for CallError {
     fn from(failure: Failure) -> Self {
-        Self::Final(failure)
-    }
-}
-
-/// The way on which a service was reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// The session bus.
-    Bus,
-    /// The HTTP socket.
-    Socket,
-}
-
-impl Way {
-    /// The word for it in answers.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Bus => "dbus",
-            Self::Socket => "http",
-        }
-    }
-
-    /// The same for people.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Bus => "the session bus",
-            Self::Socket => "its HTTP socket",
-        }
+        Self::Failed(failure)
     }
 }
 
@@ -326,9 +299,9 @@ async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
         })?;
         match http::call(call, waiting).await {
             Ok(answer) => return Ok(answer),
-            Err(Miss::Final(failure)) => return Err(failure),
+            Err(CallError::Failed(failure)) => return Err(failure),
             // Another service was about to take over from the one that was there.
-            Err(Miss::Absent(why) | Miss::Broken(why)) => absent = why,
+            Err(CallError::Unavailable(why) | CallError::CannotStart(why)) => absent = why,
         }
     }
     Err(Failure::Unreachable(format!(
@@ -361,15 +334,15 @@ async fn ask_for_socket(
     let ask = async {
         match bus::call_for_socket(service_type, options, &waiting).await {
             Ok(answer) => Ok(Some(answer)),
-            Err(Miss::Final(failure)) => Err(failure),
-            Err(Miss::Absent(_) | Miss::Broken(_)) => Ok(None),
+            Err(CallError::Failed(failure)) => Err(failure),
+            Err(CallError::Unavailable(_) | CallError::CannotStart(_)) => Ok(None),
         }
     };
     waiting.patiently(ask).await
 }
 
 /// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
-pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Failure> {
+pub async fn call_running(call: &Call) -> Result<Result<(Json, Transport), String>, Failure> {
     let waiting = Waiting::default();
     let ask = || ask_running(call, &waiting);
     let answer = waiting.patiently(repeated(call, ask)).await?;
@@ -391,33 +364,35 @@ pub async fn call_running(call: &Call) -> Result<Result<(Json, Way), String>, Fa
 async fn ask_running(
     call: &Call,
     waiting: &Waiting,
-) -> Result<Result<(Json, Way), String>, Failure> {
+) -> Result<Result<(Json, Transport), String>, Failure> {
     let on_bus = match bus::call(call, waiting).await {
-        Ok(answer) => return Ok(Ok((answer, Way::Bus))),
-        Err(Miss::Final(failure)) => return Err(failure),
-        Err(Miss::Broken(why)) => {
+        Ok(answer) => return Ok(Ok((answer, Transport::Dbus))),
+        Err(CallError::Failed(failure)) => return Err(failure),
+        Err(CallError::CannotStart(why)) => {
             // One that was started before the unit could be may still serve.
             return match http::call_running(call, waiting).await {
-                Ok(answer) => Ok(Ok((answer, Way::Socket))),
-                Err(Miss::Final(failure)) => Err(failure),
-                Err(Miss::Absent(_) | Miss::Broken(_)) => Err(Failure::Unreachable(why)),
+                Ok(answer) => Ok(Ok((answer, Transport::Http))),
+                Err(CallError::Failed(failure)) => Err(failure),
+                Err(CallError::Unavailable(_) | CallError::CannotStart(_)) => {
+                    Err(Failure::Unreachable(why))
+                }
             };
         }
-        Err(Miss::Absent(why)) => why,
+        Err(CallError::Unavailable(why)) => why,
     };
     match http::call(call, waiting).await {
-        Ok(answer) => Ok(Ok((answer, Way::Socket))),
-        Err(Miss::Final(failure)) => Err(failure),
-        Err(Miss::Broken(why)) => Err(Failure::Unreachable(why)),
-        Err(Miss::Absent(why)) => Ok(Err(format!("{on_bus}; {why}"))),
+        Ok(answer) => Ok(Ok((answer, Transport::Http))),
+        Err(CallError::Failed(failure)) => Err(failure),
+        Err(CallError::CannotStart(why)) => Err(Failure::Unreachable(why)),
+        Err(CallError::Unavailable(why)) => Ok(Err(format!("{on_bus}; {why}"))),
     }
 }
 
 /// The session bus, or why it is of no use.
 pub async fn session_bus() -> Result<zbus::Connection, String> {
     bus::connect().await.map_err(|miss| match miss {
-        Miss::Absent(why) | Miss::Broken(why) => why,
-        Miss::Final(failure) => failure.to_string(),
+        CallError::Unavailable(why) | CallError::CannotStart(why) => why,
+        CallError::Failed(failure) => failure.to_string(),
     })
 }
 

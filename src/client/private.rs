@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const UNIT: &str = "styxy-private.service";
 
 /// Why a service did not begin.
-enum Trouble {
+enum StartError {
     /// Another one has the state: it begins at this moment, or ends.
     Busy(String),
     /// It cannot be.
@@ -48,16 +48,16 @@ pub(super) async fn start() -> Result<(), String> {
         return Ok(());
     }
     loop {
-        let trouble = match forked(until).await {
+        let error = match forked(until).await {
             Ok(()) => return Ok(()),
-            Err(trouble) => trouble,
+            Err(error) => error,
         };
         if http::connect().await.is_ok() {
             return Ok(());
         }
-        match trouble {
-            Trouble::Busy(_) if Instant::now() < until => sleep(Duration::from_millis(20)).await,
-            Trouble::Busy(why) | Trouble::Failed(why) => return Err(why),
+        match error {
+            StartError::Busy(_) if Instant::now() < until => sleep(Duration::from_millis(20)).await,
+            StartError::Busy(why) | StartError::Failed(why) => return Err(why),
         }
     }
 }
@@ -100,8 +100,8 @@ async fn by_manager(state: &Path, until: Instant) -> bool {
 
 /// Forks it off. The process that this one starts is its parent only, and ends at once, so that nobody who waits for
 /// children ever meets it.
-async fn forked(until: Instant) -> Result<(), Trouble> {
-    let failed = |error: std::io::Error| Trouble::Failed(error.to_string());
+async fn forked(until: Instant) -> Result<(), StartError> {
+    let failed = |error: std::io::Error| StartError::Failed(error.to_string());
     let program = env::current_exe().map_err(failed)?;
     let (reader, writer) = std::io::pipe().map_err(failed)?;
     let parent = Command::new(program)
@@ -122,16 +122,16 @@ async fn forked(until: Instant) -> Result<(), Trouble> {
     let said = timeout_at(until, first_words(&reader)).await.map_err(|_| slow())?;
     // A service that gives way says so twice, for people the second time.
     if let Some(busy) = said.lines().find_map(|line| line.strip_prefix(TAKEN)) {
-        return Err(Trouble::Busy(busy.to_owned()));
+        return Err(StartError::Busy(busy.to_owned()));
     }
     match said.lines().next_back().unwrap_or("it ended without a word") {
         ready if ready.starts_with(READY) => Ok(()),
-        last => Err(Trouble::Failed(last.to_owned())),
+        last => Err(StartError::Failed(last.to_owned())),
     }
 }
 
-fn slow() -> Trouble {
-    Trouble::Failed(format!("it does not listen after {} s", PATIENCE.as_secs()))
+fn slow() -> StartError {
+    StartError::Failed(format!("it does not listen after {} s", PATIENCE.as_secs()))
 }
 
 /// What it says until it is ready or has ended.

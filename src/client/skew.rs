@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::{Call, Failure, Miss};
+use super::{Call, CallError, Failure};
 use crate::error::ErrorKind;
 
 /// The version of this command.
@@ -17,12 +17,17 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Asks; if an older service refuses what it does not know, asks its successor.
-pub(super) async fn ask<Answer>(ask: impl Fn(Call) -> Answer, call: &Call) -> Result<Json, Miss>
+pub(super) async fn ask<Answer>(
+    ask: impl Fn(Call) -> Answer,
+    call: &Call,
+) -> Result<Json, CallError>
 where
-    Answer: Future<Output = Result<Json, Miss>>,
+    Answer: Future<Output = Result<Json, CallError>>,
 {
     let refusal = match ask(call.clone()).await {
-        Err(Miss::Final(Failure::Refused { kind, message, suggestions })) if may_be_news(kind) => {
+        Err(CallError::Failed(Failure::Refused { kind, message, suggestions }))
+            if may_be_news(kind) =>
+        {
             (kind, message, suggestions)
         }
         result => return result,
@@ -45,7 +50,7 @@ where
         match ask(Call::Status).await {
             Ok(status) if version(&status).as_ref() == Some(&running) => {}
             // It broke off: it is ending.
-            Err(Miss::Final(Failure::Unreachable(_) | Failure::BrokenOff(_))) => {}
+            Err(CallError::Failed(Failure::Unreachable(_) | Failure::BrokenOff(_))) => {}
             Ok(_) => return ask(call.clone()).await,
             Err(miss) => return Err(miss),
         }

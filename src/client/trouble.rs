@@ -2,7 +2,7 @@
 
 use zbus::fdo;
 
-use super::{Failure, Miss};
+use super::{CallError, Failure};
 use crate::{dbus::ERROR_PREFIX, error::ErrorKind};
 
 /// What the errors of the bus and of systemd begin with that say why a service was not started.
@@ -10,7 +10,7 @@ const ACTIVATION: [&str; 2] = ["org.freedesktop.systemd1.", "org.freedesktop.DBu
 
 /// What came of a call. The bus never delivers a call that it answers with one of its own errors of these kinds, so
 /// the call was not carried out, and the next way may be tried.
-pub(super) fn of_call(error: zbus::Error) -> Miss {
+pub(super) fn of_call(error: zbus::Error) -> CallError {
     match error {
         zbus::Error::MethodError(name, words, reply) => {
             let name = name.as_str();
@@ -25,7 +25,7 @@ pub(super) fn of_call(error: zbus::Error) -> Miss {
                     Failure::Refused { kind, message, suggestions }.into()
                 }
                 None if ACTIVATION.iter().any(|prefix| name.starts_with(prefix)) => {
-                    Miss::Broken(cannot_start(&message))
+                    CallError::CannotStart(cannot_start(&message))
                 }
                 None => Failure::Unreachable(failed(&message)).into(),
             }
@@ -38,7 +38,7 @@ pub(super) fn of_call(error: zbus::Error) -> Miss {
     }
 }
 
-fn of_bus(error: fdo::Error) -> Miss {
+fn of_bus(error: fdo::Error) -> CallError {
     use fdo::Error as E;
     match error {
         // Nobody has the name, and nobody is to be started for it; or the bus is not this user's.
@@ -48,7 +48,7 @@ fn of_bus(error: fdo::Error) -> Miss {
         | E::AuthFailed(why)
         | E::AccessDenied(why)
         | E::SpawnServiceNotFound(why) => {
-            Miss::Absent(format!("the session bus has no styxy service ({why})"))
+            CallError::Unavailable(format!("the session bus has no styxy service ({why})"))
         }
         // A bus without systemd starts a service of its own, which ends where another one lives.
         E::SpawnExecFailed(why)
@@ -61,10 +61,10 @@ fn of_bus(error: fdo::Error) -> Miss {
         | E::SpawnServiceNotValid(why)
         | E::SpawnPermissionsInvalid(why)
         | E::SpawnFileInvalid(why)
-        | E::SpawnNoMemory(why) => Miss::Absent(cannot_start(&why)),
+        | E::SpawnNoMemory(why) => CallError::Unavailable(cannot_start(&why)),
         // dbus-broker says the first, and dbus-daemon the second after two minutes; a service that has ended
         // between two calls to its unique name is the first, too.
-        E::NameHasNoOwner(why) | E::TimedOut(why) => Miss::Broken(cannot_start(&why)),
+        E::NameHasNoOwner(why) | E::TimedOut(why) => CallError::CannotStart(cannot_start(&why)),
         E::NoReply(why) | E::Disconnected(why) | E::Timeout(why) => Failure::BrokenOff(format!(
             "the service ended before it answered, and may have done what was asked: {why}"
         ))
@@ -105,27 +105,31 @@ mod tests {
         for absent in
             ["ServiceUnknown", "Spawn.ServiceNotFound", "Spawn.ChildExited", "AccessDenied"]
         {
-            assert!(matches!(bus(absent), Miss::Absent(why) if why.contains("some words")));
+            assert!(
+                matches!(bus(absent), CallError::Unavailable(why) if why.contains("some words"))
+            );
         }
         for broken in ["NameHasNoOwner", "TimedOut"] {
-            assert!(matches!(bus(broken), Miss::Broken(why) if why.contains("some words")));
+            assert!(
+                matches!(bus(broken), CallError::CannotStart(why) if why.contains("some words"))
+            );
         }
         let failed = of_call(reply("org.freedesktop.systemd1.UnitMasked"));
-        assert!(matches!(failed, Miss::Broken(_)), "as systemd says it");
+        assert!(matches!(failed, CallError::CannotStart(_)), "as systemd says it");
         for lost in ["NoReply", "Disconnected"] {
             let miss = bus(lost);
             assert!(
-                matches!(miss, Miss::Final(Failure::BrokenOff(why)) if why.contains("some words"))
+                matches!(miss, CallError::Failed(Failure::BrokenOff(why)) if why.contains("some words"))
             );
         }
         for there in ["Failed", "LimitsExceeded", "InvalidArgs"] {
             let miss = bus(there);
             assert!(
-                matches!(miss, Miss::Final(Failure::Unreachable(why)) if why.contains("some words"))
+                matches!(miss, CallError::Failed(Failure::Unreachable(why)) if why.contains("some words"))
             );
         }
         let refused = of_call(reply("org.styxy.Styxy1.Error.PortInUse"));
-        let Miss::Final(Failure::Refused { kind, message, .. }) = refused else { panic!() };
+        let CallError::Failed(Failure::Refused { kind, message, .. }) = refused else { panic!() };
         assert_eq!((kind, message.as_str()), (Some(ErrorKind::PortInUse), "some words"));
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Miss;
+use super::CallError;
 use crate::surroundings::user;
 
 /// The unit of the service.
@@ -203,14 +203,16 @@ async fn failed() -> String {
 
 /// Waits for an answer, but not for that of a unit that has failed: what is wrong with it is told at once.
 pub(super) async fn unless_it_fails<T>(
-    answer: impl Future<Output = Result<T, Miss>>,
-) -> Result<T, Miss> {
+    answer: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
     let result = tokio::select! {
         result = answer => result,
-        problem = failed() => Err(Miss::Broken(problem)),
+        problem = failed() => Err(CallError::CannotStart(problem)),
     };
     match result {
-        Err(Miss::Broken(why)) => Err(Miss::Broken(problem().await.unwrap_or(why))),
+        Err(CallError::CannotStart(why)) => {
+            Err(CallError::CannotStart(problem().await.unwrap_or(why)))
+        }
         result => result,
     }
 }

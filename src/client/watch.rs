@@ -21,7 +21,7 @@ use zbus::{AsyncDrop, Connection, MatchRule, MessageStream, fdo::DBusProxy};
 
 use self::known::{Known, event, is_missed};
 use super::{
-    Call, Failure, Miss, bus, http,
+    Call, CallError, Failure, bus, http,
     waiting::{Waiting, begin_again},
 };
 use crate::{
@@ -174,7 +174,7 @@ async fn differences(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
                 }
             }
             // A service that has ended because it was idle had no leases, and one that was killed has them yet.
-            Err(Miss::Final(failure @ Failure::Refused { .. })) => return Err(failure),
+            Err(CallError::Failed(failure @ Failure::Refused { .. })) => return Err(failure),
             Err(_) => {}
         }
         tokio::select! {

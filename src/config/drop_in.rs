@@ -20,7 +20,7 @@ use super::{
     read,
 };
 use crate::{
-    durable,
+    atomic_file,
     error::{Error, ErrorKind},
     service_type::{ServiceType, ServiceTypeName},
     time::Timestamp,
@@ -177,12 +177,12 @@ impl DropIn {
         }
         let newest = kept.last().map_or(0, |backup| backup.number);
         let backup = self.backups.join(name(newest + 1));
-        durable::replace(&backup, before.as_bytes())?;
+        atomic_file::replace(&backup, before.as_bytes())?;
         // A second name of the old file, which needs no space on a full disk. Where a file can have one only,
         // it is written again if need be.
         let _ = fs::remove_file(self.old());
         let _ = fs::hard_link(&self.target, self.old());
-        if let Err(error) = durable::replace(&self.target, text.as_bytes()) {
+        if let Err(error) = atomic_file::replace(&self.target, text.as_bytes()) {
             let _ = fs::remove_file(self.old());
             let _ = fs::remove_file(&backup);
             return Err(error);
@@ -197,7 +197,7 @@ impl DropIn {
         match &text {
             None => fs::remove_file(&self.target)?,
             Some(text) => fs::rename(self.old(), &self.target)
-                .or_else(|_| durable::replace(&self.target, text.as_bytes()))?,
+                .or_else(|_| atomic_file::replace(&self.target, text.as_bytes()))?,
         }
         self.text = text;
         fs::remove_file(backup)

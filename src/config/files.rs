@@ -14,7 +14,7 @@ use super::{
     seen::Seen,
     shown::{Showing, Shown},
 };
-use crate::durable;
+use crate::atomic_file;
 
 /// The name of the drop-in that the service writes, in `config.d`.
 pub const DROP_IN: &str = "styxy-auto.json";
@@ -56,14 +56,14 @@ impl Files {
     pub fn new(folders: Vec<PathBuf>, copy: PathBuf) -> Self {
         let kept = copy.with_extension("shown");
         let shown = Shown::read(&kept);
-        let good = durable::open(&copy).ok();
+        let good = atomic_file::open(&copy).ok();
         let good = good.and_then(|good| serde_json::from_reader(BufReader::new(good)).ok());
         let were_good = good.is_some();
         Self { folders, copy, shown, kept, in_force: good.unwrap_or_default(), were_good }
     }
 
     /// Takes what a command sees of the configuration. What the service does not see by itself counts as it was shown,
-    /// also for the next service. `may_end` says whether a service that is started anew could see more.
+    /// also for the next service. `may_end` says whether a restarted service could see more.
     pub fn take(&mut self, seen: &Seen, by: &str, may_end: bool) -> io::Result<Showing> {
         self.shown.take(&self.folders, seen, by, may_end, &self.kept)
     }
@@ -119,7 +119,7 @@ impl Files {
         if let Some(folder) = self.copy.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        durable::replace(&self.copy, &serde_json::to_vec(&self.in_force)?)
+        atomic_file::replace(&self.copy, &serde_json::to_vec(&self.in_force)?)
     }
 
     /// What the drop-in says that is in force.

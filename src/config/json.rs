@@ -36,7 +36,7 @@ pub(super) struct Node<'v> {
 }
 
 impl<'a> Source<'a> {
-    /// A file that nothing of is read yet.
+    /// An unread file.
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
         let lines = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = [0].into_iter().chain(lines).collect();
@@ -154,7 +154,7 @@ impl Source<'_> {
         }
     }
 
-    /// A text that can be shown on a terminal, of so many characters at most.
+    /// A text that is safe to print, cut to this many characters.
     pub(super) fn words(&mut self, node: Node<'_>, most: usize) -> Option<String> {
         let text = self.string(node)?;
         let long = text.chars().count();

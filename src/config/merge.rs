@@ -29,14 +29,14 @@ impl Config {
         let limits = layer.limits.unwrap_or_default();
         set(&mut self.unused, layer.unused_seconds);
         set(&mut self.claimed, layer.claimed_seconds);
-        set(&mut self.most_leases, limits.leases);
-        set(&mut self.most_per_instance, limits.leases_per_instance);
-        set(&mut self.most_per_project, limits.leases_per_project);
+        set(&mut self.max_leases, limits.leases);
+        set(&mut self.max_per_instance, limits.leases_per_instance);
+        set(&mut self.max_per_project, limits.leases_per_project);
         set(&mut self.percent_per_instance, limits.range_percent_per_instance);
         set(&mut self.percent_per_project, limits.range_percent_per_project);
-        set(&mut self.most_guards, limits.guards);
-        set(&mut self.most_remembered, limits.remembered_ports);
-        set(&mut self.most_instances, limits.instances);
+        set(&mut self.max_guards, limits.guards);
+        set(&mut self.max_remembered, limits.remembered_ports);
+        set(&mut self.max_instances, limits.instances);
         set(
             &mut self.excluded,
             layer

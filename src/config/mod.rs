@@ -44,7 +44,7 @@ use self::json::Source;
 use crate::{
     auto_allocation::AutoAllocation,
     port::PortRange,
-    registry::{Automatic, Rules, Told},
+    registry::{AuditedConfig, Automatic, Rules},
     service_type::{ServiceTypes, Templates},
     word::{shortened, visible},
 };
@@ -67,21 +67,21 @@ pub struct Config {
     /// Ports that are never granted.
     pub excluded: Vec<PortRange>,
     /// The most leases at once.
-    pub most_leases: usize,
+    pub max_leases: usize,
     /// The most leases of one instance at once.
-    pub most_per_instance: usize,
+    pub max_per_instance: usize,
     /// The most leases of one project at once.
-    pub most_per_project: usize,
+    pub max_per_project: usize,
     /// How much of a type's ports one instance may have, in percent.
     pub percent_per_instance: usize,
     /// How much of a type's ports one project may have, in percent.
     pub percent_per_project: usize,
     /// The most remembered ports; the oldest are forgotten first.
-    pub most_remembered: usize,
+    pub max_remembered: usize,
     /// The most registered instances.
-    pub most_instances: usize,
+    pub max_instances: usize,
     /// The most guards at once; further leases go without.
-    pub most_guards: usize,
+    pub max_guards: usize,
     /// How many seconds a lease without an owner may go without a listener.
     pub unused: u64,
     /// How many seconds a claim is guarded that nobody has used yet.
@@ -232,14 +232,14 @@ impl Config {
             templates: Templates::default(),
             auto: AutoAllocation::off(),
             excluded: Vec::new(),
-            most_leases: 0,
-            most_per_instance: 0,
-            most_per_project: 0,
+            max_leases: 0,
+            max_per_instance: 0,
+            max_per_project: 0,
             percent_per_instance: 100,
             percent_per_project: 100,
-            most_remembered: 0,
-            most_instances: 0,
-            most_guards: 0,
+            max_remembered: 0,
+            max_instances: 0,
+            max_guards: 0,
             unused: 0,
             claimed: 0,
             idle_exit: Duration::ZERO,
@@ -254,21 +254,21 @@ impl Config {
             templates: self.templates.clone(),
             auto: self.auto.clone(),
             excluded: self.excluded.iter().copied().collect(),
-            most_leases: self.most_leases,
-            most_per_instance: self.most_per_instance,
-            most_per_project: self.most_per_project,
+            max_leases: self.max_leases,
+            max_per_instance: self.max_per_instance,
+            max_per_project: self.max_per_project,
             percent_per_instance: self.percent_per_instance,
             percent_per_project: self.percent_per_project,
-            most_remembered: self.most_remembered,
+            max_remembered: self.max_remembered,
         }
     }
 
     /// What there is to tell of it.
-    pub fn to_tell(&self) -> Told {
+    pub fn to_audit(&self) -> AuditedConfig {
         let mut people = self.clone();
         people.types.0.retain(|_, service_type| service_type.created.is_none());
         let text = serde_json::to_vec(&show::layer(&people)).unwrap_or_default();
-        Told {
+        AuditedConfig {
             fingerprint: crc32fast::hash(&text),
             written: (people.types.0.iter())
                 .map(|(name, t)| (name.clone(), t.ranges().collect()))

@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::seen::{Seen, Stamp, Which};
-use crate::durable;
+use crate::atomic_file;
 
 /// For how many folders a service ends to be started on them: enough for every container of a desk.
 const MOST_TRIED: usize = 16;
@@ -69,7 +69,7 @@ pub enum Showing {
 impl Shown {
     /// What was kept in that file; nothing if there is none.
     pub(super) fn read(file: &Path) -> Self {
-        let kept = durable::open(file).ok();
+        let kept = atomic_file::open(file).ok();
         let kept = kept.and_then(|kept| serde_json::from_reader(BufReader::new(kept)).ok());
         kept.unwrap_or_default()
     }
@@ -98,7 +98,7 @@ impl Shown {
     }
 
     /// Takes what a command sees instead of what was shown before, and keeps it in `file`. `may_end` says whether a
-    /// service that is started anew could see more.
+    /// service that is restarted could see more.
     pub(super) fn take(
         &mut self,
         folders: &[PathBuf],
@@ -156,7 +156,7 @@ impl Shown {
         if let Some(folder) = file.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
-        durable::replace(file, &serde_json::to_vec(self)?)
+        atomic_file::replace(file, &serde_json::to_vec(self)?)
     }
 }
 

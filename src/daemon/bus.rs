@@ -52,12 +52,12 @@ async fn keep_trying(broker: Arc<Broker>, opened: mpsc::UnboundedSender<Opened>)
         }
         tokio::time::sleep(PAUSE).await;
         // Whoever uses the socket may have a bus by now; a service at rest does not look for one.
-        let _ = broker.activity().watch().changed().await;
+        let _ = broker.idle_tracker().watch().changed().await;
     }
 }
 
 async fn try_once(broker: &Arc<Broker>) -> Result<Door, OpenError> {
-    let busy = broker.activity().busy();
+    let busy = broker.idle_tracker().busy();
     let mut opening = std::pin::pin!(Door::open(broker));
     if let Ok(result) = tokio::time::timeout(PATIENCE, opening.as_mut()).await {
         return result;

@@ -101,7 +101,7 @@ impl Door {
             let own = connection.unique_name().map(|name| name.to_string());
             let peer = Some("org.freedesktop.DBus.Peer");
             let _ = connection.call_method(own.as_deref(), PATH, peer, "Ping", &()).await;
-            broker.activity().settled().await;
+            broker.idle_tracker().settled().await;
             broker.owners().close();
             broker.end_changes();
             let _ = signals.await;

@@ -89,7 +89,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(u16, String, Dict), Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let request = AllocateRequest::parse(service_type, values(&options)?)?;
         let caller = self.callers.caller(connection, &header).await?;
         let granted = self.grant(&request, &caller, connection, &header, false).await?;
@@ -104,7 +104,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(ResponseDispatchNotifier<zbus::OwnedFd>, u16, String, Dict), Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let request = AllocateRequest::parse(service_type, values(&options)?)?.for_socket()?;
         let caller = self.callers.caller(connection, &header).await?;
         let mut granted = self.grant(&request, &caller, connection, &header, true).await?;
@@ -127,7 +127,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u16, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let lease_id: LeaseId = lease_id.parse()?;
         let client = self.callers.client(connection, &header).await?;
         Ok(self.broker.release(lease_id, &client)?.port.get())
@@ -140,7 +140,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let ending = Ending::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.release_matching(&ending, &client)
@@ -154,7 +154,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let lease_id: LeaseId = lease_id.parse()?;
         let client = self.callers.client(connection, &header).await?;
         let ttl = (ttl != 0).then_some(ttl);
@@ -169,7 +169,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         let fields = |leases: &[Arc<Lease>]| leases.iter().map(|lease| lease.fields()).collect();
         // What cannot be answered is not done.
@@ -184,7 +184,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let filter = Filter::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.forget(filter, &client).await
@@ -198,38 +198,38 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let request = InstanceRequest::parse(instance_id, values(&options)?)?;
         let caller = self.callers.caller(connection, &header).await?;
         Ok(Dict(self.broker.register_instance(&request, &caller).await?.fields()))
     }
 
     fn heartbeat(&self, instance_id: &str) -> Result<(), Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         self.broker.heartbeat(&instance_id.parse()?)
     }
 
     #[zbus(out_args("instances"))]
     fn list_instances(&self) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         bounded(self.broker.instances()?)
     }
 
     #[zbus(out_args("leases"))]
     fn list(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         bounded(self.broker.list(&Listing::parse(values(&filter)?)?)?)
     }
 
     #[zbus(out_args("lease"))]
     fn lookup(&self, service: Options<'_>) -> Result<Dict, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         self.broker.look_up(&LookupRequest::parse(values(&service)?)?).map(Dict)
     }
 
     #[zbus(out_args("result"))]
     fn check(&self, port: u16, protocol: &str) -> Result<Dict, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let port = Port::new(port.into()).ok_or_else(|| {
             Error::invalid("port 0 does not exist: give a number from 1 to 65535")
         })?;
@@ -242,7 +242,7 @@ impl Styxy {
 
     #[zbus(out_args("ports"))]
     fn suggest(&self, service_type: &str, count: u32) -> Result<Vec<u16>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let request = AllocateRequest::parse(service_type, [("count", Value::U32(count))])?;
         let suggested = self.broker.suggest(&request)?;
         Ok(suggested.into_iter().map(|suggestion| suggestion.port.get()).collect())
@@ -250,7 +250,7 @@ impl Styxy {
 
     #[zbus(out_args("suggestions"))]
     fn suggest_for(&self, service_type: &str, options: Options<'_>) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let request = AllocateRequest::parse(service_type, values(&options)?)?;
         let suggested = self.broker.suggest(&request)?;
         Ok(suggested.into_iter().map(|suggestion| Dict(suggestion.fields())).collect())
@@ -258,7 +258,7 @@ impl Styxy {
 
     #[zbus(out_args("types"))]
     fn list_service_types(&self) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         bounded(self.broker.service_types()?)
     }
 
@@ -270,7 +270,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let name = service_type.parse()?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.undo_auto_allocation(&name, force, &client).await
@@ -282,20 +282,20 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         self.broker.set_auto_allocation(enabled, &client).await
     }
 
     #[zbus(out_args("json"))]
     fn get_configuration(&self, origins: bool) -> String {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         self.broker.configuration(origins).to_string()
     }
 
     #[zbus(out_args("backups"))]
     fn list_backups(&self) -> Result<Vec<Dict>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         Ok(self.broker.config_backups()?.iter().map(|backup| Dict(backup.fields())).collect())
     }
 
@@ -307,7 +307,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         self.broker.restore_config(version, force, &client).await
     }
@@ -318,14 +318,14 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Vec<String>, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         self.broker.reload(Some(&client)).await
     }
 
     #[zbus(out_args("restarting"))]
     fn restart(&self) -> bool {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         self.broker.restart()
     }
 
@@ -336,7 +336,7 @@ impl Styxy {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<Dict, Error> {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         let seen = memory::read(&seen, LARGEST_SEEN).and_then(|json| Seen::parse(&json));
         let seen = seen.map_err(|error| {
@@ -347,7 +347,7 @@ impl Styxy {
 
     #[zbus(out_args("status"))]
     fn status(&self) -> Dict {
-        let _busy = self.broker.activity().busy();
+        let _busy = self.broker.idle_tracker().busy();
         Dict(self.broker.status())
     }
 

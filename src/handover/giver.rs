@@ -16,7 +16,7 @@ use super::{Answer, PATIENCE, Request, VERSION, wire};
 use crate::{
     kernel::{
         guard::Guards,
-        process::{self, Process, Trouble},
+        process::{self, Process, ProcessError},
     },
     lease::Owner,
 };
@@ -87,7 +87,7 @@ impl Successor {
         let processes: Vec<_> = owners
             .filter_map(|owner| match owner {
                 Owner::Process { pid, start } => match Process::of_pid(*pid) {
-                    Ok(process) | Err(Trouble::Foreign(process)) => {
+                    Ok(process) | Err(ProcessError::Foreign(process)) => {
                         Some(process).filter(|process| process.start == *start)
                     }
                     Err(_) => None,

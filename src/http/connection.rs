@@ -22,8 +22,8 @@ use tower_service::Service;
 
 use super::{OBSERVER, stopped, worded::Worded};
 use crate::{
-    activity::Busy,
     broker::{Broker, Caller},
+    idle::CallGuard,
     lease::EndReason,
     registry::granting::Share,
 };
@@ -72,7 +72,7 @@ pub(super) async fn serve(
     broker: Arc<Broker>,
     stop: watch::Receiver<bool>,
 ) {
-    let observer = broker.activity().observer();
+    let observer = broker.idle_tracker().observer();
     let peer = Arc::new(Peer::new(&stream));
     // What keeps the service busy, once something was asked of it.
     let asked = Arc::new(Mutex::new(Asked::Nothing));
@@ -122,7 +122,7 @@ enum Asked {
     /// Something that is no reason to live on.
     Look,
     /// Something else; the service is busy as long as the connection is open.
-    More(#[expect(dead_code, reason = "it is held")] Busy),
+    More(#[expect(dead_code, reason = "it is held")] CallGuard),
 }
 
 fn lock(asked: &Mutex<Asked>) -> MutexGuard<'_, Asked> {
@@ -133,7 +133,7 @@ fn note(asked: &Mutex<Asked>, broker: &Broker, is_observer: bool) {
     let mut asked = lock(asked);
     match (&*asked, is_observer) {
         (Asked::Nothing, true) => *asked = Asked::Look,
-        (Asked::Nothing | Asked::Look, false) => *asked = Asked::More(broker.activity().busy()),
+        (Asked::Nothing | Asked::Look, false) => *asked = Asked::More(broker.idle_tracker().busy()),
         _ => {}
     }
 }

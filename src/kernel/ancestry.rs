@@ -9,7 +9,7 @@ use std::{fs, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc
 use rustix::io::Errno;
 
 use super::process::{
-    Process, Trouble, argument_start, comm, numbers, owner, parent, pidfd, session, uid,
+    Process, ProcessError, argument_start, comm, numbers, owner, parent, pidfd, session, uid,
 };
 
 /// Shells by the names of their programs. A box has several in one.
@@ -45,11 +45,11 @@ pub enum Lost {
     Io(Errno),
 }
 
-impl From<Trouble> for Lost {
-    fn from(trouble: Trouble) -> Self {
+impl From<ProcessError> for Lost {
+    fn from(trouble: ProcessError) -> Self {
         match trouble {
-            Trouble::Gone | Trouble::Foreign(_) => Self::Gone,
-            Trouble::Io(error) => Self::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
+            ProcessError::Gone | ProcessError::Foreign(_) => Self::Gone,
+            ProcessError::Io(error) => Self::Io(Errno::from_io_error(&error).unwrap_or(Errno::IO)),
         }
     }
 }
@@ -107,36 +107,40 @@ pub fn is_nested(pid: u32) -> Option<bool> {
 
 /// The process that has that number in the PID namespace of `from`, if it is `from` itself or one that
 /// it descends from.
-pub fn named_from(from: Process, number: u32) -> Result<Process, Trouble> {
-    let depth = numbers(from.pid).ok_or(Trouble::Gone)?.len();
+pub fn named_from(from: Process, number: u32) -> Result<Process, ProcessError> {
+    let depth = numbers(from.pid).ok_or(ProcessError::Gone)?.len();
     let mut process = from;
     loop {
-        let numbers = numbers(process.pid).ok_or(Trouble::Gone)?;
+        let numbers = numbers(process.pid).ok_or(ProcessError::Gone)?;
         // From here on, they are outside of the namespace.
         if numbers.len() < depth {
-            return Err(Trouble::Gone);
+            return Err(ProcessError::Gone);
         }
         if numbers.last() == Some(&number) {
             break;
         }
         process = parent_of(&process)?;
     }
-    if owner(process.pid) == Some(uid()) { Ok(process) } else { Err(Trouble::Foreign(process)) }
+    if owner(process.pid) == Some(uid()) {
+        Ok(process)
+    } else {
+        Err(ProcessError::Foreign(process))
+    }
 }
 
 /// The parent of a process, whoever runs it.
-fn parent_of(child: &Process) -> Result<Process, Trouble> {
-    let pid = parent(child.pid).ok_or(Trouble::Gone)?;
+fn parent_of(child: &Process) -> Result<Process, ProcessError> {
+    let pid = parent(child.pid).ok_or(ProcessError::Gone)?;
     let found = known(pid)?;
     // It had the number all the time; and if the child still names it, it is the one.
     let is_it = parent(child.pid) == Some(pid) && !child.has_ended() && !found.has_ended();
-    if is_it { Ok(found) } else { Err(Trouble::Gone) }
+    if is_it { Ok(found) } else { Err(ProcessError::Gone) }
 }
 
 /// A process, whoever runs it.
-fn known(pid: u32) -> Result<Process, Trouble> {
+fn known(pid: u32) -> Result<Process, ProcessError> {
     match Process::of_pid(pid) {
-        Err(Trouble::Foreign(process)) => Ok(process),
+        Err(ProcessError::Foreign(process)) => Ok(process),
         process => process,
     }
 }
@@ -279,7 +283,7 @@ mod tests {
         let mut sibling = std::process::Command::new("sleep").arg("60").spawn().unwrap();
         assert_eq!(named_from(own(), own().pid).unwrap().pid, own().pid);
         assert_eq!(named_from(own(), parent).unwrap().pid, parent);
-        assert!(matches!(named_from(own(), sibling.id()), Err(Trouble::Gone)));
+        assert!(matches!(named_from(own(), sibling.id()), Err(ProcessError::Gone)));
         sibling.kill().unwrap();
         sibling.wait().unwrap();
     }

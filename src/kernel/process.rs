@@ -31,7 +31,7 @@ pub struct Process {
 
 /// Why a process cannot be held on to.
 #[derive(Debug)]
-pub enum Trouble {
+pub enum ProcessError {
     /// There is none.
     Gone,
     /// It is another user's.
@@ -42,33 +42,33 @@ pub enum Trouble {
 
 impl Process {
     /// The process of that PID.
-    pub fn of_pid(pid: u32) -> Result<Self, Trouble> {
+    pub fn of_pid(pid: u32) -> Result<Self, ProcessError> {
         let pidfd = pidfd(pid).map_err(|errno| match errno {
             // A thread's number is no process's: EINVAL, or ENOENT since Linux 6.9.
-            Errno::SRCH | Errno::INVAL | Errno::NOENT => Trouble::Gone,
-            errno => Trouble::Io(errno.into()),
+            Errno::SRCH | Errno::INVAL | Errno::NOENT => ProcessError::Gone,
+            errno => ProcessError::Io(errno.into()),
         })?;
         Self::with(pid, pidfd)
     }
 
     /// The process that a descriptor is of.
-    pub fn of_pidfd(pidfd: OwnedFd) -> Result<Self, Trouble> {
+    pub fn of_pidfd(pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
-        let info = info.map_err(Trouble::Io)?;
+        let info = info.map_err(ProcessError::Io)?;
         // -1 when it has ended; no such line when it is no pidfd.
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-        Self::with(pid.ok_or(Trouble::Gone)?, pidfd)
+        Self::with(pid.ok_or(ProcessError::Gone)?, pidfd)
     }
 
-    fn with(pid: u32, pidfd: OwnedFd) -> Result<Self, Trouble> {
-        let start = start(pid).ok_or(Trouble::Gone)?;
-        let owner = owner(pid).ok_or(Trouble::Gone)?;
+    fn with(pid: u32, pidfd: OwnedFd) -> Result<Self, ProcessError> {
+        let start = start(pid).ok_or(ProcessError::Gone)?;
+        let owner = owner(pid).ok_or(ProcessError::Gone)?;
         let process = Self { pid, start, pidfd };
         // What was read is of this process only if it still lives now.
         if process.has_ended() {
-            return Err(Trouble::Gone);
+            return Err(ProcessError::Gone);
         }
-        if owner == uid() { Ok(process) } else { Err(Trouble::Foreign(process)) }
+        if owner == uid() { Ok(process) } else { Err(ProcessError::Foreign(process)) }
     }
 
     pub(super) fn has_ended(&self) -> bool {
@@ -278,8 +278,8 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(process.has_ended());
-        assert!(matches!(Process::of_pidfd(process.pidfd), Err(Trouble::Gone)));
-        assert!(matches!(Process::of_pid(process.pid), Err(Trouble::Gone)));
+        assert!(matches!(Process::of_pidfd(process.pidfd), Err(ProcessError::Gone)));
+        assert!(matches!(Process::of_pid(process.pid), Err(ProcessError::Gone)));
     }
 
     #[test]
@@ -301,6 +301,6 @@ mod tests {
     #[test]
     fn what_is_no_pidfd_is_no_process() {
         let file = fs::File::open("/dev/null").unwrap();
-        assert!(matches!(Process::of_pidfd(file.into()), Err(Trouble::Gone)));
+        assert!(matches!(Process::of_pidfd(file.into()), Err(ProcessError::Gone)));
     }
 }

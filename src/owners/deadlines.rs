@@ -46,7 +46,7 @@ struct All {
     count: u64,
 }
 
-/// When, and the how manyth it is of all that were ever set: two may be due at one moment.
+/// Due time, and a counter that breaks ties.
 type Key = (Moment, u64);
 
 impl All {

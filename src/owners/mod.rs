@@ -23,7 +23,7 @@ use zbus::Connection;
 
 use crate::{
     kernel::{
-        process::{Process, Trouble},
+        process::{Process, ProcessError},
         readable::readable,
     },
     lease::Owner,
@@ -179,10 +179,12 @@ async fn process(pid: u32, start: u64, pidfd: Option<OwnedFd>) -> io::Result<()>
         Some(pidfd) => pidfd,
         None => match Process::of_pid(pid) {
             // By now it may run as another user; its start says that it is the same.
-            Ok(process) | Err(Trouble::Foreign(process)) if process.start == start => process.pidfd,
+            Ok(process) | Err(ProcessError::Foreign(process)) if process.start == start => {
+                process.pidfd
+            }
             // Another one has the number now.
-            Ok(_) | Err(Trouble::Gone | Trouble::Foreign(_)) => return Ok(()),
-            Err(Trouble::Io(error)) => return Err(error),
+            Ok(_) | Err(ProcessError::Gone | ProcessError::Foreign(_)) => return Ok(()),
+            Err(ProcessError::Io(error)) => return Err(error),
         },
     };
     readable(pidfd).await

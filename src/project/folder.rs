@@ -51,7 +51,7 @@ struct Left {
 }
 
 impl Left {
-    /// Takes so many steps; false if there are no more.
+    /// Takes this many steps; false if there are not enough left.
     fn step(&self, steps: u32) -> bool {
         match self.steps.get().checked_sub(steps) {
             Some(left) => self.steps.set(left),

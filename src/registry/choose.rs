@@ -200,13 +200,13 @@ impl Registry {
             return Ok(Choice::Existing(lease));
         }
         let count = usize::from(request.count);
-        if self.leases.len() + count > self.rules.most_leases {
+        if self.leases.len() + count > self.rules.max_leases {
             return Err(Error::new(
                 ErrorKind::LimitExceeded,
                 format!(
                     "{} leases are live, and the configuration allows {}",
                     self.leases.len(),
-                    self.rules.most_leases
+                    self.rules.max_leases
                 ),
             )
             .suggest("release some, or raise limits.leases in the configuration"));

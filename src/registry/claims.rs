@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Registry, granting::name_of_share, holding::shared, is_idle};
+use super::{Registry, granting::name_of_share, holders::shared, is_idle};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},

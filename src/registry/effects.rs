@@ -16,7 +16,7 @@ use crate::{
 pub enum Effect {
     /// Wait for the end of this owner.
     Watch(Owner),
-    /// Wait for its end no longer: nothing lives by it any more.
+    /// Stop watching it: no lease depends on it.
     Unwatch(Owner),
     /// Look at the lease when this time has come, and not when another has; without one, never.
     Limit(LeaseId, Option<Limit>),

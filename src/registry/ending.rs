@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{
     Registry,
     granting::Share,
-    holding::{leave, let_go, orphaned, renewed},
+    holders::{leave, let_go, orphaned, renewed},
     obligations::{Limit, Obligations},
 };
 use crate::{
@@ -207,7 +207,7 @@ impl Registry {
         self.list(filter).into_iter().map(|lease| Change::end(lease, reason)).collect()
     }
 
-    /// Leases without an owner that are older than so many seconds and that nothing listens on, by port.
+    /// Leases without an owner that are older than this many seconds and that nothing listens on, by port.
     ///
     /// # Errors
     ///

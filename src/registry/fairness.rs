@@ -125,11 +125,11 @@ impl Registry {
     ) -> Result<(), Error> {
         let (rules, shares) = (&self.rules, &self.shares);
         let instance = request.instance_id.as_ref().map(|id| {
-            let (most, percent) = (rules.most_per_instance, rules.percent_per_instance);
+            let (most, percent) = (rules.max_per_instance, rules.percent_per_instance);
             (Asker::Instance(id), shares.instances.get(id), most, percent, "instance")
         });
         let project = request.project_path.as_ref().map(|path| {
-            let (most, percent) = (rules.most_per_project, rules.percent_per_project);
+            let (most, percent) = (rules.max_per_project, rules.percent_per_project);
             (Asker::Project(path), shares.projects.get(path), most, percent, "project")
         });
         let name = &request.service_type;
@@ -140,17 +140,17 @@ impl Registry {
             let count = usize::from(request.count);
             let has = share.map_or(0, |share| share.all);
             let of_type = share.map_or(0, |share| share.of(name));
-            let most_of_type = ports * percent / 100;
+            let max_of_type = ports * percent / 100;
             let (what, limit) = if has + count > most {
                 (
                     format!("{asker} has {has} leases, and the configuration allows {most}"),
                     format!("leases_per_{word}"),
                 )
-            } else if is_shared && percent < 100 && of_type + count > most_of_type {
+            } else if is_shared && percent < 100 && of_type + count > max_of_type {
                 (
                     format!(
                         "{asker} has {of_type} of the {ports} ports of {name}, and the configuration \
-                         allows {most_of_type}, so that others get some"
+                         allows {max_of_type}, so that others get some"
                     ),
                     format!("range_percent_per_{word}"),
                 )
@@ -158,7 +158,7 @@ impl Registry {
                 continue;
             };
             let (most, has) =
-                if limit.starts_with("range") { (most_of_type, of_type) } else { (most, has) };
+                if limit.starts_with("range") { (max_of_type, of_type) } else { (most, has) };
             let remedy = if count > most && has < most {
                 format!("ask for at most {}", most - has)
             } else {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Choice, Obstacle, Registry,
     claims::{claimed, is_for_claim},
-    holding::shared,
+    holders::shared,
 };
 use crate::{
     change::Change,

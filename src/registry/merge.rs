@@ -84,7 +84,7 @@ pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -
 pub fn unknown(ours: &Registry, theirs: &Registry) -> Vec<(MemoryKey, Port)> {
     let unknown = theirs.memory().iter().filter(|(key, ..)| ours.memory().get(key).is_none());
     let mut unknown: Vec<_> = unknown.map(|(key, known)| ((**key).clone(), known.port)).collect();
-    let room = ours.rules().most_remembered.saturating_sub(ours.memory().len());
+    let room = ours.rules().max_remembered.saturating_sub(ours.memory().len());
     unknown.drain(..unknown.len().saturating_sub(room));
     unknown
 }

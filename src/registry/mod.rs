@@ -4,7 +4,7 @@
 //! - `choose`: which port a request gets
 //! - [`claims`]: leases that are given again to whoever asks for the same
 //! - [`granting`]: what is to be changed for it
-//! - [`ending`]: what comes to its end, and [`holding`]: who lives by what
+//! - [`ending`]: what comes to its end, and [`holders`]: who holds what
 //! - [`effects`]: what follows from a change
 //! - `fairness`: how much one asker may have
 //! - `memory`: which project had which port last
@@ -14,16 +14,17 @@
 //! - [`appearing`]: types that appear by themselves, and [`placement`]: where their ranges go
 //! - `slots`: which of a service's leases has which remembered port
 //! - `port_set`: sets of ports as bitmaps
-//! - `told`: what the journal knows of the configuration
+//! - `audited`: the configuration as it was last logged
 
 pub mod appearing;
+mod audited;
 mod choose;
 pub mod claims;
 pub mod effects;
 pub mod ending;
 mod fairness;
 pub mod granting;
-pub mod holding;
+pub mod holders;
 mod lookup;
 mod memory;
 pub mod merge;
@@ -31,19 +32,18 @@ pub mod obligations;
 pub mod placement;
 mod port_set;
 mod slots;
-mod told;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
+pub use audited::{AuditedConfig, Automatic};
 pub use choose::{Choice, InUse, Obstacle, Reason};
 pub use effects::Effect;
 pub use memory::{Memory, Remembered, Substitute};
 pub use port_set::PortSet;
 pub use slots::Slot;
-pub use told::{Automatic, Told};
 
 use fairness::Shares;
 
@@ -73,17 +73,17 @@ pub struct Rules {
     /// Ports that are never granted.
     pub excluded: PortSet,
     /// The most leases at once.
-    pub most_leases: usize,
+    pub max_leases: usize,
     /// The most leases of one instance at once.
-    pub most_per_instance: usize,
+    pub max_per_instance: usize,
     /// The most leases of one project at once.
-    pub most_per_project: usize,
+    pub max_per_project: usize,
     /// How much of a type's ports one instance may have, in percent.
     pub percent_per_instance: usize,
     /// How much of a type's ports one project may have, in percent.
     pub percent_per_project: usize,
     /// The most remembered ports.
-    pub most_remembered: usize,
+    pub max_remembered: usize,
 }
 
 #[cfg(test)]
@@ -95,12 +95,12 @@ impl Rules {
             templates: Templates::new(),
             auto: AutoAllocation::off(),
             excluded: PortSet::default(),
-            most_leases: 10,
-            most_per_instance: 10,
-            most_per_project: 10,
+            max_leases: 10,
+            max_per_instance: 10,
+            max_per_project: 10,
             percent_per_instance: 100,
             percent_per_project: 100,
-            most_remembered: 10,
+            max_remembered: 10,
         }
     }
 }
@@ -129,7 +129,7 @@ pub struct Registry {
     /// How many claims nobody has used for long.
     idle: usize,
     memory: Memory,
-    told: Told,
+    audited_config: AuditedConfig,
     /// Leases of another registry that have ended while it was being merged with this one.
     ended_elsewhere: HashSet<LeaseId>,
     /// Ports that were in use a moment ago, and are tried last.
@@ -171,7 +171,7 @@ impl Registry {
             shares: Shares::default(),
             idle: 0,
             memory: Memory::default(),
-            told: Told::default(),
+            audited_config: AuditedConfig::default(),
             ended_elsewhere: HashSet::new(),
             in_use: PortSet::default(),
             repeated: HashSet::new(),
@@ -204,25 +204,25 @@ impl Registry {
         self.in_use = in_use;
     }
 
-    /// What the journal was told of the configuration.
-    pub fn told(&self) -> &Told {
-        &self.told
+    /// The configuration as it was last logged.
+    pub fn audited_config(&self) -> &AuditedConfig {
+        &self.audited_config
     }
 
-    /// Takes what the journal was told, from a snapshot.
-    pub fn set_told(&mut self, told: Told) {
-        self.told = told;
+    /// Restores it from a snapshot.
+    pub fn set_audited_config(&mut self, audited_config: AuditedConfig) {
+        self.audited_config = audited_config;
     }
 
     /// Makes a change. `seq` is its number, by which remembered ports age. What is not about leases
     /// changes nothing here.
     pub fn apply(&mut self, seq: u64, change: &Change) {
-        self.told.apply(change);
+        self.audited_config.apply(change);
         match change {
             Change::Allocate { lease, remembers } => {
                 if let Some(key) = lease.memory_key() {
                     let (port, program) = (lease.port, lease.program.clone());
-                    let (day, most) = (lease.since.day(), self.rules.most_remembered);
+                    let (day, most) = (lease.since.day(), self.rules.max_remembered);
                     match remembers {
                         Remembers::Port | Remembers::Moved { .. } => {
                             self.memory.remember(key, port, program, seq, most);
@@ -272,7 +272,7 @@ impl Registry {
         }
     }
 
-    /// Makes room for so many leases more, so that taking them costs less.
+    /// Reserves capacity for this many more leases.
     pub fn reserve(&mut self, leases: usize) {
         self.leases.reserve(leases);
         self.tcp.leases.reserve(leases);
@@ -338,7 +338,7 @@ impl Registry {
 
     /// Takes a remembered port as it is, from a snapshot.
     pub fn remember(&mut self, key: MemoryKey, remembered: Remembered) {
-        self.memory.restore(key, remembered, self.rules.most_remembered);
+        self.memory.restore(key, remembered, self.rules.max_remembered);
     }
 
     fn remove(&mut self, lease: &Lease) {
@@ -349,7 +349,7 @@ impl Registry {
         self.idle -= usize::from(is_idle(&lease));
         for protocol in lease.protocol.parts() {
             let leased = self.leased_mut(*protocol);
-            // A log whose middle is lost may have leased the port anew.
+            // A log whose middle is lost may have leased the port again.
             if leased.leases.get(&lease.port) == Some(&lease.lease_id) {
                 leased.ports.remove(lease.port);
                 leased.leases.remove(&lease.port);

@@ -31,7 +31,7 @@ pub struct Place {
     pub placement: Placement,
 }
 
-/// Finds a range for a type that has none, of at least so many ports.
+/// Finds a range for a type that has none, of at least this many ports.
 pub fn place(
     name: &ServiceTypeName,
     least: u16,

@@ -160,9 +160,9 @@ mod tests {
             let range = PortRange::new(Port::new(3_000).unwrap(), Port::new(3_099).unwrap());
             let types = [("dev".parse().unwrap(), ServiceType::new(range.unwrap()))];
             let registry = Registry::new(Rules {
-                most_leases: 100,
-                most_per_project: 100,
-                most_remembered: 100,
+                max_leases: 100,
+                max_per_project: 100,
+                max_remembered: 100,
                 ..Rules::of(ServiceTypes(types.into()))
             });
             Self { registry, seq: 0, day: 20_000, busy: Vec::new() }

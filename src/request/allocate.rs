@@ -233,8 +233,8 @@ impl AllocateRequest {
         Ok(Self { protocol: Some(self.protocol.unwrap_or(service_type.protocol)), ..self.clone() })
     }
 
-    /// The port that the request's template stands for: the type's first preferred port, or its first,
-    /// and so many on.
+    /// The port that the request's template stands for: the template's offset from the type's first preferred
+    /// port, or from its first port.
     pub fn template_port(
         &self,
         service_type: &ServiceType,

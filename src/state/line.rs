@@ -8,7 +8,7 @@ use crate::{
     change::{Merge, Record},
     lease::{self, Instance, Lease, MemoryKey, ServiceName},
     port::Port,
-    registry::{Substitute, Told},
+    registry::{AuditedConfig, Substitute},
     word::visible,
 };
 
@@ -30,16 +30,17 @@ pub enum Line {
     Record(Record),
     /// Every audit event up to this number is in the journal (in a log).
     Confirmed(u64),
-    /// The machine was started anew; the boot's id (in a log).
+    /// The machine was rebooted; the boot's id (in a log).
     Boot(String),
     /// A live lease (in a snapshot).
     Lease(#[serde(deserialize_with = "lease::in_place")] Arc<Lease>),
     /// A remembered port (in a snapshot).
-    Memory(Memory),
+    Memory(RememberedPort),
     /// A registered instance (in a snapshot).
     Instance(Instance),
-    /// What the journal was told of the configuration (in a snapshot).
-    Told(Told),
+    /// The configuration as it was last logged (in a snapshot).
+    #[serde(rename = "told")]
+    AuditedConfig(AuditedConfig),
     /// Damage that was found when the snapshot was written (in a snapshot).
     Damage(Damage),
     /// The last line of a snapshot, with the number of lines between it and the header.
@@ -51,7 +52,11 @@ impl Line {
     pub fn is_entry(&self) -> bool {
         matches!(
             self,
-            Self::Lease(_) | Self::Memory(_) | Self::Instance(_) | Self::Told(_) | Self::Damage(_)
+            Self::Lease(_)
+                | Self::Memory(_)
+                | Self::Instance(_)
+                | Self::AuditedConfig(_)
+                | Self::Damage(_)
         )
     }
 }
@@ -89,7 +94,7 @@ pub struct Header {
 
 /// A remembered port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct RememberedPort {
     /// What it is remembered for.
     pub key: MemoryKey,
     /// The port.

@@ -12,7 +12,7 @@ use super::{
     Kind, Name, files,
     line::{self, Line},
 };
-use crate::{change::Record, durable};
+use crate::{atomic_file, change::Record};
 
 /// A place in the log.
 pub struct Reader {
@@ -51,9 +51,9 @@ impl Reader {
         }
     }
 
-    /// A reader behind so many bytes of one file: what is before needs no reading.
+    /// A reader that starts at this offset of one file.
     pub(super) fn behind(folder: &Path, name: Name, offset: u64) -> io::Result<Self> {
-        let file = Some(durable::open(&name.path(folder))?);
+        let file = Some(atomic_file::open(&name.path(folder))?);
         Ok(Self { generation: name.generation, file, offset, ..Self::new(folder) })
     }
 
@@ -82,7 +82,7 @@ impl Reader {
                 Filled::Beyond => return Ok(None),
                 Filled::End => {}
             }
-            self.file = Some(durable::open(&following.path(&self.folder))?);
+            self.file = Some(atomic_file::open(&following.path(&self.folder))?);
             self.generation = following.generation;
             self.offset = 0;
         }

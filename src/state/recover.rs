@@ -19,11 +19,11 @@ use std::{
 
 use super::{
     Kind, Name, OpenError, files,
-    line::{self, Damage, Header, Kept, Line, Memory, Origin, Unreadable},
+    line::{self, Damage, Header, Kept, Line, Origin, RememberedPort, Unreadable},
 };
 use crate::{
+    atomic_file,
     change::{Change, Record},
-    durable,
     registry::{Registry, Remembered},
     time::Timestamp,
 };
@@ -267,7 +267,7 @@ impl Recovered {
                 0
             }
             Line::Memory(memory) => {
-                let Memory { key, port, seq, substitute, program } = memory;
+                let RememberedPort { key, port, seq, substitute, program } = memory;
                 let known = Remembered { substitute, program, ..Remembered::new(port, seq) };
                 registry.remember(key, known);
                 0
@@ -276,8 +276,8 @@ impl Recovered {
                 registry.insert_instance(Arc::new(instance));
                 0
             }
-            Line::Told(told) => {
-                registry.set_told(told);
+            Line::AuditedConfig(audited) => {
+                registry.set_audited_config(audited);
                 0
             }
             Line::Damage(damage) => {
@@ -404,7 +404,7 @@ impl Chunks {
         path: PathBuf,
         mut take: impl FnMut(Result<Line, Unreadable>, u64) -> ControlFlow<T>,
     ) -> io::Result<ControlFlow<T>> {
-        self.file = Some(durable::open(&path)?);
+        self.file = Some(atomic_file::open(&path)?);
         let mut take = |(line, length)| take(line, length);
         let Some(first) = self.next()? else { return Ok(ControlFlow::Continue(())) };
         let Some(second) = self.next()? else { return Ok(lines(&first).try_for_each(&mut take)) };
@@ -488,7 +488,7 @@ fn origin(path: &Path) -> Option<Origin> {
 
 fn first_line(path: &Path) -> Option<Vec<u8>> {
     let mut first = Vec::new();
-    let file = BufReader::new(durable::open(path).ok()?);
+    let file = BufReader::new(atomic_file::open(path).ok()?);
     file.take(CHUNK as u64).read_until(b'\n', &mut first).ok()?;
     (first.pop()? == b'\n').then_some(first)
 }

@@ -11,14 +11,14 @@ use std::{
 
 use super::{
     Kind, Name, Reader, files,
-    line::{self, Damage, Header, Line, Memory, Origin, PROGRAM, VERSION},
+    line::{self, Damage, Header, Line, Origin, PROGRAM, RememberedPort, VERSION},
     recover,
     writer::LogFile,
 };
 use crate::{
     change::{Change, Record},
     lease::{Instance, Lease},
-    registry::{Registry, Told},
+    registry::{AuditedConfig, Registry},
 };
 
 /// How many former names of a state folder are kept.
@@ -320,7 +320,7 @@ impl Store {
             memory: registry
                 .memory()
                 .iter()
-                .map(|(key, known)| Memory {
+                .map(|(key, known)| RememberedPort {
                     key: (**key).clone(),
                     port: known.port,
                     seq: known.age,
@@ -329,7 +329,7 @@ impl Store {
                 })
                 .collect(),
             instances: registry.instances(),
-            told: registry.told().clone(),
+            audited_config: registry.audited_config().clone(),
             damage: Vec::new(),
         }
     }
@@ -397,9 +397,9 @@ pub struct Snapshot {
     generation: u64,
     header: Header,
     leases: Vec<Arc<Lease>>,
-    memory: Vec<Memory>,
+    memory: Vec<RememberedPort>,
     instances: Vec<Arc<Instance>>,
-    told: Told,
+    audited_config: AuditedConfig,
     damage: Vec<Damage>,
 }
 
@@ -440,7 +440,7 @@ impl Snapshot {
             .chain(memory)
             .chain(instances)
             .chain(damage)
-            .chain([Line::Told(self.told.clone())])
+            .chain([Line::AuditedConfig(self.audited_config.clone())])
             .chain([Line::End(count)])
         {
             buffer.clear();

@@ -119,12 +119,12 @@ pub struct Writer {
 
 #[derive(Debug, Default)]
 struct Shared {
-    wanted: Mutex<Wanted>,
+    wanted: Mutex<Orders>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Wanted {
+struct Orders {
     logs: Vec<Arc<LogFile>>,
     /// The last change that was written to them.
     seq: u64,
@@ -136,14 +136,14 @@ struct Wanted {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for Orders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wanted").field("seq", &self.seq).finish_non_exhaustive()
+        f.debug_struct("Orders").field("seq", &self.seq).finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Wanted> {
+    fn lock(&self) -> MutexGuard<'_, Orders> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,7 +16,7 @@ use std::{
 use sha2::{Digest, Sha256};
 
 use crate::{
-    durable,
+    atomic_file,
     kernel::{
         clock,
         network::{self, Network},
@@ -87,7 +87,7 @@ pub fn note_network(folder: &Path) {
     if let Some(number) = network::of_booted_container() {
         // Without it, a sandbox uses a service of its own.
         let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        let _ = durable::replace(&folder.join(NOTE), number.to_string().as_bytes());
+        let _ = atomic_file::replace(&folder.join(NOTE), number.to_string().as_bytes());
     }
 }
 

@@ -107,18 +107,18 @@ pub fn rules() -> Rules {
             ]),
         },
         excluded: PortSet::default(),
-        most_leases: MOST_LEASES,
-        most_per_instance: MOST_LEASES,
-        most_per_project: MOST_LEASES,
+        max_leases: MOST_LEASES,
+        max_per_instance: MOST_LEASES,
+        max_per_project: MOST_LEASES,
         percent_per_instance: 100,
         percent_per_project: 100,
-        most_remembered: MOST_REMEMBERED,
+        max_remembered: MOST_REMEMBERED,
     }
 }
 
 /// Changes one thing; `live` leases are there.
 pub fn change(rules: &mut Rules, live: usize, random: &mut Random) {
-    rules.most_leases = MOST_LEASES;
+    rules.max_leases = MOST_LEASES;
     let types = &mut rules.types.0;
     match random.below(6) {
         0 => {
@@ -130,8 +130,8 @@ pub fn change(rules: &mut Rules, live: usize, random: &mut Random) {
             }
         }
         1 => rules.excluded = (0..30).map(|_| port(FIRST + random.small(20_000))).collect(),
-        2 => rules.most_leases = live + 40,
-        3 => rules.most_remembered = MOST_REMEMBERED - random.below(MOST_REMEMBERED / 5),
+        2 => rules.max_leases = live + 40,
+        3 => rules.max_remembered = MOST_REMEMBERED - random.below(MOST_REMEMBERED / 5),
         4 => {
             if let Some(known) = types.get_mut(&name(ON_AND_OFF)) {
                 known.instance_behavior = match known.instance_behavior {

@@ -212,12 +212,12 @@ fn rules() -> Rules {
         templates: Templates::new(),
         auto: AutoAllocation::off(),
         excluded: PortSet::default(),
-        most_leases: 20,
-        most_per_instance: 20,
-        most_per_project: 20,
+        max_leases: 20,
+        max_per_instance: 20,
+        max_per_project: 20,
         percent_per_instance: 100,
         percent_per_project: 100,
-        most_remembered: 5,
+        max_remembered: 5,
     }
 }
 

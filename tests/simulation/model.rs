@@ -51,8 +51,8 @@ pub struct Model {
     pub kinds: Vec<Kind>,
     pub live: usize,
     pub orphans: usize,
-    most_leases: usize,
-    most_remembered: usize,
+    max_leases: usize,
+    max_remembered: usize,
     /// How many leases there are of what there may be one of.
     of_key: HashMap<(ServiceTypeName, Option<SingletonKey>), usize>,
     /// How much lives by each owner: shares of leases, and instances.
@@ -105,8 +105,8 @@ impl Model {
             kinds: Vec::new(),
             live: 0,
             orphans: 0,
-            most_leases: 0,
-            most_remembered: 0,
+            max_leases: 0,
+            max_remembered: 0,
             of_key: HashMap::new(),
             by_owner: HashMap::new(),
             claims: BTreeSet::new(),
@@ -121,7 +121,7 @@ impl Model {
 
     /// Takes other rules over. No port lies in two ranges.
     pub fn set_rules(&mut self, rules: &Rules) {
-        (self.most_leases, self.most_remembered) = (rules.most_leases, rules.most_remembered);
+        (self.max_leases, self.max_remembered) = (rules.max_leases, rules.max_remembered);
         if rules.excluded != self.excluded_set {
             self.excluded_set = rules.excluded.clone();
             for port in (1..PORTS as u64).filter_map(Port::new) {
@@ -315,11 +315,11 @@ impl Model {
         self.ages.insert(seq, key.clone());
         *self.of_project.entry(project.clone()).or_default() += 1;
         self.memory.insert(key, remembered);
-        while self.of_project[&project] > (self.most_remembered / 4).max(100) {
+        while self.of_project[&project] > (self.max_remembered / 4).max(100) {
             let oldest = self.ages.values().find(|key| key.project_path == project).cloned();
             self.forget(&oldest.expect("it has some"));
         }
-        while self.memory.len() > self.most_remembered {
+        while self.memory.len() > self.max_remembered {
             let (_, oldest) = self.ages.pop_first().expect("there are more than `most`");
             self.memory.remove(&oldest);
             less(&mut self.of_project, &oldest.project_path);
@@ -470,7 +470,7 @@ impl Model {
             }
             Ok(Choice::Port(first)) => {
                 assert!(!exists, "{key:?} runs once, and runs already");
-                assert!(wants <= self.most_leases, "{wants} leases are too many");
+                assert!(wants <= self.max_leases, "{wants} leases are too many");
                 assert!(self.are_free(*first, request), "port {first} is not free: {request:?}");
                 // A port that is asked for counts most, then the one that the project had.
                 match (asked, remembered) {
@@ -490,7 +490,7 @@ impl Model {
                 }
             }
             Err(error) => match error.kind {
-                ErrorKind::LimitExceeded => assert!(!exists && wants > self.most_leases),
+                ErrorKind::LimitExceeded => assert!(!exists && wants > self.max_leases),
                 ErrorKind::PortInUse => {
                     let is_used = |l: &Arc<Lease>| l.orphaned || l.owners().next().is_some();
                     let stays = request.port.is_some() && claim.is_some_and(is_used);

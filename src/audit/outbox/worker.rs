@@ -22,7 +22,7 @@ use crate::{
 const WINDOW: usize = 4_000;
 
 /// An event that is not known to have arrived.
-struct Flight {
+struct PendingEvent {
     record: Record,
     /// The log that has it. Until the event has arrived, no log from this one on may go.
     generation: u64,
@@ -44,7 +44,7 @@ pub(super) struct Worker {
     before: u64,
     /// What of it has arrived; asked once.
     arrived_before: Option<HashSet<u64>>,
-    flights: BTreeMap<u64, Flight>,
+    pending: BTreeMap<u64, PendingEvent>,
     order: u64,
     bucket: Bucket,
     /// Whether an event of this state was ever read back.
@@ -88,7 +88,7 @@ impl Worker {
             taken: start.confirmed,
             before: start.seq,
             arrived_before: None,
-            flights: BTreeMap::new(),
+            pending: BTreeMap::new(),
             order: 0,
             bucket: Bucket::new(),
             was_read: false,
@@ -112,8 +112,8 @@ impl Worker {
             let wanted = {
                 let mut wanted = shared.lock();
                 // Asleep without a timeout when there is nothing to do, and for long when nothing can be done.
-                let until = (is_busy || !self.flights.is_empty()).then(|| Instant::now() + pause);
-                while !wanted.stop && (wanted.seq <= self.taken || self.flights.len() >= WINDOW) {
+                let until = (is_busy || !self.pending.is_empty()).then(|| Instant::now() + pause);
+                while !wanted.stop && (wanted.seq <= self.taken || self.pending.len() >= WINDOW) {
                     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
                     if left.is_some_and(|left| left.is_zero()) {
                         break;
@@ -168,7 +168,7 @@ impl Worker {
     /// Takes records from the log.
     pub(super) fn load(&mut self, wanted: u64) -> io::Result<()> {
         let before = self.taken;
-        while self.flights.len() < WINDOW && self.taken < wanted {
+        while self.pending.len() < WINDOW && self.taken < wanted {
             let Some(record) = self.reader.next_record(wanted)? else {
                 // Damage has taken these numbers out of the log.
                 self.taken = wanted;
@@ -182,7 +182,7 @@ impl Worker {
                 continue;
             }
             let generation = self.reader.generation();
-            self.flights.insert(record.seq, Flight { record, generation, sent: None });
+            self.pending.insert(record.seq, PendingEvent { record, generation, sent: None });
         }
         if self.taken >= self.before {
             self.arrived_before = None;
@@ -226,8 +226,8 @@ impl Worker {
         let now = Instant::now();
         if !self.journal.is_there() {
             // Nothing is lost on the way to a file, or to whoever reads the other end.
-            for flight in std::mem::take(&mut self.flights).into_values() {
-                let _ = self.journal.send(&Event::of(&flight.record, &self.state_id));
+            for event in std::mem::take(&mut self.pending).into_values() {
+                let _ = self.journal.send(&Event::of(&event.record, &self.state_id));
             }
             return None;
         }
@@ -249,11 +249,11 @@ impl Worker {
 
     fn send_some(&mut self) -> Option<Duration> {
         let most = if self.is_closed { 1 } else { WINDOW };
-        for flight in self.flights.values_mut().take(most).filter(|flight| flight.sent.is_none()) {
+        for event in self.pending.values_mut().take(most).filter(|event| event.sent.is_none()) {
             if let Err(pause) = self.bucket.take() {
                 return Some(pause);
             }
-            if self.journal.send(&Event::of(&flight.record, &self.state_id)).is_err() {
+            if self.journal.send(&Event::of(&event.record, &self.state_id)).is_err() {
                 let pause = self.refused.map_or(self.times.quiet, |(_, pause)| pause);
                 let next = (pause * 2).min(self.times.rarely);
                 self.refused = Some((Instant::now() + pause, next));
@@ -261,14 +261,14 @@ impl Worker {
             }
             self.refused = None;
             self.order += 1;
-            flight.sent = Some((self.order, Timestamp::now()));
+            event.sent = Some((self.order, Timestamp::now()));
             self.last_sent = Instant::now();
         }
         None
     }
 
     fn has_sent(&self) -> bool {
-        self.flights.values().any(|flight| flight.sent.is_some())
+        self.pending.values().any(|event| event.sent.is_some())
     }
 
     fn until_check(&self) -> Duration {
@@ -283,10 +283,10 @@ impl Worker {
     /// Reads back what arrived; what was certainly dropped is to be sent again.
     fn check(&mut self) {
         if self.is_blind && !self.sees_again() {
-            self.flights.retain(|_, flight| flight.sent.is_none());
+            self.pending.retain(|_, event| event.sent.is_none());
             return;
         }
-        let since = self.flights.values().filter_map(|flight| Some(flight.sent?.1)).min();
+        let since = self.pending.values().filter_map(|event| Some(event.sent?.1)).min();
         let Some(since) = since else { return };
         // Asked before reading: what arrives in between is read.
         let is_through = self.journal.is_through();
@@ -301,15 +301,15 @@ impl Worker {
         let found = found.unwrap_or_default();
         self.last_check = Instant::now();
         let mut last = 0;
-        let sent = self.flights.len();
-        self.flights.retain(|seq, flight| {
-            let arrived = flight.sent.is_some() && found.contains(seq);
-            if let (true, Some((order, _))) = (arrived, flight.sent) {
+        let sent = self.pending.len();
+        self.pending.retain(|seq, event| {
+            let arrived = event.sent.is_some() && found.contains(seq);
+            if let (true, Some((order, _))) = (arrived, event.sent) {
                 last = last.max(order);
             }
             !arrived
         });
-        if self.flights.len() < sent {
+        if self.pending.len() < sent {
             self.was_read = true;
             self.progress = self.last_check;
             self.wait = self.times.quiet;
@@ -342,17 +342,17 @@ impl Worker {
     }
 
     fn send_oldest_again(&mut self) {
-        if let Some(flight) = self.flights.values_mut().next() {
-            flight.sent = None;
+        if let Some(event) = self.pending.values_mut().next() {
+            event.sent = None;
         }
     }
 
-    /// Marks the flights whose order is meant as not sent, and slows down if there are any.
+    /// Marks the pending events whose order is meant as not sent, and slows down if there are any.
     fn send_again(&mut self, is_meant: impl Fn(u64) -> bool) {
         let mut dropped = false;
-        for flight in self.flights.values_mut() {
-            if flight.sent.is_some_and(|(order, _)| is_meant(order)) {
-                flight.sent = None;
+        for event in self.pending.values_mut() {
+            if event.sent.is_some_and(|(order, _)| is_meant(order)) {
+                event.sent = None;
                 dropped = true;
             }
         }
@@ -365,8 +365,8 @@ impl Worker {
 
     /// Tells how far the events are done, and how they arrive, if that has changed.
     fn report(&mut self) {
-        let (done, generation) = match self.flights.first_key_value() {
-            Some((first, flight)) => (first - 1, flight.generation),
+        let (done, generation) = match self.pending.first_key_value() {
+            Some((first, event)) => (first - 1, event.generation),
             None => (self.taken, self.reader.generation()),
         };
         let arrival = if !self.journal.is_there() {

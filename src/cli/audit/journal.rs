@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{
-    Stop,
+    CliError,
     entry::{Entry, Seen, in_order},
     query::{Mine, Query, Reading},
 };
@@ -21,7 +21,7 @@ pub(super) const PROGRAM: &str = "journalctl";
 
 /// Why the journal says nothing.
 #[derive(Debug)]
-pub(super) enum Trouble {
+pub(super) enum JournalError {
     /// There is no such command, or it cannot be run.
     Absent(io::Error),
     /// This user may read no file of it.
@@ -34,7 +34,7 @@ pub(super) enum Trouble {
 
 /// What the journal holds, as far as this user may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holds {
+pub(super) enum Contents {
     /// Entries of styxy.
     Events,
     /// Entries of others.
@@ -60,7 +60,7 @@ impl Found {
 }
 
 /// Asks for what is there.
-pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, Trouble> {
+pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, JournalError> {
     let reading = last.map_or(Reading::All, Reading::Last);
     let mut journalctl = Running::start(&query.arguments(reading, &Mine::here()))?;
     let watch = Watch::over(PROGRAM);
@@ -125,8 +125,8 @@ impl Newest {
 pub(super) fn follow(
     query: &Query,
     lines: Option<usize>,
-    mut each: impl FnMut(&Entry) -> Result<(), Stop>,
-) -> Result<Result<(), Trouble>, Stop> {
+    mut each: impl FnMut(&Entry) -> Result<(), CliError>,
+) -> Result<Result<(), JournalError>, CliError> {
     let mut journalctl =
         match Running::start(&query.arguments(Reading::Follow(lines), &Mine::here())) {
             Ok(journalctl) => journalctl,
@@ -137,15 +137,15 @@ pub(super) fn follow(
     let result = loop {
         match crate::cli::reader::wait_for(&journalctl.output) {
             Ok(true) => {}
-            Ok(false) => break Err(Stop::Output(io::ErrorKind::BrokenPipe.into())),
-            Err(error) => break Err(Stop::System(error)),
+            Ok(false) => break Err(CliError::Output(io::ErrorKind::BrokenPipe.into())),
+            Err(error) => break Err(CliError::System(error)),
         }
         let mut chunk = [0; 16 * 1024];
         match journalctl.output.read(&mut chunk) {
             Ok(0) => return Ok(journalctl.finish()),
             Ok(count) => rest.extend_from_slice(&chunk[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => break Err(Stop::System(error)),
+            Err(error) => break Err(CliError::System(error)),
         }
         let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         let lines: Vec<u8> = rest.drain(..whole).collect();
@@ -160,7 +160,7 @@ pub(super) fn follow(
 }
 
 /// Tells whether there is anything to ask.
-pub(super) fn holds(query: &Query) -> Result<Holds, Trouble> {
+pub(super) fn holds(query: &Query) -> Result<Contents, JournalError> {
     let has = |matches: &[String]| {
         let arguments = ["--quiet", "--no-pager", "--output=json", "--lines=1"];
         let arguments = arguments.map(str::to_owned).into_iter().chain(matches.iter().cloned());
@@ -174,9 +174,9 @@ pub(super) fn holds(query: &Query) -> Result<Holds, Trouble> {
         Ok(!output.is_empty())
     };
     Ok(match has(&query.whose(&Mine::here()))? {
-        true => Holds::Events,
-        false if has(&[])? => Holds::Others,
-        false => Holds::Nothing,
+        true => Contents::Events,
+        false if has(&[])? => Contents::Others,
+        false => Contents::Nothing,
     })
 }
 
@@ -188,16 +188,16 @@ struct Running {
 }
 
 impl Running {
-    fn start(arguments: &[String]) -> Result<Self, Trouble> {
+    fn start(arguments: &[String]) -> Result<Self, JournalError> {
         let mut child = Command::new(PROGRAM)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(Trouble::Absent)?;
+            .map_err(JournalError::Absent)?;
         let (Some(output), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Trouble::Absent(io::ErrorKind::BrokenPipe.into()));
+            return Err(JournalError::Absent(io::ErrorKind::BrokenPipe.into()));
         };
         // Read on the side, so that it never waits for a reader.
         let complaints = thread::spawn(move || {
@@ -216,8 +216,8 @@ impl Running {
     }
 
     /// Waits for its end, and tells what it complained of.
-    fn finish(mut self) -> Result<(), Trouble> {
-        let status = self.child.wait().map_err(Trouble::Absent)?;
+    fn finish(mut self) -> Result<(), JournalError> {
+        let status = self.child.wait().map_err(JournalError::Absent)?;
         if status.success() {
             return Ok(());
         }
@@ -227,11 +227,11 @@ impl Running {
             None => format!("{PROGRAM}: {status}"),
         };
         Err(if complaints.contains("insufficient permissions") {
-            Trouble::Unreadable(complaints)
+            JournalError::Unreadable(complaints)
         } else if ["timestamp", "--since", "--until"].iter().any(|word| complaints.contains(word)) {
-            Trouble::Usage(complaints)
+            JournalError::Usage(complaints)
         } else {
-            Trouble::Failed(complaints)
+            JournalError::Failed(complaints)
         })
     }
 }

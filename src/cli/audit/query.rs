@@ -70,9 +70,9 @@ impl Mine {
 pub(super) enum Reading {
     /// All that there is, the oldest first.
     All,
-    /// The newest first, until there are so many.
+    /// The newest first, up to this many.
     Last(usize),
-    /// What is there, the last so many if it is said, and then what comes.
+    /// The events that are there, or the last N of them, and then new ones.
     Follow(Option<usize>),
 }
 

@@ -14,7 +14,7 @@ use crate::{
     value::Fields,
 };
 
-/// How long somebody who has pressed a key waits gladly.
+/// How long a completion may take before it gets in the way.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A value, and what a person should know of it.

@@ -8,15 +8,15 @@ use serde_json::{Value as Json, json};
 
 use super::{
     super::{
-        Stop, ask,
+        CliError, ask,
         audit::{self, query::Query},
-        check, counted, lease,
+        check, counted, lease, lease_options,
         list::is_of_package,
         owner::{Owner, put_own_process},
         project::Project,
         refused, release,
         service::Named,
-        suggest, text, usage, wanted,
+        suggest, text, usage,
     },
     Effect, Tool, answers,
 };
@@ -64,7 +64,7 @@ pub(super) struct Allocate {
     hold: Option<Hold>,
     /// Whose end ends the lease: none, pid:N or unit:NAME. Default: this session
     owner: Option<String>,
-    /// End the lease after so many seconds, even if the owner lives
+    /// End the lease after this many seconds, even if the owner lives
     #[schemars(range(min = 1, max = LONGEST_TTL))]
     ttl: Option<u64>,
     /// Your name, if several agents work on one project
@@ -92,7 +92,7 @@ impl Tool for Allocate {
     const EFFECT: Effect = Effect::Adds;
     type Answer = answers::Granted;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         let mut options = Fields::default();
         options.put_some("service_name", self.service_name);
         options.put_some("port", self.port.map(Port::get));
@@ -116,7 +116,7 @@ impl Tool for Allocate {
             }
             None => put_own_process(&mut options),
         }
-        wanted::allocate(&self.service_type, options)
+        lease_options::allocate(&self.service_type, options)
     }
 
     fn undo(answer: &Json) {
@@ -153,7 +153,7 @@ impl Tool for Release {
     const EFFECT: Effect = Effect::Takes;
     type Answer = answers::Released;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         let which = match (self.lease_id, self.port) {
             (Some(lease_id), None) => lease_id,
             (None, Some(port)) => port.to_string(),
@@ -199,7 +199,7 @@ impl Tool for List {
         "List the leased ports, with who has them and whether something listens.";
     type Answer = answers::Leases;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         let project = match (self.mine, self.project_path) {
             (Some(true), Some(_)) => {
                 let error = Error::invalid("mine names a project, and so does project_path");
@@ -240,7 +240,7 @@ impl Tool for Find {
         Never guess it.";
     type Answer = answers::Listed;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         let is_strict = self.package.is_some();
         let project = package(self.project_path, self.package)?;
         let service = Named::of_type(self.service_type, self.service_name).of(&project);
@@ -264,7 +264,7 @@ impl Tool for Check {
         listens on it. To get a port, call allocate; this keeps none.";
     type Answer = answers::Checked;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         Ok(check::check(self.port, self.protocol.unwrap_or_default())?.answer)
     }
 }
@@ -294,7 +294,7 @@ impl Tool for Suggest {
         which ports the project needs. Nothing is leased.";
     type Answer = answers::Suggestions;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         let project = package(self.project_path, self.package)?;
         let mut note = None;
         let suggestions = match self.service_type {
@@ -339,7 +339,7 @@ pub(super) struct Audit {
     since: Option<String>,
     /// Only events until then
     until: Option<String>,
-    /// Only the last so many. Default: 20
+    /// Only the last N events. Default: 20
     lines: Option<usize>,
 }
 
@@ -349,7 +349,7 @@ impl Tool for Audit {
         granted, refused or gave back which port, when and for what.";
     type Answer = answers::Events;
 
-    fn answer(self) -> Result<Json, Stop> {
+    fn answer(self) -> Result<Json, CliError> {
         if let Some(action) = self.action.as_deref().filter(|action| !ACTIONS.contains(action)) {
             let error = Error::invalid(format!("there is no action {action:?}"));
             let known = ACTIONS.join(", ");
@@ -376,13 +376,13 @@ impl Tool for Audit {
 }
 
 /// The project that is named, else the one that this server was started in.
-fn project(named: Option<String>) -> Result<Project, Stop> {
+fn project(named: Option<String>) -> Result<Project, CliError> {
     let project = named.map_or_else(Project::current, |path| Project::named(path.into()));
     project.map_err(|e| usage(&e))
 }
 
 /// The same with the package that is named, else that of the folder which names the project.
-fn package(project_path: Option<String>, package: Option<String>) -> Result<Project, Stop> {
+fn package(project_path: Option<String>, package: Option<String>) -> Result<Project, CliError> {
     let project = project(project_path)?;
     let Some(package) = package else { return Ok(project) };
     let found = project.package_at(package.clone().into()).map_err(|e| usage(&e))?;
@@ -396,6 +396,6 @@ fn package(project_path: Option<String>, package: Option<String>) -> Result<Proj
     ))
 }
 
-fn parsed<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Vec<T>, Stop> {
+fn parsed<T: FromStr<Err = Error>>(text: Option<String>) -> Result<Vec<T>, CliError> {
     text.into_iter().map(|text| text.parse().map_err(|e| usage(&e))).collect()
 }

@@ -14,7 +14,7 @@ use std::{
 use clap::Args;
 use serde_json::Value as Json;
 
-use super::{Stop, not_started, text};
+use super::{CliError, not_started, text};
 use crate::kernel::probe;
 
 /// Whether the ports are put into the arguments.
@@ -39,7 +39,7 @@ pub(in crate::cli) fn environment(name: &str, answer: &Json) -> Vec<(String, Str
 
 /// With `STYXY=0` in the environment the command is started as it is: so a script that has styxy works for whoever wants no
 /// ports from here.
-pub(in crate::cli) fn unless_off(command: &[OsString]) -> Result<(), Stop> {
+pub(in crate::cli) fn unless_off(command: &[OsString]) -> Result<(), CliError> {
     if env::var_os("STYXY").is_none_or(|value| value != "0") {
         return Ok(());
     }

@@ -4,7 +4,7 @@ use std::env;
 
 use serde_json::Value as Json;
 
-use super::{super::lease::found, Stop};
+use super::{super::lease::found, CliError};
 use crate::{lease::LeaseId, value::Fields};
 
 /// What the `styxy run` around this one has leased.
@@ -18,7 +18,7 @@ pub(super) enum Outer {
 }
 
 /// Looks for it. There is one only if the environment names a lease.
-pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, Stop> {
+pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, CliError> {
     let id = env::var("STYXY_LEASE_ID").ok().and_then(|id| id.parse::<LeaseId>().ok());
     let Some(id) = id else { return Ok(Outer::Nothing) };
     let mut filter = Fields::default();

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::{
     super::{port::url, project::Project, service::Named},
-    Stop, usage,
+    CliError, usage,
     variables::Variable,
 };
 use crate::{error::Error, value::Fields};
@@ -42,7 +42,7 @@ impl With {
         is_url: bool,
         project: &Project,
         own: &[(&str, &Fields)],
-    ) -> Result<(String, String), Stop> {
+    ) -> Result<(String, String), CliError> {
         let Self { service, variable } = self;
         let lease = service.clone().of(project).map_err(|e| usage(&e))?.lease()?;
         if own.iter().any(|(service_type, options)| is_of(&lease, service_type, options)) {

@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{super::owner::put_own_process, Stop, others::With, usage};
+use super::{super::owner::put_own_process, CliError, others::With, usage};
 use crate::{error::Error, service_type::Hold, value::Fields};
 
 /// A variable of the environment, and the type of the port that it is for.
@@ -101,7 +101,7 @@ pub(super) fn have_one_value<'a>(
     given: &[Variable],
     leases: &[Leased],
     with: impl Iterator<Item = &'a With>,
-) -> Result<(), Stop> {
+) -> Result<(), CliError> {
     let clash = |name: &str, why: &str| {
         let error = Error::invalid(format!("the variable {name} {why}"));
         usage(&error.suggest("give each port a variable of its own"))

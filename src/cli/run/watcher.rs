@@ -13,7 +13,7 @@ use std::{
 use clap::Args;
 
 use crate::{
-    cli::{holders::holders, say},
+    cli::{port_users::users, say},
     kernel::{
         detach::start_apart,
         diag, ephemeral_ports,
@@ -113,11 +113,11 @@ impl Watcher {
         };
         let chosen = ephemeral_ports();
         let is_chosen = |port: Port| chosen.is_some_and(|chosen| chosen.contains(port));
-        let mut holders = holders(listeners);
-        holders.retain(|holder| {
-            let is_its = holder.program.as_ref().is_some_and(|program| is_its(program.pid));
-            is_its && !is_chosen(holder.port)
+        let mut users = users(listeners);
+        users.retain(|user| {
+            let is_its = user.program.as_ref().is_some_and(|program| is_its(program.pid));
+            is_its && !is_chosen(user.port)
         });
-        holders.into_iter().map(|holder| holder.port).collect()
+        users.into_iter().map(|user| user.port).collect()
     }
 }

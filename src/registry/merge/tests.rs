@@ -192,7 +192,7 @@ fn instances_come_along_and_no_more_is_remembered_than_there_is_room_for() {
         })
     };
     let mut rules = Config::built_in().rules();
-    rules.most_remembered = 2;
+    rules.max_remembered = 2;
     let mut ours = Registry::new(rules);
     ours.apply(1, &Change::RegisterInstance { instance: instance("both") });
     ours.apply(2, &Change::grant(lease(1, 0, Protocol::Tcp, "/ours")));

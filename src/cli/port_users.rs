@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Who has a port.
-pub(super) struct Holder {
+pub(super) struct PortUser {
     pub(super) port: Port,
     pub(super) protocol: Protocol,
     pub(super) addresses: Vec<IpAddr>,
@@ -29,48 +29,48 @@ pub(super) struct Holder {
     pub(super) program: Option<Arc<Program>>,
 }
 
-/// The holders of sorted listeners, in their order.
-pub(super) fn holders(listeners: Vec<Listener>) -> Vec<Holder> {
-    let mut holders: Vec<Holder> = Vec::new();
+/// The users of sorted listeners, in their order.
+pub(super) fn users(listeners: Vec<Listener>) -> Vec<PortUser> {
+    let mut users: Vec<PortUser> = Vec::new();
     for Listener { port, protocol, address, uid, user, role, program, .. } in listeners {
         let pid = |program: &Option<Arc<Program>>| program.as_ref().map(|program| program.pid);
         let mut same_port =
-            holders.iter_mut().rev().take_while(|h| (h.port, h.protocol) == (port, protocol));
+            users.iter_mut().rev().take_while(|h| (h.port, h.protocol) == (port, protocol));
         // Several connections of one program are one line, too.
         let kind = std::mem::discriminant::<Role>;
         match same_port.find(|h| {
             (h.uid, pid(&h.program)) == (uid, pid(&program)) && kind(&h.role) == kind(&role)
         }) {
             // Several sockets of one program may share an address.
-            Some(holder) if holder.addresses.contains(&address) => {}
-            Some(holder) => holder.addresses.push(address),
+            Some(user) if user.addresses.contains(&address) => {}
+            Some(user) => user.addresses.push(address),
             None => {
                 let addresses = vec![address];
-                holders.push(Holder { port, protocol, addresses, user, uid, role, program });
+                users.push(PortUser { port, protocol, addresses, user, uid, role, program });
             }
         }
     }
-    holders
+    users
 }
 
 /// Where the owner of a lease listens, if not on its port: it may not have read `PORT`. The ports of other leases are
 /// nothing strange.
-pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<Holder> {
+pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<PortUser> {
     let Some(owner) = lease["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) else {
         return Vec::new();
     };
     let Ok(listeners) = listeners(PortRange::ALL, Protocol::Tcp) else { return Vec::new() };
-    let mut holders = holders(listeners);
-    holders.retain(|holder| {
-        let is_its = holder.program.as_ref().is_some_and(|program| is_of(program.pid, owner));
-        is_its && !leases.iter().any(|lease| lease["port"] == holder.port.get())
+    let mut users = users(listeners);
+    users.retain(|user| {
+        let is_its = user.program.as_ref().is_some_and(|program| is_of(program.pid, owner));
+        is_its && !leases.iter().any(|lease| lease["port"] == user.port.get())
     });
-    holders
+    users
 }
 
 /// The same in words.
-pub(super) fn instead(elsewhere: &[Holder]) -> Option<String> {
-    let mut ports: Vec<_> = elsewhere.iter().map(|holder| holder.port.to_string()).collect();
+pub(super) fn instead(elsewhere: &[PortUser]) -> Option<String> {
+    let mut ports: Vec<_> = elsewhere.iter().map(|user| user.port.to_string()).collect();
     ports.dedup();
     let noun = if ports.len() == 1 { "port" } else { "ports" };
     let ports = ports.join(", ");
@@ -91,7 +91,7 @@ pub(super) fn note_of(lease: &Json) -> Option<String> {
 pub(super) const IGNORES_PORT: &str =
     "if it does not read PORT, write {port} where its arguments have the number";
 
-impl Holder {
+impl PortUser {
     /// Who it is, for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.
     pub(super) fn describe(&self) -> String {
         let Some(program) = &self.program else {

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    Stop, ask,
+    CliError, ask,
     check::{who_listens, why_not},
     lease::of_same_service,
     project::Project,
@@ -26,7 +26,7 @@ use crate::{
 
 /// What `allocate`, `run` and `exec` can ask for.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Wanted {
+pub(super) struct LeaseOptions {
     /// What the port is for, for example web; the same name gets the same port again
     #[arg(long)]
     name: Option<String>,
@@ -57,9 +57,9 @@ pub(super) struct Wanted {
     create: bool,
 }
 
-impl Wanted {
+impl LeaseOptions {
     /// The options of the request. Fails if there is no project that the port could be for.
-    pub(super) fn options(&self) -> Result<Fields, Stop> {
+    pub(super) fn options(&self) -> Result<Fields, CliError> {
         let project = self.project()?;
         let mut options = Fields::default();
         options.put_some("service_name", self.name.clone().or_else(|| unit_of(&project)));
@@ -79,7 +79,7 @@ impl Wanted {
     }
 
     /// The project that it is for.
-    pub(super) fn project(&self) -> Result<Project, Stop> {
+    pub(super) fn project(&self) -> Result<Project, CliError> {
         Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))
     }
 
@@ -115,7 +115,7 @@ impl Wanted {
 }
 
 /// The leases of the same service that had a port before this one got its own, the first one first.
-pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, Stop> {
+pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, CliError> {
     let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
     let mut leases = of_same_service(answer)?;
     leases.retain(|lease| slot(lease) < slot(answer));
@@ -166,17 +166,17 @@ fn unit_in(cgroup: &str) -> Option<String> {
 }
 
 /// Asks for ports. What is wrong with the request is told before a service is looked for.
-pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, Stop> {
+pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, CliError> {
     let request = AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
     let answer = ask(&Call::Allocate { service_type: service_type.to_owned(), options });
     answer.map_err(|stop| match stop {
-        Stop::Failure(Failure::Refused {
+        CliError::Failure(Failure::Refused {
             kind: kind @ Some(ErrorKind::PortInUse),
             message,
             suggestions,
         }) => {
             let message = with_holder(&request, message);
-            Stop::Failure(Failure::Refused { kind, message, suggestions })
+            CliError::Failure(Failure::Refused { kind, message, suggestions })
         }
         stop => stop,
     })

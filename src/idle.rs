@@ -16,7 +16,7 @@ use tokio::{
 
 /// Counts what is going on.
 #[derive(Debug, Default)]
-pub struct Activity(Arc<Counts>);
+pub struct IdleTracker(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
@@ -72,17 +72,17 @@ impl Counts {
 
 /// Something that is under way until this is dropped.
 #[derive(Debug)]
-pub struct Busy(Arc<Counts>);
+pub struct CallGuard(Arc<Counts>);
 
 /// Somebody who looks until this is dropped.
 #[derive(Debug)]
 pub struct Observer(Arc<Counts>);
 
-impl Activity {
+impl IdleTracker {
     /// Something begins.
-    pub fn busy(&self) -> Busy {
+    pub fn busy(&self) -> CallGuard {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
-        Busy(Arc::clone(&self.0))
+        CallGuard(Arc::clone(&self.0))
     }
 
     /// Somebody looks: it is waited for at the end, and is no reason to live on.
@@ -91,7 +91,7 @@ impl Activity {
         Observer(Arc::clone(&self.0))
     }
 
-    /// There was a change, and there are so many leases now.
+    /// Notes a change, and how many leases there are now.
     pub(crate) fn touch(&self, leases: usize) {
         self.0.leases.store(leases, Ordering::Relaxed);
         self.0.changed();
@@ -163,7 +163,7 @@ impl Drop for Observer {
     }
 }
 
-impl Drop for Busy {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         self.0.busy.fetch_sub(1, Ordering::Relaxed);
         self.0.changed();
@@ -176,39 +176,39 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_call_begins_the_idle_time_anew_and_a_lease_keeps_it_from_beginning() {
-        let activity = Activity::default();
+        let tracker = IdleTracker::default();
         let second = Duration::from_secs(1);
         let start = tokio::time::Instant::now();
-        let busy = activity.busy();
+        let busy = tracker.busy();
         let calls = async {
             tokio::time::sleep(second / 2).await;
             drop(busy);
             tokio::time::sleep(second / 2).await;
-            activity.touch(1);
+            tracker.touch(1);
             tokio::time::sleep(second * 5).await;
-            activity.touch(0);
+            tracker.touch(0);
         };
-        tokio::join!(activity.idle(|| second), calls);
+        tokio::join!(tracker.idle(|| second), calls);
         assert_eq!(start.elapsed(), second * 7);
     }
 
     #[tokio::test(start_paused = true)]
     async fn whoever_only_looks_keeps_nothing_alive_and_is_waited_for() {
-        let activity = Activity::default();
+        let tracker = IdleTracker::default();
         let second = Duration::from_secs(1);
         let start = tokio::time::Instant::now();
-        let observer = activity.observer();
+        let observer = tracker.observer();
         let look = async {
             tokio::time::sleep(second / 2).await;
-            drop(activity.observer());
+            drop(tracker.observer());
         };
-        tokio::join!(activity.idle(|| second), look);
+        tokio::join!(tracker.idle(|| second), look);
         assert_eq!(start.elapsed(), second);
         let leave = async {
             tokio::time::sleep(second).await;
             drop(observer);
         };
-        tokio::join!(activity.settled(), leave);
+        tokio::join!(tracker.settled(), leave);
         assert_eq!(start.elapsed(), second * 2);
     }
 }

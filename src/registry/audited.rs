@@ -1,5 +1,5 @@
-//! What the journal was told of the configuration, so that a change of it is told once, also one that
-//! was made while no service ran.
+//! The configuration as it was last logged, so that each change is logged once, also one that was
+//! made while no service ran.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +21,9 @@ pub struct Automatic {
     pub placement: Placement,
 }
 
-/// What was told.
+/// The configuration as it was last logged.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Told {
+pub struct AuditedConfig {
     /// Of what people have written.
     pub fingerprint: u32,
     /// The ranges of the types that people have written.
@@ -34,8 +34,8 @@ pub struct Told {
     pub problems: BTreeSet<String>,
 }
 
-impl Told {
-    /// Notes that a change is told.
+impl AuditedConfig {
+    /// Notes that a change was logged.
     pub(super) fn apply(&mut self, change: &Change) {
         match change {
             Change::AutoAllocate { service_type, ranges, placement, .. } => {

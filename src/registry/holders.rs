@@ -1,4 +1,4 @@
-//! Who lives by what: callers who share a lease come and leave, and what an end brings to its end.
+//! Holders: callers that share a lease join and leave, and what ends with an owner.
 
 use std::{collections::HashSet, iter::once, sync::Arc};
 

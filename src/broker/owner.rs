@@ -7,7 +7,7 @@ use crate::{
     error::{Error, ErrorKind},
     kernel::{
         ancestry,
-        process::{self, Process, Trouble},
+        process::{self, Process, ProcessError},
     },
     lease::{Client, LeaseId, Owner, Transport},
     owners::{connections, units},
@@ -36,7 +36,7 @@ impl Caller {
 }
 
 /// What is held on to for a request until the service looks after it.
-pub(super) struct Held {
+pub(super) struct ResolvedOwner {
     /// The owner, and its process.
     pub(super) owner: Owner,
     pub(super) pidfd: Option<OwnedFd>,
@@ -44,7 +44,7 @@ pub(super) struct Held {
     pub(super) guards: HashMap<LeaseId, OwnedFd>,
 }
 
-impl Held {
+impl ResolvedOwner {
     fn of(owner: Owner, pidfd: Option<OwnedFd>) -> Self {
         Self { owner, pidfd, guards: HashMap::new() }
     }
@@ -52,11 +52,11 @@ impl Held {
 
 impl Broker {
     /// Makes sure that an owner is there, and finds out who it is.
-    pub(super) async fn hold_on_to(
+    pub(super) async fn resolve_owner(
         &self,
         owner: &OwnerRequest,
         caller: &Caller,
-    ) -> Result<Held, Error> {
+    ) -> Result<ResolvedOwner, Error> {
         let bus = || {
             self.owners.bus().ok_or_else(|| {
                 Error::invalid(
@@ -66,22 +66,22 @@ impl Broker {
             })
         };
         let unknown = |error: zbus::Error| Error::invalid(format!("the owner is unknown: {error}"));
-        let process = |process: Result<Process, Trouble>| {
+        let process = |process: Result<Process, ProcessError>| {
             let Process { pid, start, pidfd } = process.map_err(no_owner)?;
-            Ok(Held::of(Owner::Process { pid, start }, Some(pidfd)))
+            Ok(ResolvedOwner::of(Owner::Process { pid, start }, Some(pidfd)))
         };
         match owner {
-            OwnerRequest::None => Ok(Held::of(Owner::None, None)),
+            OwnerRequest::None => Ok(ResolvedOwner::of(Owner::None, None)),
             OwnerRequest::Pid(pid) => process(caller.named(*pid)?),
             OwnerRequest::Pidfd(pidfd) => {
-                process(pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd))
+                process(pidfd.try_clone().map_err(ProcessError::Io).and_then(Process::of_pidfd))
             }
             OwnerRequest::Unit(unit) => {
                 if !units::is_active(&bus()?, unit).await.map_err(unknown)? {
                     return Err(Error::invalid(format!("the unit {unit} is not active"))
                         .suggest("start it first, or ask from inside it"));
                 }
-                Ok(Held::of(Owner::Unit { unit: unit.clone() }, None))
+                Ok(ResolvedOwner::of(Owner::Unit { unit: unit.clone() }, None))
             }
             OwnerRequest::Connection => {
                 let name = caller.connection.as_ref().ok_or_else(|| {
@@ -91,7 +91,7 @@ impl Broker {
                     .suggest("give a pid, or a ttl")
                 })?;
                 let bus = connections::bus_id(&bus()?).await.map_err(unknown)?;
-                Ok(Held::of(Owner::Connection { name: name.clone(), bus }, None))
+                Ok(ResolvedOwner::of(Owner::Connection { name: name.clone(), bus }, None))
             }
         }
     }
@@ -100,7 +100,7 @@ impl Broker {
 impl Caller {
     /// The process that the caller means by a number. From a PID namespace of its own it can name
     /// itself and those that it descends from; any other number would mean another process here.
-    fn named(&self, pid: u32) -> Result<Result<Process, Trouble>, Error> {
+    fn named(&self, pid: u32) -> Result<Result<Process, ProcessError>, Error> {
         let Some(own) = self.client.pid else { return Ok(Process::of_pid(pid)) };
         match ancestry::is_nested(own) {
             Some(false) => return Ok(Process::of_pid(pid)),
@@ -113,11 +113,11 @@ impl Caller {
             }
         }
         let own = match &self.pidfd {
-            Some(pidfd) => pidfd.try_clone().map_err(Trouble::Io).and_then(Process::of_pidfd),
+            Some(pidfd) => pidfd.try_clone().map_err(ProcessError::Io).and_then(Process::of_pidfd),
             None => Process::of_pid(own),
         };
         match own.and_then(|own| ancestry::named_from(own, pid)) {
-            Err(Trouble::Gone) => Err(Error::invalid(format!(
+            Err(ProcessError::Gone) => Err(Error::invalid(format!(
                 "the process that asks is in a PID namespace of its own (a sandbox or a container), where \
                  {pid} is neither itself nor a process that it descends from, and any other number means \
                  another process outside"
@@ -128,12 +128,12 @@ impl Caller {
     }
 }
 
-fn no_owner(trouble: Trouble) -> Error {
+fn no_owner(trouble: ProcessError) -> Error {
     match trouble {
-        Trouble::Gone => Error::invalid("the owner is no live process")
+        ProcessError::Gone => Error::invalid("the owner is no live process")
             .suggest("give the PID of a process that runs now, as the service sees it"),
-        Trouble::Foreign(_) => Error::invalid("the owner is another user's process"),
-        Trouble::Io(error) => {
+        ProcessError::Foreign(_) => Error::invalid("the owner is another user's process"),
+        ProcessError::Io(error) => {
             Error::new(ErrorKind::LimitExceeded, format!("the owner cannot be watched: {error}"))
         }
     }
