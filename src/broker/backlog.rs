@@ -1,17 +1,17 @@
-//! How many events may wait for the journal. The log has them all, and none is given up, so there must be an end to it.
+//! The limit of events that wait for the journal. None is ever dropped, so the log must not grow without bound.
 
 use crate::{
     audit::outbox::Arrival,
     error::{Error, ErrorKind},
 };
 
-/// The most that may wait for a journal that takes nothing.
+/// The limit while the journal accepts nothing.
 const MOST_STUCK: u64 = 100_000;
-/// The most that may wait for one that takes them, slower than they can be made: a burst is caught up with, and a
-/// client that never stops does not fill the disk.
+/// The limit while the journal accepts events, though slower than they are made: large enough for a burst, and low
+/// enough that a client that never stops does not fill the disk.
 const MOST: u64 = 1_000_000;
 
-/// Refuses a change that adds an event where too many wait already.
+/// Refuses a change that adds an event while too many wait.
 pub(super) fn check(waiting: u64, arrival: Arrival) -> Result<(), Error> {
     let most = if arrival == Arrival::Waiting { MOST_STUCK } else { MOST };
     if waiting < most {

@@ -1,5 +1,5 @@
-//! Refusals that are like one another: the first is told at once, the others of a minute are counted and
-//! told as one, so that a program that asks again and again fills neither the disk nor the journal.
+//! Repeated refusals: the first is logged at once, the others of the same minute are counted and logged
+//! as one, so that a program that keeps asking fills neither the disk nor the journal.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -16,14 +16,14 @@ use crate::{
 
 /// How long refusals are counted, in seconds.
 const SECONDS: u64 = 60;
-/// Of how many kinds at once.
+/// How many kinds are counted at once.
 const MOST: usize = 1_000;
 
 /// The refusals of the last minute.
 #[derive(Debug, Default)]
 pub(super) struct Denials(HashMap<Kind, Repeated>);
 
-/// What makes refusals alike.
+/// Refusals with the same key are counted together.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Kind {
     transport: Transport,
@@ -37,12 +37,12 @@ struct Kind {
 #[derive(Debug)]
 struct Repeated {
     until: Moment,
-    /// The last one; it counts those since the first, which was told.
+    /// The last one, with the count of those since the first, which was logged.
     last: Option<(Denial, Client)>,
 }
 
 impl Denials {
-    /// Takes a refusal. Gives it back if it is to be told now.
+    /// Counts a refusal. Returns it if it must be logged now.
     pub(super) fn take(&mut self, denial: Denial, client: &Client, now: Moment) -> Option<Denial> {
         let kind = Kind {
             transport: client.transport,
@@ -67,20 +67,20 @@ impl Denials {
         self.0.len() >= MOST
     }
 
-    /// What was counted until then; its minute is over.
+    /// Removes and returns the counts whose minute has ended by then.
     pub(super) fn over(&mut self, now: Moment) -> Vec<(Denial, Client)> {
         let over = self.0.extract_if(|_, repeated| repeated.until <= now);
         over.filter_map(|(_, repeated)| repeated.last).collect()
     }
 
-    /// When the next minute is over.
+    /// When the next minute ends.
     pub(super) fn next(&self) -> Option<Moment> {
         self.0.values().map(|repeated| repeated.until).min()
     }
 }
 
 impl Broker {
-    /// Notes a refusal, which stands whether or not that can be stored.
+    /// Logs a refusal. If that fails, the refusal stands all the same.
     pub(super) fn denied(&self, denial: Denial, client: &Client) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -95,7 +95,7 @@ impl Broker {
         }
     }
 
-    /// Tells the refusals that were counted until then.
+    /// Logs the refusals that were counted until then.
     pub(super) fn tell_denials(&self, inner: &mut Inner, until: Moment) {
         for (denial, client) in inner.denials.over(until) {
             let _ = self.commit(inner, vec![Change::Deny(denial)], Some(&client));
@@ -137,7 +137,7 @@ mod tests {
         for second in 1..50 {
             assert_eq!(denials.take(denial(3000), &client("node"), at(second)), None);
         }
-        // Others are others.
+        // Refusals of another kind are counted apart.
         assert!(denials.take(denial(3001), &client("node"), at(50)).is_some());
         assert!(denials.take(denial(3000), &client("make"), at(50)).is_some());
         assert_eq!(denials.next(), Some(at(60)));

@@ -1,4 +1,4 @@
-//! What happens when an owner, a deadline or a listener has come to its end.
+//! What happens when an owner or a listener is gone, or a deadline has passed.
 
 use std::{cell::OnceCell, sync::Arc, time::Duration};
 
@@ -18,27 +18,27 @@ use crate::{
     time::Moment,
 };
 
-/// When guards that could not be bound are tried again, in seconds from one try to the next; the last goes
-/// on. The end of a listener, of which the kernel tells, is the moment that counts.
+/// Delays between attempts to bind guards that could not be bound, in seconds; the last one repeats. Where the
+/// kernel reports the end of a listener, that triggers an attempt, too.
 const GUARDS_SECONDS: [u64; 3] = [10, 60, 600];
-/// How often the listeners of orphans are looked at beside that: a program may stop listening and keep the
+/// How often the listeners of orphans are checked besides: a program may stop listening and keep the
 /// socket.
 const ORPHANS: Duration = Duration::from_secs(600);
-/// The same where the kernel does not tell.
+/// The same where the kernel reports nothing.
 const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
-/// How many waiting leases are looked after at once: in between, requests are answered.
+/// How many waiting leases are handled in one go; requests are answered in between.
 const AT_ONCE: usize = 64;
-/// When an end that could not be stored is tried again, in seconds.
+/// How soon an end that could not be stored is retried, in seconds.
 pub(super) const AGAIN_SECONDS: u64 = 5;
 
 impl Broker {
-    /// Makes changes that come with time. A lease whose port is listened on lives on as an orphan.
+    /// Makes changes that nobody asked for. A lease whose port is listened on becomes an orphan.
     /// False if that could not be stored.
     pub(super) fn end(&self, inner: &mut Inner, changes: Vec<Change>) -> bool {
         self.end_beside(inner, changes, &Listened::default())
     }
 
-    /// The same, with what is known of listeners already.
+    /// The same, with listeners that are known already.
     pub(super) fn end_beside(
         &self,
         inner: &mut Inner,
@@ -49,11 +49,11 @@ impl Broker {
         changes.is_empty() || self.commit(inner, changes, None).is_ok()
     }
 
-    /// Minds the end of listeners while something waits for it, for ever.
+    /// Handles the end of listeners while anything waits for it; never returns.
     pub async fn run_endings(&self) {
         let mut awaited = self.awaits_endings.subscribe();
         let mut is = async |wanted| {
-            // It is never closed: the broker has the other end.
+            // Never closed: the broker has the other end.
             drop(awaited.wait_for(|awaits| *awaits == wanted).await);
         };
         loop {
@@ -63,7 +63,7 @@ impl Broker {
                 self.look_at_orphans();
                 continue;
             };
-            // What has ended before is not told.
+            // Ends from before the subscription are not reported.
             self.look_at_orphans();
             loop {
                 tokio::select! {
@@ -81,7 +81,7 @@ impl Broker {
         }
     }
 
-    /// Sockets on these ports have come to their end.
+    /// Sockets on these ports were closed.
     fn listeners_gone(&self, ports: &PortSet) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -102,7 +102,7 @@ impl Broker {
         self.end_orphans(&mut self.lock(), |_| true);
     }
 
-    /// Ends those orphans that nobody listens on any more.
+    /// Ends the orphans that nobody listens on any longer.
     fn end_orphans(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool) {
         let ends = inner.registry.orphans_end(which);
         if !self.end(inner, ends) {
@@ -110,13 +110,13 @@ impl Broker {
         }
     }
 
-    /// Has the end of listeners minded if something waits for it, and else not.
+    /// Subscribes to the end of listeners if anything waits for it, else unsubscribes.
     pub(super) fn await_endings(&self, inner: &Inner) {
         let awaits = inner.registry.has_orphans() || !inner.unguarded.is_empty();
         self.awaits_endings.send_if_modified(|before| std::mem::replace(before, awaits) != awaits);
     }
 
-    /// Something is due.
+    /// A deadline has passed.
     pub fn due(&self, due: Due) {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -134,7 +134,7 @@ impl Broker {
             Due::Denials => self.tell_denials(inner, now),
             Due::Owner(owner) => {
                 let this = self.this.clone();
-                // Not from here, where the state is locked.
+                // Not here, where the state is locked.
                 tokio::spawn(async move {
                     if let Some(broker) = this.upgrade() {
                         broker.owner_gone(&owner);
@@ -151,21 +151,21 @@ impl Broker {
         if let Some(limit) = due.again {
             self.deadlines.add(inner.when(limit, now), Due::Lease(lease_id));
         }
-        // What is looked at again anyway needs no other try.
+        // What is checked again anyway needs no other attempt.
         if !self.end(inner, due.change.into_iter().collect()) && due.again.is_none() {
             self.deadlines.add(now.plus_seconds(AGAIN_SECONDS), Due::Lease(lease_id));
         }
     }
 
-    /// Looks after some of the leases that wait for it: after a start that is all of them, later those whose guards
-    /// could not be bound, because something listened on the port.
+    /// Handles some of the waiting leases: after a start that is all of them, later those whose guards could not be
+    /// bound because something listened on the port.
     fn look_after(&self, inner: &mut Inner) {
         let now = clock::now();
         if inner.waiting.is_empty() {
             inner.waiting.extend(inner.unguarded.drain(..));
             inner.tries += 1;
         }
-        // Asked for once: to try to bind a port that is listened on is in vain, and its end would be told as an event.
+        // Asked once: binding a port that is listened on would fail, and the end of the listener is reported anyway.
         let (mut listened, mut taken) = (None, Vec::new());
         for _ in 0..AT_ONCE.min(inner.waiting.len()) {
             let Some(lease_id) = inner.waiting.pop_front() else { break };
@@ -190,7 +190,7 @@ impl Broker {
                 Ok(socket) => inner.guards.insert(lease_id, socket),
                 Err(Obstacle::InUse(InUse::Bound)) => match diag::bound_by(lease.port) {
                     BoundBy::Others => taken.push(Arc::clone(lease)),
-                    // The manager may have got a guard of a service that was killed just then, too late to pass it on.
+                    // The manager may have received a guard from a service that was killed, too late to pass it on.
                     BoundBy::Own => match probe::rebind(lease.port) {
                         Ok(socket) => inner.guards.insert(lease_id, socket),
                         Err(_) => inner.unguarded.push(lease_id),
@@ -228,7 +228,7 @@ pub(super) fn is_taken(lease: &Lease) -> bool {
     lease.used == Use::Idle && diag::is_of_others(lease.port, lease.protocol)
 }
 
-/// What is listened on. The kernel is asked once for each protocol, when it is needed.
+/// Ports with a listener. The kernel is asked once for each protocol, when needed.
 #[derive(Debug, Default)]
 pub(super) struct Listened {
     tcp: OnceCell<Option<PortSet>>,
@@ -236,7 +236,7 @@ pub(super) struct Listened {
 }
 
 impl Listened {
-    /// The same, asked now: where the state is about to be locked, nobody is to wait for the answer.
+    /// The same, asked now, before the state is locked.
     pub(super) fn now() -> Self {
         let listened = Self::default();
         listened.known();
@@ -249,7 +249,7 @@ impl Listened {
         cell.get_or_init(|| diag::listeners(part).ok()).as_ref()
     }
 
-    /// What is said of a port or a lease, where it is known.
+    /// Answers about a port or a lease, where known.
     pub(super) fn known(&self) -> Option<&Self> {
         let parts = Protocol::Both.parts().iter();
         parts.copied().all(|part| self.part(part).is_some()).then_some(self)

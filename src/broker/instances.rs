@@ -1,4 +1,4 @@
-//! Agents, sessions and tools that have announced themselves.
+//! Registered agents, sessions and tools.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Broker {
         Ok(instance)
     }
 
-    /// Notes that an instance is alive.
+    /// Records a heartbeat.
     pub fn heartbeat(&self, instance_id: &InstanceId) -> Result<(), Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
@@ -57,13 +57,13 @@ impl Broker {
     pub(super) fn beat(&self, inner: &mut Inner, instance: &Instance) {
         let Some(heartbeat) = instance.heartbeat else { return };
         let beat = Beat::now(heartbeat);
-        // One deadline is on its way; when it comes, it sees the newest heartbeat.
+        // A deadline is set already; when it passes, the newest heartbeat counts.
         if inner.heartbeats.insert(instance.instance_id.clone(), beat).is_none() {
             self.deadlines.add(beat.next, Due::Instance(instance.instance_id.clone()));
         }
     }
 
-    /// The next heartbeat of an instance is due.
+    /// A heartbeat of an instance is overdue.
     pub(super) fn heartbeat_due(&self, inner: &mut Inner, instance_id: &InstanceId) {
         let Some(beat) = inner.heartbeats.get(instance_id).copied() else { return };
         let Ok(instance) = inner.registry.instance(instance_id).map(Arc::clone) else { return };
@@ -83,13 +83,13 @@ impl Broker {
     }
 }
 
-/// How much of a stall is no stall yet, in milliseconds.
+/// Stalls shorter than this are ignored, in milliseconds.
 const STALL_MILLIS: u64 = 1_000;
 
 /// The last heartbeat of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Beat {
-    /// By when the next one must have come.
+    /// When the next one is due.
     next: Moment,
     /// How long the machine had been suspended by then, in milliseconds since the boot.
     asleep: u64,
@@ -100,9 +100,8 @@ impl Beat {
         Self { next: clock::now().plus_seconds(heartbeat), asleep: clock::asleep() }
     }
 
-    /// Whether the time has run out while the machine was suspended, or this process was frozen or
-    /// starved: then the instance is likely to have been, too, or its heartbeat waits to be read. It gets
-    /// its time again.
+    /// Whether the deadline passed while the machine was suspended, or this process was frozen or starved.
+    /// The instance probably was, too, or its heartbeat waits to be read; it gets another period.
     fn was_stalled(self, now: Moment, asleep: u64) -> bool {
         let late = now.0.saturating_sub(self.next.0);
         late.saturating_add(asleep.saturating_sub(self.asleep)) > STALL_MILLIS

@@ -13,8 +13,8 @@ use crate::{
 };
 
 impl Broker {
-    /// Begins the time limit of a lease, or of one who shares it, again; without `ttl`, in seconds, it is as long as before.
-    /// Returns the lease as that one sees it.
+    /// Restarts the time limit of a lease, or of one of its holders; without `ttl`, in seconds, it is as long as before.
+    /// Returns the lease as that holder sees it.
     pub fn renew(&self, id: LeaseId, ttl: Option<u64>, client: &Client) -> Result<Lease, Error> {
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -24,7 +24,7 @@ impl Broker {
         Ok(seen)
     }
 
-    /// Releases a lease, or the share of one who shares it; returns the lease as it was.
+    /// Releases a lease, or the share of one of its holders; returns the lease as it was.
     pub fn release(&self, id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
@@ -34,7 +34,7 @@ impl Broker {
         Ok(lease)
     }
 
-    /// Ends all leases that are meant, or none; returns how many.
+    /// Ends all matching leases, or none; returns how many.
     pub fn release_matching(&self, ending: &Ending, client: &Client) -> Result<u32, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
@@ -65,7 +65,7 @@ impl Broker {
         Ok(leases)
     }
 
-    /// Forgets the remembered ports that the filter means; returns how many.
+    /// Forgets the matching remembered ports; returns how many.
     pub async fn forget(&self, filter: Filter, client: &Client) -> Result<u32, Error> {
         let filter = filter.some()?;
         let (count, seq) = {

@@ -22,8 +22,8 @@ use crate::{
 };
 
 impl Broker {
-    /// Merges older registries with this one, and has a new one copy what its siblings remember. What cannot be done is
-    /// left for the next start.
+    /// Merges older registries into this one, and copies remembered ports of other machines into a new one. What fails
+    /// is left for the next start.
     pub(super) fn take_over_others(&self, inner: &mut Inner, is_new: bool) {
         let Others { older, siblings, mut spent } = std::mem::take(&mut inner.claim.others);
         for older in older {
@@ -47,7 +47,7 @@ impl Broker {
         }
     }
 
-    /// Merges one; what is left of it when that is durable. `None` if there is nothing that can be read.
+    /// Merges one; returns what remains to be done once that is durable. `None` if nothing can be read.
     fn merge(&self, inner: &mut Inner, older: Older) -> Result<Option<Spent>, Error> {
         let mut theirs = Registry::new(inner.registry.rules().clone());
         let found = state::look(older.folder(), &mut theirs);
@@ -65,21 +65,21 @@ impl Broker {
                 let reason = format!("in {}, {reason}", older.folder().display());
                 Change::Recover { reason }
             });
-            // What names the state as merged comes last.
+            // The record that names the state as merged comes last.
             changes.splice(0..0, damage);
             self.commit(inner, changes, None)?;
         }
         let Inner { state, registry, .. } = inner;
         let state = state.as_mut().map_err(|error| super::unusable(error))?;
         state.store.log().sync().map_err(storage)?;
-        // A new log says at its beginning which states were merged, for the audit.
+        // The header of a new log names the merged states, for the audit.
         let snapshot = state.store.rotate(registry).map_err(storage)?;
         state.store.compacted(snapshot.write().map_err(storage)?);
         older.set_aside(&found.state_id).map(Some).map_err(storage)
     }
 }
 
-/// What the kernel and the guards in hand say of the leases of two registries.
+/// What the kernel and the available guards say of the leases of two registries.
 struct Grips {
     guarded: HashSet<LeaseId>,
     listened: Listened,
@@ -105,7 +105,7 @@ fn lives(pid: u32, start: u64) -> bool {
     matches!(process, Ok(process) | Err(ProcessError::Foreign(process)) if process.start == start)
 }
 
-/// What these registries remember, the oldest first. Services may be writing to them, so it is what can be read.
+/// The remembered ports of these registries, the oldest first. Services may be writing to them; what cannot be read is left out.
 fn remembered(siblings: &[std::path::PathBuf], rules: &Rules) -> Vec<(MemoryKey, Port)> {
     let mut known = HashMap::new();
     let mut order = 0_u64;
@@ -125,8 +125,8 @@ fn remembered(siblings: &[std::path::PathBuf], rules: &Rules) -> Vec<(MemoryKey,
     remembered.into_iter().map(|(key, (_, port))| (key, port)).collect()
 }
 
-/// Sends the events of these states that are not in the journal, one state after the other, and deletes the folders. What
-/// is not done when the service ends is gone on with by the next one.
+/// Sends the events of these states that are not in the journal yet, one state after the other, and deletes the folders.
+/// The next service continues what is unfinished.
 async fn send_all(spent: Vec<Spent>, rules: Rules) {
     for spent in spent {
         let folder = spent.folder().display().to_string();

@@ -2,19 +2,19 @@
 //! call it and translate its answers; nothing else changes anything.
 //!
 //! - this file: starting, and making a change
-//! - [`grant`]: granting, also what is granted already
+//! - [`grant`]: granting, and sharing a lease that exists already
 //! - `search`: finding out whether ports are free
 //! - `owner`: finding out who an owner is
 //! - `settling`: carrying out what follows from a change: owners, deadlines, guards
 //! - `leases`: renewing, releasing, forgetting
-//! - `instances`: agents that have announced themselves
-//! - `types`: service types that appear and go, and the configuration
-//! - `leaving`: owners that end soon after they have got a lease
-//! - `sight`: whether commands see the configuration that the service sees
-//! - `merging`: taking over what other registries have
-//! - `ending`: what happens when an owner, a deadline or a listener has come to its end
-//! - `query`: what can be asked without changing anything
-//! - `denials`: refusals, counted where they are alike
+//! - `instances`: registered agents and their heartbeats
+//! - `types`: automatic service types, and the configuration
+//! - `leaving`: owners that exit right after they got a lease
+//! - `sight`: whether a command sees the same configuration as the service
+//! - `merging`: taking over the state of other registries
+//! - `ending`: what happens when an owner or a listener is gone, or a deadline has passed
+//! - `query`: read-only requests
+//! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
 
 mod backlog;
@@ -81,20 +81,20 @@ use settling::InHand;
 use sight::Sight;
 use unsettled::Unsettled;
 
-/// Where things are, and what the service was given. All of it comes from the daemon.
+/// Paths, and what the service was started with. All of it comes from the daemon.
 #[derive(Debug, Default)]
 pub struct Places {
     /// The state folder.
     pub state: PathBuf,
-    /// The folders of the configuration, in the order in which they count.
+    /// The folders of the configuration, lowest precedence first.
     pub config: Vec<PathBuf>,
-    /// The lock of the state folder, and what the service before this one has handed over.
+    /// The lock of the state folder, and what the previous service handed over.
     pub claim: Claim,
-    /// The file that standard error goes to, if the service writes to one.
+    /// The file that standard error is written to, if any.
     pub log: Option<PathBuf>,
-    /// Whether systemd has started the service as a unit, which has a sight of the file system of its own.
+    /// Whether systemd started the service as a unit, which has a mount namespace of its own.
     pub is_unit: bool,
-    /// The guards that the service manager has kept.
+    /// The guards from the service manager's file descriptor store.
     pub guards: Kept,
 }
 
@@ -104,9 +104,9 @@ pub struct Broker {
     state: PathBuf,
     /// The file that standard error goes to, if it is one.
     log: Option<PathBuf>,
-    /// The folders that are the service's own.
+    /// The service's own folders.
     own: Vec<PathBuf>,
-    /// Whoever holds these has the turn to change the configuration.
+    /// Held by whoever changes the configuration.
     files: Arc<tokio::sync::Mutex<Files>>,
     sight: Sight,
     boot_id: String,
@@ -122,43 +122,42 @@ pub struct Broker {
 
 #[derive(Debug)]
 struct Inner {
-    /// The lock of the state folder, and what another service has handed over until the state says whose it is.
+    /// The lock of the state folder, and what another service handed over, until the state has been read.
     claim: Claim,
     registry: Registry,
     config: Config,
     problems: Vec<Problem>,
     /// Where its values come from.
     origins: Arc<Origins>,
-    /// The state, or why it cannot be used; then every change is refused and opening is tried again.
+    /// The state, or why it cannot be used. In that case every change is refused, and opening is retried.
     state: Result<State, OpenError>,
     /// Why the last change could not be stored, if it could not.
     refusal: Option<String>,
     /// What was remembered before grants that are not durable yet.
     unsettled: Unsettled,
-    /// Refusals that are counted.
+    /// Repeated refusals.
     denials: Denials,
     guards: Guards,
-    /// What the limit of descriptors allows.
+    /// How many the limit of open files allows.
     max_guards: usize,
-    /// Leases that are still to be looked after when there is time: guards that are to be bound, and times
-    /// without use that restart.
+    /// Leases that still need attention: guards to bind, and unused times that restart.
     waiting: VecDeque<LeaseId>,
-    /// Those of them whose guards could not be bound; they wait again after a while.
+    /// Those whose guards could not be bound; they are retried later.
     unguarded: Vec<LeaseId>,
     /// How often that has been tried.
     tries: usize,
-    /// Guards that the service manager has kept, until the state says whose they are.
+    /// Guards from the file descriptor store, until the state says whose they are.
     kept: Kept,
-    /// What is held for leases that are about to be in force.
+    /// Sockets and pidfds of leases that are about to take effect.
     in_hand: InHand,
-    /// Whether what the service before has held and watched is held and watched by this one.
+    /// Whether this service has taken over the guards and owners of the previous one.
     is_resumed: bool,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
-    /// Until when the registry's hint of ports in use may stand.
+    /// Until when the registry's hint of ports in use is valid.
     hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
-    /// The other end, until a door takes it; what happens before that is not lost.
+    /// The receiving end, until a door takes it; changes made before that are not lost.
     changes: Option<mpsc::UnboundedReceiver<Record>>,
 }
 
@@ -173,8 +172,8 @@ struct State {
 }
 
 impl Broker {
-    /// A service on these places. Fails only if another service has the state folder; a folder that
-    /// cannot be used is tried again at each request.
+    /// A service on these folders. Fails only if another service holds the state folder; opening a folder
+    /// that cannot be used is retried at each request.
     pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
         // Beside the state are those of other networks and machines.
         let states = places.state.parent().unwrap_or(&places.state);
@@ -239,7 +238,7 @@ impl Broker {
         broker.open(&mut inner);
         match &mut inner.state {
             Err(OpenError::Locked(folder)) => Err(OpenError::Locked(std::mem::take(folder))),
-            // It is told to whoever asks for a change.
+            // Every request for a change is answered with the reason.
             Err(OpenError::Io(..) | OpenError::Newer(..)) | Ok(_) => {
                 drop(inner);
                 Ok(broker)
@@ -251,7 +250,7 @@ impl Broker {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens the state, tells what was damaged, and ends the leases of an earlier boot.
+    /// Opens the state, logs what was damaged, and ends the leases of an earlier boot.
     fn open(&self, inner: &mut Inner) {
         if let Err(error) = self.try_open(inner) {
             inner.state = Err(error);
@@ -261,14 +260,14 @@ impl Broker {
     fn try_open(&self, inner: &mut Inner) -> Result<(), OpenError> {
         let io = |error| OpenError::Io(self.state.clone(), error);
         let mut registry = Registry::new(inner.config.rules());
-        // A new state knows of nothing but what is built in.
+        // A new state knows only the built-in types.
         registry.set_audited_config(Config::built_in().to_audit());
         inner.locked(&self.state)?;
         let opened = Store::open(&self.state, &self.boot_id, &mut registry)?;
         let store = opened.store;
         let is_new = store.seq() == 0;
         let writer = Writer::start(store.durable(), self.renewal()).map_err(io)?;
-        // What an earlier service wrote may be in memory only.
+        // What an earlier service wrote may still be in the page cache only.
         writer.soon(&store.log(), store.seq());
         writer.hurry();
         let start = outbox::Start {
@@ -350,7 +349,7 @@ impl Broker {
         }
     }
 
-    /// Makes changes: stored first, then in force, then told. All of them or none.
+    /// Makes changes: they are stored, then applied, then announced. All of them or none.
     fn commit(
         &self,
         inner: &mut Inner,
@@ -363,7 +362,7 @@ impl Broker {
         self.commit_anyway(inner, changes, client)
     }
 
-    /// The same, even if it might not be durable for a while: what was never acknowledged is taken back.
+    /// The same, even if the disk has failed: it takes back what was never acknowledged.
     fn commit_anyway(
         &self,
         inner: &mut Inner,
@@ -389,7 +388,7 @@ impl Broker {
         for record in records {
             self.put_in_force(inner, &record);
             if let Some(signals) = &inner.signals {
-                // Nobody listens any more when the bus is gone, and that is fine.
+                // Without a bus nobody listens.
                 let _ = signals.send(record);
             }
         }
@@ -399,10 +398,10 @@ impl Broker {
         Ok(seq)
     }
 
-    /// Puts a stored change in force, and carries out what follows from it.
+    /// Applies a stored change, and carries out its effects.
     fn put_in_force(&self, inner: &mut Inner, record: &Record) {
         if !inner.is_resumed {
-            // What follows is carried out for all at once.
+            // The effects are carried out for all at once.
             return inner.registry.apply(record.seq, &record.change);
         }
         for effect in inner.registry.change(record.seq, &record.change) {
@@ -410,20 +409,20 @@ impl Broker {
         }
     }
 
-    /// Has the store of guards looked after when there is something to do.
+    /// Schedules the work on stored guards, if there is any.
     fn store_guards_later(&self, inner: &Inner) {
         if let Some(when) = inner.guards.wants_storing(clock::now()) {
             self.deadlines.add_by(when, Due::Store);
         }
     }
 
-    /// Begins a new log when the present one is long, and has the snapshot written in the background.
+    /// Starts a new log when the current one is long, and has the snapshot written in the background.
     fn compact_if_due(&self, inner: &mut Inner) {
         let Ok(state) = &mut inner.state else { return };
         if state.compacting || !state.store.wants_compaction() {
             return;
         }
-        // Without space for it, the long log serves on.
+        // Without space for it, the long log stays in use.
         let Ok(snapshot) = state.store.rotate(&inner.registry) else { return };
         state.compacting = true;
         let this = Weak::clone(&self.this);
@@ -440,18 +439,18 @@ impl Broker {
         });
     }
 
-    /// Has files deleted that nobody needs any more.
+    /// Deletes files that are no longer needed.
     fn prune(&self, state: &State) {
         let spare = state.store.spare(state.audit_generation);
-        // What is left over by an error goes the next time.
+        // What an error leaves behind is deleted the next time.
         state.writer.later(move || drop(spare.delete()));
     }
 
-    /// Notes how far the audit has come.
+    /// Records how many events are confirmed.
     fn audited(&self, done: u64, generation: u64) {
         if let Ok(state) = &mut self.lock().state {
             let before = state.store.oldest_log(state.audit_generation);
-            // If the note is lost, the journal is read back once more at the next start.
+            // If the record is lost, the next start reads the journal back again.
             let _ = state.store.mark_confirmed(done);
             state.audit_generation = generation;
             if state.store.oldest_log(generation) != before {
@@ -481,7 +480,7 @@ impl Broker {
         writer.until(seq).await.map_err(storage)
     }
 
-    /// Every change from now on, and at first every one since the start, for the one door that tells them.
+    /// Every change since the start, for the one door that sends signals.
     pub fn changes(&self) -> mpsc::UnboundedReceiver<Record> {
         let mut inner = self.lock();
         inner.changes.take().unwrap_or_else(|| {
@@ -497,7 +496,7 @@ impl Broker {
         (inner.signals, inner.changes) = (None, None);
     }
 
-    /// What the service is busy with.
+    /// What keeps the service from its idle exit.
     pub fn idle_tracker(&self) -> &IdleTracker {
         &self.idle_tracker
     }
@@ -514,12 +513,12 @@ impl Broker {
         Some((state.store.seq(), state.outbox.watch()))
     }
 
-    /// Minds the deadlines, for ever.
+    /// Handles deadlines as they pass; never returns.
     pub async fn run_deadlines(&self) {
         self.deadlines.run(|due| self.due(due)).await;
     }
 
-    /// Tells what was only counted, and makes all changes so far durable.
+    /// Logs the refusals that were only counted, and makes all changes so far durable.
     pub async fn sync_now(&self) {
         let last = {
             let mut inner = self.lock();
@@ -533,12 +532,12 @@ impl Broker {
         let _ = last.0.until(last.1).await;
     }
 
-    /// Stores as many guards as may be, whatever their age: the service is ending.
+    /// Stores as many guards as the manager takes, whatever their age: the service is ending.
     pub fn store_guards(&self) {
         self.lock().guards.store_all();
     }
 
-    /// Gives the guards and the owners to the next service. All changes must be durable, and no more may come.
+    /// Hands guards and owners to the next service. All changes must be durable, and no more may come.
     pub fn hand_over(&self, successor: &Successor) -> io::Result<()> {
         let inner = self.lock();
         let leases = inner.registry.iter().flat_map(|lease| lease.owners());
@@ -547,12 +546,12 @@ impl Broker {
         successor.give(&inner.guards, owners)
     }
 
-    /// Watches again what a service before this one has watched, and holds what it has held.
+    /// Takes over the guards and the owners of the previous service.
     fn resume(&self, inner: &mut Inner) {
         let kept = std::mem::take(&mut inner.kept);
         inner.guards.take_back(kept, |lease_id| inner.registry.get(lease_id).is_ok());
         for (lease_id, socket) in std::mem::take(&mut inner.claim.guards) {
-            // A lease that has ended since lets its port go with the socket.
+            // Dropping the socket frees the port of a lease that has ended since.
             if inner.registry.get(lease_id).is_ok() && !inner.guards.contains(lease_id) {
                 inner.guards.insert(lease_id, socket);
             }
@@ -567,7 +566,7 @@ impl Broker {
         for lease in inner.registry.iter() {
             let Obligations { owners, limit, guard } = Obligations::of(Some(lease));
             owners.into_iter().for_each(&mut watch);
-            // The first caller must not meet what is over. The rest has time; a port without its guard has the least.
+            // Leases that are over must be gone before the first request. The rest can wait; ports without a guard come first.
             if matches!(limit, Some(Limit::At(end)) if end <= now) {
                 self.deadlines.add(now, Due::Lease(lease.lease_id));
             }
@@ -583,7 +582,7 @@ impl Broker {
         self.deadlines.add_once(now.plus_seconds(1), Due::Store);
         self.await_endings(inner);
         for instance in inner.registry.instances() {
-            // It could not send any heartbeat while the service was down.
+            // No heartbeat could be sent while the service was down.
             self.carry_out(inner, Effect::Heartbeats(instance));
         }
         inner.is_resumed = true;
@@ -599,12 +598,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether changes may be made now: not on a disk that has failed, and not without bound
-    /// faster than the journal takes their events.
+    /// Whether changes are possible now: not on a disk that has failed, and not while too many events
+    /// wait for the journal.
     fn may_change(&self, changes: &[Change], client: Option<&Client>) -> Result<(), Error> {
         let state = self.state.as_ref().map_err(unusable)?;
         if let Some(reason) = state.writer.progress().broken {
-            // Whoever asks has it tried again.
+            // Each request retries it.
             state.writer.hurry();
             return Err(Error::storage(&reason));
         }
@@ -621,7 +620,7 @@ fn storage(error: std::io::Error) -> Error {
     Error::storage(&error)
 }
 
-/// Why nothing can be asked or changed without the state.
+/// The error of every request while the state cannot be used.
 fn unusable(error: &OpenError) -> Error {
     match error {
         OpenError::Newer(..) => Error::new(

@@ -1,4 +1,4 @@
-//! Finding out who an owner is, and that it is there.
+//! Resolves the owner of a request, and checks that it exists.
 
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
@@ -14,19 +14,19 @@ use crate::{
     request::OwnerRequest,
 };
 
-/// Who asks, and how it can be told from others.
+/// The caller, and what identifies it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// What is recorded of it.
+    /// What the audit records of it.
     pub client: Client,
     /// Its unique name on the bus.
     pub connection: Option<String>,
-    /// Its process, where the door can hold on to it.
+    /// A pidfd of its process, if the door can get one.
     pub pidfd: Option<Arc<OwnedFd>>,
 }
 
 impl Caller {
-    /// What is recorded of the process with that number, and of its user.
+    /// What the audit records of this process and user.
     pub fn client(transport: Transport, pid: Option<u32>, uid: Option<u32>) -> Client {
         let comm = pid.and_then(process::comm);
         let is_styxy = comm.as_deref() == Some("styxy");
@@ -35,12 +35,12 @@ impl Caller {
     }
 }
 
-/// What is held on to for a request until the service looks after it.
+/// The owner of a request, with the descriptors that belong to it until the lease is made.
 pub(super) struct ResolvedOwner {
-    /// The owner, and its process.
+    /// The owner, and a pidfd if it is a process.
     pub(super) owner: Owner,
     pub(super) pidfd: Option<OwnedFd>,
-    /// The guards of leases that had none any more.
+    /// New guards of leases that had lost theirs.
     pub(super) guards: HashMap<LeaseId, OwnedFd>,
 }
 
@@ -51,7 +51,7 @@ impl ResolvedOwner {
 }
 
 impl Broker {
-    /// Makes sure that an owner is there, and finds out who it is.
+    /// Resolves an owner, and checks that it exists.
     pub(super) async fn resolve_owner(
         &self,
         owner: &OwnerRequest,

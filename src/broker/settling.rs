@@ -1,4 +1,4 @@
-//! Carrying out what follows from a change: owners are watched, deadlines set, ports guarded, or no longer.
+//! The effects of a change: watching owners, setting deadlines, guarding ports, and undoing these.
 
 use std::{collections::HashMap, os::fd::OwnedFd};
 
@@ -17,7 +17,7 @@ use crate::{
     time::Moment,
 };
 
-/// What is held already for leases that are about to be in force: it came with a request, or from the service before.
+/// Sockets and pidfds of leases that are about to take effect; from a request, or from the previous service.
 #[derive(Debug, Default)]
 pub(super) struct InHand {
     /// Bound sockets that become guards.
@@ -27,7 +27,7 @@ pub(super) struct InHand {
 }
 
 impl InHand {
-    /// What is held for a request.
+    /// Those of a request.
     pub(super) fn of(held: &mut ResolvedOwner) -> Self {
         let pidfd = held.pidfd.take().map(|pidfd| (held.owner.clone(), pidfd));
         Self { owners: pidfd.into_iter().collect(), guards: std::mem::take(&mut held.guards) }
@@ -35,7 +35,7 @@ impl InHand {
 }
 
 impl Broker {
-    /// Makes changes for which something is held already. What of it they do not need is let go.
+    /// Makes changes whose sockets and pidfds are at hand. Those that are not needed are closed.
     pub(super) fn commit_holding(
         &self,
         inner: &mut Inner,
@@ -49,7 +49,7 @@ impl Broker {
         committed
     }
 
-    /// Carries out what follows from a change.
+    /// Carries out the effects of a change.
     pub(super) fn carry_out(&self, inner: &mut Inner, effect: Effect) {
         match effect {
             Effect::Watch(owner) => {
@@ -76,7 +76,7 @@ impl Broker {
         }
     }
 
-    /// Sets when a lease is looked at next.
+    /// Sets the time of a lease's next check.
     fn set_limit(&self, inner: &mut Inner, lease_id: LeaseId, limit: Option<Limit>) {
         let due = Due::Lease(lease_id);
         match limit {
@@ -85,7 +85,7 @@ impl Broker {
         }
     }
 
-    /// Keeps the port of a lease with the socket that is in hand, else with one that is bound when there is time.
+    /// Guards the port of a lease with the socket at hand, else with one that is bound later.
     fn guard(&self, inner: &mut Inner, lease_id: LeaseId) {
         let now = clock::now();
         if let Some(socket) = inner.in_hand.guards.remove(&lease_id) {
@@ -97,7 +97,7 @@ impl Broker {
         }
     }
 
-    /// The time that a lease may go unused is another from now on; what has passed of it counts.
+    /// Applies a new limit for unused leases; the time that has passed already counts.
     pub(super) fn set_unused(&self, inner: &Inner, before: u64) {
         let unused = inner.config.unused;
         if unused == before {
@@ -116,7 +116,7 @@ impl Broker {
 }
 
 impl Inner {
-    /// When a lease with this limit is looked at next.
+    /// When a lease with this limit is checked next.
     pub(super) fn when(&self, limit: Limit, now: Moment) -> Moment {
         match limit {
             Limit::At(moment) => moment,
@@ -126,7 +126,7 @@ impl Inner {
     }
 }
 
-/// The time from one look at an unused lease to the next, in milliseconds.
+/// The interval between two checks of an unused lease, in milliseconds.
 fn between_looks(unused: u64) -> u64 {
     unused.saturating_mul(1_000) / u64::from(LOOKS)
 }

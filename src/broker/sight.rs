@@ -1,4 +1,4 @@
-//! Whether a command sees the same configuration as the service, and what is done if not.
+//! Whether a command sees the same configuration as the service, and what happens if not.
 
 use std::{
     path::PathBuf,
@@ -13,15 +13,15 @@ use crate::{
     value::Fields,
 };
 
-/// What the service knows of what commands see.
+/// What the service knows of the configuration that commands see.
 #[derive(Debug)]
 pub(super) struct Sight {
     folders: Vec<PathBuf>,
-    /// The fingerprint of what was last seen by a command and is known to the service. It saves a look at the files.
+    /// The last fingerprint of a command that matched. It saves reading the files.
     agreed: Mutex<String>,
     /// The files that the service was shown, and by whom, for people.
     shown: Mutex<Vec<String>>,
-    /// Whether this service is the unit's: it has a sight of its own then, which another one would not have.
+    /// Whether this service is the unit, whose mount namespace differs from that of commands.
     pub(super) is_unit: bool,
 }
 
@@ -51,7 +51,7 @@ impl Sight {
             .suggest("`styxy config reload` shows it to the service"))
     }
 
-    /// Tells what the service sees, in short, and which files it was shown.
+    /// Adds the fingerprint of what the service sees, and the files that it was shown.
     pub(super) fn tell(&self, fields: &mut Fields) {
         let shown = self.shown();
         let seen = if shown.is_empty() {

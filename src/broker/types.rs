@@ -1,8 +1,8 @@
-//! Service types that appear by themselves and go again, and every other change of the configuration.
+//! Automatic service types, and every other change of the configuration.
 //!
-//! Each takes its turn: the files are locked first, then the state, and the state only for as long as it
-//! takes to decide or to note the result. A type is in its file before it is in force; what a crash leaves
-//! between the two is told at the next start.
+//! One change at a time: the files are locked first, then the state, and the state only while deciding or
+//! recording the result. A type is in its file before it takes effect; what a crash leaves in between is
+//! logged at the next start.
 
 use std::{
     sync::Arc,
@@ -23,23 +23,23 @@ use crate::{
     time::Timestamp,
 };
 
-/// How long another program may have the drop-in locked.
+/// How long to wait for another program's lock on the drop-in.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long until it is tried again.
+/// The interval between attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Inner {
-    /// Finds a range for a request whose type has none, or none with room.
+    /// Plans a range for a request whose type has none, or none with room.
     pub(super) fn plan(&self, request: &AllocateRequest) -> Result<Plan, Error> {
         let name = &request.service_type;
         if !self.registry.rules().types.0.contains_key(name) {
             self.may_appear(name, request.create)?;
         }
         let mut in_use = PortSet::default();
-        // What cannot be found out here is found out when a port is granted.
+        // What the kernel does not tell here is checked when a port is granted.
         let _ =
             diag::all_sockets(Protocol::Both, PortRange::ALL, |socket| in_use.insert(socket.port));
-        // Granted only by number, they are of as little use.
+        // Ports that are granted only by number are of no use either.
         Port::refused_by_browsers().for_each(|port| in_use.insert(port));
         self.registry.plan(request, &in_use, kernel::ephemeral_ports(), Timestamp::now())
     }
@@ -129,7 +129,7 @@ pub(super) fn differences(
     changes
 }
 
-/// The first ports in a row that were not there before.
+/// The first run of consecutive ports that were not there before.
 fn first_new(before: &[PortRange], now: &[PortRange]) -> Option<PortRange> {
     let is_new = |port: &Port| !before.iter().any(|range| range.contains(*port));
     now.iter().find_map(|range| {
@@ -140,8 +140,8 @@ fn first_new(before: &[PortRange], now: &[PortRange]) -> Option<PortRange> {
 }
 
 impl Broker {
-    /// Makes a range with room for a request that has found these ports in use. `None` if there is room
-    /// already: another request has made it in the meantime.
+    /// Creates a range with room for a request that found these ports in use. `None` if there is room
+    /// already, because another request created it meanwhile.
     pub(super) async fn widen(
         &self,
         request: &AllocateRequest,
@@ -183,12 +183,12 @@ impl Broker {
         let completed = inner.registry.completed(request, known)?;
         match inner.choose(&completed, known, &mut Search::looking_beside(busy)) {
             Err(error) if error.kind == ErrorKind::PoolExhausted => inner.plan(request).map(Some),
-            // There is room, or a reason that room is no remedy for.
+            // There is room, or more room would not help.
             _ => Ok(None),
         }
     }
 
-    /// Takes away a type that has appeared by itself. `force` releases its leases first; returns how many.
+    /// Removes an automatic type. `force` releases its leases first; returns how many.
     pub async fn undo_auto_allocation(
         &self,
         name: &ServiceTypeName,
@@ -223,8 +223,8 @@ impl Broker {
         self.put_without(files, drop_in, &text, std::slice::from_ref(name), force, client)
     }
 
-    /// Puts a drop-in in force that does without these types. `force` releases their leases, in the same
-    /// commit; returns how many.
+    /// Applies a drop-in without these types. `force` releases their leases in the same commit; returns
+    /// how many.
     fn put_without(
         &self,
         files: &mut Files,
@@ -242,7 +242,7 @@ impl Broker {
             {
                 return Err(in_use(lease, leases.len()));
             }
-            // Nobody gets a port of them while the file is being written.
+            // No port of them is granted while the file is being written.
             let mut rules = inner.registry.rules().clone();
             gone.iter().for_each(|name| drop(rules.types.0.remove(name)));
             inner.registry.set_rules(rules);
@@ -292,8 +292,8 @@ impl Broker {
         })
     }
 
-    /// Puts an earlier version of the drop-in in force. Types that it does not have go; `force` releases
-    /// their leases first. Returns how many.
+    /// Restores an earlier version of the drop-in. Types that it lacks are removed; `force` releases their
+    /// leases first. Returns how many.
     pub async fn restore_config(
         &self,
         number: u32,
@@ -340,7 +340,7 @@ impl Broker {
         Ok(inner.problems.iter().map(ToString::to_string).collect())
     }
 
-    /// Puts a configuration in force and tells what is new in it.
+    /// Applies a configuration, and logs what is new in it.
     fn adopt(
         &self,
         inner: &mut Inner,
@@ -360,11 +360,11 @@ impl Broker {
         inner.problems = merged.problems;
         inner.origins = Arc::new(merged.origins);
         self.set_unused(inner, unused);
-        // The idle time may be another.
+        // The idle time may have changed.
         self.idle_tracker.note();
     }
 
-    /// Runs something that changes the drop-in, one at a time, on the thread that waits for the disk.
+    /// Runs a change of the drop-in, one at a time, on the disk thread.
     async fn change_types<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Self, &mut Files, &mut DropIn) -> Result<T, Error> + Send + 'static,
@@ -405,7 +405,7 @@ impl Broker {
         done.await.ok_or_else(ending)?
     }
 
-    /// What the layers are with this drop-in; an error if it does not fit them.
+    /// The layers with this drop-in; an error if they do not fit together.
     fn fit(&self, files: &Files, text: &str) -> Result<(Vec<Text>, Merged), Error> {
         let text = Text { path: files.drop_in(), text: text.to_owned() };
         let texts = files.with_drop_in(Some(text));
@@ -419,8 +419,7 @@ impl Broker {
         Ok((texts, merged))
     }
 
-    /// Writes the drop-in, makes the changes that go with it, and puts it in force. If they cannot be made, the
-    /// old one is put back.
+    /// Writes the drop-in, makes its changes, and applies it. If the changes fail, the old drop-in is restored.
     fn put(
         &self,
         files: &mut Files,
@@ -472,7 +471,7 @@ fn in_use(lease: &Lease, count: usize) -> Error {
         .suggest(format!("{remedy}, or have that done with force (`--force`)"))
 }
 
-/// The service does not write over what it cannot read.
+/// The service never overwrites what it cannot read.
 fn broken(problems: Vec<Problem>) -> Error {
     let words: Vec<_> = problems.iter().map(ToString::to_string).collect();
     Error::invalid(words.join("; also: "))
