@@ -1,4 +1,4 @@
-//! Service types that appear by themselves.
+//! Automatic service types.
 
 use super::{
     PortSet, Registry,
@@ -25,14 +25,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The type as it is written down: when it appeared first is kept.
+    /// The type as it is written to the drop-in; the date of its first range stays.
     pub fn in_file(&self) -> ServiceType {
         let mut service_type = self.service_type.clone();
         service_type.created.get_or_insert_with(|| self.created.clone());
         service_type
     }
 
-    /// What is to be changed when the type is in force.
+    /// The change to log once the type is in effect.
     pub fn change(&self, request: &AllocateRequest) -> Change {
         Change::AutoAllocate {
             service_type: request.service_type.clone(),
@@ -85,14 +85,14 @@ impl Registry {
     ) -> Result<(), Error> {
         let types = &self.rules.types;
         if let Some(origin) = removed_by {
-            // A range of the service's own would count less than what somebody has written.
+            // What a person wrote overrides the service's own drop-in.
             let message = format!("there is no service type \"{name}\": {origin} removes it");
             let hint =
                 "delete that null, give the type a port_range in a later file, or use another type";
             return Err(Error::new(ErrorKind::UnknownServiceType, message).suggest(hint));
         }
         if let Some(port) = name.as_str().parse().ok().and_then(Port::new) {
-            // Whoever means a port must not get a range of that name.
+            // A number is meant as a port, not as the name of a type.
             let message = format!("{port} is a port, not a service type");
             return Err(Error::new(ErrorKind::UnknownServiceType, message)
                 .suggest(format!("to ask for it: `styxy allocate dev --port {port}`")));
@@ -109,7 +109,7 @@ impl Registry {
                 "there is no service type \"{name}\", and automatic ranges are switched off"
             );
             let enable = "`styxy config auto-allocation enable` switches them on";
-            // Together, because some doors have room for one.
+            // Joined, because some doors show only one suggestion.
             let hint = match meant {
                 Some(meant) => format!("did you mean \"{meant}\"? If not: {enable}"),
                 None => enable.to_owned(),

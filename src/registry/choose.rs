@@ -18,7 +18,7 @@ use crate::{
 /// Why a port is the next to be tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The service has it already, and runs once or asks for its claim.
+    /// The service has it already: it is a singleton, or asks for its claim.
     Existing,
     /// This service of this project had it last.
     Remembered,
@@ -30,7 +30,7 @@ pub enum Reason {
     Free,
     /// It is free, but another project had it and may come back.
     RememberedByOther,
-    /// A claim has it that gives way.
+    /// An idle claim has it, and yields.
     GivesWay,
 }
 
@@ -67,9 +67,9 @@ impl Reason {
 pub enum Choice {
     /// The lease of a singleton, or a claim, that is there already.
     Existing(Arc<Lease>),
-    /// The same, and this claim ends with it, which was asked for again with this port and is not used.
+    /// This claim moves to the requested port: it is not in use, and ends with the grant.
     Moved(Arc<Lease>, Port),
-    /// This port, or as many from this one on as were asked for.
+    /// This port, or the block that starts here.
     Port(Port),
 }
 
@@ -84,7 +84,7 @@ pub enum Obstacle {
     InUse(InUse),
     /// Ordinary users may not bind it (`ip_unprivileged_port_start`, see ip(7)).
     Privileged,
-    /// It cannot be found out, and no other port can be either.
+    /// The system lacks the resources to find out, for this or any other port.
     Shortage(Shortage),
 }
 
@@ -258,7 +258,7 @@ impl Registry {
         })
     }
 
-    /// What is in the way of the asked ports, if anything is.
+    /// What is in the way of the requested ports, if anything is.
     fn asked_block(
         &self,
         first: Port,
@@ -266,7 +266,7 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<(), (Port, Obstacle)> {
         for offset in 0..request.count {
-            // Beyond the last port there is none to be had.
+            // There are no ports beyond the last.
             let port = first.plus(offset).ok_or((Port::MAX, Obstacle::InUse(InUse::Socket)))?;
             self.asked(port, request.protocol(), &mut probe)
                 .map_err(|obstacle| (port, obstacle))?;
@@ -296,8 +296,8 @@ impl Registry {
             let is_own = own.contains(&first);
             let others = |i| if is_own { 0 } else { self.memory.word(protocol, i) };
             let free = select(block, |i| !(taken(i) | others(i)));
-            // What lies between two ranges of a type is another's. A port beyond them was asked for by number once, and
-            // so were those after it.
+            // Ports between two ranges of a type belong to another type. A block beyond them was requested by number
+            // before.
             let in_one = |range: PortRange| range.contains(first) && range.contains(block.last());
             let inside =
                 service_type.ranges().any(in_one) || is_own && !service_type.contains(first);
@@ -317,7 +317,7 @@ impl Registry {
         Ok(None)
     }
 
-    /// What is in the way of a port that was asked for by number.
+    /// What is in the way of a port that was requested by number.
     pub fn asked(
         &self,
         port: Port,
@@ -333,7 +333,7 @@ impl Registry {
         probe(port)
     }
 
-    /// The lease that the request shares, if its service runs once and runs already.
+    /// The lease that the request shares, if its type is single and has one.
     pub fn existing(
         &self,
         request: &AllocateRequest,
@@ -369,7 +369,7 @@ impl Registry {
         let template = template.into_iter().map(because(Reason::Template));
         let first: Vec<_> = template.chain(own.map(because(Reason::Remembered))).collect();
         let preferred = service_type.preferred_ports.iter().copied().filter(fresh);
-        // A port that was tried before is not asked about again.
+        // No port is tried twice.
         let ascending = service_type
             .ranges()
             .flat_map(move |range| {
@@ -394,7 +394,7 @@ impl Registry {
         known.into_iter().flat_map(Remembered::ports).collect()
     }
 
-    /// The ports of the range that are passed over at first because they were in use a moment ago.
+    /// The ports of the range that were recently in use, and are skipped at first.
     fn in_use_before<'a>(
         &'a self,
         service_type: &'a ServiceType,

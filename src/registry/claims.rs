@@ -1,5 +1,5 @@
-//! Claims: leases that are asked for by what they are for. Whoever asks for the same gets the same lease, so that a port
-//! which is written down somewhere stays true.
+//! Claims: leases that are identified by their service. Whoever asks for the same service gets the same lease, so that a
+//! port in a `.env` stays true.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl Registry {
         let claims = self.claims.get(&request.memory_key()?)?;
         let mut claims = claims.iter().filter_map(|(_, id)| self.leases.get(id)).filter(|lease| {
             let is_its = lease.claim && lease.instance_id == request.instance_id;
-            // Who starts a server on another port, or on one without a guard, leaves the claim as it was asked for.
+            // A server on another port, or on one without a guard, leaves the claim as it is.
             let is_wanted = request.port.is_none_or(|port| port == lease.port)
                 && (request.hold != Some(Hold::None) || lease.hold == Hold::None);
             is_its
@@ -35,7 +35,7 @@ impl Registry {
                 && self.is_whole(lease)
         });
         let Some(program) = &request.program else {
-            // What another program runs on is its own.
+            // The port of another program is not used.
             return claims.find(|lease| lease.slot == 1 || lease.program.is_none());
         };
         let claims: Vec<_> = claims.collect();
@@ -58,7 +58,7 @@ impl Registry {
         Some(Change::end(Arc::clone(first), EndReason::Yielded))
     }
 
-    /// The same claim, for a request that is completed with its type.
+    /// The same for a completed request.
     pub(super) fn first_to_give_way(
         &self,
         request: &AllocateRequest,
@@ -78,8 +78,8 @@ impl Registry {
     }
 }
 
-/// Whether what a request is granted can be asked for again. A block that somebody is to own can not: it has one lease for
-/// each port, and nobody shares a part of it.
+/// Whether a grant for this request is a claim. An owned block is none: it has one lease for each port, and none of them
+/// can be shared.
 pub(super) fn is_for_claim(request: &AllocateRequest, service_type: &ServiceType) -> bool {
     let is_unnamed = request.service_name.is_none() && service_type.claims == Claims::Named;
     let is_owned_block = request.count > 1 && !matches!(request.owner, OwnerRequest::None);
@@ -87,7 +87,7 @@ pub(super) fn is_for_claim(request: &AllocateRequest, service_type: &ServiceType
     (request.claim || request.use_claim) && !(is_unnamed || is_owned_block || is_single)
 }
 
-/// Whether the claim is used by the caller itself, whose answer was lost.
+/// Whether the caller itself holds the claim already, because its answer was lost.
 pub(super) fn is_own(claim: &Lease, request: &AllocateRequest) -> bool {
     let name = name_of_share(claim, request);
     name.is_some_and(|name| claim.holder_ids().any(|id| id == name))
@@ -98,8 +98,8 @@ pub fn is_used(claim: &Lease) -> bool {
     claim.orphaned || claim.is_owned()
 }
 
-/// The claim when it was asked for once more, and the name of that part of it which the caller has. What nobody owns is one
-/// part, whoever asks for it, and lasts for the longest time that anybody has asked for.
+/// The claim after another request, and the id of the caller's share. All requests without an owner have one share
+/// together, which lasts for the longest time that any of them asked for.
 ///
 /// # Errors
 ///
@@ -112,11 +112,11 @@ pub(super) fn claimed(
     let hold = match claim.hold {
         // A server that finds its port in use asks for one without a guard.
         Hold::Guard if hold == Some(Hold::None) => Hold::None,
-        // Whoever only asks outlives the program that has the socket.
+        // A request without an owner outlives the program that has the socket.
         Hold::Socket if caller.owner.is_none() && claim.protocol == Protocol::Tcp => Hold::Guard,
         hold => hold,
     };
-    // Whoever asks once more is about to use it.
+    // Whoever asks again is about to use it.
     let used = match claim.used {
         _ if !caller.owner.is_none() => Use::Once,
         Use::Idle => Use::None,
@@ -141,7 +141,7 @@ pub(super) fn claimed(
     Ok((Lease { orphaned: false, ..claimed }, id))
 }
 
-/// The refusal of another port than the one that a claim has, and that a server uses.
+/// The refusal to move a claim that is in use.
 pub fn has_another_port(claim: &Lease) -> Error {
     let Lease { port, service_type, .. } = claim;
     let name = claim.name().map(|name| format!(" {name}")).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What follows from a change: what the service has to begin, and what it may let go of.
+//! The effects of a change: what the service must start, and what it may stop.
 
 use std::sync::Arc;
 
@@ -11,27 +11,27 @@ use crate::{
     lease::{Instance, InstanceId, Lease, LeaseId, Owner},
 };
 
-/// One thing that follows from a change. In the order in which they come, each can be carried out by itself.
+/// One effect of a change. They are carried out one by one, in their order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Wait for the end of this owner.
+    /// Watch this owner.
     Watch(Owner),
     /// Stop watching it: no lease depends on it.
     Unwatch(Owner),
-    /// Look at the lease when this time has come, and not when another has; without one, never.
+    /// Check the lease at this time, which replaces an earlier one; without a time, never.
     Limit(LeaseId, Option<Limit>),
-    /// Keep the port of this lease.
+    /// Guard the port of this lease.
     Guard(LeaseId),
-    /// Keep the port of this lease no longer.
+    /// Drop the guard of this lease.
     Unguard(Arc<Lease>),
-    /// Wait for the heartbeats of this instance, the first of them counted from now.
+    /// Expect heartbeats of this instance from now on.
     Heartbeats(Arc<Instance>),
-    /// Wait for its heartbeats no longer.
+    /// Expect no more heartbeats of it.
     NoHeartbeats(InstanceId),
 }
 
 impl Registry {
-    /// Makes a change, as [`apply`](Self::apply) does; what follows from it.
+    /// Makes a change, as [`apply`](Self::apply) does, and returns its effects.
     pub fn change(&mut self, seq: u64, change: &Change) -> Vec<Effect> {
         let lease = |registry: &Self| registry.get(change.lease()?.lease_id).ok().map(Arc::clone);
         let instance = |registry: &Self| {
@@ -45,7 +45,7 @@ impl Registry {
         if let Change::Reuse { lease } = change
             && !effects.iter().any(|effect| matches!(effect, Effect::Limit(..)))
         {
-            // Whoever asks for it is about to use it, so its time begins again.
+            // Whoever asks for it is about to use it, so its unused time restarts.
             let limit = Obligations::of(Some(lease)).limit;
             effects.push(Effect::Limit(lease.lease_id, limit));
         }
@@ -61,7 +61,7 @@ impl Registry {
         effects
     }
 
-    /// Forgets that what is over was asked for again: who asks by that name from now on gets something new.
+    /// Drops the record of repeated requests for what has ended: a new request with that id is a new grant.
     fn forget_names(&mut self, before: &Lease, after: Option<&Lease>) {
         let remains = |name| after.is_some_and(|lease| lease.holder_ids().any(|id| id == name));
         for name in before.holder_ids().filter(|name| !remains(*name)) {
@@ -72,7 +72,7 @@ impl Registry {
         }
     }
 
-    /// What is to be done for a lease that was that before, and is this now.
+    /// The effects of the change from one version of a lease to the next.
     fn lease_effects(
         &self,
         before: Option<&Arc<Lease>>,

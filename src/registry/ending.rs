@@ -1,4 +1,4 @@
-//! What comes to its end: with its owner, with its time, for want of use, or because somebody lets it go.
+//! How leases end: with their owner, by a time limit, for lack of use, or by a release.
 //!
 //! Whether a port is listened on comes in as a function, and is asked only where it matters.
 
@@ -18,18 +18,18 @@ use crate::{
     time::{Moment, Timestamp},
 };
 
-/// How often it is looked within the time that a lease may go unused. It ends at the look after these: before the first
-/// without a listener there may have been one.
+/// How often an unused lease is checked within its time limit. It ends at the check after these, for a listener may have
+/// gone only just before the first.
 pub const LOOKS: u32 = 4;
-/// A lease is new for this long, in milliseconds.
+/// How long a lease is young, in milliseconds.
 const NEW_MILLIS: u64 = 5_000;
 
-/// What becomes of a lease whose time has come.
+/// What happens to a lease that is due for a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Due {
-    /// What changes now: in most cases the lease ends.
+    /// The change, if any; in most cases the lease ends.
     pub change: Option<Change>,
-    /// When it is looked at again, if it is and not because of the change.
+    /// When it is checked again, unless that follows from the change.
     pub again: Option<Limit>,
 }
 
@@ -38,11 +38,11 @@ pub struct Due {
 pub struct OwnerEnded {
     /// What ends now.
     pub ends: Vec<Change>,
-    /// Whether leases are left that live a moment longer: see [`Registry::owner_ended`].
+    /// Whether young leases are left: see [`Registry::owner_ended`].
     pub is_leaving: bool,
 }
 
-/// A claim that has come that far.
+/// The change that marks how a claim was used.
 fn claim(lease: &Lease, used: Use) -> Change {
     Change::Claim { lease: Arc::new(Lease { used, ..lease.clone() }) }
 }
@@ -59,7 +59,7 @@ pub fn spare_listened(changes: Vec<Change>, is_listened: impl Fn(&Lease) -> bool
 }
 
 impl Registry {
-    /// The time has come that a lease was to be looked at.
+    /// A lease is due for a check.
     pub fn lease_due(
         &mut self,
         lease_id: LeaseId,
@@ -95,8 +95,8 @@ impl Registry {
 
     /// An owner has ended, and with it its leases and the instances that it was.
     ///
-    /// A command may start its server in the background and end at once. So a lease that is new and that nothing listens on
-    /// yet is left, and the owner counts as leaving. When it is asked about again, all that is left ends.
+    /// A command may start its server in the background and exit at once. So a young lease that nothing listens on yet is
+    /// left for the moment, and the owner counts as leaving. At the next call for it, everything that is left ends.
     pub fn owner_ended(
         &mut self,
         owner: &Owner,
@@ -123,14 +123,14 @@ impl Registry {
         OwnerEnded { ends, is_leaving }
     }
 
-    /// Owners that are leaving with a lease that is meant.
+    /// Leaving owners with a matching lease.
     pub fn leaving(&self, is_meant: impl Fn(&Lease) -> bool) -> Vec<Owner> {
         let has_one = |owner: &&Owner| self.owned_by(owner).iter().any(|lease| is_meant(lease));
         self.leaving.iter().filter(has_one).cloned().collect()
     }
 
-    /// Owners that are leaving with a lease that would keep this request from the port that it asks for or had before: the
-    /// same command, started again, is not to get another one.
+    /// Leaving owners with a lease on the port that this request asks for or had before: the same command, started again,
+    /// must get the same port.
     pub fn leaving_in_the_way_of(&self, request: &AllocateRequest) -> Vec<Owner> {
         let is_single = self.is_singleton(&request.service_type);
         let is_particular = is_single || request.port.is_some() || request.project_path.is_some();
@@ -146,20 +146,20 @@ impl Registry {
         })
     }
 
-    /// All that an owner still has ends now.
+    /// Ends everything that an owner still has.
     pub fn leaves_now(&mut self, owner: &Owner) -> Vec<Change> {
         self.leaving.remove(owner);
         self.ends_with_owner(owner)
     }
 
-    /// Orphans that nobody listens on any more end.
+    /// Ends the orphans that nobody listens on any longer.
     pub fn orphans_end(&self, which: impl Fn(&Lease) -> bool) -> Vec<Change> {
         let mut orphans = self.orphans();
         orphans.retain(|lease| which(lease));
         orphans.into_iter().map(|lease| Change::end(lease, EndReason::ListenerGone)).collect()
     }
 
-    /// The time limit of a lease, or of one who shares it, begins again. The second is the lease as that one sees it.
+    /// Restarts the time limit of a lease, or of one of its holders. The second value is the lease as that holder sees it.
     ///
     /// # Errors
     ///
@@ -175,9 +175,9 @@ impl Registry {
         Ok((Change::Renew { lease: Arc::new(lease) }, seen))
     }
 
-    /// A lease is released, or the share of one who shares it. If the last of those lets go of a service that runs on, whoever
-    /// asks for it is to find it. Of a claim that a server uses, only the part of those who have asked for it is released. The
-    /// second is the lease as it was.
+    /// Releases a lease, or the share of one of its holders. If the last holder of a singleton releases it while its server
+    /// runs on, the lease becomes an orphan, so that others still find it. Of a claim that a server uses, only the part of
+    /// those who asked for it is released. The second value is the lease as it was.
     ///
     /// # Errors
     ///
@@ -202,7 +202,7 @@ impl Registry {
         Ok((change, Arc::clone(lease)))
     }
 
-    /// What is meant ends.
+    /// Ends the matching leases.
     pub fn release_matching(&self, filter: &Filter, reason: EndReason) -> Vec<Change> {
         self.list(filter).into_iter().map(|lease| Change::end(lease, reason)).collect()
     }
@@ -232,7 +232,7 @@ impl Registry {
         Ok(leases)
     }
 
-    /// What is meant is not remembered any more.
+    /// Forgets the matching remembered ports.
     pub fn forget_matching(&self, filter: &Filter) -> Vec<Change> {
         let remembered = self.memory.iter();
         let meant = remembered
@@ -242,8 +242,8 @@ impl Registry {
             .collect()
     }
 
-    /// What nobody was told of is taken back, as far as it is still there: somebody may have released it meanwhile, or share
-    /// it. Who got no answer may have asked again and got one; that stays.
+    /// Takes back grants whose answers were not delivered, as far as they still exist: they may have been released or shared
+    /// meanwhile. A grant that was requested again and answered stays.
     pub fn take_back(&self, shares: &[Share], reason: EndReason) -> Vec<Change> {
         let is_unheard = |name| !self.repeated.contains(&name);
         let unheard = shares.iter().filter(|share| share.name.is_none_or(is_unheard));

@@ -1,4 +1,4 @@
-//! Granting: what a request gets, and what is to be changed for it.
+//! Granting: what a request gets, and the changes that it takes.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     time::{Moment, Timestamp},
 };
 
-/// What to say where nothing keeps the port.
+/// The note where the port cannot be guarded.
 const UDP_IS_NOT_HELD: &str = "the port is not held: another program can take it until yours binds it (`styxy exec` hands over the bound socket)";
 
 /// What a request gets, before anything is changed.
@@ -29,54 +29,54 @@ pub struct Decision {
     pub request: AllocateRequest,
     /// How the port is kept.
     pub hold: Hold,
-    /// What the caller should know of that.
+    /// A note for the caller about that.
     pub note: Option<String>,
-    /// Whether the service runs once.
+    /// Whether the service is a singleton.
     pub is_single: bool,
-    /// Which of the service's leases at one time it becomes; 0 if nothing is remembered of it.
+    /// The slot of the service; 0 if nothing is remembered.
     pub slot: u16,
-    /// Whether it can be asked for again.
+    /// Whether it is a claim.
     pub is_claim: bool,
 }
 
-/// What can be done for a grant.
+/// The means at hand for a grant.
 #[derive(Clone, Copy, Debug)]
 pub struct Means {
-    /// Whether a type that has appeared by itself can get a further range.
+    /// Whether an automatic type can get another range.
     pub can_grow: bool,
     /// Whether the bound socket is handed over.
     pub hand_over: bool,
-    /// How many guards there are, and how many there may be at the most.
+    /// The number of guards, and its limit.
     pub guards: (usize, usize),
 }
 
 /// The moment of a grant, by both clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
-    /// What time limits go by.
+    /// The monotonic clock, for time limits.
     pub now: Moment,
-    /// What people read.
+    /// The wall clock, for people.
     pub wall: Timestamp,
 }
 
-/// A lease that was there already, as it is given to one caller more.
+/// An existing lease, with one holder more.
 #[derive(Clone, Debug)]
 pub struct Shared {
-    /// What is to be changed.
+    /// The change to make.
     pub change: Change,
-    /// The lease as the caller is to see it.
+    /// The lease as the caller sees it.
     pub seen: Lease,
-    /// The name of the caller's share, if anything would end it.
+    /// The id of the caller's share, if anything ends that.
     pub holder: Option<HolderId>,
-    /// The name that the caller has given it.
+    /// The id that the caller chose for it.
     pub name: Option<HolderId>,
-    /// Whether the caller has it since this request, and did not before.
+    /// Whether the caller became a holder by this request.
     pub is_new: bool,
-    /// Whether it was asked for once more by its name: when the change is made, see [`Registry::note_repeated`].
+    /// Whether the request was repeated with the same id; once the change is made, call [`Registry::note_repeated`].
     pub is_repeated: bool,
 }
 
-/// What was granted already to a request that comes again.
+/// What a repeated request was granted the first time.
 #[derive(Clone, Debug)]
 pub struct Before {
     /// The lease; of a block, the first.
@@ -87,14 +87,14 @@ pub struct Before {
     pub is_single: bool,
 }
 
-/// A lease, or what one of those who share it have of it.
+/// A lease, or one holder's share of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
     /// The lease.
     pub lease_id: LeaseId,
-    /// Who shares it, if it can be shared.
+    /// The holder, if it can be shared.
     pub holder: Option<HolderId>,
-    /// The name that the caller has given it, by which it may be asked for again.
+    /// The id that the caller chose, by which it may be requested again.
     pub name: Option<HolderId>,
 }
 
@@ -150,21 +150,21 @@ impl Registry {
         let (hold, note) = hold(&request, service_type, means);
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
         let (slot, program) = match (&choice, self.slot(&request), &request.project_path) {
-            // It takes the place of that claim.
+            // It replaces that claim.
             (Choice::Moved(claim, _), ..) => (claim.slot, claim.program.clone()),
             (_, Some(slot), _) => (slot.number, slot.program().cloned()),
             (_, None, Some(_)) => (0, None),
-            // Nothing is remembered without a project, and there is nothing to tell apart.
+            // Without a project nothing is remembered, and there are no slots.
             (_, None, None) => (1, None),
         };
-        // Who only asks is about to start what was started before.
+        // A claim is most likely for the program that ran last.
         request.program = request.program.or(program.filter(|_| request.claim));
-        // It must be known by its slot.
+        // Claims are found by their slots.
         let is_claim = slot > 0 && is_for_claim(&request, service_type);
         Ok(Some(Decision { choice, request, hold, note, is_single, slot, is_claim }))
     }
 
-    /// Whether the name that a request gives to what it will be granted is free, or is that of a share of this lease.
+    /// Checks that the id that a request chose is free, or belongs to a share of this lease.
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl Registry {
         }
     }
 
-    /// What a request was granted already whose answer was lost, most likely with a service before this one.
+    /// What this request was granted before, if its answer was lost, as when the service was killed.
     ///
     /// # Errors
     ///
@@ -196,7 +196,7 @@ impl Registry {
         let mut others = self.leases_of_block(lease.lease_id);
         others.retain(|other| other.lease_id != lease.lease_id);
         let is_other_request = lease.service_type != request.service_type
-            // Without one, it was that of the type.
+            // Without one, the type's default applied.
             || request.protocol.is_some_and(|protocol| protocol != lease.protocol)
             || others.len() + 1 != usize::from(request.count)
             || request.port.is_some_and(|port| request.strict && port != lease.port);
@@ -205,7 +205,7 @@ impl Registry {
         }
         let first = HolderId::first_of(lease.lease_id);
         if lease.holder_ids().next().is_some() && lease.holder_ids().all(|id| id != first) {
-            // Only others hold it by now.
+            // By now only others hold it.
             return Ok(None);
         }
         self.note_repeated(lease.lease_id.into());
@@ -223,8 +223,7 @@ impl Registry {
         lease.block_id.map_or_else(|| vec![Arc::clone(lease)], |id| self.leases_of_block(id))
     }
 
-    /// Gives a caller the lease that is there, and makes the caller one of those who hold it. `id` is the name of the share
-    /// of a caller that gives it none.
+    /// Adds the caller to the holders of an existing lease. `id` names the share of a caller that chose no id.
     ///
     /// # Errors
     ///
@@ -254,12 +253,12 @@ impl Registry {
         } else {
             shared(lease, caller)?
         };
-        // Asked once more, because the answer was lost, it is the same one.
+        // Repeated because the answer was lost, it is the same share.
         let is_repeated = name.is_some_and(|name| lease.holder_ids().any(|id| id == name));
         let part = shared.holders().find(|part| part.id == holder).filter(|_| lease.claim);
         let (owner, ttl) = match part {
             Some(Holder { owner, ttl, .. }) => (owner, ttl),
-            // The owner of an orphan holds nothing any more, and the time limit is the caller's own.
+            // The owner of an orphan is gone, and the time limit is the caller's own.
             None if lease.orphaned => (Owner::None, request.ttl),
             None => (shared.owner.clone(), request.ttl),
         };
@@ -269,15 +268,15 @@ impl Registry {
         Ok(Shared { change, seen, holder, name, is_new, is_repeated })
     }
 
-    /// Notes that what has this name was asked for once more, and is about to be answered: if the first answer was lost, it
-    /// is not taken back.
+    /// Records that the share with this id was requested again and is about to be answered: if the first answer was lost,
+    /// it is not taken back.
     pub fn note_repeated(&mut self, name: HolderId) {
         self.repeated.insert(name);
     }
 }
 
-/// The name that a caller gives to its share of a lease. Who was the first and comes back must not be called like the
-/// lease, which others hold, too.
+/// The id that a caller chose for its share of a lease. The first holder's share must not have the id of the lease,
+/// which others hold, too.
 pub fn name_of_share(lease: &Lease, request: &AllocateRequest) -> Option<HolderId> {
     request.lease_id.map(|id| match id {
         id if id == lease.lease_id => HolderId::first_of(id),
@@ -285,7 +284,7 @@ pub fn name_of_share(lease: &Lease, request: &AllocateRequest) -> Option<HolderI
     })
 }
 
-/// The leases of a grant, from this port on. `id` makes their names, but for the first if the request has given it one.
+/// The leases of a grant, from this port on. `id` makes their ids, except for the first if the request chose one.
 pub fn new_leases(
     decision: &Decision,
     first: Port,
@@ -327,7 +326,7 @@ pub fn new_leases(
     leases.collect()
 }
 
-/// How the ports of a request are kept, and what to say of it.
+/// How the ports of a request are kept, and a note about it.
 fn hold(
     request: &AllocateRequest,
     service_type: &ServiceType,
@@ -337,7 +336,7 @@ fn hold(
         return (Hold::Socket, None);
     }
     let wanted = request.hold.unwrap_or(service_type.hold);
-    // UDP has no socket that is bound and lets another in.
+    // UDP has no way to hold a port and let a server bind it, too.
     let note = match request.protocol() {
         Protocol::Tcp => None,
         Protocol::Udp => Some(UDP_IS_NOT_HELD.to_owned()),
@@ -353,7 +352,7 @@ fn hold(
     (Hold::Guard, note)
 }
 
-/// One name is that of one lease, or of one who shares a lease.
+/// An id is that of one lease, or of one share.
 fn name_is_taken(lease: &Lease) -> Error {
     let Lease { port, protocol, service_type, .. } = lease;
     Error::invalid(format!(

@@ -11,16 +11,16 @@ use crate::{
     time::Moment,
 };
 
-/// The most callers that share a singleton.
+/// The maximum number of holders of one lease.
 const MOST_HOLDERS: usize = 1_000;
 
 impl Registry {
-    /// What happens when an owner has ended: its leases end, and the instances that it was, with theirs.
+    /// The changes when an owner is gone: its leases end, and its instances with theirs.
     pub fn ends_with_owner(&self, owner: &Owner) -> Vec<Change> {
         self.ends(Some(owner), &self.instances_of(owner), "its process ended")
     }
 
-    /// What happens when an instance is gone: the leases that were granted in its name end.
+    /// The changes when an instance is gone: the leases that were granted in its name end.
     pub fn ends_with_instance(&self, instance_id: &InstanceId, reason: &str) -> Vec<Change> {
         let instance = self.instance(instance_id).map(Arc::clone);
         self.ends(None, &instance.into_iter().collect::<Vec<_>>(), reason)
@@ -32,7 +32,7 @@ impl Registry {
         instances: &[Arc<Instance>],
         reason: &str,
     ) -> Vec<Change> {
-        // Of all that go, none is to stay because another's turn came first.
+        // The result must not depend on the order in which holders leave.
         let gone = |holder: &Holder| {
             let is_its = |instance: &Arc<Instance>| {
                 holder.instance_id.as_ref() == Some(&instance.instance_id)
@@ -58,7 +58,7 @@ impl Registry {
     }
 }
 
-/// What becomes of a lease when some of those who hold it are gone: the others hold it, or it ends.
+/// The change when some holders of a lease are gone: the others keep it, or it ends.
 pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
     match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
         Some(rest) => Change::Leave { lease: Arc::new(rest), reason },
@@ -66,13 +66,13 @@ pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReas
     }
 }
 
-/// What becomes of a lease when one who shares it lets it go; without a name, everybody does.
+/// The change when a holder releases its share; without an id, all holders do.
 pub fn let_go(lease: &Arc<Lease>, holder: Option<HolderId>, reason: EndReason) -> Change {
     leave(lease, |held| holder.is_none() || held.id == holder, reason)
 }
 
-/// The lease with one who shares it more, and the name of that one. A caller that asks again keeps its name, and one that
-/// nothing would end only asks and gets none.
+/// The lease with one holder more, and that holder's id. A caller that asks again keeps its id, and one whose share nothing
+/// would end becomes no holder.
 ///
 /// # Errors
 ///
@@ -102,8 +102,8 @@ pub fn shared(lease: &Lease, mut caller: Holder) -> Result<(Lease, Option<Holder
     Ok((Lease { orphaned: false, ..shared }, id))
 }
 
-/// The lease with a time limit that begins now: that of one who shares it, or without a name of the only one who has a time
-/// limit. Without `ttl`, in seconds, it is as long as before. The second is the lease as that one sees it.
+/// The lease with a restarted time limit: that of this holder, or without an id of the only holder that has one. Without
+/// `ttl`, in seconds, it is as long as before. The second value is the lease as that holder sees it.
 ///
 /// # Errors
 ///
@@ -119,7 +119,7 @@ pub fn renewed(
         let message = format!("ttl must be a whole number of seconds from 1 to {LONGEST_TTL}");
         return Err(Error::invalid(message));
     }
-    // An orphan lives by its time limit from now on: the owner that it had is gone.
+    // The owner of an orphan is gone, so from now on only the time limit counts.
     let mut holders: Vec<_> = lease
         .holders()
         .map(|holder| if lease.orphaned { Holder { owner: Owner::None, ..holder } } else { holder })

@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Registry {
-    /// The lease of a service: of several at one time the claim, for that is what was written down, else the first.
+    /// The lease of a service: of several the claim, because that is what is written down somewhere, else the first.
     ///
     /// # Errors
     ///
@@ -22,7 +22,7 @@ impl Registry {
             service_name: wanted.service_name.clone(),
             ..Filter::default()
         });
-        // Of a block, the first port is the one that has a name.
+        // A block is found by its first port.
         leases.retain(|lease| lease.block_id.is_none_or(|first| first == lease.lease_id));
         let is_of_package = |lease: &Lease| lease.package_path == wanted.package_path;
         if wanted.strict {
@@ -46,7 +46,7 @@ impl Registry {
     }
 }
 
-/// Keeps those that are preferred, if there are any.
+/// Keeps only the preferred ones, if there are any.
 fn prefer(leases: &mut Vec<Arc<Lease>>, is_preferred: impl Fn(&Lease) -> bool) {
     if leases.iter().any(|lease| is_preferred(lease)) {
         leases.retain(|lease| is_preferred(lease));

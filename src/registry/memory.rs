@@ -14,19 +14,19 @@ use crate::{
     service_type::ServiceTypeName,
 };
 
-/// A remembered port. Both numbers are those of changes.
+/// A remembered port. Ages are numbers of changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
     /// The port.
     pub port: Port,
-    /// When it, or its substitute, was granted last.
+    /// When it or its substitute was last granted.
     pub age: u64,
-    /// Since when it has been this port.
+    /// Since when the port has been the same.
     pub since: u64,
-    /// What was granted instead of it, since it was granted last.
+    /// The port that was granted instead, since this one was last granted.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub substitute: Option<Substitute>,
-    /// What was started last on it, if that told its name; nothing else of the same service gets this slot.
+    /// The program that was last started on it, if known; no other program of the service gets this slot.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<ServiceName>,
 }
@@ -36,24 +36,24 @@ pub struct Remembered {
 pub struct Substitute {
     /// The port.
     pub port: Port,
-    /// The last day on which there was one, counted from 1970-01-01 (UTC).
+    /// The last day with a substitute, counted from 1970-01-01 (UTC).
     pub day: u64,
-    /// On how many different days there was one.
+    /// The number of different days with a substitute.
     pub days: u32,
 }
 
 impl Remembered {
-    /// As it was granted by the change of that number.
+    /// A port that was granted by the change with this number.
     pub fn new(port: Port, age: u64) -> Self {
         Self { port, age, since: age, substitute: None, program: None }
     }
 
-    /// It, and what is tried first when it cannot be had.
+    /// The port, and the substitute that is tried next.
     pub fn ports(&self) -> impl Iterator<Item = Port> + use<> {
         std::iter::once(self.port).chain(self.substitute.map(|substitute| substitute.port))
     }
 
-    /// The same when another port is granted instead of it on that day.
+    /// The same after another port was granted instead on that day.
     #[must_use]
     pub fn substituted(&self, port: Port, day: u64, age: u64) -> Self {
         let days = match &self.substitute {
@@ -65,14 +65,14 @@ impl Remembered {
     }
 }
 
-/// So many ports may be remembered of a project, however few of all may be.
+/// The share of a project is never smaller than this.
 const LEAST_SHARE: usize = 100;
 
 /// Keys by their age, the oldest first.
 type Aged = BTreeSet<(u64, Arc<MemoryKey>)>;
 
-/// The remembered ports. Ages are counted in numbers of changes: a lower one is older. What one change brought from
-/// another registry is of one age.
+/// The remembered ports. An age is the number of a change: lower is older. Everything that one change took over from
+/// another registry has the same age.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     by_key: HashMap<Arc<MemoryKey>, Remembered>,
@@ -85,20 +85,20 @@ pub struct Memory {
     both: PortSet,
 }
 
-/// The highest age of each port for each protocol, zero for none: looked up for a whole range at once.
+/// The highest age of each port for each protocol, zero for none. A whole range is looked up at once.
 #[derive(Clone, Debug)]
 struct Newest(Vec<[u64; 3]>);
 
 impl Default for Newest {
     fn default() -> Self {
-        // Memory that was never written to takes no room.
+        // Pages that were never written to take no memory.
         Self(vec![[0; 3]; 65_536])
     }
 }
 
 impl Memory {
-    /// Remembers the port for that key instead of the one that it had, and forgets the oldest
-    /// beyond `most`.
+    /// Remembers the port for that key instead of its previous one, and forgets the oldest keys beyond
+    /// `most`.
     pub(super) fn remember(
         &mut self,
         key: MemoryKey,
@@ -113,8 +113,7 @@ impl Memory {
         self.restore(key, Remembered { since, program, ..Remembered::new(port, age) }, most);
     }
 
-    /// Remembers that another port was granted to that key than the one that it has. What has been forgotten
-    /// meanwhile has this one.
+    /// Remembers a substitute for the port of that key. A key that has been forgotten meanwhile gets it as its port.
     pub(super) fn substitute(
         &mut self,
         key: MemoryKey,
@@ -134,14 +133,14 @@ impl Memory {
         }
     }
 
-    /// Remembers what was started on the port of that key.
+    /// Remembers the program that was started on the port of that key.
     pub(super) fn mark(&mut self, key: &MemoryKey, program: &ServiceName) {
         if let Some(known) = self.by_key.get_mut(key) {
             known.program = Some(program.clone());
         }
     }
 
-    /// Remembers what was remembered, and forgets the oldest beyond `most`, and the oldest of that project beyond its share.
+    /// Restores an entry, and forgets the oldest keys beyond `most` and beyond the project's share.
     pub(super) fn restore(&mut self, key: MemoryKey, remembered: Remembered, most: usize) {
         let project = key.project_path.clone();
         self.set_to(key, remembered);
@@ -154,16 +153,16 @@ impl Memory {
         }
     }
 
-    /// The oldest of a project that has more than its share, a quarter of what may be remembered: one that makes up names would
-    /// have all others forgotten.
+    /// The oldest key of a project that exceeds its share, a quarter of all: a project that makes up names must not push
+    /// out everybody else.
     fn beyond_share(&self, project: &ProjectPath, most: usize) -> Option<Arc<MemoryKey>> {
         let keys = self.of_project.get(project)?;
         let oldest = keys.first().filter(|_| keys.len() > (most / 4).max(LEAST_SHARE));
         oldest.map(|(_, key)| Arc::clone(key))
     }
 
-    /// Takes back that a port was remembered for that key; `before` is what was remembered then. What has
-    /// been remembered since stays.
+    /// Undoes that a port was remembered for that key; `before` is the entry before that. An entry that was
+    /// made since stays.
     pub(super) fn take_back(&mut self, key: &MemoryKey, port: Port, before: Option<Remembered>) {
         if self.get(key).is_some_and(|known| known.ports().any(|known| known == port)) {
             match before {
@@ -215,7 +214,7 @@ impl Memory {
         }
     }
 
-    /// Forgets everything of that type: its ranges may be another's soon.
+    /// Forgets everything of that type: its ranges may soon belong to another.
     pub(super) fn forget_type(&mut self, service_type: &ServiceTypeName) {
         let keys = self.by_key.keys().filter(|key| key.service_type == *service_type);
         let keys: Vec<_> = keys.map(Arc::clone).collect();
@@ -227,7 +226,7 @@ impl Memory {
         self.by_key.get(key)
     }
 
-    /// Those of 64 ports that anybody remembers, for a protocol that has a part in common.
+    /// A word of the bitmap of remembered ports, for any part of the protocol.
     pub(super) fn word(&self, protocol: Protocol, index: usize) -> u64 {
         let [tcp, udp, both] = [&self.tcp, &self.udp, &self.both].map(|set| set.word(index));
         match protocol {
@@ -242,7 +241,7 @@ impl Memory {
         self.word(protocol, usize::from(port.get()) / 64) >> (port.get() % 64) & 1 == 1
     }
 
-    /// When somebody who remembers the port had it last.
+    /// The age of the newest entry for that port.
     pub(super) fn age(&self, protocol: Protocol, port: Port) -> u64 {
         let [tcp, udp, both] = self.newest.0[usize::from(port.get())];
         match protocol {

@@ -1,4 +1,4 @@
-//! Two registries of one user become one.
+//! Merging two registries of one user.
 //!
 //! Versions before 2.0 could have two: the unit's and a private service's. So can a machine whose systemd has become
 //! another one, which keeps a unit's state in another folder. [`merge`] decides what becomes of the leases of both; what it
@@ -15,12 +15,12 @@ use crate::{
     port::Port,
 };
 
-/// How firmly a lease has its port, in ascending order.
+/// How strong a lease's hold on its port is, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grip {
-    /// Nothing keeps the port for it.
+    /// Nothing holds the port for it.
     None,
-    /// The service has its guard in hand.
+    /// The service has its guard.
     Guarded,
     /// Something listens on the port, and it may be for this lease.
     MayListen,
@@ -31,21 +31,21 @@ pub enum Grip {
 /// Another registry of the same user.
 #[derive(Clone, Copy, Debug)]
 pub struct Other<'a> {
-    /// The name of its state.
+    /// The id of its state.
     pub state_id: &'a str,
-    /// What it has.
+    /// Its contents.
     pub registry: &'a Registry,
     /// Whether its leases are void, because they are of another boot.
     pub is_void: bool,
 }
 
-/// The changes by which `ours` takes over what the other registry has. A port that is leased in both goes to the lease with
-/// the firmer grip on it, else to ours.
+/// The changes by which `ours` takes over the other registry. A port that is leased in both goes to the lease with the
+/// stronger hold, else to ours.
 pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -> Vec<Change> {
     let theirs = other.registry;
     let mut changes = Vec::new();
     let mut taken = Merge { state_id: Some(other.state_id.to_owned()), ..Merge::default() };
-    // Those of ours that have given way.
+    // Those of ours that lost their port.
     let mut gone = HashSet::new();
     let mut leases: Vec<_> = theirs.iter().collect();
     leases.sort_unstable_by_key(|lease| (lease.port, lease.protocol));
@@ -80,7 +80,7 @@ pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -
     changes
 }
 
-/// What is remembered there and not here, the oldest first: as much as there is room for.
+/// Remembered ports that only the other registry has, the oldest first, as many as there is room for.
 pub fn unknown(ours: &Registry, theirs: &Registry) -> Vec<(MemoryKey, Port)> {
     let unknown = theirs.memory().iter().filter(|(key, ..)| ours.memory().get(key).is_none());
     let mut unknown: Vec<_> = unknown.map(|(key, known)| ((**key).clone(), known.port)).collect();

@@ -2,17 +2,17 @@
 //! says of a port comes in as a function; [`Registry::apply`] is the one way to change anything.
 //!
 //! - `choose`: which port a request gets
-//! - [`claims`]: leases that are given again to whoever asks for the same
-//! - [`granting`]: what is to be changed for it
-//! - [`ending`]: what comes to its end, and [`holders`]: who holds what
-//! - [`effects`]: what follows from a change
-//! - `fairness`: how much one asker may have
+//! - [`claims`]: leases that are answered again to whoever asks for the same service
+//! - [`granting`]: the changes of a grant
+//! - [`ending`]: how leases end, and [`holders`]: who holds them
+//! - [`effects`]: the effects of a change
+//! - `fairness`: limits for each instance and project
 //! - `memory`: which project had which port last
-//! - `lookup`: which lease a service of a project has
-//! - [`merge`]: two registries of one user become one
-//! - [`obligations`]: what the service has to do for a lease
-//! - [`appearing`]: types that appear by themselves, and [`placement`]: where their ranges go
-//! - `slots`: which of a service's leases has which remembered port
+//! - `lookup`: finding the lease of a service
+//! - [`merge`]: merging two registries of one user
+//! - [`obligations`]: what a live lease needs: owners watched, a deadline, a guard
+//! - [`appearing`]: automatic service types, and [`placement`]: where their ranges go
+//! - `slots`: which of a service's concurrent leases has which remembered port
 //! - `port_set`: sets of ports as bitmaps
 //! - `audited`: the configuration as it was last logged
 
@@ -61,7 +61,7 @@ use crate::{
     time::Timestamp,
 };
 
-/// What the registry decides by; it comes from the configuration.
+/// The rules of the registry; they come from the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// The service types.
@@ -72,23 +72,23 @@ pub struct Rules {
     pub auto: AutoAllocation,
     /// Ports that are never granted.
     pub excluded: PortSet,
-    /// The most leases at once.
+    /// The maximum number of live leases.
     pub max_leases: usize,
-    /// The most leases of one instance at once.
+    /// The maximum number of live leases of one instance.
     pub max_per_instance: usize,
-    /// The most leases of one project at once.
+    /// The maximum number of live leases of one project.
     pub max_per_project: usize,
-    /// How much of a type's ports one instance may have, in percent.
+    /// The share of a type's ports that one instance may have, in percent.
     pub percent_per_instance: usize,
-    /// How much of a type's ports one project may have, in percent.
+    /// The share of a type's ports that one project may have, in percent.
     pub percent_per_project: usize,
-    /// The most remembered ports.
+    /// The maximum number of remembered ports.
     pub max_remembered: usize,
 }
 
 #[cfg(test)]
 impl Rules {
-    /// These types, at most ten of everything, and nothing that appears by itself.
+    /// These types, at most ten of everything, and no automatic types.
     fn of(types: ServiceTypes) -> Self {
         Self {
             types,
@@ -120,29 +120,29 @@ pub struct Registry {
     claims: HashMap<MemoryKey, BTreeSet<(u16, LeaseId)>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
-    /// Which lease is shared by whom.
+    /// The leases of each owner.
     holders: HashMap<HolderId, LeaseId>,
     instances: HashMap<InstanceId, Arc<Instance>>,
-    /// Which instances live by which owner.
+    /// The instances of each owner.
     announced: HashMap<Owner, BTreeSet<InstanceId>>,
     shares: Shares,
-    /// How many claims nobody has used for long.
+    /// The number of idle claims.
     idle: usize,
     memory: Memory,
     audited_config: AuditedConfig,
-    /// Leases of another registry that have ended while it was being merged with this one.
+    /// Leases of another registry that ended while it was being merged into this one.
     ended_elsewhere: HashSet<LeaseId>,
-    /// Ports that were in use a moment ago, and are tried last.
+    /// Ports that were recently found in use, and are tried last.
     in_use: PortSet,
-    /// Live leases and shares that were asked for again, by the names that their callers have given them.
+    /// Live leases and shares that were requested again, by the ids that their callers chose.
     repeated: HashSet<HolderId>,
-    /// How often in a row leases that only end when they go unused were found without a listener.
+    /// How often in a row each lease that ends when unused was found without a listener.
     unlistened: HashMap<LeaseId, u32>,
-    /// Owners that have ended, and whose new leases live a moment longer.
+    /// Owners that are gone, and whose young leases get a grace period.
     leaving: HashSet<Owner>,
 }
 
-/// What there is one of.
+/// The key of a singleton.
 type Singleton = (ServiceTypeName, Option<SingletonKey>);
 
 /// The leased ports of one protocol.
@@ -185,7 +185,7 @@ impl Registry {
         &self.rules
     }
 
-    /// Puts other rules in force. Leases that they would not allow stay until they end.
+    /// Applies new rules. Leases that they would not allow stay until they end.
     pub fn set_rules(&mut self, rules: Rules) {
         self.avoided = avoided(&rules);
         let same = single(&self.rules).eq(single(&rules));
@@ -193,13 +193,13 @@ impl Registry {
         if same {
             return;
         }
-        // A type runs once from now on, or no longer.
+        // A type may have become single, or no longer be.
         self.singletons.clear();
         let leases: Vec<_> = self.leases.values().map(Arc::clone).collect();
         leases.iter().for_each(|lease| self.note_singleton(lease));
     }
 
-    /// Notes which ports were in use a moment ago. Their only effect is to be tried last in a range.
+    /// Sets the ports that were recently found in use. They are tried last in a range, and nothing else.
     pub fn set_in_use(&mut self, in_use: PortSet) {
         self.in_use = in_use;
     }
@@ -278,12 +278,12 @@ impl Registry {
         self.tcp.leases.reserve(leases);
     }
 
-    /// How many leases keep the service running: all but claims that nobody has used for long.
+    /// How many leases keep the service running: all but idle claims.
     pub fn running_for(&self) -> usize {
         self.leases.len() - self.idle
     }
 
-    /// Takes a lease as it is, from a snapshot.
+    /// Restores a lease from a snapshot.
     pub fn insert(&mut self, lease: Arc<Lease>) {
         for protocol in lease.protocol.parts() {
             let leased = self.leased_mut(*protocol);
@@ -307,7 +307,7 @@ impl Registry {
         self.leases.insert(lease.lease_id, lease);
     }
 
-    /// Takes an instance as it is, from a snapshot.
+    /// Restores an instance from a snapshot.
     pub fn insert_instance(&mut self, instance: Arc<Instance>) {
         self.remove_instance(&instance.instance_id);
         if !instance.owner.is_none() {
@@ -328,7 +328,7 @@ impl Registry {
         }
     }
 
-    /// Puts a lease in the place of what it was before.
+    /// Replaces a lease by its new version.
     fn replace(&mut self, lease: &Arc<Lease>) {
         if self.leases.contains_key(&lease.lease_id) {
             self.remove(lease);
@@ -336,7 +336,7 @@ impl Registry {
         }
     }
 
-    /// Takes a remembered port as it is, from a snapshot.
+    /// Restores a remembered port from a snapshot.
     pub fn remember(&mut self, key: MemoryKey, remembered: Remembered) {
         self.memory.restore(key, remembered, self.rules.max_remembered);
     }
@@ -392,7 +392,7 @@ impl Registry {
         }
     }
 
-    /// The lease of what there is one of.
+    /// The lease of a singleton.
     fn singleton(
         &self,
         service_type: &ServiceTypeName,
@@ -410,7 +410,7 @@ impl Registry {
         })
     }
 
-    /// The lease of that name, or the one that is shared by somebody of that name.
+    /// The lease with this id, or the one that a holder with this id shares.
     ///
     /// # Errors
     ///
@@ -423,13 +423,13 @@ impl Registry {
         }
     }
 
-    /// The lease of that port in any of the protocols that are meant.
+    /// The lease of that port in any part of the protocol.
     pub fn at(&self, port: Port, protocol: Protocol) -> Option<&Arc<Lease>> {
         let mut ids = protocol.parts().iter().map(|part| self.leased(*part).leases.get(&port));
         self.leases.get(ids.find_map(|id| id)?)
     }
 
-    /// The leases that live by that owner.
+    /// The leases of that owner.
     pub fn owned_by(&self, owner: &Owner) -> Vec<Arc<Lease>> {
         let ids = self.owned.get(owner).into_iter().flatten();
         ids.filter_map(|id| self.leases.get(id)).map(Arc::clone).collect()
@@ -441,7 +441,7 @@ impl Registry {
         names.filter_map(|name| self.instances.get(name)).map(Arc::clone).collect()
     }
 
-    /// Whether a lease or an instance lives by that owner.
+    /// Whether a lease or an instance depends on that owner.
     pub fn needs(&self, owner: &Owner) -> bool {
         self.owned.contains_key(owner) || self.announced.contains_key(owner)
     }
@@ -481,7 +481,7 @@ impl Registry {
         self.leases.values()
     }
 
-    /// The live leases that the filter means, by port.
+    /// The matching live leases, by port.
     pub fn list(&self, filter: &Filter) -> Vec<Arc<Lease>> {
         let one = filter.lease_id.map(|id| self.leases.get(&id));
         let mut leases: Vec<_> = match one {
@@ -530,7 +530,7 @@ impl Registry {
     }
 }
 
-/// The service that a claim is of: what its first slot is remembered for.
+/// The service of a claim: the memory key of its first slot.
 fn service_of(lease: &Lease) -> Option<MemoryKey> {
     let key = if lease.claim { lease.memory_key() } else { None };
     key.map(|key| MemoryKey { slot: 1, ..key })
@@ -540,7 +540,7 @@ fn is_idle(lease: &Lease) -> bool {
     lease.used == Use::Idle && lease.is_soft()
 }
 
-/// The types that have one lease for everybody, in order.
+/// The single types, in order.
 fn single(rules: &Rules) -> impl Iterator<Item = &ServiceTypeName> {
     let types = rules.types.0.iter();
     types.filter(|(_, t)| t.instance_behavior == InstanceBehavior::Single).map(|(name, _)| name)

@@ -1,4 +1,4 @@
-//! What the service has to do for a lease as long as it lives.
+//! What a live lease needs from the service.
 
 use std::collections::HashSet;
 
@@ -11,28 +11,28 @@ use crate::{
 /// The time that ends a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// The nearest time limit of those who hold it.
+    /// The earliest time limit of its holders.
     At(Moment),
-    /// Nothing else ends it, so it ends when its port has not been listened on for the configured time.
+    /// Nothing else ends it, so it ends when nothing has listened on its port for the configured time.
     Unused,
-    /// It is a claim that a server may be about to use; if none does, its port is guarded no longer.
+    /// It is a claim that a server may be about to use; after this time, it loses its guard.
     Claimed,
 }
 
-/// What the service has to do for a lease. It follows from the lease alone, so that a lease that is changed, one that is read
-/// from the state and one that is taken over from another service are treated alike.
+/// What a live lease needs from the service. It follows from the lease alone, so that a changed lease, one from the state
+/// and one from another service are treated alike.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Obligations<'a> {
-    /// The owners whose end is waited for. An orphan waits for the end of its listener instead.
+    /// The owners to watch. An orphan waits for the end of its listener instead.
     pub owners: HashSet<&'a Owner>,
     /// The time limit, if there is one.
     pub limit: Option<Limit>,
-    /// Whether a bound socket keeps the port.
+    /// Whether the port needs a guard.
     pub guard: bool,
 }
 
 impl<'a> Obligations<'a> {
-    /// What is to be done for this lease; for none, nothing.
+    /// Those of this lease; none without a lease.
     pub fn of(lease: Option<&'a Lease>) -> Self {
         let Some(lease) = lease else { return Self::default() };
         let guard = lease.hold_now() == Hold::Guard;

@@ -1,4 +1,4 @@
-//! Where a range goes that appears by itself.
+//! Where an automatic range goes.
 
 use super::{PortSet, port_set::select};
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     service_type::{ServiceType, ServiceTypeName, ServiceTypes},
 };
 
-/// What a place is looked for in.
+/// Where to look for a place.
 #[derive(Clone, Copy, Debug)]
 pub struct Ground<'a> {
     /// All service types, whose ranges are taken.
@@ -79,14 +79,14 @@ pub fn add(service_type: &mut ServiceType, new: PortRange) {
     service_type.more_ranges = ranges;
 }
 
-/// What keeps a range from a place, besides other ranges.
+/// What rules out a place, besides other ranges.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Limit {
     Gap,
     Excluded,
 }
 
-/// What is looked for.
+/// The range to place.
 struct Search<'a> {
     name: &'a ServiceTypeName,
     size: u16,
