@@ -1,5 +1,5 @@
-//! Files of the service's own: replacing one so that after any crash it is the old one or the new one, whole, and opening
-//! one that somebody may have put something else in the place of.
+//! The service's own files: replacing one atomically, so that after a crash it is the old or the new one, and opening one
+//! safely, whatever somebody has put in its place.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -10,8 +10,8 @@ use std::{
 
 use nix::libc::O_NONBLOCK;
 
-/// Puts these bytes in the place of the file, durably: written beside it, synced, renamed, and the folder
-/// synced (rename(2), fsync(2)).
+/// Replaces the file durably: a temporary file is written, synced and renamed, and the folder is synced
+/// (rename(2), fsync(2)).
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
     let partial = path.with_extension("tmp");
@@ -23,8 +23,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Opens a file to be read. In the place of a regular file nothing else is taken: a pipe would be waited for without end,
-/// and a device read without end.
+/// Opens a regular file for reading, and refuses anything else: opening a pipe could block for ever, and reading a device
+/// might never end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

@@ -1,5 +1,5 @@
-//! What the service is busy with: calls under way, open connections, live leases. It may end when
-//! there has been none of it for a while.
+//! Tracks calls in progress, open connections and live leases. The service may exit when there has been
+//! none of them for a while.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// Counts what is going on.
+/// Counts calls in progress, connections and leases.
 #[derive(Debug, Default)]
 pub struct IdleTracker(Arc<Counts>);
 
@@ -23,14 +23,14 @@ struct Counts {
     busy: AtomicUsize,
     observers: AtomicUsize,
     leases: AtomicUsize,
-    /// When there was something last.
+    /// The time of the last activity.
     last: Mutex<Instant>,
-    /// Nothing is under way any more, and no lease is live.
+    /// Notified when the last call has ended and no lease is live.
     quiet: Notify,
-    /// The idle time may be another.
+    /// Notified when the idle time may have changed.
     noted: Notify,
     changed: watch::Sender<()>,
-    /// An observer has left.
+    /// Notified when an observer has left.
     left: watch::Sender<()>,
     room_wanted: Notify,
 }
@@ -56,7 +56,7 @@ impl Counts {
         self.busy.load(Ordering::Relaxed) + self.leases.load(Ordering::Relaxed) > 0
     }
 
-    /// There was something.
+    /// Records activity.
     fn changed(&self) {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         if !self.is_busy() {
@@ -70,22 +70,22 @@ impl Counts {
     }
 }
 
-/// Something that is under way until this is dropped.
+/// A call in progress, until this is dropped.
 #[derive(Debug)]
 pub struct CallGuard(Arc<Counts>);
 
-/// Somebody who looks until this is dropped.
+/// An observer, until this is dropped.
 #[derive(Debug)]
 pub struct Observer(Arc<Counts>);
 
 impl IdleTracker {
-    /// Something begins.
+    /// Starts a call.
     pub fn busy(&self) -> CallGuard {
         self.0.busy.fetch_add(1, Ordering::Relaxed);
         CallGuard(Arc::clone(&self.0))
     }
 
-    /// Somebody looks: it is waited for at the end, and is no reason to live on.
+    /// Adds an observer: the service waits for it before it exits, but does not stay for it.
     pub fn observer(&self) -> Observer {
         self.0.observers.fetch_add(1, Ordering::Relaxed);
         Observer(Arc::clone(&self.0))
@@ -97,31 +97,31 @@ impl IdleTracker {
         self.0.changed();
     }
 
-    /// There was a change of something else that the service tells of.
+    /// Records a change of anything else that is announced.
     pub(crate) fn note(&self) {
         self.0.changed();
         self.0.noted.notify_one();
     }
 
-    /// Another service is to take the place of this one.
+    /// Asks this service to make room for another one.
     pub fn make_room(&self) {
         self.0.room_wanted.notify_one();
     }
 
-    /// Waits until another service is to take the place of this one.
+    /// Waits until this service is asked to make room for another one.
     pub async fn room_wanted(&self) {
         self.0.room_wanted.notified().await;
     }
 
-    /// To wait for the next change.
+    /// A receiver that is notified of changes.
     pub fn watch(&self) -> watch::Receiver<()> {
         self.0.changed.subscribe()
     }
 
-    /// Waits until nothing has been going on for that long; for ever if that is zero. The time is asked for again after
-    /// each [`note`](Self::note), because a reload may have changed it.
+    /// Waits until there has been no activity for that long; for ever if it is zero. The time is read again after each
+    /// [`note`](Self::note), because a reload may have changed it.
     ///
-    /// Calls that come and go do not wake it: a service that is asked all the time has better things to do.
+    /// Calls do not wake it, so that it costs a busy service nothing.
     pub async fn idle(&self, time: impl Fn() -> Duration) {
         loop {
             let time = time();
@@ -142,7 +142,7 @@ impl IdleTracker {
         }
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no call is in progress.
     pub async fn settled(&self) {
         let (mut changed, mut left) = (self.watch(), self.0.left.subscribe());
         let is_busy =

@@ -1,5 +1,5 @@
-//! Answers, looked at before they are used: what goes into a command line, into an environment or onto stdout has to
-//! be what it is said to be, whoever has sent it.
+//! Validates answers before they are used: what goes into a command line, an environment or stdout must be what it
+//! claims to be, whoever sent it.
 
 use serde_json::Value as Json;
 

@@ -14,7 +14,7 @@ use crate::{
     value::Fields,
 };
 
-/// How long a bus may take to let a client in, before it counts as none.
+/// How long connecting to a bus may take before it counts as absent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many leases are listed at once where a message cannot hold all of them.
@@ -34,7 +34,7 @@ impl Service {
         waiting.on("the session bus");
         let bus = connect().await?;
         waiting.on("the service over the session bus");
-        // One that runs without the bus is not there when the bus has it started: it would be waited for in vain.
+        // A service that runs without the bus never gets the name, so activation would wait in vain.
         if Self::running_on(bus.clone()).await.is_none() && http::is_served_without_a_bus().await {
             return Err(CallError::Unavailable(
                 "the service that runs is not on the session bus".to_owned(),
@@ -43,7 +43,7 @@ impl Service {
         Ok(Self { bus, name: NAME.to_owned() })
     }
 
-    /// Waits for an answer, but not for that of a unit that has failed or that nobody starts.
+    /// Waits for an answer, unless the unit has failed or nothing starts it.
     async fn unless_it_fails<T>(
         &self,
         answer: impl Future<Output = Result<T, CallError>>,

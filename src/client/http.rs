@@ -16,7 +16,7 @@ use crate::{
     value::{Fields, Value},
 };
 
-/// An answer that is longer than this is none of the service's.
+/// A longer answer is not from the service.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
 /// Asks the service of this user; systemd may start it for that.
@@ -28,7 +28,7 @@ pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, CallErr
     skew::ask(ask, call).await
 }
 
-/// Looks at what a service that runs has, and leaves its idle time as it is.
+/// Queries a running service without resetting its idle time.
 pub(super) async fn observe(call: &Call) -> Result<Json, CallError> {
     let doors = user().doors().pop().into_iter();
     let (stream, _) = connect_to(doors).await.map_err(CallError::Unavailable)?;
@@ -54,7 +54,7 @@ pub(super) async fn is_served_without_a_bus() -> bool {
         && !is_private
         && let Ok((stream, _)) = beside().await
     {
-        // If it does not, it serves as it is.
+        // If it stays, it serves as it is.
         let _ = exchange(stream, request(&Call::Restart)).await;
     }
     is_without
@@ -78,7 +78,7 @@ fn of_call(call: &Call, mut answer: Json) -> Result<Json, Failure> {
     answer::checked(call, answer)
 }
 
-/// Connects to the first door behind which a service of this user is; else says why there is none.
+/// Connects to the first socket where a service of this user listens; else returns why there is none.
 pub(super) async fn connect() -> Result<(UnixStream, PathBuf), String> {
     connect_to(user().doors().into_iter()).await
 }
@@ -95,7 +95,7 @@ async fn connect_to(doors: impl Iterator<Item = Door>) -> Result<(UnixStream, Pa
     Err(closed.join("; "))
 }
 
-/// The part of an answer that is all that was asked for.
+/// The part of an answer that the call asked for.
 fn part(call: &Call) -> Option<&'static str> {
     match call {
         Call::List { .. } | Call::CleanUp { .. } => Some("leases"),
@@ -207,7 +207,7 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
         }
         return Err(Failure::Refused { kind, message, suggestions });
     }
-    // What only HTTP says.
+    // HTTP only.
     if let Json::Object(fields) = &mut answer {
         fields.remove("success");
         fields.remove("lock_id");

@@ -1,19 +1,19 @@
 //! How a command reaches the service: the session bus, else the HTTP socket, else a private service
 //! that it starts itself, so that it also works in a container or a CI job without systemd.
 //!
-//! Only a service that is not there makes the next way be tried. A call that was delivered is not sent
+//! Only if no service is there, the next transport is tried. A call that was delivered is not sent
 //! again, except for a request for a port whose answer was lost: it names its lease, so it is granted once. A
 //! service that should be there and cannot be started is no reason to start another one beside it.
 //!
-//! - [`bus`] and [`http`]: the two ways
-//! - `answer`: what an answer has to be
+//! - [`bus`] and [`http`]: the two transports
+//! - `answer`: validating answers
 //! - [`trouble`]: what an error of the bus means
 //! - [`unit`]: what the service manager says of the unit
 //! - [`private`]: starting a service
 //! - [`skew`]: a service that is older than the command
-//! - `sight`: showing the service what it does not see of the configuration
+//! - `sight`: passing on configuration that the service cannot see
 //! - [`waiting`]: how long a command waits, and what it says meanwhile
-//! - [`watch`]: what happens, as it happens
+//! - [`watch`]: following changes
 
 mod answer;
 mod bus;
@@ -44,7 +44,7 @@ use crate::{
     value::Fields,
 };
 
-/// What a command asks.
+/// A request of a command.
 #[derive(Clone, Debug)]
 pub enum Call {
     /// Grant a port.
@@ -102,9 +102,9 @@ pub enum Call {
         /// The options, by their names.
         options: Fields,
     },
-    /// The service types and how much of them is used.
+    /// List the service types and their usage.
     Types,
-    /// How the service is doing.
+    /// Query the status of the service.
     Status,
     /// Make room for the program that is installed now.
     Restart,
@@ -125,7 +125,7 @@ pub enum Call {
         /// Whether they are on.
         enabled: bool,
     },
-    /// Take away a type that appeared by itself.
+    /// Remove an automatic type.
     UndoAutoAllocation {
         /// The type.
         service_type: String,
@@ -151,8 +151,8 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether to ask twice is as good as once: it changes nothing, or it is the same again. A request for a port names its
-    /// lease, so the next service knows whether that is there.
+    /// Whether the call is idempotent: it changes nothing, or a second call changes nothing more. A request for a port
+    /// carries the id of its lease, so the next service knows whether it was granted.
     fn may_be_repeated(&self) -> bool {
         match self {
             Self::Allocate { .. }
@@ -194,7 +194,7 @@ pub enum Failure {
     },
     /// No service can be reached.
     Unreachable(String),
-    /// It ended, or the way to it, before it answered; it is not known whether it did what was asked.
+    /// The service or the connection ended before the answer; it is unknown whether the call was carried out.
     BrokenOff(String),
 }
 
@@ -221,7 +221,7 @@ enum CallError {
     Unavailable(String),
     /// The service that is installed cannot be started; the call was not delivered.
     CannotStart(String),
-    /// It is known what came of the call, or it is not known whether it was carried out.
+    /// The call failed, or it is unknown whether it was carried out; no other transport may be tried.
     Failed(Failure),
 }
 
@@ -231,18 +231,18 @@ impl From<Failure> for CallError {
     }
 }
 
-/// How often a service that was reached just now may be gone again when it is asked.
+/// How often a call is retried when the service ends just before it.
 const TRIES: usize = 5;
-/// How long it is left alone after it broke off, at first.
+/// The first pause between such retries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Asks the service, wherever it is; the answer in the words of the design. Where none is, one is started. What depends
-/// on the configuration is answered by the one that this command sees.
+/// Calls the service over whichever transport reaches it, and starts one if there is none. What depends on the
+/// configuration is answered by the configuration that this command sees.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
     let call = &named(call);
     let Some(saying) = sight::saying(call) else { return deliver(call).await };
     match deliver(&saying).await {
-        // It was refused for that reason alone, so nothing is done twice.
+        // Nothing was done, so the call can be repeated.
         Err(failure) if failure.is(ErrorKind::ConfigurationDiffers) => {
             sight::show().await?;
             deliver(call).await
@@ -251,7 +251,7 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
     }
 }
 
-/// A request for a port with the name of its lease.
+/// The call; a request for a port with the id of its lease.
 fn named(call: &Call) -> Call {
     let mut call = call.clone();
     if let Call::Allocate { options, .. } = &mut call
@@ -267,12 +267,12 @@ async fn deliver(call: &Call) -> Result<Json, Failure> {
     waiting.patiently(repeated(call, || ask_or_start(call, &waiting))).await
 }
 
-/// Asks, and once more if the service broke off and it does no harm to ask twice.
+/// Calls, and repeats an idempotent call if the connection broke.
 async fn repeated<T>(call: &Call, ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
     let mut pause = PAUSE;
     for _ in 1..TRIES {
         match ask().await {
-            // The one that is ending may still take connections.
+            // A service that is shutting down may still accept connections.
             Err(Failure::BrokenOff(_)) if call.may_be_repeated() => {
                 tokio::time::sleep(pause).await;
                 pause *= 2;
@@ -291,7 +291,7 @@ async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
     waiting.on("a service of this command's own to start");
     for _ in 0..TRIES {
         private::start().await.map_err(|why| {
-            // It may know what to do.
+            // This may say what to do.
             let why = user().obstacle().unwrap_or(why);
             Failure::Unreachable(format!(
                 "no styxy service can be reached: {absent}; and none can be started: {why}"
@@ -350,7 +350,7 @@ pub async fn call_running(call: &Call) -> Result<Result<(Json, Transport), Strin
         && let Ok((status, _)) = &answer
         && status["config_seen"].as_str().is_some_and(|seen| seen != sight::fingerprint())
     {
-        // What is told of the configuration is to be true for this command, too.
+        // What is shown of the configuration must hold for this command, too.
         let shown = sight::show().await?;
         let mut answer = waiting.patiently(ask_running(call, &waiting)).await?;
         if let (Ok((status, _)), Some(elsewhere)) = (&mut answer, shown["elsewhere"].as_str()) {
@@ -388,7 +388,7 @@ async fn ask_running(
     }
 }
 
-/// The session bus, or why it is of no use.
+/// The session bus, or why it cannot be used.
 pub async fn session_bus() -> Result<zbus::Connection, String> {
     bus::connect().await.map_err(|miss| match miss {
         CallError::Unavailable(why) | CallError::CannotStart(why) => why,

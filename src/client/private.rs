@@ -3,7 +3,7 @@
 //!
 //! Where a systemd manager of the user runs (and only the package is missing), the manager starts it, so that
 //! it does not end with the cron job or the unit that its first command was part of. Elsewhere it is forked off
-//! and lets go of everything that it inherits.
+//! and drops everything that it inherits.
 
 use std::{env, fs, os::unix::fs::DirBuilderExt, path::Path, process::Stdio, time::Duration};
 
@@ -20,17 +20,17 @@ use crate::{
     surroundings::{Seen, machine, passed_on, user},
 };
 
-/// How long a service may take to begin; a cold disk is slow.
+/// How long a service may take to start; a cold disk is slow.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the unit is called that the manager makes for it.
+/// The name of its transient unit.
 const UNIT: &str = "styxy-private.service";
 
-/// Why a service did not begin.
+/// Why a service did not start.
 enum StartError {
-    /// Another one has the state: it begins at this moment, or ends.
+    /// Another one holds the state: it is starting or stopping.
     Busy(String),
-    /// It cannot be.
+    /// It cannot start.
     Failed(String),
 }
 
@@ -72,7 +72,7 @@ async fn by_manager(state: &Path, until: Instant) -> bool {
         .args(["--user", "--quiet", "--collect", "--service-type=notify"])
         .arg(format!("--unit={UNIT}"))
         .arg("--description=Port allocation, started by a command")
-        // As in styxy.service: its guards outlive a crash, and what it cannot do is not tried again.
+        // As in styxy.service: its guards survive a crash, and a hopeless start is not retried.
         .args(["--property=Restart=on-failure", "--property=RestartPreventExitStatus=1 69"])
         .args(["--property=RestartForceExitStatus=75", "--property=SuccessExitStatus=75"])
         .args(["--property=FileDescriptorStoreMax=700", "--property=LimitNOFILE=65536"])
@@ -98,8 +98,7 @@ async fn by_manager(state: &Path, until: Instant) -> bool {
     matches!(began, Ok(Ok(status)) if status.success()) || http::connect().await.is_ok()
 }
 
-/// Forks it off. The process that this one starts is its parent only, and ends at once, so that nobody who waits for
-/// children ever meets it.
+/// Double-forks it. The intermediate process exits at once, so that nobody who waits for children ever sees the service.
 async fn forked(until: Instant) -> Result<(), StartError> {
     let failed = |error: std::io::Error| StartError::Failed(error.to_string());
     let program = env::current_exe().map_err(failed)?;
@@ -114,7 +113,7 @@ async fn forked(until: Instant) -> Result<(), StartError> {
         .stderr(writer)
         .status();
     match timeout_at(until, parent).await.map_err(|_| slow())? {
-        // Where SIGCHLD is ignored, the kernel has looked after it.
+        // Where SIGCHLD is ignored, the kernel reaps it.
         Err(error) if error.raw_os_error() != Some(ECHILD) => return Err(failed(error)),
         _ => {}
     }
@@ -134,7 +133,7 @@ fn slow() -> StartError {
     StartError::Failed(format!("it does not listen after {} s", PATIENCE.as_secs()))
 }
 
-/// What it says until it is ready or has ended.
+/// Its output until it is ready or has exited.
 async fn first_words(reader: &Receiver) -> String {
     let mut said = Vec::new();
     let mut buffer = [0; 4096];

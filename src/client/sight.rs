@@ -7,11 +7,11 @@ use serde_json::Value as Json;
 use super::{Call, Failure, deliver};
 use crate::{config::Seen, surroundings::user};
 
-/// How often, and with which pause, a service is asked again that ends to see a folder that was replaced.
+/// How often and how soon to ask again while the service restarts to see a replaced folder.
 const TRIES: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What this command sees, in short.
+/// The fingerprint of what this command sees.
 pub(super) fn fingerprint() -> String {
     Seen::of(&user().config()).fingerprint()
 }

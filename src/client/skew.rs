@@ -13,7 +13,7 @@ use crate::error::ErrorKind;
 
 /// The version of this command.
 const OWN: &str = env!("CARGO_PKG_VERSION");
-/// How often it is looked whether the older service has gone.
+/// How often to check whether the older service is gone.
 const EVERY: Duration = Duration::from_millis(50);
 
 /// Asks; if an older service refuses what it does not know, asks its successor.
@@ -49,7 +49,7 @@ where
     loop {
         match ask(Call::Status).await {
             Ok(status) if version(&status).as_ref() == Some(&running) => {}
-            // It broke off: it is ending.
+            // The connection broke: it is shutting down.
             Err(CallError::Failed(Failure::Unreachable(_) | Failure::BrokenOff(_))) => {}
             Ok(_) => return ask(call.clone()).await,
             Err(miss) => return Err(miss),
@@ -63,7 +63,7 @@ fn may_be_news(kind: Option<ErrorKind>) -> bool {
     matches!(kind, None | Some(ErrorKind::InvalidArgument))
 }
 
-/// Whether a version is older than another; only of numbers is that known.
+/// Whether a version is older than another; only numeric versions are compared.
 fn is_older(one: &str, other: &str) -> bool {
     let numbers = |version: &str| -> Option<Vec<u64>> {
         let version = version.split(['-', '+']).next()?;

@@ -9,7 +9,7 @@ const BUS: &str = "org.freedesktop.DBus";
 /// Waits until the connection of that unique name on that bus is gone.
 pub async fn ended(bus: &Connection, name: &str, id: &str) -> zbus::Result<()> {
     let proxy = DBusProxy::new(bus).await?;
-    // On another bus, the name is another's.
+    // On another bus the same name is somebody else's.
     if proxy.get_id().await?.as_str() != id {
         return Ok(());
     }
@@ -20,7 +20,7 @@ pub async fn ended(bus: &Connection, name: &str, id: &str) -> zbus::Result<()> {
         .member("NameOwnerChanged")
         .add_arg(name)
         .build()?;
-    // Listened to before asking, so that an end in between is not missed.
+    // Subscribed before asking, so that an end in between is not missed.
     let changes = MessageStream::for_match_rule(rule, bus, None).await?;
     let has_ended = || async { Ok(!proxy.name_has_owner(BusName::try_from(name)?).await?) };
     signals::until(changes, |_| true, has_ended).await

@@ -13,10 +13,10 @@ use crate::{
     time::Moment,
 };
 
-/// What is to be looked at.
+/// What is due.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Due {
-    /// The time limit of a lease, or the time that it may go unused.
+    /// The time limit of a lease, or its limit without use.
     Lease(LeaseId),
     /// The heartbeat of an instance.
     Instance(InstanceId),
@@ -24,9 +24,9 @@ pub enum Due {
     Orphans,
     /// The guards that are not stored yet.
     Store,
-    /// The leases that wait to be looked after.
+    /// The leases that wait to be handled.
     Waiting,
-    /// The refusals that were counted.
+    /// The counted refusals.
     Denials,
     /// An owner whose end could not be stored. Boxed, because there are tens of thousands of the others.
     Owner(Box<Owner>),
@@ -67,7 +67,7 @@ impl Deadlines {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets when something is due, whatever it was before.
+    /// Sets a deadline, in place of an earlier one.
     pub fn add(&self, when: Moment, due: Due) {
         let mut all = self.lock();
         all.remove(&due);
@@ -80,7 +80,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets when something is due, unless that is set already.
+    /// Sets a deadline, unless there is one.
     pub fn add_once(&self, when: Moment, due: Due) {
         let known = self.lock().when.contains_key(&due);
         if !known {
@@ -88,7 +88,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets that something is due then at the latest.
+    /// Sets a deadline, unless there is an earlier one.
     pub fn add_by(&self, when: Moment, due: Due) {
         let sooner = self.lock().when.get(&due).is_some_and(|(set, _)| *set <= when);
         if !sooner {
@@ -96,17 +96,17 @@ impl Deadlines {
         }
     }
 
-    /// When something is due, if it is.
+    /// The deadline, if there is one.
     pub fn when(&self, due: &Due) -> Option<Moment> {
         self.lock().when.get(due).map(|(when, _)| *when)
     }
 
-    /// Something is not due any more.
+    /// Removes a deadline.
     pub fn remove(&self, due: &Due) {
         self.lock().remove(due);
     }
 
-    /// Tells what is due, for ever.
+    /// Reports deadlines as they pass; never returns.
     pub async fn run(&self, tell: impl Fn(Due)) {
         loop {
             let nearest = self.lock().due.first_key_value().map(|((when, _), _)| *when);

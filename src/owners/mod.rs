@@ -1,9 +1,9 @@
-//! What ends leases: processes, units, bus connections, deadlines. Each is waited for, none is
+//! What ends leases: processes, units, bus connections, deadlines. All of them are events; nothing is
 //! polled.
 //!
 //! - [`deadlines`]: one timer for the nearest
-//! - [`units`] and [`connections`]: what the bus tells, and `signals`: how it is listened to
-//! - this file: who is being watched
+//! - [`units`] and [`connections`]: owners that the bus reports on, and `signals`: waiting for its signals
+//! - this file: the owners that are watched
 
 pub mod connections;
 pub mod deadlines;
@@ -29,10 +29,10 @@ use crate::{
     lease::Owner,
 };
 
-/// When an owner that could not be watched is tried again: for a lack of descriptors, most likely.
+/// How soon watching an owner is retried after it failed, most likely for lack of descriptors.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// The tasks that watch.
+/// The watching tasks.
 #[derive(Default)]
 struct Watched(Mutex<HashMap<Owner, AbortHandle>>);
 
@@ -42,18 +42,18 @@ impl Watched {
     }
 }
 
-/// The session bus, as far as it is known.
+/// The state of the session bus.
 #[derive(Clone, Debug)]
 enum Bus {
     /// It is being looked for.
     Unknown,
-    /// There is none, or none that can be used.
+    /// There is none that can be used.
     Absent,
     /// It is there.
     Here(Connection),
 }
 
-/// Who is being watched.
+/// The owners that are watched.
 pub struct Owners {
     on_gone: Arc<dyn Fn(&Owner) + Send + Sync>,
     watched: Arc<Watched>,
@@ -67,19 +67,19 @@ impl fmt::Debug for Owners {
 }
 
 impl Owners {
-    /// Watches nobody yet. `on_gone` is told of an owner's end.
+    /// Starts without owners. `on_gone` is called when an owner is gone.
     pub fn new(on_gone: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
         let bus = watch::Sender::new(Bus::Unknown);
         Self { on_gone: Arc::new(on_gone), watched: Arc::default(), bus }
     }
 
-    /// The session bus, once it is there, or that there is none: a connection to a bus that cannot be reached
-    /// cannot be watched, and counts as ended.
+    /// Sets the session bus, or that there is none. Owners on a bus that cannot be reached count as
+    /// gone.
     pub fn set_bus(&self, bus: Option<Connection>) {
         self.bus.send_replace(bus.map_or(Bus::Absent, Bus::Here));
     }
 
-    /// The bus is gone, and is being looked for again. Owners on it are waited for until it is found.
+    /// The bus is gone, and is looked for again. Until it is found, owners on it keep their leases.
     pub fn bus_lost(&self) {
         self.bus.send_replace(Bus::Unknown);
     }
@@ -92,13 +92,12 @@ impl Owners {
         }
     }
 
-    /// Whether there was no session bus when it was looked for last.
+    /// Whether no session bus was found last time.
     pub fn is_without_bus(&self) -> bool {
         matches!(*self.bus.borrow(), Bus::Absent)
     }
 
-    /// Watches an owner. A process comes with its pidfd if it is at hand; else it is found again by
-    /// its number and its start.
+    /// Watches an owner; a process by its pidfd if there is one, else by its PID and start time.
     pub fn watch(&self, owner: &Owner, pidfd: Option<OwnedFd>) {
         let mut watched = self.watched.lock();
         if owner.is_none() || watched.contains_key(owner) {
@@ -118,14 +117,14 @@ impl Owners {
         watched.insert(owner.clone(), task.abort_handle());
     }
 
-    /// Watches an owner no longer.
+    /// Stops watching an owner.
     pub fn unwatch(&self, owner: &Owner) {
         if let Some(task) = self.watched.lock().remove(owner) {
             task.abort();
         }
     }
 
-    /// Watches nobody any more, and lets the bus go.
+    /// Stops watching all owners, and drops the bus.
     pub fn close(&self) {
         self.bus_lost();
         for (_, task) in self.watched.lock().drain() {
@@ -178,11 +177,11 @@ async fn process(pid: u32, start: u64, pidfd: Option<OwnedFd>) -> io::Result<()>
     let pidfd = match pidfd {
         Some(pidfd) => pidfd,
         None => match Process::of_pid(pid) {
-            // By now it may run as another user; its start says that it is the same.
+            // It may have changed its user meanwhile; the start time shows that it is the same process.
             Ok(process) | Err(ProcessError::Foreign(process)) if process.start == start => {
                 process.pidfd
             }
-            // Another one has the number now.
+            // The PID was reused.
             Ok(_) | Err(ProcessError::Gone | ProcessError::Foreign(_)) => return Ok(()),
             Err(ProcessError::Io(error)) => return Err(error),
         },

@@ -13,15 +13,15 @@ const INTERFACE: &str = "org.freedesktop.systemd1.Manager";
 const UNIT: &str = "org.freedesktop.systemd1.Unit";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
-/// Whether the unit is up, or on its way.
+/// Whether the unit is active or starting.
 pub async fn is_active(bus: &Connection, unit: &UnitName) -> zbus::Result<bool> {
     let path = load(bus, unit).await?;
     Ok(!has_ended(bus, &path).await?)
 }
 
-/// Waits until the unit is inactive or failed, and not about to be started again.
+/// Waits until the unit is inactive or failed, and has no job that starts it again.
 pub async fn ended(bus: &Connection, unit: &UnitName) -> zbus::Result<()> {
-    // Without a subscriber the manager tells nothing.
+    // Without a subscriber the manager sends no signals.
     let subscribed = bus.call_method(Some(MANAGER), PATH, Some(INTERFACE), "Subscribe", &()).await;
     if let Err(zbus::Error::MethodError(name, ..)) = &subscribed
         && !name.ends_with("AlreadySubscribed")
@@ -37,13 +37,13 @@ pub async fn ended(bus: &Connection, unit: &UnitName) -> zbus::Result<()> {
         .member("PropertiesChanged")
         .add_arg(UNIT)
         .build()?;
-    // Listened to before asking, so that an end in between is not missed.
+    // Subscribed before asking, so that an end in between is not missed.
     let changes = MessageStream::for_match_rule(rule, bus, None).await?;
     signals::until(changes, may_have_ended, || has_ended(bus, &path)).await
 }
 
-/// Whether a change of a unit's properties may be its end. A busy unit has many, and most of them say
-/// that it is up: no question is needed for those.
+/// Whether a property change may mean that the unit has ended. A busy unit sends many, and most of them
+/// say that it is active: those need no further call.
 fn may_have_ended(change: &Message) -> bool {
     let body = change.body();
     let changed = body.deserialize::<(&str, HashMap<&str, Variant<'_>>, Vec<&str>)>();
@@ -61,7 +61,7 @@ async fn load(bus: &Connection, unit: &UnitName) -> zbus::Result<OwnedObjectPath
 
 /// Whether the unit is down for good: not while a job, such as a restart, is about to bring it up.
 async fn has_ended(bus: &Connection, path: &OwnedObjectPath) -> zbus::Result<bool> {
-    // All at once: asked one after the other, a restart comes in between.
+    // In one call: between two, a restart could happen.
     let reply =
         bus.call_method(Some(MANAGER), path.as_str(), Some(PROPERTIES), "GetAll", &UNIT).await?;
     let body = reply.body();
