@@ -106,6 +106,25 @@ fn a_sandbox_that_shows_the_home_read_only_reaches_the_service_outside() {
 }
 
 #[test]
+fn a_sandbox_with_a_network_of_its_own_leaves_no_state_that_has_become_read_only() {
+    let home = Home::with_type();
+    if !has_sandboxes(&home) {
+        return;
+    }
+    // The network decides which state it is, and where the state may be tells which network it is.
+    let inside = r#"$1 allocate mine || exit
+        kill -9 $($1 status --json | sed -n 's/.*"pid": *\([0-9]*\).*/\1/p')
+        mount --bind $2 $2 && mount -o remount,bind,ro $2 && exec timeout 20 $1 list"#;
+    fs::write(home.path("inside"), inside).unwrap();
+    let folder = home.path("").display().to_string();
+    let script =
+        format!("unset XDG_RUNTIME_DIR; exec unshare --net sh {folder}/inside $0 {folder}");
+    let output = in_a_sandbox(&home, &script).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("(Read-only file system), and its state is there"), "{output:?}");
+}
+
+#[test]
 fn what_a_living_service_hands_over_is_of_this_boot_whatever_that_is_called() {
     let home = Home::with_type();
     if styxy::surroundings::machine::key().contains('-') {

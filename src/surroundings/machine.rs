@@ -97,7 +97,8 @@ fn is_noted(number: u64, machine: &str) -> bool {
     let user = user();
     let by_default = PathBuf::from(format!("/run/user/{}", user.uid()));
     let runtime = [Some(by_default.as_path()), user.runtime().ok()].into_iter().flatten();
-    let folders = runtime.map(|runtime| runtime.join("styxy")).chain(user.registries_of(machine));
+    let folders =
+        runtime.map(|runtime| runtime.join("styxy")).chain(user.possible_registries(machine));
     folders.into_iter().any(|folder| noted(&folder.join(NOTE)) == Some(number))
 }
 

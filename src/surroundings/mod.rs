@@ -43,10 +43,11 @@ pub struct User {
     refusal: Option<String>,
     /// The user's runtime directory, or why the one that is named cannot be used.
     runtime: Result<PathBuf, String>,
-    /// The state folder, if one can be had outside of `/tmp`. In it is a folder for each machine.
-    state: Result<PathBuf, String>,
-    /// One that is there, but not to be written to: in a sandbox that shows the home read-only. A service outside may have it.
-    read_only_state: Option<PathBuf>,
+    /// Where the state may be outside of `/tmp`, the likelier place first. In it is a folder for each machine.
+    states: Vec<PathBuf>,
+    /// The one of them that is used, or why none can be. Found out at the first use: it depends on the machine's network, and
+    /// finding that out depends on the user.
+    chosen_state: OnceLock<Result<PathBuf, String>>,
     /// Where it is before systemd 254, and may be after.
     older_state: Option<PathBuf>,
     config: Option<PathBuf>,
@@ -107,20 +108,12 @@ impl User {
         };
         let below = |folder: &str| home.as_ref().map(|home| home.join(folder));
         let states = [absolute("XDG_STATE_HOME"), below(".local/state")].into_iter().flatten();
-        let states: Vec<_> = states.map(state_in).collect();
-        let state = match states.as_slice() {
-            [] => Err("there is no home directory".to_owned()),
-            states => folder::first_usable(uid, states.iter().cloned()),
-        };
-        let preferred = states.into_iter().next();
-        let read_only_state =
-            preferred.filter(|folder| Ok(folder) != state.as_ref() && folder.is_dir());
         let config = absolute("XDG_CONFIG_HOME").or_else(|| below(".config")).map(config_in);
         Self {
             uid,
             runtime: runtime(uid, variable("XDG_RUNTIME_DIR").as_deref()),
-            state,
-            read_only_state,
+            states: states.map(state_in).collect(),
+            chosen_state: OnceLock::new(),
             older_state: config.as_ref().map(|config| config.join("state")),
             config,
             bus: variable("DBUS_SESSION_BUS_ADDRESS")
@@ -165,19 +158,38 @@ impl User {
 
     /// Where this machine's registry may be, the likelier place first.
     fn registries(&self) -> Vec<PathBuf> {
-        self.registries_of(machine::key())
+        let read_only = self.read_only_state().map(Path::to_owned);
+        let folders = self.state_folders().into_iter().chain(read_only);
+        folders.map(|folder| folder.join(machine::key())).collect()
     }
 
-    /// The same for the registry of that name.
-    fn registries_of(&self, key: &str) -> Vec<PathBuf> {
-        let folders = self.state_folders().into_iter().chain(self.read_only_state.clone());
+    /// Every folder in which a service of this user may have the registry of that name. Finds out nothing of this machine.
+    fn possible_registries(&self, key: &str) -> Vec<PathBuf> {
+        let temporary = self.temporary.find().map(|folder| folder.join("state"));
+        let folders = self.states.iter().cloned().chain(self.older_state.clone()).chain(temporary);
         folders.map(|folder| folder.join(key)).collect()
+    }
+
+    /// The state folder, or why none can be had outside of `/tmp`.
+    fn chosen_state(&self) -> Result<&Path, &str> {
+        let chosen = self.chosen_state.get_or_init(|| match self.states.as_slice() {
+            [] => Err("there is no home directory".to_owned()),
+            states => folder::first_usable(self.uid, states.iter().cloned()),
+        });
+        chosen.as_deref().map_err(String::as_str)
+    }
+
+    /// A state folder that exists, but cannot be written to, as in a sandbox that shows the home read-only. A service outside
+    /// may have it.
+    fn read_only_state(&self) -> Option<&Path> {
+        let first = self.states.first().map(PathBuf::as_path);
+        first.filter(|folder| self.chosen_state() != Ok(folder) && folder.is_dir())
     }
 
     /// Where a state folder of this user's may be, whatever version of styxy or systemd has made it, the likelier place first.
     pub fn state_folders(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("state"));
-        let state = self.state.as_ref().ok().cloned().or_else(kept);
+        let state = self.chosen_state().ok().map(Path::to_owned).or_else(kept);
         state.into_iter().chain(self.older_state.clone()).collect()
     }
 
@@ -191,7 +203,7 @@ impl User {
     }
 
     fn state_outside_of_tmp(&self) -> Result<PathBuf, &str> {
-        match (self.state.as_deref(), &self.older_state) {
+        match (self.chosen_state(), &self.older_state) {
             (Ok(state), Some(older)) => Ok(machine::state_folder(state, older)),
             (Ok(state), None) => Ok(state.to_owned()),
             (Err(why), _) => Err(why),
