@@ -3,7 +3,7 @@
 //! - [`log`]: what a private service writes
 //! - `home`: the service's folders, and the sockets that it makes itself
 //! - `bus`: the door on the session bus
-//! - `watchdog`: the signs of life
+//! - `watchdog`: keep-alive messages to the manager
 
 mod bus;
 mod home;
@@ -51,31 +51,31 @@ use crate::{
     word::counted,
 };
 
-/// What the command line says of the daemon.
+/// The options of the daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Instead of the configured time; zero for never.
     pub idle_exit: Option<Duration>,
-    /// Whether a command has started it, which reads stdout until it is closed.
+    /// Whether a command started it, which reads stdout until end of file.
     pub log: bool,
-    /// What the command that has it started sees.
+    /// What the command that started it sees.
     pub as_seen: Option<Seen>,
 }
 
-/// How the line begins that says that the service listens.
+/// The start of the line that reports that the service listens.
 pub const READY: &str = "styxy: listening on";
 
-/// How a failure begins, for a command that waits, if another service has the state.
+/// The start of the line that tells a waiting command that another service holds the state.
 pub const TAKEN: &str = "taken: ";
 
 /// The exit status of a service that does not run because another one has the state: `EX_UNAVAILABLE` of
 /// `sysexits.h`. The unit is not restarted then (`RestartPreventExitStatus=`).
 pub const EXIT_TAKEN: u8 = 69;
 
-/// The exit status of a service that is to be started again at once: `EX_TEMPFAIL`, and `RestartForceExitStatus=`.
+/// The exit status that asks for an immediate restart: `EX_TEMPFAIL`, and `RestartForceExitStatus=`.
 pub const EXIT_AGAIN: u8 = 75;
 
-/// How long calls that are under way may take when the service ends.
+/// How long to wait at the end for calls in progress.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the manager may take to notice that the session bus has ended.
 const BUS_ENDS: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ const SOON: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct Failure {
     message: String,
-    /// Whether another service has the state: to try again is no use as long as it has.
+    /// Whether another service holds the state: retrying is useless as long as it does.
     pub is_taken: bool,
 }
 
@@ -120,17 +120,17 @@ impl From<OpenError> for Failure {
     }
 }
 
-/// How the service came to its end.
+/// How the service ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// There is nothing left to do.
     Done,
-    /// It has made room for a newer program, or was idle and a lease was granted while it ended, or the session bus has
-    /// gone while there were leases: guards and owners need a service.
+    /// It must be restarted: it made room for a newer program, a lease was granted while it ended, or the session bus went
+    /// away while leases are live.
     Again,
 }
 
-/// Runs the service until it is told to end or is idle. Must be called before any thread is started:
+/// Runs the service until it is stopped or idle. Must be called before any thread is started:
 /// the variables of systemd's socket protocol are taken out of the environment.
 pub fn run(options: &Options) -> Result<End, Failure> {
     let inherited = Inherited::from_systemd()?;
@@ -145,7 +145,7 @@ pub fn run(options: &Options) -> Result<End, Failure> {
     let claim = home.claim()?;
     let folder_of_log = (options.log && claim.lock.is_some()).then_some(&*home.state);
     if options.log {
-        // Until now it went to the command that waits.
+        // Until now stderr went to the waiting command.
         log::begin(folder_of_log)?;
     }
     let log = folder_of_log.map(log::path);
@@ -160,7 +160,7 @@ async fn serve(
     claim: Claim,
     log: Option<PathBuf>,
 ) -> Result<End, Failure> {
-    // First of all: a signal that comes while the service starts must not kill it.
+    // First of all: a signal during the start must not kill the service.
     let signals = Signals::new()?;
     let Inherited { listener, guards } = inherited;
     let broker = Broker::start(Places {
@@ -185,7 +185,7 @@ async fn serve(
         handover: sockets.handover.take(),
         successor: None,
     };
-    // A bus that is in order is there by then, and what comes over it finds a service that is ready.
+    // A working bus has answered by then, so calls over it find a service that is ready.
     if let Err(failure) =
         tokio::time::timeout(SOON, life.first_of_the_bus()).await.unwrap_or(Ok(()))
     {
@@ -193,12 +193,12 @@ async fn serve(
         return Err(failure);
     }
 
-    // From here on every change is told, also one that comes before the line is kept.
+    // From here on every change is seen, also one before the status line is kept up to date.
     let changed = broker.idle_tracker().watch();
     let told = summary(&broker);
     manager::tell(&[NotifyState::Ready, NotifyState::Status(&told)]);
-    // What waits on the socket is taken when the manager counts the service as started: a very short
-    // one could be over before.
+    // Connections are accepted once the manager counts the service as started: otherwise a very short run could
+    // end before.
     let http: Vec<_> = sockets
         .take()
         .map(|(listener, backlog)| {
@@ -222,16 +222,16 @@ async fn serve(
     let cause = cause?;
 
     manager::tell(&[NotifyState::Stopping, NotifyState::Status("Ending")]);
-    // The manager must know before the name is free, or it holds the service for running while the
+    // The manager must be told before the name is released, or it takes the service for running when the
     // bus asks it for a new one.
     manager::settled().await;
-    // Nobody new comes to a socket that has no name; those that have come are answered.
+    // A deleted socket gets no new connections; those in its queue are answered.
     sockets.remove();
     stop.send_replace(true);
     for http in http {
         let _ = http.await;
     }
-    // It may have been opened this very moment.
+    // It may just have been opened.
     let opened = life.opening.try_recv().ok().and_then(|opened| match opened {
         Opened::Door(door) => Some(door),
         Opened::NoBus | Opened::NameTaken => None,
@@ -242,14 +242,14 @@ async fn serve(
     let _ = tokio::time::timeout(PATIENCE, broker.idle_tracker().settled()).await;
     broker.sync_now().await;
     if let Some(successor) = life.successor {
-        // What it does not get it binds or finds again.
+        // The next service binds again or finds again what it does not get.
         if let Err(error) = broker.hand_over(&successor) {
             tracing::warn!("not all guards were handed over: {error}");
         }
         return Ok(End::Done);
     }
     if let Some((seq, mut status)) = broker.audit() {
-        // What is not confirmed by then is looked after by the next service.
+        // The next service takes care of events that are not confirmed by then.
         let patience = Duration::from_secs(2);
         let _ = tokio::time::timeout(patience, status.wait_for(|s| s.done >= seq)).await;
     }
@@ -267,7 +267,7 @@ async fn serve(
     Ok(End::Done)
 }
 
-/// The signals that the service takes.
+/// The signals that the service handles.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -287,15 +287,15 @@ impl Signals {
 /// Why the service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// It was told to.
+    /// SIGTERM or SIGINT.
     Signalled,
     /// There is nothing left to do.
     Idle,
-    /// The session bus is gone: the session is over, or the bus is started again.
+    /// The session bus is gone: the session has ended, or the bus was restarted.
     BusGone,
     /// Another service takes over.
     TakenOver,
-    /// Another program is to take its place.
+    /// Another program replaces it.
     Replaced,
 }
 
@@ -347,7 +347,7 @@ impl Life {
                 }
                 () = quiet(&self.broker, idle) => return Ok(Cause::Idle),
                 () = self.broker.idle_tracker().room_wanted() => return Ok(Cause::Replaced),
-                // In the background: it may wait for a file, and signals don't.
+                // In the background: it may block on a file, and signals must not.
                 _ = self.signals.hang_up.recv() => {
                     tokio::spawn(reload(Arc::clone(&self.broker)));
                 }
@@ -400,7 +400,7 @@ async fn closed(door: Option<&Door>) {
     }
 }
 
-/// Waits until nothing has been going on for the idle time, and the audit has nothing on its way.
+/// Waits until the service has been idle for the idle time and the audit has nothing pending.
 async fn quiet(broker: &Broker, idle: Option<Duration>) {
     loop {
         broker.idle_tracker().idle(|| idle.unwrap_or_else(|| broker.idle_exit())).await;
@@ -413,7 +413,7 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
     }
 }
 
-/// What systemd has passed, by its names (`sd_listen_fds(3)`).
+/// The descriptors from systemd, by their names (`sd_listen_fds(3)`).
 #[derive(Default)]
 struct Inherited {
     /// The socket of `styxy.socket`.
@@ -424,7 +424,7 @@ struct Inherited {
 
 impl Inherited {
     fn from_systemd() -> Result<Self, Failure> {
-        // The crate takes the variables away and knows nothing of names, so they are read first.
+        // The crate unsets the variables and ignores names, so the names are read first.
         let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
         let mut descriptors = ListenFd::from_env();
         let mut inherited = Self::default();
@@ -434,7 +434,7 @@ impl Inherited {
             } else {
                 inherited.guards.add(name, |kind| {
                     let (family, kind) = match kind {
-                        // It lets AF_INET6 pass, too.
+                        // The crate accepts AF_INET6, too.
                         guard::Kind::Guard => (AF_INET, SOCK_STREAM),
                         guard::Kind::Shelf => (AF_UNIX, SOCK_SEQPACKET),
                     };

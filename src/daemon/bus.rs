@@ -9,17 +9,17 @@ use crate::{
     dbus::{Door, OpenError},
 };
 
-/// A bus that has not answered for this long does not keep an idle service from its end, and changes are no
-/// longer kept for it.
+/// A bus that does not answer for this long no longer delays the idle exit, and changes are no longer queued
+/// for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long it takes at least until a bus is tried again that was not there.
+/// The minimum interval between attempts to reach an absent bus.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What came of opening the door.
+/// The result of opening the door.
 pub(super) enum Opened {
     /// It is open.
     Door(Door),
-    /// There is no bus now; one that comes later is noticed.
+    /// There is no bus now; a later one is noticed.
     NoBus,
     /// Another process has the name.
     NameTaken,

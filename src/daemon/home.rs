@@ -14,7 +14,7 @@ use crate::{
     surroundings::{Door, Unit, machine, user},
 };
 
-/// Where this service is at home.
+/// The folders of this service.
 #[derive(Clone)]
 pub(super) struct Home {
     /// The state folder. In it is a folder for each machine.
@@ -49,7 +49,7 @@ impl Home {
 }
 
 impl Home {
-    /// Becomes the service of this home.
+    /// Becomes the service of these folders.
     pub(super) fn claim(&self) -> Result<Claim, Failure> {
         let mut claim = handover::claim(&self.state, self.rank)?;
         if claim.lock.is_some() {
@@ -66,7 +66,7 @@ impl Home {
         Ok(claim)
     }
 
-    /// Notes whether there are leases, for the login after this session: `styxy-login.service` looks for it.
+    /// Sets or removes the mark that leases are live, which `styxy-login.service` checks at the next login.
     pub(super) fn mark(&self, has_leases: bool) {
         let mark = self.state.join("leases");
         let _ = match has_leases {
@@ -151,8 +151,8 @@ impl Sockets {
         self.own.push((path, file));
     }
 
-    /// Takes away the sockets that the service has made, where they have not been replaced: systemd does so when
-    /// `styxy.socket` is started.
+    /// Deletes the sockets that the service made, unless they have been replaced, as systemd does when it starts
+    /// `styxy.socket`.
     pub(super) fn remove(&self) {
         for (path, file) in &self.own {
             if inode(path) == *file {

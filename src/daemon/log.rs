@@ -10,10 +10,10 @@ use std::{
 
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
-/// A log that is longer is set aside by the next service.
+/// A longer log is rotated by the next service.
 const LONG: u64 = 1024 * 1024;
 
-/// How many are kept beside the present one.
+/// The number of rotated logs that are kept.
 const KEPT: u32 = 4;
 
 /// The log that a service of this state folder writes to.
@@ -21,7 +21,7 @@ pub fn path(state: &Path) -> PathBuf {
     state.join("service.log")
 }
 
-/// All logs that there may be, the oldest first.
+/// The paths of all logs, the oldest first.
 pub fn all(state: &Path) -> Vec<PathBuf> {
     let older = (1..=KEPT).rev().map(|age| older(state, age));
     older.chain([path(state)]).collect()
@@ -31,7 +31,7 @@ fn older(state: &Path, age: u32) -> PathBuf {
     state.join(format!("service.log.{age}"))
 }
 
-/// Has stderr go to the log in this folder, of which the caller has the lock; or nowhere.
+/// Redirects stderr to the log in this folder, whose lock the caller holds, or to nowhere.
 pub(super) fn begin(state: Option<&Path>) -> io::Result<()> {
     Ok(dup2_stderr(state.map_or_else(nowhere, open)?)?)
 }
@@ -58,7 +58,7 @@ fn set_aside(state: &Path) -> io::Result<()> {
     fs::rename(path(state), older(state, 1))
 }
 
-/// Closes stdout: whoever has started the service reads to its end.
+/// Closes stdout: whoever started the service reads until end of file.
 pub(super) fn close_stdout() -> io::Result<()> {
     Ok(dup2_stdout(nowhere()?)?)
 }

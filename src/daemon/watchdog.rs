@@ -1,7 +1,6 @@
 //! Telling the manager that the service is alive (`WatchdogSec=`, systemd.service(5)).
 //!
-//! The sign of life goes through both doors: a service whose loop turns while a door is dead would never be
-//! restarted.
+//! The message depends on both doors: otherwise a service with a dead door would never be restarted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,7 +25,7 @@ pub(super) async fn run(broker: Arc<Broker>, socket: Option<Door>) {
                 tracing::warn!(
                     "a door is dead (bus: {on_bus}, socket: {on_socket}): systemd will restart the service"
                 );
-                // Not at once again.
+                // Not again at once.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             Err(_) => tracing::warn!("a door does not answer: systemd will restart the service"),
@@ -41,14 +40,14 @@ async fn bus(broker: &Broker) -> bool {
     let Some(name) = bus.unique_name() else { return true };
     let peer = Some("org.freedesktop.DBus.Peer");
     let answer = bus.call_method(Some(name.as_str()), dbus::PATH, peer, "Ping", &()).await;
-    // One that has been closed meanwhile, by the bus or by this service at its end, is no door any more.
+    // A connection that was closed meanwhile, by the bus or by this service, is not tested.
     answer.is_ok() || bus.closed().now_or_never().is_some()
 }
 
 /// Whether a request on the service's own socket is answered.
 async fn http(socket: Option<&Door>) -> bool {
     let Some(socket) = socket else { return true };
-    // One that has been deleted by somebody is no sign of death.
+    // A socket file that somebody deleted does not mean that the service is dead.
     let Ok(mut stream) = socket.connect().await else { return true };
     let request = format!(
         "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{OBSERVER}: yes\r\n\r\n"

@@ -18,7 +18,7 @@ pub const VERSION: u32 = 1;
 /// The version of this program.
 pub const PROGRAM: &str = env!("CARGO_PKG_VERSION");
 
-/// What a line says.
+/// The content of a line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Line {
@@ -48,7 +48,7 @@ pub enum Line {
 }
 
 impl Line {
-    /// Whether it is one of those that the last line of a snapshot counts.
+    /// Whether the last line of a snapshot counts it.
     pub fn is_entry(&self) -> bool {
         matches!(
             self,
@@ -61,7 +61,7 @@ impl Line {
     }
 }
 
-/// A record that is written from where it is.
+/// A record, written without a copy.
 #[derive(Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Borrowed<'a> {
@@ -71,9 +71,9 @@ enum Borrowed<'a> {
 /// The first line of a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
-    /// Of the format.
+    /// The version of the format.
     pub version: u32,
-    /// Names this state folder; with the number of a change it names the change.
+    /// The id of this state folder; with the number of a change it identifies the change.
     pub state_id: String,
     /// The boot that the leases belong to.
     pub boot_id: String,
@@ -84,10 +84,10 @@ pub struct Header {
     /// The version of the program that wrote the file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<String>,
-    /// Names that the state folder had before, the oldest first: events in the journal have them still.
+    /// Former ids of the state folder, the oldest first: events in the journal still have them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub former: Vec<String>,
-    /// The names of states that were merged with this one: events in the journal have them.
+    /// The ids of states that were merged into this one: events in the journal have them.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub merged: Vec<String>,
 }
@@ -99,18 +99,17 @@ pub struct RememberedPort {
     pub key: MemoryKey,
     /// The port.
     pub port: Port,
-    /// The number of the change that it was granted by.
+    /// The number of the change that granted it.
     pub seq: u64,
     /// What was granted instead of it since.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub substitute: Option<Substitute>,
-    /// What was started last on it.
+    /// The program that was last started on it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<ServiceName>,
 }
 
-/// What was lost, and the file that is kept because of it. A start after a kill in the middle of a recovery finishes
-/// what that one has begun.
+/// What was lost, and the file that is kept because of it. If a recovery is killed, the next start completes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Damage {
     /// For people.
@@ -131,7 +130,7 @@ pub struct Kept {
     pub copy: bool,
 }
 
-/// What every version of the format has in its header.
+/// The header fields that every version of the format has.
 #[derive(Deserialize)]
 struct AnyHeader {
     header: AnyVersion,
@@ -144,7 +143,7 @@ struct AnyVersion {
     program: Option<String>,
 }
 
-/// What says who wrote a file.
+/// The versions that wrote a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// Of the format.
@@ -160,7 +159,7 @@ impl Header {
         std::iter::once(&self.state_id).chain(former).cloned().collect()
     }
 
-    /// Notes the name of a state that is a part of this one now, if all of it is.
+    /// Adds the id of a state that has been merged completely.
     pub fn note_merged(&mut self, merge: &Merge) {
         self.merged.extend(merge.state_id.clone().filter(|id| !self.merged.contains(id)));
     }
@@ -202,9 +201,9 @@ pub fn origin(bytes: &[u8]) -> Option<Origin> {
 pub enum Unreadable {
     /// The checksum is wrong, or there is none.
     Damaged,
-    /// It was written whole, and says something that this version does not know.
+    /// It is complete, and this version does not know its content.
     Unknown,
-    /// It was written whole, by another version of the format.
+    /// It is complete, in another version of the format.
     Version(u32),
 }
 
@@ -243,7 +242,7 @@ fn checked(bytes: &[u8]) -> Option<&str> {
     let (sum, json) = bytes.split_at_checked(9)?;
     let sum = std::str::from_utf8(sum.strip_suffix(b" ")?).ok()?;
     let sum = u32::from_str_radix(sum, 16).ok()?;
-    // Text is looked through once here, not word by word when it is parsed.
+    // UTF-8 is checked once here, not again for each string while parsing.
     if sum == crc32fast::hash(json) { std::str::from_utf8(json).ok() } else { None }
 }
 
@@ -264,7 +263,7 @@ mod tests {
         for bit in 0..buffer.len() * 8 {
             let mut flipped = buffer.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            // A hexadecimal digit has two cases, which say the same.
+            // Hexadecimal digits may be in either case.
             if !flipped.eq_ignore_ascii_case(&buffer) {
                 assert_eq!(read(&flipped), Err(Unreadable::Damaged), "bit {bit}");
             }

@@ -16,7 +16,7 @@ use nix::{
 
 use super::store::{OpenError, private_file};
 
-/// A killed service may have been starting a journalctl, which has the lock until it is another program.
+/// How long to wait: a child that a killed service had forked holds the lock until it calls exec.
 const LEFTOVER: Duration = Duration::from_secs(1);
 
 /// The lock, held as long as this lives (`flock(2)`).
@@ -26,7 +26,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Makes the folder if need be, private to its user, and locks it.
+    /// Creates the folder if needed, accessible to its user only, and locks it.
     pub fn take(folder: &Path) -> Result<Self, OpenError> {
         let until = Instant::now() + LEFTOVER;
         loop {
@@ -39,7 +39,7 @@ impl Lock {
         }
     }
 
-    /// The same, without waiting for a moment.
+    /// The same, without waiting.
     pub fn try_take(folder: &Path) -> Result<Self, OpenError> {
         private_folder(folder).map_err(|error| OpenError::Io(folder.to_owned(), error))?;
         let path = path(folder);
@@ -52,14 +52,14 @@ impl Lock {
         }
     }
 
-    /// Whether its file was deleted, most likely with the folder: it excludes nobody any more.
+    /// Whether its file was deleted, most likely with the folder: then it excludes nobody.
     pub fn is_deleted(&self) -> bool {
         self.file.metadata().is_ok_and(|file| file.nlink() == 0)
     }
 }
 
-/// The process that holds the lock of a folder, if the kernel tells (`/proc/locks` in proc(5)): not of a process on
-/// another machine, nor of one that this one cannot see.
+/// The process that holds the lock of a folder, according to `/proc/locks` (proc(5)). Processes on other machines, and
+/// those that are not visible here, are not found.
 pub fn holder(folder: &Path) -> Option<u32> {
     let inode = fs::metadata(path(folder)).ok()?.ino();
     // While locks come and go, one may be missing from what is read.

@@ -6,10 +6,10 @@
 //! only when a newer snapshot is durable and its events are known to be in the journal.
 //!
 //! - [`lock`]: one service at a time
-//! - [`line`]: what a line says, and how it is written and read
+//! - [`line`]: the content of a line, and how it is written and read
 //! - [`store`]: appending, syncing, compacting
-//! - [`recover`]: what is read at the start, and what happens with damage
-//! - [`writer`]: the thread that makes it durable
+//! - [`recover`]: reading the state at the start, and handling damage
+//! - [`writer`]: the disk thread, which makes it durable
 //! - [`reader`]: the log as the audit reads it
 
 pub mod line;

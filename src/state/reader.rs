@@ -22,19 +22,19 @@ pub struct Reader {
     offset: u64,
     /// What was read last.
     chunk: Vec<u8>,
-    /// The records in it that are not taken.
+    /// Its records that have not been taken yet.
     records: VecDeque<Record>,
 }
 
 const CHUNK: usize = 64 * 1024;
 
-/// What came of reading on.
+/// The result of reading on.
 enum Filled {
     /// Some lines were read.
     Some,
-    /// What follows is beyond the last number.
+    /// The next record is beyond the last number.
     Beyond,
-    /// There is nothing behind.
+    /// The log ends here.
     End,
 }
 
@@ -76,7 +76,7 @@ impl Reader {
                 Filled::End => {}
             }
             let Some(following) = self.following()? else { return Ok(None) };
-            // Once another file follows, this one is finished: only now its end is really its end.
+            // Only once another file follows, the end of this one is final.
             match self.fill(last)? {
                 Filled::Some => continue,
                 Filled::Beyond => return Ok(None),
@@ -104,7 +104,7 @@ impl Reader {
             }
             let read = file.read_at(&mut self.chunk[length..], self.offset + length as u64)?;
             length += read;
-            // What has no line feed yet is still being written.
+            // A line without a line feed is still being written.
             if let Some(end) = self.chunk[..length].iter().rposition(|byte| *byte == b'\n') {
                 let start = self.offset;
                 for bytes in self.chunk[..end].split(|byte| *byte == b'\n') {

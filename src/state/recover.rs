@@ -1,12 +1,12 @@
-//! What is read at the start, and what happens with damage.
+//! Reading the state at the start, and handling damage.
 //!
-//! - The end of the newest log without a line feed is a write that the end of the process (or of the
-//!   power) cut short. It was never acknowledged: it is cut off and reported.
-//! - What a newer version has written is left as it is, and nothing is granted: this version would lose a part.
-//! - Nor was a commit of which some records are missing there: it is cut off whole.
+//! - An end of the newest log without a line feed is a write that a crash cut short. It was never
+//!   acknowledged: it is truncated and reported.
+//! - A state of a newer version is left as it is, and nothing is granted: this version would lose a part of it.
+//! - The same goes for a commit with missing records there: it is truncated as a whole.
 //! - Anything else that cannot be read is damage. Everything readable counts. A new snapshot replaces the file and
-//!   names the damage; only then is the file put aside, under a name with the time. So a kill at any instant
-//!   leaves either the damage itself or a snapshot that tells of it.
+//!   names the damage; only then is the file renamed, with the time in its name. So a kill at any instant
+//!   leaves either the damage itself or a snapshot that names it.
 
 use std::{
     fs::{self, File},
@@ -31,13 +31,13 @@ use crate::{
 /// How many threads read the lines of a long file. Reading takes two thirds of the time in which a service
 /// with many leases starts; the rest is done meanwhile.
 const READERS: usize = 2;
-/// About how many bytes they read at a time. A shorter file is read without them.
+/// The approximate size of a chunk for each, in bytes. A shorter file is read without threads.
 const CHUNK: usize = 128 * 1024;
 
-/// About how many bytes of a file are a lease.
+/// The approximate size of a lease in a file, in bytes.
 const LEASE: u64 = 200;
 
-/// What the files say, beside what went into the registry.
+/// What the files contain besides the registry.
 #[derive(Debug, Default)]
 pub(super) struct Recovered {
     /// The newest generation there is, as a log.
@@ -46,7 +46,7 @@ pub(super) struct Recovered {
     pub(super) length: u64,
     /// How long the snapshot is.
     pub(super) snapshot_length: u64,
-    /// The first header that could be read, with the boot that was marked last.
+    /// The first readable header, with the last recorded boot.
     pub(super) header: Option<Header>,
     /// The number of the last change.
     pub(super) seq: u64,
@@ -54,9 +54,9 @@ pub(super) struct Recovered {
     pub(super) confirmed: u64,
     /// What was damaged.
     pub(super) damage: Vec<Damage>,
-    /// What an earlier start has found damaged and did not yet report.
+    /// Damage that an earlier start found and has not reported yet.
     pub(super) pending: Vec<Damage>,
-    /// That the end of the log was cut off, for people.
+    /// The message about a truncated end of the log.
     pub(super) torn: Option<String>,
     /// The newest snapshot, and the last change that it has.
     pub(super) snapshot: Option<Name>,
@@ -67,7 +67,7 @@ pub(super) struct Recovered {
     newer: Option<Origin>,
 }
 
-/// What was seen of a file so far.
+/// The progress in one file.
 #[derive(Default)]
 struct Seen {
     /// How much of it, in bytes.
@@ -78,13 +78,13 @@ struct Seen {
     bad: usize,
     /// Changes that are not there.
     missing: u64,
-    /// How many entries its last line speaks of.
+    /// The number of entries according to its last line.
     end: Option<usize>,
     commit: Option<Commit>,
     written_by: Option<Origin>,
 }
 
-/// The records of one commit, as long as not all of them were read.
+/// A commit whose records have not all been read yet.
 struct Commit {
     /// Where it begins in the file.
     start: u64,
@@ -117,7 +117,7 @@ pub(super) fn read(folder: &Path, registry: &mut Registry) -> Result<Recovered, 
     let newest_of = |kind| names.iter().rev().find(move |name| name.kind == kind).copied();
     let mut recovered = Recovered::default();
     for name in names.iter().rev().filter(|name| name.kind == Kind::Snapshot) {
-        // One that does not say what it is, and has no log of its own, must not hide an older one and its logs.
+        // A snapshot without a readable header and without a log must not hide an older one and its logs.
         let is_ours = || names.contains(&Name::log(name.generation));
         if origin(&name.path(folder)).is_some() || is_ours() {
             recovered.snapshot = Some(*name);
@@ -222,7 +222,7 @@ impl Recovered {
         }
     }
 
-    /// Takes what a line says; returns how many changes are missing before it.
+    /// Applies a line; returns how many changes are missing before it.
     fn take(&mut self, line: Line, registry: &mut Registry) -> u64 {
         match line {
             Line::Header(header) => {
@@ -284,12 +284,12 @@ impl Recovered {
                 self.pending.push(damage);
                 0
             }
-            // Both are about lines, and were taken by who reads the file.
+            // The caller has handled both already.
             Line::Commit(_) | Line::End(_) => 0,
         }
     }
 
-    /// Takes the line that begins there in the file.
+    /// Applies the line at this offset of the file.
     fn take_line(
         &mut self,
         line: Result<Line, Unreadable>,
@@ -358,7 +358,7 @@ impl Recovered {
         records.into_iter().map(|record| self.take(Line::Record(record), registry)).sum()
     }
 
-    /// Notes what is lost with a file that is not there.
+    /// Records what is lost with a missing file.
     fn lost(&mut self, reason: String) {
         self.damage.push(Damage { reason, kept: None });
     }
@@ -371,7 +371,7 @@ impl Recovered {
     }
 }
 
-/// Keeps the damaged files of a state folder under their new names, those that are not yet.
+/// Renames the damaged files of a state folder, unless that is done already.
 pub(super) fn set_aside(folder: &Path, damage: &[Damage]) -> io::Result<()> {
     for Kept { file, aside, copy } in damage.iter().filter_map(|damage| damage.kept.as_ref()) {
         let (from, to) = (folder.join(file), folder.join(aside));
@@ -414,7 +414,7 @@ impl Chunks {
                 .map(|_| {
                     let (give, given) = mpsc::channel::<Vec<u8>>();
                     let (pass, read) = mpsc::channel::<Vec<_>>();
-                    // Nobody takes any more when there was enough.
+                    // The receiver is gone when it has enough.
                     let mut passed = move |chunk: Vec<u8>| pass.send(lines(&chunk).collect());
                     let work = move || given.iter().try_for_each(&mut passed);
                     thread::Builder::new().spawn_scoped(scope, work)?;
@@ -422,7 +422,7 @@ impl Chunks {
                 })
                 .collect();
             let Ok(readers) = started else {
-                // Without threads it only takes longer.
+                // Without threads it takes longer, and that is all.
                 while let Some(chunk) = ahead.pop().map_or_else(|| self.next(), |c| Ok(Some(c)))? {
                     if let enough @ ControlFlow::Break(_) = lines(&chunk).try_for_each(&mut take) {
                         return Ok(enough);
@@ -504,7 +504,7 @@ pub fn ids(folder: &Path) -> Vec<String> {
     header.map(|header| header.state_ids()).unwrap_or_default()
 }
 
-/// What is to be known of a state before it is merged with another one.
+/// What a merge must know of a state.
 #[derive(Debug)]
 pub struct Found {
     /// Its name.
@@ -554,7 +554,7 @@ pub(super) fn remove_partial_files(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The present moment as a part of a file name.
+/// The current time, for a file name.
 fn now_in_a_name() -> String {
     Timestamp::now().to_calendar().strftime("%Y%m%dT%H%M%S%3fZ").to_string()
 }

@@ -83,7 +83,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// What became of a change; `None` as long as that is open.
+    /// Whether a change is durable or has failed; `None` while it is undecided.
     fn outcome(&self, seq: u64) -> Option<io::Result<()>> {
         let (after, last) = self.failed;
         if after < seq && seq <= last {
@@ -94,13 +94,13 @@ impl Progress {
     }
 }
 
-/// An error once more, for the next who is told of it.
+/// A copy of an error, for another caller.
 fn again(error: &io::Error) -> io::Error {
     let said = || io::Error::new(error.kind(), error.to_string());
     error.raw_os_error().map_or_else(said, io::Error::from_raw_os_error)
 }
 
-/// The state in a new log and a snapshot, both of them on disk: what a broken log is replaced by.
+/// The replacement of a broken log: a new log and a snapshot, both on disk.
 #[derive(Debug)]
 pub struct Renewed {
     /// The last change that the snapshot has.
@@ -208,26 +208,26 @@ impl Writer {
         self.progress.borrow().clone()
     }
 
-    /// Has a broken log replaced at once, and what is pending synced.
+    /// Replaces a broken log at once, and syncs what is pending.
     pub fn hurry(&self) {
         self.shared.lock().urgent = true;
         self.shared.changed.notify_one();
     }
 
-    /// Has something done that writes files. Nobody waits for it.
+    /// Queues a job that writes files, without waiting for it.
     pub fn later(&self, job: impl FnOnce() + Send + 'static) {
         self.shared.lock().jobs.push_back(Box::new(job));
         self.shared.changed.notify_one();
     }
 
-    /// Has something done that writes files, and waits for it; `None` if the service ends before.
+    /// Runs a job that writes files, and waits for it; `None` if the service ends first.
     pub async fn run<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (sender, receiver) = oneshot::channel();
         self.later(move || {
-            // Whoever waited may be gone.
+            // The caller may be gone.
             let _ = sender.send(job());
         });
         receiver.await.ok()
@@ -248,7 +248,7 @@ struct Worker {
     again: Option<(Instant, Duration)>,
 }
 
-/// What is to be done next.
+/// The next thing to do.
 enum Todo {
     Sync(Vec<Arc<LogFile>>, u64),
     Renew,
@@ -333,7 +333,7 @@ impl Worker {
             Err(error) => {
                 let pause = self.again.map_or(SOON, |(_, pause)| pause);
                 self.again = Some((Instant::now() + pause, (pause * 2).min(RARELY)));
-                // So that nobody waits for what was written after the failed sync.
+                // Nobody must wait for what was written after the failed sync.
                 let seq = self.shared.lock().seq;
                 self.progress.send_modify(|progress| {
                     progress.failed = (progress.durable, seq);
