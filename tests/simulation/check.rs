@@ -155,12 +155,12 @@ fn memory(service: &Service) {
 }
 
 fn told(service: &Service) {
-    let told = service.registry.told();
+    let audited = service.registry.audited_config();
     let types = service.rules.types.0.iter();
     let (automatic, written): (Vec<_>, Vec<_>) = types.partition(|(_, t)| t.created.is_some());
-    assert!(told.automatic.keys().eq(automatic.iter().map(|(name, _)| *name)));
+    assert!(audited.automatic.keys().eq(automatic.iter().map(|(name, _)| *name)));
     for (name, service_type) in automatic {
-        assert!(told.automatic[name].ranges.iter().copied().eq(service_type.ranges()), "{name}");
+        assert!(audited.automatic[name].ranges.iter().copied().eq(service_type.ranges()), "{name}");
     }
-    assert!(told.written.len() <= written.len());
+    assert!(audited.written.len() <= written.len());
 }
