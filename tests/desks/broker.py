@@ -98,7 +98,7 @@ def service():
 
 
 def leases():
-    return {lease["lease_id"] for lease in json.loads(styxy("list", "--json")[1])}
+    return {lease["lease_id"] for lease in json.loads(styxy("list", "--json")[1])["leases"]}
 
 
 def until(what, condition):
