@@ -207,7 +207,7 @@ def doctor():
     """Nothing is wrong here."""
     styxy("release", styxy("allocate", "dev")[1].strip())
     code, stdout, stderr = styxy("doctor", "--json")
-    found = [one for one in json.loads(stdout) if one["verdict"] in ("warning", "error")]
+    found = [one for one in json.loads(stdout)["findings"] if one["verdict"] in ("warning", "error")]
     assert (code, found, stderr) == (0, [], ""), (code, found, stderr)
 
 
@@ -218,7 +218,7 @@ def masked():
         systemctl("mask", "--now", *names)
         try:
             code, stdout, _ = styxy("doctor", "--json")
-            found = [one for one in json.loads(stdout) if one["verdict"] == "error"]
+            found = [one for one in json.loads(stdout)["findings"] if one["verdict"] == "error"]
             for name in names:
                 ways = [one["remedy"] for one in found if one["message"] == f"{name} is masked"]
                 assert len(ways) == 1 and f"systemctl --user unmask {name}" in ways[0], (name, found)
