@@ -1,5 +1,5 @@
-//! The service's own files: replacing one atomically, so that after a crash it is the old or the new one, and opening one
-//! safely, whatever somebody has put in its place.
+//! The service's own files: replacing one atomically, so that after a crash it is the old or the new one, and
+//! opening one safely, whatever somebody has put in its place.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -23,8 +23,8 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Opens a regular file for reading, and refuses anything else: opening a pipe could block for ever, and reading a device
-/// might never end.
+/// Opens a regular file for reading, and refuses anything else: opening a pipe could block forever, and reading
+/// a device might never end.
 pub fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() {

@@ -1,4 +1,4 @@
-//! How a service type that nobody configured gets a range: the words of it, as types.
+//! Automatic ranges for service types that are not configured: the types of the settings.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -25,10 +25,10 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Every placement.
+    /// All placements.
     pub const ALL: [Self; 3] = [Self::After, Self::Before, Self::Smart];
 
-    /// The word for it in every interface.
+    /// Its name in every interface.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::After => "after",
@@ -52,7 +52,7 @@ impl FromStr for Placement {
 }
 
 word! {
-    /// A pattern of service types: their alphabet, with `*` for any text and `?` for any character.
+    /// A pattern for names of service types: their alphabet, `*` for any text and `?` for any one character.
     Pattern, "pattern", can_match,
     "no service type can match it: use letters, digits, hyphens, * and ?, 50 characters at most besides *"
 }
@@ -64,24 +64,24 @@ fn can_match(text: &str) -> bool {
 }
 
 impl Pattern {
-    /// Whether the name is one of those that are meant.
+    /// Whether the name matches.
     pub fn matches(&self, name: &str) -> bool {
         matches(self.as_str().as_bytes(), name.as_bytes())
     }
 
-    /// How much it says: a pattern with more letters is more specific, then one with more `?`, then one
-    /// with `*` in fewer places. So one that matches only a part of what another matches counts more.
+    /// A pattern with more letters is more specific, then one with more `?`, then one with `*` in fewer places.
+    /// So a pattern that matches a subset of the names of another ranks higher.
     fn specificity(&self) -> (usize, usize, std::cmp::Reverse<usize>) {
         let is_letter = |c: char| !"*?".contains(c);
         let letters = self.as_str().chars().filter(|c| is_letter(*c)).count();
         let characters = self.as_str().matches('?').count();
-        // `*?*` says no more and no less than `?*`.
+        // `*?*` matches the same names as `?*`.
         let stars = self.as_str().split(is_letter).filter(|run| run.contains('*')).count();
         (letters, characters, std::cmp::Reverse(stars))
     }
 }
 
-/// Compares from the left, and comes back to the last `*` when it does not fit.
+/// Matches from the left, and backtracks to the last `*` on a mismatch.
 fn matches(pattern: &[u8], name: &[u8]) -> bool {
     let (mut p, mut n) = (0, 0);
     let mut star = None;
@@ -102,40 +102,40 @@ fn matches(pattern: &[u8], name: &[u8]) -> bool {
     pattern[p..].iter().all(|c| *c == b'*')
 }
 
-/// What the configuration says of automatic ranges.
+/// The settings for automatic ranges.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AutoAllocation {
     /// Whether unknown types get a range at all.
     pub enabled: bool,
-    /// How many ports a new range has, 1 to 1000.
+    /// The number of ports in a new range, 1 to 1000.
     pub chunk_size: u16,
-    /// Where it goes.
+    /// Where a new range is placed.
     pub placement: Placement,
     /// The lowest port of any new range.
     pub min_port: Port,
     /// The highest port of any new range.
     pub max_port: Port,
-    /// Whether ranges keep a distance.
+    /// Whether new ranges leave a gap to their neighbors.
     pub preserve_gaps: bool,
-    /// The distance, in ports, 0 to 1000.
+    /// The size of the gap in ports, 0 to 1000.
     pub gap_size: u16,
-    /// What else holds for types whose names match.
+    /// Overrides for types whose names match a pattern.
     pub rules: BTreeMap<Pattern, AutoRule>,
 }
 
-/// What holds for types whose names match a pattern.
+/// Overrides for types whose names match a pattern.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AutoRule {
-    /// How many ports a new range has.
+    /// The number of ports in a new range.
     pub chunk_size: Option<u16>,
-    /// Where it goes.
+    /// Where a new range is placed.
     pub placement: Option<Placement>,
-    /// The place is the nearest to this port that the limits allow.
+    /// The new range is placed as near to this port as the limits allow.
     pub preferred_range_start: Option<Port>,
 }
 
 impl AutoAllocation {
-    /// Nothing of its own, as a beginning.
+    /// Disabled and without rules: the initial value.
     pub fn off() -> Self {
         Self {
             enabled: false,
@@ -149,14 +149,14 @@ impl AutoAllocation {
         }
     }
 
-    /// The most specific rule for that name.
+    /// The most specific rule that matches the name; an empty one if none does.
     pub fn rule(&self, name: &str) -> AutoRule {
         let rules = self.rules.iter().filter(|(pattern, _)| pattern.matches(name));
         let best = rules.max_by_key(|(pattern, _)| (pattern.specificity(), pattern.as_str()));
         best.map(|(_, rule)| rule.clone()).unwrap_or_default()
     }
 
-    /// The distance that new ranges keep, in ports.
+    /// The gap that new ranges leave, in ports.
     pub fn gap(&self) -> u16 {
         if self.preserve_gaps { self.gap_size } else { 0 }
     }
@@ -182,7 +182,7 @@ mod tests {
         for never in ["", "a b", "[ab]", "a.b", &"x".repeat(51), "ü*"] {
             assert!(never.parse::<Pattern>().is_err(), "{never}");
         }
-        // A pattern that would take exponential time by trying every way.
+        // Naive backtracking would take exponential time for this pattern.
         let hostile: Pattern = "*a".repeat(25).parse().unwrap();
         assert!(!hostile.matches(&"a".repeat(24)));
     }

@@ -1,7 +1,7 @@
-//! What can happen to the state, and the numbered record of it.
+//! The changes of the state, and their numbered records.
 //!
-//! A record is at once a line of the state log, the input of [`Registry::apply`] and the source of
-//! one audit event, so these three cannot disagree.
+//! The same record is a line of the state log, the input of [`Registry::apply`] and the source of one audit
+//! event, so these three cannot disagree.
 //!
 //! [`Registry::apply`]: crate::registry::Registry::apply
 
@@ -22,15 +22,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// One change, with its number.
+/// A change with its number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// The number of the change: one more than that of the change before, for the life of a state
-    /// folder.
+    /// The number of the change: one more than that of the previous change, for as long as the state folder
+    /// exists.
     pub seq: u64,
     /// When it happened.
     pub at: Timestamp,
-    /// Who asked for it, unless the service did it by itself.
+    /// The client that requested it, unless the service acted on its own.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub client: Option<Client>,
     /// What happened.
@@ -46,59 +46,59 @@ pub enum Change {
         /// The new lease.
         #[serde(deserialize_with = "lease::in_place")]
         lease: Arc<Lease>,
-        /// What of it is remembered.
+        /// The effect on the remembered port.
         #[serde(skip_serializing_if = "Remembers::is_port", default)]
         remembers: Remembers,
     },
-    /// A caller was given a lease that was there already: that of a singleton, or a claim.
+    /// A caller got an existing lease: that of a singleton, or a claim.
     #[serde(rename = "singleton_reuse")]
     Reuse {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// One of those who share a lease is gone; the others hold it.
+    /// A holder of a shared lease left; the others keep the lease.
     #[serde(rename = "singleton_leave")]
     Leave {
         /// The lease as it is now.
         lease: Arc<Lease>,
-        /// Why that one is gone.
+        /// Why it left.
         reason: EndReason,
     },
-    /// A lease ended because somebody asked for it.
+    /// A lease was released on request.
     Release {
         /// The lease as it was.
         lease: Arc<Lease>,
         /// Why it ended.
         reason: EndReason,
     },
-    /// A lease ended by itself.
+    /// A lease ended for any other reason.
     Expire {
         /// The lease as it was.
         lease: Arc<Lease>,
         /// Why it ended.
         reason: EndReason,
-        /// If its grant could not be made durable, the port that was remembered before it.
+        /// If its grant is undone because it could not be made durable: the port that was remembered before it.
         #[serde(skip_serializing_if = "Option::is_none", default)]
         remembered: Option<Remembered>,
     },
-    /// The owner of a lease is gone, but something listens on its port.
+    /// The owner of a lease is gone, but something still listens on its port.
     Orphan {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// A lease's time limit restarts.
+    /// The time limit of a lease was restarted.
     Renew {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// A claim is used, or has not been for long.
+    /// A claim came into use, or has been unused for long.
     Claim {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
-    /// A remembered port was forgotten because somebody asked for it.
+    /// A remembered port was forgotten on request.
     Forget {
-        /// What it was remembered for.
+        /// The key that it was remembered under.
         key: MemoryKey,
         /// The port.
         port: Port,
@@ -117,7 +117,7 @@ pub enum Change {
     },
     /// A well-formed request was refused.
     Deny(Denial),
-    /// A service type that nobody configured got a range, or a further one.
+    /// A service type that is not configured got its first range, or another one.
     AutoAllocate {
         /// The type.
         service_type: ServiceTypeName,
@@ -125,33 +125,33 @@ pub enum Change {
         range: PortRange,
         /// All its ranges.
         ranges: Vec<PortRange>,
-        /// How the place was found.
+        /// How the place was chosen.
         placement: Placement,
-        /// The request that it was for.
+        /// The instance and the project that it was for.
         #[serde(flatten)]
         asker: Asker,
     },
-    /// Such a type was taken away again.
+    /// An automatic type was removed again.
     UndoAutoAllocation {
         /// The type.
         service_type: ServiceTypeName,
         /// The ranges that it had.
         ranges: Vec<PortRange>,
-        /// How their place was found.
+        /// How their place was chosen.
         placement: Placement,
     },
-    /// The configuration that people have written is another than the one that was told last.
+    /// The configuration without automatic types differs from the one that was logged last.
     ConfigReload {
-        /// Service types that are there now and were not.
+        /// Service types that are new.
         #[serde(default)]
         added: Vec<TypeRanges>,
-        /// Service types that have other ranges now.
+        /// Service types whose ranges have changed.
         #[serde(default)]
         changed: Vec<TypeRanges>,
-        /// Service types that are gone.
+        /// Service types that were removed.
         #[serde(default)]
         removed: Vec<ServiceTypeName>,
-        /// Tells this configuration from others.
+        /// Distinguishes this configuration from others.
         #[serde(default)]
         fingerprint: u32,
         /// Whether the files still have errors: those that were logged are not logged again.
@@ -160,31 +160,32 @@ pub enum Change {
     },
     /// The configuration has a problem.
     ConfigError {
-        /// Where it is and what to do.
+        /// Where the problem is and what to do.
         reason: String,
     },
-    /// Something of the stored state was damaged.
+    /// A part of the stored state was damaged.
     Recover {
         /// What was lost, and where the damaged file is now.
         reason: String,
     },
-    /// What another registry of this user had is in this one.
+    /// Another registry of this user was merged into this one.
     Merge(Merge),
 }
 
-/// What a grant means for the port that its slot remembers.
+/// The effect of a grant on the port that is remembered for its slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Remembers {
-    /// From now on it is this port.
+    /// The granted port is remembered.
     #[default]
     Port,
-    /// From now on it is this port, and the other no longer.
+    /// The granted port is remembered instead of another one.
     Moved {
-        /// The port that was remembered.
+        /// The port that was remembered before.
         from: Port,
     },
-    /// The remembered port could not be had, and stays remembered. This one is tried first as long as it cannot.
+    /// The remembered port was unavailable, but stays remembered. As long as it stays unavailable, the granted
+    /// port is tried first.
     Substitute,
 }
 
@@ -195,13 +196,13 @@ impl Remembers {
     }
 }
 
-/// What was taken over from another registry of this user.
+/// What was merged from another registry of this user.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Merge {
-    /// The name of its state, if all of it is here now; `None` if only what it remembers was copied.
+    /// The id of its state if the merge is complete; `None` if only its remembered ports were copied.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub state_id: Option<String>,
-    /// The leases that live on here. Those that gave way have ended before, by changes of their own.
+    /// The leases that continue here. Those that lost a conflict have already been ended by separate changes.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub leases: Vec<Arc<Lease>>,
     /// The instances.
@@ -221,10 +222,10 @@ pub struct TypeRanges {
     pub ranges: Vec<PortRange>,
 }
 
-/// Whom a request was for.
+/// The instance and the project that a request was made for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asker {
-    /// Who asked.
+    /// The instance that asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub instance_id: Option<InstanceId>,
     /// The checkout that it was for.
@@ -233,7 +234,7 @@ pub struct Asker {
 }
 
 impl Asker {
-    /// Whom that request is for.
+    /// The instance and the project of this request.
     pub fn of(request: &AllocateRequest) -> Self {
         Self {
             instance_id: request.instance_id.clone(),
@@ -242,34 +243,34 @@ impl Asker {
     }
 }
 
-/// Who was refused what, and why.
+/// A refused request, and why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
-    /// The class of service that was asked for.
+    /// The requested service type.
     pub service_type: ServiceTypeName,
-    /// The service that it was for.
+    /// The name of the service, or else its program.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub service_name: Option<ServiceName>,
-    /// Who asked.
+    /// The instance that asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub instance_id: Option<InstanceId>,
     /// The checkout that it was for.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub project_path: Option<ProjectPath>,
-    /// The asked port.
+    /// The requested port.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub port: Option<Port>,
     /// The protocol.
     pub protocol: Protocol,
-    /// The code of the error that was answered.
+    /// The code of the error in the answer.
     pub reason: String,
-    /// How many such refusals it stands for, within a minute.
+    /// How many such refusals within a minute this one stands for.
     #[serde(skip_serializing_if = "lease::is_one", default = "lease::one")]
     pub count: u32,
 }
 
 impl Denial {
-    /// What is told of a refused request.
+    /// The record of a refused request.
     pub fn new(request: &AllocateRequest, error: &Error) -> Self {
         Self {
             service_type: request.service_type.clone(),
@@ -285,7 +286,7 @@ impl Denial {
 }
 
 impl Change {
-    /// The lease that it is about.
+    /// The lease that the change affects.
     pub fn lease(&self) -> Option<&Arc<Lease>> {
         match self {
             Self::Allocate { lease, .. }
@@ -300,7 +301,7 @@ impl Change {
         }
     }
 
-    /// The instance that it is about.
+    /// The instance that the change affects.
     pub fn instance(&self) -> Option<&Arc<Instance>> {
         match self {
             Self::RegisterInstance { instance } | Self::EndInstance { instance, .. } => {
@@ -310,7 +311,8 @@ impl Change {
         }
     }
 
-    /// Whether a lease or an instance ends by it: there can be no more of these than of those.
+    /// Whether it ends a lease, a share in one or an instance. There cannot be more such changes than there are
+    /// of these.
     pub fn is_end(&self) -> bool {
         matches!(
             self,
@@ -321,12 +323,12 @@ impl Change {
         )
     }
 
-    /// A grant whose port is remembered.
+    /// The change for a grant whose port is remembered.
     pub fn grant(lease: Arc<Lease>) -> Self {
         Self::Allocate { lease, remembers: Remembers::Port }
     }
 
-    /// The end of that lease for that reason.
+    /// The change that ends this lease for this reason.
     pub fn end(lease: Arc<Lease>, reason: EndReason) -> Self {
         match reason {
             EndReason::Released => Self::Release { lease, reason },

@@ -1,62 +1,62 @@
-//! Errors: one enum of kinds, and one table that says what each is called at every door.
+//! Errors: one enum of kinds, and one table with the names of each at every door.
 
 use std::{fmt, io, path::Path};
 
 use nix::errno::Errno;
 
-/// Why a request was refused, in words for the person who asked and with what to do next.
+/// Why a request was refused, worded for the person who made it, with suggestions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// The kind; it decides names and codes.
+    /// The kind, which determines names and codes.
     pub kind: ErrorKind,
     /// What is wrong, and why.
     pub message: String,
-    /// What to do about it, best first.
+    /// Suggested remedies, best first.
     pub suggestions: Vec<String>,
 }
 
-/// The kinds of refusal. [`ErrorKind::names`] is the table of what they are called.
+/// The kinds of refusal; [`ErrorKind::names`] is the table of their names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The request itself is wrong; nothing was changed.
     InvalidArgument,
-    /// No service type of that name.
+    /// No service type has this name.
     UnknownServiceType,
-    /// The asked port is leased, busy or excluded, and no other was wanted.
+    /// The requested port is leased, busy or excluded, and the request accepts no other.
     PortInUse,
-    /// No port of the type's range is free.
+    /// No port in the type's ranges is free.
     PoolExhausted,
-    /// No live lease of that id.
+    /// No live lease has this id.
     NoSuchLease,
-    /// The lease has no time limit that could begin again.
+    /// The lease has no time limit to restart.
     NoTimeLimit,
-    /// Ranges for unknown types are switched off.
+    /// Ranges for unknown types are disabled.
     AutoAllocationDisabled,
-    /// A limit is reached: of the configuration, or of the machine.
+    /// A limit of the configuration or of the machine is reached.
     LimitExceeded,
     /// The state could not be written, so nothing was granted or released.
     Storage,
-    /// The caller is in another network namespace, whose ports are not the service's.
+    /// The caller is in another network namespace, which has ports of its own.
     OtherNetwork,
     /// The caller is another user, root included.
     OtherUser,
-    /// The caller sees another configuration than the service, so nothing was granted.
+    /// The caller and the service see different configurations, so nothing was granted.
     ConfigurationDiffers,
 }
 
-/// What the service has run out of: it says nothing about the ports or the files that were asked for.
+/// A resource that the service has run out of. It says nothing about the requested ports or files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shortage {
-    /// Descriptors of this process (`EMFILE`).
+    /// File descriptors of this process (`EMFILE`).
     Descriptors,
-    /// Descriptors of the whole machine (`ENFILE`).
+    /// File descriptors of the whole machine (`ENFILE`).
     MachineDescriptors,
-    /// Memory of the kernel (`ENOBUFS`, `ENOMEM`).
+    /// Kernel memory (`ENOBUFS`, `ENOMEM`).
     Memory,
 }
 
 impl Shortage {
-    /// The shortage that the kernel has reported; `None` if the error means something else.
+    /// The shortage that the kernel reported; `None` if the error means something else.
     pub fn of(error: &io::Error) -> Option<Self> {
         match Errno::from_raw(error.raw_os_error()?) {
             Errno::EMFILE => Some(Self::Descriptors),
@@ -93,14 +93,14 @@ impl From<Shortage> for Error {
     }
 }
 
-/// What a kind of error is called at each door.
+/// The names of a kind of error at each door.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorNames {
     /// The last part of the D-Bus error name, and the `code` of an HTTP answer.
     pub code: &'static str,
     /// The HTTP status (RFC 9110).
     pub status: u16,
-    /// The exit code of the command: 2 where the command was used wrongly.
+    /// The exit status of the command: 2 if it was used wrongly.
     pub exit: u8,
 }
 
@@ -121,7 +121,7 @@ impl ErrorKind {
         Self::ConfigurationDiffers,
     ];
 
-    /// The table.
+    /// The table of names and codes.
     pub const fn names(self) -> ErrorNames {
         let (code, status, exit) = match self {
             Self::InvalidArgument => ("InvalidArgument", 400, 2),
@@ -140,19 +140,19 @@ impl ErrorKind {
         ErrorNames { code, status, exit }
     }
 
-    /// The kind with that code.
+    /// The kind with this code.
     pub fn from_code(code: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.names().code == code)
     }
 }
 
 impl Error {
-    /// An error of that kind, without suggestions.
+    /// An error of this kind, without suggestions.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), suggestions: Vec::new() }
     }
 
-    /// Adds what to do about it.
+    /// Adds a suggested remedy.
     #[must_use]
     pub fn suggest(mut self, suggestion: impl Into<String>) -> Self {
         self.suggestions.push(suggestion.into());
@@ -173,13 +173,14 @@ impl Error {
         .suggest("use the command styxy, which starts a service for that namespace, or ask from the service's")
     }
 
-    /// Somebody else has called.
+    /// The caller is another user.
     pub fn other_user() -> Self {
         Self::new(ErrorKind::OtherUser, "this is the styxy service of another user")
             .suggest("run styxy without sudo, or with sudo -H for root's own ports")
     }
 
-    /// The state could not be written. A lack of descriptors or memory is no matter of the disk.
+    /// The state could not be written. A lack of descriptors or memory is reported as such, not as a disk
+    /// problem.
     pub fn storage(cause: &io::Error) -> Self {
         if let Some(shortage) = Shortage::of(cause) {
             return shortage.into();
@@ -191,7 +192,7 @@ impl Error {
         .suggest("free some disk space or make the state folder writable, then try again")
     }
 
-    /// What is kept could not be read, or is of no use: true of a question as well as of a change.
+    /// A stored file could not be read or used. The message suits queries as well as changes.
     pub fn unusable(what: &str, path: &Path, cause: &io::Error) -> Self {
         if let Some(shortage) = Shortage::of(cause) {
             return shortage.into();
@@ -220,7 +221,7 @@ impl Error {
     }
 }
 
-/// The message with its first suggestion, for doors that have one line.
+/// The message with its first suggestion, for doors that can only show one line.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;

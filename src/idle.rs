@@ -85,19 +85,19 @@ impl IdleTracker {
         CallGuard(Arc::clone(&self.0))
     }
 
-    /// Adds an observer: the service waits for it before it exits, but does not stay for it.
+    /// Adds an observer: the service waits for it to finish before it exits, but does not stay alive for it.
     pub fn observer(&self) -> Observer {
         self.0.observers.fetch_add(1, Ordering::Relaxed);
         Observer(Arc::clone(&self.0))
     }
 
-    /// Notes a change, and how many leases there are now.
+    /// Records a change, and the current number of leases.
     pub(crate) fn touch(&self, leases: usize) {
         self.0.leases.store(leases, Ordering::Relaxed);
         self.0.changed();
     }
 
-    /// Records a change of anything else that is announced.
+    /// Records any other change that is announced.
     pub(crate) fn note(&self) {
         self.0.changed();
         self.0.noted.notify_one();
@@ -118,10 +118,10 @@ impl IdleTracker {
         self.0.changed.subscribe()
     }
 
-    /// Waits until there has been no activity for that long; for ever if it is zero. The time is read again after each
-    /// [`note`](Self::note), because a reload may have changed it.
+    /// Waits until there has been no activity for this long; forever if it is zero. The time is read again
+    /// after each [`note`](Self::note), because a reload may have changed it.
     ///
-    /// Calls do not wake it, so that it costs a busy service nothing.
+    /// Calls do not wake it, so it costs a busy service nothing.
     pub async fn idle(&self, time: impl Fn() -> Duration) {
         loop {
             let time = time();

@@ -1,4 +1,4 @@
-//! Leases, and the words that describe them.
+//! Leases, and the types of their fields.
 
 use std::{
     borrow::Cow,
@@ -21,40 +21,41 @@ use crate::{
 };
 
 word! {
-    /// What a port is for: `web`, `postgres`, … 1 to 100 characters of `[A-Za-z0-9._-]`.
+    /// The name of a service: `web`, `postgres`, … 1 to 100 characters of `[A-Za-z0-9._-]`.
     ServiceName, "service_name", |text| spelled(text, 100, "._-"),
     "use 1 to 100 letters, digits, dots, underscores or hyphens"
 }
 
 word! {
-    /// The agent, session or tool that asks: 1 to 100 characters of `[A-Za-z0-9_-]`.
+    /// The agent, session or tool that makes a request: 1 to 100 characters of `[A-Za-z0-9_-]`.
     InstanceId, "instance_id", |text| spelled(text, 100, "_-"),
     "use 1 to 100 letters, digits, underscores or hyphens"
 }
 
 word! {
-    /// Tells singletons of one service type from one another: 1 to 100 characters of `[A-Za-z0-9._-]`.
+    /// Distinguishes singletons of one service type: 1 to 100 characters of `[A-Za-z0-9._-]`.
     SingletonKey, "singleton_key", |text| spelled(text, 100, "._-"),
     "use 1 to 100 letters, digits, dots, underscores or hyphens"
 }
 
 word! {
-    /// A unit of the user's manager: `web.service`, … 1 to 255 characters, as systemd.unit(5) has it.
+    /// The name of a unit of the user's service manager, as in systemd.unit(5): `web.service`, … 1 to 255
+    /// characters.
     UnitName, "unit",
     |text| spelled(text, 255, ":-_.\\@") && text.contains('.'),
     "give the whole name of a unit, for example web.service"
 }
 
 word! {
-    /// The checkout or worktree that a port is for: an absolute path of at most 1,000 bytes. It is
-    /// a name and is never opened; `/a`, `/a/` and `/a/.` are the same.
+    /// The checkout or worktree that a port is for: an absolute path of at most 1,000 bytes. It is only a name
+    /// and never opened; `/a`, `/a/` and `/a/.` are the same.
     ProjectPath, "project_path",
     |text| text.starts_with('/') && text.len() <= 1_000 && !text.chars().any(disturbs),
     "give an absolute path of at most 1,000 bytes, without control characters",
     plain
 }
 
-/// A path without what says nothing: `.`, and slashes that are repeated or come last. `..` stays, for it may follow a link.
+/// The path without `.` and without repeated or trailing slashes. `..` stays, because it may follow a link.
 fn plain(path: &str) -> Cow<'_, str> {
     let is_plain = !(path.contains("//") || path.contains("/./") || path.ends_with("/."))
         && (path == "/" || !path.ends_with('/'));
@@ -65,18 +66,18 @@ fn plain(path: &str) -> Cow<'_, str> {
     plain.to_string_lossy().into_owned().into()
 }
 
-/// The name of a lease: a UUID of version 4 (RFC 9562).
+/// The id of a lease: a UUID of version 4 (RFC 9562).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct LeaseId(Uuid);
 
 impl LeaseId {
-    /// A new one, from the kernel's random numbers.
+    /// A new id, from the kernel's random number generator.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// One made from a number, for tests and simulations.
+    /// An id made from a number, for tests and simulations.
     pub fn from_number(number: u128) -> Self {
         Self(Uuid::from_u128(number))
     }
@@ -105,31 +106,31 @@ impl FromStr for LeaseId {
     }
 }
 
-/// The name of one of those who share a lease: a UUID of version 4 (RFC 9562).
+/// The id of a holder of a shared lease: a UUID of version 4 (RFC 9562).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct HolderId(Uuid);
 
 impl HolderId {
-    /// A new one, from the kernel's random numbers.
+    /// A new id, from the kernel's random number generator.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// The name of the first who holds a lease: it follows from the lease's, so that a request that is repeated can be told from
-    /// one of another caller.
+    /// The id of the first holder of a lease. It is derived from the id of the lease, so that a repeated
+    /// request can be distinguished from one of another caller.
     pub fn first_of(LeaseId(lease): LeaseId) -> Self {
-        // Its node, of 48 random bits, upside down.
+        // The last 48 bits, all of them random, are inverted.
         Self(Uuid::from_u128(lease.as_u128() ^ 0xFFFF_FFFF_FFFF))
     }
 
-    /// One made from a number, for tests and simulations.
+    /// An id made from a number, for tests and simulations.
     pub fn from_number(number: u128) -> Self {
         Self(Uuid::from_u128(number))
     }
 }
 
-/// Where a request names a lease, it may name one of those who share it instead.
+/// Where a request takes the id of a lease, it also takes that of a holder.
 impl From<LeaseId> for HolderId {
     fn from(LeaseId(uuid): LeaseId) -> Self {
         Self(uuid)
@@ -142,14 +143,14 @@ impl fmt::Display for HolderId {
     }
 }
 
-/// How far a claim has come since somebody asked for it.
+/// Whether a claim has been used since it was requested.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Use {
-    /// Nobody has used it yet; a server may be about to be started.
+    /// Not used yet; a server may be about to start.
     #[default]
     None,
-    /// Nobody has used it for long: its port is not granted to others, but not guarded, either.
+    /// Unused for long: its port is not granted to others, but is not guarded, either.
     Idle,
     /// A server was seen on its port, or was started for it.
     Once,
@@ -162,21 +163,21 @@ impl Use {
     }
 }
 
-/// Whose end ends a lease.
+/// What owns a lease: when the owner ends, so does the lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Owner {
-    /// Nobody's; it ends when it has not been listened on for long.
+    /// Nothing; the lease ends when nothing has listened on its port for long.
     #[default]
     None,
-    /// A process. Its start time tells it from a later one with the same PID (proc(5), `stat`).
+    /// A process. Its start time distinguishes it from a later one with the same PID (proc(5), `stat`).
     Process {
-        /// The process.
+        /// The PID.
         pid: u32,
-        /// When it was started, in clock ticks since the boot.
+        /// When it was started, in clock ticks since boot.
         start: u64,
     },
-    /// A unit of the user's manager; it ends when it becomes inactive or failed.
+    /// A unit of the user's service manager; it ends when it becomes inactive or failed.
     Unit {
         /// The unit.
         unit: UnitName,
@@ -185,18 +186,18 @@ pub enum Owner {
     Connection {
         /// Its unique name.
         name: String,
-        /// The id of the bus, because another bus numbers its names from the start.
+        /// The id of the bus, because each bus numbers its connections from the start.
         bus: String,
     },
 }
 
 impl Owner {
-    /// Whether it is nobody.
+    /// Whether there is no owner.
     pub fn is_none(&self) -> bool {
         *self == Self::None
     }
 
-    /// The word for it in every interface.
+    /// Its name in every interface.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::None => "none",
@@ -207,7 +208,7 @@ impl Owner {
     }
 }
 
-/// The owner in one word, as `STYXY_OWNER` has it.
+/// As in the journal field `STYXY_OWNER`.
 impl fmt::Display for Owner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -219,16 +220,16 @@ impl fmt::Display for Owner {
     }
 }
 
-/// What a caller of a shared lease lives by: whichever of these ends first ends its share.
+/// A holder of a lease. Its share ends with its owner, its instance or its time limit, whichever ends first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// Its name, if the lease can be shared.
+    /// Its id, if the lease can be shared.
     #[serde(rename = "holder_id", skip_serializing_if = "Option::is_none", default)]
     pub id: Option<HolderId>,
-    /// Whose end ends it.
+    /// Its owner.
     #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
-    /// Who asked.
+    /// The instance that asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub instance_id: Option<InstanceId>,
     /// Its time limit in seconds.
@@ -240,12 +241,13 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Whether there is anything that could end it: a caller that only asks holds nothing.
+    /// Whether anything can end its share: a caller without an owner, a time limit or an instance holds
+    /// nothing.
     pub fn holds(&self) -> bool {
         !self.owner.is_none() || self.ttl.is_some() || self.instance_id.is_some()
     }
 
-    /// Whether it is the same caller, asking again. Callers of which nothing is known are different ones.
+    /// Whether it is the same caller. Callers with neither an owner nor an instance are never the same.
     pub fn is_same_as(&self, other: &Self) -> bool {
         let is_known = !self.owner.is_none() || self.instance_id.is_some();
         is_known && self.owner == other.owner && self.instance_id == other.instance_id
@@ -255,21 +257,21 @@ impl Holder {
 /// A granted port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
-    /// Its name.
+    /// Its id.
     pub lease_id: LeaseId,
     /// The port.
     pub port: Port,
-    /// The protocol that it counts for; the same number may be leased for the other.
+    /// The protocol; the same port number may be leased separately for the other one.
     pub protocol: Protocol,
-    /// The class of service that was asked for.
+    /// The requested service type.
     pub service_type: ServiceTypeName,
-    /// What the port is for.
+    /// The name of the service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub service_name: Option<ServiceName>,
-    /// What was started last on it, where the service has no name of its own.
+    /// The program that was last started on it, if the service has no name.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<ServiceName>,
-    /// Who asked.
+    /// The instance that asked.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub instance_id: Option<InstanceId>,
     /// The checkout that it is for.
@@ -278,19 +280,19 @@ pub struct Lease {
     /// The package in the checkout, if that has several.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub package_path: Option<ProjectPath>,
-    /// Which of the service's leases at one time it is; 0 for one of which no port is remembered.
+    /// Its number among the concurrent leases of the service; 0 if its port is not remembered.
     #[serde(skip_serializing_if = "is_one", default = "one")]
     pub slot: u16,
-    /// Whose end ends it.
+    /// Its owner.
     #[serde(skip_serializing_if = "Owner::is_none", default)]
     pub owner: Owner,
-    /// Whether it is given again to whoever asks for the same.
+    /// Whether later requests for the same service get this lease again.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub claim: bool,
-    /// How far that has come.
+    /// Whether the claim has been used.
     #[serde(skip_serializing_if = "Use::is_none", default)]
     pub used: Use,
-    /// How the port is kept.
+    /// How the port is kept until it is used.
     #[serde(default)]
     pub hold: Hold,
     /// Its time limit in seconds, counted from the grant or the last renewal.
@@ -299,45 +301,45 @@ pub struct Lease {
     /// When the time limit is reached.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub deadline: Option<Moment>,
-    /// Whether its owner is gone while something listened on the port.
+    /// Whether its owner ended while something listened on the port.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub orphaned: bool,
-    /// The name of the first of those who share it, if it can be shared.
+    /// The id of its first holder, if it can be shared.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub holder_id: Option<HolderId>,
-    /// Who else shares it: the further callers of a singleton, the longest first.
+    /// The other holders: further callers of a singleton, those with the oldest shares first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub sharers: Vec<Holder>,
-    /// Tells singletons of one type from one another.
+    /// Distinguishes singletons of one type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub singleton_key: Option<SingletonKey>,
     /// The first lease of the block that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub block_id: Option<LeaseId>,
-    /// How many ports that block has.
+    /// The number of ports in that block.
     #[serde(skip_serializing_if = "is_one", default = "one")]
     pub count: u16,
     /// When it was granted.
     pub since: Timestamp,
 }
 
-/// For serde: whether a number is the one that is left out.
+/// For serde: whether a number has the value that is omitted.
 pub(crate) fn is_one<T: From<u8> + PartialEq>(number: &T) -> bool {
     *number == one()
 }
 
-/// For serde: what a number is that was left out.
+/// For serde: the value of an omitted number.
 pub(crate) fn one<T: From<u8>>() -> T {
     T::from(1)
 }
 
-/// For serde: a lease where it is to stay; serde's own way to an `Arc` leads through a `Box`.
+/// For serde: a lease in an `Arc`, without the detour through a `Box` that serde takes for one.
 pub(crate) fn in_place<'de, D: Deserializer<'de>>(lease: D) -> Result<Arc<Lease>, D::Error> {
     Lease::deserialize(lease).map(Arc::new)
 }
 
 impl Lease {
-    /// A TCP port for that class of service, which nobody owns and nothing holds.
+    /// A lease of a TCP port for this service type, without an owner, and not held.
     pub fn new(lease_id: LeaseId, port: Port, service_type: ServiceTypeName) -> Self {
         Self {
             lease_id,
@@ -401,12 +403,12 @@ impl Lease {
         fields
     }
 
-    /// What its service is called: by name, else by what was started last.
+    /// The name of its service, or else the program that was last started on it.
     pub fn name(&self) -> Option<&ServiceName> {
         self.service_name.as_ref().or(self.program.as_ref())
     }
 
-    /// Everybody who holds it, the longest first.
+    /// All its holders, those with the oldest shares first.
     pub fn holders(&self) -> impl Iterator<Item = Holder> {
         let first = Holder {
             id: self.holder_id,
@@ -418,13 +420,13 @@ impl Lease {
         std::iter::once(first).chain(self.sharers.iter().cloned())
     }
 
-    /// Whether it has an owner whose end ends it, or a part of it.
+    /// Whether any of its holders has an owner.
     pub fn is_owned(&self) -> bool {
         self.owners().next().is_some()
     }
 
-    /// Whether it is a claim that nobody has used yet, and that no time limit keeps: it loses its guard in time, and from then
-    /// on gives way where ports are short.
+    /// Whether it is an unused claim without an owner or a time limit: it loses its guard after a while, and
+    /// then yields its port when ports are short.
     pub fn is_soft(&self) -> bool {
         self.claim
             && self.used != Use::Once
@@ -433,24 +435,24 @@ impl Lease {
             && self.nearest_deadline().is_none()
     }
 
-    /// How the port is kept now: a claim that nobody uses has lost its guard.
+    /// How the port is kept now: an idle claim has lost its guard.
     pub fn hold_now(&self) -> Hold {
         if self.hold == Hold::Guard && self.used == Use::Idle { Hold::None } else { self.hold }
     }
 
-    /// The owners that it lives by.
+    /// The owners of its holders.
     pub fn owners(&self) -> impl Iterator<Item = &Owner> {
         let owners = std::iter::once(&self.owner).chain(self.sharers.iter().map(|s| &s.owner));
         owners.filter(|owner| !owner.is_none())
     }
 
-    /// Whether one of them asked as that instance.
+    /// Whether one of its holders asked as this instance.
     pub fn is_held_for(&self, instance_id: &InstanceId) -> bool {
         let sharers = self.sharers.iter().map(|holder| &holder.instance_id);
         std::iter::once(&self.instance_id).chain(sharers).any(|id| id.as_ref() == Some(instance_id))
     }
 
-    /// The lease as it is when only these hold it, the longest first; `None` for nobody.
+    /// The lease with only these holders, the one with the oldest share first; `None` if there are none.
     pub fn held_by(&self, holders: impl IntoIterator<Item = Holder>) -> Option<Self> {
         let mut holders = holders.into_iter();
         let Holder { id: holder_id, owner, instance_id, ttl, deadline } = holders.next()?;
@@ -458,18 +460,18 @@ impl Lease {
         Some(Self { instance_id, owner, ttl, deadline, holder_id, sharers, ..self.clone() })
     }
 
-    /// The names of those who share it.
+    /// The ids of its holders.
     pub fn holder_ids(&self) -> impl Iterator<Item = HolderId> {
         self.holder_id.into_iter().chain(self.sharers.iter().filter_map(|holder| holder.id))
     }
 
-    /// When the nearest of its time limits is reached.
+    /// The earliest of the deadlines of its holders.
     pub fn nearest_deadline(&self) -> Option<Moment> {
         let sharers = self.sharers.iter().filter_map(|holder| holder.deadline);
         sharers.chain(self.deadline).min()
     }
 
-    /// Who holds it, for people.
+    /// A description of who holds it, for people.
     pub fn describe_holder(&self) -> String {
         let mut words = match &self.owner {
             Owner::None => Vec::new(),
@@ -485,7 +487,7 @@ impl Lease {
         format!("held by {} since {}", words.join(", "), self.since)
     }
 
-    /// What its port is remembered for, if it is. A block is remembered by its first port.
+    /// The key that its port is remembered under, if it is remembered. A block is remembered by its first port.
     pub fn memory_key(&self) -> Option<MemoryKey> {
         if self.slot == 0 || self.block_id.is_some_and(|first| first != self.lease_id) {
             return None;
@@ -503,7 +505,8 @@ impl Lease {
     }
 }
 
-/// What a remembered port is remembered for: a service of a project, and which of its leases at one time.
+/// The key of a remembered port: a service of a project, and its number among the concurrent leases of that
+/// service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemoryKey {
     /// The checkout.
@@ -511,26 +514,26 @@ pub struct MemoryKey {
     /// The package in it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub package_path: Option<ProjectPath>,
-    /// The class of service.
+    /// The service type.
     pub service_type: ServiceTypeName,
-    /// The service in it.
+    /// The name of the service.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub service_name: Option<ServiceName>,
     /// The protocol.
     pub protocol: Protocol,
-    /// Tells singletons of one type from one another.
+    /// Distinguishes singletons of one type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub singleton_key: Option<SingletonKey>,
-    /// How many consecutive ports: a block has a memory of its own.
+    /// The number of consecutive ports: blocks are remembered separately.
     #[serde(skip_serializing_if = "is_one", default = "one")]
     pub count: u16,
-    /// The first live lease of a service has slot 1, one beside it slot 2, and so on.
+    /// The first live lease of a service has slot 1, a concurrent one slot 2, and so on.
     #[serde(skip_serializing_if = "is_one", default = "one")]
     pub slot: u16,
 }
 
 impl MemoryKey {
-    /// The first lease of one port of that service.
+    /// The key of the first lease of a single port for a service without a name.
     pub fn new(
         project_path: ProjectPath,
         service_type: ServiceTypeName,
@@ -559,19 +562,19 @@ pub enum EndReason {
     OwnerGone,
     /// Its instance is gone, or has stopped its heartbeats.
     InstanceGone,
-    /// Its time limit is reached.
+    /// Its time limit was reached.
     Ttl,
-    /// It has not been listened on for long.
+    /// Nothing has listened on its port for long.
     Unused,
-    /// Its owner was gone, and now its listener is too.
+    /// Its owner was gone already, and now nothing listens on its port, either.
     ListenerGone,
-    /// The machine was rebooted, so nothing of before is alive.
+    /// The machine was rebooted, so nothing from before is alive.
     NewBoot,
-    /// The grant could not be made durable, so it was taken back.
+    /// The grant could not be made durable, so it was undone.
     NotDurable,
-    /// Whoever asked for it was gone before the answer, so nobody knows of it.
+    /// The caller was gone before the answer, so nobody knows of the lease.
     NotDelivered,
-    /// Two registries of this user were merged, and the other one's lease has the port.
+    /// Two registries of this user were merged, and a lease of the other one has the port.
     Merged,
     /// While no service guarded the port, another user's program or service took it.
     Taken,
@@ -580,7 +583,7 @@ pub enum EndReason {
 }
 
 impl EndReason {
-    /// The word for it in signals and in `STYXY_REASON`.
+    /// Its name in signals and in `STYXY_REASON`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Released => "released",
@@ -599,18 +602,18 @@ impl EndReason {
     }
 }
 
-/// An agent, session or tool that has announced itself; its end ends its leases.
+/// An agent, session or tool that has registered; its leases end with it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
-    /// Its name.
+    /// Its id.
     pub instance_id: InstanceId,
-    /// The process whose end is its end.
+    /// Its process, with which it ends.
     #[serde(default)]
     pub owner: Owner,
-    /// Within how many seconds it sends its next heartbeat, if it sends any.
+    /// The longest time until its next heartbeat, in seconds, if it sends any.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub heartbeat: Option<u64>,
-    /// When it announced itself.
+    /// When it registered.
     pub since: Timestamp,
 }
 
@@ -639,7 +642,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// The word for it in `STYXY_TRANSPORT`.
+    /// Its name in `STYXY_TRANSPORT`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Dbus => "dbus",
@@ -656,21 +659,22 @@ impl Transport {
     }
 }
 
-/// The process that asked, as the kernel or the bus tells it.
+/// The calling process, as reported by the kernel or the bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Client {
-    /// The door.
+    /// The door that it used.
     pub transport: Transport,
-    /// Its process.
+    /// Its PID.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub pid: Option<u32>,
-    /// Its user.
+    /// Its user ID.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub uid: Option<u32>,
-    /// Its command's name, as in `/proc/PID/comm`.
+    /// The name of its command, as in `/proc/PID/comm`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub comm: Option<Arc<str>>,
-    /// What has started it, as `bash[4711]`, if it is the command `styxy`, which everybody asks with.
+    /// The process that started it, as `bash[4711]`, if it is the command `styxy`, which does not identify the
+    /// caller.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub parent: Option<Arc<str>>,
 }

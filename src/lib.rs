@@ -1,49 +1,50 @@
-//! styxy hands out ports on a Linux machine, so that dev servers, databases, test runs and coding
-//! agents never collide. It is a systemd user service that starts on demand; this library is all of
-//! it, and the binary is one call.
+//! styxy allocates ports on a Linux machine, so that dev servers, databases, test runs and coding agents never
+//! collide. It is a systemd user service that starts on demand. All of it is in this library; the binary is a
+//! single call.
 //!
-//! # What it promises
+//! # Guarantees
 //!
 //! - No port is leased twice at the same time.
 //! - No port is granted while anything on the machine listens on it (TCP) or has it bound (UDP).
-//! - Between grant and use nobody else gets the port by accident: the service holds it, or hands over
-//!   the bound socket.
+//! - Between grant and use, nobody else gets the port by accident: the service holds it, or hands over the
+//!   bound socket.
 //! - An acknowledged grant or release survives `kill -9` of the service at any instant.
-//! - A lease ends as soon as its owner is gone and nobody listens on the port; a port that is still
-//!   listened on is never given away.
-//! - The same project asking for the same service gets the same port again, whenever it is free.
-//! - Every change reaches the journal as one numbered event, and none is ever missing.
-//! - An idle service ends, and no call is lost in the race with its end.
-//! - Bad input gets an error that says what to do, and changes nothing.
+//! - A lease ends as soon as its owner is gone and nobody listens on the port; a port that still has a listener
+//!   is never given away.
+//! - A project that asks for the same service again gets the same port, whenever it is free.
+//! - Every change reaches the journal as one numbered event, and no event is ever missing.
+//! - An idle service exits, and no call is lost in a race with its exit.
+//! - Invalid input gets an error that says what to do, and changes nothing.
 //!
 //! # Layout
 //!
-//! The words of the trade, as types that cannot hold a wrong value:
-//! - [`port`]: ports, protocols, ranges. [`service_type`]: classes of services. [`lease`]: leases and
-//!   what describes them. [`time`]: moments. [`request`]: what a client may ask. [`value`]:
-//!   values as they cross a door.
-//! - [`change`]: what can happen to the state. [`error`]: the one table of what goes wrong.
+//! The basic types, which cannot hold invalid values:
+//! - [`port`]: ports, protocols, ranges. [`service_type`]: classes of services. [`lease`]: leases and their
+//!   fields. [`time`]: points in time. [`request`]: what a client can request. [`value`]: values as they cross
+//!   a door.
+//! - [`change`]: the changes of the state. [`error`]: the one table of errors.
 //!
 //! The core:
-//! - [`registry`]: who has what, and who gets what. Pure.
+//! - [`registry`]: who has which port, and who gets which one. Without I/O.
 //! - [`broker`]: the one path that every change takes: check → registry → kernel → state → audit →
 //!   signal.
 //!
-//! What the broker uses; none of these knows another:
-//! - [`kernel`]: all that asks Linux. [`state`]: the log and the snapshot. [`audit`]: the way to the
+//! The modules that the broker uses, which do not depend on each other:
+//! - [`kernel`]: everything that asks Linux. [`state`]: the log and the snapshot. [`audit`]: writing to the
 //!   journal. [`config`]: the layers of the configuration.
 //! - [`owners`]: what ends leases: processes, units, connections, deadlines.
 //!
-//! The doors, which translate and decide nothing:
+//! The doors, which translate and make no decisions:
 //! - [`dbus`] and [`http`].
 //!
 //! The service as a process:
-//! - [`daemon`]: its life. [`handover`]: how it passes from one process to the next. [`idle`]: what keeps it
-//!   from ending. [`surroundings`]: whose it is and where its folders are; [`surroundings::machine`]: whose ports those are.
+//! - [`daemon`]: its life cycle. [`handover`]: how it passes from one process to the next. [`idle`]: what keeps
+//!   it from exiting. [`surroundings`]: whose service it is and where its folders are;
+//!   [`surroundings::machine`]: which machine and network its ports belong to.
 //!
 //! The command:
-//! - [`cli`]: one file a verb. [`client`]: how a command reaches the service. [`project`]: what a
-//!   project folder says it will need.
+//! - [`cli`]: one file per verb. [`client`]: how a command reaches the service. [`project`]: which services a
+//!   project folder will need.
 
 pub mod atomic_file;
 pub mod audit;

@@ -1,4 +1,4 @@
-//! Ports, protocols and port ranges, as types that cannot hold a wrong value.
+//! Ports, protocols and port ranges, as types that cannot hold invalid values.
 
 use std::{fmt, num::NonZeroU16, str::FromStr};
 
@@ -18,7 +18,7 @@ impl Port {
     /// The highest port.
     pub const MAX: Self = Self(NonZeroU16::MAX);
 
-    /// Returns the port of that number; `None` for 0 and for more than 65535.
+    /// Returns the port with this number; `None` for 0 and above 65535.
     pub fn new(number: u64) -> Option<Self> {
         u16::try_from(number).ok().and_then(NonZeroU16::new).map(Self)
     }
@@ -28,12 +28,12 @@ impl Port {
         self.0.get()
     }
 
-    /// The port that many numbers higher, if there is one.
+    /// The port this many numbers higher, if there is one.
     pub fn plus(self, count: u16) -> Option<Self> {
         self.0.checked_add(count).map(Self)
     }
 
-    /// The port that many numbers lower, if there is one.
+    /// The port this many numbers lower, if there is one.
     pub fn minus(self, count: u16) -> Option<Self> {
         Self::new(u64::from(self.get()).checked_sub(count.into())?)
     }
@@ -44,7 +44,7 @@ impl Port {
         BAD_PORTS.binary_search(&self.get()).is_ok()
     }
 
-    /// All of these.
+    /// All ports that browsers refuse to connect to.
     pub fn refused_by_browsers() -> impl Iterator<Item = Self> {
         BAD_PORTS.into_iter().filter_map(|number| Self::new(number.into()))
     }
@@ -101,7 +101,7 @@ impl Protocol {
         }
     }
 
-    /// How it is written in sentences.
+    /// Its name in sentences.
     pub fn in_words(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
@@ -110,7 +110,7 @@ impl Protocol {
         }
     }
 
-    /// The word for it in every interface: `tcp`, `udp` or `both`.
+    /// Its name in every interface: `tcp`, `udp` or `both`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -189,7 +189,7 @@ impl PortRange {
         false
     }
 
-    /// Whether the port lies in it.
+    /// Whether the port is in it.
     pub fn contains(self, port: Port) -> bool {
         self.first <= port && port <= self.last
     }
@@ -201,7 +201,7 @@ impl PortRange {
         Self { first, last: self.last.plus(by).unwrap_or(Port::MAX) }
     }
 
-    /// Whether a port lies in both.
+    /// Whether the two have a port in common.
     pub fn overlaps(self, other: Self) -> bool {
         self.first <= other.last && other.first <= self.last
     }
@@ -230,7 +230,7 @@ impl fmt::Display for PortRange {
 impl FromStr for PortRange {
     type Err = Error;
 
-    /// `3000`, `3000-3099` or `3000..3099`.
+    /// Parses `3000`, `3000-3099` or `3000..3099`.
     fn from_str(text: &str) -> Result<Self, Error> {
         let ends = text.split_once("..").or_else(|| text.split_once('-'));
         let (first, last) = ends.unwrap_or((text, text));

@@ -1,4 +1,4 @@
-//! Service types: classes of services, each with a range of ports of its own.
+//! Service types: classes of services, each with its own range of ports.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -41,7 +41,7 @@ pub enum InstanceBehavior {
 }
 
 impl InstanceBehavior {
-    /// The word for it in the configuration.
+    /// Its name in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Multi => "multi",
@@ -65,7 +65,7 @@ pub enum Hold {
 }
 
 impl Hold {
-    /// The word for it in every interface.
+    /// Its name in every interface.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Guard => "guard",
@@ -104,7 +104,7 @@ pub enum Claims {
 }
 
 impl Claims {
-    /// The word for it in every interface.
+    /// Its name in every interface.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -113,16 +113,16 @@ impl Claims {
     }
 }
 
-/// What the configuration says of a service type.
+/// The settings of a service type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceType {
-    /// The ports that it may have, unless another is asked for by number.
+    /// The ports that it may have; a request for a particular port may name another.
     pub port_range: PortRange,
     /// Further ranges, used when the first is full.
     pub more_ranges: Vec<PortRange>,
     /// Ports to try first, in this order.
     pub preferred_ports: Vec<Port>,
-    /// One lease for all, or one each.
+    /// Whether all callers share one lease, or each gets its own.
     pub instance_behavior: InstanceBehavior,
     /// Which claims share a lease.
     pub claims: Claims,
@@ -130,16 +130,16 @@ pub struct ServiceType {
     pub hold: Hold,
     /// The protocol of its ports, unless a request says otherwise.
     pub protocol: Protocol,
-    /// What it is for, for people.
+    /// A description, for people.
     pub description: String,
-    /// Programs that are of this type, for people.
+    /// Examples of programs of this type, for people.
     pub examples: Vec<String>,
-    /// How it came about, if nobody wrote it: only such a type grows and can be undone.
+    /// How it was created, if automatically: only such a type grows and can be undone.
     pub created: Option<Created>,
 }
 
 impl ServiceType {
-    /// A type of which nothing is known but its range.
+    /// A type with this range, and defaults for everything else.
     pub fn new(port_range: PortRange) -> Self {
         Self {
             port_range,
@@ -155,7 +155,7 @@ impl ServiceType {
         }
     }
 
-    /// How its ports are kept in fact: a guard can hold a TCP port only.
+    /// How its ports are actually kept: a guard can hold TCP ports only.
     pub fn kept_by(&self) -> Hold {
         match (self.protocol, self.hold) {
             (Protocol::Udp, Hold::Guard) => Hold::None,
@@ -186,7 +186,7 @@ impl ServiceType {
         std::iter::once(self.port_range).chain(self.more_ranges.iter().copied())
     }
 
-    /// Whether the port lies in one of them.
+    /// Whether the port is in one of its ranges.
     pub fn contains(&self, port: Port) -> bool {
         self.ranges().any(|range| range.contains(port))
     }
@@ -229,7 +229,7 @@ pub struct Created {
 pub struct ServiceTypes(pub BTreeMap<ServiceTypeName, ServiceType>);
 
 impl ServiceTypes {
-    /// Returns the type of that name, or an error that names the nearest one.
+    /// Returns the type with this name, or an error that suggests the nearest name.
     pub fn get(&self, name: &ServiceTypeName) -> Result<&ServiceType, Error> {
         self.0.get(name).ok_or_else(|| {
             Error::unknown_service_type(
@@ -240,15 +240,15 @@ impl ServiceTypes {
         })
     }
 
-    /// Their names, in order.
+    /// The names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(ServiceTypeName::as_str)
     }
 }
 
-/// The known name that this one is a slip of the hand away from, the nearest if there are several: another
-/// case, letters exchanged, one too many, one missing. Names that differ in a number, or have a part more,
-/// are meant so.
+/// The known name that this one looks like a typo of, the nearest if there are several: it differs in case, or
+/// in letters that are swapped, wrong, extra or missing. Names that differ in a number or have another number
+/// of parts are intended.
 pub fn near_miss<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = name.to_ascii_lowercase();
     known
@@ -268,7 +268,7 @@ fn is_near_miss(name: &str, known: &str) -> bool {
         && mine.iter().zip(&theirs).all(|(mine, theirs)| mine == theirs || slipped(mine, theirs))
 }
 
-/// The name without its hyphens, but for those that keep numbers apart.
+/// The name without hyphens, except for those between numbers.
 fn joined(name: &str) -> String {
     let mut joined = String::new();
     for part in name.split('-').filter(|part| !part.is_empty()) {
@@ -293,7 +293,7 @@ fn slipped(mine: &str, theirs: &str) -> bool {
     };
     let length = mine.len().min(theirs.len());
     let most = if length < 8 { 1 } else { 2 };
-    // Another letter in a short word makes another word: app is not api.
+    // In a short word, a different letter makes a different word: app is not api.
     let is_word = length < 5 && mine.len() == theirs.len() && sorted(mine) != sorted(theirs);
     length >= 3
         && !is_word
@@ -302,7 +302,7 @@ fn slipped(mine: &str, theirs: &str) -> bool {
         && strsim::damerau_levenshtein(mine, theirs) <= most
 }
 
-/// The candidate that looks most like the text, if one looks like it at all.
+/// The candidate that is most similar to the text, if any is similar enough.
 pub(crate) fn nearest<'a>(
     text: &str,
     candidates: impl Iterator<Item = &'a str>,

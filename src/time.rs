@@ -1,4 +1,4 @@
-//! Moments: one kind for people and logs, one for deadlines.
+//! Points in time: one type for people and logs, one for deadlines.
 
 use std::{
     fmt,
@@ -8,29 +8,29 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// A moment, in milliseconds since 1970 (UTC). For people and logs; no deadline is counted with it.
+/// A point in time, in milliseconds since 1970 (UTC). For people and logs; no deadline is based on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// The present moment.
+    /// The current time.
     pub fn now() -> Self {
         SystemTime::now().into()
     }
 
-    /// The day, counted from 1970-01-01 (UTC).
+    /// The number of days since 1970-01-01 (UTC).
     pub fn day(self) -> u64 {
         self.0 / (24 * 60 * 60 * 1_000)
     }
 
-    /// The time of day where the user is: `14:03:07`.
+    /// The time of day in the user's time zone: `14:03:07`.
     pub fn to_local(self) -> String {
         let here = self.to_calendar().to_zoned(jiff::tz::TimeZone::system());
         here.strftime("%H:%M:%S").to_string()
     }
 
-    /// The same moment for a calendar.
+    /// The same time, for calendar calculations.
     pub fn to_calendar(self) -> jiff::Timestamp {
         jiff::Timestamp::try_from(UNIX_EPOCH + Duration::from_millis(self.0)).unwrap_or_default()
     }
@@ -59,7 +59,7 @@ impl FromStr for Timestamp {
     }
 }
 
-/// For serde: a [`Timestamp`] as people write it.
+/// For serde: a [`Timestamp`] in RFC 3339.
 pub mod rfc3339 {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -76,20 +76,20 @@ pub mod rfc3339 {
     }
 }
 
-/// A moment of `CLOCK_MONOTONIC` in milliseconds (`clock_gettime(2)`): neither a suspended machine nor
-/// a changed date can run ahead of it. It means something within one boot.
+/// A time of `CLOCK_MONOTONIC`, in milliseconds (`clock_gettime(2)`): it stops while the machine is suspended,
+/// and ignores changes of the date. It is only valid within one boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Moment(pub u64);
 
 impl Moment {
-    /// The moment that many seconds later.
+    /// The time this many seconds later.
     #[must_use]
     pub fn plus_seconds(self, seconds: u64) -> Self {
         Self(self.0.saturating_add(seconds.saturating_mul(1_000)))
     }
 
-    /// How long it is until then; zero if it has passed.
+    /// The time left until then; zero if it has passed.
     pub fn until(self, then: Self) -> Duration {
         Duration::from_millis(then.0.saturating_sub(self.0))
     }

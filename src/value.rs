@@ -1,7 +1,6 @@
-//! Values as they cross a door: what a D-Bus variant and a JSON value have in common.
+//! Values as they cross a door: what D-Bus variants and JSON values have in common.
 //!
-//! Both doors translate to and from these, so that every key is spelled, typed and checked in one
-//! place.
+//! Both doors convert to and from these, so that every key is spelled, typed and checked in one place.
 
 use std::{os::fd::OwnedFd, sync::Arc};
 
@@ -16,11 +15,11 @@ pub enum Value {
     U16(u16),
     /// A count (`u`).
     U32(u32),
-    /// A time or a long number (`t`).
+    /// A time or a large number (`t`).
     U64(u64),
-    /// A text (`s`).
+    /// A string (`s`).
     Str(String),
-    /// Texts (`as`).
+    /// A list of strings (`as`).
     Strings(Vec<String>),
     /// A dictionary (`a{sv}`).
     Fields(Fields),
@@ -28,13 +27,13 @@ pub enum Value {
     Ports(Vec<u16>),
     /// A descriptor (`h`), on the bus only.
     Descriptor(Arc<OwnedFd>),
-    /// A process that a command names: by its descriptor (`h`) on the bus, by its number elsewhere.
+    /// A process named by a command: by its descriptor (`h`) on the bus, by its PID elsewhere.
     Process(u32, Arc<OwnedFd>),
-    /// Something that no option takes; the words name it for an error message.
+    /// A value that no option accepts; the text describes it in an error message.
     Other(String),
 }
 
-/// A dictionary whose keys keep their order.
+/// A dictionary that keeps the order of its keys.
 #[derive(Clone, Debug, Default)]
 pub struct Fields(pub Vec<(&'static str, Value)>);
 

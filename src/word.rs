@@ -1,18 +1,17 @@
-//! Words that people give: short strings with an alphabet and a length, checked once, when they
-//! come in.
+//! Words: short strings with an alphabet and a maximum length, validated once, when they are received.
 
 use std::{fmt, marker::PhantomData, str::FromStr};
 
 use serde::de::Visitor;
 
-/// Makes a type for a checked string. It cannot be made without passing its check.
+/// Defines a type for a validated string. It cannot be created without validation.
 macro_rules! word {
     ($(#[$doc:meta])* $name:ident, $field:literal, $check:expr, $rule:literal) => {
         $crate::word::word! {
             $(#[$doc])* $name, $field, $check, $rule, |text| std::borrow::Cow::Borrowed(text)
         }
     };
-    // With how different spellings of one word become the same.
+    // With a function that maps different spellings of the same word to one.
     ($(#[$doc:meta])* $name:ident, $field:literal, $check:expr, $rule:literal, $same:expr) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -69,7 +68,7 @@ macro_rules! word {
 
 pub(crate) use word;
 
-/// For serde: a word from its text, without a copy of the text in between.
+/// For serde: a word parsed from borrowed text, without copying the text first.
 pub(crate) struct Parsed<T>(pub(crate) PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
@@ -84,7 +83,7 @@ impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Parsed<T> {
     }
 }
 
-/// The text, cut to what fits in an error message.
+/// The text, truncated to fit in an error message.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 120;
     if text.chars().count() <= MOST {
@@ -93,30 +92,30 @@ pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(MOST).chain(['…']).collect()
 }
 
-/// Whether the text has 1 to `most` characters, ASCII letters, digits or one of `others` each.
+/// Whether the text has 1 to `most` characters, each an ASCII letter, a digit or one of `others`.
 pub(crate) fn spelled(text: &str, most: usize, others: &str) -> bool {
     (1..=most).contains(&text.len())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || others.contains(c))
 }
 
-/// A number of things: `1 lease`, `2 leases`.
+/// A count with its noun: `1 lease`, `2 leases`.
 pub(crate) fn counted(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
-/// The text with what would do something to a terminal replaced.
+/// The text, with characters that would affect a terminal replaced.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// Whether a character would do something to a terminal: controls, and those that turn the direction of
-/// what follows (UAX #9).
+/// Whether a character would affect a terminal: control characters, and those that change the direction of the
+/// text that follows (UAX #9).
 pub(crate) fn disturbs(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// The text with the characters that disturb written out, as `\u{1b}` or `\n`.
+/// The text, with characters that would affect a terminal escaped, as `\u{1b}` or `\n`.
 pub(crate) fn visible(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for c in text.chars() {
@@ -129,7 +128,8 @@ pub(crate) fn visible(text: &str) -> String {
     plain
 }
 
-/// The 64-bit FNV-1a hash (draft-eastlake-fnv), which is the same on every machine and in every version of this program.
+/// The 64-bit FNV-1a hash (draft-eastlake-fnv), which is the same on every machine and in every version of this
+/// program.
 pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)

@@ -1,5 +1,4 @@
-//! What each kind of change says in the journal. The `MESSAGE_ID`s are explained in
-//! `systemd/styxy.catalog`.
+//! The journal event of each kind of change. The `MESSAGE_ID`s are explained in `systemd/styxy.catalog`.
 
 use std::fmt::Write;
 
@@ -13,32 +12,32 @@ use crate::{
     word::counted,
 };
 
-/// How many ports a message names.
+/// The most ports that a message names.
 const MOST_NAMED: usize = 20;
 
 /// A port was granted.
 pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
-/// A claim was asked for again.
+/// A claim was requested again.
 pub const REUSE: &str = "bbad1e013ce4478dbbd76ede7527dd0c";
-/// A part of a claim has ended.
+/// A share of a claim has ended.
 pub const LEAVE: &str = "1940c5103d624bf3abe751483bf1e7cb";
 /// A singleton's lease was shared.
 pub const SINGLETON_REUSE: &str = "0c0e95d3a8604c0e89569eae75b30b0a";
-/// One of those who share a singleton is gone.
+/// A holder of a shared singleton is gone.
 pub const SINGLETON_LEAVE: &str = "5e35c48e6797480185b95382b4a5b596";
-/// A service type got a range by itself.
+/// A service type was given a range automatically.
 pub const AUTO_ALLOCATE: &str = "ad7a5fac114f47b69f923521ae2e1e90";
-/// Such a type was taken away.
+/// An automatic service type was removed.
 pub const UNDO_AUTO_ALLOCATION: &str = "fbf9cccd72e24ae69e6bacb7a77d35fa";
 /// A lease was released.
 pub const RELEASE: &str = "354c7f36c4ac4609863a2c9dfe17fe12";
 /// A lease ended by itself.
 pub const EXPIRE: &str = "1509ddd36fb140008d978425a0f1a8e6";
-/// The owner of a lease is gone, its listener not.
+/// The owner of a lease is gone, but something still listens on its port.
 pub const ORPHAN: &str = "6d2001f74961400cb42ded243b0d997f";
 /// A lease's time limit was restarted.
 pub const RENEW: &str = "9a3fe27289e74510b977571f1bc60d01";
-/// A claim is used, or has not been for long.
+/// A server uses a claim, or nobody has for so long that it is no longer guarded.
 pub const CLAIM: &str = "4b6a3f7d0e0c4ad0a0a1a35b0c4e61d2";
 /// A remembered port was forgotten.
 pub const FORGET: &str = "8561abbd12364e56aa3dbb8988ac57cf";
@@ -54,10 +53,10 @@ pub const CONFIG_RELOAD: &str = "df62e7b773934858a66261eb60432f79";
 pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
 /// Stored state was damaged.
 pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
-/// What another registry of the user had is in this one.
+/// Another registry of the user was merged into this one.
 pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 
-/// What an event can tell of, as `STYXY_ACTION` has it.
+/// The actions of events, as in `STYXY_ACTION`.
 pub const ACTIONS: [&str; 20] = [
     "allocate",
     "reuse",
@@ -84,7 +83,7 @@ pub const ACTIONS: [&str; 20] = [
 /// An event: a message for people, and the `STYXY_` fields for programs.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// The kind, as sd-id128(3).
+    /// The kind of event, as a 128-bit id (sd-id128(3)).
     pub message_id: &'static str,
     /// Whether somebody should look at it: priority 4 (warning) instead of 5 (notice).
     pub warning: bool,
@@ -206,7 +205,7 @@ fn auto_allocate(
     placement: Placement,
     asker: &Asker,
 ) -> Event {
-    // A further range is added behind the first, or makes it longer.
+    // A further range follows the first, or extends it.
     let (range, message) = if ranges.first() == Some(&range) {
         let all = list(ranges);
         let message = format!("The new service type {service_type} got the ports {all}");
@@ -443,7 +442,7 @@ mod tests {
     fn every_change_is_an_action_that_can_be_asked_for() {
         let unknown = serde_json::from_str::<Change>(r#"{"action": "?"}"#).unwrap_err().to_string();
         let changes: Vec<_> = unknown.split('`').skip(3).step_by(2).collect();
-        // A change of who shares a lease is one action for claims and another for singletons.
+        // Sharing and leaving a lease are one change each, but one action for claims and another for singletons.
         let actions: Vec<_> =
             ACTIONS.into_iter().filter(|action| !["reuse", "leave"].contains(action)).collect();
         assert_eq!(changes, actions, "{unknown}");

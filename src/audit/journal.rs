@@ -1,5 +1,5 @@
-//! Reading back what arrived, by `journalctl` (journalctl(1)): the journal's files are its own
-//! business, and the command is there wherever journald is.
+//! Reads back the events that arrived, through `journalctl` (journalctl(1)): the files of the journal are
+//! internal to it, and the command exists wherever journald does.
 
 use std::{
     collections::HashSet,
@@ -11,12 +11,12 @@ use serde::Deserialize;
 
 use crate::{kernel::process::uid, time::Timestamp};
 
-/// What the journal has.
+/// The result of reading back.
 #[derive(Debug)]
 pub enum ReadBack {
     /// The events with these numbers.
     Found(HashSet<u64>),
-    /// It cannot be read: volatile storage belongs to the system, or there is no `journalctl`.
+    /// The journal cannot be read: volatile storage is for the system only, or there is no `journalctl`.
     Unreadable,
 }
 
@@ -26,7 +26,7 @@ struct Entry {
     seq: Option<String>,
 }
 
-/// Asks which events of this state folder have arrived since that moment.
+/// Queries which events of this state folder have arrived since that time.
 pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
     let Ok(mut child) = arrived(state_id, since).spawn() else { return ReadBack::Unreadable };
     let mut found = HashSet::new();
@@ -42,20 +42,20 @@ pub fn read_back(state_id: &str, since: Timestamp) -> ReadBack {
     }
 }
 
-/// The question which events of a state folder have arrived.
+/// The command that lists the events of a state folder that have arrived.
 fn arrived(state_id: &str, since: Timestamp) -> Command {
     // Two seconds earlier, because a clock that is being set may step back a little.
     let mut question = journalctl((since.0 / 1000).saturating_sub(2));
     question
         .arg("--output-fields=STYXY_SEQ")
         .arg("SYSLOG_IDENTIFIER=styxy")
-        // Nobody else's entry says that an event of ours has arrived: journald itself sets this field.
+        // journald itself sets this field, so nobody else's entry can pass for one of our events.
         .arg(format!("_UID={}", uid()))
         .arg(format!("STYXY_STATE_ID={state_id}"));
     question
 }
 
-/// Whether there is any entry of this user that can be read, however old.
+/// Whether any entry of this user, however old, can be read.
 pub fn can_be_read() -> bool {
     let output = journalctl(0).arg("--lines=1").arg(format!("_UID={}", uid())).output();
     output.is_ok_and(|output| !output.stdout.is_empty())

@@ -1,12 +1,12 @@
 //! The audit: every change reaches the journal as one numbered event.
 //!
-//! journald drops entries silently when a user writes more than its limit, so sending is not enough.
-//! The state log is the queue: a record stays there until its event has been read back from the
-//! journal by its number, and is sent again if it was dropped. A grant never waits for any of it.
+//! journald silently drops entries of a user who exceeds its rate limit, so sending is not enough. The state
+//! log is the queue: a record stays there until its event has been read back from the journal by its number,
+//! and the event is sent again if it was dropped. A grant never waits for any of this.
 //!
-//! - [`event`]: what each kind of change says in the journal
+//! - [`event`]: the journal event of each kind of change
 //! - [`sink`]: where events go: journald, or JSON lines on stderr
-//! - [`journal`]: reading back what arrived
+//! - [`journal`]: reading back the events that arrived
 //! - [`outbox`]: pacing, confirming, repeating
 
 pub mod event;

@@ -1,13 +1,12 @@
-//! Pacing, confirming, repeating: a thread that takes records from the state log, sends their events
-//! and reads them back.
+//! Pacing, confirming, repeating: a thread that takes records from the state log, sends their events and reads
+//! them back.
 //!
-//! What was sent and is not found is either still in journald's queue or was dropped by its rate
-//! limit. journald works through its queue in order, so an event is known to be dropped when one
-//! that was sent after it has arrived; it is then sent again. If nothing arrives for a while, because
-//! journald is away, its disk is full or its limit is reached, the oldest event alone is sent again, at
-//! growing intervals, and at once when there is a new one; but not while journald may still have it
-//! in hand, however slow it is, so that no event comes twice. Nothing is given up where the journal can be
-//! read, or ever could be.
+//! An event that was sent and is not found is either still in journald's queue or was dropped by its rate
+//! limit. journald processes its queue in order, so an event is known to be dropped when one that was sent
+//! after it has arrived; then it is sent again. If nothing arrives for a while, because journald is away, its
+//! disk is full or its limit is reached, only the oldest event is sent again, at growing intervals, and at once
+//! when there is a new one; but not while journald may still have it in its queue, however slow it is, so that
+//! no event arrives twice. No event is given up if the journal can be read, or ever could be.
 
 mod bucket;
 mod worker;
@@ -33,18 +32,18 @@ use crate::{
 };
 use worker::Worker;
 
-/// The times by which the outbox works.
+/// The intervals and time limits of the outbox.
 #[derive(Clone, Copy, Debug)]
 struct Times {
-    /// How long after the last event it is read back.
+    /// The delay between the last sent event and reading back.
     quiet: Duration,
-    /// How often it is read back while events are being sent.
+    /// How often events are read back while more are being sent.
     busy: Duration,
-    /// How long nothing arrives until the journal is taken for closed.
+    /// How long nothing must arrive before the journal counts as closed.
     silence: Duration,
-    /// How often new events may have a closed journal tried at once.
+    /// How often, at most, new events trigger an immediate retry of a closed journal.
     trial: Duration,
-    /// How often it is tried at the least.
+    /// The longest pause between retries.
     rarely: Duration,
 }
 
@@ -56,19 +55,20 @@ const TIMES: Times = Times {
     rarely: Duration::from_secs(60),
 };
 
-/// The journal, or what stands in for it.
+/// The journal, or its replacement in tests.
 trait Journal: Send {
-    /// Whether there is one.
+    /// Whether there is a journal.
     fn is_there(&mut self) -> bool;
-    /// Sends an event; an error if it certainly did not arrive.
+    /// Sends an event; an error means that it certainly did not arrive.
     fn send(&mut self, event: &Event) -> io::Result<()>;
-    /// Says that what was sent is all for now, so that it can be known when the journal is through.
+    /// Marks the end of what is sent for now, so that [`is_through`](Self::is_through) can tell when it was
+    /// processed.
     fn follow(&mut self);
-    /// Whether the journal has done with all that was sent: what has not arrived by now never will.
+    /// Whether the journal has processed all that was sent: what has not arrived by now never will.
     fn is_through(&mut self) -> bool;
-    /// Which events have arrived since then.
+    /// Reads back which events have arrived since then.
     fn read_back(&mut self, state_id: &str, since: Timestamp) -> ReadBack;
-    /// Whether it is, or was, open to this user.
+    /// Whether this user can read the journal, or any earlier entry of it.
     fn can_be_read(&mut self) -> bool;
 }
 
@@ -82,7 +82,7 @@ impl Journal for Sink {
     }
 
     fn follow(&mut self) {
-        // If there is no room, it is done later.
+        // If there is no room now, it is sent later.
         let _ = Self::follow(self);
     }
 
@@ -99,30 +99,30 @@ impl Journal for Sink {
     }
 }
 
-/// How the audit is doing.
+/// The state of the audit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// The number of the last event that needs no more care.
+    /// The number of the last event that, like all before it, needs no further action.
     pub done: u64,
-    /// Whether it is known that they arrive.
+    /// Whether the arrival of events is confirmed.
     pub arrival: Arrival,
 }
 
-/// Whether it is known that events arrive.
+/// Whether the arrival of events is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
     /// They are read back.
     Confirmed,
-    /// They are kept until the journal takes them.
+    /// They are kept until the journal accepts them.
     Waiting,
-    /// They are sent, and cannot be read back.
+    /// They are sent, but cannot be read back.
     Unconfirmed,
-    /// They go to stderr, for want of a journal.
+    /// They go to stderr, because there is no journal.
     NoJournal,
 }
 
 impl Arrival {
-    /// Why they are not confirmed, for people. `log` is the file that standard error goes to, if it is one.
+    /// Why events are not confirmed, for people. `log` is the file that stderr goes to, if it is a file.
     pub fn note(self, log: Option<&Path>) -> Option<String> {
         let note = match (self, log) {
             (Self::Confirmed, _) => return None,
@@ -143,7 +143,7 @@ impl Arrival {
     }
 }
 
-/// The handle to the thread.
+/// The handle of the audit thread, which stops when this is dropped.
 #[derive(Debug)]
 pub struct Outbox {
     shared: Arc<Shared>,
@@ -160,26 +160,26 @@ struct Shared {
 struct Orders {
     /// The number of the last record in the log.
     seq: u64,
-    /// Whether the thread waits for nothing but a record.
+    /// Whether the thread must be woken for a new record.
     asleep: bool,
     stop: bool,
 }
 
-/// What the thread begins with.
+/// The initial values of the thread.
 pub struct Start {
     /// The log.
     pub reader: Reader,
-    /// The name of the state folder.
+    /// The id of the state folder.
     pub state_id: String,
-    /// The last event that is known to have arrived.
+    /// The number of the last event that is known to have arrived.
     pub confirmed: u64,
-    /// The last record in the log.
+    /// The number of the last record in the log.
     pub seq: u64,
 }
 
 impl Outbox {
-    /// Starts the thread. `on_done` is told how far the events are done, and the oldest generation of the log that
-    /// is still needed.
+    /// Starts the thread. `on_done` is called with the number up to which events are done, and with the oldest
+    /// generation of the log that is still needed.
     pub fn start(
         start: Start,
         sink: Sink,
@@ -207,23 +207,23 @@ impl Outbox {
         Ok(Self { shared, status })
     }
 
-    /// Tells that records up to this number are in the log.
+    /// Notes that records up to this number are in the log.
     pub fn appended(&self, seq: u64) {
         let mut wanted = self.shared.lock();
         wanted.seq = wanted.seq.max(seq);
-        // While it is busy, it looks by itself soon: under load, waking it for each record would cost
-        // more than the records.
+        // A busy thread soon checks by itself: under load, waking it for each record would cost more than the
+        // records.
         if std::mem::take(&mut wanted.asleep) {
             self.shared.changed.notify_one();
         }
     }
 
-    /// How it is doing.
+    /// The current status.
     pub fn status(&self) -> Status {
         *self.status.borrow()
     }
 
-    /// To wait for a status.
+    /// A receiver that is notified of status changes.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.clone()
     }

@@ -1,5 +1,5 @@
-//! Where events go: journald by its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>), or,
-//! where there is no journal, JSON lines on stderr.
+//! Where events go: to journald, through its native protocol (<https://systemd.io/JOURNAL_NATIVE_PROTOCOL>),
+//! or, where there is no journal, to stderr as JSON lines.
 
 use std::{
     fs::File,
@@ -30,39 +30,39 @@ use crate::{
 const SOCKET: &str = "/run/systemd/journal/socket";
 /// How long journald may take to make room for an event.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The name by which `journalctl -t` finds all of it.
+/// The syslog identifier, for `journalctl -t`.
 const IDENTIFIER: &str = "styxy";
 
-/// Where events go.
+/// The destination of events.
 #[derive(Debug)]
 pub struct Sink {
     journal: PathBuf,
-    /// Whether there is a journal, here or just not now.
+    /// Whether there is a journal, even if it is away at the moment.
     is_there: bool,
     socket: Option<UnixDatagram>,
-    /// Whether an empty message has followed the last event.
+    /// Whether an empty message was sent after the last event.
     is_followed: bool,
 }
 
-/// Sends what the service says beside the audit, its warnings, to the same place.
+/// Sends the service's other messages, its warnings, to the same place.
 pub fn log_there() {
     let there = match tracing_journald::layer() {
         Ok(layer) => {
             let layer = layer.with_field_prefix(None).with_syslog_identifier(IDENTIFIER.to_owned());
             Dispatch::new(tracing_subscriber::registry().with(layer))
         }
-        // What a unit writes there reaches the journal as well, when there is one again.
+        // The stderr of a unit reaches the journal as well, once there is one again.
         Err(_) => Dispatch::new(
             tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().finish(),
         ),
     };
-    // Fails only where it was done before.
+    // Fails only if it was done before.
     let _ = tracing::dispatcher::set_global_default(there);
 }
 
 impl Sink {
-    /// The journal of a service that systemd has started, be it there at the moment or not; else the journal
-    /// if there is one.
+    /// For a service that systemd started, the journal, even if it is away at the moment; else the journal if
+    /// there is one.
     pub fn open() -> Self {
         Self::of(Path::new(SOCKET), manager::started_this_process())
     }
@@ -71,19 +71,20 @@ impl Sink {
         Self { journal: journal.to_owned(), is_there, socket: None, is_followed: false }
     }
 
-    /// Whether events go to a journal. It may appear while the service runs, and then is there for good.
+    /// Whether events go to a journal. It may appear while the service runs; from then on it counts as there.
     pub fn has_journal(&mut self) -> bool {
         self.is_there = self.is_there || self.journal.parent().is_some_and(Path::exists);
         self.is_there
     }
 
-    /// Sends an event. Whether the journal has it is known only by reading the journal back; an error
-    /// says that it has not.
+    /// Sends an event. An error means that it did not reach the journal; success proves nothing until the event
+    /// is read back.
     pub fn send(&mut self, event: &Event) -> io::Result<()> {
         if !self.has_journal() {
             // Whoever started the service may have closed stderr; there is no other place.
             if let Ok(mut line) = serde_json::to_string(&Plain::from(event)) {
-                // By one write: a service that is killed must not leave a line that the next one goes on with.
+                // In one write: a service that is killed must not leave a partial line, to which the next one
+                // would append.
                 line.push('\n');
                 let _ = std::io::stderr().write_all(line.as_bytes());
             }
@@ -111,7 +112,7 @@ impl Sink {
         Ok(socket)
     }
 
-    /// Has an empty message follow the events. journald ignores it, and takes it when it has done with
+    /// Sends an empty message after the events. journald ignores it, and receives it only after processing
     /// whatever came before.
     pub fn follow(&mut self) -> io::Result<()> {
         let socket = self.take_socket()?;
@@ -122,10 +123,10 @@ impl Sink {
         Ok(())
     }
 
-    /// Whether journald has done with every event: what is not in the journal by now was dropped.
+    /// Whether journald has processed every event: what is not in the journal by now was dropped.
     pub fn is_through(&mut self) -> bool {
         if !self.is_followed {
-            // It was full before; if it still is, it is not through.
+            // The queue was full before; if it still is, journald has not processed everything.
             let _ = self.follow();
         }
         let bytes = self.socket.as_ref().map(|socket| unread::bytes(socket.as_fd()).unwrap_or(0));
@@ -133,7 +134,7 @@ impl Sink {
     }
 }
 
-/// An event that is too long for a datagram goes as a sealed file in memory.
+/// Sends an event that is too long for a datagram, as a sealed file in memory.
 fn send_as_file(socket: &UnixDatagram, journal: &Path, bytes: &[u8]) -> io::Result<()> {
     use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 
@@ -149,7 +150,8 @@ fn send_as_file(socket: &UnixDatagram, journal: &Path, bytes: &[u8]) -> io::Resu
     Ok(())
 }
 
-/// The event as journald takes it: a line for each field, and the length before a value of several lines.
+/// The event in journald's native format: a line for each field; a value of several lines is preceded by its
+/// length.
 fn native(event: &Event) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut put = |key: &str, value: &str| {
@@ -173,7 +175,7 @@ fn native(event: &Event) -> Vec<u8> {
             Value::U16(number) => put(key, &number.to_string()),
             Value::U32(number) => put(key, &number.to_string()),
             Value::U64(number) => put(key, &number.to_string()),
-            // No event has any.
+            // No event has values of other types.
             _ => {}
         }
     }
@@ -267,7 +269,7 @@ mod tests {
             assert_eq!(journald.recv(&mut bytes).unwrap() > 0, is_event);
         }
         assert!(sink.is_through());
-        // With no room for what follows, it is not known.
+        // If there is no room for the empty message, it is not known.
         journald.set_nonblocking(true).unwrap();
         sink.send(&event("three")).unwrap();
         // A socket may be full before the queue is (net.unix.max_dgram_qlen).
@@ -315,7 +317,7 @@ mod tests {
         drop(journald);
         assert!(unit.send(&event("away")).is_err());
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
-        // It was there, so it is only away.
+        // It was there before, so it is only away.
         assert!(private.has_journal() && private.send(&event("away")).is_err());
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         let _journald = UnixDatagram::bind(&path).unwrap();

@@ -3,7 +3,7 @@ use serde_json::json;
 
 use super::{CliError, Output, print, print_json};
 
-/// What agents are told, in two parts: the second holds where there is `styxy mcp`.
+/// The instructions, in two parts: the second applies only if `styxy mcp` is built in.
 const TEXT: &str = include_str!("agents/agents.md");
 const MCP: &str = if cfg!(feature = "mcp") { include_str!("agents/mcp.md") } else { "" };
 

@@ -91,7 +91,7 @@ impl Allocate {
             let another = self.wanted.why_another(answer).filter(|_| answer["existing"] != true);
             let another = another.map(|why| format!("port {}: {why}", answer["port"]));
             let used = used(answer);
-            // The service cannot say who it is.
+            // `used` names the listener, which the service cannot see: it replaces the note of the service.
             let is_said = |note: &String| used.is_some() && answer["note"] == **note;
             let notes = notes(answer).into_iter().filter(|note| !is_said(note));
             for note in another.into_iter().chain(notes).chain(used.clone()) {
@@ -105,7 +105,7 @@ impl Allocate {
     }
 }
 
-/// Who listens already on the port of a service that was asked for once more.
+/// A note that names the program already listening on the port, if the request found an existing lease.
 fn used(answer: &Json) -> Option<String> {
     let (port, protocol) = (answer["port"].as_u64()?, text(answer, "protocol").parse().ok()?);
     if answer["existing"] != true || answer["claim"] != true || answer["dry_run"] == true {
@@ -118,7 +118,8 @@ fn used(answer: &Json) -> Option<String> {
     ))
 }
 
-/// Releases what nobody was told of, because stdout is full or nobody reads it.
+/// Releases the lease if its port could not be printed, because stdout is full or closed. An existing lease
+/// is kept.
 fn give_back(answer: &Json, error: &io::Error) -> CliError {
     let port = &answer["port"];
     if answer["existing"] == true {

@@ -23,9 +23,9 @@ use show::Here;
 use stats::Stats;
 use underway::Underway;
 
-/// How many events are shown unless something else is said.
+/// The default number of events to show.
 const LINES: usize = 200;
-/// How many older events are shown before those that are followed, as tail(1) does.
+/// The default number of past events that --follow shows first, as in tail(1).
 const LINES_BEFORE: usize = 10;
 
 /// Show past events, from the journal
@@ -114,7 +114,7 @@ impl Audit {
         Ok(())
     }
 
-    /// How many events are wanted at most.
+    /// The maximum number of events to show; `None` for all.
     fn last(&self) -> Option<usize> {
         let is_all =
             self.amount.all || self.query.since.is_some() || self.stats || self.export.is_some();
@@ -157,7 +157,7 @@ impl Audit {
         let lines: String =
             entries.iter().map(|entry| entry.to_json().to_string() + "\n").collect();
         let Some(target) = Target::of(file) else {
-            // Nothing else may stand between the events.
+            // Only the events go to standard output.
             return if lines.is_empty() { Ok(()) } else { print(lines.trim_end()) };
         };
         target.write(lines.as_bytes()).map_err(|error| {
@@ -176,7 +176,8 @@ impl Audit {
 
 const NO_ENTRY: &str = "journalctl finds no entry at all";
 
-/// Asks the journal; where it has nothing of styxy, the log of a private service.
+/// Reads the events from the journal or, if it has none of styxy or cannot be read, from the log of a private
+/// service.
 pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError> {
     let (why, nothing) = match journal::read(query, last) {
         Ok(found) if !found.entries.is_empty() => return Ok(found),
@@ -207,7 +208,7 @@ pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError
     Ok(found)
 }
 
-/// Says why nothing can be shown, and what to do.
+/// The error for a failed query of the journal, with what to do about it.
 fn stop(trouble: JournalError, instead: &str) -> CliError {
     match trouble {
         JournalError::Absent(error) => {

@@ -42,17 +42,17 @@ impl Check {
     }
 }
 
-/// What is found of a port.
+/// The result of checking a port.
 pub(super) struct Checked {
-    /// All of it, as `--json` shows it.
+    /// The complete answer, as `--json` prints it.
     pub(super) answer: Json,
-    /// Who listens, or else is in the way.
+    /// The programs that listen on the port, or else those that block it without listening.
     users: Vec<PortUser>,
-    /// Where its owner listens instead.
+    /// The ports that the owner of its lease listens on instead.
     elsewhere: Vec<PortUser>,
 }
 
-/// Why a port could not be had, with the program that has it; `None` if it can by now.
+/// Why a port was not granted, with the program that uses it; `None` if it is available by now.
 pub(super) fn why_not(port: Port, protocol: Protocol) -> Option<String> {
     let Checked { answer, users, .. } = check(port, protocol).ok()?;
     (answer["available"] == false).then(|| match (answer["reason"].as_str(), users.first()) {
@@ -70,11 +70,11 @@ pub(super) fn who_listens(port: Port, protocol: Protocol) -> Option<String> {
     users.first().map(PortUser::short)
 }
 
-/// Asks about a port; the answer says who listens, too.
+/// Asks the service about a port, and adds the programs that listen on it to the answer.
 pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, CliError> {
     let mut answer = ask(&Call::Check { port, protocol })?;
-    // The service's sandbox hides other processes, so it is looked for here. The answer is good
-    // without it, too.
+    // The service's sandbox hides other processes, so the listeners are looked for here. The answer is useful
+    // without them, too.
     let listening = listeners(PortRange::only(port), protocol).map(users).ok();
     let json = |users: &Vec<PortUser>| users.iter().map(PortUser::json).collect();
     answer["listeners"] = listening.as_ref().map_or(Json::Null, json);
@@ -90,17 +90,17 @@ pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, CliError>
     Ok(Checked { answer, users, elsewhere })
 }
 
-/// Where the owner of a leased port listens that nothing listens on.
+/// The ports that the owner of a lease listens on, if nothing listens on the leased port.
 fn elsewhere_of(answer: &Json) -> Vec<PortUser> {
     if answer["listening"] == true || answer["lease"]["pid"].is_null() {
         return Vec::new();
     }
-    // The answer is good without it, too.
+    // A failure is ignored: the answer is useful without this, too.
     let leases = ask(&Call::List { filter: Fields::default() }).unwrap_or_default();
     elsewhere(&answer["lease"], leases.as_array().map(Vec::as_slice).unwrap_or_default())
 }
 
-/// The service's words and, better or in addition, who has the port.
+/// The service's message, replaced or followed by the programs that use the port.
 fn lines(answer: &Json, users: &[PortUser]) -> Vec<String> {
     let is_known = !users.is_empty() && answer["reason"] == "in_use";
     if is_known {

@@ -70,7 +70,7 @@ impl Cleanup {
         self.tell_what_is_left()
     }
 
-    /// Shows the leases without an owner that stay, because something listens on their ports.
+    /// Shows the leases without an owner that are kept because something listens on their ports.
     fn tell_what_is_left(&self) -> Result<(), CliError> {
         let leases = ask(&Call::List { filter: Fields::default() })?;
         let leases: Vec<_> =
@@ -109,7 +109,7 @@ impl Cleanup {
     }
 }
 
-/// Who listens on the port of a lease.
+/// The programs that listen on the port of a lease.
 fn listener(lease: &Json) -> String {
     let port = lease["port"].as_u64().and_then(Port::new);
     let found = port

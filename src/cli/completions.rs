@@ -1,5 +1,5 @@
-//! Completion in shells: for each there is a script, by which it asks the command. The command answers by the
-//! definition of its own line and, for values, by what is so at that moment.
+//! Shell completion. A small script for each shell runs this command, which completes its own subcommands and
+//! options from their definition, and values from the current state.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ use crate::word::{disturbs, harmless};
 
 mod values;
 
-/// Says that the arguments are the words of a line up to the cursor.
+/// Marks a completion request: the arguments are the words of a line up to the cursor.
 const VARIABLE: &str = "STYXY_COMPLETE";
 
 /// Print a shell completion script
@@ -50,10 +50,10 @@ impl Completions {
     }
 }
 
-/// Answers a shell, if it is one that asks: a line for each word that could be meant, with what it is behind a tab. A
-/// shell has no use for an error.
+/// Answers a completion request; `false` if this is not one. Prints a line for each candidate: the word, a
+/// tab and a description. Errors are ignored, because a shell has no use for them.
 pub(super) fn answered() -> bool {
-    // Nothing is made for all the other commands.
+    // Checked first, so that other commands do no work for this.
     if env::var_os(VARIABLE).is_none_or(|value| value.is_empty()) {
         return false;
     }
@@ -69,7 +69,7 @@ fn candidates(words: Vec<OsString>) -> Vec<CompletionCandidate> {
     let found = complete(&mut completed(Cli::command()), words, last, here.as_deref());
     let mut found = found.unwrap_or_default();
     found.retain(|candidate| !candidate.get_value().to_string_lossy().chars().any(disturbs));
-    // Options are in the way of what is rather meant.
+    // At an empty word, options would only obscure the values and subcommands.
     let is_option = |c: &CompletionCandidate| c.get_value().as_encoded_bytes().starts_with(b"-");
     if !is_begun && !found.iter().all(is_option) {
         found.retain(|candidate| !is_option(candidate));
@@ -83,7 +83,7 @@ fn line(candidate: &CompletionCandidate) -> String {
     format!("{}\t{}\n", candidate.get_value().to_string_lossy(), harmless(help))
 }
 
-/// The command with its subcommands, and what their values can be completed with.
+/// The command and its subcommands, with completers for their values.
 fn completed(command: Command) -> Command {
     let verb = command.get_name().to_owned();
     command
@@ -98,7 +98,7 @@ fn completed(command: Command) -> Command {
 mod tests {
     use super::*;
 
-    /// Of these nothing is known before they are given; a command is completed by the shell.
+    /// The arguments whose values cannot be guessed; a command is completed by the shell itself.
     const FREE: &str = "\
         styxy timeout, run count, run grace, run port, run command, exec port, exec command, \
         allocate count, allocate ttl, allocate port, port wait, suggest count, audit since, audit until, \

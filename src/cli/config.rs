@@ -138,19 +138,19 @@ fn rows(table: &mut Table<3>, field: &str, value: &Json) {
     }
 }
 
-/// Reads the files itself, so that they can be checked where no service runs.
+/// Reads the files directly, so that they can be checked where no service runs.
 fn validate(file: Option<&Path>, output: Output) -> Result<(), CliError> {
     let folders = user().config();
     let (mut texts, mut problems) = files::read(&folders);
     if let Some(file) = file {
         let path = std::path::absolute(file)?;
         problems.clear();
-        // In the place of a layer that it is, else over all of them but the user's.
+        // A file that is a layer is checked in its place; any other one as if it replaced the user's files.
         let is_layer = texts.iter().any(|text| text.path == path);
         let user = folders.last();
         texts.retain(|text| is_layer || user.is_none_or(|user| !text.path.starts_with(user)));
         if !is_layer {
-            // It may be a pipe.
+            // It may be a pipe, on which reading blocks.
             let _watch = client::Watch::over(format!("what {} has to say", path.display()));
             match files::read_file(path.clone()) {
                 Ok(text) => texts.push(text),
@@ -202,12 +202,12 @@ fn reload(output: Output) -> Result<(), CliError> {
     if output.json {
         print_json(&answer)?;
     } else if let Some(folder) = answer["elsewhere"].as_str() {
-        // Of what it did not see nothing is in force.
+        // The service reads other files: the ones that this command sees are not in force.
         say(&elsewhere(folder));
     } else if problems.is_empty() {
         print("the configuration was reloaded and is in force")?;
     } else {
-        // What the service does not see, this command may know better.
+        // This command may see more than the service, so its own findings take precedence.
         let (texts, mut seen) = files::read(&user().config());
         seen.append(&mut config::merge(&texts).problems);
         if seen.is_empty() {
@@ -223,7 +223,7 @@ fn reload(output: Output) -> Result<(), CliError> {
     if problems.is_empty() && answer["elsewhere"].is_null() { Ok(()) } else { Err(CliError::No) }
 }
 
-/// What to tell of a service that reads another folder than the command.
+/// The message about a service that reads its configuration from another folder than this command.
 pub(super) fn elsewhere(folder: &str) -> String {
     format!(
         "the service reads its configuration in another {folder} than this command sees \

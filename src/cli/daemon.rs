@@ -47,7 +47,7 @@ impl Daemon {
             Ok(End::Again) => Err(CliError::Again),
             Err(failure) => {
                 if self.log {
-                    // To the command that waits; stderr may be the log by now.
+                    // For the waiting command, which reads stdout; stderr may be the log by now.
                     let kind = if failure.is_taken { daemon::TAKEN } else { "" };
                     let _ = writeln!(io::stdout(), "{kind}{failure}");
                 }
@@ -56,8 +56,8 @@ impl Daemon {
         }
     }
 
-    /// Starts the service as the child of a process that ends at once, which is this one: so it is nobody's child
-    /// but init's, and cannot get a terminal again.
+    /// Starts the service as a child of this process, which then exits at once. So the service is adopted by
+    /// init and, because it does not lead the session, cannot acquire a terminal.
     fn detached(self) -> io::Result<()> {
         detach::let_go()?;
         let mut service = Command::new(env::current_exe()?);

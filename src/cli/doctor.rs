@@ -34,11 +34,11 @@ pub(super) struct Doctor {
     output: Output,
 }
 
-/// What came of one look.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     Ok,
-    /// Nothing is wrong, but it is good to know.
+    /// Nothing is wrong, but it is worth knowing.
     Note,
     /// It works, but not as well as it could.
     Warning,
@@ -70,7 +70,7 @@ struct Finding {
     check: &'static str,
     verdict: Verdict,
     message: String,
-    /// What to do, if anything.
+    /// How to fix it, if there is anything to fix.
     remedy: Option<String>,
 }
 
@@ -159,7 +159,7 @@ impl Doctor {
     }
 }
 
-/// The files of the configuration, as they are now.
+/// Checks the configuration files as they are now.
 fn configuration(findings: &mut Findings) {
     let (texts, mut problems) = files::read(&user().config());
     problems.append(&mut config::merge(&texts).problems);
@@ -176,10 +176,10 @@ fn configuration(findings: &mut Findings) {
     }
 }
 
-/// What the service says of itself.
+/// Checks the service by its own status.
 async fn service(findings: &mut Findings, units: &Units) {
     let answer = match units {
-        // To ask would be to start it once more.
+        // Any other call would try to start the service once more.
         Units::Broken => match client::call_live(&Call::Status).await {
             Some(status) => Ok(Ok((status, None))),
             None => return,
@@ -234,7 +234,7 @@ async fn service(findings: &mut Findings, units: &Units) {
     }
     match confirmed(&status) {
         Some(told) => findings.ok("audit", told),
-        // Without a state there are no events, and it was said.
+        // Without a state there are no events, and the problem has been reported.
         None if status["audit_note"].is_null() => {}
         None => findings.warning(
             "audit",
@@ -245,7 +245,7 @@ async fn service(findings: &mut Findings, units: &Units) {
     ports(findings).await;
 }
 
-/// What an earlier start found damaged stays until a person has seen it.
+/// Reports files that an earlier start found damaged. They are kept until the user deletes them.
 fn state(findings: &mut Findings) {
     let Some(folder) = user().state() else { return };
     let names = fs::read_dir(&folder).into_iter().flatten().flatten();
@@ -274,7 +274,7 @@ fn version(findings: &mut Findings, status: &Json) {
         let message = format!("the command is version {mine}, the running service {its}");
         return findings.warning("version", message, restart);
     }
-    // An upgrade replaces the file of a program that runs.
+    // An upgrade replaces the file of a running program.
     let exe = fs::read_link(Path::new("/proc").join(status["pid"].to_string()).join("exe"));
     if exe.is_ok_and(|exe| exe.to_string_lossy().ends_with(" (deleted)")) {
         findings.warning(
@@ -287,7 +287,8 @@ fn version(findings: &mut Findings, status: &Json) {
     }
 }
 
-/// Programs that listen on ports of service types without having leased them.
+/// Looks for programs that listen on unleased ports of service types, and for owners that listen on another
+/// port than the leased one.
 async fn ports(findings: &mut Findings) {
     let call = |call| async move { client::call_running(&call).await.ok()?.ok() };
     let (Some((types, _)), Some((leases, _))) =
@@ -332,7 +333,7 @@ async fn ports(findings: &mut Findings) {
     }
 }
 
-/// Whether the kernel may give ports of service types to outgoing connections.
+/// Checks whether the kernel may use ports of service types for outgoing connections.
 fn ephemeral(findings: &mut Findings) {
     let Some(ephemeral) = kernel::ephemeral_ports() else { return };
     let (texts, _) = files::read(&user().config());
@@ -361,10 +362,10 @@ fn ephemeral(findings: &mut Findings) {
     }
 }
 
-/// Whether this user can read the events.
+/// Checks whether this user can read the events.
 fn journal(findings: &mut Findings) {
     if findings.has("audit", Verdict::Warning) {
-        // It was said that events do not get there.
+        // It has been reported that events do not reach the journal.
         return;
     }
     let shown = Command::new("journalctl")

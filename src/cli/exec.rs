@@ -24,7 +24,7 @@ use crate::{
     request::AllocateRequest,
 };
 
-/// Where the sockets begin, as sd_listen_fds(3) has it.
+/// The first descriptor that is passed, as defined by sd_listen_fds(3).
 const FIRST: i32 = 3;
 
 /// Lease a port and run a command with its listening socket
@@ -34,8 +34,9 @@ const FIRST: i32 = 3;
 /// connection, and early connections wait. It listens on all addresses, IPv4 and IPv6, as a
 /// socket of systemd-socket-activate(1) does.
 ///
-/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments is replaced by the port. The lease belongs to the
-/// command, and ends with it. With STYXY=0 in the environment the command is started without a socket.
+/// PORT, HOST and the rest are set as `styxy run` sets them, and {port} in the arguments is replaced by the
+/// port. The lease belongs to the command, and ends with it. With STYXY=0 in the environment the command is
+/// started without a socket.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy exec api -- uvicorn app:app --fd 3\n  \
@@ -86,7 +87,8 @@ impl Exec {
         Err(not_started(&self.command[0], &error))
     }
 
-    /// The lease and its socket: handed over on the bus; elsewhere bound here, beside the guard.
+    /// Returns the lease and its socket: the service passes it over the bus; without the bus, it is bound
+    /// here, beside the guard.
     fn lease(&self) -> Result<(Json, OwnedFd), CliError> {
         let mut options = self.wanted.options()?;
         put_own_process(&mut options);

@@ -30,14 +30,14 @@ pub(super) struct Generator {
     probe: bool,
 }
 
-/// Before a drop-in of the user or the administrator with a usual name, so that theirs count.
+/// Sorts before the usual names of drop-ins, so that those of the user or the administrator take precedence.
 const DROP_IN: &str = "styxy.service.d/10-smaller-sandbox.conf";
 
-/// How the drop-in begins; the reason follows on a line of its own.
+/// The beginning of the drop-in; the reason completes its second line.
 const HEAD: &str =
     "# Written by styxy-generator, because the whole sandbox cannot be set up here:\n# ";
 
-/// The options of the unit that need a user namespace or a mount, without effect. In a user unit the empty value of
+/// Disables the options of the unit that need a user namespace or a mount. In a user unit, an empty value of
 /// `CapabilityBoundingSet=` would drop all capabilities, which needs the namespace, too.
 const SMALLER: &str = "\
 [Service]
@@ -70,7 +70,7 @@ impl Generator {
         let Some(file) = self.normal.map(|folder| folder.join(DROP_IN)) else { return Ok(()) };
         match refusal()? {
             Some(why) => write(&file, &why)?,
-            // A manager that is started again finds the files of the one before.
+            // A restarted manager finds the files of the previous one.
             None => match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
                 _ => {}
@@ -80,8 +80,8 @@ impl Generator {
     }
 }
 
-/// Why a sandbox like the service's cannot be set up by a program of this user, if it cannot. It is tried in a process
-/// of its own, which it changes for good, or kills.
+/// Why a program of this user cannot set up a sandbox like the service's; `None` if it can. A separate
+/// process tries, because the attempt changes it for good, or kills it.
 fn refusal() -> io::Result<Option<String>> {
     let tried = Command::new(env::current_exe()?)
         .args(["generator", "--probe"])
@@ -97,8 +97,9 @@ fn refusal() -> io::Result<Option<String>> {
     Ok(Some(said + &setting.unwrap_or_default()))
 }
 
-/// The reason why the service has a smaller sandbox, if one of its drop-ins is the generator's. What counts is what the
-/// manager may do: a command of the same user may do more, or less.
+/// The reason for the smaller sandbox, if one of the service's drop-ins is the generator's. This command does
+/// not try again: what matters are the privileges of the manager, and a command of the same user may have
+/// more, or fewer.
 pub(super) fn reason(drop_ins: &str) -> Option<String> {
     let ours = drop_ins.split(' ').find(|path| path.ends_with(DROP_IN))?;
     let text = fs::read_to_string(ours).ok()?;
@@ -118,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// The options of the sandbox that an unprivileged manager can set up by itself: seccomp filters, flags of the
-    /// process, and a keyring.
+    /// The options of the sandbox that an unprivileged manager can set up without a namespace: seccomp
+    /// filters, process flags, and a keyring.
     const WITHOUT_A_NAMESPACE: [&str; 11] = [
         "NoNewPrivileges",
         "RestrictAddressFamilies",

@@ -1,4 +1,4 @@
-//! Leases as people name them: by a port, an id, the beginning of an id, or what they are for.
+//! Finds leases by what users type: a port, an id, a prefix of an id, or the service.
 
 use serde_json::{Value as Json, json};
 
@@ -19,18 +19,18 @@ use crate::{
     word::shortened,
 };
 
-/// How many digits of an id are shown, unless more are needed to tell two apart.
+/// The number of digits of an id that are shown, unless more are needed to distinguish leases.
 const SHOWN: usize = 8;
-/// How many digits of an id have to be given.
+/// The minimum number of digits of an id that users must type.
 const LEAST: usize = 4;
 
-/// The port that a word means.
+/// The port that a word stands for, if it is one.
 fn port(which: &str) -> Option<Port> {
     // `styxy list` shows ids of eight digits, and some of them have no letter.
     (which.len() < SHOWN).then(|| which.parse().ok()).flatten()
 }
 
-/// The digits of an id, or of its beginning, without what only makes it readable.
+/// The digits of an id or of a prefix, in lower case and without the hyphens.
 fn digits(id: &str) -> Result<String, Error> {
     let digits: String = id.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
     if digits.len() >= LEAST && digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -42,7 +42,7 @@ fn digits(id: &str) -> Result<String, Error> {
     Err(Error::invalid(format!("{:?} is no lease", shortened(id))).suggest(remedy))
 }
 
-/// How many characters of these leases' ids tell them apart.
+/// The number of characters that distinguish the ids of these leases, at least [`SHOWN`].
 pub(super) fn shown(leases: &[Json]) -> usize {
     let mut ids: Vec<_> = leases.iter().map(|lease| text(lease, "lease_id")).collect();
     ids.sort_unstable();
@@ -52,15 +52,16 @@ pub(super) fn shown(leases: &[Json]) -> usize {
     ids.windows(2).map(|two| common(two) + 1).max().unwrap_or(0).max(SHOWN)
 }
 
-/// The id of a lease as it is shown.
+/// The id of a lease, cut to the number of characters that are shown.
 pub(super) fn short_id(lease: &Json, shown: usize) -> &str {
     let id = text(lease, "lease_id");
     id.get(..shown).unwrap_or(id)
 }
 
-/// The leases that a word means and that match the filter: all of a port, or one by its id or its name. There is one at least.
+/// Returns the leases that match the filter and that the word means: all leases of a port, or the lease with
+/// that id, or the lease or block with that name. Fails if there is none.
 pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> {
-    // As lists show it.
+    // PORT/PROTOCOL, as in lists.
     let (number, protocol) = which.split_once('/').map_or((which, None), |(n, p)| (n, Some(p)));
     let Some(port) = port(number) else { return by_word(which, filter) };
     let mut of_port = filter.clone();
@@ -73,13 +74,13 @@ pub(super) fn named(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> 
     if !leases.is_empty() {
         return Ok(leases);
     }
-    // A service may be called by a number.
+    // The name of a service may be a number.
     let is_name = which.parse::<ServiceName>().is_ok();
     let called_so = if is_name { by_name(which, filter)? } else { None };
     called_so.ok_or_else(|| none(&format!("of port {port}")))
 }
 
-/// The id of the one lease that a word means.
+/// Returns the id of the lease that a word means. Fails if there is none, or more than one.
 pub(super) fn id_of(which: &str) -> Result<LeaseId, CliError> {
     if let Ok(id) = which.parse() {
         return Ok(id);
@@ -98,7 +99,7 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> {
     match (digits(which), is_name) {
         (Ok(digits), _) => match by_id(which, &digits, filter.clone()) {
             Ok(lease) => Ok(vec![lease]),
-            // `cafe` may be either.
+            // `cafe` may be an id or a name.
             Err(none) if is_name => by_name(which, filter)?.ok_or(none),
             Err(none) => Err(none),
         },
@@ -112,8 +113,8 @@ fn by_word(which: &str, filter: Fields) -> Result<Vec<Json>, CliError> {
     }
 }
 
-/// The leases of a service that is named as for `styxy port`. Only one of this very package is meant, unless it says of which it is:
-/// what others have is not to be released by mistake.
+/// The leases of a service, which is named as for `styxy port`. Only this package is searched, unless the
+/// word names another one: leases of other packages must not be released by mistake.
 fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, CliError> {
     let (true, Ok(named)) = (filter.0.is_empty(), which.parse::<Named>()) else { return Ok(None) };
     let Ok(project) = Project::current() else { return Ok(None) };
@@ -124,8 +125,8 @@ fn by_service(which: &str, filter: Fields) -> Result<Option<Vec<Json>>, CliError
     only(which, of_same_service(&lease)?)
 }
 
-/// The lease of the service that is called so, or the leases of its block: of this very package, unless the filter says of
-/// which project it is.
+/// The lease of the service with this name, or the leases of its block. Only this package is searched, unless
+/// the filter names a project.
 fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, CliError> {
     if filter.get("project_path").is_some() {
         filter.put("service_name", name);
@@ -137,14 +138,14 @@ fn by_name(name: &str, mut filter: Fields) -> Result<Option<Vec<Json>>, CliError
     only(name, leases)
 }
 
-/// The leases of a project that are called so, in whatever package.
+/// The leases with this name in a project, whatever their package.
 fn called(name: &str, project: &Project, mut filter: Fields) -> Result<Vec<Json>, CliError> {
     filter.put("project_path", project.path().as_str());
     filter.put("service_name", name);
     found(filter)
 }
 
-/// No lease of this package is called so, and none is of that type.
+/// The error if no lease of this package has this name or type.
 fn of_no_service(name: &str) -> CliError {
     let elsewhere = || -> Option<Vec<String>> {
         let project = Project::current().ok()?;
@@ -168,7 +169,7 @@ fn of_no_service(name: &str) -> CliError {
     }
 }
 
-/// One lease, or those of one block.
+/// Returns the leases if they are a single one or one block; fails if the name is ambiguous.
 fn only(name: &str, leases: Vec<Json>) -> Result<Option<Vec<Json>>, CliError> {
     let Some(first) = leases.first() else { return Ok(None) };
     let is_of_it = |lease: &Json| {
@@ -190,7 +191,7 @@ fn by_id(which: &str, beginning: &str, mut filter: Fields) -> Result<Json, CliEr
         && leases.is_empty()
         && !is_filtered
     {
-        // The service knows whether it is the name of one who shares a lease.
+        // It may be the id of a holder of a shared lease, which only the service knows.
         return Ok(json!({"lease_id": id}));
     }
     let is_meant = |id: &str| digits(id).is_ok_and(|digits| digits.starts_with(beginning));
@@ -222,13 +223,13 @@ fn one(lease: &Json, shown: usize) -> String {
     format!("{} ({port}/{protocol}, {})", short_id(lease, shown), service(lease))
 }
 
-/// What a lease is for: `dev web`.
+/// The service that a lease is for: `dev web`.
 pub(super) fn service(lease: &Json) -> String {
     let words = [text(lease, "service_type"), text(lease, "service_name")];
     words.join(" ").trim_end().to_owned()
 }
 
-/// The leases that the service of one has.
+/// All leases of the service that has this one.
 pub(super) fn of_same_service(lease: &Json) -> Result<Vec<Json>, CliError> {
     let mut filter = Fields::default();
     for key in ["project_path", "service_type", "service_name"] {
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn a_lease_is_named_by_its_port_its_id_or_the_beginning_of_its_id() {
         assert_eq!(port("3000"), Port::new(3000));
-        // What is too large for a port, and what `styxy list` shows, is none.
+        // A number too large for a port, or an id as `styxy list` shows it, is not a port.
         for id in ["70000", "00003000", "1a4c", ""] {
             assert_eq!(port(id), None, "{id}");
         }

@@ -58,7 +58,7 @@ pub(super) struct LeaseOptions {
 }
 
 impl LeaseOptions {
-    /// The options of the request. Fails if there is no project that the port could be for.
+    /// The options of the request. Fails if no project can be determined.
     pub(super) fn options(&self) -> Result<Fields, CliError> {
         let project = self.project()?;
         let mut options = Fields::default();
@@ -78,12 +78,12 @@ impl LeaseOptions {
         Ok(options)
     }
 
-    /// The project that it is for.
+    /// The project that the port is for.
     pub(super) fn project(&self) -> Result<Project, CliError> {
         Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))
     }
 
-    /// One of the options that say something of a port, if one is given.
+    /// One of the given options that describe a port, if there is one.
     pub(super) fn of_a_port(&self) -> Option<&'static str> {
         let options = [
             ("--name", self.name.is_some()),
@@ -97,24 +97,24 @@ impl LeaseOptions {
         options.into_iter().find_map(|(option, is_given)| is_given.then_some(option))
     }
 
-    /// Whether it says which port it is to be.
+    /// Whether the options select a port.
     pub(super) fn names_a_port(&self) -> bool {
         self.port.is_some() || self.template.is_some()
     }
 
-    /// Why the port is not the one that was asked for.
+    /// Why the port is not the requested one; `None` if it is, or if none was requested.
     pub(super) fn why_another(&self, answer: &Json) -> Option<String> {
         let asked = self.port?;
         if answer["port"] == asked.get() {
             return None;
         }
         let protocol = self.protocol.unwrap_or_default();
-        // If it is free by now, it was not a moment ago.
+        // If it is free by now, it was in use a moment ago.
         Some(why_not(asked, protocol).unwrap_or_else(|| format!("port {asked} was in use")))
     }
 }
 
-/// The leases of the same service that had a port before this one got its own, the first one first.
+/// The earlier leases of the same service, those with a lower slot, in order.
 pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, CliError> {
     let slot = |lease: &Json| lease["slot"].as_u64().unwrap_or(1);
     let mut leases = of_same_service(answer)?;
@@ -123,7 +123,7 @@ pub(super) fn earlier(answer: &Json) -> Result<Vec<Json>, CliError> {
     Ok(leases)
 }
 
-/// Why the port is not the one that the service has as a rule, if that is because the service runs already.
+/// Why the service did not get its usual port, if the reason is that it already runs.
 pub(super) fn runs_already(answer: &Json) -> Option<String> {
     if answer["slot"].is_null() {
         return None;
@@ -137,14 +137,15 @@ pub(super) fn runs_already(answer: &Json) -> Option<String> {
     })
 }
 
-/// The name of the unit that this command is a part of, if nothing else tells its service from those of others: a unit has the
-/// root or the home as its folder, unless it says `WorkingDirectory=` (systemd.exec(5)).
+/// The name of the unit that this command runs in, if nothing else identifies its service: a unit without
+/// `WorkingDirectory=` (systemd.exec(5)) runs in the root or the home directory, neither of which is a
+/// project.
 pub(super) fn unit_of(project: &Project) -> Option<String> {
     let is_nowhere = project.folder() == Path::new("/") || is_home(project.folder());
     unit_name().filter(|_| is_nowhere && !io::stdin().is_terminal())
 }
 
-/// The name of the unit that this command is a part of.
+/// The name of the unit that this command runs in.
 fn unit_name() -> Option<String> {
     unit_in(&fs::read_to_string("/proc/self/cgroup").ok()?)
 }
@@ -154,18 +155,18 @@ fn is_home(folder: &Path) -> bool {
     home.is_some_and(|home| home == folder)
 }
 
-/// The service unit of a control group, as `/proc/PID/cgroup` has it (cgroups(7)), as a service name.
+/// The service unit in the contents of `/proc/PID/cgroup` (cgroups(7)), converted to a service name.
 fn unit_in(cgroup: &str) -> Option<String> {
     let path = cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
     let unit = path.rsplit('/').next()?.strip_suffix(".service")?;
-    // A manager, and what systemd-run(1) has named.
+    // The unit of a user manager, and names that systemd-run(1) generates.
     let is_no_name = unit.starts_with("user@") || unit.starts_with("run-");
     let letter = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
     let name: String = unit.chars().map(letter).take(100).collect();
     (!is_no_name && !name.is_empty()).then_some(name)
 }
 
-/// Asks for ports. What is wrong with the request is told before a service is looked for.
+/// Requests ports. The request is validated before the service is contacted.
 pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, CliError> {
     let request = AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
     let answer = ask(&Call::Allocate { service_type: service_type.to_owned(), options });
@@ -182,8 +183,8 @@ pub(super) fn allocate(service_type: &str, options: Fields) -> Result<Json, CliE
     })
 }
 
-/// The refusal of a port, with the program that has it in the place of "another program": the service
-/// cannot know that.
+/// The refusal of a port, with the program that uses it in place of "another program": the service cannot see
+/// which one it is.
 fn with_holder(request: &AllocateRequest, message: String) -> String {
     let is_about = |port: &Port| message.contains(&format!("port {port}"));
     let better = request.port.filter(|_| request.count == 1).filter(is_about).and_then(|port| {
@@ -194,7 +195,7 @@ fn with_holder(request: &AllocateRequest, message: String) -> String {
     better.unwrap_or(message)
 }
 
-/// What a person should know of an answer beside the port.
+/// Notes for the user about an answer, besides the port.
 pub(super) fn notes(answer: &Json) -> Vec<String> {
     let service_type = text(answer, "service_type");
     let mut notes = Vec::new();

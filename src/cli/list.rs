@@ -22,7 +22,7 @@ use crate::{
     value::Fields,
 };
 
-/// How often a table that is watched is drawn again: listeners come and go without a word.
+/// The interval at which `--watch` redraws the table: nothing announces that listeners come and go.
 const EVERY: Duration = Duration::from_secs(1);
 
 /// List the leased ports
@@ -79,7 +79,7 @@ impl List {
     }
 }
 
-/// What is to be listed.
+/// The leases to list.
 struct Selection {
     call: Call,
     package: Option<Project>,
@@ -108,13 +108,13 @@ impl Selection {
     }
 }
 
-/// Whether a lease is one of that package of its project.
+/// Whether a lease belongs to this package of its project.
 pub(super) fn is_of_package(lease: &Json, package: &Project) -> bool {
     lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
 }
 
 fn watch(wanted: &Selection) -> Result<(), CliError> {
-    // What can go wrong at once is said before the terminal is taken.
+    // Errors that occur at once are reported before the screen is taken over.
     let mut now = wanted.drawn()?;
     if let Some(mut screen) = Screen::take()? {
         loop {
@@ -170,7 +170,7 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
             Cell::painted(state, colour),
             text(lease, "service_type").into(),
             text(lease, "service_name").into(),
-            // The folder of a package lies in its project, and says more.
+            // The folder of a package is inside the project, and more specific.
             short(lease["package_path"].as_str().unwrap_or(text(lease, "project_path"))).into(),
             owner(lease).into(),
             ago(text(lease, "since")).into(),
@@ -180,7 +180,7 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
     table.draw()
 }
 
-/// Who holds a lease, in a word or two.
+/// A short description of who holds a lease.
 pub(super) fn owner(lease: &Json) -> String {
     let owner = match text(lease, "owner") {
         "process" => match lease["comm"].as_str() {
@@ -200,7 +200,7 @@ pub(super) fn owner(lease: &Json) -> String {
         None => owner,
     };
     match lease["holders"].as_u64() {
-        // The other is that it was asked for.
+        // The second holder of a claim is the request itself, which has no owner.
         Some(2) if lease["claim"] == true => owner,
         Some(holders) => format!("{owner} and {} more", holders - 1),
         None => owner,

@@ -32,10 +32,10 @@ mod answers;
 mod lines;
 mod tools;
 
-/// How long a client has to say what it works on.
+/// How long to wait for a client's answer about its roots.
 const ROOTS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What a model is told before it sees the tools.
+/// The instructions that a model reads before it sees the tools.
 const INSTRUCTIONS: &str = "Several agents and people share the ports of this machine. Before you start \
     anything that listens, call allocate and use the port that it answers; never choose a number yourself, \
     and never end a program because it has the port that you wanted. Send claim: true for a service that may have \
@@ -53,13 +53,13 @@ impl Mcp {
     pub(super) fn run(self) -> Result<(), CliError> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let result = runtime.block_on(serve());
-        // A thread may still read stdin, and cannot be told to stop.
+        // A thread may still be reading stdin, and cannot be interrupted.
         runtime.shutdown_background();
         result
     }
 }
 
-/// Serves until the client is gone.
+/// Serves until the client disconnects.
 async fn serve() -> Result<(), CliError> {
     let session = async {
         match Server::default().serve(lines::Lines::new()).await {
@@ -85,38 +85,38 @@ async fn serve() -> Result<(), CliError> {
     }
 }
 
-/// A tool, made of its arguments.
+/// A tool; the type that implements it holds the arguments of a call.
 trait Tool: DeserializeOwned + JsonSchema {
     const NAME: &'static str;
-    /// What a model is told.
+    /// The description for the model.
     const DESCRIPTION: &'static str;
-    /// What it does to the leases.
+    /// How it changes the leases.
     const EFFECT: Effect = Effect::Nothing;
-    /// The shape of its answer.
+    /// The type that describes its answer.
     type Answer: JsonSchema;
 
-    /// What the verb of that name answers with `--json`; a list in an object, as the protocol wants it.
+    /// Returns the `--json` answer of the verb with that name; a list is in an object, as the protocol requires.
     fn answer(self) -> Result<Json, CliError>;
 
-    /// Undoes what was done, for a client that has cancelled the call and gets no answer.
+    /// Undoes a call that the client has cancelled, because the client gets no answer.
     fn undo(_answer: &Json) {}
 }
 
-/// What a call changes.
+/// How a call changes the leases.
 #[derive(Clone, Copy)]
 enum Effect {
     Nothing,
-    /// Something is there in addition, with each call.
+    /// Each call adds something.
     Adds,
-    /// Something is gone. A second call is not the same: a port may be leased again by then.
+    /// The call removes something. It is not idempotent: the port may have been leased again before a second call.
     Takes,
 }
 
-/// A tool, as the protocol has it.
+/// A [`Tool`] without its type, for the table of all tools.
 struct Entry {
     name: &'static str,
     describe: fn() -> rmcp::model::Tool,
-    /// Fails if the arguments are not those of the tool, and says which.
+    /// The outer error says which argument is invalid.
     call: fn(Json) -> Result<Result<Json, CliError>, String>,
     undo: fn(&Json),
 }
@@ -155,8 +155,8 @@ fn describe<T: Tool>() -> rmcp::model::Tool {
         .with_annotations(annotations)
 }
 
-/// The schema of a type, as every client takes it: not all follow references, and some complain of formats
-/// that JSON Schema does not have, as `uint16`.
+/// The schema of a type, in a form that every client accepts: not all follow references, and some complain
+/// about formats that JSON Schema does not define, such as `uint16`.
 fn schema<T: JsonSchema>() -> Map<String, Json> {
     let without_format = RecursiveTransform(|schema: &mut Schema| {
         schema.remove("format");
@@ -166,7 +166,7 @@ fn schema<T: JsonSchema>() -> Map<String, Json> {
         .with_transform(without_format);
     let mut schema = settings.into_generator().into_root_schema_for::<T>();
     let mut schema = std::mem::take(schema.ensure_object());
-    // The tool has them.
+    // The tool has its own name and description.
     schema.remove("title");
     schema.remove("description");
     schema
@@ -174,7 +174,7 @@ fn schema<T: JsonSchema>() -> Map<String, Json> {
 
 #[derive(Default)]
 struct Server {
-    /// Whether the client has left a question for its roots unanswered.
+    /// Whether the client has failed to answer a request for its roots in time.
     has_no_answer: AtomicBool,
 }
 
@@ -206,7 +206,7 @@ impl ServerHandler for Server {
         };
         self.go_to_root(&context).await;
         let arguments = Json::Object(request.arguments.unwrap_or_default());
-        // A verb waits for its answer, so each call has a thread.
+        // A verb blocks until it has its answer, so each call has a thread.
         let answer = spawn_blocking(|| {
             client::begin_again();
             (tool.call)(arguments)
@@ -217,13 +217,13 @@ impl ServerHandler for Server {
             && let Ok(Ok(answer)) = &answer
         {
             let answer = answer.clone();
-            // Its own errors have no reader.
+            // Nobody is left to report its errors to.
             let _ = spawn_blocking(move || (tool.undo)(&answer)).await;
         }
         Ok(match answer {
             Ok(Ok(answer)) => CallToolResult::structured(answer),
             Ok(Err(stop)) => CallToolResult::error(vec![ContentBlock::text(words(&stop))]),
-            // A model reads what a tool says, and not what goes wrong in the protocol.
+            // A result, not a protocol error, which the model would not see.
             Err(error) => {
                 let words =
                     format!("{error}; the input schema of {} says what it takes", tool.name);
@@ -235,8 +235,9 @@ impl ServerHandler for Server {
 }
 
 impl Server {
-    /// Goes to the project that the client works on: its first root, unless the server was started in one of them. Where it
-    /// says nothing of roots, the folder stays what it was; the newest protocol has no roots any more.
+    /// Changes to the folder that the client works on: its first root, unless the current folder is inside
+    /// one of its roots. If the client has no roots, the folder is left unchanged; the newest protocol no
+    /// longer has roots.
     #[expect(deprecated, reason = "clients of protocols before 2026-07-28 have roots")]
     async fn go_to_root(&self, context: &RequestContext<RoleServer>) {
         let has_roots = context.client_capabilities().is_some_and(|client| client.roots.is_some());
@@ -244,7 +245,7 @@ impl Server {
             return;
         }
         let Ok(listed) = timeout(ROOTS_PATIENCE, context.peer.list_roots()).await else {
-            // One call is late, and not every one.
+            // Only one call is delayed, not every one.
             self.has_no_answer.store(true, Ordering::Relaxed);
             return;
         };
@@ -254,13 +255,13 @@ impl Server {
         if let Some(first) = folders.first()
             && !env::current_dir().is_ok_and(|here| is_inside(&here))
         {
-            // What is not there for this server, as for one in a sandbox, is no place to go to.
+            // If the root does not exist for this server, for example in a sandbox, the folder is left unchanged.
             let _ = env::set_current_dir(first);
         }
     }
 }
 
-/// The folder of a URI (RFC 8089).
+/// The path of a `file:` URI (RFC 8089).
 fn folder_of(uri: &str) -> Option<PathBuf> {
     let path = uri.strip_prefix("file://")?;
     let path = path.strip_prefix("localhost").unwrap_or(path);
@@ -268,7 +269,7 @@ fn folder_of(uri: &str) -> Option<PathBuf> {
     Some(PathBuf::from(OsString::from_vec(path))).filter(|path| path.is_absolute())
 }
 
-/// What, why and what to do.
+/// The message for the model: what happened, why, and what to do.
 fn words(stop: &CliError) -> String {
     match stop {
         CliError::Failure(failure) => harmless(&failure.to_string()),

@@ -1,6 +1,6 @@
-//! The command line: one file a verb. A verb turns arguments into a call and an answer into text.
+//! The command line, with one file for each verb. A verb turns arguments into a call, and an answer into text.
 
-// Help texts are shown as they are.
+// Help texts are printed verbatim.
 #![allow(clippy::doc_markdown)]
 
 mod agents;
@@ -113,17 +113,17 @@ enum Verb {
 }
 
 impl Verb {
-    /// Whether it looks into the user's folders, or at the service that is at home there.
+    /// Whether it uses the user's folders, or the service whose state is there.
     fn needs_a_home(&self) -> bool {
         match self {
             Self::Completions(_) | Self::Agents(_) | Self::Watcher(_) => false,
-            // One that systemd has started as a unit has folders from it.
+            // systemd sets the folders of a service that it starts as a unit.
             Self::Daemon(_) => !manager::started_this_process(),
             _ => true,
         }
     }
 
-    /// Whether it says nothing beside its answer.
+    /// Whether it prints nothing but its answer.
     fn is_quiet(&self) -> bool {
         match self {
             Self::Run(verb) => verb.is_quiet(),
@@ -142,21 +142,21 @@ struct Output {
     json: bool,
 }
 
-/// Why a verb did not do what it was asked.
+/// Why a verb did not succeed.
 enum CliError {
-    /// The service said no, or there is none.
+    /// The request was refused, or the service cannot be reached.
     Failure(Failure),
-    /// The answer is no; it was printed.
+    /// The answer is no, and has been printed.
     No,
-    /// The output cannot be written; nobody may be reading it any more.
+    /// The output cannot be written; its reader may be gone.
     Output(io::Error),
-    /// Something else that the system refuses.
+    /// Another system error.
     System(io::Error),
     /// The daemon could not run.
     Daemon(crate::daemon::Failure),
-    /// The command that was to be run could not be started; with the exit code that says so.
+    /// The command could not be executed: the message, and the exit code.
     Exec(String, u8),
-    /// The daemon wants to be started again at once: `RestartForceExitStatus=` of the unit.
+    /// The daemon asks for an immediate restart: `RestartForceExitStatus=` of the unit.
     Again,
 }
 
@@ -173,12 +173,12 @@ impl From<io::Error> for CliError {
 }
 
 impl CliError {
-    /// Says it, and gives the exit code.
+    /// Reports the error, and returns the exit code.
     fn told(self) -> ExitCode {
         match self {
             Self::No => ExitCode::from(1),
             Self::Again => ExitCode::from(EXIT_AGAIN),
-            // As `styxy list | head -1` has it.
+            // As in `styxy list | head -1`.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
             Self::Output(error) => {
                 complain(&format!("the answer could not be printed: {error}"), 1)
@@ -251,12 +251,12 @@ pub fn run() -> ExitCode {
     result.map_or_else(CliError::told, |()| ExitCode::SUCCESS)
 }
 
-/// Whether the answer was to be JSON. What comes after `--` is another command's.
+/// Whether JSON was requested. Arguments after `--` belong to another command.
 fn wants_json() -> bool {
     env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
 }
 
-/// A refusal for programs, in the words of the HTTP door.
+/// A failure for programs, in the same form as over HTTP.
 fn failure_in_json(failure: &Failure) -> Json {
     let (code, suggestions) = match failure {
         Failure::Refused { kind, suggestions, .. } => {
@@ -266,13 +266,13 @@ fn failure_in_json(failure: &Failure) -> Json {
         Failure::BrokenOff(_) => ("BrokenOff", [].as_slice()),
     };
     let sentence = failure.to_string();
-    // The first suggestion stands in it.
+    // The sentence ends with the first suggestion.
     let first = suggestions.first().map(|first| format!("; {first}"));
     let error = first.and_then(|first| sentence.strip_suffix(&first)).unwrap_or(&sentence);
     json!({"success": false, "code": code, "error": error, "suggestions": suggestions})
 }
 
-/// The command line. What is wrong with it is said without what it would do to a terminal.
+/// Parses the command line. Error messages show control characters in arguments escaped.
 fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|mut error| {
         let arguments: Vec<_> = std::env::args_os().collect();
@@ -285,7 +285,7 @@ fn parse() -> Cli {
         if let Some(tip) = run::missing_dashes(&error, &arguments) {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         }
-        // What was asked for, such as the help, is an output like any other.
+        // Requested text, such as the help, is output like any other.
         if error.print().is_err() && !error.use_stderr() {
             std::process::exit(1);
         }
@@ -294,7 +294,7 @@ fn parse() -> Cli {
 }
 
 fn without_effect(value: ContextValue) -> ContextValue {
-    // What has a style may have several lines, and they are meant.
+    // Styled text may have several lines, intentionally.
     let lines = |styled: StyledStr| -> StyledStr {
         let lines: Vec<_> = styled.to_string().lines().map(visible).collect();
         lines.join("\n").into()
@@ -317,7 +317,7 @@ fn complain(words: &dyn Display, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Says something to people, beside the output, without what names in it would do to a terminal.
+/// Prints a message for people on stderr, with the characters that affect a terminal escaped.
 fn say(words: &dyn Display) {
     let words = words.to_string();
     note(&format_args!("styxy: {}", words.lines().map(visible).collect::<Vec<_>>().join("\n")));
@@ -325,7 +325,7 @@ fn say(words: &dyn Display) {
 
 /// Writes a line on stderr.
 fn note(line: &dyn Display) {
-    // There is no other place to say it.
+    // An error cannot be reported anywhere else.
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -337,14 +337,14 @@ fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work))
 }
 
-/// Turns a wrong argument into a message of the same form as the service's.
+/// Turns a wrong argument into an error of the same form as the service's.
 fn usage(error: &Error) -> CliError {
     let kind = Some(ErrorKind::InvalidArgument);
     let suggestions = error.suggestions.clone();
     CliError::Failure(Failure::Refused { kind, message: error.to_string(), suggestions })
 }
 
-/// Says no in the command's own words.
+/// A refusal by the command itself.
 fn refused(message: String) -> CliError {
     CliError::Failure(Failure::Refused { kind: None, message, suggestions: Vec::new() })
 }

@@ -1,4 +1,4 @@
-//! What reaches the terminal: lines, JSON, times; and nothing that a hostile name could do to it.
+//! Output for the terminal: lines, JSON, times. [`cleaned`] keeps hostile names from affecting the terminal.
 
 use std::{
     env,
@@ -23,19 +23,19 @@ pub(super) fn print_json(answer: &Json) -> Result<(), CliError> {
     print(&serde_json::to_string_pretty(answer).unwrap_or_default())
 }
 
-/// Prints a list as JSON: an object that has it under the plural of what is in it, as over HTTP and MCP.
+/// Prints a list as JSON: an object with the list under the plural of its items, as over HTTP and MCP.
 pub(super) fn print_list(things: &str, list: impl Serialize) -> Result<(), CliError> {
     print_json(&json!({things: list}))
 }
 
-/// Whether stdout takes colours: a terminal, and <https://no-color.org> is not asked for.
+/// Whether stdout supports colours: it is a terminal, and `NO_COLOR` (<https://no-color.org>) is not set.
 pub(super) fn colours() -> bool {
     io::stdout().is_terminal()
         && env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
         && env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// How long ago a moment is, in its largest unit.
+/// The time since a timestamp, in its largest unit.
 pub(super) fn ago(since: &str) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
     let seconds = Timestamp::now().0.saturating_sub(since.0) / 1_000;
@@ -47,7 +47,7 @@ pub(super) fn ago(since: &str) -> String {
     }
 }
 
-/// A path with the home as `~`.
+/// A path, with the home directory as `~`.
 pub(super) fn short(path: &str) -> String {
     short_in(user().home().and_then(Path::to_str).unwrap_or_default(), path)
 }
@@ -61,12 +61,12 @@ fn short_in(home: &str, path: &str) -> String {
     }
 }
 
-/// The text at a key of an answer, or nothing.
+/// The string at a key of an answer, or an empty one.
 pub(super) fn text<'a>(answer: &'a Json, key: &str) -> &'a str {
     answer[key].as_str().unwrap_or_default()
 }
 
-/// The answer with every text made harmless.
+/// The answer, with the characters that affect a terminal replaced in every key and string.
 pub(super) fn cleaned(answer: Json) -> Json {
     match answer {
         Json::String(text) => Json::String(harmless(&text)),

@@ -1,4 +1,4 @@
-//! The owner of a lease, as the command line names it.
+//! The owner of a lease, as the command line specifies it.
 
 use std::{process, str::FromStr, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     value::{Fields, Value},
 };
 
-/// Whose end ends the lease.
+/// The owner of a lease: the lease ends when it exits.
 #[derive(Clone, Debug)]
 pub(super) enum Owner {
     None,
@@ -24,7 +24,8 @@ pub(super) enum Owner {
 }
 
 impl Owner {
-    /// Adds the owner to the options of a request. Returns a process that was chosen for it, for people.
+    /// Adds the owner to the options of a request. If it was chosen among the ancestors, returns a sentence
+    /// about it.
     pub(super) fn put(&self, options: &mut Fields) -> Result<Option<String>, CliError> {
         let lost = |lost: Lost| usage(&lost.into());
         let chosen = match self {
@@ -46,16 +47,16 @@ impl Owner {
     }
 }
 
-/// Names a process: with a descriptor, which means the same process everywhere, unlike a number.
+/// Adds a process to the options, as a descriptor if possible: unlike a PID, it means the same process everywhere.
 pub(super) fn put_process(options: &mut Fields, pid: u32) {
     match pidfd(pid) {
         Ok(pidfd) => options.put("pidfd", Value::Process(pid, Arc::new(pidfd))),
-        // The service says what is wrong with it.
+        // The service reports the error.
         Err(_) => options.put("pid", pid),
     }
 }
 
-/// Names the process of this command.
+/// Adds the process of this command to the options.
 pub(super) fn put_own_process(options: &mut Fields) {
     put_process(options, process::id());
 }

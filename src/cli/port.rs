@@ -25,10 +25,10 @@ use crate::{
     port::{Port, Protocol},
 };
 
-/// How soon it is looked again whether something listens: at first, and at most.
+/// The first and the longest pause between checks whether something listens.
 const SOON: Duration = Duration::from_millis(10);
 const LATE: Duration = Duration::from_millis(250);
-/// How long nothing is said of that.
+/// The delay before a message says that the command is waiting.
 const SILENT: Duration = Duration::from_secs(2);
 
 /// Print the port that a service of this project has now
@@ -102,25 +102,25 @@ impl Find {
     }
 }
 
-/// Where a server of that lease is reached.
+/// The URL of a server on the port of that lease.
 pub(super) fn url(lease: &Json) -> String {
     let host = probe::loopback();
     let host = if host.is_ipv6() { format!("[{host}]") } else { host.to_string() };
     format!("http://{host}:{}", lease["port"])
 }
 
-/// `API_PORT` for a service that is called api, else for one of that type.
+/// The variable for a lease: `API_PORT` if its service is named api or, without a name, is of type api.
 fn variable(lease: &Json) -> String {
     let name = lease["service_name"].as_str().unwrap_or(text(lease, "service_type"));
     let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
     let name: String = letters.collect::<String>().to_ascii_uppercase();
-    // A variable does not begin with a digit.
+    // The name of a variable must not begin with a digit.
     let sign = if name.starts_with(|c: char| c.is_ascii_digit()) { "_" } else { "" };
     format!("{sign}{name}_PORT")
 }
 
 impl Service {
-    /// Its lease as soon as something listens on the port.
+    /// Waits until something listens on the port of its lease, and returns the lease. Fails when the time is up.
     fn listening_within(&self, patience: Duration) -> Result<Json, CliError> {
         let end = Instant::now() + patience;
         let mut pause = SOON;
@@ -131,7 +131,8 @@ impl Service {
                 say(&format!("waiting until {self} listens ..."));
                 is_told = true;
             }
-            // A lease is looked for seldom: the kernel knows of a listener, and the service need not be asked.
+            // The lease is looked up less often than the listener, which the kernel shows without asking the
+            // service.
             if asked.is_none_or(|at: Instant| at.elapsed() >= LATE) {
                 client::begin_again();
                 known = unless_missing(self.lease())?;

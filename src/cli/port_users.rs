@@ -1,4 +1,4 @@
-//! What is shown of those who listen: the sockets that one program has on a port are one line.
+//! The users of ports, for display: the sockets of one program on a port are one entry.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     word::shortened,
 };
 
-/// Who has a port.
+/// A user of a port: a program, or sockets whose program cannot be seen.
 pub(super) struct PortUser {
     pub(super) port: Port,
     pub(super) protocol: Protocol,
@@ -29,14 +29,14 @@ pub(super) struct PortUser {
     pub(super) program: Option<Arc<Program>>,
 }
 
-/// The users of sorted listeners, in their order.
+/// Groups sorted listeners by their user, and keeps their order.
 pub(super) fn users(listeners: Vec<Listener>) -> Vec<PortUser> {
     let mut users: Vec<PortUser> = Vec::new();
     for Listener { port, protocol, address, uid, user, role, program, .. } in listeners {
         let pid = |program: &Option<Arc<Program>>| program.as_ref().map(|program| program.pid);
         let mut same_port =
             users.iter_mut().rev().take_while(|h| (h.port, h.protocol) == (port, protocol));
-        // Several connections of one program are one line, too.
+        // Several connections of one program are one entry, too.
         let kind = std::mem::discriminant::<Role>;
         match same_port.find(|h| {
             (h.uid, pid(&h.program)) == (uid, pid(&program)) && kind(&h.role) == kind(&role)
@@ -53,8 +53,8 @@ pub(super) fn users(listeners: Vec<Listener>) -> Vec<PortUser> {
     users
 }
 
-/// Where the owner of a lease listens, if not on its port: it may not have read `PORT`. The ports of other leases are
-/// nothing strange.
+/// The TCP ports that the owner of a lease, or a process that it started, listens on without a lease: it may
+/// not have read `PORT`.
 pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<PortUser> {
     let Some(owner) = lease["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()) else {
         return Vec::new();
@@ -68,7 +68,7 @@ pub(super) fn elsewhere(lease: &Json, leases: &[Json]) -> Vec<PortUser> {
     users
 }
 
-/// The same in words.
+/// The same as a clause; `None` if there are none.
 pub(super) fn instead(elsewhere: &[PortUser]) -> Option<String> {
     let mut ports: Vec<_> = elsewhere.iter().map(|user| user.port.to_string()).collect();
     ports.dedup();
@@ -77,7 +77,7 @@ pub(super) fn instead(elsewhere: &[PortUser]) -> Option<String> {
     (!ports.is_empty()).then(|| format!("its owner listens on TCP {noun} {ports} instead"))
 }
 
-/// What to tell of a lease that nobody uses, if its owner listens elsewhere.
+/// A note about a lease whose port is unused, if its owner listens on another one.
 pub(super) fn note_of(lease: &Json) -> Option<String> {
     if lease["state"] != "reserved" || lease["pid"].is_null() {
         return None;
@@ -87,12 +87,12 @@ pub(super) fn note_of(lease: &Json) -> Option<String> {
     Some(format!("nothing listens on port {}: {instead}; {IGNORES_PORT}", lease["port"]))
 }
 
-/// What to do about a server that does not read its port.
+/// The advice for a server that does not read its port.
 pub(super) const IGNORES_PORT: &str =
     "if it does not read PORT, write {port} where its arguments have the number";
 
 impl PortUser {
-    /// Who it is, for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.
+    /// A description for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.
     pub(super) fn describe(&self) -> String {
         let Some(program) = &self.program else {
             return format!("a program of user {}", self.user);
@@ -117,7 +117,7 @@ impl PortUser {
         }
     }
 
-    /// What keeps others from the port that this one has, in a sentence.
+    /// A sentence that says how this user keeps others from the port.
     pub(super) fn sentence(&self, who: &str) -> String {
         let (port, protocol) = (self.port, self.protocol.in_words());
         match (self.role, &self.program) {
@@ -155,7 +155,7 @@ impl PortUser {
     }
 }
 
-/// Where a program works, for people: its container, else its folder.
+/// Where a program runs, for people: its container, or else its working directory.
 pub(super) fn place(program: &Program) -> Option<String> {
     match (&program.container, &program.folder) {
         (Some(container), _) => Some(format!("container {container}")),

@@ -1,8 +1,9 @@
-//! Programs that do not read `PORT`, and what makes them listen on the port that they are given: `config/programs.json` and
-//! `programs` of the configuration.
+//! Programs that do not read `PORT`, and the arguments or variables that make them listen on their port:
+//! `config/programs.json`, and `programs` in the configuration.
 //!
-//! A program is known by the command line, also behind what starts it (`npx`, `uv run`, `python -m`) and in a script of
-//! `package.json` that is one simple command. What the user has said of the port is left alone.
+//! A program is recognised by the command line, also behind a launcher (`npx`, `uv run`, `python -m`) and in
+//! a script of `package.json` that is one simple command. If the user already gives the port, nothing is
+//! added.
 
 mod hints;
 
@@ -23,30 +24,29 @@ use crate::{
     value::Fields,
 };
 
-/// The programs that are known: those that are built in, as the files of the configuration that this command sees extend
-/// them.
+/// The known programs: the built-in ones, extended by the configuration files that this command sees.
 pub(super) fn known() -> Programs {
     let (texts, _) = config::files::read(&user().config());
     config::programs(&texts)
 }
 
-/// What is done for a command, so that it listens on its port.
+/// The changes that make a command listen on its port.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Help {
-    /// The program that it is for.
+    /// The program, by its name for people.
     program: String,
-    /// What is added to the command line; `{port}` stands for the port.
+    /// The arguments to add; `{port}` stands for the port.
     arguments: Vec<String>,
-    /// Where, among the words of the command.
+    /// Their position among the words of the command.
     at: usize,
-    /// The variables that are set.
+    /// The variables to set.
     pub(super) variables: Vec<(String, String)>,
     /// Whether its port is granted without a guard.
     pub(super) has_no_guard: bool,
 }
 
-/// What a command needs to listen on its port, if it is known to need something. `folder` is where it runs; `is_set` says
-/// whether the environment has a variable.
+/// Returns what a command needs to listen on its port, or `None` if it needs nothing or is not known.
+/// `folder` is where it runs; `is_set` tests whether the environment has a variable.
 pub(super) fn help(
     command: &[OsString],
     programs: &Programs,
@@ -65,7 +65,7 @@ pub(super) fn help(
         has_no_guard: found.program.hold == Some(Hold::None),
         ..Help::default()
     };
-    // Who writes the port himself needs no more.
+    // Nothing is added for a user who already gives the port.
     let is_said = words.iter().any(|word| word.contains("{port")) || found.is_given(is_set);
     if !is_said && let Some((arguments, at)) = found.added(&words, script.as_ref()) {
         let variables = found.program.variables.clone().into_iter().collect();
@@ -74,7 +74,8 @@ pub(super) fn help(
     (help.has_no_guard || help.adds()).then_some(help)
 }
 
-/// Puts what a command starts into a request for a service without a name: two programs of one package are told apart by it.
+/// Adds the program that a command starts to a request without a service name, to distinguish two programs of
+/// one package.
 pub(super) fn put_name(command: &[OsString], programs: &Programs, options: &mut Fields) {
     if options.get("service_name").is_none() {
         let folder = env::current_dir().ok();
@@ -82,7 +83,7 @@ pub(super) fn put_name(command: &[OsString], programs: &Programs, options: &mut 
     }
 }
 
-/// The name of the script of `package.json` that a command runs, else of the program of the table.
+/// The name of the script of `package.json` that a command runs, or else of the known program.
 fn name(command: &[OsString], programs: &Programs, folder: &Path) -> Option<String> {
     let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
     let name = match script(&words, folder) {
@@ -93,14 +94,14 @@ fn name(command: &[OsString], programs: &Programs, folder: &Path) -> Option<Stri
     Some(name.chars().map(|c| if is_good(c) { c } else { '-' }).take(100).collect())
 }
 
-/// A program of the table on a command line.
+/// A known program on a command line.
 struct Found<'a> {
     /// Its name for people.
     name: &'a str,
     program: &'a Program,
     /// Its name on the command line.
     command: &'a str,
-    /// What starts it, and the variables that are set before it.
+    /// The words before it: launchers, and variables that are set.
     before: &'a [&'a str],
     arguments: &'a [&'a str],
 }
@@ -115,7 +116,7 @@ fn recognised<'a>(line: &'a [&'a str], programs: &'a Programs) -> Option<Found<'
 }
 
 impl Found<'_> {
-    /// Whether its arguments or a variable name the port.
+    /// Whether its arguments or a variable already give the port.
     fn is_given(&self, is_set: impl Fn(&str) -> bool) -> bool {
         let is_set_before = |variable: &str| {
             let is_it =
@@ -135,18 +136,18 @@ impl Found<'_> {
             || self.program.variables.keys().any(|name| is_set(name) || is_set_before(name))
     }
 
-    /// What is added to the words of a command, and where; `None` if nothing can be added.
+    /// The arguments to add to the words of a command, and their position; `None` if nothing can be added.
     fn added(&self, words: &[&str], script: Option<&Script>) -> Option<(Vec<String>, usize)> {
         let mut added = self.program.arguments.clone();
         let place = |word: &str| self.arguments.iter().position(|argument| *argument == word);
-        // npm takes for its own what does not follow `--`.
+        // npm treats arguments that do not follow `--` as its own.
         let is_npms = matches!(self.before, [name, "exec" | "x", ..] if file_name(name) == "npm");
-        // What follows `--` is no option.
+        // Arguments after `--` are not options.
         let inside = match &self.program.after {
             Some(word) => Some(place(word)? + 1),
             None => place("--").filter(|_| !is_npms),
         };
-        // Into a script nothing can be put.
+        // Nothing can be inserted in the middle of a script.
         if (is_npms || script.is_some()) && inside.is_some() && !added.is_empty() {
             return None;
         }
@@ -159,7 +160,7 @@ impl Found<'_> {
     }
 }
 
-/// Whether it is the program of that name with these arguments, and will listen.
+/// Whether the program matches this name and these arguments, and will listen.
 fn fits(program: &Program, name: &str, arguments: &[&str]) -> bool {
     let has = |words: &[String]| words.iter().any(|word| arguments.contains(&word.as_str()));
     // 8000, localhost:8000
@@ -180,7 +181,7 @@ fn fits(program: &Program, name: &str, arguments: &[&str]) -> bool {
 }
 
 impl Help {
-    /// Leaves the command line and the environment as they are.
+    /// Drops the changes to the command line and the environment.
     pub(super) fn add_nothing(&mut self) {
         self.arguments.clear();
         self.variables.clear();
@@ -190,7 +191,7 @@ impl Help {
         !self.arguments.is_empty() || !self.variables.is_empty()
     }
 
-    /// Writes the port into what is added.
+    /// Replaces `{port}` in the arguments and variables.
     pub(super) fn fill(&mut self, port: &str) {
         let values = self.variables.iter_mut().map(|(_, value)| value);
         for word in self.arguments.iter_mut().chain(values) {
@@ -198,14 +199,14 @@ impl Help {
         }
     }
 
-    /// The command with what is added.
+    /// The command with the added arguments.
     pub(super) fn apply(&self, command: &[OsString]) -> Vec<OsString> {
         let (before, after) = command.split_at(self.at.min(command.len()));
         let added = self.arguments.iter().map(OsString::from);
         before.iter().cloned().chain(added).chain(after.iter().cloned()).collect()
     }
 
-    /// What is done, and why, if anything is.
+    /// A sentence about what is changed, and why; `None` if nothing is.
     pub(super) fn sentence(&self) -> Option<String> {
         let variables = self.variables.iter().map(|(name, value)| format!("{name}={value}"));
         let arguments = self.arguments.iter().filter(|argument| *argument != "--").cloned();
@@ -224,17 +225,17 @@ fn file_name(word: &str) -> &str {
     Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or(word)
 }
 
-/// The name of a program, also of one that Node.js runs.
+/// The name of a program, without the extension of one that Node.js runs.
 fn program_name(word: &str) -> &str {
     let name = file_name(word);
     let ends = [".js", ".mjs", ".cjs"];
     ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }
 
-/// How many words come before the program's own name: those of what only starts it.
+/// The number of words before the name of the program: launchers, their options, and variables.
 fn launched(words: &[&str]) -> Option<usize> {
     let mut at = 0;
-    // One starts another, but not without end.
+    // A launcher may start another one, but not endlessly.
     for _ in 0..8 {
         if words.get(at)?.contains('=') {
             at += 1;
@@ -255,7 +256,7 @@ fn launched(words: &[&str]) -> Option<usize> {
                 "yarn" | "bun" | "uv" | "poetry" | "pipenv" | "pdm" | "hatch" | "rye",
                 Some("run"),
             ) => 2 + rest[1..].iter().take_while(|word| no_option(word)).count(),
-            // yarn 1 keeps the options to itself.
+            // yarn 1 treats the options as its own.
             ("yarn", Some("exec")) => return None,
             ("pnpm" | "yarn" | "bun", Some(_)) => 1,
             ("php", Some(script)) if file_name(script) == "artisan" => 1,
@@ -281,15 +282,15 @@ fn is_python(name: &str) -> bool {
 struct Script<'a> {
     name: &'a str,
     text: String,
-    /// What it gets beside its own arguments.
+    /// The arguments that it gets in addition to its own.
     more: Vec<&'a str>,
-    /// Whether `--` comes before these.
+    /// Whether these need a `--` before them.
     needs_dashes: bool,
 }
 
 fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
     let manager = file_name(words.first()?);
-    // With it bun runs instead of node.
+    // `--bun` makes Bun run the script instead of Node.js.
     let is_of_bun = |word: &str| manager == "bun" && word == "--bun";
     let rest: Vec<_> = words[1..].iter().copied().filter(|word| !is_of_bun(word)).collect();
     let (name, rest) = match (manager, rest.as_slice()) {
@@ -298,7 +299,7 @@ fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
         | ("pnpm" | "yarn" | "bun", [name, rest @ ..]) => (*name, rest),
         _ => return None,
     };
-    // An option of npm's own may mean the script of another package.
+    // An option of npm may select the script of another package.
     let own = rest.iter().take_while(|word| **word != "--");
     if manager == "npm" && own.into_iter().any(|word| word.starts_with('-')) {
         return None;
@@ -306,14 +307,14 @@ fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
     let text = project::read(folder, "package.json")?;
     let manifest: Json = serde_json::from_str(&text).ok()?;
     let text = manifest["scripts"][name].as_str()?.to_owned();
-    // Of several the first is npm's.
+    // The first `--` belongs to npm, any further one to the script.
     let dashes = rest.iter().position(|word| *word == "--").filter(|_| manager == "npm");
     let more = rest.iter().enumerate().filter(|(place, _)| Some(*place) != dashes);
     let more = more.map(|(_, word)| *word).collect();
     Some(Script { name, text, more, needs_dashes: manager == "npm" })
 }
 
-/// The words of a script that is one simple command.
+/// The words of a script, if it is one simple command.
 fn simple(script: &str) -> Option<Vec<&str>> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || " \t_-./=:@,+%".contains(c);
     let words: Vec<_> = script.split_ascii_whitespace().collect();

@@ -1,5 +1,5 @@
-//! Which project a command is for: decided here for every verb, and never left open. A verb that looks for the
-//! leases of a project must not look for those of all projects because the project has no proper name.
+//! The project that a command is for, determined here for every verb and never left out: a verb that searches
+//! the leases of one project must not search those of all projects because this one has no valid name.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use crate::{
     word::{disturbs, fnv1a, shortened},
 };
 
-/// What the folder of a package has: the manifests of the package managers that people use.
+/// The manifests of common package managers: a folder with one of them is a package.
 const MANIFESTS: [&str; 11] = [
     "package.json",
     "Cargo.toml",
@@ -33,14 +33,14 @@ const MANIFESTS: [&str; 11] = [
     "mix.exs",
 ];
 
-/// The project of a command: a folder, and the name by which the service knows it.
+/// The project of a command: its folder, and the name that the service knows it by.
 #[derive(Clone, Debug)]
 pub(super) struct Project {
-    /// The folder, where its files are.
+    /// The folder of its files.
     folder: PathBuf,
-    /// What leases and events have as `project_path`.
+    /// The `project_path` of its leases and events.
     path: ProjectPath,
-    /// What they have as `package_path`: the folder of the nearest manifest below the project's own folder.
+    /// Their `package_path`: the folder of the nearest manifest, if it is below the project's own folder.
     package: Option<ProjectPath>,
 }
 
@@ -50,13 +50,13 @@ impl Project {
         Self::of(&env::current_dir().map_err(|error| no_folder(&error))?)
     }
 
-    /// Returns the project that is named, else that of the current folder.
+    /// Returns the named project, or else that of the current folder.
     pub(super) fn or_current(named: Option<&Self>) -> Result<Self, Error> {
         named.map_or_else(Self::current, |named| Ok(named.clone()))
     }
 
-    /// Returns the project that a path means. Any folder means the project that it lies in; a path that leads to no
-    /// folder is taken as it is, for the leases of a project may outlive it.
+    /// Returns the project of a path. A folder belongs to the project that it is in; a path that is not a
+    /// folder is taken as the project itself, because the leases of a project may outlive its folder.
     pub(super) fn named(path: OsString) -> Result<Self, Error> {
         let path = PathBuf::from(path);
         if let Ok(folder) = fs::canonicalize(&path)
@@ -76,8 +76,8 @@ impl Project {
         Ok(Self { path: text.parse()?, folder, package: None })
     }
 
-    /// Returns the project of a package. Its path is from this folder or, as a line that is the same in all packages has
-    /// it, from the top of the project.
+    /// Returns the project of a package. The path is relative to the current folder or, so that one command
+    /// line works in all packages, to the top of the project.
     pub(super) fn of_package(path: OsString) -> Result<Self, Error> {
         match Self::current() {
             Ok(here) if !Path::new(&path).is_dir() => here.package_at(path),
@@ -85,14 +85,15 @@ impl Project {
         }
     }
 
-    /// Returns the project of a package. Its path is from the top of this project, else from this folder.
+    /// Returns the project of a package. The path is relative to the top of this project, or else to the
+    /// current folder.
     pub(super) fn package_at(&self, path: OsString) -> Result<Self, Error> {
         let folder = self.folder.join(&path);
         Self::named(if folder.is_dir() { folder.into() } else { path })
     }
 
-    /// Returns the project of a folder without links in its path: the top of its git worktree, else the folder. The
-    /// `.git` of a worktree that was added is a file, so each worktree is a project of its own.
+    /// Returns the project of a folder without symbolic links in its path: the top of its git worktree, or
+    /// else the folder. In a linked worktree `.git` is a file, so each worktree is a project of its own.
     fn of(folder: &Path) -> Result<Self, Error> {
         let top = folder.ancestors().find(|folder| folder.join(".git").exists());
         let top = top.unwrap_or(folder);
@@ -113,13 +114,13 @@ impl Project {
         &self.path
     }
 
-    /// The value of `package_path`, if the project has several packages.
+    /// The value of `package_path`, if the folder is in a package below the top of the project.
     pub(super) fn package(&self) -> Option<&ProjectPath> {
         self.package.as_ref()
     }
 }
 
-/// For clap: also of a path that is not UTF-8.
+/// For clap; accepts paths that are not UTF-8.
 impl ValueParserFactory for Project {
     type Parser = TryMapValueParser<OsStringValueParser, fn(OsString) -> Result<Project, Error>>;
 
@@ -128,7 +129,8 @@ impl ValueParserFactory for Project {
     }
 }
 
-/// Returns the path that a folder had while it was there: without links and `..`, as far as the way to it is still there.
+/// Returns the former path of a deleted folder: without `..`, and without symbolic links in the part that
+/// still exists.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut resolved = PathBuf::new();
     for component in absolute(path)?.components() {
@@ -145,30 +147,30 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
 
 fn no_folder(error: &io::Error) -> Error {
     let problem = match error.kind() {
-        // getcwd(2) of a folder that was removed.
+        // The error of getcwd(2) in a deleted folder.
         io::ErrorKind::NotFound => "this folder no longer exists".to_owned(),
         _ => format!("the path of this folder cannot be read ({error})"),
     };
     Error::invalid(problem).suggest("cd to another one, or name the project with --project")
 }
 
-/// The `project_path` of a folder: its path, or a stand-in for a path that is too long, is not UTF-8 or would
-/// disturb a terminal. The stand-in `/…/NAME#HASH` depends on nothing but the path, so that the folder gets the same
-/// ports again and is not mistaken for another.
+/// The `project_path` of a folder: its path, or a stand-in for a path that is too long, is not UTF-8, or has
+/// characters that affect a terminal. The stand-in `/…/NAME#HASH` depends only on the path, so that the
+/// folder gets the same ports again and is not mistaken for another one.
 fn path_of(folder: &Path) -> Result<ProjectPath, Error> {
     if let Some(path) = folder.to_str().and_then(|path| path.parse().ok()) {
         return Ok(path);
     }
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let mut stand_in = "/…/".to_owned();
-    // A name has 255 bytes at most, which a replaced character can only make three times as long.
+    // A name has at most 255 bytes, and a replaced character can at most triple its length.
     stand_in.extend(name.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }));
     let _ = write!(stand_in, "#{:016x}", fnv1a(folder.as_os_str().as_bytes()));
     stand_in.parse()
 }
 
-/// The `package_path` of a folder inside a project. A path that would not do has a stand-in, as that of a project has; one
-/// for which there is no room counts as the project.
+/// The `package_path` of a folder inside a project. An unsuitable path gets a stand-in, like that of a
+/// project; if even that is too long, the package counts as part of the project itself.
 fn package_path(package: &Path, top: &Path, project: &ProjectPath) -> Option<ProjectPath> {
     let inner = package.strip_prefix(top).ok()?;
     let project = project.as_str().trim_end_matches('/');
@@ -201,7 +203,7 @@ mod tests {
         Project::named(path.into()).unwrap().path.into()
     }
 
-    /// A folder, and its path without links.
+    /// A folder, and its path without symbolic links.
     fn folder() -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().unwrap();
         let path = fs::canonicalize(folder.path()).unwrap();
@@ -215,7 +217,7 @@ mod tests {
         fs::create_dir_all(&inner).unwrap();
         assert_eq!(named(&inner), inner.to_str().unwrap());
         fs::create_dir(top.join("shop/.git")).unwrap();
-        // Another worktree inside of it, as git-worktree(1) makes them.
+        // A linked worktree inside it, as git-worktree(1) creates it.
         fs::create_dir_all(top.join("shop/trees/fix/src")).unwrap();
         fs::write(top.join("shop/trees/fix/.git"), "gitdir: …").unwrap();
         symlink(&inner, top.join("link")).unwrap();
@@ -225,7 +227,7 @@ mod tests {
             ("shop/src/../src", "shop"),
             ("link", "shop"),
             ("shop/trees/fix/src", "shop/trees/fix"),
-            // What is not there any more may have been a worktree of its own.
+            // A folder that no longer exists may have been a worktree of its own.
             ("shop/trees/gone", "shop/trees/gone"),
         ] {
             assert_eq!(named(&top.join(path)), top.join(project).to_str().unwrap(), "{path}");
@@ -250,7 +252,7 @@ mod tests {
             assert_eq!(project.path.as_str(), shop.to_str().unwrap());
             project.package.map(String::from)
         };
-        // The manifest of the top is that of the project.
+        // A manifest at the top is that of the project.
         assert_eq!(package(&shop), None);
         assert_eq!(package(&shop.join("docs")), None);
         for folder in ["apps/web", "apps/web/src"] {
@@ -284,7 +286,7 @@ mod tests {
             let (beginning, hash) = path.rsplit_once('#').unwrap();
             assert_eq!(beginning, format!("/…/{shown}"));
             assert!(hash.len() == 16 && hash.chars().all(|c| c.is_ascii_hexdigit()), "{path}");
-            // It names the project also where it is typed.
+            // The stand-in is accepted as a path, too.
             assert_eq!(named(Path::new(&path)), path);
             assert_eq!(odd(name), path);
             all.push(path);

@@ -1,10 +1,10 @@
-//! Whether anybody still reads what is written.
+//! Notices when stdout has no reader any more.
 
 use std::{io, os::fd::AsFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-/// Waits until there is something to read from the input; `false` if nobody reads the output any more.
+/// Waits until the input is readable; returns `false` if stdout has no reader any more.
 pub(super) fn wait_for(input: &impl AsFd) -> io::Result<bool> {
     let output = io::stdout();
     let mut both = [PollFd::new(input, PollFlags::IN), PollFd::new(&output, PollFlags::empty())];
@@ -12,8 +12,8 @@ pub(super) fn wait_for(input: &impl AsFd) -> io::Result<bool> {
     Ok(both[1].revents().is_empty())
 }
 
-/// Waits until nobody reads the output any more: of a pipe or a socket whose other end is closed, or of a
-/// terminal that is gone, poll(2) says so without being asked.
+/// Waits until stdout has no reader: the other end of a pipe or a socket is closed, or the terminal is gone.
+/// poll(2) reports this even if no event is requested.
 pub(super) fn gone() -> io::Result<()> {
     let output = io::stdout();
     wait(&mut [PollFd::new(&output, PollFlags::empty())])

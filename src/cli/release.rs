@@ -24,7 +24,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[group(skip)]
 pub(super) struct Release {
-    /// Ports, names of services of this project, or ids of leases or their first digits (at least 4), as `styxy list` shows them
+    /// Ports, names of services of this project, or ids of leases or their first digits (at least 4), as
+    /// `styxy list` shows them
     #[arg(value_name = "PORT|NAME|LEASE_ID")]
     which: Vec<String>,
     /// All leases of this project; without a path, the current one
@@ -91,7 +92,7 @@ impl Release {
         self.release_each(&leases, failures)
     }
 
-    /// Releases what matches by one call: all of it, or nothing.
+    /// Releases the matching leases with one call: all of them, or none.
     fn release_matching(&self, filter: Fields) -> Result<(), CliError> {
         let leases = found(filter.clone())?;
         if leases.is_empty() {
@@ -104,7 +105,7 @@ impl Release {
         self.tell(&leases)
     }
 
-    /// Releases leases that were named, as many as can be. Some that were named could not be found.
+    /// Releases as many of the named leases as possible; `failures` are the errors of finding them.
     fn release_each(&self, leases: &[Json], mut failures: Vec<CliError>) -> Result<(), CliError> {
         if self.which.len() < leases.len() && !self.yes && !agreed(leases)? {
             return Err(CliError::No);
@@ -126,12 +127,12 @@ impl Release {
         last.map_or(Ok(()), Err)
     }
 
-    /// Releases a lease that was found: the answer is that lease, or what of it is left.
+    /// Releases a lease. Returns it, with `kept` if its command still holds it.
     fn release_one(&self, lease: &Json) -> Result<Json, CliError> {
         let mut lease = lease.clone();
         let mut filter = Fields::default();
         filter.put("lease_id", text(&lease, "lease_id"));
-        // What names a share is no lease.
+        // The id of a share comes without the fields of a lease.
         if self.all && lease["service_type"].is_string() {
             ask(&Call::ReleaseMatching { filter })?;
             return Ok(lease);
@@ -143,7 +144,7 @@ impl Release {
         Ok(lease)
     }
 
-    /// Tells what was released.
+    /// Prints the released leases.
     fn tell(&self, leases: &[Json]) -> Result<(), CliError> {
         if !self.output.json {
             if leases.is_empty() {
@@ -153,14 +154,14 @@ impl Release {
         }
         let answer = |lease: &Json| json!({"port": lease["port"], "lease_id": lease["lease_id"]});
         match leases {
-            // One that was named is answered as one.
+            // A single named lease is not printed as a list.
             [only] if self.which.len() == 1 => print_json(&answer(only)),
             all => print_list("leases", all.iter().map(answer).collect::<Vec<_>>()),
         }
     }
 }
 
-/// What was released, and who listens on its port all the same.
+/// What was released, and the program that still uses its port.
 fn line(lease: &Json) -> String {
     let port = &lease["port"];
     if text(lease, "service_type").is_empty() {
@@ -176,7 +177,7 @@ fn line(lease: &Json) -> String {
     }
 }
 
-/// Who listens on a port that was released. It is looked for only if somebody did before.
+/// The program that still listens on a released port; looked for only if one listened before.
 fn still_listens(lease: &Json) -> Option<String> {
     let port = lease["port"].as_u64().and_then(Port::new)?;
     let protocol = text(lease, "protocol").parse().ok()?;
@@ -184,7 +185,7 @@ fn still_listens(lease: &Json) -> Option<String> {
     was_used.then(|| who_listens(port, protocol)).flatten()
 }
 
-/// Releases a lease that was found.
+/// Releases a lease, and returns the answer with its id.
 pub(super) fn release(lease: &Json) -> Result<Json, CliError> {
     let lease_id = text(lease, "lease_id");
     let mut answer = ask(&Call::Release { lease_id: lease_id.to_owned() })?;
@@ -192,7 +193,7 @@ pub(super) fn release(lease: &Json) -> Result<Json, CliError> {
     Ok(answer)
 }
 
-/// Shows what would go, and asks.
+/// Shows the leases that would be released, and asks for confirmation.
 fn agreed(leases: &[Json]) -> Result<bool, CliError> {
     let mut out = io::stderr().lock();
     for lease in leases {

@@ -6,7 +6,8 @@ use crate::{client::Call, request::LONGEST_TTL};
 /// Restart a lease's time limit
 #[derive(Debug, Args)]
 pub(super) struct Renew {
-    /// The lease: its port, its name in this project, or its id or the first digits of it (at least 4), as `styxy list` shows them
+    /// The lease: its port, its name in this project, or its id or the first digits of it (at least 4), as
+    /// `styxy list` shows them
     #[arg(value_name = "PORT|NAME|LEASE_ID")]
     lease_id: String,
     /// The new time limit in seconds [default: the one that it has]

@@ -1,10 +1,10 @@
-//! `styxy run`: a lease for a command, which takes the place of styxy.
+//! `styxy run`: leases ports for a command, which then replaces styxy.
 //!
 //! - `others`: the ports of other services
-//! - `variables`: which variables tell the command its ports, and of which services these are
+//! - `variables`: the variables that tell the command its ports, and their services
 //! - `arguments`: the command with its environment and arguments
-//! - `nested`: what a `styxy run` around this one has leased
-//! - `watcher`: a look at whether the command listens on its port
+//! - `nested`: the lease of an enclosing `styxy run`
+//! - `watcher`: checks that the command listens on its port
 
 mod arguments;
 mod nested;
@@ -55,7 +55,7 @@ use crate::{
     word::visible,
 };
 
-/// How often it is looked whether a server has ended.
+/// The interval between checks whether a server has ended.
 const AGAIN: Duration = Duration::from_millis(20);
 
 /// Lease a port and run a command with it in $PORT
@@ -66,9 +66,10 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// A program that is known not to read PORT, such as Vite, gets the option or the variable with which it listens there,
 /// also through a script of package.json; stderr says so.
 ///
-/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts without it). In the arguments,
-/// {port} is replaced by the port, {port_1} by the next of several, and {port:NAME} by that of the variable NAME, as --env and
-/// --with set it; not within other braces, and not where it is another language's, as in ${port} and in what node -e runs.
+/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts
+/// without it). In the arguments, {port} is replaced by the port, {port_1} by the next of several, and
+/// {port:NAME} by that of the variable NAME, as --env and --with set it; not within other braces, and not
+/// where it is another language's, as in ${port} and in what node -e runs.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
@@ -150,7 +151,7 @@ impl Run {
         });
         let asked: Vec<_> = asked.collect();
         let own: Vec<_> = leases.iter().map(|leased| leased.service_type).zip(&asked).collect();
-        // What is wrong with these is said before anything is leased.
+        // Errors in these are reported before anything is leased.
         let of_others = with
             .into_iter()
             .map(|(with, is_url)| with.value(is_url, &self.wanted.project()?, &own));
@@ -204,7 +205,7 @@ impl Run {
         Err(not_started(&self.command[0], &error))
     }
 
-    /// Says that nothing uses what the `styxy run` around this one has leased.
+    /// Reports that nothing uses the lease of the enclosing `styxy run`.
     fn tell_of_outer(&self, lease: &Json) {
         if self.may_speak() {
             let sentence = format!(
@@ -217,17 +218,18 @@ impl Run {
         }
     }
 
-    /// Whether there may be a line on standard error for people.
+    /// Whether messages for people may go to stderr.
     fn may_speak(&self) -> bool {
         !self.telling.quiet && !self.telling.json
     }
 
-    /// Whether the command has one port, which it is to listen on.
+    /// Whether the command has exactly one port to listen on.
     fn has_one_port(&self) -> bool {
         self.service_type.is_some() && self.count.is_none_or(|count| count == 1)
     }
 
-    /// Leases a port. If it is not the service's first one because the server before is still ending, that is waited for.
+    /// Leases a port. If the service's first port is still in use by the previous server, which is ending,
+    /// waits for it, at most for the grace time.
     fn lease(&self, service_type: &str, options: Fields) -> Result<Json, CliError> {
         let answer = allocate(service_type, options.clone())?;
         if self.wanted.names_a_port() || answer["slot"].is_null() {
@@ -244,7 +246,7 @@ impl Run {
                 continue;
             }
             client::begin_again();
-            // The service hears of it by itself, a moment later.
+            // The service notices this by itself, a moment later.
             if port_of_the_ending(&answer)? == Some(port) {
                 continue;
             }
@@ -254,36 +256,36 @@ impl Run {
         Ok(answer)
     }
 
-    /// What the command needs to listen on its own port, if it has one.
+    /// What the command needs to listen on its own port, if it has exactly one.
     fn help(&self, programs: &Programs) -> Option<Help> {
         let mut help = programs::help(&self.command, programs, &env::current_dir().ok()?, is_set)?;
         if !self.has_one_port() {
             help.add_nothing();
         }
-        // What is said on the command line counts more.
+        // An explicit --hold takes precedence.
         help.has_no_guard &= self.hold.is_none();
         Some(help)
     }
 
-    /// What to write, if nothing can be added for a program that needs it.
+    /// Advice for a program that needs arguments where none can be added.
     fn hint(&self, programs: &Programs, variable: &str) -> Option<Hint> {
         let folder = env::current_dir().ok().filter(|_| self.has_one_port())?;
         programs::hint(&self.command, programs, &folder, variable, is_set)
     }
 
-    /// Has it looked whether the command listens on its port.
+    /// Starts the watcher that checks whether the command listens on its port.
     fn watch(&self, answer: &Json, hint: Option<Hint>) {
         let has_further = self.env.iter().any(|variable| variable.service_type.is_some());
         let is_watched = self.may_speak() && !self.plain && self.has_one_port() && !has_further;
         let port = answer["port"].as_u64().and_then(Port::new).filter(|_| is_watched);
         if let Some(port) = port.filter(|_| answer["protocol"] == "tcp") {
             let remedy = hint.map_or(IGNORES_PORT.to_owned(), |hint| hint.remedy());
-            // The command does without it.
+            // The command can run without the watcher.
             let _ = watch(port, &remedy);
         }
     }
 
-    /// What is to be leased, the command's own port first.
+    /// The leases to request, the command's own port first.
     fn leases(&self) -> Result<Vec<Leased<'_>>, CliError> {
         let (own, further): (Vec<_>, Vec<_>) =
             self.env.iter().partition(|variable| variable.service_type.is_none());
@@ -330,7 +332,7 @@ impl Run {
 }
 
 impl Telling {
-    /// Says in one line which port it is; with what was wanted, also why it is not another.
+    /// Prints one line about the port; with the requested options, also why it is not the expected one.
     pub(super) fn tell(self, answer: &Json, variable: &str, wanted: Option<&LeaseOptions>) {
         if self.quiet {
             return;
@@ -371,14 +373,14 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
     line
 }
 
-/// The port of an earlier lease of the service whose owner is gone and whose server is not, yet.
+/// The port of an orphaned earlier lease of the service: its owner is gone, but its server still runs.
 fn port_of_the_ending(answer: &Json) -> Result<Option<Port>, CliError> {
     let mut leases = earlier(answer)?.into_iter();
     let first = leases.find(|lease| lease["state"] == "orphaned");
     Ok(first.and_then(|lease| lease["port"].as_u64().and_then(Port::new)))
 }
 
-/// A second one of what runs once is not started.
+/// Refuses to start a second instance of a single-instance service.
 pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
     if answer["existing"] != true || answer["claim"] == true {
         return Ok(());
@@ -395,7 +397,7 @@ fn is_set(name: &str) -> bool {
     env::var_os(name).is_some()
 }
 
-/// What to write if a command stands on the command line of `run` or `exec` without the dashes before it.
+/// The correct command line, if the `--` before the command of `run` or `exec` is missing.
 pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let words: Vec<_> = arguments.iter().map(|word| visible(&word.to_string_lossy())).collect();
     let verb = words.iter().position(|word| ["run", "exec"].contains(&word.as_str()))?;
@@ -405,7 +407,7 @@ pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Opt
     let is_one = error.kind() == clap::error::ErrorKind::UnknownArgument
         && !unknown.starts_with('-')
         && !words.iter().any(|word| word == "--");
-    // The first positional word is the type.
+    // The word after the verb is the type.
     let command = (verb + 2..words.len()).find(|at| is_one && words[*at] == *unknown)?;
     let (before, command) = words[verb..].split_at(command - verb);
     Some(format!(
@@ -415,7 +417,7 @@ pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Opt
     ))
 }
 
-/// Why the command could not be started, with the exit code that shells give.
+/// The error if the command could not be started, with the exit code that shells use.
 pub(super) fn not_started(program: &OsStr, error: &io::Error) -> CliError {
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
     CliError::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)

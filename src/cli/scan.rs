@@ -17,7 +17,7 @@ use crate::{
     value::Fields,
 };
 
-/// How much of a command line is shown in the table.
+/// The maximum length of a command line in the table, in characters.
 const MOST_OF_A_COMMAND: usize = 40;
 
 /// List the programs that listen on TCP ports or have UDP ports bound, with or without a lease
@@ -44,7 +44,7 @@ impl Scan {
         ) else {
             return Err(refused("no service type has ports: give a range".to_owned()));
         };
-        // The kernel tells of all sockets at once, so one look at all of them is the shortest.
+        // The kernel lists all sockets at once, so one query for all ranges is fastest.
         let around = PortRange::new(first, last).unwrap_or(PortRange::only(first));
         let mut found = listeners(around, self.protocol).map_err(|error| {
             refused(format!("the kernel does not tell which sockets listen (sock_diag): {error}"))
@@ -76,7 +76,7 @@ impl Scan {
     }
 }
 
-/// The ports of the service types: as the service has them, else as the next one will read them.
+/// The ports of the service types: from the service or, if none runs, from the configuration.
 fn of_types() -> Result<Vec<PortRange>, CliError> {
     let Some(types) = ask_running(&Call::Types)? else {
         let (texts, _) = files::read(&user().config());
@@ -88,14 +88,14 @@ fn of_types() -> Result<Vec<PortRange>, CliError> {
     Ok(ranges.filter_map(|range| range.as_str()?.parse().ok()).collect())
 }
 
-/// The live leases; none without a service, because then no lease is live.
+/// The live leases; none if no service runs, because then no lease is live.
 fn leases() -> Result<Vec<Json>, CliError> {
     let leases = ask_running(&Call::List { filter: Fields::default() })?;
     Ok(leases.and_then(|leases| leases.as_array().cloned()).unwrap_or_default())
 }
 
-/// The answer of a service; `None` if none runs, or if it does not answer this. Then what can be seen
-/// without it is shown.
+/// The answer of a running service; `None` if there is none, or if it fails. Then the output has only what
+/// this command sees by itself.
 fn ask_running(call: &Call) -> Result<Option<Json>, CliError> {
     match block_on(client::call_running(call))? {
         Ok(Ok((answer, _))) => Ok(Some(answer)),
@@ -142,7 +142,7 @@ fn table(users: &[PortUser], leases: &[Json]) -> String {
     table.draw()
 }
 
-/// The beginning of a command line, the program without its folder.
+/// The beginning of a command line, without the folder of the program.
 fn command(program: &Program) -> String {
     let line = match program.command_line.as_str() {
         "" => &program.command,
@@ -158,7 +158,7 @@ fn command(program: &Program) -> String {
     }
 }
 
-/// The name of a lease: its type, and what it is for.
+/// The label of a lease: its type, and its name.
 fn lease(lease: &Json) -> String {
     match text(lease, "service_name") {
         "" => text(lease, "service_type").to_owned(),

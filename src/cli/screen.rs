@@ -1,4 +1,4 @@
-//! The whole terminal, for what is drawn again and again; it is given back as it was.
+//! The whole terminal, for text that is redrawn repeatedly; its state is restored at the end.
 
 use std::{
     env,
@@ -21,12 +21,12 @@ use rustix::{
 
 use crate::word::counted;
 
-/// To the alternate screen, without a cursor.
+/// Switches to the alternate screen, and hides the cursor.
 const TAKE: &str = "\x1b[?1049h\x1b[?25l";
-/// And back.
+/// Undoes [`TAKE`].
 const GIVE_BACK: &str = "\x1b[?25h\x1b[?1049l";
 
-/// What ends or stops it, and what has it drawn again at once.
+/// The signals that end, stop or resume this process, or require a redraw.
 const SIGNALS: [Signal; 7] = [
     Signal::SIGINT,
     Signal::SIGTERM,
@@ -37,24 +37,24 @@ const SIGNALS: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// A terminal that has been taken.
+/// A terminal that has been taken over.
 pub(super) struct Screen {
     signals: SignalFd,
     keys: Option<Keys>,
 }
 
 impl Screen {
-    /// Takes the terminal; `None` if stdout is none.
+    /// Takes over the terminal; `None` if stdout is not a terminal, or a dumb one.
     pub(super) fn take() -> io::Result<Option<Self>> {
         let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
         if is_dumb || !io::stdout().is_terminal() {
             return Ok(None);
         }
-        // As for every program that draws on all of it: a job in the background waits until it is in the foreground.
+        // Like every full-screen program: a background job stops until it is in the foreground.
         if tcgetpgrp(io::stdout()).is_ok_and(|foreground| foreground != getpgrp()) {
             raise(Signal::SIGTTOU)?;
         }
-        // They are read instead: nothing may end this process before the terminal is given back.
+        // The signals are read from a descriptor: none may end this process before the terminal is restored.
         let signals = SigSet::from_iter(SIGNALS);
         signals.thread_block()?;
         let signals =
@@ -64,14 +64,14 @@ impl Screen {
         Ok(Some(screen))
     }
 
-    /// Shows the text, as much of it as there is room for.
+    /// Shows as much of the text as there is room for.
     pub(super) fn draw(&self, text: &str) -> io::Result<()> {
-        // A size of 0 is one that nobody has set.
+        // A size of 0 means that nobody has set it.
         let rows = tcgetwinsize(io::stdout()).map_or(0, |size| size.ws_row.into());
         let rows = if rows == 0 { usize::MAX } else { rows };
         let lines: Vec<_> = text.lines().collect();
         let shown = if lines.len() < rows { lines.len() } else { rows.saturating_sub(2) };
-        // Home, each line to its end, and what is below.
+        // Move to the top left, clear the end of each line, and then everything below.
         let mut drawn = "\x1b[H".to_owned();
         for line in &lines[..shown] {
             drawn.extend([*line, "\x1b[K\r\n"]);
@@ -83,8 +83,9 @@ impl Screen {
         write(&(drawn + "\x1b[J"))
     }
 
-    /// Waits this long, or until the terminal has another size; `None` if the user has pressed `q`. A signal that ends or
-    /// stops this process does so when the terminal has been given back; it is taken again when the process goes on.
+    /// Waits this long, or until the terminal is resized; `None` if the user has pressed `q`. A signal that
+    /// ends or stops this process takes effect after the terminal is restored; when the process continues, it
+    /// takes over the terminal again.
     pub(super) fn wait(mut self, time: Duration) -> io::Result<Option<Self>> {
         let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
         let time = Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
@@ -107,7 +108,8 @@ impl Screen {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
             match Signal::try_from(number)? {
                 Signal::SIGWINCH => {}
-                // After a SIGSTOP it may be another program's, and in the foreground again.
+                // After a SIGSTOP, another program may have changed the terminal, or this job may be in the
+                // foreground again.
                 Signal::SIGCONT => {
                     drop(self);
                     return Self::take();
@@ -116,8 +118,8 @@ impl Screen {
                     drop(self);
                     SigSet::from_iter([signal]).thread_unblock()?;
                     raise(signal)?;
-                    // It goes on after a stop, or the signal is ignored: whoever started this process did not want it to
-                    // end by that.
+                    // Reached after a stop, or if the signal is ignored: then whoever started this process
+                    // does not want the signal to end it.
                     return Self::take();
                 }
             }
@@ -128,19 +130,19 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // There is nobody to tell if it fails.
+        // An error cannot be reported to anyone.
         let _ = write(GIVE_BACK);
     }
 }
 
-/// The keyboard, whose keys come at once and are not shown.
+/// The keyboard: keys are read at once and not echoed.
 struct Keys {
     before: Termios,
 }
 
 impl Keys {
-    /// Takes it; `None` if stdin is no terminal, or another job has it: a job in the background that changes the terminal
-    /// is stopped (termios(3), `SIGTTOU`).
+    /// Takes over the keyboard; `None` if stdin is not a terminal, or another job is in the foreground: a
+    /// background job that changes the terminal is stopped (termios(3), `SIGTTOU`).
     fn take() -> Option<Self> {
         let before = tcgetattr(io::stdin()).ok()?;
         if tcgetpgrp(io::stdin()).ok()? != getpgrp() {
@@ -152,7 +154,7 @@ impl Keys {
         Some(Self { before })
     }
 
-    /// What was typed; `None` at the end of the input.
+    /// Reads the pressed keys; `None` at end of file.
     fn read() -> io::Result<Option<Vec<u8>>> {
         let mut typed = vec![0; 64];
         let length = io::stdin().read(&mut typed)?;

@@ -1,4 +1,4 @@
-//! Services of a project, as people name them, and the leases that they have.
+//! Services of a project, as users name them, and their leases.
 
 use std::{fmt, str::FromStr};
 
@@ -14,19 +14,20 @@ use crate::{
     word::shortened,
 };
 
-/// How a service is named: `web` or `dev` by its name or its type, `dev:web` by both, and `dev@apps/api` in another package.
+/// A service as users name it: `web` or `dev` by its name or its type, `dev:web` by both, and `dev@apps/api`
+/// in another package.
 #[derive(Clone, Debug)]
 pub(super) struct Named {
     which: Which,
-    /// The folder of its package.
+    /// The folder of its package, if given.
     package: Option<String>,
 }
 
 #[derive(Clone, Debug)]
 enum Which {
-    /// One that is called so, else one of that type.
+    /// A name or, if no service has it, a type.
     Word(String),
-    /// One of that type, and of that name if it has one.
+    /// A type, and a name if the service has one.
     Service { class: String, name: Option<String> },
 }
 
@@ -79,7 +80,7 @@ impl Named {
         Self { which: Which::Service { class, name }, package: None }
     }
 
-    /// Names it by a name, too, that was given apart: the word is its type then.
+    /// Adds a name that was given separately: the word is the type then. Fails if there is a name already.
     pub(super) fn with_name(self, name: String) -> Result<Self, Error> {
         match self.which {
             Which::Word(class) => {
@@ -93,12 +94,12 @@ impl Named {
         }
     }
 
-    /// Whether it says of which package it is.
+    /// Whether a package is given.
     pub(super) fn has_package(&self) -> bool {
         self.package.is_some()
     }
 
-    /// Returns the service of that project; if it says of which package it is, of that.
+    /// Returns the service in that project, or in the given package.
     pub(super) fn of(self, project: &Project) -> Result<Service, Error> {
         let Some(package) = &self.package else {
             return Ok(Service { project: project.clone(), strict: false, named: self });
@@ -107,21 +108,21 @@ impl Named {
     }
 }
 
-/// A service that is looked for.
+/// A service to look up.
 pub(super) struct Service {
     named: Named,
     project: Project,
-    /// Whether only one of the project's very package is meant.
+    /// Whether only the project's own package is searched.
     strict: bool,
 }
 
 impl Service {
-    /// The same, if only one of the project's very package is meant.
+    /// The same service, but only in the project's own package.
     pub(super) fn of_this_package(self) -> Self {
         Self { strict: true, ..self }
     }
 
-    /// Its lease.
+    /// Looks up its lease.
     pub(super) fn lease(&self) -> Result<Json, CliError> {
         match &self.named.which {
             Which::Service { class, name } => self.typed(class, name.as_deref(), self.strict),
@@ -129,7 +130,7 @@ impl Service {
         }
     }
 
-    /// What the own package has comes first, and then a name before a type.
+    /// The own package takes precedence over others, and within each a name over a type.
     fn by_word(&self, word: &str) -> Result<Json, CliError> {
         let by_name = self.look_up(None, Some(word), self.strict);
         let is_own = |lease: &Json| is_of_package(lease, &self.project);
@@ -147,7 +148,7 @@ impl Service {
     }
 
     fn typed(&self, class: &str, name: Option<&str>, strict: bool) -> Result<Json, CliError> {
-        // What a unit asks for is called after it, unless it says a name.
+        // Without a given name, the service of a unit is named after the unit.
         let of_unit = name.is_none().then(|| unit_of(&self.project)).flatten();
         if of_unit.is_some()
             && let Some(lease) =
@@ -180,7 +181,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// `None` if there is no such lease.
+/// Turns the error that there is no such lease into `None`.
 pub(super) fn unless_missing(lease: Result<Json, CliError>) -> Result<Option<Json>, CliError> {
     match lease {
         Err(CliError::Failure(failure)) if failure.is(ErrorKind::NoSuchLease) => Ok(None),

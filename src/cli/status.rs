@@ -99,11 +99,11 @@ fn describe(status: &Json, transport: Transport) -> String {
     lines.join("\n")
 }
 
-/// What is said of the sandbox of a service that is not the unit's.
+/// The status line in place of the sandbox's, for a service that was not started by the unit.
 pub(super) const PRIVATE: &str =
     "it was started by a command, not by systemd's unit, and has no sandbox by design";
 
-/// Why events are not confirmed, and how many wait.
+/// Why events are not confirmed, and how many are pending.
 pub(super) fn unconfirmed(status: &Json) -> String {
     let note = text(status, "audit_note");
     match status["audit_pending"].as_u64() {
@@ -112,7 +112,7 @@ pub(super) fn unconfirmed(status: &Json) -> String {
     }
 }
 
-/// How many events are in the journal, where that is confirmed.
+/// Whether all events are in the journal; `None` if events are not confirmed.
 pub(super) fn confirmed(status: &Json) -> Option<String> {
     let pending = status["audit_pending"].as_u64().unwrap_or(0);
     (status["audit_confirmed"] == true).then(|| match pending {
@@ -121,14 +121,14 @@ pub(super) fn confirmed(status: &Json) -> Option<String> {
     })
 }
 
-/// What of the sandbox the running service lacks; `None` where it is too old to say.
+/// The layers of the sandbox that the running service lacks; `None` if it is too old to report them.
 pub(super) fn missing(status: &Json) -> Option<Vec<Layer>> {
     let in_force = status["sandbox"].as_array()?;
     let is_missing = |layer: &Layer| !in_force.iter().any(|word| word == layer.as_str());
     Some(Layer::ALL.into_iter().filter(is_missing).collect())
 }
 
-/// The same in words.
+/// The same as a sentence.
 pub(super) fn sandbox_of(missing: &[Layer]) -> String {
     if missing.is_empty() {
         return "its sandbox is complete: it cannot see the user's files, and has no capabilities"

@@ -68,7 +68,7 @@ impl Suggest {
     fn of_project(&self, project: &Project) -> Result<(), CliError> {
         let (found, is_cut_short) = needs(project)?;
         if is_cut_short {
-            // Not among the answers.
+            // On stderr, because it is not part of the answer.
             eprintln!("styxy: {CUT_SHORT}");
         }
         if self.output.json {
@@ -98,25 +98,25 @@ impl Suggest {
     }
 }
 
-/// The ports that the next requests would get. What is wrong with the question is told before a service is
-/// looked for.
+/// The ports that the next requests would get. The request is validated before the service is contacted.
 pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, CliError> {
     AllocateRequest::parse(service_type, options.0.clone()).map_err(|e| usage(&e))?;
     ask(&Call::Suggest { service_type: service_type.to_owned(), options })
 }
 
-/// Asks as `styxy allocate` would for a service of this project.
+/// Adds the options that `styxy allocate` would send for a service of this project.
 fn put_service_of(project: &Project, options: &mut Fields) {
     options.put("project_path", project.path().as_str());
     options.put_some("package_path", project.package().map(ProjectPath::as_str));
     options.put("claim", true);
 }
 
-/// What is said of a project that was not looked at as a whole.
+/// The message about a project that was only partly examined.
 pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
     than are looked at; ask in the member's folder";
 
-/// What the files of a project point to, each with the port that it would get, and whether that is not all.
+/// The services that the files of a project suggest, each with the port that it would get, and whether the
+/// list is incomplete.
 pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
     let mut found = Vec::new();
     let needs = project::needs(project.folder());

@@ -1,9 +1,10 @@
-//! Tables for people, the same for every verb: a bold header where there are colours, two spaces between columns, and
-//! columns in which nothing stands left out.
+//! Tables for people, the same for every verb: a bold header if colours are supported, two spaces between
+//! columns, and no empty columns.
 //!
-//! Widths are those on the screen (UAX #11). Where the terminal is too narrow, paths give way first and keep their ends,
-//! then texts, which keep their beginnings, and prose, which goes on below between two words; then whatever is widest. Into
-//! a pipe or a file, and on a terminal that does not know its size, everything is written out.
+//! Widths are those on the screen (UAX #11). If the terminal is too narrow, paths are shortened first and
+//! keep their ends, then texts, which keep their beginnings; then prose is wrapped between words; then
+//! whatever is widest shrinks. In a pipe or a file, and on a terminal of unknown size, everything is printed
+//! in full.
 
 use std::io;
 
@@ -12,7 +13,7 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::output::colours;
 
-/// What stands between two columns.
+/// The space between two columns.
 const GAP: &str = "  ";
 
 /// A column.
@@ -22,14 +23,14 @@ pub(super) struct Column {
     kind: Kind,
 }
 
-/// What stands in a column: how it gives way.
+/// The content of a column, which decides how it shrinks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// Ports, states, times: what is short, and says nothing when it is cut.
+    /// Ports, states, times: short, and meaningless if cut.
     Short,
-    /// The same, set to the right.
+    /// The same, aligned to the right.
     Number,
-    /// Paths, of which the end says most.
+    /// Paths, whose ends matter most.
     Path,
     /// Names and the like.
     Text,
@@ -37,7 +38,7 @@ enum Kind {
     Prose,
 }
 
-/// A column of what is short, and is cut last.
+/// A column of short values, which are cut last.
 pub(super) const fn short(title: &'static str) -> Column {
     Column { title, kind: Kind::Short }
 }
@@ -62,7 +63,7 @@ pub(super) const fn prose(title: &'static str) -> Column {
     Column { title, kind: Kind::Prose }
 }
 
-/// The colours that every terminal has tuned to its own background (ECMA-48, SGR).
+/// The colours that every terminal adapts to its own background (ECMA-48, SGR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colour {
     Red = 31,
@@ -70,7 +71,7 @@ pub(super) enum Colour {
     Yellow = 33,
 }
 
-/// What stands in a row, in one column.
+/// A cell: one column of a row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
     text: String,
@@ -78,7 +79,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// In this colour, where there are colours.
+    /// A cell in this colour, if colours are supported.
     pub(super) fn painted(text: &str, colour: Option<Colour>) -> Self {
         Self { text: text.to_owned(), colour }
     }
@@ -96,7 +97,7 @@ impl From<&str> for Cell {
     }
 }
 
-/// A table, row by row.
+/// A table, filled row by row.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     columns: [Column; N],
@@ -112,7 +113,7 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells.map(Into::into));
     }
 
-    /// As it is shown on stdout.
+    /// The table as shown on stdout.
     pub(super) fn draw(&self) -> String {
         self.render(columns(), colours())
     }
@@ -129,7 +130,7 @@ impl<const N: usize> Table<N> {
         header.into_iter().chain(rows).collect::<Vec<_>>().join("\n")
     }
 
-    /// How wide each column is; 0 for one in which nothing stands.
+    /// The width of each column; 0 if it is empty.
     fn widths(&self, most: Option<usize>) -> [usize; N] {
         let mut widths: [usize; N] = std::array::from_fn(|index| {
             let lines = self.rows.iter().flat_map(|row| row[index].text.lines());
@@ -141,7 +142,7 @@ impl<const N: usize> Table<N> {
             let used = widths.iter().filter(|width| **width > 0);
             used.map(|width| width + GAP.len()).sum::<usize>().saturating_sub(GAP.len())
         };
-        // Prose is not broken within a word.
+        // Prose is not broken within a word, so no column of it is narrower than its longest word.
         let words: [usize; N] = std::array::from_fn(|index| {
             let words = self.rows.iter().flat_map(|row| row[index].text.split_whitespace());
             match self.columns[index].kind {
@@ -204,14 +205,14 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// How wide the terminal on stdout is; `None` where there is none, or where it does not know: a size of 0 is one that
-/// nobody has set (`docker exec -t`, expect).
+/// The width of the terminal on stdout; `None` if there is none, or if its width is unknown: a size of 0
+/// means that nobody has set it (`docker exec -t`, expect).
 fn columns() -> Option<usize> {
     let known = |size: Winsize| (size.ws_col > 0).then_some(size.ws_col.into());
     tcgetwinsize(io::stdout()).ok().and_then(known)
 }
 
-/// The text in lines of the terminal's width, broken between words.
+/// The text, wrapped between words to the width of the terminal.
 pub(super) fn folded(text: &str) -> String {
     let Some(width) = columns() else { return text.to_owned() };
     text.lines().flat_map(|line| wrapped(line, width)).collect::<Vec<_>>().join("\n")
@@ -229,7 +230,7 @@ fn bold(text: String, has_colours: bool) -> String {
     if has_colours { format!("\u{1b}[1m{text}\u{1b}[0m") } else { text }
 }
 
-/// The beginning of a text, and a mark if that is not all of it.
+/// The beginning of a text, with an ellipsis if it is cut.
 pub(super) fn beginning_of(text: &str, width: usize) -> String {
     if text.width() <= width {
         return text.to_owned();
@@ -243,7 +244,7 @@ pub(super) fn beginning_of(text: &str, width: usize) -> String {
     text.chars().take_while(fits).chain(['…']).collect()
 }
 
-/// The end of a path: whole names where they fit, as `…/shop/web`.
+/// The end of a path, with an ellipsis if it is cut: whole names if they fit, as in `…/shop/web`.
 pub(super) fn end_of(path: &str, width: usize) -> String {
     if path.width() <= width {
         return path.to_owned();
@@ -253,7 +254,7 @@ pub(super) fn end_of(path: &str, width: usize) -> String {
     if let Some(end) = ends.into_iter().find(|end| end.len() > 1 && end.width() <= room) {
         return format!("…{end}");
     }
-    // Not even the last name does.
+    // Not even the last name fits.
     let mut from = path.len();
     for (at, _) in path.char_indices().rev() {
         if path[at..].width() > room {
@@ -264,7 +265,7 @@ pub(super) fn end_of(path: &str, width: usize) -> String {
     format!("…{}", &path[from..])
 }
 
-/// The text in lines, each as many words as there is room for. A word that is wider than that has a line of its own.
+/// Wraps a text between words. A word that is wider than a line has a line of its own.
 pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     if text.width() <= width {
         return vec![text.to_owned()];

@@ -25,7 +25,7 @@ impl Types {
     }
 }
 
-/// What stands for a number that the service could not find out.
+/// Shown for a number that the service could not determine.
 const UNKNOWN: &str = "?";
 
 fn number(service_type: &Json, key: &str) -> String {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{client, time::Timestamp};
 
-/// How many events may wait to be printed.
+/// The maximum number of events that wait to be printed.
 const AT_ONCE: usize = 256;
 
 /// Show changes as they happen, until Ctrl-C; with --json, one object per line
@@ -28,7 +28,7 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn run(self) -> Result<(), CliError> {
         let (reader, events) = mpsc::channel(AT_ONCE);
-        // A reader that waits, or is gone, is not to hold up what comes over the bus.
+        // In a thread of its own: a slow or missing reader must not delay events from the bus.
         let printing = thread::spawn(move || self.print(events));
         let (ended, end) = oneshot::channel();
         thread::spawn(|| ended.send(super::reader::gone()));
@@ -61,7 +61,7 @@ fn describe(event: &Json) -> String {
         "type_added" => ("new type", Some(Colour::Green)),
         _ => ("type gone", None),
     };
-    // Padded before it is coloured: colours have no width.
+    // Padded before it is coloured: escape sequences have no width on the screen.
     let what = painted(&format!("{what:<9}"), colour.filter(|_| colours()));
     let time = Timestamp::now().to_local();
     let mut words = vec![time, what];

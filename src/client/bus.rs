@@ -55,12 +55,12 @@ impl Service {
         }
     }
 
-    /// By its unique name, if it has one: what is sent there starts nothing.
+    /// By its unique name, if it has one: a call to that name starts nothing.
     pub(super) async fn running() -> Result<Option<Self>, CallError> {
         Ok(Self::running_on(connect().await?).await)
     }
 
-    /// The same on that bus.
+    /// The same on this bus.
     pub(super) async fn running_on(bus: Connection) -> Option<Self> {
         const BUS: &str = "org.freedesktop.DBus";
         let reply = bus.call_method(Some(BUS), "/", Some(BUS), "GetNameOwner", &(NAME,)).await;
@@ -212,7 +212,7 @@ pub(super) async fn connect() -> Result<Connection, CallError> {
             "the session bus is in another network namespace".to_owned(),
         )),
         Ok(Err(why)) => Err(CallError::Unavailable(why)),
-        // Nothing was asked of it yet.
+        // No call has been sent yet.
         Err(_) => Err(CallError::Unavailable("the session bus does not answer".to_owned())),
     }
 }

@@ -16,12 +16,12 @@ use crate::{
     value::{Fields, Value},
 };
 
-/// A longer answer is not from the service.
+/// In bytes. A longer answer is not from the service.
 const LONGEST_ANSWER: usize = 256 * 1024 * 1024;
 
-/// Asks the service of this user; systemd may start it for that.
+/// Calls the service of this user; systemd may start it for that.
 pub(super) async fn call(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
-    // Where systemd listens, the unit is started now.
+    // Where systemd listens, connecting starts the unit.
     let ask = |call| async move {
         unit::unless_it_fails(async { ask(&call, waiting, connect().await).await }).await
     };
@@ -37,13 +37,13 @@ pub(super) async fn observe(call: &Call) -> Result<Json, CallError> {
     Ok(of_call(call, exchange(stream, request).await?)?)
 }
 
-/// Asks the service that listens beside the lock of the state, where only one that runs does.
+/// Calls the service that listens beside the lock of the state, where only a running one does.
 pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
     ask(call, waiting, connect_to(user().door_beside_the_state().into_iter()).await).await
 }
 
-/// Whether a service runs that knows of no bus, although this command has one. It is asked to make room for one that
-/// does: the sandbox of a unit shows it no bus that came after its start.
+/// Whether a service is running without a bus, although this command has one. It is asked to make room for one
+/// with a bus: the sandbox of a unit does not show it a bus that appeared after its start.
 pub(super) async fn is_served_without_a_bus() -> bool {
     let beside = || connect_to(user().door_beside_the_state().into_iter());
     let Ok((stream, _)) = beside().await else { return false };
@@ -95,7 +95,7 @@ async fn connect_to(doors: impl Iterator<Item = Door>) -> Result<(UnixStream, Pa
     Err(closed.join("; "))
 }
 
-/// The part of an answer that the call asked for.
+/// The part of an answer that the call requested.
 fn part(call: &Call) -> Option<&'static str> {
     match call {
         Call::List { .. } | Call::CleanUp { .. } => Some("leases"),
@@ -113,7 +113,7 @@ fn request(call: &Call) -> Request<Body> {
         Call::Allocate { service_type, options } => {
             let mut body = json!(options);
             body["service_type"] = json!(service_type);
-            // No descriptor can be sent, so a process is named by its number.
+            // No descriptor can be sent, so the process is named by its PID.
             if let Some(pid) = body.as_object_mut().and_then(|body| body.remove("pidfd")) {
                 body["pid"] = pid;
             }
@@ -207,7 +207,7 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
         }
         return Err(Failure::Refused { kind, message, suggestions });
     }
-    // HTTP only.
+    // These fields exist in HTTP only.
     if let Json::Object(fields) = &mut answer {
         fields.remove("success");
         fields.remove("lock_id");

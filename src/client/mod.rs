@@ -1,14 +1,14 @@
 //! How a command reaches the service: the session bus, else the HTTP socket, else a private service
 //! that it starts itself, so that it also works in a container or a CI job without systemd.
 //!
-//! Only if no service is there, the next transport is tried. A call that was delivered is not sent
-//! again, except for a request for a port whose answer was lost: it names its lease, so it is granted once. A
-//! service that should be there and cannot be started is no reason to start another one beside it.
+//! The next transport is tried only if no service is there. A call that was delivered is not sent again, except
+//! for a request for a port whose answer was lost: it carries the id of its lease, so it is granted once. If a
+//! service that should be there cannot be started, no other one is started beside it.
 //!
 //! - [`bus`] and [`http`]: the two transports
 //! - `answer`: validating answers
 //! - [`trouble`]: what an error of the bus means
-//! - [`unit`]: what the service manager says of the unit
+//! - [`unit`]: the state of the unit, from the service manager
 //! - [`private`]: starting a service
 //! - [`skew`]: a service that is older than the command
 //! - `sight`: passing on configuration that the service cannot see
@@ -49,7 +49,7 @@ use crate::{
 pub enum Call {
     /// Grant a port.
     Allocate {
-        /// The class of service.
+        /// The service type.
         service_type: String,
         /// The options, by their names.
         options: Fields,
@@ -68,7 +68,7 @@ pub enum Call {
     Renew {
         /// The lease.
         lease_id: LeaseId,
-        /// The new limit in seconds, or the one that it has.
+        /// The new limit in seconds; `None` keeps the current one.
         ttl: Option<u64>,
     },
     /// Forget remembered ports.
@@ -90,14 +90,14 @@ pub enum Call {
     Instances,
     /// Release leases without an owner and without a listener.
     CleanUp {
-        /// Only those that are older than this many seconds.
+        /// Only leases that are older than this many seconds.
         older_than: u64,
-        /// Only say which.
+        /// Only report them.
         dry_run: bool,
     },
     /// The ports that the next requests would get.
     Suggest {
-        /// The class of service.
+        /// The service type.
         service_type: String,
         /// The options, by their names.
         options: Fields,
@@ -106,7 +106,7 @@ pub enum Call {
     Types,
     /// Query the status of the service.
     Status,
-    /// Make room for the program that is installed now.
+    /// Make room for the program that is currently installed.
     Restart,
     /// The configuration in force.
     Configuration {
@@ -115,14 +115,14 @@ pub enum Call {
     },
     /// Reload the configuration.
     Reload,
-    /// Take what this command sees of the configuration, and reload it.
+    /// Show the service the configuration that this command sees, and reload it.
     TakeConfiguration {
         /// What it sees.
         seen: Seen,
     },
-    /// Switch ranges for unknown types on or off.
+    /// Enable or disable ranges for unknown types.
     SetAutoAllocation {
-        /// Whether they are on.
+        /// Whether they are enabled.
         enabled: bool,
     },
     /// Remove an automatic type.
@@ -132,16 +132,16 @@ pub enum Call {
         /// Release its leases first.
         force: bool,
     },
-    /// The earlier versions of what the service has added to the configuration.
+    /// The earlier versions of the service's drop-in.
     Backups,
-    /// Put one of them in force.
+    /// Restore one of them.
     Restore {
         /// Its number.
         version: u32,
         /// Release the leases of types that it does not have.
         force: bool,
     },
-    /// Whether a port could be had.
+    /// Whether a port is available.
     Check {
         /// The port.
         port: Port,
@@ -151,8 +151,8 @@ pub enum Call {
 }
 
 impl Call {
-    /// Whether the call is idempotent: it changes nothing, or a second call changes nothing more. A request for a port
-    /// carries the id of its lease, so the next service knows whether it was granted.
+    /// Whether the call is idempotent: it changes nothing, or a second call changes nothing more. A request for
+    /// a port carries the id of its lease, so the next service knows whether it was granted.
     fn may_be_repeated(&self) -> bool {
         match self {
             Self::Allocate { .. }
@@ -183,7 +183,7 @@ impl Call {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// The service refused; its words.
+    /// The service refused the call.
     Refused {
         /// The kind, if this command knows it.
         kind: Option<ErrorKind>,
@@ -236,8 +236,8 @@ const TRIES: usize = 5;
 /// The first pause between such retries.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Calls the service over whichever transport reaches it, and starts one if there is none. What depends on the
-/// configuration is answered by the configuration that this command sees.
+/// Calls the service over whichever transport reaches it, and starts one if there is none. Calls that depend on
+/// the configuration are answered according to what this command sees of it.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
     let call = &named(call);
     let Some(saying) = sight::saying(call) else { return deliver(call).await };
@@ -251,7 +251,7 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
     }
 }
 
-/// The call; a request for a port with the id of its lease.
+/// The call; a request for a port gets the id of its lease.
 fn named(call: &Call) -> Call {
     let mut call = call.clone();
     if let Call::Allocate { options, .. } = &mut call
@@ -291,7 +291,7 @@ async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
     waiting.on("a service of this command's own to start");
     for _ in 0..TRIES {
         private::start().await.map_err(|why| {
-            // This may say what to do.
+            // The obstacle may say what to do.
             let why = user().obstacle().unwrap_or(why);
             Failure::Unreachable(format!(
                 "no styxy service can be reached: {absent}; and none can be started: {why}"
@@ -300,7 +300,7 @@ async fn ask_or_start(call: &Call, waiting: &Waiting) -> Result<Json, Failure> {
         match http::call(call, waiting).await {
             Ok(answer) => return Ok(answer),
             Err(CallError::Failed(failure)) => return Err(failure),
-            // Another service was about to take over from the one that was there.
+            // Another service was about to take over from the previous one.
             Err(CallError::Unavailable(why) | CallError::CannotStart(why)) => absent = why,
         }
     }
@@ -341,7 +341,7 @@ async fn ask_for_socket(
     waiting.patiently(ask).await
 }
 
-/// Asks a service that runs, or that the bus or systemd starts; else says why there is none.
+/// Calls a service that is running, or that the bus or systemd starts; else returns why there is none.
 pub async fn call_running(call: &Call) -> Result<Result<(Json, Transport), String>, Failure> {
     let waiting = Waiting::default();
     let ask = || ask_running(call, &waiting);
@@ -350,7 +350,7 @@ pub async fn call_running(call: &Call) -> Result<Result<(Json, Transport), Strin
         && let Ok((status, _)) = &answer
         && status["config_seen"].as_str().is_some_and(|seen| seen != sight::fingerprint())
     {
-        // What is shown of the configuration must hold for this command, too.
+        // The status must also be true of the configuration that this command sees.
         let shown = sight::show().await?;
         let mut answer = waiting.patiently(ask_running(call, &waiting)).await?;
         if let (Ok((status, _)), Some(elsewhere)) = (&mut answer, shown["elsewhere"].as_str()) {
@@ -369,7 +369,7 @@ async fn ask_running(
         Ok(answer) => return Ok(Ok((answer, Transport::Dbus))),
         Err(CallError::Failed(failure)) => return Err(failure),
         Err(CallError::CannotStart(why)) => {
-            // One that was started before the unit could be may still serve.
+            // A service that was started before the unit could be started may still be running.
             return match http::call_running(call, waiting).await {
                 Ok(answer) => Ok(Ok((answer, Transport::Http))),
                 Err(CallError::Failed(failure)) => Err(failure),
@@ -396,19 +396,20 @@ pub async fn session_bus() -> Result<zbus::Connection, String> {
     })
 }
 
-/// Asks a service that runs, starts none, and waits no longer than this; the service's idle time goes on.
+/// Queries a running service, starts none, and waits no longer than this; does not reset the service's idle
+/// time.
 pub async fn glance(call: &Call, patience: Duration) -> Option<Json> {
     tokio::time::timeout(patience, http::observe(call)).await.ok()?.ok()
 }
 
-/// Asks a service that runs, and starts none; `None` where none runs, or where it does not answer this.
+/// Calls a running service, and starts none; `None` if none is running, or if it does not answer this call.
 pub async fn call_live(call: &Call) -> Option<Json> {
     let waiting = Waiting::default();
     let ask = async {
         Ok(match bus::Service::running().await {
             Ok(Some(service)) => bus::call_to(&service, call).await.ok(),
             Ok(None) => None,
-            // Where systemd listens for the service, to connect is to start it.
+            // Where systemd listens for the service, connecting starts it.
             Err(_) if user().has_manager() => None,
             Err(_) => http::call(call, &waiting).await.ok(),
         })

@@ -98,7 +98,8 @@ async fn by_manager(state: &Path, until: Instant) -> bool {
     matches!(began, Ok(Ok(status)) if status.success()) || http::connect().await.is_ok()
 }
 
-/// Double-forks it. The intermediate process exits at once, so that nobody who waits for children ever sees the service.
+/// Double-forks it. The intermediate process exits at once, so that nobody who waits for children ever sees the
+/// service.
 async fn forked(until: Instant) -> Result<(), StartError> {
     let failed = |error: std::io::Error| StartError::Failed(error.to_string());
     let program = env::current_exe().map_err(failed)?;
@@ -119,7 +120,7 @@ async fn forked(until: Instant) -> Result<(), StartError> {
     }
     let reader = Receiver::from_owned_fd(reader.into()).map_err(failed)?;
     let said = timeout_at(until, first_words(&reader)).await.map_err(|_| slow())?;
-    // A service that gives way says so twice, for people the second time.
+    // A service that gives way reports that twice; the second line is for people.
     if let Some(busy) = said.lines().find_map(|line| line.strip_prefix(TAKEN)) {
         return Err(StartError::Busy(busy.to_owned()));
     }

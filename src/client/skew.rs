@@ -1,8 +1,8 @@
 //! A service that is older than the command: after an upgrade, or beside a command that was installed by hand.
 //!
-//! No service ignores what it does not know, and a refused call has changed nothing. So the version is asked only
-//! after a refusal; an older service is then asked to make room for the one that is installed, and the call is made
-//! once more.
+//! No service ignores what it does not know, and a refused call has changed nothing. So the version is queried
+//! only after a refusal; an older service is then asked to make room for the installed one, and the call is
+//! repeated.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const OWN: &str = env!("CARGO_PKG_VERSION");
 /// How often to check whether the older service is gone.
 const EVERY: Duration = Duration::from_millis(50);
 
-/// Asks; if an older service refuses what it does not know, asks its successor.
+/// Calls the service; if an older one refuses what it does not know, calls its successor.
 pub(super) async fn ask<Answer>(
     ask: impl Fn(Call) -> Answer,
     call: &Call,

@@ -1,15 +1,15 @@
-//! What an error of the bus means for a command: whether somebody is there.
+//! What an error of the bus means for a command: whether a service is there.
 
 use zbus::fdo;
 
 use super::{CallError, Failure};
 use crate::{dbus::ERROR_PREFIX, error::ErrorKind};
 
-/// What the errors of the bus and of systemd begin with that say why a service was not started.
+/// The prefixes of the errors of the bus and of systemd that say why a service was not started.
 const ACTIVATION: [&str; 2] = ["org.freedesktop.systemd1.", "org.freedesktop.DBus.Error.Spawn."];
 
-/// What came of a call. The bus never delivers a call that it answers with one of its own errors of these kinds, so
-/// the call was not carried out, and the next way may be tried.
+/// Converts the error of a call. The bus never delivers a call that it answers with one of its own errors of
+/// these kinds, so the call was not carried out, and the next transport may be tried.
 pub(super) fn of_call(error: zbus::Error) -> CallError {
     match error {
         zbus::Error::MethodError(name, words, reply) => {
@@ -17,7 +17,7 @@ pub(super) fn of_call(error: zbus::Error) -> CallError {
             let message = words.unwrap_or_else(|| name.to_owned());
             match name.strip_prefix(ERROR_PREFIX) {
                 Some(code) => {
-                    // An older service has no such list.
+                    // An older service sends no such list.
                     let body = reply.body();
                     let body = body.deserialize::<(&str, Vec<String>)>();
                     let suggestions = body.map_or_else(|_| Vec::new(), |(_, list)| list);
@@ -41,7 +41,7 @@ pub(super) fn of_call(error: zbus::Error) -> CallError {
 fn of_bus(error: fdo::Error) -> CallError {
     use fdo::Error as E;
     match error {
-        // Nobody has the name, and nobody is to be started for it; or the bus is not this user's.
+        // Nobody has the name, and nobody can be started for it; or the bus is not this user's.
         E::ServiceUnknown(why)
         | E::NoServer(why)
         | E::NoNetwork(why)
@@ -50,7 +50,7 @@ fn of_bus(error: fdo::Error) -> CallError {
         | E::SpawnServiceNotFound(why) => {
             CallError::Unavailable(format!("the session bus has no styxy service ({why})"))
         }
-        // A bus without systemd starts a service of its own, which ends where another one lives.
+        // A bus without systemd starts a service itself, which exits if another one is running.
         E::SpawnExecFailed(why)
         | E::SpawnForkFailed(why)
         | E::SpawnChildExited(why)
@@ -62,8 +62,8 @@ fn of_bus(error: fdo::Error) -> CallError {
         | E::SpawnPermissionsInvalid(why)
         | E::SpawnFileInvalid(why)
         | E::SpawnNoMemory(why) => CallError::Unavailable(cannot_start(&why)),
-        // dbus-broker says the first, and dbus-daemon the second after two minutes; a service that has ended
-        // between two calls to its unique name is the first, too.
+        // dbus-broker reports the first, and dbus-daemon the second after two minutes; the first is also
+        // reported if a service exited between two calls to its unique name.
         E::NameHasNoOwner(why) | E::TimedOut(why) => CallError::CannotStart(cannot_start(&why)),
         E::NoReply(why) | E::Disconnected(why) | E::Timeout(why) => Failure::BrokenOff(format!(
             "the service ended before it answered, and may have done what was asked: {why}"
@@ -93,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    /// As it comes from the bus.
+    /// An error as it comes from the bus.
     fn reply(name: &str) -> zbus::Error {
         let call = Message::method_call("/", "List").build(&()).unwrap();
         Message::error(&call.header(), name).build(&"some words").unwrap().into()

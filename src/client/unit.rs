@@ -1,5 +1,5 @@
-//! What the user's service manager says of styxy's units. A call asks when it takes long or fails, for dbus-daemon
-//! waits 120 s for a unit that failed at once.
+//! What the user's service manager knows about styxy's units. A call queries it when it takes long or fails,
+//! because dbus-daemon waits 120 s for a unit that failed at once.
 
 use std::{
     collections::HashMap,
@@ -18,19 +18,19 @@ use crate::surroundings::user;
 
 /// The unit of the service.
 pub const SERVICE: &str = "styxy.service";
-/// A service that starts does so within this time, as a rule, so before it nobody is asked.
+/// A service usually starts within this time, so the manager is not queried earlier.
 const HEAD_START: Duration = Duration::from_millis(300);
-/// How often the manager is asked while a call waits.
+/// How often the manager is queried while a call waits.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How often it is looked whether a start was forgotten.
+/// How often to check whether a start was forgotten.
 const FORGOTTEN: Duration = Duration::from_secs(1);
 
 /// How long the manager may take to answer, and to start or reload something.
 const PATIENCE: Duration = Duration::from_secs(4);
 const START: Duration = Duration::from_secs(15);
 
-/// What is known of a unit (systemctl(1), `show`).
+/// The properties of a unit (systemctl(1), `show`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unit {
     name: &'static str,
@@ -38,8 +38,8 @@ pub struct Unit {
 }
 
 impl Unit {
-    /// Asks the user's service manager; `None` where there is none. Of a unit that it does not know the
-    /// `LoadState` is `not-found`.
+    /// Queries the user's service manager; `None` if there is none. The `LoadState` of a unit that it does not
+    /// know is `not-found`.
     pub fn ask(name: &'static str) -> Option<Self> {
         const PROPERTIES: &str = "--property=LoadState,ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
                                   Job,NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID";
@@ -50,7 +50,7 @@ impl Unit {
         Some(Self::read(name, &String::from_utf8_lossy(&shown.stdout)))
     }
 
-    /// What `systemctl show` has printed of it.
+    /// Parses the output of `systemctl show` for it.
     pub fn read(name: &'static str, text: &str) -> Self {
         let properties = text.lines().filter_map(|line| line.split_once('='));
         let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
@@ -67,7 +67,7 @@ impl Unit {
         self.properties.get(property).map_or("", String::as_str)
     }
 
-    /// Whether a property has that value.
+    /// Whether a property has this value.
     pub fn is(&self, property: &str, value: &str) -> bool {
         self.get(property) == value
     }
@@ -76,12 +76,12 @@ impl Unit {
         self.get(property).parse().unwrap_or(0)
     }
 
-    /// Whether it cannot be started, and nothing is being done about it.
+    /// Whether it cannot be started, and no job is queued for it.
     fn has_failed(&self) -> bool {
         self.is("LoadState", "masked") || (self.is("ActiveState", "failed") && !self.has_job())
     }
 
-    /// Whether it does not run, and nothing is being done about it.
+    /// Whether it is not running, and no job is queued for it.
     fn is_idle(&self) -> bool {
         self.is("ActiveState", "inactive") && !self.has_job()
     }
@@ -91,7 +91,7 @@ impl Unit {
         !matches!(self.get("Job"), "" | "0")
     }
 
-    /// Whether it fails at each start and is started again.
+    /// Whether it fails at every start and is restarted.
     fn fails_again(&self, before: &Self) -> bool {
         const OFTEN: u32 = 3;
         !self.is("Result", "success")
@@ -136,8 +136,8 @@ impl Unit {
     }
 }
 
-/// Runs systemctl(1) for the user's manager, also where `$XDG_RUNTIME_DIR` does not lead to it. A manager that does not
-/// answer is given up after a while (`TimedOut`).
+/// Runs systemctl(1) for the user's manager, even where `$XDG_RUNTIME_DIR` does not lead to it. Gives up after
+/// a while if the manager does not answer (`TimedOut`).
 pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
     let mut command = Command::new("systemctl");
     if let Ok(runtime) = user().runtime() {
@@ -149,7 +149,7 @@ pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
     output(&mut command, patience)
 }
 
-/// Runs a program and takes what it prints, but no longer than this.
+/// Runs a program and returns its output; gives up after this time.
 fn output(command: &mut Command, patience: Duration) -> io::Result<Output> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn()?;
@@ -167,17 +167,17 @@ fn output(command: &mut Command, patience: Duration) -> io::Result<Output> {
         let words = format!("it did not answer within {} s", patience.as_secs());
         return Err(io::Error::new(io::ErrorKind::TimedOut, words));
     };
-    // It has closed both, so it has ended.
+    // It has closed both pipes, so it has exited.
     Ok(Output { status: child.wait()?, stdout, stderr })
 }
 
-/// Reads to the end on a thread of its own.
+/// Reads to the end on a separate thread.
 fn read_apart(from: Option<OwnedFd>) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     let (give, given) = mpsc::channel();
     thread::Builder::new().spawn(move || {
         let mut bytes = Vec::new();
         if let Some(from) = from {
-            // What was read until an error is better than nothing.
+            // What was read before an error is better than nothing.
             let _ = File::from(from).read_to_end(&mut bytes);
         }
         let _ = give.send(bytes);
@@ -185,7 +185,8 @@ fn read_apart(from: Option<OwnedFd>) -> io::Result<mpsc::Receiver<Vec<u8>>> {
     Ok(given)
 }
 
-/// Waits until the unit has failed; what is wrong with it. For ever where it has not, or nobody can be asked.
+/// Waits until the unit has failed, and returns what is wrong with it. Never returns if it does not fail, or if
+/// the manager cannot be queried.
 async fn failed() -> String {
     tokio::time::sleep(HEAD_START).await;
     let Some(first) = ask().await else { return std::future::pending().await };
@@ -193,7 +194,8 @@ async fn failed() -> String {
     loop {
         tokio::time::sleep(EVERY).await;
         let Some(now) = ask().await else { return std::future::pending().await };
-        // A failure of yesterday is over as soon as the manager is asked to start the unit: twice is no accident.
+        // An earlier failure disappears as soon as the manager is asked to start the unit, so it must be seen
+        // twice.
         if now.has_failed() && before.has_failed() || now.fails_again(&first) {
             return now.problem();
         }
@@ -201,7 +203,7 @@ async fn failed() -> String {
     }
 }
 
-/// Waits for an answer, but not for that of a unit that has failed: what is wrong with it is told at once.
+/// Waits for an answer, but not if the unit has failed: then returns at once what is wrong with it.
 pub(super) async fn unless_it_fails<T>(
     answer: impl Future<Output = Result<T, CallError>>,
 ) -> Result<T, CallError> {
@@ -217,15 +219,15 @@ pub(super) async fn unless_it_fails<T>(
     }
 }
 
-/// Starts the unit if nobody does, twice in a row: dbus-daemon waits 120 s for a start that somebody else has called off, by
-/// a stop of the unit at that moment, and holds all calls so long.
+/// Starts the unit if nobody else does, as seen twice in a row: dbus-daemon waits 120 s for a start that was
+/// cancelled by stopping the unit at that moment, and holds back all calls meanwhile.
 pub(super) async fn start_if_forgotten(has_owner: impl AsyncFn() -> bool) -> Infallible {
     let mut was_forgotten = false;
     loop {
         tokio::time::sleep(FORGOTTEN).await;
         let is_forgotten = !has_owner().await && ask().await.is_some_and(|unit| unit.is_idle());
         if is_forgotten && was_forgotten {
-            // Whether that helps is seen by the answer.
+            // The answer shows whether that helps.
             let start = || drop(systemctl(&["start", "--no-block", SERVICE]));
             let _ = thread::Builder::new().spawn(start);
             return std::future::pending().await;
@@ -239,7 +241,7 @@ async fn problem() -> Option<String> {
     ask().await.filter(Unit::has_failed).map(|unit| unit.problem())
 }
 
-/// Asks for the unit of the service, on a thread of its own: a manager that hangs is not waited for.
+/// Queries the unit of the service on a separate thread: the caller does not wait for a manager that hangs.
 async fn ask() -> Option<Unit> {
     let (answer, answered) = tokio::sync::oneshot::channel();
     let asking = std::thread::Builder::new().spawn(move || answer.send(Unit::ask(SERVICE)));

@@ -1,7 +1,7 @@
 //! How long a command waits, and what it says meanwhile.
 //!
-//! A command as a whole has a limit, however much it asks. One that goes on (`watch`, `list --watch`, `mcp`) has it for
-//! each thing that it does.
+//! The limit is for a command as a whole, however many calls it makes. Long-running ones (`watch`,
+//! `list --watch`, `mcp`) have it for each step.
 
 use std::{
     borrow::Cow,
@@ -13,44 +13,44 @@ use std::{
 
 use super::Failure;
 
-/// After this long a command says what it waits for.
+/// After this time a command says what it is waiting for.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// The exit code of a command that has waited in vain.
+/// The exit status of a command that has waited in vain.
 const UNREACHABLE: i32 = 3;
 
-/// How patient a command is.
+/// The patience of a command.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// How long a command may wait, from its start to the last answer.
     pub limit: Duration,
-    /// Tells the user what is waited for, once for each call.
+    /// Tells the user what the command is waiting for, once for each call.
     pub tell: fn(&str),
     /// Tells the user why the command ends.
     pub complain: fn(&str),
 }
 
 impl Patience {
-    /// As long as clients of D-Bus wait by default.
+    /// The default timeout of D-Bus clients.
     pub const LIMIT: Duration = Duration::from_secs(25);
 }
 
-/// How patient this process is, and when it began to wait.
+/// The patience of this process, and when it began to wait.
 static PATIENCE: Mutex<Option<(Patience, Instant)>> = Mutex::new(None);
 
-/// Sets how patient this process is. The time begins now.
+/// Sets the patience of this process. The time starts now.
 pub fn set_patience(patience: Patience) {
     *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some((patience, Instant::now()));
 }
 
-/// Begins the time again: for a command that goes on, or after the user was asked something.
+/// Restarts the time: for the next step of a long-running command, or after the user was asked something.
 pub fn begin_again() {
     if let Some((_, since)) = &mut *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {
         *since = Instant::now();
     }
 }
 
-/// What is left of the patience, and the whole limit.
+/// The remaining patience, and the whole limit.
 fn left() -> (Patience, Duration) {
     let patience = *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner);
     let usual =
@@ -67,25 +67,26 @@ fn in_vain(what: &str, limit: Duration) -> String {
     )
 }
 
-/// Keeps watch over work that nothing else can end, such as opening a pipe or reading what another program prints. If it
-/// takes long, says what is waited for; at the limit, ends this process. Dropping it ends the watch.
+/// Watches over work that nothing else can interrupt, such as opening a pipe or reading the output of another
+/// program. If it takes long, says what the command is waiting for; at the limit, ends this process. Dropping
+/// it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
-    /// Closed when the work is done; a message means that it goes on.
+    /// Closed when the work is done; a message reports progress.
     progress: mpsc::Sender<()>,
 }
 
 impl Watch {
-    /// Begins to watch over work that waits for this.
+    /// Starts to watch over work that waits for this.
     pub fn over(what: impl Into<Cow<'static, str>>) -> Self {
         let (progress, seen) = mpsc::channel();
         let (what, (patience, limit)) = (what.into(), left());
-        // Without a thread the work is done unwatched.
+        // Without a thread, the work is done unwatched.
         let _ = thread::Builder::new().spawn(move || watch(&what, patience, limit, &seen));
         Self { progress }
     }
 
-    /// Notes that the work makes progress: the time begins again.
+    /// Reports progress: the time starts again.
     pub fn goes_on(&self) {
         let _ = self.progress.send(());
     }
@@ -113,7 +114,7 @@ fn watch(what: &str, patience: Patience, limit: Duration, seen: &mpsc::Receiver<
     }
 }
 
-/// What a call is waiting for at the moment, for people.
+/// What a call is currently waiting for, for people.
 #[derive(Debug)]
 pub(super) struct Waiting(Mutex<Cow<'static, str>>);
 
@@ -124,7 +125,7 @@ impl Default for Waiting {
 }
 
 impl Waiting {
-    /// From now on it waits for this.
+    /// Sets what it is waiting for.
     pub(super) fn on(&self, what: impl Into<Cow<'static, str>>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = what.into();
     }
@@ -133,7 +134,7 @@ impl Waiting {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Does the work within this process's patience.
+    /// Does the work within the patience of this process.
     pub(super) async fn patiently<T>(
         &self,
         work: impl Future<Output = Result<T, Failure>>,

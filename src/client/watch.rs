@@ -1,10 +1,10 @@
-//! What happens, as it happens: the signals of the bus; where there are none, the differences between one list
-//! of leases and the next.
+//! Events as they happen: from the signals of the bus, or else from the differences between one list of leases
+//! and the next.
 //!
 //! A watcher whose reader is slow, or that is stopped, must not let signals pile up in the bus: all of a user's
-//! programs share its memory there. It takes its match away, and when the reader is there again it compares a
-//! list of leases with what it has told. One that is stopped by SIGSTOP cannot do that: then the service stops
-//! telling changes before the bus is full, and says later that some were missed.
+//! programs share its memory there. It removes its match, and when the reader is ready again, it compares a
+//! list of leases with what it has reported. A watcher stopped by SIGSTOP cannot do that: then the service
+//! stops sending changes before the bus is full, and reports later that some were missed.
 
 mod known;
 
@@ -32,10 +32,10 @@ use crate::{
 /// How often the leases are compared where there are no signals.
 const EVERY: Duration = Duration::from_millis(500);
 
-/// With this many events that the reader has not taken, a watcher is behind.
+/// With this many events that the reader has not received, a watcher is behind.
 const MOST_BEHIND: usize = 10_000;
 
-/// Tells every event, until nobody takes them; each is an object with the `event`.
+/// Reports every event until nobody receives them; each is an object with the `event`.
 pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
     let waiting = Waiting::default();
     waiting.on("the session bus");
@@ -45,7 +45,7 @@ pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
     }
 }
 
-/// The bus, if it knows of the service.
+/// The bus, if the service has its name there or can be started by it.
 async fn bus_of_the_service() -> Option<Connection> {
     let bus = bus::connect().await.ok()?;
     let proxy = DBusProxy::new(&bus).await.ok()?;
@@ -61,7 +61,7 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
     let mut known = Known::default();
     let mut waiting = VecDeque::new();
     let mut stream = None;
-    // A service that was killed has not told its last changes.
+    // A service that was killed has not reported its last changes.
     let mut services = services(bus).await.map_err(|_| gone())?;
     loop {
         if stream.is_none() && waiting.is_empty() {
@@ -98,7 +98,7 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
             () = reader.closed() => return Ok(()),
             () = stopped(stop.as_mut()) => {
                 unsubscribe(&mut stream).await;
-                // Without a reply, the bus might not know it yet.
+                // Without a reply, the bus might not have processed the removal yet.
                 let _ = bus.call_method(Some("org.freedesktop.DBus"), "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await;
                 let _ = raise(Signal::SIGSTOP);
             }
@@ -133,14 +133,14 @@ async fn subscribe(bus: &Connection) -> zbus::Result<MessageStream> {
     MessageStream::for_match_rule(rule, bus, None).await
 }
 
-/// Takes the match away: the list of leases will tell what happens from now on.
+/// Removes the match: the next list of leases will show what happens from now on.
 async fn unsubscribe(stream: &mut Option<MessageStream>) {
     if let Some(stream) = stream.take() {
         stream.async_drop().await;
     }
 }
 
-/// The comings and goings of the service.
+/// Signals that the service appeared or disappeared.
 async fn services(bus: &Connection) -> zbus::Result<MessageStream> {
     let rule = MatchRule::builder()
         .msg_type(zbus::message::Type::Signal)
@@ -151,7 +151,7 @@ async fn services(bus: &Connection) -> zbus::Result<MessageStream> {
     MessageStream::for_match_rule(rule, bus, None).await
 }
 
-/// The leases, if the service runs; it is not started for that.
+/// The leases, if the service is running; it is not started for this.
 async fn list(bus: &Connection) -> Option<Json> {
     let service = bus::Service::running_on(bus.clone()).await?;
     bus::call_to(&service, &Call::List { filter: Fields::default() }).await.ok()
@@ -173,7 +173,7 @@ async fn differences(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
                     }
                 }
             }
-            // A service that has ended because it was idle had no leases, and one that was killed has them yet.
+            // A service that exited because it was idle had no leases, and one that was killed still has them.
             Err(CallError::Failed(failure @ Failure::Refused { .. })) => return Err(failure),
             Err(_) => {}
         }

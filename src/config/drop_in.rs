@@ -1,5 +1,5 @@
-//! The file of service types that appeared by themselves. Only the service writes it; people may read it,
-//! keep it in their dotfiles, or delete it while no service runs.
+//! The file of automatic service types. Only the service writes it; people may read it, keep it in their
+//! dotfiles, or delete it while no service is running.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -27,17 +27,17 @@ use crate::{
     value::Fields,
 };
 
-/// The name of the file that is locked, beside the drop-in.
+/// The name of the lock file, beside the drop-in.
 const LOCK: &str = ".styxy-auto.lock";
 /// The name of the old drop-in while a new one is being put in force.
 const OLD: &str = ".styxy-auto.old";
 
-/// The file by which the drop-in of that path is locked.
+/// The lock file of the drop-in at this path.
 pub fn lock_file(path: &Path) -> PathBuf {
     path.with_file_name(LOCK)
 }
 
-/// Deletes what a service that was killed may have left beside the drop-in of that path.
+/// Deletes what a killed service may have left beside the drop-in at this path.
 pub fn tidy(path: &Path) {
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let _ = fs::remove_file(target.with_file_name(OLD));
@@ -50,12 +50,12 @@ pub const MOST_BACKUPS: usize = 10;
 #[derive(Debug)]
 pub struct DropIn {
     path: PathBuf,
-    /// Where it is written: the same, unless that is a link.
+    /// Where it is written: the same path, unless that is a link.
     target: PathBuf,
     backups: PathBuf,
-    /// What it says now; `None` if there is none.
+    /// Its current text; `None` if it does not exist.
     text: Option<String>,
-    /// What it was before it was replaced.
+    /// The version that was replaced.
     before: Option<Before>,
     _lock: Flock<File>,
 }
@@ -63,7 +63,7 @@ pub struct DropIn {
 #[derive(Debug)]
 struct Before {
     text: Option<String>,
-    /// The version that was kept of it.
+    /// The file that keeps this version.
     backup: PathBuf,
 }
 
@@ -72,7 +72,7 @@ struct Before {
 pub struct Backup {
     /// Its number: higher is newer.
     pub number: u32,
-    /// Until when it was in force.
+    /// When it was replaced.
     pub until: Timestamp,
     /// Its service types and their ranges.
     pub types: Vec<(ServiceTypeName, String)>,
@@ -80,11 +80,12 @@ pub struct Backup {
 }
 
 impl DropIn {
-    /// Locks the drop-in and reads it; `None` if another program has it locked. `backups` is the folder of
-    /// its earlier versions.
+    /// Locks the drop-in and reads it; `None` if another program holds the lock. `backups` is the folder of its
+    /// earlier versions.
     ///
-    /// A drop-in that is a link is written where the link leads to, so that people can keep it elsewhere. If the service
-    /// cannot see that place, nothing is written: a file instead of the link would part the two for good.
+    /// A drop-in that is a link is written to the target of the link, so that people can keep it elsewhere. If
+    /// the service cannot see the target, nothing is written: a file instead of the link would separate the two
+    /// for good.
     pub fn try_lock(path: &Path, backups: &Path) -> Result<Option<Self>, Error> {
         let is_link = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink());
         let target = if is_link { fs::canonicalize(path) } else { Ok(path.to_owned()) };
@@ -123,12 +124,12 @@ impl DropIn {
         Ok(Some(Self { path, target, backups, text, before: None, _lock: lock }))
     }
 
-    /// What it says now; `None` if there is none.
+    /// Its current text; `None` if it does not exist.
     pub fn text(&self) -> Option<&str> {
         self.text.as_deref()
     }
 
-    /// What it says with this type instead of what it has of that name; `None` takes the type out.
+    /// Its text, with this type in place of the one with this name; `None` removes the type.
     pub fn with_type(
         &self,
         name: &ServiceTypeName,
@@ -151,7 +152,7 @@ impl DropIn {
         Ok(write(&layer))
     }
 
-    /// What it says with automatic ranges switched on or off.
+    /// Its text, with automatic ranges enabled or disabled.
     pub fn with_auto_allocation(&self, enabled: bool) -> Result<String, Vec<Problem>> {
         let mut layer = self.layer()?;
         let auto = layer.auto_allocation.get_or_insert_with(AutoLayer::default);
@@ -166,20 +167,20 @@ impl DropIn {
         if source.problems.is_empty() { Ok(layer) } else { Err(source.problems) }
     }
 
-    /// Puts another text in its place, durably, and keeps the one of before.
+    /// Replaces its text durably, and keeps the old version.
     pub fn replace(&mut self, text: &str) -> io::Result<()> {
         let before = self.text.clone().unwrap_or_else(|| write(&Layer::default()));
         let kept = backups(&self.backups)?;
-        // Room for one more is made first: what fails or ends in between leaves no version too many,
-        // and no change that is answered as an error.
+        // Room for one more version is made first: if a step fails or the service ends in between, there is
+        // neither a version too many nor a change that is answered with an error.
         for old in &kept[..(kept.len() + 1).saturating_sub(MOST_BACKUPS)] {
             fs::remove_file(self.backups.join(name(old.number)))?;
         }
         let newest = kept.last().map_or(0, |backup| backup.number);
         let backup = self.backups.join(name(newest + 1));
         atomic_file::replace(&backup, before.as_bytes())?;
-        // A second name of the old file, which needs no space on a full disk. Where a file can have one only,
-        // it is written again if need be.
+        // A hard link to the old file, which needs no space on a full disk. Where hard links are impossible,
+        // the old file is written again if necessary.
         let _ = fs::remove_file(self.old());
         let _ = fs::hard_link(&self.target, self.old());
         if let Err(error) = atomic_file::replace(&self.target, text.as_bytes()) {
@@ -191,7 +192,7 @@ impl DropIn {
         Ok(())
     }
 
-    /// Puts back what [`DropIn::replace`] has replaced: the change that it was for was not made.
+    /// Restores what [`DropIn::replace`] has replaced: the change behind it was not made.
     pub fn put_back(&mut self) -> io::Result<()> {
         let Some(Before { text, backup }) = self.before.take() else { return Ok(()) };
         match &text {
@@ -227,7 +228,7 @@ impl Backup {
         fields
     }
 
-    /// What it says.
+    /// Its text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -254,7 +255,7 @@ pub fn backups(folder: &Path) -> io::Result<Vec<Backup>> {
         });
         let (text, until) = match read {
             Ok(read) => read,
-            // Whoever writes the next version deletes the oldest, also while somebody looks.
+            // Whoever writes the next version deletes the oldest one, even during this listing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
         };

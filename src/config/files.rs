@@ -1,4 +1,4 @@
-//! Which files there are, in the order in which they count, and the last ones that were good.
+//! The configuration files, lowest precedence first, and the last good ones.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -19,40 +19,41 @@ use crate::atomic_file;
 /// The name of the drop-in that the service writes, in `config.d`.
 pub const DROP_IN: &str = "styxy-auto.json";
 
-/// The largest file that is read, in bytes. The one that is built in has a two-hundredth of it.
+/// The largest file that is read, in bytes. The built-in one has a two-hundredth of that.
 const LARGEST: u64 = 1 << 20;
 
-/// A file and what it says.
+/// A file and its text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Text {
     /// The file.
     pub path: PathBuf,
-    /// What it says.
+    /// Its text.
     pub text: String,
 }
 
-/// Whether the file is the one that the service writes.
+/// Whether the file is the drop-in of the service.
 pub fn is_drop_in(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == DROP_IN)
 }
 
-/// The files of the configuration, and the copy of the last good ones.
+/// The configuration files, and the copy of the last good ones.
 #[derive(Debug)]
 pub struct Files {
-    /// In the order in which they count.
+    /// Lowest precedence first.
     folders: Vec<PathBuf>,
     copy: PathBuf,
-    /// What commands have shown of files that are out of sight, and where it is kept.
+    /// What commands have shown of files that the service cannot see, and where it is stored.
     shown: Shown,
     kept: PathBuf,
     /// The layers in force.
     in_force: Vec<Text>,
-    /// Whether they were good, or the best that there was: none yet was good.
+    /// Whether they were good; else they are the best there is, because none have been good yet.
     were_good: bool,
 }
 
 impl Files {
-    /// The files of these folders. `copy` is where the last good ones are kept, and beside it what commands show.
+    /// The files of these folders. The last good ones are stored in `copy`, and what commands show is stored
+    /// beside it.
     pub fn new(folders: Vec<PathBuf>, copy: PathBuf) -> Self {
         let kept = copy.with_extension("shown");
         let shown = Shown::read(&kept);
@@ -62,28 +63,28 @@ impl Files {
         Self { folders, copy, shown, kept, in_force: good.unwrap_or_default(), were_good }
     }
 
-    /// Takes what a command sees of the configuration. What the service does not see by itself counts as it was shown,
-    /// also for the next service. `may_end` says whether a restarted service could see more.
+    /// Takes over what a command sees of the configuration. Files that the service cannot see itself count as
+    /// they were shown, also for the next service. `may_end` says whether a restarted service could see more.
     pub fn take(&mut self, seen: &Seen, by: &str, may_end: bool) -> io::Result<Showing> {
         self.shown.take(&self.folders, seen, by, may_end, &self.kept)
     }
 
-    /// The files that count as a command has shown them, for people.
+    /// The files that count as a command showed them, for people.
     pub fn shown(&self) -> Vec<String> {
         self.shown.describe()
     }
 
-    /// What the command saw that has shown them; empty if nothing was shown.
+    /// The fingerprint of what the command that showed them saw; empty if nothing was shown.
     pub fn shown_fingerprint(&self) -> &str {
         self.shown.fingerprint()
     }
 
-    /// Reads them all. If something is wrong with what people have written, the last good files stay in
-    /// force; before there were any, what is good of the present ones.
+    /// Reads all files. If there are problems, the last good files stay in force; if there are none yet, the
+    /// valid part of the current ones counts.
     pub fn load(&mut self) -> Merged {
         let (texts, mut problems) = read_with(&self.folders, &self.shown);
         for problem in &mut problems {
-            // It may be there for everybody else.
+            // The target may exist for everybody else.
             if problem.file.is_symlink() && is_out_of_sight(&problem.file) {
                 "is a link to a file that the service cannot see: `styxy config reload` shows it"
                     .clone_into(&mut problem.message);
@@ -96,7 +97,7 @@ impl Files {
             if !self.were_good || texts != self.in_force {
                 self.in_force = texts;
                 self.were_good = true;
-                // Without a copy, a mistake that is made later has more effect, and no more.
+                // Without a copy, a later mistake has more effect, but nothing worse happens.
                 let _ = self.keep_copy();
             }
             return merged;
@@ -107,7 +108,7 @@ impl Files {
         }
         let drop_in = self.drop_in();
         if !merged.problems.iter().any(|problem| problem.file == drop_in) {
-            // The drop-in is not a person's, and goes on.
+            // The drop-in is not written by a person, and stays current.
             let drop_in = texts.into_iter().find(|text| text.path == drop_in);
             self.in_force = self.with_drop_in(drop_in);
         }
@@ -115,21 +116,21 @@ impl Files {
     }
 
     fn keep_copy(&self) -> io::Result<()> {
-        // The first service of a user has no folder for its state yet.
+        // The first service of a user has no state folder yet.
         if let Some(folder) = self.copy.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         }
         atomic_file::replace(&self.copy, &serde_json::to_vec(&self.in_force)?)
     }
 
-    /// What the drop-in says that is in force.
+    /// The text of the drop-in that is in force.
     pub fn drop_in_text(&self) -> Option<&str> {
         let drop_in = self.drop_in();
         let text = self.in_force.iter().find(|text| text.path == drop_in);
         text.map(|text| text.text.as_str())
     }
 
-    /// Puts these layers in force: the drop-in was written.
+    /// Puts these layers in force, after the drop-in was written.
     pub fn set_in_force(&mut self, texts: Vec<Text>) {
         self.in_force = texts;
     }
@@ -139,13 +140,13 @@ impl Files {
         &self.in_force
     }
 
-    /// The layers in force with this drop-in instead of theirs.
+    /// The layers in force, with this drop-in instead of the current one.
     pub fn with_drop_in(&self, drop_in: Option<Text>) -> Vec<Text> {
         let mut texts = self.in_force.clone();
         let path = self.drop_in();
         texts.retain(|text| text.path != path);
         if let Some(drop_in) = drop_in {
-            // Before everything else of its folder.
+            // Before everything else in its folder.
             let folder = self.folders.last();
             let at = texts
                 .iter()
@@ -161,19 +162,19 @@ impl Files {
         folder.join("config.d").join(DROP_IN)
     }
 
-    /// Where the values in force come from.
+    /// The origins of the values in force.
     pub fn origins(&self) -> Origins {
         merge(&self.in_force).origins
     }
 }
 
-/// Whether a sandbox may be why a link leads to nothing: a link to itself does so for everybody.
+/// Whether a link may be broken because of a sandbox: a link to itself is broken for everybody.
 fn is_out_of_sight(path: &Path) -> bool {
     let hidden = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
     fs::metadata(path).is_err_and(|error| hidden.contains(&error.kind()))
 }
 
-/// Reads every file of these folders, and tells of those that cannot be read.
+/// Reads every file of these folders, and reports those that cannot be read.
 pub fn read(folders: &[PathBuf]) -> (Vec<Text>, Vec<Problem>) {
     read_with(folders, &Shown::default())
 }
@@ -186,7 +187,7 @@ fn read_with(folders: &[PathBuf], shown: &Shown) -> (Vec<Text>, Vec<Problem>) {
                 texts.push(Text { path, text: text.to_owned() });
                 continue;
             }
-            // Of some other things that a path may lead to, such as pipes, the end never comes.
+            // Reading some other things that a path may lead to, such as pipes, might never end.
             let is_file = fs::metadata(&path).map(|metadata| metadata.is_file());
             match is_file {
                 Ok(true) => match read_file(path) {
@@ -227,7 +228,7 @@ pub fn read_file(path: PathBuf) -> Result<Text, Problem> {
     }
 }
 
-/// The files of a folder, and others that are known to be there, in the order in which they count.
+/// The files of a folder, and others that are known to exist there, lowest precedence first.
 pub(super) fn list(folder: &Path, others: &[PathBuf], problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     let drop_ins = folder.join("config.d");
     let mut files: Vec<_> = match fs::read_dir(&drop_ins) {
@@ -248,14 +249,14 @@ pub(super) fn list(folder: &Path, others: &[PathBuf], problems: &mut Vec<Problem
     first.into_iter().chain(files).collect()
 }
 
-/// Whether a file of `config.d` is meant to be read. As run-parts(8) and systemd have it, names that begin with a dot
-/// are other programs' own: the lock files of Emacs, what macOS leaves on network drives.
+/// Whether a file of `config.d` should be read. As for run-parts(8) and systemd, names that begin with a dot
+/// belong to other programs: the lock files of Emacs, what macOS leaves on network drives.
 pub(super) fn is_layer(path: &Path) -> bool {
     let is_hidden = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b"."));
     !is_hidden && path.extension().is_some_and(|extension| extension == "json")
 }
 
-/// Whether there is no such file; that a folder on the way is none was told before.
+/// Whether there is no such file; a parent that is not a folder was reported before.
 fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

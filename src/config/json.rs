@@ -1,4 +1,4 @@
-//! JSON values that know their place in the file, so that an error can name line and column.
+//! JSON values with their place in the file, so that an error can name line and column.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,7 +17,7 @@ use crate::{
     word::{disturbs, shortened},
 };
 
-/// The file that is being read; problems are noted in it.
+/// The file that is being read, with its problems.
 pub(super) struct Source<'a> {
     pub(super) file: &'a Path,
     pub(super) text: &'a str,
@@ -45,7 +45,7 @@ impl<'a> Source<'a> {
 }
 
 impl Source<'_> {
-    /// Notes a problem at a place.
+    /// Records a problem at a place.
     pub(super) fn note(&mut self, range: Range, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             file: self.file.to_owned(),
@@ -55,18 +55,18 @@ impl Source<'_> {
         });
     }
 
-    /// Notes a problem of a value.
+    /// Records a problem with a value.
     pub(super) fn note_at(&mut self, node: Node<'_>, message: impl Into<String>) {
         self.note(node.value.range(), node.field, message);
     }
 
-    /// Notes a problem of a field that was read before.
+    /// Records a problem with a field that was read before.
     pub(super) fn note_field(&mut self, field: &str, message: impl Into<String>) {
         let range = self.places.get(field).copied().unwrap_or(Range::new(0, 0));
         self.note(range, field, message);
     }
 
-    /// The service types of which a range was noted.
+    /// The service types with a problem in a range.
     pub(super) fn types_with_a_wrong_range(&self) -> HashSet<String> {
         let fields = self
             .problems
@@ -89,7 +89,7 @@ impl Source<'_> {
         (line, before.chars().count() + 1)
     }
 
-    /// Parses the text and calls `read` with each field of the object that it must be.
+    /// Parses the text, which must be an object, and calls `read` for each of its fields.
     pub(super) fn parse(&mut self, read: impl FnMut(&mut Self, &str, Node<'_>)) {
         match syntax::parse(self.text) {
             Ok(value) => self.fields(Node { value: &value, field: "" }, read),
@@ -122,7 +122,7 @@ impl Source<'_> {
         }
     }
 
-    /// Notes a field that nothing reads.
+    /// Records an unknown field.
     pub(super) fn unknown(&mut self, node: Node<'_>, name: &str, known: &[&str]) {
         let part = known.iter().copied().filter(|known| name.len() > 3 && known.contains(name));
         let near = nearest(name, known.iter().copied()).or(part.min_by_key(|known| known.len()));
@@ -154,7 +154,7 @@ impl Source<'_> {
         }
     }
 
-    /// A text that is safe to print, cut to this many characters.
+    /// A text that is safe to print and has at most this many characters.
     pub(super) fn words(&mut self, node: Node<'_>, most: usize) -> Option<String> {
         let text = self.string(node)?;
         let long = text.chars().count();

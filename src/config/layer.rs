@@ -1,4 +1,4 @@
-//! What one layer says. What it does not say stays as the layers below have it.
+//! The fields of one layer. Those that it does not give keep the values of the layers below.
 //!
 //! The same types are read from files, written to the service's own drop-in, shown by
 //! `styxy config show`, and described by the JSON Schema.
@@ -14,7 +14,7 @@ use crate::{
     service_type::{Claims, Created, Hold, InstanceBehavior, ServiceTypeName, TemplateName},
 };
 
-/// Where the packages put the schema.
+/// Where the packages install the schema.
 pub const SCHEMA_URL: &str = "file:///usr/share/styxy/config.schema.json";
 
 /// The configuration of styxy: one layer of it.
@@ -70,7 +70,7 @@ pub struct Layer {
     pub programs: BTreeMap<String, Option<Program>>,
 }
 
-#[allow(clippy::ref_option)] // serde calls it so
+#[allow(clippy::ref_option)] // serde passes it this way
 fn is_default<T: Default + PartialEq>(value: &Option<T>) -> bool {
     value.as_ref().is_none_or(|value| *value == T::default())
 }
@@ -143,7 +143,7 @@ impl Excluded {
         }
     }
 
-    /// The shortest way to write a range.
+    /// The shortest form of a range.
     pub fn of(range: PortRange) -> Self {
         if range.len() == 1 { Self::Port(range.first()) } else { Self::Range(range) }
     }

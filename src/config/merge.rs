@@ -1,4 +1,4 @@
-//! Putting a layer over those below.
+//! Merges a layer into those below.
 
 use std::{collections::BTreeMap, fmt::Display, ops::RangeInclusive, time::Duration};
 
@@ -20,7 +20,7 @@ pub(super) type Misfit = (String, String);
 type Types = BTreeMap<ServiceTypeName, ServiceType>;
 
 impl Config {
-    /// Puts a layer over the configuration; gives what does not fit and is left out.
+    /// Merges a layer into the configuration; returns what does not fit and is ignored.
     pub(super) fn put(&mut self, layer: Layer) -> Vec<Misfit> {
         let mut misfits = Vec::new();
         if let Some(seconds) = layer.idle_exit_seconds {
@@ -61,7 +61,8 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-/// Puts each edit over what has its name; none removes it. Gives the removals that look like slips.
+/// Applies each edit to the entry of its name; null removes the entry. Returns the removals that look like
+/// mistakes.
 pub(super) fn edit<K: Ord + Display, V, E>(
     map: &mut BTreeMap<K, V>,
     edits: BTreeMap<K, Option<E>>,
@@ -82,8 +83,8 @@ pub(super) fn edit<K: Ord + Display, V, E>(
     slips
 }
 
-/// What is wrong with the removal of a name that is not there, if it looks like one that is. Else it is good: what it
-/// once removed may be gone.
+/// The problem with removing a name that does not exist, if it resembles an existing one. Otherwise there is
+/// none: what it once removed may no longer exist.
 fn slip<K: Display, V>(map: &BTreeMap<K, V>, name: &K) -> Option<Misfit> {
     let known: Vec<_> = map.keys().map(ToString::to_string).collect();
     let near = nearest(&name.to_string(), known.iter().map(String::as_str))?;
@@ -91,7 +92,7 @@ fn slip<K: Display, V>(map: &BTreeMap<K, V>, name: &K) -> Option<Misfit> {
     Some((name.to_string(), message))
 }
 
-/// Makes the whole field of one in that section.
+/// Completes the field of a misfit in this section.
 fn within(section: &str) -> impl Fn(Misfit) -> Misfit {
     move |(name, message)| (format!("{section}.{name}"), message)
 }
@@ -122,8 +123,8 @@ fn put_auto(auto: &mut AutoAllocation, layer: AutoLayer, misfits: &mut Vec<Misfi
     misfits.extend(slips.into_iter().map(within("auto_allocation.rules")));
 }
 
-/// Puts all edits over the types, then takes back those that do not fit until the rest does: types
-/// may swap their ranges in one layer.
+/// Applies all edits to the types, then reverts those that do not fit until the rest does: types may swap their
+/// ranges in one layer.
 fn put_types(
     types: &mut Types,
     mut edits: BTreeMap<ServiceTypeName, Option<TypeLayer>>,
@@ -158,14 +159,14 @@ fn put_types(
         if let Some(before) = types.get(name) {
             uses.change(Some(before), u32::wrapping_add);
             tried.insert(name.clone(), before.clone());
-            // Its range of before may be one that an earlier edit relied on.
+            // Its previous range may be one that an earlier edit relied on.
             at = 0;
         }
     }
     *types = tried;
 }
 
-/// How many ranges have each port.
+/// The number of ranges that contain each port.
 struct Uses(Vec<u32>);
 
 impl Uses {
@@ -181,7 +182,7 @@ impl Uses {
         }
     }
 
-    /// Whether a type, which is one of those that are counted, has a port that another range has, too.
+    /// Whether a type, which is among those counted, has a port in common with another range.
     fn has_overlap(&self, service_type: &ServiceType) -> bool {
         service_type.ranges().any(|range| self.0[indices(range)].iter().any(|count| *count > 1))
     }
@@ -212,11 +213,11 @@ fn put_type(
     };
     let mut new = before.cloned().unwrap_or_else(|| ServiceType::new(port_range));
     if edit.port_range.is_some() {
-        // A range that somebody wrote is not automatic, whatever was there before.
+        // A range that a person wrote is not automatic, whatever was there before.
         new.created.clone_from(&edit.created);
     }
     if edit.port_range.is_some() && edit.port_range != before.map(|t| t.port_range) {
-        // What was added to another range does not belong to this one.
+        // Ranges that were added to another range do not belong to this one.
         new.more_ranges = Vec::new();
     }
     new.port_range = port_range;
@@ -234,7 +235,7 @@ fn put_type(
         check_preferred(preferred, &new, excluded)?;
         new.preferred_ports.clone_from(preferred);
     } else {
-        // Those of a layer below that a new range leaves outside are nobody's mistake.
+        // Preferred ports from a layer below that are outside of a new range are nobody's mistake.
         let inside = new.clone();
         new.preferred_ports.retain(|port| inside.contains(*port));
     }
@@ -264,7 +265,7 @@ fn check_preferred(
     }
 }
 
-/// What the range of an edited type overlaps.
+/// The range that a range of an edited type overlaps.
 fn overlap(
     types: &Types,
     name: &ServiceTypeName,

@@ -1,18 +1,18 @@
-//! The configuration: built in, then `/etc/styxy/`, then `~/.config/styxy/`; in each folder
-//! `config.json` and then `config.d/*.json` by name. A later layer changes the fields that it gives.
-//! The service's own drop-in counts less than what people have written beside it.
+//! The configuration: the built-in one, then `/etc/styxy/`, then `~/.config/styxy/`; in each folder
+//! `config.json` and then `config.d/*.json` by name. A later layer overrides the fields that it gives. The
+//! service's own drop-in has a lower precedence than the files that people write beside it.
 //!
-//! What is wrong is reported with file, line, column and field, all of it at once. A configuration with
-//! problems does not replace the last good one.
+//! Problems are reported with file, line, column and field, all of them at once. A configuration with problems
+//! does not replace the last good one.
 //!
-//! - `layer`: what a layer can say
-//! - `syntax`, `json` and `read`: a file, field by field, with places for the problems
-//! - `program`: the programs that `styxy run` helps, which commands read by themselves
-//! - `merge`: putting a layer over those below
-//! - [`files`]: which files there are, and the last good ones
+//! - `layer`: the fields of a layer
+//! - `syntax`, `json` and `read`: reading a file, field by field, with the places of problems
+//! - `program`: the programs that `styxy run` helps, which commands read themselves
+//! - `merge`: merging a layer into those below
+//! - [`files`]: the files, and the last good ones
 //! - [`drop_in`]: the file that the service writes
-//! - [`seen`] and `shown`: what commands see of the files, and what they show the service of it
-//! - `show`: the result as a file, and where each value comes from
+//! - [`seen`] and `shown`: what commands see of the files, and what they show the service
+//! - `show`: the result as a file, and the origin of each value
 
 pub mod drop_in;
 pub mod files;
@@ -49,7 +49,7 @@ use crate::{
     word::{shortened, visible},
 };
 
-/// What is compiled in: the file `config/default.json` of the source.
+/// The built-in configuration: the file `config/default.json` of the source.
 pub const BUILT_IN: &str = include_str!("../../config/default.json");
 
 /// The JSON Schema of a layer.
@@ -66,39 +66,39 @@ pub struct Config {
     pub auto: AutoAllocation,
     /// Ports that are never granted.
     pub excluded: Vec<PortRange>,
-    /// The most leases at once.
+    /// The maximum number of leases.
     pub max_leases: usize,
-    /// The most leases of one instance at once.
+    /// The maximum number of leases of one instance.
     pub max_per_instance: usize,
-    /// The most leases of one project at once.
+    /// The maximum number of leases of one project.
     pub max_per_project: usize,
-    /// How much of a type's ports one instance may have, in percent.
+    /// The maximum share of a type's ports that one instance may have, in percent.
     pub percent_per_instance: usize,
-    /// How much of a type's ports one project may have, in percent.
+    /// The maximum share of a type's ports that one project may have, in percent.
     pub percent_per_project: usize,
-    /// The most remembered ports; the oldest are forgotten first.
+    /// The maximum number of remembered ports; the oldest are forgotten first.
     pub max_remembered: usize,
-    /// The most registered instances.
+    /// The maximum number of registered instances.
     pub max_instances: usize,
-    /// The most guards at once; further leases go without.
+    /// The maximum number of guards; further leases have none.
     pub max_guards: usize,
-    /// How many seconds a lease without an owner may go without a listener.
+    /// How long a lease without an owner may go without a listener, in seconds.
     pub unused: u64,
-    /// How many seconds a claim is guarded that nobody has used yet.
+    /// How long an unused claim is guarded, in seconds.
     pub claimed: u64,
-    /// How long without a lease and without a client until the service ends; zero for never.
+    /// The time without a lease and without a client after which the service exits; zero for never.
     pub idle_exit: Duration,
     /// The programs that `styxy run` helps.
     pub programs: Programs,
 }
 
-/// Where values come from, by their fields.
+/// The origins of values, by field.
 pub type Origins = BTreeMap<String, Origin>;
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// What is compiled in.
+    /// The built-in configuration.
     BuiltIn,
     /// A file, and the line in it.
     File(PathBuf, usize),
@@ -113,23 +113,23 @@ impl fmt::Display for Origin {
     }
 }
 
-/// What came of reading layers.
+/// The result of merging layers.
 #[derive(Clone, Debug)]
 pub struct Merged {
-    /// What is good of them.
+    /// The valid part of them.
     pub config: Config,
-    /// What is not.
+    /// What is wrong with the rest.
     pub problems: Vec<Problem>,
-    /// Where each value comes from.
+    /// The origin of each value.
     pub origins: Origins,
 }
 
-/// Something that is wrong in a layer, and where.
+/// A problem in a layer, and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// Line and column, counted from 1, if it has a place in the file.
+    /// Line and column, counted from 1, if the problem has a place in the file.
     pub place: Option<(usize, usize)>,
     /// The field, as `service_types.dev.port_range`; empty for the file as a whole.
     pub field: String,
@@ -150,7 +150,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Puts layers over what is built in, in their order.
+/// Merges layers into the built-in configuration, in this order.
 pub fn merge(texts: &[Text]) -> Merged {
     let config = Config::empty();
     let mut merged = Merged { config, problems: Vec::new(), origins: Origins::new() };
@@ -171,10 +171,10 @@ impl Merged {
         let programs: Vec<_> =
             layer.programs.keys().map(|name| format!("programs.{name}")).collect();
         let misfits = self.config.put(layer);
-        // With a field that does not fit, all that the layer says of its service type is left out.
+        // If a field does not fit, everything that the layer says about its service type is ignored.
         let left_out: HashSet<String> =
             misfits.iter().filter_map(|(field, _)| Some(type_of(field)?.to_owned())).collect();
-        // What follows from a range that could not be read is not told again.
+        // Problems that only follow from a range that could not be read are not reported.
         let unread = source.types_with_a_wrong_range();
         for (field, message) in misfits {
             if !type_of(&field).is_some_and(|name| unread.contains(name)) {
@@ -183,7 +183,7 @@ impl Merged {
         }
         let wrong: HashSet<&str> =
             source.problems.iter().map(|p| p.field.split('[').next().unwrap_or_default()).collect();
-        // So it is with a program that is not wholly good.
+        // A program that is not completely valid is ignored, too.
         let is_left_out = |field: &str| {
             let is_its = |program: &String| {
                 let rest = field.strip_prefix(program.as_str());
@@ -202,7 +202,7 @@ impl Merged {
             if &text[place.start..place.end] == "null" {
                 self.origins.retain(|known, _| known != field && !known.starts_with(&inside));
                 if type_of(field) == field.strip_prefix("service_types.") {
-                    // Whoever asks for the type learns where it went.
+                    // So that a user who asks for the type can see where it was removed.
                     self.origins.insert(field.clone(), origin(source.line(*place)));
                 }
             } else {
@@ -219,7 +219,7 @@ fn type_of(field: &str) -> Option<&str> {
 }
 
 impl Config {
-    /// The configuration without any file.
+    /// The configuration without any files.
     pub fn built_in() -> Self {
         let merged = merge(&[]);
         debug_assert!(merged.problems.is_empty(), "{:?}", merged.problems);
@@ -247,7 +247,7 @@ impl Config {
         }
     }
 
-    /// What the registry decides by.
+    /// The settings that the registry uses.
     pub fn rules(&self) -> Rules {
         Rules {
             types: self.types.clone(),
@@ -263,7 +263,7 @@ impl Config {
         }
     }
 
-    /// What there is to tell of it.
+    /// The part that is logged.
     pub fn to_audit(&self) -> AuditedConfig {
         let mut people = self.clone();
         people.types.0.retain(|_, service_type| service_type.created.is_none());

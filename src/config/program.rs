@@ -1,4 +1,5 @@
-//! Programs that `styxy run` helps to listen on their port: those of `config/programs.json`, and those that users add.
+//! Programs that `styxy run` helps to listen on their port: those of `config/programs.json`, and those of
+//! users.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,7 @@ use super::{
 };
 use crate::{service_type::Hold, word::disturbs};
 
-/// What is compiled in: the file `config/programs.json` of the source, which is a layer, too.
+/// The built-in programs: the file `config/programs.json` of the source, which is a layer, too.
 pub const PROGRAMS: &str = include_str!("../../config/programs.json");
 
 /// The programs, by their names for people.
@@ -69,11 +70,11 @@ pub struct Word(
     String,
 );
 
-/// The programs that are built in, as these files extend them. What is wrong in the files is left out.
+/// The built-in programs, extended by these files. Invalid parts of the files are ignored.
 pub fn programs(texts: &[Text]) -> Programs {
     let mut programs = Programs::new();
     let built_in = Text { path: "config/programs.json".into(), text: PROGRAMS.to_owned() };
-    // Most files say nothing of programs, and need not be parsed.
+    // Most files have no programs, and need not be parsed.
     let layers = texts.iter().filter(|text| text.text.contains("\"programs\""));
     for Text { path, text } in [&built_in].into_iter().chain(layers) {
         let mut source = Source::new(path, text);
@@ -88,7 +89,7 @@ pub fn programs(texts: &[Text]) -> Programs {
     programs
 }
 
-/// Puts what a layer says over the programs; gives the removals that look like slips.
+/// Merges the programs of a layer; returns the removals that look like mistakes.
 pub(super) fn put(
     programs: &mut Programs,
     layer: BTreeMap<String, Option<Program>>,
@@ -96,7 +97,7 @@ pub(super) fn put(
     edit(programs, layer, |before, program| *before = Some(program))
 }
 
-/// The part of a layer that tells of programs.
+/// Reads the programs of a layer.
 pub(super) fn read_programs(
     source: &mut Source<'_>,
     node: Node<'_>,
@@ -115,7 +116,7 @@ pub(super) fn read_programs(
     programs
 }
 
-/// A program, if all of it is good.
+/// A program, if all of it is valid.
 fn program(source: &mut Source<'_>, node: Node<'_>) -> Option<Program> {
     let problems = source.problems.len();
     let word = |source: &mut Source<'_>, node: Node<'_>| source.words(node, 200);

@@ -1,4 +1,4 @@
-//! One file, field by field. A field that is wrong is noted and left out.
+//! Reads one file, field by field. An invalid field is reported and ignored.
 
 use std::str::FromStr;
 
@@ -17,10 +17,10 @@ use crate::{
     time::Timestamp,
 };
 
-/// The longest time of the configuration, in seconds: a year.
+/// The longest time in the configuration, in seconds: a year.
 const YEAR: u64 = 31_536_000;
 
-/// Reads a layer. Only the service's own drop-in may say how a type came about.
+/// Reads a layer. Only the service's own drop-in may say how a type was created.
 pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
     let mut layer = Layer::default();
     source.parse(|source, name, node| match name {
@@ -65,7 +65,7 @@ pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
     layer
 }
 
-/// What the name of a field means, or a note that it cannot mean anything.
+/// Parses the name of a field, or reports that it is invalid.
 fn named<T: FromStr<Err = Error>>(
     source: &mut Source<'_>,
     name: &str,
@@ -75,7 +75,7 @@ fn named<T: FromStr<Err = Error>>(
     parsed.map_err(|error: Error| source.note(node.value.range(), node.field, error.message)).ok()
 }
 
-/// `Some(None)` for null, which removes what it stands for.
+/// `Some(None)` for null, which removes the entry.
 #[allow(clippy::option_option)] // wrong, null, or a value
 pub(super) fn unless_null<T>(
     node: Node<'_>,
@@ -261,7 +261,7 @@ fn created(source: &mut Source<'_>, node: Node<'_>) -> Option<Created> {
 
 fn time(source: &mut Source<'_>, node: Node<'_>) -> Option<Timestamp> {
     let text = source.string(node)?;
-    // None has more than 40 characters.
+    // No time has more than 40 characters.
     let time = text.parse().ok().filter(|_| text.chars().count() <= 40);
     if time.is_none() {
         source.mismatch(node, "a time such as 2026-01-31T12:00:00Z");

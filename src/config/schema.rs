@@ -1,5 +1,5 @@
-//! The JSON Schema that editors use is generated from the types that are read and written. It says what a
-//! single file can say wrong; what only shows beside other layers, such as overlapping ranges, it cannot.
+//! The JSON Schema for editors is generated from the types that are read and written. It detects mistakes
+//! within a single file, but not those that depend on other layers, such as overlapping ranges.
 
 use std::{env, fs, path::Path};
 
@@ -26,7 +26,7 @@ fn generated() -> String {
     text
 }
 
-/// A field that is not given is left out; null stands only where a name is to be removed.
+/// A field without a value is omitted; null is allowed only to remove a name.
 fn only_names_may_be_null(schema: &mut Json) {
     match schema {
         Json::Object(fields) => {
@@ -71,7 +71,7 @@ fn the_schema_that_ships_is_the_one_of_the_types() {
     assert!(SCHEMA == generated(), "STYXY_WRITE_SCHEMA=1 cargo test schema writes {path}");
 }
 
-/// Whether the schema refuses the text; `None` if it is not JSON.
+/// Whether the schema rejects the text; `None` if it is not JSON.
 fn refused_by(schema: &jsonschema::Validator, text: &[u8]) -> Option<bool> {
     Some(!schema.is_valid(&serde_json::from_slice(text).ok()?))
 }
@@ -113,7 +113,7 @@ fn what_the_schema_or_a_parser_refuses_the_checks_refuse() {
             Some(false) => good += 1,
         }
     }
-    // Else the mutants would show nothing.
+    // Otherwise the mutants would show nothing.
     assert!(
         good >= 50 && not_json >= 50 && seen >= 50 && unseen >= 20,
         "{good} {not_json} {seen} {unseen}"

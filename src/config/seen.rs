@@ -1,6 +1,7 @@
-//! What somebody sees of the configuration. A command and a service may see different files by the same names: the
-//! sandbox of the unit hides what links lead to outside of the folder, and a folder that was replaced is still the old
-//! one for a service that was started before. So commands say what they see, and show the service what it cannot.
+//! What a process sees of the configuration. A command and a service may see different files under the same
+//! names: the sandbox of the unit hides the targets of links that lead out of the folder, and a service that
+//! was started before a folder was replaced still sees the old one. So commands say what they see, and show the
+//! service what it cannot see.
 
 use std::{
     fs::{self, Metadata},
@@ -14,45 +15,45 @@ use serde::{Deserialize, Serialize};
 use super::files;
 use crate::word::fnv1a;
 
-/// The most that a command may show of its configuration, in bytes of JSON.
+/// The maximum size of the configuration that a command may show, in bytes of JSON.
 pub const LARGEST_SEEN: usize = 16 << 20;
 
-/// What is seen of the folders of the configuration.
+/// What a process sees of the configuration folders.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Seen {
-    /// In the order in which they count.
+    /// Lowest precedence first.
     pub folders: Vec<SeenFolder>,
 }
 
-/// What is seen of one folder.
+/// What a process sees of one folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SeenFolder {
     /// Its path.
     pub path: PathBuf,
-    /// Which folder it is; `None` if there is none.
+    /// Which folder it is; `None` if it does not exist.
     pub folder: Option<Which>,
     /// Its files, by their paths in it.
     pub files: Vec<SeenFile>,
 }
 
-/// What is seen of one file.
+/// What a process sees of one file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SeenFile {
     /// Its path in the folder.
     pub name: PathBuf,
     /// Which file, in which version.
     pub stamp: Stamp,
-    /// What it says, if that is told and could be read.
+    /// Its text, if that is included and could be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
 }
 
-/// Which file or folder something is, whatever its path (`stat(2)`).
+/// The identity of a file or folder, whatever its path (`stat(2)`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Which {
     /// The device.
     pub device: u64,
-    /// The number on that device.
+    /// The inode number on that device.
     pub inode: u64,
 }
 
@@ -69,7 +70,7 @@ pub struct Stamp {
 }
 
 impl Which {
-    /// That of a path; links are followed.
+    /// The identity of what is at a path; links are followed.
     pub fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
     }
@@ -93,19 +94,19 @@ impl From<&Metadata> for Stamp {
 }
 
 impl Stamp {
-    /// That of a path, if a file is there; links are followed.
+    /// The version of the file at a path, if there is one; links are followed.
     pub fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| (&metadata).into())
     }
 
-    /// That of the path itself, also if it is a link.
+    /// The version of the path itself, even if it is a link.
     pub fn of_link(path: &Path) -> Option<Self> {
         fs::symlink_metadata(path).ok().map(|metadata| (&metadata).into())
     }
 }
 
 impl Seen {
-    /// Looks at the folders, and reads no file.
+    /// Looks at the folders without reading files.
     pub fn of(folders: &[PathBuf]) -> Self {
         let seen = |folder: &PathBuf| {
             let files = files::list(folder, &[], &mut Vec::new()).into_iter();
@@ -122,7 +123,7 @@ impl Seen {
         Self { folders: folders.iter().map(seen).collect() }
     }
 
-    /// Reads the files, too, as far as they can be read as files of a configuration.
+    /// Reads the files, too, as far as they are readable as configuration files.
     #[must_use]
     pub fn with_texts(mut self) -> Self {
         for folder in &mut self.folders {
@@ -134,7 +135,7 @@ impl Seen {
         self
     }
 
-    /// Returns a short text that is the same if, and only if, the same is seen: 16 hexadecimal digits.
+    /// Returns a hash of 16 hexadecimal digits: the same if the same is seen, and practically never otherwise.
     pub fn fingerprint(&self) -> String {
         let folders = self.folders.iter().map(|folder| {
             let files: Vec<_> = folder.files.iter().map(|f| (&f.name, f.stamp)).collect();
@@ -143,7 +144,7 @@ impl Seen {
         format!("{:016x}", fnv1a(folders.collect::<String>().as_bytes()))
     }
 
-    /// Reads what a command has sent as JSON.
+    /// Parses what a command has sent as JSON.
     pub fn parse(json: &[u8]) -> io::Result<Self> {
         Ok(serde_json::from_slice(json)?)
     }

@@ -1,4 +1,4 @@
-//! The configuration as a file, and where each value comes from.
+//! The configuration as a file, and the origin of each value.
 
 use serde_json::Value as Json;
 
@@ -11,7 +11,7 @@ use crate::{
     service_type::{Claims, ServiceType},
 };
 
-/// The configuration as one layer that says everything.
+/// The configuration as one layer with all fields.
 pub(super) fn layer(config: &Config) -> Layer {
     let auto = &config.auto;
     let rule = |rule: &AutoRule| RuleLayer {
@@ -53,7 +53,7 @@ pub(super) fn layer(config: &Config) -> Layer {
     }
 }
 
-/// A service type as a layer says it.
+/// A service type as a layer gives it.
 pub(super) fn type_layer(service_type: &ServiceType) -> TypeLayer {
     let kept_by = service_type.kept_by();
     let ServiceType {
@@ -92,7 +92,7 @@ pub fn show(config: &Config, origins: Option<&Origins>) -> Json {
 }
 
 fn with_origins(json: Json, field: &str, origins: &Origins) -> Json {
-    // What a layer gives as a whole has an origin as a whole.
+    // A value that a layer gives as a whole has one origin.
     let Json::Object(fields) = json else {
         let origin = match origins.get(field) {
             None | Some(Origin::BuiltIn) => "built in".to_owned(),

@@ -1,4 +1,4 @@
-//! What commands have shown of files that the service cannot see, kept for the next service.
+//! What commands have shown of files that the service cannot see, stored for the next service.
 
 use std::{
     fs::DirBuilder,
@@ -12,18 +12,19 @@ use serde::{Deserialize, Serialize};
 use super::seen::{Seen, Stamp, Which};
 use crate::atomic_file;
 
-/// For how many folders a service ends to be started on them: enough for every container of a desk.
+/// The number of folders for which a service exits to be restarted: enough for every container on a
+/// workstation.
 const MOST_TRIED: usize = 16;
 
 /// The files that were shown.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Shown {
-    /// Those that count in place of what the service sees itself.
+    /// The files that count instead of what the service sees itself.
     files: Vec<ShownFile>,
-    /// What the command that has shown them saw.
+    /// The fingerprint of what the command that showed them saw.
     fingerprint: String,
-    /// Folders for which the service has ended once, to be started with a sight of them. If the next one does not see
-    /// them either, they are those of a container or of another home.
+    /// Folders for which the service has exited once, because the next one might see them. If that one does not
+    /// see them, either, they belong to a container or to another home.
     tried: Vec<Which>,
 }
 
@@ -31,9 +32,9 @@ pub(super) struct Shown {
 struct ShownFile {
     path: PathBuf,
     text: String,
-    /// What the service saw there itself. When that changes, what was shown is over.
+    /// What the service itself saw there. When that changes, the shown file no longer counts.
     own: Own,
-    /// Who has shown it: a command, and its process.
+    /// Who showed it: a command, and its process.
     by: String,
 }
 
@@ -49,56 +50,56 @@ impl Own {
         Self { link: Stamp::of_link(path), file: Stamp::of(path) }
     }
 
-    /// Whether the file itself is there, and no link.
+    /// Whether the file itself is there, not a link.
     fn is_plain(self) -> bool {
         self.file.is_some() && self.link == self.file
     }
 }
 
-/// What comes of being shown the files of a configuration.
+/// The result of showing the service the files of a configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Showing {
-    /// The service has them all, be it with its own eyes or as they were shown.
+    /// The service has all of them: it sees them itself, or they were shown.
     Known,
-    /// This folder was replaced by another: a service that is started now will see it.
+    /// This folder was replaced by another one: a service that is started now will see it.
     Replaced,
     /// The command sees another folder than the service by this path, or by another path.
     Elsewhere(PathBuf),
 }
 
 impl Shown {
-    /// What was kept in that file; nothing if there is none.
+    /// What is stored in this file; nothing if it does not exist.
     pub(super) fn read(file: &Path) -> Self {
         let kept = atomic_file::open(file).ok();
         let kept = kept.and_then(|kept| serde_json::from_reader(BufReader::new(kept)).ok());
         kept.unwrap_or_default()
     }
 
-    /// The paths of files in that folder that were shown and still count.
+    /// The paths of files in this folder that were shown and still count.
     pub(super) fn paths(&self, folder: &Path) -> Vec<PathBuf> {
         let inside = self.files.iter().filter(|file| file.path.starts_with(folder));
         inside.filter(|file| file.own == Own::of(&file.path)).map(|f| f.path.clone()).collect()
     }
 
-    /// What the file says, if it was shown and still counts.
+    /// The text of the file, if it was shown and still counts.
     pub(super) fn text(&self, path: &Path) -> Option<&str> {
         let file = self.files.iter().find(|file| file.path == path)?;
         (file.own == Own::of(path)).then_some(&file.text)
     }
 
-    /// All paths and who has shown them, for people.
+    /// All paths and who showed them, for people.
     pub(super) fn describe(&self) -> Vec<String> {
         let describe = |file: &ShownFile| format!("{} (by {})", file.path.display(), file.by);
         self.files.iter().map(describe).collect()
     }
 
-    /// What was seen by the command that has shown them; empty if nothing was shown.
+    /// The fingerprint of what the command that showed them saw; empty if nothing was shown.
     pub(super) fn fingerprint(&self) -> &str {
         if self.files.is_empty() { "" } else { &self.fingerprint }
     }
 
-    /// Takes what a command sees instead of what was shown before, and keeps it in `file`. `may_end` says whether a
-    /// service that is restarted could see more.
+    /// Replaces what was shown before by what a command sees, and stores it in `file`. `may_end` says whether a
+    /// restarted service could see more.
     pub(super) fn take(
         &mut self,
         folders: &[PathBuf],
@@ -132,7 +133,7 @@ impl Shown {
                 let own = Own::of(&path);
                 if let Some(text) = &seen.text
                     && own.file != Some(seen.stamp)
-                    // What the command saw of it was written over since.
+                    // A plain file was overwritten after the command saw it.
                     && !own.is_plain()
                     && files_name(&seen.name)
                 {
@@ -160,7 +161,7 @@ impl Shown {
     }
 }
 
-/// Whether it is the path of a configuration file in its folder, and leads nowhere else.
+/// Whether this is the path of a configuration file in its folder, and leads nowhere else.
 fn files_name(name: &Path) -> bool {
     let parts: Vec<_> = name.components().collect();
     let is_plain = parts.iter().all(|part| matches!(part, std::path::Component::Normal(_)));

@@ -1,4 +1,4 @@
-//! Text to JSON, strictly, with a remedy for each way in which it is none.
+//! Parses JSON strictly, with a remedy for every kind of error.
 
 use jsonc_parser::{
     CollectOptions, ParseOptions, ParseStringErrorKind,
@@ -9,7 +9,7 @@ use jsonc_parser::{
 };
 use serde::de::IgnoredAny;
 
-/// None of the parser's leniencies.
+/// Disables all leniencies of the parser.
 const STRICT: ParseOptions = ParseOptions {
     allow_comments: false,
     allow_loose_object_property_names: false,
@@ -23,7 +23,7 @@ const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-/// What is wrong, and where.
+/// Where a mistake is, and what to do.
 type Mistake = (Range, String);
 
 /// Parses a text that is one JSON value.
@@ -40,7 +40,7 @@ pub(super) fn parse(text: &str) -> Result<Value<'_>, Mistake> {
     let Some(value) = parsed.value else {
         return Err((start, "the file is empty: write {} at least".to_owned()));
     };
-    // It lets some things pass, such as line feeds in strings, that other readers of the file would not.
+    // The parser accepts some things, such as line feeds in strings, that other readers of the file would not.
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(value),
         Err(error) => Err(strict(text, &error)),
@@ -51,7 +51,7 @@ fn not_json(remedy: &str) -> String {
     format!("this is not JSON: {remedy}")
 }
 
-/// For the parser, 08 is two numbers without a comma between them.
+/// The parser takes 08 for two numbers without a comma between them.
 fn leading_zero(text: &str, place: Range) -> Option<Mistake> {
     let (before, after) = text.split_at_checked(place.start)?;
     let is_one = before.ends_with('0') && after.starts_with(|c: char| c.is_ascii_digit());
@@ -62,7 +62,7 @@ fn leading_zero(text: &str, place: Range) -> Option<Mistake> {
 fn strict(text: &str, error: &serde_json::Error) -> Mistake {
     let line: usize =
         text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum();
-    // The column is counted in bytes; a character that it falls into begins before.
+    // The column is counted in bytes; inside a character, the start of that character counts.
     let at = (line + error.column().saturating_sub(1)).min(text.len());
     let at = (0..=at).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     let remedy = if error.to_string().starts_with("control character") {

@@ -1,4 +1,4 @@
-//! Who calls.
+//! Identifies callers.
 
 use std::{
     collections::HashMap,
@@ -20,21 +20,21 @@ use crate::{
     lease::{Client, Transport},
 };
 
-/// Who called. The bus is asked once for each connection, while the caller waits for its answer: so
-/// it still exists, and its PID is its own. A unique name is never used twice.
+/// The known callers. The bus is asked once for each connection, while the caller waits for its answer: so the
+/// caller still exists, and its PID was not reused. A unique name is never used twice.
 #[derive(Default)]
 pub(super) struct Callers(Mutex<HashMap<OwnedUniqueName, Known>>);
 
-/// A caller, and when the bus said last that it is there.
+/// A caller, and when the bus last confirmed that it is there.
 struct Known {
     client: Client,
     seen: Instant,
 }
 
 impl Callers {
-    /// The most connections to remember; a busctl is never seen again.
+    /// The most connections to remember; one-shot clients such as busctl do not come back.
     const MOST: usize = 1_024;
-    /// For this long a caller counts as there: nobody gives up that soon.
+    /// How long a caller counts as present without asking: nobody gives up that soon.
     const FRESH: Duration = Duration::from_secs(1);
 
     pub(super) async fn client(
@@ -54,7 +54,7 @@ impl Callers {
             return Err(Error::other_user());
         }
         if client.uid.is_none() {
-            // The bus does not know it: it has gone.
+            // The bus does not know the caller: it has left.
             return Ok(client);
         }
         if client.pid.and_then(network::same) == Some(false) {
@@ -69,8 +69,8 @@ impl Callers {
         Ok(client)
     }
 
-    /// Whether the caller has gone while it wanted an answer: a service that was stopped, or waited for the disk,
-    /// finds calls of those who have given up. The bus never gives a unique name twice.
+    /// Whether a caller that expects an answer has left: a service that was suspended, or waited for the disk,
+    /// finds calls whose callers have given up. The bus never reuses a unique name.
     pub(super) async fn has_gone(&self, bus: &Connection, header: &Header<'_>) -> bool {
         let Some(sender) = header.sender() else { return false };
         if header.primary().flags().contains(Flags::NO_REPLY_EXPECTED) {
@@ -93,7 +93,7 @@ impl Callers {
         has_gone
     }
 
-    /// The same, for what the caller itself may be the owner of.
+    /// The same, with the bus connection, for calls where the caller itself may be the owner.
     pub(super) async fn caller(
         &self,
         bus: &Connection,

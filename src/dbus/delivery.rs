@@ -1,10 +1,10 @@
-//! Whether answers with a descriptor arrive.
+//! Finds out whether answers with a descriptor arrive.
 //!
 //! A client that has not negotiated descriptors (`NEGOTIATE_UNIX_FD`, D-Bus Specification) cannot be sent one.
-//! dbus-daemon drops such an answer and tells the sender of it by an error, which names no member and no lease. So one
-//! such answer is on its way at a time, until the bus has answered what was asked behind it: it works through the
-//! messages of a connection in their order. dbus-broker hangs up on the client, and its name is gone as soon as it has
-//! closed its end, too.
+//! dbus-daemon drops such an answer and sends the service an error, which names neither the member nor the
+//! lease. So only one such answer is on its way at a time, until the bus has answered a call that was sent
+//! after it: the bus processes the messages of a connection in order. dbus-broker disconnects the client, and
+//! the client's name is gone once the client has closed its end, too.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,18 +20,18 @@ use crate::owners::connections;
 
 const BUS: &str = "org.freedesktop.DBus";
 
-/// How soon a client has closed its end, on which dbus-broker has hung up.
+/// How long a client that dbus-broker has disconnected may take to close its end.
 const SOON: Duration = Duration::from_secs(5);
-/// How often a port is looked at that is still held.
+/// How often to check a port that is still held.
 const AGAIN: Duration = Duration::from_millis(250);
 
-/// The turn to answer with a descriptor.
+/// Ensures that only one answer with a descriptor is on its way at a time.
 #[derive(Default)]
 pub(super) struct Delivery(Arc<Mutex<()>>);
 
 impl Delivery {
-    /// The descriptor of a socket, ready to be answered; `refused` is called if the bus does not deliver it. `is_held`
-    /// says whether anybody has the socket.
+    /// Prepares the descriptor of a socket for an answer; `refused` is called if the bus does not deliver it.
+    /// `is_held` returns whether anybody holds the port of the socket.
     pub(super) async fn of(
         &self,
         descriptor: OwnedFd,
@@ -41,7 +41,7 @@ impl Delivery {
         refused: impl FnOnce() + Send + 'static,
     ) -> ResponseDispatchNotifier<OwnedFd> {
         let turn = Arc::clone(&self.0).lock_owned().await;
-        // It is dropped when the answer has been sent.
+        // `descriptor` is dropped when the answer has been sent, and that completes `sent`.
         let (descriptor, sent) = ResponseDispatchNotifier::new(descriptor);
         let mut messages = MessageStream::from(bus);
         let bus = bus.clone();
@@ -53,7 +53,7 @@ impl Delivery {
                 let _ = bus.call_method(Some(BUS), "/", Some(BUS), "GetId", &()).await;
             };
             let mut behind = std::pin::pin!(behind);
-            // A stream that nobody reads would stop the connection.
+            // An unread stream would block the connection.
             loop {
                 tokio::select! {
                     message = messages.next() => match message {
@@ -68,7 +68,7 @@ impl Delivery {
             }
             drop(messages);
             drop(turn);
-            // A caller may go as soon as it has its socket; then that is held.
+            // A caller may leave as soon as it has its socket; then the port is held.
             if is_refused || (goes(&bus, caller).await && is_free(is_held).await) {
                 refused();
             }
@@ -77,14 +77,15 @@ impl Delivery {
     }
 }
 
-/// Whether the caller leaves the bus soon.
+/// Whether the caller leaves the bus within [`SOON`].
 async fn goes(bus: &Connection, caller: Option<String>) -> bool {
     let (Some(caller), Ok(id)) = (caller, connections::bus_id(bus).await) else { return false };
     let ended = tokio::time::timeout(SOON, connections::ended(bus, &caller, &id)).await;
     matches!(ended, Ok(Ok(())))
 }
 
-/// Whether nobody has the port, or soon nobody has: the manager may still have the guard of an earlier lease.
+/// Whether nobody holds the port, or nobody will within [`SOON`]: the manager may still hold the guard of an
+/// earlier lease.
 async fn is_free(is_held: impl Fn() -> bool) -> bool {
     let end = Instant::now() + SOON;
     while is_held() {
@@ -96,7 +97,7 @@ async fn is_free(is_held: impl Fn() -> bool) -> bool {
     true
 }
 
-/// Whether the bus says that it has not delivered a descriptor.
+/// Whether the message is the error by which the bus reports a descriptor that it did not deliver.
 fn is_refusal(message: &Message) -> bool {
     let header = message.header();
     message.message_type() == Type::Error

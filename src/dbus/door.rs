@@ -1,4 +1,4 @@
-//! Opening and closing the door, and telling changes as signals.
+//! Opening and closing the door, and announcing changes as signals.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,16 +22,16 @@ use crate::{
     surroundings::machine,
 };
 
-/// How long changes are gathered until they are told.
+/// How long changes are gathered before they are announced.
 const GATHER: Duration = Duration::from_millis(5);
-/// How long after a change properties are told that have changed.
+/// How long after a change the changed properties are announced.
 const PROPERTIES: Duration = Duration::from_secs(1);
-/// How many of them are taken at once.
+/// How many changes are taken at once.
 const MOST_AT_ONCE: usize = 256;
-/// How many of these are sent by one call. In between, calls are answered: clients that wait for them have nothing to do.
+/// How many of these are sent at once. In between, method calls are answered, because their callers are waiting.
 const MOST_IN_A_WRITE: usize = 16;
 
-/// The door, open.
+/// The open door.
 pub struct Door {
     connection: Connection,
     signals: tokio::task::JoinHandle<()>,
@@ -48,8 +48,8 @@ pub enum OpenError {
 }
 
 impl Door {
-    /// Serves the object on the session bus, and only then asks for the name: a call that comes with
-    /// the name must find the object.
+    /// Serves the object on the session bus, and only then requests the name: a call that is delivered with the
+    /// name must find the object.
     pub async fn open(broker: &Arc<Broker>) -> Result<Self, OpenError> {
         let object = Object(Styxy {
             broker: Arc::clone(broker),
@@ -61,16 +61,16 @@ impl Door {
             .build()
             .await
             .map_err(OpenError::NoBus)?;
-        // Its clients are about other ports.
+        // Its clients are in another network, with other ports.
         if !is_in_this_network(&connection).await {
             return Err(OpenError::NoBus(zbus::Error::Unsupported));
         }
-        // The call that comes with the name may name an owner on the bus.
+        // The call that is delivered with the name may name an owner on the bus.
         broker.owners().set_bus(Some(connection.clone()));
         let flags = RequestNameFlags::DO_NOT_QUEUE;
         match connection.request_name_with_flags(NAME, flags).await {
             Ok(_) => {
-                // Signals before the name would come from nobody that a listener knows.
+                // Sent before the name is owned, signals would have a sender that no subscriber knows.
                 let signals = tokio::spawn(tell(connection.clone(), Arc::clone(broker)));
                 Ok(Self { connection, signals, broker: Arc::clone(broker) })
             }
@@ -84,14 +84,14 @@ impl Door {
         self.connection.closed().await;
     }
 
-    /// Lets go of a bus that is gone; owners on it are looked for when one comes back.
+    /// Drops a bus that is gone; the owners on it are looked for when the bus is back.
     pub fn lost(self) {
         self.broker.owners().bus_lost();
         self.broker.end_changes();
         self.signals.abort();
     }
 
-    /// Gives the name back, answers every call that reached this process before that, and closes.
+    /// Releases the name, answers every call that reached this process before, and closes the connection.
     pub async fn close(self, patience: Duration) {
         let Self { connection, signals, broker } = self;
         let finish = async {
@@ -112,13 +112,13 @@ impl Door {
     }
 }
 
-/// Whether a bus is one of this network (`network_namespaces(7)`).
+/// Whether a bus is in the same network as this process (`network_namespaces(7)`).
 pub async fn is_in_this_network(bus: &Connection) -> bool {
     let peer = bus.peer_creds().await.ok();
     machine::is_in_this_network(peer.and_then(|peer| peer.process_id()))
 }
 
-/// Tells changes as signals.
+/// Announces changes as signals.
 async fn tell(connection: Connection, broker: Arc<Broker>) {
     let Ok(emitter) = SignalEmitter::new(&connection, PATH) else { return };
     let mut changes = broker.changes();
@@ -153,18 +153,18 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
         }
         gathered.clear();
         properties.due.get_or_insert_with(|| Instant::now() + PROPERTIES);
-        // Answers go before signals: a client that asks again at once does not wait for those.
+        // Answers go before signals: a client that calls again at once must not wait for signals.
         tokio::time::sleep(GATHER).await;
     }
     properties.tell(&broker, &emitter).await;
 }
 
-/// The properties as they were told last. They are told together, a while after the first change: a grant has a
-/// signal already.
+/// The properties as last announced. They are announced together, a while after the first change: a grant has
+/// its own signal already.
 struct Properties {
     lease_count: u32,
     auto_allocation: bool,
-    /// When to look at them, if there was a change.
+    /// When to compare them, if there was a change.
     due: Option<Instant>,
 }
 
@@ -177,7 +177,7 @@ impl Properties {
         }
     }
 
-    /// Tells those that are others now.
+    /// Announces the properties that have changed.
     async fn tell(&mut self, broker: &Broker, emitter: &SignalEmitter<'_>) {
         let before = std::mem::replace(self, Self::of(broker));
         let mut changed = HashMap::new();
@@ -194,7 +194,7 @@ impl Properties {
     }
 }
 
-/// What a change is told with.
+/// The signals for a change.
 fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
     let id = |lease: &Lease| lease.lease_id.to_string();
     let of_lease = |member, lease: &Lease| {
@@ -210,7 +210,7 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
             let body = (lease.port.get(), id(lease), reason.as_str(), Dict(lease.fields()));
             vec![signal("LeaseReleased", &body)?]
         }
-        // A further range makes no new type.
+        // A further range is not a new type.
         Change::AutoAllocate { range, ranges, .. } if ranges.first() != Some(range) => Vec::new(),
         Change::AutoAllocate { service_type, .. } => {
             vec![signal("ServiceTypeAdded", &service_type.as_str())?]

@@ -1,12 +1,12 @@
-//! The door on the session bus. It translates, and decides nothing.
+//! The door on the session bus. It only translates; the broker decides.
 //!
 //! - this file: the object
 //! - `door`: opening, closing, and signals
-//! - `callers`: who calls
-//! - `delivery`: whether answers with a descriptor arrive
-//! - `object`: what happens to a message before that
-//! - `room`: how much the bus can keep for those who do not read
-//! - `values`: dictionaries and errors
+//! - `callers`: identifying callers
+//! - `delivery`: detecting answers with a descriptor that do not arrive
+//! - `object`: checks before a message reaches the object's methods
+//! - `room`: how much the bus can still queue for clients that do not read
+//! - `values`: converting dictionaries and errors
 
 mod callers;
 mod delivery;
@@ -15,11 +15,11 @@ mod object;
 mod room;
 mod values;
 
-/// The bus name, and the interface's.
+/// The bus name, and the name of the interface.
 pub const NAME: &str = "org.styxy.Styxy1";
 /// The object's path.
 pub const PATH: &str = "/org/styxy/Styxy1";
-/// What error names begin with.
+/// The prefix of error names.
 pub const ERROR_PREFIX: &str = "org.styxy.Styxy1.Error.";
 
 use std::sync::Arc;
@@ -56,7 +56,7 @@ struct Styxy {
 }
 
 impl Styxy {
-    /// Grants to a caller that is there to hear of it.
+    /// Grants a request, unless the caller has left before the grant or before its answer.
     async fn grant(
         &self,
         request: &AllocateRequest,
@@ -70,7 +70,7 @@ impl Styxy {
             return Err(gone());
         }
         let granted = self.broker.allocate(request, caller, hand_over).await?;
-        // It may have taken long.
+        // The grant may have taken long.
         if self.callers.has_gone(bus, header).await {
             self.broker.take_back(&granted.shares(), EndReason::NotDelivered);
             return Err(gone());
@@ -172,7 +172,7 @@ impl Styxy {
         let _busy = self.broker.idle_tracker().busy();
         let client = self.callers.client(connection, &header).await?;
         let fields = |leases: &[Arc<Lease>]| leases.iter().map(|lease| lease.fields()).collect();
-        // What cannot be answered is not done.
+        // Nothing is cleaned up if the answer would not fit into a message.
         bounded(fields(&self.broker.clean_up(older_than, true, &client)?))?;
         bounded(fields(&self.broker.clean_up(older_than, dry_run, &client)?))
     }

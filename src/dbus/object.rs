@@ -1,4 +1,4 @@
-//! What the object does with a message before its methods see it, for which the macro of `dbus` has no words.
+//! Checks of a message before the methods of the object see it, which the macro in `dbus` cannot express.
 
 use std::{collections::HashMap, fmt};
 
@@ -14,8 +14,8 @@ use zbus::{
 use super::Styxy;
 use crate::error::{Error, ErrorKind};
 
-/// The largest message that is read, in bytes: what a value takes in memory is a multiple of its bytes in a
-/// message, and the bus lets 128 MiB through.
+/// The largest message that is read, in bytes: a value takes a multiple of its message size in memory, and the
+/// bus lets 128 MiB through.
 const LARGEST_CALL: usize = 64 * 1024;
 
 /// The object on the bus.
@@ -48,7 +48,7 @@ impl Interface for Object {
         self.0.get_all(server, connection, header, emitter).await
     }
 
-    /// Tells a property that cannot be set from one that does not exist (D-Bus Specification,
+    /// Distinguishes a read-only property from one that does not exist (D-Bus Specification,
     /// `org.freedesktop.DBus.Properties`).
     async fn set_mut(
         &mut self,

@@ -1,9 +1,9 @@
-//! How much the bus can still keep for programs that do not read.
+//! How much the bus can still queue for clients that do not read.
 //!
-//! dbus-broker counts what waits for all connections of a user together. At the limit it hangs up on the connection
-//! that it has to send something to: on a client that waits for its answer, or on this service, just as well as on
-//! those that do not read. So before that, changes are not told one by one any more, only that there were some.
-//! dbus-daemon counts each connection by itself.
+//! dbus-broker counts what is queued for all connections of a user together. At the limit it disconnects the
+//! connection that it is about to send to: a client that waits for its answer, or this service, just as well as
+//! a client that does not read. So before the limit is reached, changes are no longer announced one by one,
+//! only that some were missed. dbus-daemon counts each connection separately.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,29 +12,29 @@ use zbus::{Connection, Variant};
 
 use crate::kernel::process;
 
-/// How many changes are told until the bus is asked again.
+/// How many changes are announced before the bus is queried again.
 const EVERY: usize = 64;
-/// With less room than this, in percent, changes are not told one by one.
+/// Below this much room, in percent, changes are not announced one by one.
 const SHORT: u64 = 50;
-/// With this much they are again.
+/// From this much room on, in percent, they are again.
 const ENOUGH: u64 = 75;
-/// With less than this nothing is told.
+/// Below this much room, in percent, nothing is announced.
 const LEAST: u64 = 25;
 /// How long the bus may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How soon it is looked again, at first and at most.
+/// The first and the longest pause before the bus is queried again.
 const SOON: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(15);
 
-/// Of each user: what it has left and the most of each resource, and who uses how much of it.
+/// For each user: how much of each resource is left, its limit, and who uses how much of it.
 type Accounting = Vec<(u32, Vec<(String, u32, u32)>, HashMap<u32, HashMap<String, u32>>)>;
 
-/// Whether there is room to tell changes.
+/// Tracks whether there is room to announce changes.
 #[derive(Debug, Default)]
 pub(super) struct Room {
-    /// Changes since the bus was asked.
+    /// Changes since the bus was last queried.
     unasked: usize,
-    /// Whether this bus has no such limit. It is not asked again: while it answers, calls wait.
+    /// Whether this bus has no such limit. Then it is not queried again: calls wait while it answers.
     is_unlimited: bool,
     short: Option<Short>,
 }
@@ -43,12 +43,12 @@ pub(super) struct Room {
 struct Short {
     look_at: Instant,
     pause: Duration,
-    /// Whether a change was not told, and that neither.
+    /// Whether a change was missed, and that has not been announced either.
     has_missed: bool,
 }
 
 impl Room {
-    /// Whether that many changes can be told. If not, they count as missed.
+    /// Whether that many changes can be announced. If not, they count as missed.
     pub(super) async fn has_for(&mut self, changes: usize, bus: &Connection) -> bool {
         if let Some(short) = &mut self.short {
             short.has_missed = true;
@@ -72,12 +72,12 @@ impl Room {
         left >= SHORT
     }
 
-    /// When to look again, while there is little room.
+    /// When to query the bus again, while there is little room.
     pub(super) fn look_at(&self) -> Option<Instant> {
         self.short.as_ref().map(|short| short.look_at)
     }
 
-    /// Looks again. Whether it is time to tell that changes were missed.
+    /// Queries the bus again. Returns whether to announce that changes were missed.
     pub(super) async fn look(&mut self, bus: &Connection) -> bool {
         self.note(left(bus).await.unwrap_or(100))
     }
@@ -96,13 +96,13 @@ impl Room {
     }
 }
 
-/// How much of the bytes that may wait for this user's connections are left, in percent; `None` if the bus has no such
-/// limit.
+/// How many of the bytes that may be queued for this user's connections are left, in percent; `None` if the bus
+/// has no such limit.
 async fn left(bus: &Connection) -> Option<u64> {
     const BUS: &str = "org.freedesktop.DBus";
     let interface = Some("org.freedesktop.DBus.Debug.Stats");
     let reply = bus.call_method(Some(BUS), "/org/freedesktop/DBus", interface, "GetStats", &());
-    // Nothing waits for a bus that does not say.
+    // If the bus does not answer in time, nothing is held back.
     let Ok(reply) = tokio::time::timeout(PATIENCE, reply).await else { return Some(100) };
     let reply = reply.ok()?;
     let body = reply.body();

@@ -1,4 +1,4 @@
-//! Dictionaries of variants to and from the values of every door, and errors.
+//! Converts dictionaries of variants to and from the values that all doors use, and errors into replies.
 
 use std::{collections::HashMap, fmt, os::fd::AsFd, sync::Arc};
 
@@ -16,14 +16,15 @@ use crate::{
     value::{Fields, Value},
 };
 
-/// The most entries of a dictionary that comes in; no method knows as many keys.
+/// The most entries of an incoming dictionary; no method has that many keys.
 const MOST_ENTRIES: usize = 64;
 
-/// The largest list that goes out, in bytes, roughly: an array of D-Bus has at most 64 MiB, and the bus throws out
-/// whoever sends a larger one (D-Bus Specification, "Summary of types").
+/// The approximate limit of an outgoing list, in bytes: a D-Bus array has at most 64 MiB, and the bus
+/// disconnects whoever sends a larger one (D-Bus Specification, "Summary of types").
 const LARGEST_LIST: usize = 48 * 1024 * 1024;
 
-/// What comes in (`a{sv}`). It is read entry by entry, because a value takes twenty times the memory of its bytes.
+/// An incoming dictionary (`a{sv}`). It is read entry by entry, because in memory a value takes twenty times
+/// its message size.
 pub(super) struct Options<'a>(Vec<(&'a str, Variant<'a>)>);
 
 impl Type for Options<'_> {
@@ -57,7 +58,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Options<'a> {
     }
 }
 
-/// A list that goes out, if it fits into a message.
+/// An outgoing list; an error if it does not fit into a message.
 pub(super) fn bounded(list: Vec<Fields>) -> Result<Vec<Dict>, Error> {
     if list.iter().map(size).sum::<usize>() > LARGEST_LIST {
         let message =
@@ -70,7 +71,7 @@ pub(super) fn bounded(list: Vec<Fields>) -> Result<Vec<Dict>, Error> {
 }
 
 fn size(fields: &Fields) -> usize {
-    // A key and a value have lengths, signatures and padding.
+    // Lengths, signatures and padding of a key and a value.
     const AROUND: usize = 32;
     let value = |value: &Value| match value {
         Value::Str(text) | Value::Other(text) => text.len(),
@@ -82,7 +83,7 @@ fn size(fields: &Fields) -> usize {
     fields.0.iter().map(|(key, v)| AROUND + key.len() + value(v)).sum()
 }
 
-/// What goes out (`a{sv}`), in the order in which people read it.
+/// An outgoing dictionary (`a{sv}`), in the order in which people read it.
 #[derive(Debug)]
 pub(crate) struct Dict(pub(crate) Fields);
 
@@ -102,7 +103,7 @@ impl Serialize for Dict {
 
 impl DBusError for Error {
     fn create_reply(&self, call: &Header<'_>) -> zbus::Result<Message> {
-        // Whoever shows errors takes the first; the whole list is for programs.
+        // Clients that show an error use the first argument; the list of suggestions is for programs.
         Message::error(call, self.name()).build(&(self.to_string(), &self.suggestions))
     }
 
@@ -116,12 +117,12 @@ impl DBusError for Error {
     }
 }
 
-/// The values of a dictionary, each of its keys once.
+/// The entries of a dictionary; an error if a key is given twice.
 pub(super) fn values<'a>(options: &'a Options<'_>) -> Result<Vec<(&'a str, Value)>, Error> {
     once(options.0.iter().map(|(key, value)| (*key, from_variant(value))).collect())
 }
 
-/// What a variant says. Any whole number will do, whatever its type.
+/// The value of a variant. Any integer type is accepted.
 fn from_variant(variant: &Variant<'_>) -> Value {
     let whole = |number: i64| {
         u64::try_from(number).map_or_else(|_| Value::Other(number.to_string()), Value::U64)

@@ -1,4 +1,4 @@
-//! Ceasing to be the service: the socket on which the next one asks, and what it is given.
+//! Handing over to the next service: the socket on which it asks, and what it is given.
 
 use std::{
     io,
@@ -21,9 +21,9 @@ use crate::{
     lease::Owner,
 };
 
-/// How long the other end may take to ask.
+/// How long a client may take to send its request.
 const TO_ASK: Duration = Duration::from_secs(5);
-/// A question that is longer is none.
+/// The maximum length of a request, in bytes.
 const LONGEST: u64 = 4096;
 
 /// The next service, which waits for what this one holds.
@@ -36,11 +36,11 @@ pub struct Successor {
 pub async fn asked(listener: &UnixListener) -> Successor {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, most likely.
+            // Most likely out of descriptors.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        // The folder is the user's alone; this is for one that was opened to others.
+        // Only the user can open the folder; this check is for a folder whose permissions were changed.
         if stream.peer_cred().is_ok_and(|peer| peer.uid() == process::uid())
             && let Ok(Ok(successor)) = tokio::time::timeout(TO_ASK, question(stream)).await
         {
@@ -55,7 +55,7 @@ async fn question(mut stream: UnixStream) -> io::Result<Successor> {
     let request: Request = serde_json::from_str(&line)?;
     let stream = stream.into_std()?;
     if has_gone(&stream) {
-        // It asked while this service was stopped, and gave up. Nobody would look after the leases.
+        // The client gave up while this service was suspended. Handing over would leave the leases without a service.
         return Err(io::ErrorKind::BrokenPipe.into());
     }
     tracing::info!("styxy {} takes over", request.styxy);
@@ -64,15 +64,15 @@ async fn question(mut stream: UnixStream) -> io::Result<Successor> {
     Ok(Successor { stream })
 }
 
-/// Whether the other end is closed.
+/// Whether the other end has closed the connection.
 fn has_gone(stream: &Blocking) -> bool {
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
     recv(stream, &mut [0; 1], flags).is_ok_and(|(read, _)| read == 0)
 }
 
 impl Successor {
-    /// Hands over the guards and the owners that are processes. What cannot be handed over is bound or found again by
-    /// the next service.
+    /// Hands over the guards, and the owners that are processes. The next service binds or finds again what
+    /// cannot be handed over.
     pub fn give<'a>(
         &self,
         guards: &Guards,

@@ -1,31 +1,32 @@
-//! One service at a time for each registry, and how it passes from one to the next.
+//! One service at a time for each registry, and the handover from one to the next.
 //!
-//! Whoever has the lock of the state folder is the service. Beside the lock lies a socket, `handover.sock`. A service that
-//! systemd has started as its unit takes over from whichever has the lock: the other stops taking requests, answers those
-//! that it has, makes its changes durable, hands over the guards of the leases and the owners that it watches, and ends.
-//! A private service gives way: where another lives, commands find that one's door in the folder.
+//! Whoever holds the lock of the state folder is the service. Beside the lock is a socket, `handover.sock`. A
+//! service that systemd has started as its unit takes over from whichever service holds the lock: the other one
+//! stops accepting requests, answers those that are pending, makes its changes durable, hands over the guards of
+//! the leases and the owners that it watches, and exits. A private service gives way: if another one is alive,
+//! commands find its door in the folder.
 //!
-//! The state itself passes on disk. So nothing is lost if either of them is killed meanwhile; ports are only unguarded until
-//! the next service has bound them again.
+//! The state itself is passed on disk, so nothing is lost if either of them is killed meanwhile; ports are only
+//! unguarded until the next service has bound them again.
 //!
-//! An owner that is a connection of the bus is found again by its name and the bus's id. If the next service is on another
-//! bus, or on none, it cannot watch the connection, which then counts as ended.
+//! An owner that is a bus connection is found again by its name and the id of the bus. If the next service is on
+//! another bus, or on none, it cannot watch the connection, which then counts as ended.
 //!
-//! What is said on the socket, in lines of JSON:
+//! The protocol on the socket, in lines of JSON:
 //!
 //! ```text
 //! {"hand_over":1,"styxy":"2.0.0"}                                     the next service
-//! {"version":1,"guards":["0b5c…", …],"descriptors":2}                 the present one, as often as need be
+//! {"version":1,"guards":["0b5c…", …],"descriptors":2}                 the present one, repeated as needed
 //! {"version":1,"processes":[[4711,123456], …],"descriptors":1}
-//! {"version":1,"done":true}                                           and it ends
+//! {"version":1,"done":true}                                           then it exits
 //! ```
 //!
-//! `hand_over` is the newest version of this that the asker knows; `version` is the one that is spoken. Keys that are not
-//! known are passed over, as are their descriptors, of which each line tells the number.
+//! `hand_over` is the newest version of the protocol that the next service knows; `version` is the one in use.
+//! Unknown keys are ignored, and so are their descriptors: each line contains the number of its descriptors.
 //!
 //! - this file: becoming the service
-//! - [`giver`]: ceasing to be it
-//! - [`older`]: what services of older versions have left
+//! - [`giver`]: handing over to the next service
+//! - [`older`]: state and services of older versions
 //! - [`others`]: other registries of the same user
 //! - `wire`: the lines
 
@@ -52,34 +53,35 @@ use crate::{
     surroundings::Door,
 };
 
-/// The version of what is said.
+/// The version of the protocol.
 const VERSION: u32 = 1;
 
-/// How long the other service may take: it answers what it is at first.
+/// How long the other service may take: it first answers pending requests.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// How long to wait before looking again.
+/// How long to wait between attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What a service is among those of its user.
+/// The rank of a service among those of its user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
-    /// The unit's: it takes over from others.
+    /// The service of the unit: it takes over from others.
     Unit,
     /// Started by a command or by hand: it gives way to others.
     Private,
 }
 
-/// What a service needs to be the one.
+/// What a process needs to be the service.
 #[derive(Debug, Default)]
 pub struct Claim {
-    /// The lock; `None` if the folder cannot be used, which is told to whoever asks for a change.
+    /// The lock; `None` if the folder cannot be used, which is reported to callers that request a change.
     pub lock: Option<Lock>,
-    /// The guards of the service before.
+    /// The guards from the previous service.
     pub guards: Vec<(LeaseId, OwnedFd)>,
     /// The processes that it watched.
     pub processes: Vec<Process>,
-    /// Whether a service that was alive gave them, so that the state is of this boot whatever it says: a container may have
-    /// a `boot_id` of its own (systemd-nspawn(1)), which a sandbox in it does not see.
+    /// Whether the guards and processes come from a running service, so that the state is of this boot whatever
+    /// boot id it has: a container may have a `boot_id` of its own (systemd-nspawn(1)), which is not visible to a
+    /// sandbox in it.
     pub is_handed_over: bool,
     /// Other registries of the user, to be merged or deleted.
     pub others: Others,
@@ -88,9 +90,9 @@ pub struct Claim {
 /// Why this process does not become the service.
 #[derive(Debug)]
 pub enum Refused {
-    /// Another one lives; its process, where the kernel tells it.
+    /// Another service is alive: the folder, and its process if the kernel reports it.
     Lives(PathBuf, Option<u32>),
-    /// Another one has the lock and does not answer.
+    /// Another process holds the lock and does not answer: the folder, and the process if the kernel reports it.
     Silent(PathBuf, Option<u32>),
 }
 
@@ -136,7 +138,7 @@ impl Refused {
     }
 }
 
-/// The question of the next service.
+/// The request of the next service.
 #[derive(Debug, Serialize, Deserialize)]
 struct Request {
     hand_over: u32,
@@ -152,15 +154,16 @@ struct Answer {
     /// Leases, each with its guard as a descriptor.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     guards: Vec<LeaseId>,
-    /// Processes by number and start, each with its pidfd as a descriptor.
+    /// Processes by PID and start time, each with its pidfd as a descriptor.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     processes: Vec<(u32, u64)>,
-    /// This was all of it.
+    /// Whether this is the last line.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     done: bool,
 }
 
-/// Becomes the service of a state folder. Waits until the one before has ended, if it hands over or is ending anyway.
+/// Becomes the service of a state folder. Waits until the previous one has ended, if it hands over or is ending
+/// anyway.
 pub fn claim(folder: &Path, rank: Rank) -> Result<Claim, Refused> {
     let mut claim = Claim::default();
     let until = Instant::now() + PATIENCE;
@@ -173,10 +176,10 @@ pub fn claim(folder: &Path, rank: Rank) -> Result<Claim, Refused> {
         match (door(folder).connect_now(), rank) {
             (Ok(_), Rank::Private) => return Err(Refused::lives(folder)),
             (Ok(stream), Rank::Unit) => {
-                // What it could not hand over is bound or found again.
+                // What it could not hand over will be bound or found again.
                 let _ = take_over(&stream, &mut claim);
             }
-            // It is starting or ending; or it is none that answers.
+            // The other service is starting or ending, or it does not answer on this socket.
             (Err(_), _) => {}
         }
         if Instant::now() > until {
@@ -186,7 +189,7 @@ pub fn claim(folder: &Path, rank: Rank) -> Result<Claim, Refused> {
     }
 }
 
-/// Has the other service hand over what it holds.
+/// Requests what the other service holds, and receives it.
 fn take_over(stream: &UnixStream, claim: &mut Claim) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

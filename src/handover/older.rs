@@ -1,4 +1,4 @@
-//! What services of older versions have left: they had one state folder for all machines, and no socket beside its lock.
+//! State and services of older versions: these had one state folder for all machines, and no socket beside its lock.
 
 use std::{fs, io, path::Path, thread, time::Instant};
 
@@ -10,11 +10,11 @@ use crate::{
     state::{Lock, lock, store::OpenError},
 };
 
-/// A file in the folder of a registry as long as not all that belongs to it has been moved there.
+/// A file that exists in the folder of a registry until everything that belongs to the registry has been moved there.
 const MOVING: &str = "moving";
 
-/// Moves a state that lies in the state folder itself into the folder of this machine's registry, which the caller has
-/// locked. A registry that has a state already is left as it is.
+/// Moves a state that is in the state folder itself to the folder of this machine's registry, which the caller
+/// has locked. A registry that already has a state is left as it is.
 pub fn adopt(state: &Path, registry: &Path) -> Result<io::Result<()>, Refused> {
     let is_wanted = has_state(state) && (!has_state(registry) || registry.join(MOVING).exists());
     if !is_wanted {
@@ -24,7 +24,7 @@ pub fn adopt(state: &Path, registry: &Path) -> Result<io::Result<()>, Refused> {
     Ok(move_all(state, registry))
 }
 
-/// Moves all files. What is stopped in the middle of that is gone on with.
+/// Moves all files. A move that is interrupted is continued by the next [`adopt`].
 fn move_all(state: &Path, registry: &Path) -> io::Result<()> {
     fs::write(registry.join(MOVING), "")?;
     for entry in fs::read_dir(state)? {
@@ -49,8 +49,8 @@ fn belongs_to_a_registry(name: &str) -> bool {
     starts.iter().any(|start| name.starts_with(start))
 }
 
-/// Takes the lock of a folder in which a service without such a socket may live: of an older version. It is told to store
-/// its state and end, if it is one of this user.
+/// Takes the lock of a folder in which a service of an older version, without such a socket, may run. A service
+/// of this user is sent SIGTERM, so that it stores its state and exits.
 pub(super) fn retire(folder: &Path) -> Result<Option<Lock>, Refused> {
     let until = Instant::now() + PATIENCE;
     let mut told = None;
@@ -73,7 +73,7 @@ pub(super) fn retire(folder: &Path) -> Result<Option<Lock>, Refused> {
 }
 
 fn tell_to_end(pid: u32) {
-    // Another user's is not this one's to end.
+    // `Process::of_pid` refuses processes of other users, which must not be ended.
     if let Ok(process) = Process::of_pid(pid)
         && process::comm(pid).as_deref() == Some("styxy")
     {
@@ -115,7 +115,7 @@ mod tests {
             assert!(!state.join(name).exists());
         }
         assert!(!registry.join(MOVING).exists() && state.join("another-machine").exists());
-        // A state that has come later is not mixed with it.
+        // A state that appears later is not mixed with it.
         fs::write(state.join("log.00000001"), "another").unwrap();
         adopt(state, &registry).unwrap().unwrap();
         assert!(state.join("log.00000001").exists());
@@ -133,7 +133,7 @@ mod tests {
         assert!(registry.join("log.00000002").exists() && !registry.join(MOVING).exists());
     }
 
-    /// A process that is called as the service is, and has the folder's lock.
+    /// A process with the name of the service that holds the folder's lock.
     fn older(folder: &TempDir) -> Child {
         let program = folder.path().join("styxy");
         symlink("/usr/bin/flock", &program).unwrap();

@@ -1,19 +1,20 @@
-//! The other registries of this user that a service finds when it starts, and what is to be done with them.
+//! The other registries of this user that a service finds when it starts, and what it does with them.
 //!
 //! ```text
 //! STATE/                    where this systemd keeps a unit's state; PLACE/ stands for where another version does
-//! STATE/KEY/                the registry of this machine and network, whose lock the service has
-//! STATE/log.*, PLACE/log.*  of a version before 2.0, which knew of no machines and networks      merged
-//! PLACE/KEY/                of this machine and network, but under another systemd               merged
-//! STATE/OTHER-KEY/          of another machine or network                                        left alone
-//! STATE/MACHINE-NETWORK/    of a network of this machine that is gone                            deleted
-//! …/merged.ID/              a state that was merged before                                       deleted
+//! STATE/KEY/                the registry of this machine and network, whose lock the service holds
+//! STATE/log.*, PLACE/log.*  of a version before 2.0, which did not separate machines and networks  merged
+//! PLACE/KEY/                of this machine and network, but under another systemd                 merged
+//! STATE/OTHER-KEY/          of another machine or network                                          left alone
+//! STATE/MACHINE-NETWORK/    of a network of this machine that is gone                              deleted
+//! …/merged.ID/              a state that was merged before                                         deleted
 //! ```
 //!
-//! Merging is done in this order, so that it can stop at any instant: the service locks the older registry; one change takes
-//! over what is in it, and names its state; that is made durable; the older files are renamed to `merged.ID`; their events
-//! that are not in the journal yet are sent, under the older state's name; they are deleted. Whoever finds an older registry
-//! whose state was merged already goes on with the renaming.
+//! A merge is done in this order, so that it may be interrupted at any instant: the service locks the older
+//! registry; one change adds its content and records the id of its state; this change is made durable; the older
+//! files are moved to `merged.ID`; those of their events that are not in the journal yet are sent, with the id of
+//! the older state; the files are deleted. A service that finds an older registry whose state was already merged
+//! continues with the move.
 
 use std::{
     fs::{self, File},
@@ -29,38 +30,38 @@ use crate::{
     surroundings::machine,
 };
 
-/// How the folder of a merged state begins.
+/// The prefix of the folder of a merged state.
 const MERGED: &str = "merged.";
-/// A file that says which network a registry is for, where that is not the machine's own.
+/// A file that records which network a registry is for, unless it is the machine's own.
 const NETWORK: &str = "network";
 
-/// The other registries of this user, by what is to be done with them.
+/// The other registries of this user, by what is done with them.
 #[derive(Debug, Default)]
 pub struct Others {
-    /// Of this machine and network: they are merged with the present one.
+    /// Of this machine and network: they are merged into the present one.
     pub older: Vec<Older>,
-    /// Of other machines and networks. A registry that is new copies what they remember.
+    /// Of other machines and networks. A new registry copies what they remember.
     pub siblings: Vec<PathBuf>,
-    /// Nobody needs them but the audit.
+    /// Only the audit still needs these.
     pub spent: Vec<Spent>,
 }
 
-/// An older registry, which is locked.
+/// An older registry, locked.
 #[derive(Debug)]
 pub struct Older {
     folder: PathBuf,
     lock: Lock,
 }
 
-/// A folder that can go when its events are in the journal.
+/// A folder that can be deleted once its events are in the journal.
 #[derive(Debug)]
 pub struct Spent {
     folder: PathBuf,
     _lock: Option<Lock>,
 }
 
-/// Finds the others of the registry in `state`, which the caller has locked as `own`. Where a service has one of them that
-/// does not give way, it is left for another time.
+/// Finds the registries other than `own`, which is in `state` and which the caller has locked. A registry whose
+/// service does not give way is left for another time.
 pub fn find(state: &Path, own: &Path, places: &[PathBuf], rank: Rank, into: &mut Claim) {
     note_network(own);
     for place in distinct(places.iter().map(PathBuf::as_path).chain([state])) {
@@ -99,7 +100,7 @@ impl Others {
         self.older.push(Older { folder: folder.to_owned(), lock });
     }
 
-    /// Finds what was merged before.
+    /// Finds the states that were merged before.
     fn find_merged(&mut self, folder: &Path) {
         let merged = folders(folder).filter(|(name, _)| name.starts_with(MERGED));
         self.spent.extend(merged.map(|(_, folder)| Spent { folder, _lock: None }));
@@ -131,7 +132,7 @@ impl Older {
         &self.folder
     }
 
-    /// Takes the files of the state away, which is merged durably.
+    /// Moves the files of the state to a folder of their own. The merge of the state must be durable.
     pub fn set_aside(self, state_id: &str) -> io::Result<Spent> {
         let aside = self.folder.join(format!("{MERGED}{state_id}"));
         match fs::create_dir(&aside) {
@@ -155,13 +156,14 @@ impl Spent {
         &self.folder
     }
 
-    /// Keeps it under another name, because a part of it was damaged: a person may want to see it.
+    /// Renames it instead, because a part of it was damaged: somebody may want to examine it.
     pub fn keep(self) -> io::Result<()> {
         let name = self.folder.file_name().unwrap_or_default().to_string_lossy();
         fs::rename(&self.folder, self.folder.with_file_name(format!("damaged.{name}")))
     }
 
-    /// Deletes it, and the registry's folder around it if that is empty now but for what every service makes again.
+    /// Deletes it, and the registry's folder around it if that contains nothing else but what every service
+    /// creates again.
     pub fn delete(self) -> io::Result<()> {
         fs::remove_dir_all(&self.folder)?;
         let around = self.folder.parent().unwrap_or(&self.folder);
@@ -170,14 +172,14 @@ impl Spent {
             for name in ["config.good", "handover.sock", "http.sock", "leases", "lock", NETWORK] {
                 let _ = fs::remove_file(around.join(name));
             }
-            // A log, or what was damaged, stays for whoever wants to see it.
+            // Fails if there is a log or a damaged file: somebody may want to examine it.
             let _ = fs::remove_dir(around);
         }
         Ok(())
     }
 }
 
-/// Notes which network the registry is for, so that its folder can go when the network has gone.
+/// Records which network the registry is for, so that its folder can be deleted when that network is gone.
 fn note_network(own: &Path) {
     if !machine::is_in_own_network()
         && let Some(mark) = network::mark()
@@ -187,8 +189,8 @@ fn note_network(own: &Path) {
     }
 }
 
-/// The lock of a registry whose network is gone, and which no service has. Of networks of this boot, only those are known
-/// to be gone whose marks were noted.
+/// The lock of a registry whose network is gone, and which no service holds. A network is only known to be gone
+/// if it was recorded: in an earlier boot, or in this one with a mark that no process has.
 fn lock_of_gone_network(folder: &Path) -> Option<Lock> {
     let noted = fs::read_to_string(folder.join(NETWORK)).ok()?;
     let (boot_id, mark) = noted.trim().split_once(' ')?;
@@ -197,14 +199,14 @@ fn lock_of_gone_network(folder: &Path) -> Option<Lock> {
     if is_gone { Lock::try_take(folder).ok() } else { None }
 }
 
-/// The folders in a folder, by name.
+/// The subfolders of a folder, with their names.
 fn folders(folder: &Path) -> impl Iterator<Item = (String, PathBuf)> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
     folders.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }
 
-/// Each folder once, though links lead to some of them.
+/// Each folder once, even if links lead to some of them.
 fn distinct<'a>(folders: impl Iterator<Item = &'a Path>) -> Vec<&'a Path> {
     let mut distinct: Vec<&Path> = Vec::new();
     for folder in folders {

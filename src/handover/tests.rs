@@ -13,7 +13,8 @@ fn lease_id(number: u128) -> LeaseId {
     LeaseId::from_number(number)
 }
 
-/// A service that has the folder, and hands over these guards and owners to whoever asks. It has the lock a moment longer.
+/// Starts a service that holds the folder's lock, and hands over these guards and owners to the first that asks.
+/// It keeps the lock a moment longer.
 fn serve(
     folder: &Path,
     guards: Guards,
@@ -186,7 +187,7 @@ fn free_port() -> Port {
     Port::new(listener.local_addr().unwrap().port().into()).unwrap()
 }
 
-/// A bind as of a program that does not set `SO_REUSEADDR`.
+/// Binds like a program that does not set `SO_REUSEADDR`.
 fn plain_bind(port: Port) -> rustix::io::Result<()> {
     use rustix::net::{AddressFamily, SocketType, bind, socket};
     let socket = socket(AddressFamily::INET, SocketType::STREAM, None)?;

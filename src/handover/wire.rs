@@ -16,14 +16,14 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The most descriptors that go with one line; the kernel allows 253 (`SCM_MAX_FD`).
+/// The maximum number of descriptors in one line; the kernel allows 253 (`SCM_MAX_FD`).
 pub(super) const MOST: usize = 200;
 
-/// A line that is longer is not one of ours.
+/// The maximum length of a line, in bytes. A longer one does not follow this protocol.
 const LONGEST: usize = 64 * 1024;
 
-/// A line, and how many descriptors come with it: so that a reader that does not know what they are for knows whose they
-/// are.
+/// A line, with the number of its descriptors: so a reader that does not know their purpose knows which line they
+/// belong to.
 #[derive(Serialize, Deserialize)]
 struct Line<T> {
     #[serde(default)]
@@ -49,13 +49,13 @@ pub(super) fn send(
     while !rest.is_empty() {
         let sent = sendmsg(stream, &[IoSlice::new(rest)], &mut control, SendFlags::NOSIGNAL)?;
         rest = &rest[sent..];
-        // They go with the first byte, and only once.
+        // They are sent with the first byte, and only once.
         control.clear();
     }
     Ok(())
 }
 
-/// What comes in on a stream.
+/// Reads lines from a stream.
 pub(super) struct Reader<'a> {
     stream: &'a UnixStream,
     bytes: Vec<u8>,
@@ -67,8 +67,8 @@ impl<'a> Reader<'a> {
         Self { stream, bytes: Vec::new(), descriptors: VecDeque::new() }
     }
 
-    /// The next line with its descriptors; `None` when the other end has closed. Waits as long as the stream's time-out
-    /// for reading allows.
+    /// The next line with its descriptors; `None` when the other end has closed the connection. Blocks up to the
+    /// read timeout of the stream.
     pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let end = loop {
             if let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
@@ -83,7 +83,7 @@ impl<'a> Reader<'a> {
         };
         let line: Line<T> = serde_json::from_slice(&self.bytes[..end])?;
         self.bytes.drain(..=end);
-        // Fewer have come if this process has no room for more.
+        // There are fewer if this process has reached its limit of descriptors.
         let count = line.descriptors.min(self.descriptors.len());
         Ok(Some((line.content, self.descriptors.drain(..count).collect())))
     }

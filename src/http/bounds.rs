@@ -1,4 +1,4 @@
-//! How much of a request the service reads, and for how long.
+//! How much of a request the service reads, and how long it waits for it.
 
 use std::time::Duration;
 
@@ -15,11 +15,12 @@ use tokio::time::timeout;
 use super::routes::{Failure, LARGEST_BODY, SEEN, too_large, too_slow, unreadable};
 use crate::config::seen::LARGEST_SEEN;
 
-/// How long a body may take: it is at most ten kilobytes, and comes from this machine.
+/// How long a body may take: it comes from this machine, and has at most ten kilobytes, except for [`SEEN`].
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Reads the body before anything is asked. One that is announced as too large is refused before any of it is asked for
-/// (RFC 9110, `Expect: 100-continue`); one that does not come is given up, and the connection closed (the same, status 408).
+/// Reads the body before the request is handled. A body that is announced as too large is refused before any of
+/// it is requested (RFC 9110, `Expect: 100-continue`); if it does not arrive in time, the request is given up
+/// and the connection closed (RFC 9110, status 408).
 pub(super) async fn read_body(request: Request, next: Next) -> Response {
     if axum::body::HttpBody::is_end_stream(request.body()) {
         return next.run(request).await;

@@ -1,4 +1,4 @@
-//! One connection: who is on the other side, and whether that side is still there.
+//! One connection: its peer, and whether the peer is still there.
 
 use std::{
     convert::Infallible,
@@ -28,25 +28,25 @@ use crate::{
     registry::granting::Share,
 };
 
-/// How long a connection may be silent: between requests, or within a request's head.
+/// How long a connection may be silent: between requests, or within the head of a request.
 const SILENCE: Duration = Duration::from_secs(30);
 
 /// The other side of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: Option<OwnedFd>,
-    /// What was granted by an answer that is being written.
+    /// The grants in an answer that is being written.
     granted: Mutex<Vec<Share>>,
 }
 
 impl Peer {
     fn new(stream: &UnixStream) -> Self {
-        // Without a descriptor to spare, it counts as there.
+        // Without a spare descriptor, the peer counts as present.
         let socket = stream.as_fd().try_clone_to_owned().ok();
         Self { socket, granted: Mutex::default() }
     }
 
-    /// Whether it has closed its socket, and not just the way to here (`POLLHUP`, poll(2)).
+    /// Whether it has closed its socket, and not just shut down its sending side (`POLLHUP`, poll(2)).
     pub(super) fn has_hung_up(&self) -> bool {
         let Some(socket) = &self.socket else { return false };
         let mut socket = [PollFd::new(socket, PollFlags::empty())];
@@ -54,7 +54,7 @@ impl Peer {
         poll(&mut socket, Some(&at_once)).is_ok_and(|count| count > 0)
     }
 
-    /// Notes a grant whose answer is about to be written.
+    /// Records a grant whose answer is about to be written.
     pub(super) fn answer(&self, shares: Vec<Share>) {
         *self.lock() = shares;
     }
@@ -64,7 +64,7 @@ impl Peer {
     }
 }
 
-/// Serves a connection until it is closed, or until the answer that is under way when the service stops.
+/// Serves a connection until it is closed, or, if the service stops, until the current answer is written.
 pub(super) async fn serve(
     stream: UnixStream,
     caller: Caller,
@@ -74,11 +74,11 @@ pub(super) async fn serve(
 ) {
     let observer = broker.idle_tracker().observer();
     let peer = Arc::new(Peer::new(&stream));
-    // What keeps the service busy, once something was asked of it.
+    // Keeps the service busy, once there was a request other than an observer's.
     let asked = Arc::new(Mutex::new(Asked::Nothing));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
         note(&asked, &broker, request.headers().contains_key(OBSERVER));
-        // The answer before was taken, or this would not have come.
+        // The previous answer was received, or this request would not have come.
         mem::take(&mut *peer.lock());
         request.extensions_mut().insert(caller.client.clone());
         request.extensions_mut().insert(caller.clone());
@@ -95,7 +95,7 @@ pub(super) async fn serve(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(SILENCE)
-        // A shell's client may close its side when it has asked.
+        // A shell client may shut down its sending side after its request.
         .half_close(true)
         .serve_connection(Worded::new(TokioIo::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
@@ -103,7 +103,7 @@ pub(super) async fn serve(
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stopped(&mut stopping) => {
-            // One that was accepted just now has a request on its way, which would be lost.
+            // A connection that was only just accepted has a request on its way, which would be lost.
             if !matches!(*lock(&asked), Asked::Nothing) {
                 connection.as_mut().graceful_shutdown();
             }
@@ -116,12 +116,12 @@ pub(super) async fn serve(
     drop(observer);
 }
 
-/// What was asked on a connection.
+/// The requests on a connection so far.
 enum Asked {
     Nothing,
-    /// Something that is no reason to live on.
+    /// Only requests that do not keep the service alive.
     Look,
-    /// Something else; the service is busy as long as the connection is open.
+    /// Other requests; the service is busy as long as the connection is open.
     More(#[expect(dead_code, reason = "it is held")] CallGuard),
 }
 

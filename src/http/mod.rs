@@ -1,10 +1,11 @@
-//! The door over HTTP. It translates, and decides nothing. Whoever can open the socket is the user.
+//! The door over HTTP. It only translates; the broker decides. Only the user can use the socket: others are
+//! refused.
 //!
-//! - [`routes`]: what can be asked
-//! - `types`: the part of it that is about service types and the configuration
-//! - `bounds`: how much, and for how long, the service reads
+//! - [`routes`]: the requests
+//! - `types`: the requests about service types and the configuration
+//! - `bounds`: how much the service reads, and how long it waits for it
 //! - `connection`: one connection
-//! - `worded`: a body for what hyper refuses by itself
+//! - `worded`: adding a body to hyper's own refusals
 //! - this file: the socket
 
 mod bounds;
@@ -29,24 +30,24 @@ use crate::{
     lease::Transport,
 };
 
-/// The header of a request that only looks: it does not keep the service from its idle exit.
+/// The header of a request that only observes: it does not delay the idle exit.
 pub const OBSERVER: &str = "styxy-observer";
 
-/// The most connections that are open at once. Others wait until one is closed, and a silent one soon is: each takes
-/// three descriptors, and without one the service could grant nothing.
+/// The most connections that are open at once. Others wait until one is closed, which a silent one soon is.
+/// Each takes three descriptors, and without free descriptors the service could grant nothing.
 const MOST_CONNECTIONS: usize = 512;
 
-/// Who serves what waits on a socket when this service ends.
+/// Who serves the connections that wait on a socket when this service ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backlog {
-    /// This service: nobody else has the socket, and it has no name any more.
+    /// This service: nobody else has the socket, and its file is deleted.
     Ours,
-    /// The next one: systemd keeps the socket.
+    /// The next service: systemd keeps the socket.
     Systemds,
 }
 
-/// Accepts connections until `stop` says so. Those that are open then finish what they are at; each
-/// counts as activity until it is closed.
+/// Accepts connections until `stop` is set. Open connections then finish their current request; each counts as
+/// activity until it is closed.
 pub async fn serve(
     listener: UnixListener,
     backlog: Backlog,
@@ -87,7 +88,7 @@ async fn accept(
     Ok((listener.accept().await?.0, place))
 }
 
-/// Answers what is asked on a connection, in the background.
+/// Serves a connection in the background.
 fn converse(
     stream: UnixStream,
     router: &Router,
@@ -97,7 +98,7 @@ fn converse(
 ) {
     let Some(caller) = peer(&stream) else { return };
     let router = if caller.client.uid != Some(process::uid()) {
-        // Only root gets this far; inside the sandbox it has another number.
+        // Only root gets this far; inside the sandbox it has another UID.
         routes::refusing(&Error::other_user())
     } else if caller.client.pid.and_then(network::same) == Some(false) {
         routes::refusing(&Error::other_network())
@@ -112,11 +113,11 @@ fn converse(
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // A sender that is gone has stopped too.
+    // A dropped sender means stop, too.
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Who is on the other side (`SO_PEERCRED`, unix(7)).
+/// The credentials of the peer (`SO_PEERCRED`, unix(7)).
 fn peer(stream: &UnixStream) -> Option<Caller> {
     let credentials = stream.peer_cred().ok()?;
     let uid = credentials.uid();

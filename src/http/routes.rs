@@ -1,4 +1,4 @@
-//! What can be asked over HTTP. Every answer is JSON, also every error.
+//! The HTTP requests. Every answer is JSON, including errors.
 
 use std::{fmt, sync::Arc};
 
@@ -32,17 +32,17 @@ use crate::{
     word::shortened,
 };
 
-/// The largest body, in bytes.
+/// The largest body, in bytes, except for [`SEEN`].
 pub(super) const LARGEST_BODY: usize = 10_000;
 
-/// Where commands show what they see of the configuration, in the only bodies that may be large.
+/// The path where commands pass on the configuration as they see it: only its bodies may be larger.
 pub(super) const SEEN: &str = "/config/seen";
 
-/// How old a lease that nobody seems to need must be to be cleaned up, in seconds, unless something else is said. As
-/// with `styxy cleanup`, so that a server that is just being started keeps its port.
+/// The default minimum age, in seconds, of the leases to clean up, which nobody seems to need. The same as that
+/// of `styxy cleanup`, so that a server that is just being started keeps its port.
 const CLEAN_UP_OLDER_THAN: u64 = 3_600;
 
-/// Refuses whatever is asked.
+/// A router that refuses every request.
 pub(super) fn refusing(error: &Error) -> Router {
     let error = error.clone();
     Router::new().fallback(async move || Failure::from(error.clone()))
@@ -82,12 +82,12 @@ pub fn router(broker: Arc<Broker>) -> Router {
 
 type Route = MethodRouter<Arc<Broker>>;
 
-/// A route whose options are in the body. What it would not look at is refused: nothing that was said is passed over.
+/// A route whose options are in the body. A query is refused, so that no option is silently ignored.
 fn of_body(route: Route) -> Route {
     route.route_layer(middleware::from_fn(refuse_query))
 }
 
-/// A route whose options are in the query.
+/// A route whose options are in the query. A body is refused.
 fn of_query(route: Route) -> Route {
     route.route_layer(middleware::from_fn(refuse_body))
 }
@@ -114,7 +114,7 @@ async fn refuse_body(request: Request, next: Next) -> Response {
     let Ok(bytes) = axum::body::to_bytes(body, LARGEST_BODY).await else {
         return too_large().into_response();
     };
-    // Some clients always send an object.
+    // Some clients always send an object, even without options.
     match read_options(&bytes) {
         Ok(options) if options.is_empty() => {
             next.run(Request::from_parts(parts, axum::body::Body::empty())).await
@@ -127,13 +127,13 @@ async fn refuse_body(request: Request, next: Next) -> Response {
     }
 }
 
-/// The request, for people.
+/// The method and the path of a request, for messages.
 fn named(request: &Request) -> String {
     format!("{} {}", shortened(request.method().as_str()), shortened(request.uri().path()))
 }
 
 pub(super) type Answer = Result<Success, Failure>;
-/// axum's own refusals are plain text, so they are taken as values.
+/// A `Result`, because axum's own refusals are plain text.
 pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 pub(super) type Part = Result<Path<String>, PathRejection>;
 
@@ -284,7 +284,8 @@ fn read_filter(query: Query<Vec<(String, String)>>) -> Result<Filter, Error> {
     Filter::parse(read_query(query)?)
 }
 
-/// The parameters of a query, each once. A query has only strings: what is a number or a flag in a body is read as one.
+/// The parameters of a query; an error if one is given twice. A query has only strings: what is a number or a
+/// flag in a body is converted.
 pub(super) fn read_query(
     Query(query): Query<Vec<(String, String)>>,
 ) -> Result<Vec<(String, Value)>, Error> {
@@ -310,7 +311,7 @@ async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters)
     let mut protocol = Protocol::default();
     for (key, value) in read_query(query?)? {
         match (key.as_str(), value) {
-            // As on the bus.
+            // Empty means the default, as on the bus.
             ("protocol", Value::Str(text)) if text.is_empty() => {}
             ("protocol", Value::Str(text)) => protocol = text.parse()?,
             _ => {
@@ -328,12 +329,12 @@ async fn status(State(broker): State<Arc<Broker>>) -> Success {
     Success(fields)
 }
 
-/// Whoever asked has closed the connection: a grant would be nobody's.
+/// The client has closed the connection: a grant would belong to nobody.
 fn nobody_reads() -> Failure {
     Error::invalid("the client has closed the connection before it was answered").into()
 }
 
-/// A body of which a part is missing for too long.
+/// The refusal of a body that did not arrive completely in time.
 pub(super) fn too_slow() -> Failure {
     Failure {
         status: StatusCode::REQUEST_TIMEOUT,
@@ -344,12 +345,12 @@ pub(super) fn too_slow() -> Failure {
     }
 }
 
-/// A body that breaks off, or is none.
+/// The refusal of a body that cannot be read to its end.
 pub(super) fn unreadable() -> Failure {
     Error::invalid("the body could not be read").into()
 }
 
-/// A body with more bytes than any request has.
+/// The refusal of a body with too many bytes.
 pub(super) fn too_large() -> Failure {
     Failure {
         status: StatusCode::PAYLOAD_TOO_LARGE,
@@ -397,7 +398,7 @@ pub(super) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
         return Ok(Vec::new());
     }
     let Object(options) = serde_json::from_slice(body).map_err(|error| not_an_object(&error))?;
-    // As in many languages an option that is not set: it is left out.
+    // A null is ignored: in many languages it means an option that is not set.
     let options = once(options)?.into_iter().filter(|(_, value)| !value.is_null());
     Ok(options.map(|(key, value)| (key, from_json(value))).collect())
 }
@@ -409,7 +410,7 @@ fn not_an_object(error: &serde_json::Error) -> Error {
     })
 }
 
-/// A JSON object with every key that was sent, also one that was sent twice.
+/// A JSON object with every key that was sent, including duplicates.
 struct Object(Vec<(String, Body)>);
 
 impl<'de> Deserialize<'de> for Object {
@@ -434,7 +435,7 @@ impl<'de> Deserialize<'de> for Object {
     }
 }
 
-/// The type and the options of a request's body.
+/// The service type and the options in the body of a request.
 fn read_body(body: &[u8]) -> Result<(String, Vec<(String, Value)>), Error> {
     let example = "send an object such as {\"service_type\": \"dev\", \"service_name\": \"web\"}";
     let mut options = read_options(body).map_err(|error| error.suggest(example))?;

@@ -1,4 +1,4 @@
-//! What can be asked over HTTP about service types and the configuration.
+//! The HTTP requests about service types and the configuration.
 
 use std::sync::Arc;
 
@@ -120,7 +120,7 @@ pub(super) async fn restore(
     Ok(Success(fields))
 }
 
-/// What a command sees of the configuration.
+/// Takes the configuration as a command sees it.
 pub(super) async fn seen(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,

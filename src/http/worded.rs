@@ -1,5 +1,5 @@
-//! What hyper refuses by itself, before there is a request that the router could answer: it gets the body that every
-//! refusal has.
+//! Adds the body that every refusal has to those that hyper sends by itself, before there is a request that the
+//! router could answer.
 
 use std::{
     io::{self, IoSlice},
@@ -13,10 +13,10 @@ use serde_json::json;
 
 use crate::error::ErrorKind;
 
-/// A connection on which an answer of hyper's own is written with a body.
+/// A connection that adds a body to hyper's own answers.
 pub(super) struct Worded<T> {
     inner: T,
-    /// What is still to be written of such an answer.
+    /// The rest of such an answer, still to be written.
     waiting: Vec<u8>,
 }
 
@@ -90,7 +90,7 @@ impl<T: Write + Unpin> Write for Worded<T> {
     }
 }
 
-/// The answer in the place of one of hyper's own: those are a head without a body, which the router's never are.
+/// The replacement for one of hyper's own answers: those are a head without a body, which the router's never are.
 fn worded(head: &[u8]) -> Option<Vec<u8>> {
     let status = head.strip_prefix(b"HTTP/1.1 ").or(head.strip_prefix(b"HTTP/1.0 "))?.get(..3)?;
     let (reason, error) = match status {

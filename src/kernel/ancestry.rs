@@ -1,8 +1,8 @@
-//! Who started whom, by `/proc` (proc(5)).
+//! The ancestors of a process, from `/proc` (proc(5)).
 //!
-//! A lease may end with the process that runs a command; a shell that only waits for that command is
-//! gone at once, so it is passed over. And a process is named by its place in this line where its number
-//! would mean another one.
+//! A lease may be owned by the process that runs a command. A shell that only waits for that command ends with
+//! it, so it is skipped. A PID from another PID namespace means another process here, so the process is
+//! identified by its place among the ancestors.
 
 use std::{fs, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::process::{
     Process, ProcessError, argument_start, comm, numbers, owner, parent, pidfd, session, uid,
 };
 
-/// Shells by the names of their programs. A box has several in one.
+/// The names of programs that are shells. Each of `BOXES` contains several.
 const SHELLS: [&[u8]; 12] = [
     b"sh", b"bash", b"dash", b"ash", b"hush", b"zsh", b"fish", b"ksh", b"mksh", b"yash", b"csh",
     b"tcsh",
@@ -22,11 +22,11 @@ const BOXES: [&[u8]; 2] = [b"busybox", b"toybox"];
 /// An ancestor that was chosen as an owner.
 #[derive(Debug)]
 pub struct Chosen {
-    /// Its number, as this process counts.
+    /// Its PID in the PID namespace of this process.
     pub pid: u32,
-    /// The name of its command, if it can be read.
+    /// The name of its command, if it is readable.
     pub comm: Option<Arc<str>>,
-    /// It.
+    /// Its pidfd.
     pub pidfd: OwnedFd,
     /// The shells between it and this process, the nearest first.
     pub passed_over: Vec<(u32, Option<Arc<str>>)>,
@@ -35,13 +35,13 @@ pub struct Chosen {
 /// Why no ancestor can be chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost {
-    /// It is not in the PID namespace of this process.
+    /// It is outside of the PID namespace of this process.
     Outside,
     /// It has ended.
     Gone,
-    /// It would be this process.
+    /// It is this process itself.
     Itself,
-    /// The kernel refused, most likely for a lack of descriptors.
+    /// The kernel returned an error, most likely because descriptors have run out.
     Io(Errno),
 }
 
@@ -54,16 +54,16 @@ impl From<ProcessError> for Lost {
     }
 }
 
-/// The process that this one was started by: its parent, or the first ancestor that is no shell which
-/// only waits for it. It is never beyond the leader of the session or the first process of the PID
-/// namespace, and the user's own unless it is the parent.
+/// The process that started this one: its parent, or the first ancestor that is not a shell which only waits for
+/// it. It is never beyond the leader of the session or the first process of the PID namespace, and it belongs to
+/// this user unless it is the parent.
 pub fn parent_that_stays() -> Result<Chosen, Lost> {
     let own = std::process::id();
     let first = std::os::unix::process::parent_id();
     if first == 0 {
         return Err(Lost::Outside);
     }
-    // The /proc of another PID namespace names other processes.
+    // A `/proc` of another PID namespace has other PIDs.
     if fs::read_link("/proc/self").ok() != Some(PathBuf::from(own.to_string())) {
         return choose(first, Vec::new());
     }
@@ -99,20 +99,18 @@ fn choose(pid: u32, passed_over: Vec<(u32, Option<Arc<str>>)>) -> Result<Chosen,
     Ok(Chosen { pid, comm: comm(pid), pidfd, passed_over })
 }
 
-/// Whether a process is in a PID namespace of its own, in which numbers mean other processes than here;
-/// `None` when it is gone.
+/// Whether a process is in a nested PID namespace, where PIDs mean other processes than here; `None` if it is gone.
 pub fn is_nested(pid: u32) -> Option<bool> {
     numbers(pid).map(|numbers| numbers.len() > 1)
 }
 
-/// The process that has that number in the PID namespace of `from`, if it is `from` itself or one that
-/// it descends from.
+/// The process with this PID in the PID namespace of `from`, if it is `from` itself or one of its ancestors.
 pub fn named_from(from: Process, number: u32) -> Result<Process, ProcessError> {
     let depth = numbers(from.pid).ok_or(ProcessError::Gone)?.len();
     let mut process = from;
     loop {
         let numbers = numbers(process.pid).ok_or(ProcessError::Gone)?;
-        // From here on, they are outside of the namespace.
+        // From here on, the ancestors are outside of the namespace.
         if numbers.len() < depth {
             return Err(ProcessError::Gone);
         }
@@ -128,16 +126,16 @@ pub fn named_from(from: Process, number: u32) -> Result<Process, ProcessError> {
     }
 }
 
-/// The parent of a process, whoever runs it.
+/// The parent of a process, whichever user runs it.
 fn parent_of(child: &Process) -> Result<Process, ProcessError> {
     let pid = parent(child.pid).ok_or(ProcessError::Gone)?;
     let found = known(pid)?;
-    // It had the number all the time; and if the child still names it, it is the one.
+    // `found` has had this PID since it was opened; if the child still has it as its parent, it is the right process.
     let is_it = parent(child.pid) == Some(pid) && !child.has_ended() && !found.has_ended();
     if is_it { Ok(found) } else { Err(ProcessError::Gone) }
 }
 
-/// A process, whoever runs it.
+/// A process, whichever user runs it.
 fn known(pid: u32) -> Result<Process, ProcessError> {
     match Process::of_pid(pid) {
         Err(ProcessError::Foreign(process)) => Ok(process),
@@ -145,12 +143,12 @@ fn known(pid: u32) -> Result<Process, ProcessError> {
     }
 }
 
-/// What can be seen of how a process was started.
+/// The visible traces of how a process was started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Seen {
     exe: Option<PathBuf>,
     arguments: Vec<Vec<u8>>,
-    /// Where its arguments lie: a fork has them where its parent has them, another program elsewhere.
+    /// The address of its arguments in memory: a fork has the same as its parent, another program a different one.
     place: Option<u64>,
 }
 
@@ -165,7 +163,7 @@ impl Seen {
         }
     }
 
-    /// The arguments of the shell that it is.
+    /// The arguments after the command name, if it is a shell.
     fn shell_arguments(&self) -> Option<&[Vec<u8>]> {
         let (first, rest) = self.arguments.split_first()?;
         let first = base(first.strip_prefix(b"-").unwrap_or(first));
@@ -174,14 +172,14 @@ impl Seen {
             None => first,
         };
         if BOXES.contains(&program) {
-            // Called by the name of the shell, or with it.
+            // Called as the shell, or with its name as the first argument.
             return match rest.split_first() {
                 _ if SHELLS.contains(&first) => Some(rest),
                 Some((second, rest)) if SHELLS.contains(&&second[..]) => Some(rest),
                 _ => None,
             };
         }
-        // As in ksh93 or zsh-5.9.
+        // Without a version, as in ksh93 or zsh-5.9.
         let end = program.iter().position(|byte| !byte.is_ascii_alphabetic());
         SHELLS.contains(&&program[..end.unwrap_or(program.len())]).then_some(rest)
     }
@@ -192,15 +190,15 @@ fn base(path: &[u8]) -> &[u8] {
     path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
 }
 
-/// Whether a process is a shell that is there for one command: one with `-c`, or a subshell, which is a
-/// fork of its parent.
+/// Whether a process is a shell that runs only one command: one with `-c`, or a subshell, which is a fork of its
+/// parent.
 fn only_waits(process: &Seen, parent: &Seen) -> bool {
     process
         .shell_arguments()
         .is_some_and(|arguments| runs_a_command(arguments) || process == parent)
 }
 
-/// Whether the arguments of a shell have the option `-c`, alone or among others (`-lc`).
+/// Whether the arguments of a shell contain the option `-c`, alone or combined with others (`-lc`).
 fn runs_a_command(arguments: &[Vec<u8>]) -> bool {
     let mut arguments = arguments.iter();
     while let Some(argument) = arguments.next() {
@@ -211,7 +209,7 @@ fn runs_a_command(arguments: &[Vec<u8>]) -> bool {
             [b'-', b'-', rest @ ..] if rest.starts_with(b"command=") => return true,
             [b'-', b'-', ..] => {}
             [b'-', letters @ ..] if letters.contains(&b'c') => return true,
-            // -o pipefail, +O extglob
+            // Some have an argument: -o pipefail, +O extglob.
             [b'-' | b'+', letters @ ..] => {
                 if letters.iter().any(|letter| matches!(letter, b'o' | b'O')) {
                     arguments.next();
@@ -249,7 +247,7 @@ mod tests {
             ("/bin/busybox", "busybox ash -c true"),
         ] {
             assert!(waits(Some(exe), arguments), "{exe}: {arguments}");
-            // Where the program cannot be seen, its name is.
+            // Where the program is not visible, the name it was called by counts.
             assert!(waits(None, arguments) || arguments.starts_with("busybox"), "{arguments}");
         }
         for (exe, arguments) in [

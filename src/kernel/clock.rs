@@ -1,4 +1,4 @@
-//! The clock that deadlines are counted with.
+//! The clock for deadlines.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,19 +6,19 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::time::Moment;
 
-/// The present moment of `CLOCK_MONOTONIC` (`clock_gettime(2)`): it stands still while the machine is
-/// suspended, and a changed date does not touch it.
+/// The current time of `CLOCK_MONOTONIC` (`clock_gettime(2)`), which stops while the machine is suspended, and
+/// does not jump when the date is changed.
 pub fn now() -> Moment {
     Moment(millis(ClockId::CLOCK_MONOTONIC))
 }
 
-/// For how long the machine has been suspended since the boot, in milliseconds: by so much is
-/// `CLOCK_BOOTTIME` ahead.
+/// How long the machine has been suspended since boot, in milliseconds: the difference between `CLOCK_BOOTTIME`
+/// and `CLOCK_MONOTONIC`.
 pub fn asleep() -> u64 {
     millis(ClockId::CLOCK_BOOTTIME).saturating_sub(millis(ClockId::CLOCK_MONOTONIC))
 }
 
-/// When the machine was booted, by the present date.
+/// When the machine was booted, according to the current date.
 pub fn boot() -> SystemTime {
     SystemTime::now() - Duration::from_millis(millis(ClockId::CLOCK_BOOTTIME))
 }

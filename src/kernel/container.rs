@@ -1,5 +1,5 @@
-//! Which container a process is in, by the name of its control group; and which one a `docker-proxy`
-//! serves, by its command line.
+//! Which container a process is in, from the name of its control group; and which container a `docker-proxy`
+//! serves, from its command line.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use crate::{
     word::{shortened, visible},
 };
 
-/// How much of a container's id is shown, as `docker ps` does it.
+/// How many digits of a container's id are shown, as by `docker ps`.
 const SHOWN_OF_AN_ID: usize = 12;
 
 /// A container that a process belongs to.
@@ -19,19 +19,19 @@ const SHOWN_OF_AN_ID: usize = 12;
 pub enum Container {
     /// The process runs in it.
     Within {
-        /// What runs it: `docker`, `podman`, `containerd`, `cri-o`, `kubernetes`, `lxc`, `machine`
-        /// (what systemd-machined knows), or else `container`.
+        /// What runs it: `docker`, `podman`, `containerd`, `cri-o`, `kubernetes`, `lxc`, `machine` (known to
+        /// systemd-machined), or else `container`.
         runtime: &'static str,
-        /// Its id, shortened to 12, or its name.
+        /// The first 12 digits of its id, or its name.
         id: String,
     },
-    /// The process hands connections on into it; only its address there is known.
+    /// The process forwards connections into it; only its address there is known.
     Behind(SocketAddr),
 }
 
 impl Container {
-    /// The container by the text of a `/proc/PID/cgroup` (cgroups(7)), if it is not ours, in which all
-    /// that we see is. Of nested ones the outermost: the one that the tools here know.
+    /// The container named in the text of a `/proc/PID/cgroup` (cgroups(7)), unless it is `ours`, in which
+    /// everything visible here runs. Of nested containers it is the outermost, which the tools here know.
     pub(super) fn of_cgroup(text: &str, ours: Option<&Self>) -> Option<Self> {
         text.lines().find_map(|line| Self::of_path(line.splitn(3, ':').nth(2)?, ours))
     }
@@ -56,12 +56,12 @@ impl fmt::Display for Container {
     }
 }
 
-/// Containers that have names.
+/// Containers with names.
 fn by_name(parent: &str, part: &str) -> Option<(&'static str, String)> {
     let machine = part.strip_prefix("machine-").and_then(|name| name.strip_suffix(".scope"));
     let service = part.strip_prefix("systemd-nspawn@").and_then(|n| n.strip_suffix(".service"));
     let (runtime, name) = if let Some(name) = machine.or(service) {
-        // systemd escapes it in the names of units (systemd.unit(5)).
+        // systemd escapes hyphens in unit names (systemd.unit(5)).
         ("machine", name.replace("\\x2d", "-"))
     } else if let Some(name) = part.strip_prefix("lxc.payload.") {
         ("lxc", name.to_owned())
@@ -73,8 +73,8 @@ fn by_name(parent: &str, part: &str) -> Option<(&'static str, String)> {
     (!name.is_empty()).then(|| (runtime, shortened(&visible(&name))))
 }
 
-/// Containers that have ids of 64 hexadecimal digits: `docker-ID.scope`, `docker/ID`,
-/// `kubepods/burstable/podUID/ID` and their like.
+/// Containers with ids of 64 hexadecimal digits: `docker-ID.scope`, `docker/ID`, `kubepods/burstable/podUID/ID`,
+/// and the like.
 fn by_id(path: &str, parent: &str, part: &str) -> Option<(&'static str, String)> {
     let part = part.strip_suffix(".scope").unwrap_or(part);
     let (prefix, id) = part.rsplit_once(['-', ':']).unwrap_or(("", part));
@@ -92,17 +92,17 @@ fn by_id(path: &str, parent: &str, part: &str) -> Option<(&'static str, String)>
     Some((runtime, id[..SHOWN_OF_AN_ID].to_owned()))
 }
 
-/// What the command line of a `docker-proxy` says.
+/// The settings on the command line of a `docker-proxy`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Proxy {
     /// The protocol and the address that it listens on.
     pub(super) listens: (Protocol, SocketAddr),
-    /// Where in the container it hands connections on to.
+    /// The address in the container that it forwards connections to.
     pub(super) to: SocketAddr,
 }
 
 impl Proxy {
-    /// Reads the arguments.
+    /// Parses the arguments; `None` if one is missing or invalid.
     pub(super) fn parse(arguments: &[String]) -> Option<Self> {
         let value = |name: &str| {
             let mut after = arguments.iter().skip_while(|a| a.trim_start_matches('-') != name);

@@ -1,5 +1,5 @@
-//! Letting go of what a process inherits from whoever has started it (daemon(7), `SysV` daemons), and starting one that is
-//! nobody's child.
+//! Dropping what a process inherits from whoever started it (daemon(7), `SysV` daemons), and starting a process
+//! that is nobody's child.
 
 #![allow(unsafe_code)]
 
@@ -19,11 +19,11 @@ use nix::{
     unistd::{ForkResult, fork, setsid},
 };
 
-/// Lets go of the terminal, the working directory, the umask, the signals' dispositions and mask, and all
-/// descriptors but the standard three. The descriptors are closed by the next execve(2), so that this
-/// process's own go on working until then.
+/// Drops the terminal, the working directory, the umask, the signals' dispositions and mask, and all descriptors
+/// but the standard three. The descriptors are closed by the next execve(2), so that those of this process work
+/// until then.
 pub fn let_go() -> io::Result<()> {
-    // Fails only if this process leads a session already.
+    // Fails only if this process already leads a process group, for example as a session leader.
     let _ = setsid();
     stat::umask(stat::Mode::from_bits_truncate(0o077));
     env::set_current_dir("/")?;
@@ -32,16 +32,17 @@ pub fn let_go() -> io::Result<()> {
     close_on_exec()
 }
 
-/// Starts a program that is no child of this process, in a session of its own, with an empty environment, and that has nothing of
-/// this process but standard error. Whatever takes the place of this process has no child to wait for, and no terminal to share.
-/// If it cannot be started, nobody is told: that would have to be waited for.
+/// Starts a program that is not a child of this process, in a session of its own, with an empty environment, and
+/// with nothing inherited from this process but standard error. So a program that replaces this process has no
+/// child to wait for, and no terminal to share. If the program cannot be executed, that is not reported: somebody
+/// would have to wait for it.
 pub fn start_apart(program: &CStr, arguments: &[CString]) -> io::Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let arguments = arguments.iter().map(|argument| argument.as_ptr());
     let arguments: Vec<_> =
         [program.as_ptr()].into_iter().chain(arguments).chain([ptr::null()]).collect();
-    // SAFETY: until execve(2) or _exit(2) the child only makes system calls, as after a fork it must if there are threads.
-    // The strings live until then, and the list ends with a null pointer.
+    // SAFETY: until execve(2) or _exit(2) the child only makes system calls, as required after a fork in a
+    // process with threads. The strings live until then, and the list ends with a null pointer.
     unsafe {
         match fork()? {
             ForkResult::Parent { child } => {
@@ -49,7 +50,7 @@ pub fn start_apart(program: &CStr, arguments: &[CString]) -> io::Result<()> {
             }
             ForkResult::Child => {
                 if libc::setsid() >= 0 && libc::fork() == 0 {
-                    // Linux before 5.11 leaves some open, for the time that the program lives.
+                    // On Linux before 5.11, some stay open as long as the program lives.
                     let _ = mark_for_closing();
                     libc::dup2(null.as_raw_fd(), 0);
                     libc::dup2(null.as_raw_fd(), 1);
@@ -63,16 +64,16 @@ pub fn start_apart(program: &CStr, arguments: &[CString]) -> io::Result<()> {
     Ok(())
 }
 
-/// Sets every signal's disposition to the default. What a caller ignores, as nohup(1) does, is ignored by the
-/// programs that it starts, too (signal(7)).
+/// Sets the disposition of every signal to the default. A signal that the caller ignores, as nohup(1) does, would
+/// also be ignored by the programs that this process starts (signal(7)).
 fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL is no code of ours. The kernel refuses signals that cannot be set.
+        // SAFETY: SIG_DFL is not a function of this program. The kernel refuses signals that cannot be set.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
-/// Marks all descriptors from 3 on.
+/// Marks all descriptors from 3 on as close-on-exec.
 fn close_on_exec() -> io::Result<()> {
     match mark_for_closing() {
         Ok(()) => Ok(()),
@@ -84,8 +85,8 @@ fn close_on_exec() -> io::Result<()> {
 
 fn mark_for_closing() -> Result<(), Errno> {
     let (first, last, flags) = (3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    // SAFETY: it takes three integers, and closes nothing now (close_range(2)). As a system call, because C
-    // libraries have the function later than kernels.
+    // SAFETY: it takes three integers, and closes nothing now (close_range(2)). A direct system call, because C
+    // libraries got the function later than kernels.
     let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     Errno::result(done).map(|_| ())
 }

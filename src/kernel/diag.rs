@@ -1,5 +1,5 @@
-//! Which sockets there are: asked of the kernel by `sock_diag(7)`. Only asking changes nothing for
-//! anybody, so whoever does not grant a port asks here, and binds nothing.
+//! The sockets that exist, according to `sock_diag(7)`. A query has no side effects, so code that does not grant
+//! a port asks here instead of binding it.
 
 use std::{
     fs, io,
@@ -28,10 +28,10 @@ const TCP_CLOSE_WAIT: u8 = 8;
 const TCP_LAST_ACK: u8 = 9;
 const TCP_LISTEN: u8 = 10;
 const TCP_CLOSING: u8 = 11;
-/// Bound without listening, since Linux 6.8: asked for as if it were a state, and told as `TCP_CLOSE`.
+/// Bound without listening, since Linux 6.8: requested as if it were a state, and reported as `TCP_CLOSE`.
 const TCP_BOUND_INACTIVE: u8 = 13;
 
-/// TCP connections. Without `TIME_WAIT`, which keeps nobody from a port.
+/// TCP connections. Without `TIME_WAIT`, which does not block a port.
 const CONNECTIONS: [u8; 7] = [
     TCP_ESTABLISHED,
     TCP_SYN_SENT,
@@ -49,12 +49,11 @@ pub struct Socket {
     pub protocol: Protocol,
     /// Its local port.
     pub port: Port,
-    /// Its local address; an IPv4 address that is mapped into IPv6 is told as IPv4.
+    /// Its local address. An IPv4-mapped IPv6 address is reported as IPv4.
     pub address: IpAddr,
-    /// The number that `/proc/PID/fd` shows it by, and which no other socket has; 0 if no process
-    /// has it open.
+    /// Its inode number, as in `/proc/PID/fd`, which no other socket has; 0 if no process has it open.
     pub inode: u32,
-    /// The user who made it.
+    /// The user who created it.
     pub uid: u32,
     /// What it does with its port.
     pub role: Role,
@@ -65,52 +64,52 @@ pub struct Socket {
 pub enum Role {
     /// It listens (TCP) or is bound (UDP).
     Listener,
-    /// TCP: it is bound, and neither listens nor is connected. Kernels before 6.8 do not tell of it.
+    /// TCP: it is bound, and neither listening nor connected. Kernels before 6.8 do not report it.
     Bound,
-    /// TCP: it is connected, or connects, to that address.
+    /// TCP: it is connected or connecting to this address.
     Connection {
         /// The other end.
         to: SocketAddr,
-        /// Whether it still waits for an answer: then nobody has accepted it.
+        /// Whether it still waits for an answer: then nobody has accepted the connection.
         begins: bool,
     },
 }
 
-/// The ports that something listens on (TCP) or has bound (UDP), on any address; with both
-/// protocols, in either. Fails where the kernel does not tell.
+/// The ports that have a listener (TCP) or a bound socket (UDP), on any address; with both protocols, in either.
+/// Fails if the kernel does not answer.
 pub fn listeners(protocol: Protocol) -> io::Result<PortSet> {
     let mut ports = PortSet::default();
     sockets(protocol, PortRange::ALL, |socket| ports.insert(socket.port))?;
     Ok(ports)
 }
 
-/// The same for a decision: where the kernel does not tell, every port counts as listened on, so that none is
-/// given away by mistake.
+/// The same for a decision: if the kernel does not answer, every port counts as listened on, so that none is
+/// granted by mistake.
 pub fn listened(protocol: Protocol) -> PortSet {
     listeners(protocol).unwrap_or_else(|_| all_ports())
 }
 
-/// Whether something listens on the port (TCP) or has it bound (UDP), on any address; with both protocols, in
-/// either. Fails where the kernel does not tell.
+/// Whether the port has a listener (TCP) or a bound socket (UDP), on any address; with both protocols, in either.
+/// Fails if the kernel does not answer.
 pub fn has_listener(port: Port, protocol: Protocol) -> io::Result<bool> {
     let mut has_listener = false;
     sockets(protocol, PortRange::only(port), |_| has_listener = true)?;
     Ok(has_listener)
 }
 
-/// The same for a decision: it counts as listened on also where the kernel does not tell.
+/// The same for a decision: if the kernel does not answer, the port counts as listened on.
 pub fn is_listened(port: Port, protocol: Protocol) -> bool {
     has_listener(port, protocol).unwrap_or(true)
 }
 
-/// Whose a socket is that is bound and does not listen, as a guard is.
+/// The owner of sockets that are bound and do not listen, as guards are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoundBy {
-    /// Another user's.
+    /// Another user.
     Others,
-    /// This user's, and no other's.
+    /// This user, and nobody else.
     Own,
-    /// There is none, or the kernel does not tell: those before 6.8 do not.
+    /// There is no such socket, or the kernel does not report it: those before 6.8 do not.
     Unknown,
 }
 
@@ -127,7 +126,7 @@ pub fn bound_by(port: Port) -> BoundBy {
     if asked.is_ok() { found } else { BoundBy::Unknown }
 }
 
-/// Whether a socket of another user listens on a port (UDP: is bound to it).
+/// Whether a socket of another user listens on a port (UDP: is bound to it). False if the kernel does not answer.
 pub fn is_of_others(port: Port, protocol: Protocol) -> bool {
     let (own, mut is_of_others) = (nix::unistd::geteuid().as_raw(), false);
     let asked = sockets(protocol, PortRange::only(port), |socket| {
@@ -136,21 +135,21 @@ pub fn is_of_others(port: Port, protocol: Protocol) -> bool {
     asked.is_ok() && is_of_others
 }
 
-/// Every port there is.
+/// All ports.
 pub fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()
 }
 
-/// Tells of each socket that listens (TCP) or is bound (UDP) on one of the ports. The kernel walks through a
-/// small table for that, whatever connections there are. A socket may be told of twice, if others come and go
-/// meanwhile.
+/// Calls `tell` for each socket that listens (TCP) or is bound (UDP) on one of the ports. For this the kernel
+/// walks through a small table, however many connections there are. A socket may be reported twice if others come
+/// and go meanwhile.
 pub fn sockets(protocol: Protocol, ports: PortRange, tell: impl FnMut(Socket)) -> io::Result<()> {
     dump(protocol, &[TCP_LISTEN], ports, tell)
 }
 
-/// Tells of each socket that has one of the ports, but for those that only wait for the end of their
-/// connection. For TCP the kernel walks through its table of connections, which grows with the memory of the
-/// machine, even if there is none: 0.15 ms with 262,144 slots.
+/// Calls `tell` for each socket that has one of the ports, except those in `TIME_WAIT`. For TCP the kernel walks
+/// through its table of connections, which grows with the memory of the machine, even if there are none: 0.15 ms
+/// with 262,144 slots.
 pub fn all_sockets(
     protocol: Protocol,
     ports: PortRange,
@@ -161,8 +160,8 @@ pub fn all_sockets(
     dump(protocol, &states, ports, tell)
 }
 
-/// Whether connections, of whatever age, are all that a TCP port is taken by: what a listener leaves behind
-/// when it is closed. A socket on the address `but` does not count.
+/// Whether a TCP port is occupied only by connections, in whatever state: what a closed listener leaves behind. A
+/// socket on the address `but` does not count.
 pub fn is_left_behind(port: Port, but: IpAddr) -> io::Result<bool> {
     let (mut connected, mut bound) = (false, false);
     let states: Vec<_> = (TCP_ESTABLISHED..=TCP_BOUND_INACTIVE).collect();
@@ -177,7 +176,7 @@ pub fn is_left_behind(port: Port, but: IpAddr) -> io::Result<bool> {
     Ok(connected && !bound)
 }
 
-/// Tells of the sockets in these states of TCP, and of every one of UDP.
+/// Calls `tell` for each TCP socket in these states, and for each UDP socket.
 fn dump(
     protocol: Protocol,
     tcp: &[u8],
@@ -186,7 +185,7 @@ fn dump(
 ) -> io::Result<()> {
     let dumps = Dumps::open()?;
     for part in protocol.parts() {
-        // An UDP socket is "closed" until it is connected.
+        // A UDP socket is "closed" until it is connected.
         let (questions, states) = match part {
             Protocol::Udp => {
                 (&[Question::Udp4, Question::Udp6][..], &[TCP_CLOSE, TCP_ESTABLISHED][..])
@@ -204,22 +203,21 @@ fn dump(
     Ok(())
 }
 
-/// Which ports have something in the way of a grant at this moment, as far as that can be seen
-/// without binding them. It is what a bind would meet, but for a TCP socket that is bound without
-/// listening where the kernel does not tell of such (before Linux 6.8), and for connections: which end
-/// of one took its port on purpose is not told, so [`outgoing`] goes by the numbers.
+/// The ports that cannot be granted at this moment, as far as that is visible without binding them. A bind would
+/// find the same, with two exceptions: kernels before 6.8 do not report a TCP socket that is bound without
+/// listening; and no kernel reports which end opened a connection, so [`outgoing`] guesses from the port numbers.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     listened: PortSet,
     bound: PortSet,
     outgoing: PortSet,
-    /// The ports that ordinary users may not bind, if this process is one's.
+    /// The ports that only privileged processes may bind, unless this process is one.
     privileged: Option<PortRange>,
 }
 
 impl Seen {
-    /// Asks the kernel about these ports, and knows nothing of others; with both protocols, what is in the way
-    /// in either. Where the kernel does not tell, every port counts as listened on.
+    /// Queries the kernel for these ports only; with both protocols, for what is in the way in either. If the
+    /// kernel does not answer, every port counts as listened on.
     pub fn of(protocol: Protocol, ports: PortRange) -> Result<Self, Shortage> {
         Self::asked(protocol, ports).or_else(|error| match Shortage::of(&error) {
             Some(shortage) => Err(shortage),
@@ -230,7 +228,7 @@ impl Seen {
     fn asked(protocol: Protocol, ports: PortRange) -> io::Result<Self> {
         let mut seen = Self { privileged: privileged(ports), ..Self::default() };
         if ports.len() == 1 {
-            // A listener answers the question, and is found much more quickly than the rest.
+            // A listener settles the question, and is found much faster than the rest.
             sockets(protocol, ports, |socket| seen.listened.insert(socket.port))?;
             if protocol == Protocol::Udp || seen.is_listened(ports.first()) {
                 return Ok(seen);
@@ -240,7 +238,7 @@ impl Seen {
         all_sockets(protocol, ports, |socket| match socket.role {
             Role::Listener => seen.listened.insert(socket.port),
             Role::Bound => seen.bound.insert(socket.port),
-            // Closed by its program: the rest of a connection, and soon nothing.
+            // Closed by its program: the rest of a connection, which will soon be gone.
             Role::Connection { .. } if socket.inode == 0 => {}
             Role::Connection { .. } => connections.push(socket),
         })?;
@@ -254,7 +252,7 @@ impl Seen {
         self.listened.contains(port)
     }
 
-    /// What is in the way of a grant of the port, if anything is.
+    /// The obstacle to a grant of the port, if any.
     pub fn obstacle(&self, port: Port) -> Option<Obstacle> {
         if self.privileged.is_some_and(|range| range.contains(port)) {
             return Some(Obstacle::Privileged);
@@ -269,13 +267,13 @@ impl Seen {
     }
 }
 
-/// Tells which of some connections have an end here that began them; what that takes is asked only if there
-/// are any. The other end inherits `SO_REUSEADDR` from its listener, and is in nobody's way when that has
-/// gone; this one most likely did not set it.
+/// Returns a predicate that is true for connections that were opened by the end here. The data that it needs is
+/// only queried if there are any connections. An accepting end inherits `SO_REUSEADDR` from its listener, and
+/// blocks nobody when the listener is gone; an opening end most likely did not set it.
 ///
-/// The kernel does not tell the two apart. A socket is taken for the beginner if nobody has accepted it yet;
-/// if the other end is a port that is listened on here, or one below 1024, which no beginner has; or else if
-/// its own port is one of those that the kernel hands out.
+/// The kernel does not tell the two apart. A socket counts as the opening end if nobody has accepted the
+/// connection yet; if the port of the other end is listened on here, or is below 1024, which no opening end has;
+/// or else if its own port is in the range that the kernel assigns to outgoing connections.
 pub fn outgoing(connections: &[Socket]) -> io::Result<impl Fn(&Socket) -> bool + use<>> {
     let (mut listened, mut ephemeral) = (PortSet::default(), None);
     if !connections.is_empty() {
@@ -293,8 +291,8 @@ pub fn outgoing(connections: &[Socket]) -> io::Result<impl Fn(&Socket) -> bool +
     })
 }
 
-/// Those of the ports that this process may not bind (`ip_unprivileged_port_start`, ip(7)); `None` with the
-/// capability (capabilities(7)).
+/// Those of the ports that this process may not bind (`ip_unprivileged_port_start`, ip(7)); `None` if it has
+/// `CAP_NET_BIND_SERVICE` (capabilities(7)).
 fn privileged(ports: PortRange) -> Option<PortRange> {
     let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").ok();
     let start = start.and_then(|start| start.trim().parse().ok()).unwrap_or(1024_u64);
@@ -305,17 +303,17 @@ fn privileged(ports: PortRange) -> Option<PortRange> {
     (range.overlaps(ports) && !may()).then_some(range)
 }
 
-/// Adds the ports of the sockets that the messages of one datagram are about.
+/// Adds the ports of the sockets that are reported in one datagram.
 pub(super) fn ports(datagram: &[u8], ports: &mut PortSet) -> io::Result<()> {
     let mut add = |message: &[u8]| {
-        // Which protocol it was makes no difference to the port.
+        // The port is the same whatever the protocol.
         ports.extend(socket_of(Protocol::Tcp, message)?.map(|socket| socket.port));
         Ok(())
     };
     messages(datagram, &mut add).map(drop)
 }
 
-/// The socket that an `inet_diag_msg` is about; `None` if it has no port.
+/// The socket in an `inet_diag_msg`; `None` if it has no port.
 fn socket_of(protocol: Protocol, message: &[u8]) -> io::Result<Option<Socket>> {
     let message: &[u8; 72] = message.first_chunk().ok_or_else(bad)?;
     let word = |at: usize| [message[at], message[at + 1], message[at + 2], message[at + 3]];
@@ -356,7 +354,7 @@ pub(super) mod tests {
         Port::new(listener.local_addr().unwrap().port().into()).unwrap()
     }
 
-    /// The guard of a port that nobody else has.
+    /// The guard of a port that nobody else uses.
     fn guarded() -> (OwnedFd, Port) {
         loop {
             let port = port_of(&TcpListener::bind("[::]:0").unwrap());

@@ -1,5 +1,5 @@
-//! The end of listeners, of which the kernel tells whoever asks: the `SKNLGRP_*_DESTROY` multicast groups of
-//! `sock_diag(7)`, since Linux 4.4 (`linux/sock_diag.h`). No privilege is needed. It does not tell of a
+//! Notifications of the kernel that listeners were closed: the `SKNLGRP_*_DESTROY` multicast groups of
+//! `sock_diag(7)`, since Linux 4.4 (`linux/sock_diag.h`). No privilege is needed. There is no notification of
 //! listen(2).
 
 use std::{
@@ -14,20 +14,20 @@ use nix::sys::socket::{
 use super::{diag, filter, readable::readable};
 use crate::registry::PortSet;
 
-/// `SKNLGRP_INET_TCP_DESTROY`, `SKNLGRP_INET_UDP_DESTROY` and the same for IPv6, a bit each.
+/// `SKNLGRP_INET_TCP_DESTROY`, `SKNLGRP_INET_UDP_DESTROY` and the same for IPv6, one bit each.
 const GROUPS: u32 = 0b1111;
 
-/// Where a message has the other end's port, which a listener does not have: behind the `nlmsghdr`, and four
-/// bytes and the own port of the `inet_diag_msg`.
+/// The offset of the other end's port in a message, which is 0 for a listener: after the `nlmsghdr`, and after
+/// four bytes and the own port of the `inet_diag_msg`.
 const OTHER_PORT: u32 = 22;
 
-/// Sockets that come to their end, from now on. Not the connections among them, which may be thousands a
-/// second: they do not even wake this process.
+/// The sockets that are closed from now on. Connections, of which there may be thousands per second, are filtered
+/// out by the kernel: they do not even wake this process.
 #[derive(Debug)]
 pub struct Endings(OwnedFd);
 
 impl Endings {
-    /// Begins to watch.
+    /// Starts watching.
     pub fn watch() -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let protocol = SockProtocol::NetlinkSockDiag;
@@ -37,8 +37,8 @@ impl Endings {
         Ok(Self(socket))
     }
 
-    /// Waits until sockets have come to their end: on which ports that was. All ports, if it was too much at
-    /// once to be told.
+    /// Waits until sockets are closed, and returns their ports; all ports if notifications were lost because
+    /// there were too many at once.
     pub async fn next(&self) -> io::Result<PortSet> {
         readable(self.0.try_clone()?).await?;
         let mut ports = PortSet::default();
@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::port::Port;
 
-    /// Waits until the end of a socket on that port is told. The sockets of other tests end, too.
+    /// Waits until the end of a socket on that port is reported. Sockets of other tests are reported, too.
     async fn told(endings: &Endings, port: u16) {
         let port = Port::new(port.into()).unwrap();
         let told = async { while !endings.next().await.unwrap().contains(port) {} };
@@ -97,7 +97,7 @@ mod tests {
         let client = TcpStream::connect(address).unwrap();
         let own = Port::new(client.local_addr().unwrap().port().into()).unwrap();
         drop((client, listener.accept().unwrap()));
-        // What ends later is told, so what has ended before would have been.
+        // Once a later end is reported, the earlier ones would have been, too.
         drop(listener);
         let port = Port::new(address.port().into()).unwrap();
         let mut ended = PortSet::default();

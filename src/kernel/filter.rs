@@ -1,5 +1,5 @@
-//! Which messages a socket receives (`SO_ATTACH_FILTER`, socket(7)). It has an `unsafe` of its own: no safe
-//! wrapper attaches a filter.
+//! Filtering the messages that a socket receives (`SO_ATTACH_FILTER`, socket(7)). It uses `unsafe`, because no
+//! safe wrapper attaches a filter.
 
 #![allow(unsafe_code)]
 #![expect(clippy::cast_possible_truncation, reason = "the codes and lengths are small")]
@@ -11,13 +11,13 @@ use std::{
 
 use nix::libc;
 
-/// Has the kernel drop every message that does not have two zero bytes there.
+/// Makes the kernel drop every message that does not have two zero bytes at this offset.
 pub(super) fn only_with_zeros_at(socket: BorrowedFd<'_>, offset: u32) -> io::Result<()> {
     let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
     let mut steps = [
         step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, offset),
         step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, 0),
-        // How much of the message is kept: all of it, or nothing.
+        // How much of the message to keep: all of it, or nothing.
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
     ];

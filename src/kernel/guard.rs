@@ -1,9 +1,9 @@
 //! Guards: sockets that the service keeps bound, not listening, so that leased ports stay reserved.
 //!
-//! So that they outlive the service, some are stored with the service manager (`sd_notify(3)`,
-//! `FDSTORE=1`). Not all: the manager compares each new descriptor with every stored one, and with
-//! thousands of them it gets slow and in the end cannot start the service. Those beyond are bound
-//! again at the next start. Until a guard is stored it is on a [`Shelf`].
+//! Some are stored with the service manager (`sd_notify(3)`, `FDSTORE=1`), so that they outlive the service. Not
+//! all: the manager compares each new descriptor with every stored one; with thousands of them it gets slow, and
+//! in the end it cannot start the service. The others are bound again at the next start. Until a guard is stored,
+//! it is on a [`Shelf`].
 
 use std::{
     collections::HashMap,
@@ -27,27 +27,27 @@ use crate::{
     time::Moment,
 };
 
-/// The most guards that are stored.
+/// The maximum number of stored guards.
 const MOST_STORED: usize = 512;
 
-/// How long a lease has lived when its guard is stored: most short ones never are.
+/// How old a guard must be to be stored, in seconds: most short leases end before that.
 pub const SETTLED_SECONDS: u64 = 1;
 
-/// How long the manager may take to close its copy of a guard.
+/// How long to wait for the manager to close its copy of a guard, in seconds.
 const LEAVING_SECONDS: u64 = 5;
 
-/// How often it is asked whether it has, in milliseconds.
+/// How often to check whether it has, in milliseconds.
 const LEAVING_MILLIS: u64 = 10;
 
-/// How much later than it says so the manager may have closed its copy, in milliseconds: it closes descriptors
-/// in the background.
+/// How long the manager may take to close its copy after the barrier has hung up, in milliseconds: it closes
+/// descriptors in the background.
 const CLOSING_MILLIS: u64 = 100;
 
-/// How many descriptors fit in the kernel's table of them: the shipped limit of guards, and some more. It
-/// takes 128 KiB of the kernel's memory.
+/// The size of the kernel's table of descriptors: the shipped limit of guards, and some more. It takes 128 KiB of
+/// kernel memory.
 const TABLE: u64 = 16_384;
 
-/// What the names of stored guards begin with.
+/// The prefix of the names of stored guards.
 const NAME: &str = "guard.";
 
 /// The guards of live leases.
@@ -56,18 +56,19 @@ pub struct Guards {
     held: HashMap<LeaseId, Guard>,
     stored: usize,
     shelf: Shelf,
-    /// Guards of ended leases that the manager has a copy of.
+    /// Guards of ended leases that the manager still has a copy of.
     leaving: HashMap<Port, Leaving>,
 }
 
-/// The guard of an ended lease whose copy the manager was told to close. Until that is done the port is
-/// bound, for this service as for all others. With its own copy this service can tell.
+/// The guard of an ended lease, after the manager was told to close its copy. Until it does, the port is bound,
+/// for this service as for all others. This service keeps its own copy, so that it knows that the guard on the
+/// port is its own.
 #[derive(Debug)]
 struct Leaving {
     _socket: OwnedFd,
     /// Hangs up when the manager is about to close its copy of the guard.
     barrier: PipeReader,
-    /// Whether it has.
+    /// Whether the barrier has hung up.
     is_told: bool,
     until: Moment,
 }
@@ -92,12 +93,12 @@ struct Guard {
 }
 
 impl Guards {
-    /// How many there are.
+    /// The number of guards.
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
@@ -112,23 +113,23 @@ impl Guards {
         self.held.iter().map(|(lease, guard)| (*lease, guard.socket.as_fd()))
     }
 
-    /// Keeps a bound socket for a lease.
+    /// Keeps a bound socket as the guard of a lease.
     pub fn insert(&mut self, lease: LeaseId, socket: OwnedFd) {
         let is_kept = self.shelf.put(lease, socket.as_fd());
         self.held.insert(lease, Guard { socket, since: clock::now(), stored: false });
         if !is_kept {
-            // So many are young that this one cannot wait until it has settled.
+            // The shelf has no room, so this guard cannot wait until it has settled.
             self.store_one(lease);
         }
     }
 
-    /// Keeps what the manager has kept of live leases, and has it let go of the rest.
+    /// Takes back the guards of live leases that the manager has kept, and makes it close the others.
     pub fn take_back(&mut self, kept: Kept, is_live: impl Fn(LeaseId) -> bool) {
         let since = clock::now();
         for (lease, socket) in kept.stored {
             if is_live(lease) {
                 let before = self.held.insert(lease, Guard { socket, since, stored: true });
-                // The manager may have two of one name, which it lets go of together.
+                // The manager may have two with the same name, which it removes together: they count as one.
                 self.stored += usize::from(before.is_none());
             } else {
                 forget(lease);
@@ -144,11 +145,11 @@ impl Guards {
                 self.shelf.remove(lease);
             }
         }
-        // The shelf is for few, and this service may be killed as soon as the one before it was.
+        // Store these at once: the shelf has little room, and this service may be killed as early as the previous one.
         self.store_settled(since);
     }
 
-    /// Lets the port of a lease go.
+    /// Releases the port of a lease.
     pub fn remove(&mut self, lease: &Lease) {
         self.shelf.remove(lease.lease_id);
         let Some(guard) = self.held.remove(&lease.lease_id).filter(|guard| guard.stored) else {
@@ -163,18 +164,18 @@ impl Guards {
         }
     }
 
-    /// Whether the port's last guard is still bound, and is this service's own. As long as it is, no other
+    /// Whether the port's last guard is still bound, and belongs to this service. As long as it does, no other
     /// service can reserve the port.
     pub fn is_leaving(&self, port: Port) -> bool {
         self.leaving.contains_key(&port)
     }
 
-    /// Whether there is room in the store for one that is not in it.
+    /// Whether there is room in the store, and a guard that is not in it.
     fn has_room(&self) -> bool {
         self.stored < MOST_STORED.min(self.held.len())
     }
 
-    /// When there is something to do for [`store`](Self::store), if there is.
+    /// When [`store`](Self::store) has something to do, if ever.
     pub fn wants_storing(&self, now: Moment) -> Option<Moment> {
         if !self.leaving.is_empty() {
             return Some(Moment(now.0 + LEAVING_MILLIS));
@@ -182,8 +183,8 @@ impl Guards {
         self.has_room().then(|| now.plus_seconds(SETTLED_SECONDS))
     }
 
-    /// Stores those that have settled, as many as may be, and closes those of which the manager has closed
-    /// its copy; when there will be more to do.
+    /// Stores the guards that have settled, as far as there is room, and closes those of which the manager has
+    /// closed its copy. Returns when to call it again, if needed.
     pub fn store(&mut self, now: Moment) -> Option<Moment> {
         self.leaving.retain(|_, leaving| !leaving.is_over(now));
         let later = self.store_settled(now);
@@ -191,7 +192,7 @@ impl Guards {
         leaving.or_else(|| later.then(|| now.plus_seconds(1)))
     }
 
-    /// Stores as many as may be, whatever their age.
+    /// Stores as many guards as possible, whatever their age.
     pub fn store_all(&mut self) {
         self.store_settled(Moment(u64::MAX));
     }
@@ -205,14 +206,13 @@ impl Guards {
         settled.into_iter().all(|lease| self.store_one(lease)) && is_later
     }
 
-    /// Stores the guard of a lease, if there is room and a manager; whether it is stored.
+    /// Stores the guard of a lease, if there is room and a manager. Returns whether it was stored.
     fn store_one(&mut self, lease: LeaseId) -> bool {
         let Some(guard) = self.held.get_mut(&lease).filter(|_| self.stored < MOST_STORED) else {
             return false;
         };
         let name = format!("{NAME}{lease}");
-        // Without FDPOLL=0 the manager drops the socket at once: bound and not listening, it polls
-        // as hung up.
+        // Without FDPOLL=0 the manager drops the socket at once: a bound socket that does not listen polls as hung up.
         let states =
             [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
         guard.stored = manager::hand_over(&states, &[guard.socket.as_fd()]);
@@ -225,7 +225,7 @@ impl Guards {
     }
 }
 
-/// What the manager has kept for the service before this one.
+/// What the manager has kept of the previous service.
 #[derive(Debug, Default)]
 pub struct Kept {
     stored: Vec<(LeaseId, OwnedFd)>,
@@ -233,7 +233,7 @@ pub struct Kept {
 }
 
 impl Kept {
-    /// Adds a descriptor by its name; false if that is not one of the names that guards have.
+    /// Adds a descriptor by its name. Returns false if that is not the name of a guard or of a part of the shelf.
     pub fn add(&mut self, name: &str, take: impl FnOnce(Kind) -> Option<OwnedFd>) -> bool {
         if let Some(lease) = name.strip_prefix(NAME).and_then(|id| id.parse().ok()) {
             self.stored.extend(take(Kind::Guard).map(|socket| (lease, socket)));
@@ -245,23 +245,23 @@ impl Kept {
         true
     }
 
-    /// The leases whose guards were kept one by one: all but the youngest.
+    /// The leases whose guards were stored one by one: all but the youngest.
     pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
         self.stored.iter().map(|(lease, _)| *lease)
     }
 
-    /// How many descriptors there are.
+    /// The number of descriptors.
     pub fn len(&self) -> usize {
         self.stored.len() + self.shelf.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// What a kept descriptor is.
+/// The kind of a kept descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A guard.
@@ -270,34 +270,34 @@ pub enum Kind {
     Shelf,
 }
 
-/// Has the manager close its copy: while it is open, the port is not free.
+/// Tells the manager to close its copy of a guard: until it does, the port is not free.
 pub fn forget(lease: LeaseId) {
     let name = format!("{NAME}{lease}");
     manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
 }
 
-/// How many guards the limit of open descriptors allows: half of it, because an owner takes a descriptor
-/// too.
+/// The maximum number of guards that the limit on open descriptors allows: half of it, because an owner takes a
+/// descriptor, too.
 pub fn most() -> usize {
     usize::try_from(raised_limit() / 2).unwrap_or(usize::MAX)
 }
 
-/// Has the kernel make its table of descriptors as large as the shipped limit of guards needs it.
+/// Makes the kernel enlarge its table of descriptors for the shipped limit of guards.
 ///
-/// Later, when the process has threads, whoever opens a descriptor for which the table has to grow waits
-/// for an RCU grace period, some 10 ms (`expand_fdtable` in the kernel's fs/file.c).
+/// Later, when the process has threads, opening a descriptor that makes the table grow waits for an RCU grace
+/// period, about 10 ms (`expand_fdtable` in the kernel's fs/file.c).
 pub fn make_room() {
     let highest = raised_limit().min(TABLE).saturating_sub(1);
     if let (Ok(any), Ok(highest)) = (File::open("/dev/null"), highest.try_into()) {
-        // The table stays as it is when the descriptor is closed.
+        // The table keeps its size when the descriptor is closed.
         let _ = fcntl(any, FcntlArg::F_DUPFD_CLOEXEC(highest)).and_then(close);
     }
 }
 
-/// Raises the limit of open descriptors as far as it goes; what it is then.
+/// Raises the soft limit on open descriptors to the hard limit. Returns the limit in force.
 fn raised_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
-    // A sandbox may forbid it; then the unit's LimitNOFILE= has done it.
+    // A sandbox may forbid it; then the unit's LimitNOFILE= has already raised it.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();
     if raised { hard } else { soft }
 }

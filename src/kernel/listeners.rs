@@ -1,10 +1,10 @@
-//! Who listens, or is in the way otherwise: the sockets that `sock_diag(7)` tells of, and the processes
-//! that proc(5) shows to have them open.
+//! Listeners and other sockets that block a port, from `sock_diag(7)`, and the processes that have them open,
+//! from proc(5).
 //!
-//! A user sees the descriptors of their own processes only, root those of all. What cannot be read is
-//! left out: then the user who made the socket is all that is known of it.
+//! A user sees the descriptors of their own processes only, root sees all. What cannot be read is left out: then
+//! only the user who created the socket is known.
 //!
-//! The service cannot do this: its sandbox hides other processes' descriptors. So the command does.
+//! The service cannot do this: its sandbox hides the descriptors of other processes. So the command does.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,10 +26,10 @@ use crate::{
     word::visible,
 };
 
-/// How much of a file in `/proc` is read; a command line may have megabytes.
+/// The maximum number of bytes read from a file in `/proc`: a command line may have megabytes.
 const MOST_READ: u64 = 4096;
 
-/// A socket, and who has it.
+/// A socket, and the process that has it open.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// The port.
@@ -38,53 +38,53 @@ pub struct Listener {
     pub protocol: Protocol,
     /// The local address.
     pub address: IpAddr,
-    /// The number of the socket, which no other has; 0 if no process has it open.
+    /// The inode number of the socket, which no other has; 0 if no process has it open.
     pub inode: u32,
-    /// The user who made the socket.
+    /// The user who created the socket.
     pub uid: u32,
-    /// The name of that user; the number, if there is no name.
+    /// The name of that user, or the number if there is no name.
     pub user: Arc<str>,
     /// What it does with its port.
     pub role: Role,
-    /// The process that has it, if this user may know. Of several that share it, such as the workers of
-    /// a server, the one with the lowest number: most likely the parent of the others.
+    /// The process that has it open, if this user may see that. If several share it, such as the workers of a
+    /// server, it is the one with the lowest PID: most likely the parent of the others.
     pub program: Option<Arc<Program>>,
 }
 
-/// A process that has a listening socket. Its texts are as the process wants them, but for characters
-/// that a terminal would obey: these are written out.
+/// A process that has such a socket open. Its texts are whatever the process has set, with the characters that
+/// affect a terminal escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {
-    /// Its number.
+    /// Its PID.
     pub pid: u32,
-    /// The name of its command, at most 15 bytes as the kernel has it.
+    /// The name of its command, which the kernel truncates to 15 bytes.
     pub command: String,
-    /// Its command line, with spaces between the arguments, the beginning of a very long one; empty if it has none.
+    /// Its command line, with spaces between the arguments; only the beginning if it is very long, and empty if
+    /// there is none.
     pub command_line: String,
-    /// Its current folder.
+    /// Its working directory.
     pub folder: Option<String>,
-    /// The container that it runs in, if that is not the one that this process runs in too; for a
-    /// `docker-proxy` the one that it serves.
+    /// The container that it runs in, unless this process runs in the same one; for a `docker-proxy`, the
+    /// container that it serves.
     pub container: Option<Container>,
 }
 
-/// The sockets that listen (TCP) or are bound (UDP) on the ports of a range: each once, by port,
-/// protocol and address.
+/// The sockets that listen (TCP) or are bound (UDP) on the ports of a range: each once, ordered by port, protocol
+/// and address.
 ///
-/// However many ports that are, the kernel is asked once for TCP and twice for UDP, and `/proc` is
-/// gone through at most once: not at all for no socket, and no further than until each has its process.
+/// However many ports there are, the kernel is queried once for TCP and twice for UDP, and `/proc` is walked
+/// through at most once: not at all without sockets, and only until each has its process.
 pub fn listeners(range: PortRange, protocol: Protocol) -> io::Result<Vec<Listener>> {
     let mut sockets = Vec::new();
     diag::sockets(protocol, range, |socket| sockets.push(socket))?;
     Ok(with_programs(sockets))
 }
 
-/// The TCP sockets that are in the way of a grant of the port without listening: those that are bound, and
-/// outgoing connections.
+/// The TCP sockets that block a grant of the port without listening: bound ones, and outgoing connections.
 pub fn in_the_way(port: Port) -> io::Result<Vec<Listener>> {
     let (mut sockets, mut connections) = (Vec::new(), Vec::new());
     diag::all_sockets(Protocol::Tcp, PortRange::only(port), |socket| match socket.role {
-        // What no process has open is soon gone.
+        // A socket that no process has open will soon be gone.
         _ if socket.inode == 0 => {}
         Role::Listener => {}
         Role::Bound => sockets.push(socket),
@@ -108,14 +108,14 @@ fn with_programs(mut sockets: Vec<Socket>) -> Vec<Listener> {
     listeners.collect()
 }
 
-/// Sorts the sockets, and leaves each there once.
+/// Sorts the sockets, and removes duplicates.
 fn order(sockets: &mut Vec<Socket>) {
     let key = |socket: &Socket| (socket.port, socket.protocol, socket.address, socket.inode);
     sockets.sort_unstable_by_key(key);
     sockets.dedup_by_key(|socket| key(socket));
 }
 
-/// The name of a user.
+/// The name of a user, or the number if there is no name.
 fn user(uid: u32) -> Arc<str> {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => visible(&user.name).into(),
@@ -123,7 +123,7 @@ fn user(uid: u32) -> Arc<str> {
     }
 }
 
-/// The numbers of all processes, ascending, so that a parent mostly comes before its children.
+/// The PIDs of all processes, ascending, so that a parent usually comes before its children.
 fn pids() -> impl Iterator<Item = u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -132,7 +132,7 @@ fn pids() -> impl Iterator<Item = u32> {
     pids.into_iter()
 }
 
-/// Which process has each socket, by the socket's number.
+/// The process that has each socket open, by inode number.
 fn programs<P: Iterator<Item = u32>>(
     sockets: &[Socket],
     pids: impl FnOnce() -> P,
@@ -160,7 +160,7 @@ fn programs<P: Iterator<Item = u32>>(
             continue;
         }
         let Some(program) = Program::of(pid, ours.as_ref()) else { continue };
-        // A service manager keeps the sockets that it starts services for: the service tells more.
+        // A service manager keeps the sockets that it starts services for: the service is more informative.
         let is_manager = program.command == "systemd";
         let program = Arc::new(program);
         for inode in held {
@@ -173,7 +173,7 @@ fn programs<P: Iterator<Item = u32>>(
     found
 }
 
-/// Those of the sockets that the process has open.
+/// The inode numbers of those sockets that the process has open.
 fn held(pid: u32, sockets: &HashSet<u32>) -> io::Result<Vec<u32>> {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?;
     let inodes = descriptors.flatten().filter_map(|descriptor| {
@@ -184,14 +184,14 @@ fn held(pid: u32, sockets: &HashSet<u32>) -> io::Result<Vec<u32>> {
     Ok(inodes.collect())
 }
 
-/// Those of the sockets that belong to a process whose descriptors may not be read, if it is a
-/// `docker-proxy`: its command line names the port, and it is root's as a rule.
+/// The inode numbers of the sockets of a process whose descriptors may not be read, if it is a `docker-proxy`:
+/// its command line contains the port, and it usually runs as root.
 fn proxied(pid: u32, sockets: &[Socket], missing: &HashSet<u32>) -> Vec<u32> {
     if read(pid, "comm").as_deref() != Some("docker-proxy\n") {
         return Vec::new();
     }
     let proxy = arguments(pid).and_then(|arguments| Proxy::parse(&arguments));
-    // Another user's process may say what it likes of itself.
+    // Any process may pretend to be one, so the sockets must belong to its user.
     let (Some(proxy), Some(uid)) = (proxy, process::owner(pid)) else { return Vec::new() };
     let its = sockets.iter().filter(|socket| {
         socket.uid == uid
@@ -203,7 +203,7 @@ fn proxied(pid: u32, sockets: &[Socket], missing: &HashSet<u32>) -> Vec<u32> {
 }
 
 impl Program {
-    /// What can be read of a process, seen from our container; `None` when it is gone.
+    /// Reads what is visible of a process, from within the container `ours`; `None` if it is gone.
     fn of(pid: u32, ours: Option<&Container>) -> Option<Self> {
         let command = read(pid, "comm")?;
         let command = visible(command.strip_suffix('\n').unwrap_or(&command));
@@ -221,8 +221,8 @@ impl Program {
     }
 }
 
-/// The arguments of a process. It can overwrite them with anything (`setproctitle`), and some leave
-/// many empty ones at the end.
+/// The arguments of a process. The process may have overwritten them (`setproctitle`), and some leave many empty
+/// ones at the end.
 fn arguments(pid: u32) -> Option<Vec<String>> {
     let text = read(pid, "cmdline")?;
     Some(text.trim_end_matches('\0').split('\0').map(str::to_owned).collect())
@@ -232,7 +232,7 @@ fn container(pid: impl ToString, ours: Option<&Container>) -> Option<Container> 
     Container::of_cgroup(&read(pid, "cgroup")?, ours)
 }
 
-/// A file of the process in `/proc`, what is no UTF-8 replaced.
+/// Reads a file of the process in `/proc`. Invalid UTF-8 is replaced.
 fn read(pid: impl ToString, file: &str) -> Option<String> {
     let mut bytes = Vec::new();
     let file = File::open(format!("/proc/{}/{file}", pid.to_string())).ok()?;

@@ -1,4 +1,4 @@
-//! Files that are only in memory, for what is too large for a message of the bus (`memfd_create(2)`).
+//! Files in memory, for data that is too large for a bus message (`memfd_create(2)`).
 
 use std::{
     fs::File,
@@ -14,7 +14,7 @@ use nix::{
     sys::memfd::{MFdFlags, memfd_create},
 };
 
-/// A file with these bytes.
+/// Creates a file with these bytes.
 pub fn file(bytes: &[u8]) -> io::Result<OwnedFd> {
     let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
     let mut file = File::from(memfd_create(c"styxy", flags)?);
@@ -22,7 +22,8 @@ pub fn file(bytes: &[u8]) -> io::Result<OwnedFd> {
     Ok(file.into())
 }
 
-/// What such a file says, if it has no more than `most` bytes. Other files are refused: to read them may take for ever.
+/// Reads such a file, if it has no more than `most` bytes. Other kinds of files are refused: reading one may
+/// block for ever.
 pub fn read(file: &impl AsFd, most: usize) -> io::Result<Vec<u8>> {
     // Only files in memory have seals.
     fcntl(file, FcntlArg::F_GET_SEALS).map_err(|_| {

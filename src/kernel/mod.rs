@@ -1,20 +1,20 @@
-//! All that asks Linux.
+//! The interface to Linux.
 //!
 //! - [`probe`]: whether a port is free at this moment, and the socket that reserves it
-//! - [`diag`]: which sockets there are, for whoever only looks
+//! - [`diag`]: the sockets that exist, for code that does not grant ports
 //! - [`endings`]: the end of listeners, as an event
-//! - [`listeners`]: the same with the processes that have them, and [`container`]: where these run
-//! - [`guard`]: the sockets that keep leased ports, and their store in the service manager; [`shelf`]: where they are until
-//!   they are stored
-//! - [`manager`]: what systemd is told, if it has started this process
-//! - [`network`]: the network that a process is in, and with it its ports
-//! - [`memory`]: files that are only in memory
-//! - [`process`]: processes and who they are, and [`ancestry`]: who started them
+//! - [`listeners`]: listeners with the processes that have them open, and [`container`]: where these run
+//! - [`guard`]: the sockets that keep leased ports, and their store in the service manager; [`shelf`]: where they are
+//!   until they are stored
+//! - [`manager`]: notifications to systemd, if it started this process
+//! - [`network`]: the network namespace of a process, to which its ports belong
+//! - [`memory`]: files in memory
+//! - [`process`]: processes and their identity, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor
-//! - [`detach`]: letting go of what a process inherits, and starting one that is nobody's child; `unsafe` is in these two, `filter`,
-//!   `network` and [`unread`]: what was sent and is not received yet
-//! - [`sandbox`]: whether the service's sandbox can be set up here, and which layers of it are in force
-//! - [`clock`]: the clock that deadlines are counted with
+//! - [`detach`]: dropping what a process inherits, and starting one that is nobody's child; `unsafe` is used in these
+//!   two, `filter`, `network` and [`unread`]: what was sent and not received yet
+//! - [`sandbox`]: whether the service's sandbox can be set up here, and which of its layers are in force
+//! - [`clock`]: the clock for deadlines
 
 use std::fs;
 
@@ -40,14 +40,15 @@ pub mod sandbox;
 pub mod shelf;
 pub mod unread;
 
-/// The ports that the kernel gives to outgoing connections (`ip_local_port_range`, ip(7)).
+/// The ports that the kernel assigns to outgoing connections (`ip_local_port_range`, ip(7)).
 pub fn ephemeral_ports() -> Option<PortRange> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut ports = text.split_whitespace().map(|port| port.parse().ok());
     PortRange::new(ports.next()??, ports.next()??)
 }
 
-/// The ports of those that the kernel does not give away after all (`ip_local_reserved_ports`, ip(7)).
+/// The ports that the kernel does not assign to outgoing connections, even in that range
+/// (`ip_local_reserved_ports`, ip(7)).
 pub fn reserved_ports() -> PortSet {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
     let ranges = text.trim().split(',').filter_map(|part| {
@@ -57,7 +58,7 @@ pub fn reserved_ports() -> PortSet {
     ranges.collect()
 }
 
-/// What to tell of a service type's range if the kernel gives ports of it to outgoing connections.
+/// The warning for a service type's range if the kernel assigns ports of it to outgoing connections.
 pub fn given_away(range: PortRange) -> Option<String> {
     let reserved = reserved_ports();
     let ephemeral = ephemeral_ports().filter(|ephemeral| ephemeral.overlaps(range))?;

@@ -1,4 +1,4 @@
-//! The network that a process is in (`network_namespaces(7)`): ports belong to one.
+//! Network namespaces (`network_namespaces(7)`), here called networks. Each has ports of its own.
 
 #![allow(unsafe_code)]
 
@@ -17,12 +17,14 @@ use nix::{
     sys::socket::{AddressFamily, SockFlag, SockType, socket},
 };
 
-/// A network of this kernel.
+/// A network of the running kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// The one that the machine was booted with: what `/etc/machine-id` names is in it.
+    /// The network of the system that `/etc/machine-id` names: the initial one, or that of a container that
+    /// booted systemd.
     Machine,
-    /// Another, by a number that none had before and none will have until the next boot.
+    /// Another one, by a number that is unique until the next boot, or, before Linux 5.14, as long as the network
+    /// exists.
     Other(u64),
 }
 
@@ -31,12 +33,12 @@ pub fn here() -> Network {
     if is_initial() || is_of_booted_system() { Network::Machine } else { Network::Other(number()) }
 }
 
-/// The number of this network, if it is that of a container with a system of its own.
+/// The number of this network, if it is that of a container that booted systemd.
 pub fn of_booted_container() -> Option<u64> {
     (!is_initial() && is_of_booted_system()).then(number)
 }
 
-/// Whether PID 1 is a systemd in this network.
+/// Whether PID 1 is systemd, and in this network.
 fn is_of_booted_system() -> bool {
     is_booted() && same(1) == Some(true)
 }
@@ -45,11 +47,11 @@ fn number() -> u64 {
     cookie().or_else(|_| inode()).unwrap_or_default()
 }
 
-/// Whether a process is in the same network as this one; `None` if that cannot be seen, because it has ended or
-/// because /proc does not show it.
+/// Whether a process is in the same network as this one; `None` if that is not visible, because the process has
+/// ended or `/proc` hides it.
 pub fn same(pid: u32) -> Option<bool> {
-    // /proc/PID/ns/net is for those who may trace the process, which a sandboxed service may not. The files of
-    // /proc/PID/net may be seen by all, and each network has its own.
+    // Reading /proc/PID/ns/net needs permission to trace the process, which a sandboxed service does not have.
+    // The files in /proc/PID/net are visible to all, and differ between networks.
     let device = |process: &str| {
         let file = fs::metadata(format!("/proc/{process}/net/dev")).ok()?;
         Some((file.dev(), file.ino()))
@@ -57,16 +59,16 @@ pub fn same(pid: u32) -> Option<bool> {
     Some(device(&pid.to_string())? == device("self")?)
 }
 
-/// A number by which the network of this process can be found again: no two networks have it at the same time, but after
-/// its end another one may.
+/// A number by which the network of this process can be recognized: no two networks have it at the same time, but
+/// it may be reused after the network's end.
 pub fn mark() -> Option<u64> {
     mark_of("self")
 }
 
-/// Whether any process is in the network that has this mark; `None` where not all processes of the machine are seen, so that
-/// it may be one of the others. A network without a process may still be kept by a file (`ip-netns(8)`).
+/// Whether any process is in the network with this mark; `None` if not all processes of the machine are visible,
+/// so that a hidden one may be in it. A network without a process may still be kept by a file (`ip-netns(8)`).
 pub fn is_inhabited(mark: u64) -> Option<bool> {
-    // The first namespace of process numbers has this number in every kernel (PROC_PID_INIT_INO).
+    // The inode number of the initial PID namespace in every kernel (PROC_PID_INIT_INO).
     const FIRST: u64 = 0xEFFF_FFFC;
     let own = fs::metadata("/proc/self/ns/pid").ok()?.ino();
     if own != FIRST && !is_booted() {
@@ -83,19 +85,19 @@ fn mark_of(process: &str) -> Option<u64> {
     fs::metadata(format!("/proc/{process}/net/dev")).ok().map(|file| file.ino())
 }
 
-/// Whether this is the first network of the kernel: it alone has the settings that count for all of them.
+/// Whether this is the initial network of the kernel: only there are the settings visible that apply to all networks.
 fn is_initial() -> bool {
     Path::new("/proc/sys/net/core/dev_weight").exists()
 }
 
-/// Whether PID 1 has booted this system, be it in a container: `sd_booted(3)`, but not in a sandbox that shows the
-/// files of a booted system and has a PID 1 of its own.
+/// Whether PID 1 is a systemd that booted this system or container: like `sd_booted(3)`, but false in a sandbox
+/// that shows the files of a booted system and has a PID 1 of its own.
 fn is_booted() -> bool {
     Path::new("/run/systemd/system").is_dir()
         && fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm == "systemd\n")
 }
 
-/// The number of this network, which is not used again (`SO_NETNS_COOKIE`, since Linux 5.14).
+/// The number of this network, which is never reused (`SO_NETNS_COOKIE`, since Linux 5.14).
 fn cookie() -> io::Result<u64> {
     let any = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     let mut cookie = 0_u64;
@@ -113,7 +115,7 @@ fn cookie() -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Its number in older kernels, which a later network may have again.
+/// Its number on older kernels, which a later network may reuse.
 fn inode() -> io::Result<u64> {
     fs::metadata("/proc/self/ns/net").map(|file| file.ino())
 }
@@ -175,7 +177,7 @@ mod tests {
         assert_eq!(here(), here());
     }
 
-    /// A process in a network of its own; `None` where no user namespace can be made.
+    /// A process in a network of its own; `None` where no user namespace can be created.
     fn in_another_network() -> Option<std::process::Child> {
         let mut other = Command::new("unshare")
             .args(["--map-root-user", "--net", "sh", "-c", "echo; read -r _"])

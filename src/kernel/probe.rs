@@ -1,19 +1,19 @@
-//! Whether a port is free at this moment: asked of the kernel by a bind, never of a cache. Only a port that
-//! is to be granted is bound; whoever wants to look asks [`diag`].
+//! Whether a port is free at this moment, as found out by a bind, never from a cache. Only a port that is to be
+//! granted is bound; code that does not grant it uses [`diag`].
 //!
-//! For TCP a bind of `[::]:port` with `IPV6_V6ONLY=0` and *without* `SO_REUSEADDR` conflicts with every
-//! socket on any address of IPv4 or IPv6: listeners, the guards of other users' services, and connections.
-//! If it succeeds, `SO_REUSEADDR` is set afterwards: the socket is the guard, and servers that set it, too,
-//! bind over it (ip(7), ipv6(7), socket(7)).
+//! For TCP a bind of `[::]:port` with `IPV6_V6ONLY=0` and *without* `SO_REUSEADDR` conflicts with every socket on
+//! any IPv4 or IPv6 address: listeners, the guards of other users' services, and connections. If it succeeds,
+//! `SO_REUSEADDR` is set afterwards: the socket becomes the guard, and servers that set the option, too, can bind
+//! the same port (ip(7), ipv6(7), socket(7)).
 //!
-//! It also conflicts with what a closed listener has left behind: its connections, and those in
-//! `TIME_WAIT`, which are in nobody's way. So a second try follows with `SO_REUSEADDR`, which passes over
-//! these, and over guards as well. What finds the guards is a socket beside it, the lock: without
-//! `SO_REUSEADDR`, on an IPv4 address that no connection ever has. It conflicts with whatever is bound to all
-//! addresses, and with the lock of another service that is at this port; so whoever has it is alone. What is
-//! bound to one address, [`diag`] tells of.
+//! It also conflicts with what a closed listener leaves behind: its connections, and those in `TIME_WAIT`, which
+//! block nobody. So a second attempt follows with `SO_REUSEADDR`, which ignores these, but also ignores guards.
+//! Guards are detected by an additional socket, the lock: without `SO_REUSEADDR`, on an IPv4 address that no
+//! connection ever has. It conflicts with any socket that is bound to all addresses, and with the lock of another
+//! service that tries the same port, so whoever holds it is alone. Sockets that are bound to a single address are
+//! detected by [`diag`].
 //!
-//! `SO_REUSEPORT` would hide other listeners of the same user, so it is never set. For UDP the bind goes
+//! `SO_REUSEPORT` would hide other listeners of the same user, so it is never set. For UDP the bind is done
 //! without `SO_REUSEADDR`, which would share the port instead of failing.
 
 use std::{
@@ -37,13 +37,13 @@ use crate::{
     registry::{InUse, Obstacle},
 };
 
-/// The address of the lock: of 127/8, and none that a program would choose. It is the same for every user's
-/// service, and must stay the same in every version.
+/// The address of the lock: in 127/8, and one that no program would choose. It is the same for the services of
+/// all users, and must stay the same in every version.
 const LOCK: Ipv4Addr = Ipv4Addr::new(127, 115, 116, 121);
 
-/// Reserves a port for a grant, with TCP or UDP: nobody else has it, and nobody's service can reserve it
-/// while the socket that is given back lives. That keeps out whoever binds without `SO_REUSEADDR`; a TCP
-/// server that sets it can bind and listen.
+/// Reserves a port for a grant, for TCP or UDP: nobody else has it, and no other service can reserve it while the
+/// returned socket is open. It keeps out programs that bind without `SO_REUSEADDR`; a TCP server that sets it can
+/// bind and listen.
 pub fn reserve(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
     any_family(port, protocol, |family| match bound(family, protocol, port, false) {
         Ok(socket) if protocol == Protocol::Udp => Ok(socket),
@@ -53,34 +53,35 @@ pub fn reserve(port: Port, protocol: Protocol) -> Result<OwnedFd, Obstacle> {
     })
 }
 
-/// Binds the guard of a TCP port over the connections that a closed listener has left behind, if there is
+/// Binds the guard of a TCP port despite the connections that a closed listener has left behind, if there is
 /// nothing else.
 fn over_what_is_left(family: AddressFamily, port: Port) -> Result<OwnedFd, Errno> {
     let lock = lock(port)?;
-    // Who is about to listen on one address only is in the way of neither of the two.
+    // A socket that is bound to a single address, and may be about to listen, conflicts with neither lock nor guard.
     let is_left_behind = diag::is_left_behind(port, LOCK.into());
     match is_left_behind.map_err(|error| (Shortage::of(&error), error.raw_os_error())) {
         Ok(true) => {}
         Err((Some(_), Some(errno))) => return Err(Errno::from_raw(errno)),
-        // Also where the kernel does not tell.
+        // Also if the kernel does not answer.
         Ok(false) | Err(_) => return Err(Errno::EADDRINUSE),
     }
-    // Now it must not be in the way of the guard.
+    // From now on it must not conflict with the guard.
     setsockopt(&lock, sockopt::ReuseAddr, &true)?;
     bound(family, Protocol::Tcp, port, true)
 }
 
-/// Reserves a port in every part of the protocol. The one for TCP comes last.
+/// Reserves a port for every part of the protocol. The socket for TCP comes last.
 pub fn reserve_all(port: Port, protocol: Protocol) -> Result<Vec<OwnedFd>, Obstacle> {
     protocol.parts().iter().rev().map(|part| reserve(port, *part)).collect()
 }
 
-/// Binds the TCP guard of a lease that has had none for a while, such as after a stop of the service. What others have
-/// bound meanwhile is in the way: `Bound` if nothing listens on the port, so that it cannot be the lease's own server.
+/// Binds the TCP guard of a lease that has had none for a while, for example after the service was stopped.
+/// Sockets that others have bound meanwhile are in the way: the error is `Bound` if nothing listens on the port,
+/// so that it cannot be the lease's own server.
 pub fn regain(port: Port) -> Result<OwnedFd, Obstacle> {
     let regained = any_family(port, Protocol::Tcp, |family| {
         let lock = lock(port)?;
-        // Now it must not be in the way of the guard.
+        // From now on it must not conflict with the guard.
         setsockopt(&lock, sockopt::ReuseAddr, &true)?;
         bound(family, Protocol::Tcp, port, true)
     });
@@ -92,14 +93,13 @@ pub fn regain(port: Port) -> Result<OwnedFd, Obstacle> {
     })
 }
 
-/// Binds the TCP guard of a lease that is there already. It passes over other guards, so it must not be
-/// used for a grant, and it keeps no server with `SO_REUSEADDR` out at any moment.
+/// Binds the TCP guard of an existing lease. The bind ignores other guards, so it must not be used for a grant;
+/// and it never keeps out a server with `SO_REUSEADDR`, not even for a moment.
 pub fn rebind(port: Port) -> Result<OwnedFd, Obstacle> {
     any_family(port, Protocol::Tcp, |family| bound(family, Protocol::Tcp, port, true))
 }
 
-/// The address by which programs of this machine reach each other: 127.0.0.1, or `::1` where that does not
-/// exist.
+/// The address by which programs on this machine reach each other: 127.0.0.1, or `::1` where that does not exist.
 pub fn loopback() -> IpAddr {
     let four = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
     let four = bind_to(AddressFamily::Inet, SockType::Datagram, &four, |_| Ok(()));
@@ -119,9 +119,9 @@ fn any_family(
     bind: impl Fn(AddressFamily) -> Result<OwnedFd, Errno>,
 ) -> Result<OwnedFd, Obstacle> {
     let bound = match bind(AddressFamily::Inet6) {
-        // No such family, or no such address when it is switched off by sysctl.
+        // IPv6 does not exist, or is disabled by sysctl.
         Err(Errno::EAFNOSUPPORT | Errno::EADDRNOTAVAIL) => {
-            // Others may still have it, if it is only denied to this service.
+            // Others may still use IPv6, if only this service is denied it.
             if diag::is_listened(port, protocol) {
                 return Err(Obstacle::InUse(InUse::Listener));
             }
@@ -133,14 +133,14 @@ fn any_family(
         Errno::EACCES | Errno::EPERM => Obstacle::Privileged,
         errno => match Shortage::of(&io::Error::from(errno)) {
             Some(shortage) => Obstacle::Shortage(shortage),
-            // Anything else must not end in a grant either.
+            // No other error may result in a grant, either.
             None => Obstacle::InUse(InUse::Socket),
         },
     })
 }
 
-/// Makes sure that the port has no guard, and that no other service is about to have one, for as long as
-/// the socket lives.
+/// Makes sure that the port has no guard, and that no other service is about to bind one, while the returned
+/// socket is open.
 fn lock(port: Port) -> Result<OwnedFd, Errno> {
     let address = SockaddrIn::from(SocketAddrV4::new(LOCK, port.get()));
     bind_to(AddressFamily::Inet, SockType::Stream, &address, |socket| {
@@ -149,7 +149,7 @@ fn lock(port: Port) -> Result<OwnedFd, Errno> {
     })
 }
 
-/// A socket that is bound to all addresses of the family; of IPv6, to those of IPv4, too.
+/// A socket that is bound to all addresses of the family; with IPv6, to those of IPv4, too.
 fn bound(
     family: AddressFamily,
     protocol: Protocol,

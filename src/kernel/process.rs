@@ -1,4 +1,4 @@
-//! Processes and who they are: pidfds (`pidfd_open(2)`), and `/proc` (proc(5)).
+//! Processes and their identity: pidfds (`pidfd_open(2)`), and `/proc` (proc(5)).
 
 use std::{
     fs, io,
@@ -17,45 +17,44 @@ use rustix::{
 
 use crate::word::harmless;
 
-/// A process that is being held on to: its PID cannot become another's while `pidfd` says that it
-/// lives.
+/// A process with its pidfd: its PID cannot be reused while the pidfd reports it as alive.
 #[derive(Debug)]
 pub struct Process {
-    /// Its number.
+    /// Its PID.
     pub pid: u32,
-    /// When it was started, in clock ticks since the boot: with the number it names it for good.
+    /// Its start time, in clock ticks since boot; together with the PID it identifies the process for good.
     pub start: u64,
     /// Readable when it has ended.
     pub pidfd: OwnedFd,
 }
 
-/// Why a process cannot be held on to.
+/// Why there is no [`Process`] for a PID or a descriptor.
 #[derive(Debug)]
 pub enum ProcessError {
-    /// There is none.
+    /// There is no such process.
     Gone,
-    /// It is another user's.
+    /// It belongs to another user.
     Foreign(Process),
-    /// The kernel refused, most likely for a lack of descriptors.
+    /// The kernel returned an error, most likely because descriptors have run out.
     Io(io::Error),
 }
 
 impl Process {
-    /// The process of that PID.
+    /// The process with this PID.
     pub fn of_pid(pid: u32) -> Result<Self, ProcessError> {
         let pidfd = pidfd(pid).map_err(|errno| match errno {
-            // A thread's number is no process's: EINVAL, or ENOENT since Linux 6.9.
+            // The number of a thread is not a PID: EINVAL, or ENOENT since Linux 6.9.
             Errno::SRCH | Errno::INVAL | Errno::NOENT => ProcessError::Gone,
             errno => ProcessError::Io(errno.into()),
         })?;
         Self::with(pid, pidfd)
     }
 
-    /// The process that a descriptor is of.
+    /// The process of a pidfd.
     pub fn of_pidfd(pidfd: OwnedFd) -> Result<Self, ProcessError> {
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd()));
         let info = info.map_err(ProcessError::Io)?;
-        // -1 when it has ended; no such line when it is no pidfd.
+        // -1 if the process has ended; no such line if the descriptor is not a pidfd.
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
         Self::with(pid.ok_or(ProcessError::Gone)?, pidfd)
     }
@@ -64,7 +63,7 @@ impl Process {
         let start = start(pid).ok_or(ProcessError::Gone)?;
         let owner = owner(pid).ok_or(ProcessError::Gone)?;
         let process = Self { pid, start, pidfd };
-        // What was read is of this process only if it still lives now.
+        // The values are those of this process only if it is still alive now.
         if process.has_ended() {
             return Err(ProcessError::Gone);
         }
@@ -75,7 +74,7 @@ impl Process {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Waits for its end, but no longer than this.
+    /// Waits for its end, up to this limit. Returns whether it has ended.
     pub fn ends_within(&self, limit: Duration) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
         let limit = Timespec::try_from(limit).unwrap_or_default();
@@ -83,11 +82,11 @@ impl Process {
     }
 }
 
-/// Whether a process is that other one, or was started by it or by what it has started.
+/// Whether a process is `ancestor` itself or one of its descendants.
 pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
     while pid != ancestor {
         match parent(pid) {
-            // As far as the first process, or the one that is the first here.
+            // Up to the first process, or the first one in this PID namespace.
             Some(parent) if parent != 0 => pid = parent,
             _ => return false,
         }
@@ -95,7 +94,7 @@ pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
     true
 }
 
-/// A file of `/proc/PID`. A command's name in it need not be UTF-8: the kernel cuts it off at 15 bytes.
+/// Reads a file of `/proc/PID`. A command name in it may be invalid UTF-8: the kernel truncates it to 15 bytes.
 fn read(pid: u32, file: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -108,26 +107,26 @@ pub fn variable(pid: u32, name: &str) -> Option<String> {
     environment.split('\0').find_map(value)
 }
 
-/// What has started a process, as `bash[4711]`.
+/// The command name and PID of the parent of a process, as `bash[4711]`.
 pub fn starter(pid: u32) -> Option<Arc<str>> {
     let parent = parent(pid).filter(|parent| *parent != 0)?;
     Some(format!("{}[{parent}]", comm(parent)?).into())
 }
 
-/// When a process was started, in clock ticks since the boot.
+/// When a process was started, in clock ticks since boot.
 pub fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)
 }
 
-/// A field of `/proc/PID/stat`, by its number in proc(5), after the second.
+/// A field of `/proc/PID/stat` by its number in proc(5), which must be greater than 2.
 fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
     let stat = read(pid, "stat")?;
-    // The second field is the command's name in brackets, and may contain anything.
+    // The second field is the command name in parentheses, and may contain anything.
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
-/// The process that started a process, or took it over; 0 for one that this process cannot see.
+/// The process that started a process, or adopted it; 0 if it is not visible to this process.
 pub(super) fn parent(pid: u32) -> Option<u32> {
     stat(pid, 4)
 }
@@ -137,59 +136,59 @@ pub(super) fn session(pid: u32) -> Option<u32> {
     stat(pid, 6)
 }
 
-/// The address of a process's arguments in its memory; 0 where that is not to be known.
+/// The address of a process's arguments in its memory; 0 if it may not be read.
 pub(super) fn argument_start(pid: u32) -> Option<u64> {
     stat(pid, 48)
 }
 
-/// The real user of a process. Not the owner of `/proc/PID`, which is root's for some.
+/// The real user of a process. Not the owner of `/proc/PID`, which is root for some.
 pub(super) fn owner(pid: u32) -> Option<u32> {
     status(pid, "Uid:")?.first().copied()
 }
 
-/// The numbers that a process has in the PID namespaces that it is in, from that of `/proc` inwards
-/// (`pid_namespaces(7)`): more than one, if it is in a namespace of its own.
+/// The PIDs of a process in the PID namespaces that it is in, from that of `/proc` inwards (`pid_namespaces(7)`):
+/// more than one if it is in a nested namespace.
 pub(super) fn numbers(pid: u32) -> Option<Vec<u32>> {
     status(pid, "NSpid:").filter(|numbers| !numbers.is_empty())
 }
 
-/// The numbers of a line of `/proc/PID/status`.
+/// The numbers in a line of `/proc/PID/status`.
 fn status(pid: u32, key: &str) -> Option<Vec<u32>> {
     let status = read(pid, "status")?;
     let numbers = status.lines().find_map(|line| line.strip_prefix(key))?;
     numbers.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
 }
 
-/// The process that has connected to a socket (`SO_PEERPIDFD`, unix(7); since Linux 6.5), whose PID is
-/// known from its credentials.
+/// The pidfd of the process that connected to a socket (`SO_PEERPIDFD`, unix(7); since Linux 6.5). `pid` is its
+/// PID, from its credentials.
 pub fn peer(socket: &impl AsFd, pid: u32) -> Option<OwnedFd> {
     getsockopt(socket, PeerPidfd).ok().or_else(|| peer_by_number(socket, pid))
 }
 
-/// The same on an older kernel.
+/// The same on older kernels.
 fn peer_by_number(socket: &impl AsFd, pid: u32) -> Option<OwnedFd> {
     let pidfd = pidfd(pid).ok()?;
-    // The number may be another's by now, but not while the connection is open at the other end.
+    // The PID may have been reused, but not while the connection is open at the other end.
     let mut fds = [PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::empty())];
     poll(&mut fds, Some(&Timespec::default())).ok()?;
     (!fds[0].revents().contains(PollFlags::HUP)).then_some(pidfd)
 }
 
-/// A descriptor of the process of that PID (`pidfd_open(2)`).
+/// The pidfd of the process with this PID (`pidfd_open(2)`).
 pub fn pidfd(pid: u32) -> Result<OwnedFd, Errno> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     pidfd_open(pid, PidfdFlags::empty())
 }
 
-/// The name of a process's command; `None` when it is gone. A process chooses it freely, so it is made
-/// harmless for terminals.
+/// The command name of a process; `None` if it is gone. A process can choose any name, so it is made safe for
+/// terminals.
 pub fn comm(pid: u32) -> Option<Arc<str>> {
     let comm = fs::read(format!("/proc/{pid}/comm")).ok()?;
     let comm = String::from_utf8_lossy(comm.strip_suffix(b"\n").unwrap_or(&comm)).into_owned();
     Some(harmless(&comm).into())
 }
 
-/// The id of this boot of the machine (random(4)).
+/// The id of this boot of the machine (random(4)), or `unknown`.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id")
         .map_or_else(|_| "unknown".to_owned(), |id| id.trim_end().to_owned())
@@ -200,13 +199,13 @@ pub fn uid() -> u32 {
     nix::unistd::getuid().as_raw()
 }
 
-/// The number that a user of this user namespace has outside of it, where journald is (`user_namespaces(7)`).
+/// Maps a user of this user namespace to the number outside of it, where journald is (`user_namespaces(7)`).
 pub fn outer_uid(uid: u32) -> u32 {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     mapped(uid, &map).unwrap_or(uid)
 }
 
-/// Each line of the map has the first number inside, the first outside, and how many follow one another.
+/// Each line of the map has the first number inside, the first number outside, and the count.
 fn mapped(uid: u32, map: &str) -> Option<u32> {
     map.lines().find_map(|line| {
         let mut numbers = line.split_whitespace().map(|number| number.parse::<u32>().ok());
@@ -226,8 +225,8 @@ mod tests {
     fn a_process_is_known_whatever_its_name_is() {
         let folder = tempfile::tempdir().unwrap();
         let sleep = folder.path().join("aaaaaaaaaaaaaa\u{e9}");
-        // By another program: one that this process has open for writing cannot be executed, and a child that another test
-        // has forked has it open, too.
+        // Copied by another program: a file cannot be executed while it is open for writing in this process, or
+        // in a child that another test has forked.
         let copied = std::process::Command::new("cp").arg("/bin/sleep").arg(&sleep).status();
         assert!(copied.unwrap().success());
         let mut child = std::process::Command::new(&sleep).arg("60").spawn().unwrap();
@@ -290,7 +289,7 @@ mod tests {
             assert_eq!(Process::of_pidfd(peer.unwrap()).unwrap().pid, own);
         }
         drop(far);
-        // A child that another test has forked has it until it is what it will be.
+        // A child that another test has forked has it open until it calls exec.
         let is_gone = |_| {
             std::thread::sleep(std::time::Duration::from_millis(5));
             peer_by_number(&near, own).is_none()

@@ -1,11 +1,11 @@
-//! The program that runs, and the one that is installed now.
+//! The running program, and the one that is installed now.
 
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf};
 
-/// What the kernel adds to the name of a program whose file is gone (`proc_pid_exe(5)`).
+/// What the kernel appends to the path of a program whose file was deleted (`proc_pid_exe(5)`).
 const DELETED: &str = " (deleted)";
 
-/// Whether another file has the name of the program that runs: after an upgrade.
+/// Whether the path of the running program now leads to another file, as after an upgrade.
 pub fn is_replaced() -> bool {
     let running = fs::metadata("/proc/self/exe");
     let installed = fs::read_link("/proc/self/exe").and_then(|path| {

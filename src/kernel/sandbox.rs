@@ -1,9 +1,9 @@
-//! The sandbox of the service: whether it can be set up here, and which layers of it a process is in.
+//! The sandbox of the service: whether it can be set up here, and which of its layers apply to a process.
 //!
-//! In a unit of the user's manager, all options that hide or protect files rest on a user namespace
-//! (`user_namespaces(7)`) and on mounts in it. Both can be forbidden: by `kernel.unprivileged_userns_clone`, by
-//! `user.max_user_namespaces`, by a seccomp filter, or by `AppArmor`, which on Ubuntu lets the namespace be made and
-//! denies the mounts. So only trying tells.
+//! In a unit of the user's manager, all options that hide or protect files need a user namespace
+//! (`user_namespaces(7)`) and mounts in it. Both can be forbidden: by `kernel.unprivileged_userns_clone`, by
+//! `user.max_user_namespaces`, by a seccomp filter, or by `AppArmor`, which on Ubuntu permits the namespace and
+//! denies the mounts. So the only way to find out is to try.
 
 use std::{
     fs, io,
@@ -16,19 +16,20 @@ use nix::{
     unistd::{User, getgid, getuid},
 };
 
-/// Sets up what the options of the unit need, as systemd does it, for this process and for good. The process must
-/// have one thread (unshare(2)), and should do nothing else afterwards.
+/// Sets up what the options of the unit need, as systemd does. This is permanent for this process, which must
+/// have a single thread (unshare(2)), and should do nothing else afterwards.
 ///
 /// # Errors
 ///
-/// The kernel's, with the step that was refused. A seccomp filter may also kill the process.
+/// The kernel's error, with the step that failed. A seccomp filter may also kill the process.
 pub fn set_up() -> io::Result<()> {
     let step =
         |name: &'static str| move |error: io::Error| io::Error::other(format!("{name}: {error}"));
     let (uid, gid) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
         .map_err(|errno| step("unshare")(errno.into()))?;
-    // In this order: without CAP_SETGID in the namespace around it, groups must be given up first.
+    // In this order: without CAP_SETGID in the parent namespace, setgroups must be denied before the gid_map is
+    // written.
     for (file, text) in [
         ("setgroups", "deny".to_owned()),
         ("uid_map", format!("{uid} {uid} 1")),
@@ -50,13 +51,13 @@ pub fn set_up() -> io::Result<()> {
 /// A layer of the sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layer {
-    /// Nothing that the process executes can have more privileges (`NoNewPrivileges=`).
+    /// Nothing that the process executes can gain privileges (`NoNewPrivileges=`).
     NoNewPrivileges,
     /// System calls are filtered (`SystemCallFilter=` and others).
     Seccomp,
-    /// There are no capabilities to be had (`CapabilityBoundingSet=`).
+    /// The process cannot gain capabilities (`CapabilityBoundingSet=`).
     NoCapabilities,
-    /// The user's files cannot be seen (`TemporaryFileSystem=%h`).
+    /// The user's files are not visible (`TemporaryFileSystem=%h`).
     HiddenHome,
 }
 
@@ -65,7 +66,7 @@ impl Layer {
     pub const ALL: [Self; 4] =
         [Self::NoNewPrivileges, Self::Seccomp, Self::NoCapabilities, Self::HiddenHome];
 
-    /// The word for it in answers.
+    /// Its name in answers.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::NoNewPrivileges => "no_new_privileges",
@@ -76,10 +77,10 @@ impl Layer {
     }
 }
 
-/// The layers that this process is in, by what it finds and not by what it should be in. Of the user's files it may see
-/// those in the folders named, which are its own.
+/// The layers that apply to this process, as observed and not as configured. Of the user's files, it may see
+/// those in the folders `own`, which are the service's.
 pub fn layers(own: &[PathBuf]) -> Vec<Layer> {
-    // Not HOME, which can name any folder.
+    // Not from `$HOME`, which can name any folder.
     let home = User::from_uid(getuid()).ok().flatten().map(|user| user.dir);
     layers_with(home.as_deref(), own)
 }
@@ -89,7 +90,7 @@ fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let is_in = |layer: &Layer| match layer {
         Layer::NoNewPrivileges => field(&status, "NoNewPrivs") == Some("1"),
-        // 2: there is a filter (proc_pid_status(5)).
+        // 2: a filter is in force (proc_pid_status(5)).
         Layer::Seccomp => field(&status, "Seccomp") == Some("2"),
         Layer::NoCapabilities => {
             field(&status, "CapBnd").is_some_and(|set| set.bytes().all(|digit| digit == b'0'))
@@ -105,26 +106,26 @@ fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// Whether a file system without the user's files is mounted at the home or above it: an empty home proves nothing.
+/// Whether a tmpfs is mounted on the home directory or above it, but not as the root: an empty home proves nothing.
 fn is_covered(mounts: &str, home: &Path) -> bool {
     mounts.lines().any(|line| {
-        // proc_pid_mountinfo(5): the fifth field is where, the type comes after a lone hyphen.
+        // proc_pid_mountinfo(5): the fifth field is the mount point, and the type follows a lone hyphen.
         let at = line.split(' ').nth(4).map(unescaped).unwrap_or_default();
         let kind = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').next());
         kind == Some("tmpfs") && at != "/" && home.starts_with(&at)
     })
 }
 
-/// A path as mountinfo has it, with spaces and the like as octal numbers.
+/// Unescapes a path from mountinfo, where spaces and the like are octal numbers.
 fn unescaped(path: &str) -> String {
     [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")]
         .iter()
         .fold(path.to_owned(), |path, (escaped, plain)| path.replace(escaped, plain))
 }
 
-/// Whether there is anything in the folder but those named and the ways to them.
+/// Whether the folder contains anything but the folders `own` and their parents.
 fn shows_others(folder: &Path, own: &[PathBuf]) -> bool {
-    // What cannot be read is not seen.
+    // A folder that cannot be read shows nothing.
     fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
         let path = entry.path();
         let is_way = own.iter().any(|own| own.starts_with(&path));
@@ -132,7 +133,7 @@ fn shows_others(folder: &Path, own: &[PathBuf]) -> bool {
     })
 }
 
-/// What forbids it here, in the administrator's words, where a setting says so.
+/// The setting that forbids the sandbox here, as an administrator knows it; `None` if no setting does.
 pub fn forbidden_by() -> Option<&'static str> {
     [
         ("kernel/unprivileged_userns_clone", "0", "kernel.unprivileged_userns_clone=0 (sysctl)"),
@@ -166,7 +167,7 @@ mod tests {
             (line("/home", "tmpfs"), true),
             (line("/home/a", "tmpfs"), false),
             (line("/home/a\\040b", "ext4"), false),
-            // A live system has all of its files in memory.
+            // The root of a live system is in memory.
             (line("/", "tmpfs"), false),
             (String::new(), false),
         ] {
@@ -197,7 +198,7 @@ mod tests {
         assert_eq!(field(status, "Seccomp"), Some("2"));
         assert_eq!(field(status, "CapBnd"), Some("0000000000000000"));
         assert_eq!(field(status, "Umask"), None);
-        // Not a folder of its own: /tmp may be in memory.
+        // Not a temporary folder: /tmp may be in memory.
         assert!(!layers_with(Some(Path::new("/usr")), &[]).contains(&Layer::HiddenHome));
     }
 }

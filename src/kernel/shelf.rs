@@ -1,11 +1,13 @@
-//! A shelf for guards that are too young to be stored one by one, on which they outlive a service that is killed.
+//! The shelf: a place for guards that are too young to be stored one by one, so that they outlive a service that
+//! is killed.
 //!
-//! A descriptor that was sent over a Unix socket and not received yet stays open as long as that socket is (`SCM_RIGHTS`,
-//! unix(7)). So the service manager keeps pairs of connected sockets, and a new guard is sent over one of them: one system
-//! call, and no work for the manager. It is taken off again, by one more, when it is stored or its lease has ended.
+//! A descriptor that was sent over a Unix socket and not received yet stays open as long as that socket does
+//! (`SCM_RIGHTS`, unix(7)). So the service manager keeps pairs of connected sockets, and a new guard is sent over
+//! one of them: one system call, and no work for the manager. Another call takes it off when it is stored or its
+//! lease has ended.
 //!
-//! While there are more young guards than pairs, a pair holds several. To take one of them out, each is sent again before it
-//! is received: a guard that stays is never away.
+//! If there are more young guards than pairs, a pair holds several. To take one of them out, each of the others
+//! is sent again before it is received: a guard that stays is never missing.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,25 +25,25 @@ use sd_notify::NotifyState;
 use super::manager;
 use crate::lease::LeaseId;
 
-/// The most pairs. The manager compares each descriptor that it is to keep with all others.
+/// The maximum number of pairs. The manager compares each new descriptor with all that it stores.
 const MOST: usize = 64;
 
-/// The most guards on one pair.
+/// The maximum number of guards on one pair.
 const DEEP: usize = 4;
 
-/// What the names of its sockets begin with; what follows is the same for both of a pair.
+/// The prefix of the names of its sockets; the rest is the same for both of a pair.
 const NAME: &str = "shelf.";
 
-/// As long as a lease's id.
+/// The length of a lease id.
 const ID_BYTES: usize = 36;
 
 /// Guards that are not stored yet.
 #[derive(Debug, Default)]
 pub struct Shelf {
     places: Vec<Place>,
-    /// At which place a lease's guard is.
+    /// The index of the place that holds a lease's guard.
     taken: HashMap<LeaseId, usize>,
-    /// Whether the manager takes no more.
+    /// Whether the manager could not be given more sockets.
     is_full: bool,
 }
 
@@ -50,17 +52,18 @@ pub struct Shelf {
 struct Place {
     sender: OwnedFd,
     receiver: OwnedFd,
-    /// How many guards are there.
+    /// The number of guards in it.
     count: usize,
 }
 
-/// Whether a descriptor of that name belongs to a shelf.
+/// Whether a descriptor with this name belongs to a shelf.
 pub fn is_part(name: &str) -> bool {
     name.starts_with(NAME)
 }
 
 impl Shelf {
-    /// The shelf that the manager has kept, by its descriptors and their names; and what is on it, which stays there.
+    /// Restores the shelf from the descriptors that the manager has kept, and their names. Returns it with the
+    /// guards on it, which also stay there.
     pub fn of(
         kept: impl IntoIterator<Item = (String, OwnedFd)>,
     ) -> (Self, Vec<(LeaseId, OwnedFd)>) {
@@ -75,13 +78,13 @@ impl Shelf {
                 manager::tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
                 continue;
             };
-            // Which of them was the sender nobody knows; what was sent is at the other one.
+            // It is unknown which of them was the sender; messages wait at the other one.
             let mut place = Place { sender, receiver, count: 0 };
             if peek(&place.receiver).is_none() {
                 place = Place { sender: place.receiver, receiver: place.sender, count: 0 };
             }
             let at = shelf.places.len();
-            // A service that was killed while it took one out has left others twice.
+            // If a service was killed while it took one out, others are there twice.
             let is_new = |lease| shelf.taken.insert(lease, at).is_none();
             place.sift(is_new, |lease, socket| found.push((lease, socket)));
             shelf.places.push(place);
@@ -89,11 +92,11 @@ impl Shelf {
         (shelf, found)
     }
 
-    /// Puts a guard on it, if there is room; whether there was.
+    /// Puts a guard on the shelf. Returns whether there was room.
     pub fn put(&mut self, lease: LeaseId, guard: BorrowedFd<'_>) -> bool {
         let Some(at) = self.room() else { return false };
         let place = &mut self.places[at];
-        // Too many may be under way for this user (getrlimit(2)).
+        // Fails if this user has too many descriptors in flight (getrlimit(2)).
         let is_sent = place.send(lease.to_string().as_bytes(), Some(guard));
         if is_sent {
             place.count += 1;
@@ -102,7 +105,7 @@ impl Shelf {
         is_sent
     }
 
-    /// Takes a lease's guard off it, if it is there.
+    /// Takes a lease's guard off the shelf, if it is there.
     pub fn remove(&mut self, lease: LeaseId) {
         let Some(at) = self.taken.remove(&lease) else { return };
         let place = &mut self.places[at];
@@ -113,11 +116,11 @@ impl Shelf {
         }
         let mut stayed = HashSet::new();
         place.sift(|other| other != lease, |other, _| _ = stayed.insert(other));
-        // What could not be sent again is held by the service alone.
+        // A guard that could not be sent again is held by the service alone.
         self.taken.retain(|other, place| *place != at || stayed.contains(other));
     }
 
-    /// The place with the most room, if there is any.
+    /// The place for the next guard: an empty one, else a new one, else the emptiest that is not full.
     fn room(&mut self) -> Option<usize> {
         let emptiest = self.places.iter().enumerate().min_by_key(|(_, place)| place.count);
         let emptiest = emptiest.map(|(at, place)| (at, place.count));
@@ -129,7 +132,7 @@ impl Shelf {
         }
     }
 
-    /// Has the manager take another place.
+    /// Adds a place, of which the manager gets copies.
     fn add_place(&mut self) -> bool {
         if self.is_full || self.places.len() >= MOST {
             return false;
@@ -137,7 +140,8 @@ impl Shelf {
         let flags = SocketFlags::CLOEXEC;
         let pair = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
         let Ok((sender, receiver)) = pair else { return false };
-        // The manager may have one that it got too late to pass it on, so no number is safe.
+        // A random name: the manager may have received a place too late to pass it to this service, so any number
+        // may be in use.
         let name = format!("{NAME}{}", LeaseId::random());
         let states =
             [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
@@ -150,14 +154,15 @@ impl Shelf {
 }
 
 impl Place {
-    /// Keeps those of its guards that are to stay, and passes them on.
+    /// Removes all guards but those for which `stays` returns true, and passes these to `keep`.
     fn sift(
         &mut self,
         mut stays: impl FnMut(LeaseId) -> bool,
         mut keep: impl FnMut(LeaseId, OwnedFd),
     ) {
         self.count = 0;
-        // Behind the last: what comes without a guard is none. A service that was killed may have left another such.
+        // Marks the end: a message without a guard is not a guard. A service that was killed may have left
+        // another such message.
         let end = LeaseId::random().to_string();
         if !self.send(end.as_bytes(), None) {
             return;
@@ -178,7 +183,7 @@ impl Place {
         }
     }
 
-    /// Sends a guard with its lease's id. Whether there was room.
+    /// Sends a guard with the id of its lease. Returns whether there was room.
     fn send(&self, id: &[u8], guard: Option<BorrowedFd<'_>>) -> bool {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -189,13 +194,14 @@ impl Place {
         sendmsg(&self.sender, &[IoSlice::new(id)], &mut control, flags).is_ok()
     }
 
-    /// Takes the first message off. Read without a buffer for descriptors, its guard is closed by the kernel (unix(7)).
+    /// Removes the first message. It is read without a buffer for descriptors, so the kernel closes its guard
+    /// (unix(7)).
     fn drop_first(&self) {
         let _ = recv(&self.receiver, &mut [0; 1], RecvFlags::DONTWAIT);
     }
 }
 
-/// A look at the first message that waits at a socket: an id and a guard. It stays there.
+/// Reads the first message that waits at a socket, an id and a guard, without removing it.
 fn peek(socket: &OwnedFd) -> Option<(Vec<u8>, Option<OwnedFd>)> {
     let mut id = [0; ID_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
@@ -229,7 +235,7 @@ mod tests {
         Shelf { places: vec![place(), place()], is_full: true, ..Shelf::default() }
     }
 
-    /// What the manager has of it when the service is killed.
+    /// The manager's copies of its sockets, as left when the service is killed.
     fn kept(shelf: &Shelf) -> Vec<(String, OwnedFd)> {
         let ends = |(number, place): (usize, &Place)| {
             [&place.sender, &place.receiver]
@@ -238,7 +244,7 @@ mod tests {
         shelf.places.iter().enumerate().flat_map(ends).collect()
     }
 
-    /// A guard that shows whether anybody has it.
+    /// Puts a guard on the shelf. The returned end of a pipe shows whether anybody still holds it.
     fn guard(shelf: &mut Shelf, number: u128) -> PipeReader {
         let (reader, writer): (PipeReader, PipeWriter) = pipe().unwrap();
         shelf.put(LeaseId::from_number(number), writer.as_fd());
@@ -277,7 +283,7 @@ mod tests {
     fn of_a_service_that_was_killed_while_it_took_one_out_nothing_is_lost_or_twice() {
         let mut shelf = shelf();
         let guards: Vec<_> = (0..6).map(|number| guard(&mut shelf, number)).collect();
-        // The mark is sent, and the first that stays sent again, but not received.
+        // As if killed after sending the mark and resending the first guard that stays, but before receiving it.
         let place = &shelf.places[0];
         assert!(place.send(LeaseId::random().to_string().as_bytes(), None));
         let (id, socket) = peek(&place.receiver).unwrap();

@@ -1,5 +1,5 @@
-//! What a socket has sent and nobody has received yet (`SIOCOUTQ`, unix(7)). It has an `unsafe` of its own: no
-//! safe wrapper asks it.
+//! The messages that a socket has sent and nobody has received yet (`SIOCOUTQ`, unix(7)). It uses `unsafe`,
+//! because there is no safe wrapper.
 
 #![allow(unsafe_code)]
 
@@ -10,11 +10,11 @@ use std::{
 
 use nix::libc;
 
-/// How much memory the messages take that this Unix socket has sent and that wait to be received.
+/// The memory taken by the messages that this Unix socket has sent and that wait to be received, in bytes.
 pub fn bytes(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
-    // SAFETY: the kernel writes one `int`, to `bytes`, which outlives the call.
-    // `TIOCOUTQ` is the number of `SIOCOUTQ`.
+    // SAFETY: the kernel writes one `int`, to `bytes`, which outlives the call. `SIOCOUTQ` has the same number as
+    // `TIOCOUTQ`.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     if result == 0 {
         Ok(usize::try_from(bytes).unwrap_or(0))

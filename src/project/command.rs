@@ -19,7 +19,7 @@ enum When {
     With(&'static [&'static str]),
     /// Without any of these.
     Without(&'static [&'static str]),
-    /// If it is given a port.
+    /// If a port is given.
     OnPort,
 }
 use When::{Always, OnPort, With, Without};
@@ -104,8 +104,8 @@ const TOOLS: [(&str, When, &str); 77] = [
     ("php", OnPort, "dev"),
 ];
 
-/// Programs that start what comes later in their line. Of others, only the program itself counts:
-/// `rimraf vite` starts no vite.
+/// Programs that start a program named later on their command line. With other programs, only the program
+/// itself counts: `rimraf vite` does not start vite.
 const WRAPPERS: [&str; 38] = [
     "bash",
     "bun",
@@ -147,12 +147,12 @@ const WRAPPERS: [&str; 38] = [
     "yarn",
 ];
 
-/// Those of them that start scripts too, and their words after which no program comes.
+/// Those of them that also start scripts, and their subcommands that no program follows.
 const MANAGERS: [&str; 5] = ["bun", "deno", "npm", "pnpm", "yarn"];
 const NO_PROGRAM: [&str; 10] =
     ["add", "build", "ci", "create", "i", "install", "remove", "rm", "run", "upgrade"];
 
-/// More of a command line is not read, more quotes within quotes are none.
+/// The rest of a longer command line is ignored, and quotes that are nested deeper are not parsed.
 const LONGEST: usize = 4096;
 const DEEPEST: u8 = 4;
 
@@ -161,7 +161,7 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
     TOOLS.iter().map(|(.., service_type)| *service_type)
 }
 
-/// The servers that the command line starts, in its order.
+/// The servers that the command line starts, in order.
 pub(super) fn servers(line: &str, env: &Env) -> Vec<Server> {
     let line: String = line.chars().take(LONGEST).collect();
     let mut commands = Vec::new();
@@ -169,8 +169,8 @@ pub(super) fn servers(line: &str, env: &Env) -> Vec<Server> {
     commands.iter().filter_map(|words| server(words, env)).collect()
 }
 
-/// Adds the words of each command of the line. A quoted piece with a space in it is a command of its
-/// own, if something comes before it that starts others.
+/// Adds the words of each command of the line. A quoted string with a space in it is a command of its own if it
+/// follows a program that starts others.
 fn split(line: &str, deep: u8, commands: &mut Vec<Vec<String>>) {
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();
@@ -241,16 +241,16 @@ fn is_assignment(word: &str) -> bool {
     })
 }
 
-/// The program's name without its folder and what the interpreter wants to see.
+/// The name of the program, without its folder and the extension that is for its interpreter.
 fn program(word: &str) -> &str {
     let name = word.rsplit('/').next().unwrap_or(word);
     name.strip_suffix(".js").unwrap_or(name)
 }
 
-/// The port that the command's options name, else its `PORT=`.
+/// The port that the options of the command name, else its `PORT=`.
 fn port(words: &[&str], env: &Env) -> Option<Port> {
     let number = |text: &str| text::port(&env.resolve(text));
-    // What follows the host: `-b 0.0.0.0:8000`.
+    // The port after the host: `-b 0.0.0.0:8000`.
     let behind = |text: &str| text::port(env.resolve(text).rsplit(':').next()?);
     let option = words.iter().enumerate().find_map(|(at, word)| {
         let (name, value) = match word.split_once('=') {
@@ -268,7 +268,7 @@ fn port(words: &[&str], env: &Env) -> Option<Port> {
     option.or_else(|| words.iter().find_map(|word| number(word.strip_prefix("PORT=")?)))
 }
 
-/// The port of the programs that take it as a plain word.
+/// The port of programs that take it as a positional argument.
 fn address(tool: &str, rest: &[&str], env: &Env) -> Option<Port> {
     matches!(tool, "manage.py" | "http.server")
         .then(|| rest.iter().find_map(|word| text::port(env.resolve(word).rsplit(':').next()?)))

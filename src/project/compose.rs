@@ -1,4 +1,4 @@
-//! Compose files: a need for each service that is known by its image or publishes a port.
+//! Compose files: a need for each service whose image is known or that publishes a port.
 
 use super::{
     folder::Folder,
@@ -8,12 +8,12 @@ use super::{
 };
 use crate::port::Port;
 
-/// As Compose itself looks for them: the first one counts.
+/// In the order in which Compose itself looks for them: the first one counts.
 const FILES: [&str; 4] =
     ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
 
-/// Words of image names, with what they are images of. The first row that fits decides:
-/// `redis-exporter` is no Redis.
+/// Words in the names of images, by service type. The first row that matches decides: `redis-exporter` is not
+/// Redis.
 const IMAGES: [(&str, &[&str]); 11] = [
     ("monitoring", &["exporter", "cadvisor"]),
     (
@@ -120,7 +120,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
     ("test", &["cypress", "playwright", "selenium"]),
 ];
 
-/// Words of a service's name that say on which side of a web application it stands.
+/// Words in the name of a service that tell on which side of a web application it is.
 const BACK: [&str; 6] = ["api", "backend", "gateway", "graphql", "rest", "server"];
 const FRONT: [&str; 12] = [
     "admin",
@@ -137,15 +137,15 @@ const FRONT: [&str; 12] = [
     "www",
 ];
 
-/// A service publishes no more.
+/// No real service publishes more.
 const MOST_PORTS: usize = 20;
 
-/// A port of a container, and where the machine is to have it.
+/// A port of a container, and the port of the machine that it is published on.
 #[derive(Debug, PartialEq)]
 struct Published {
     container: Option<Port>,
     host: Option<Port>,
-    /// As it is written, if it is a range.
+    /// The range as it is written, if it is one.
     range: Option<String>,
 }
 
@@ -194,7 +194,7 @@ pub(super) fn services(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     }
 }
 
-/// The type of what the image is of, and the word that told.
+/// The service type of an image, and the word that showed it.
 fn known(image: &str) -> Option<(&'static str, &'static str)> {
     let image = image.split('@').next().unwrap_or_default();
     let (owner, name) = image.rsplit_once('/').unwrap_or(("", image));
@@ -205,12 +205,12 @@ fn known(image: &str) -> Option<(&'static str, &'static str)> {
             Some((*service_type, *word))
         })
     };
-    // Of the owner only the last part: before it stands the registry.
+    // Only the last part of the owner: the parts before it name the registry.
     fits(name).or_else(|| fits(owner.rsplit('/').next().unwrap_or_default()))
 }
 
-/// Whether a service that no image explains is an `api` or a `dev` server: its name decides, else
-/// the port in the container: those that front ends have by custom make it `dev`, any other `api`.
+/// Whether a service with an unknown image is an `api` or a `dev` server. Its name decides, else the port in
+/// the container: ports that are usual for front ends make it `dev`, any other `api`.
 fn side(name: &str, ports: &[Published]) -> &'static str {
     let has = |known: &[&str]| words(name).any(|word| known.contains(&word));
     let customary = |port: Port| matches!(port.get(), 80 | 3000..=3999 | 4200 | 4321 | 5173 | 5174);
@@ -221,7 +221,7 @@ fn side(name: &str, ports: &[Published]) -> &'static str {
     if has(&FRONT) || at_front { "dev" } else { "api" }
 }
 
-/// Whether it is the project itself, in a container.
+/// Whether the service is the project itself, in a container.
 fn is_built_here(service: &Tree) -> bool {
     let here = |context: &str| matches!(context, "." | "./");
     match service.get("build") {
@@ -239,7 +239,7 @@ fn ports(list: &Tree, env: &Env) -> Vec<Published> {
             Tree::Text(short) => short_form(&env.resolve(short)),
             long => long_form(long, env),
         };
-        // The same port on another address is no other.
+        // The same port on another address is not another port.
         let is_new = |new: &Published| {
             new.host.is_none() || !ports.iter().any(|known| known.host == new.host)
         };
@@ -262,7 +262,7 @@ fn long_form(entry: &Tree, env: &Env) -> Option<Published> {
     published(&field("target"), &field("published"), protocol)
 }
 
-/// `None` for UDP, and for what is no port at all.
+/// `None` for UDP, and for text that is not a port.
 fn published(container: &str, host: &str, protocol: &str) -> Option<Published> {
     let first = |range: &str| text::port(range.split('-').next().unwrap_or_default());
     let port = Published {

@@ -1,5 +1,5 @@
-//! Reading a folder that nobody vouches for: only what lies inside, only so much, and a file that
-//! cannot be read is as good as none.
+//! Reading an untrusted folder: only what is inside, only a limited amount, and an unreadable file counts as
+//! missing.
 
 use std::{
     cell::Cell,
@@ -12,21 +12,21 @@ use std::{
 
 use super::text::shown;
 
-/// Files above this are not read: no manifest that a person wrote is as large.
+/// The largest file that is read, in bytes: no manifest that a person wrote is larger.
 const MOST_BYTES_A_FILE: u64 = 1 << 20;
-/// What is read in all, so that a folder full of large files takes no time either.
+/// The total that is read, in bytes, so that a folder full of large files takes little time, too.
 const MOST_BYTES: u64 = 32 << 20;
-/// The workspace members that are looked at.
+/// The maximum number of workspace members that are examined.
 const MOST_MEMBERS: usize = 200;
-/// The entries of a folder that a pattern is held against.
+/// The maximum number of entries of a folder that are matched against a pattern.
 const MOST_ENTRIES: usize = 10_000;
-/// The patterns of a workspace, and the parts of one, that count.
+/// The maximum number of patterns of a workspace, and of segments of a pattern.
 const MOST_PATTERNS: usize = 100;
 const MOST_SEGMENTS: usize = 12;
-/// The steps that all patterns of a project take together: looks at a name or a part of a path, of which a pattern may
-/// ask for very many. So hostile ones end at a number and not at a time.
+/// The number of steps that all patterns of a project may take together: comparisons with a name or a part of a
+/// path, of which a pattern may require very many. So hostile patterns are limited by a number and not by time.
 const MOST_STEPS: u32 = 100_000;
-/// What it counts for to find out where a path leads; the kernel looks at each of its parts.
+/// The cost of resolving a path, in steps; the kernel looks at each of its parts.
 const RESOLVING: u32 = 5;
 
 /// A folder of the project: its root, or a member of its workspace.
@@ -42,16 +42,16 @@ pub(super) struct Project {
     left: Left,
 }
 
-/// What may still be read and looked at.
+/// What is left of the limits.
 struct Left {
     bytes: Cell<u64>,
     steps: Cell<u32>,
-    /// Whether something was left out because it would have been too much.
+    /// Whether something was left out because it exceeded the limits.
     is_cut: Cell<bool>,
 }
 
 impl Left {
-    /// Takes this many steps; false if there are not enough left.
+    /// Takes this many steps; false if not enough are left.
     fn step(&self, steps: u32) -> bool {
         match self.steps.get().checked_sub(steps) {
             Some(left) => self.steps.set(left),
@@ -66,7 +66,7 @@ impl Left {
 }
 
 impl Project {
-    /// Returns the project in that folder, if there is a folder.
+    /// Returns the project in this folder, if the folder exists.
     pub(super) fn at(folder: &Path) -> Option<Self> {
         let root = folder.canonicalize().ok()?;
         let left = Left {
@@ -77,7 +77,7 @@ impl Project {
         Some(Self { root, left })
     }
 
-    /// Whether some members of its workspace were not looked at, because its patterns ask for too much.
+    /// Whether some members of its workspace were not examined, because its patterns require too much.
     pub(super) fn is_cut_short(&self) -> bool {
         self.left.is_cut.get()
     }
@@ -88,12 +88,12 @@ impl Project {
 }
 
 impl Folder<'_> {
-    /// The way here from the root, empty for the root itself.
+    /// The path of this folder from the root; empty for the root itself.
     pub(super) fn place(&self) -> &Path {
         self.path.strip_prefix(self.root).unwrap_or(Path::new(""))
     }
 
-    /// The file as people are told of it: its way from the root.
+    /// The path of a file from the root, for messages.
     pub(super) fn file(&self, name: &str) -> String {
         shown(&self.place().join(name).to_string_lossy())
     }
@@ -101,7 +101,7 @@ impl Folder<'_> {
     /// The content of a file.
     pub(super) fn read(&self, name: &str) -> Option<String> {
         let path = self.inside(name)?;
-        // Without waiting: a FIFO under a manifest's name has no writer.
+        // Non-blocking: a FIFO with a manifest's name has no writer.
         let flags = nix::libc::O_NONBLOCK;
         let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
         let about = file.metadata().ok()?;
@@ -116,7 +116,7 @@ impl Folder<'_> {
         Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
     }
 
-    /// The first of these files that is there, and its content.
+    /// The first of these files that exists, and its content.
     pub(super) fn first<'n>(&self, names: &[&'n str]) -> Option<(&'n str, String)> {
         names.iter().find_map(|name| Some((*name, self.read(name)?)))
     }
@@ -129,7 +129,7 @@ impl Folder<'_> {
         self.inside(name).is_some_and(|path| path.is_file())
     }
 
-    /// The folders that fit one of the patterns, have that manifest, and fit none that begins with
+    /// The folders that match one of the patterns, have this manifest, and match no pattern that begins with
     /// `!`; in the order of the patterns, then by name.
     pub(super) fn members(&self, patterns: &[&str], manifest: &str) -> Vec<Self> {
         if patterns.len() > MOST_PATTERNS {
@@ -161,7 +161,7 @@ impl Folder<'_> {
         members
     }
 
-    /// The folders below this one whose path fits the pattern, by name.
+    /// The folders below this one whose path matches the pattern, by name.
     fn matching(&self, pattern: &str) -> Vec<Self> {
         let mut found = vec![self.path.clone()];
         for segment in segments(pattern) {
@@ -181,7 +181,7 @@ impl Folder<'_> {
                     break;
                 }
             }
-            // Here, so that no pattern walks out and in again.
+            // Checked here, so that no pattern leaves the project and enters it again.
             next.retain(|path| {
                 self.left.step(RESOLVING) && self.resolve(path).is_some_and(|path| path.is_dir())
             });
@@ -192,7 +192,7 @@ impl Folder<'_> {
         found.filter_map(|path| self.resolve(path)).map(|path| self.at(path)).collect()
     }
 
-    /// Whether every part of the path fits the pattern's; `**` stands for any number of parts.
+    /// Whether every part of the path matches the pattern's; `**` stands for any number of parts.
     fn fits_path(&self, path: &[&str], pattern: &[&str]) -> bool {
         if !self.left.step(pattern.first().map_or(1, |segment| steps(segment))) {
             return false;
@@ -218,7 +218,7 @@ impl Folder<'_> {
         self.resolve(&self.path.join(name))
     }
 
-    /// Where that really is; `None` outside of the project and in `node_modules`.
+    /// The resolved path; `None` outside of the project and in `node_modules`.
     fn resolve(&self, path: &Path) -> Option<PathBuf> {
         let path = path.canonicalize().ok()?;
         let below = path.strip_prefix(self.root).ok()?;
@@ -227,7 +227,7 @@ impl Folder<'_> {
     }
 }
 
-/// The names in a folder, without hidden ones and what is installed.
+/// The names in a folder, without hidden ones and `node_modules`.
 fn entries(folder: &Path) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let names =
@@ -240,12 +240,12 @@ fn segments(pattern: &str) -> Vec<&str> {
     named.take(MOST_SEGMENTS).collect()
 }
 
-/// What it counts for to hold a name against this part of a pattern.
+/// The cost of matching a name against this part of a pattern, in steps.
 fn steps(segment: &str) -> u32 {
     u32::try_from(1 + segment.len() / 64).unwrap_or(u32::MAX)
 }
 
-/// Whether the name fits a pattern in which `*` stands for anything.
+/// Whether the name matches a pattern in which `*` stands for any text.
 fn fits(name: &str, pattern: &str) -> bool {
     let mut pieces = pattern.split('*');
     let first = pieces.next().unwrap_or_default();

@@ -1,28 +1,28 @@
-//! What was found in one folder. Two files that tell of the same need make one.
+//! What was found in one folder. A need that two files show is one need.
 
 use super::Need;
 use crate::port::Port;
 
-/// More needs than that are no project's, but an attack's.
+/// No real project has more needs; this stops an attack.
 const MOST: usize = 200;
 
-/// The needs of one folder, so far.
+/// The needs of one folder so far.
 #[derive(Default)]
 pub(super) struct Found {
     needs: Vec<Need>,
     web: Vec<Web>,
 }
 
-/// Something said of the folder's own web server, whatever that is.
+/// A clue about the folder's own web server, whatever that is.
 struct Web {
     port: Option<Port>,
     because: String,
-    /// What it is, if it turns out to be another one.
+    /// What it is, if it turns out to be a different server.
     otherwise: Option<(&'static str, String)>,
 }
 
 impl Found {
-    /// Adds a need, or the port to the same one that is there.
+    /// Adds a need, or adds the port to the same need if that exists.
     pub(super) fn add(
         &mut self,
         service_type: &'static str,
@@ -42,14 +42,14 @@ impl Found {
         }
     }
 
-    /// Adds a need that is only likely: it counts if nothing else needs that type here.
+    /// Adds a need that is only likely: if there is one of this type already, that one only gets the port.
     pub(super) fn hint(&mut self, service_type: &'static str, port: Option<Port>, because: String) {
         let mut known: Vec<_> =
             self.needs.iter_mut().filter(|need| need.service_type == service_type).collect();
         match &mut known[..] {
             [] => self.add(service_type, None, port, because),
             [only] => fill(only, port, &because),
-            // Of several, a file speaks of the one without a name, if at all.
+            // If there are several, a file refers to the one without a name, if to any.
             several => {
                 if let Some(need) = several.iter_mut().find(|need| need.service_name.is_none()) {
                     fill(need, port, &because);
@@ -58,12 +58,12 @@ impl Found {
         }
     }
 
-    /// Whether something needs that type.
+    /// Whether there is a need of this type.
     pub(super) fn knows(&self, service_type: &str) -> bool {
         self.needs.iter().any(|need| need.service_type == service_type)
     }
 
-    /// Notes something about the folder's own web server, which other files know better.
+    /// Records a clue about the folder's own web server, which other files describe better.
     pub(super) fn web(
         &mut self,
         port: Option<Port>,
@@ -75,7 +75,7 @@ impl Found {
         }
     }
 
-    /// All needs, after every file has been heard.
+    /// All needs, after every file was examined.
     pub(super) fn needs(mut self) -> Vec<Need> {
         for web in std::mem::take(&mut self.web) {
             self.settle(web);
@@ -91,7 +91,7 @@ impl Found {
         }
         let unnamed = |need: &&mut Need| is_web(need) && need.service_name.is_none();
         let open = self.needs.iter_mut().filter(unnamed).filter(|need| need.port.is_none());
-        // The API first: a dev server has its port in its own configuration.
+        // The API first, because a dev server has the port in its own configuration.
         if let Some(need) = open.min_by_key(|need| need.service_type != "api") {
             return fill(need, port, &because);
         }
@@ -106,7 +106,7 @@ impl Found {
     }
 }
 
-/// Gives the need the port, if it has none, and says from where.
+/// Sets the port of the need if it has none, and records where it comes from.
 fn fill(need: &mut Need, port: Option<Port>, because: &str) {
     if need.port.is_none() && port.is_some() {
         need.port = port;

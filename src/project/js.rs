@@ -1,12 +1,12 @@
-//! A search in JavaScript that is never run: the `port` of a section, without comments and strings.
+//! A search in JavaScript, which is never run: the `port` of a section, ignoring comments and strings.
 
 use super::text;
 use crate::port::Port;
 
-/// No configuration has more of one name, and each is searched to its end.
+/// No real configuration has more sections of one name, and each is searched to its end.
 const MOST_SECTIONS: usize = 20;
 
-/// The port that one of these sections gives as a number, or as what to take if a variable is unset.
+/// The port that one of these sections gives as a number, or as the default of an unset variable.
 pub(super) fn port(source: &str, sections: &[&str]) -> Option<Port> {
     let tokens = tokens(source);
     let starts = tokens
@@ -16,7 +16,7 @@ pub(super) fn port(source: &str, sections: &[&str]) -> Option<Port> {
     starts.take(MOST_SECTIONS).find_map(|(at, _)| in_section(&tokens[at + 3..]))
 }
 
-/// The port in a section whose brace is open; not in the objects within it.
+/// The port in a section whose brace has been opened, except in the objects within it.
 fn in_section(tokens: &[&str]) -> Option<Port> {
     let mut depth = 1;
     for (at, token) in tokens.iter().enumerate() {
@@ -48,7 +48,7 @@ fn unquoted(token: &str) -> &str {
     token.trim_matches(['"', '\''])
 }
 
-/// Names, numbers and strings whole, everything else as single characters.
+/// The tokens: names, numbers and strings as a whole, everything else as single characters.
 fn tokens(source: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = source;
@@ -77,7 +77,7 @@ fn is_of_a_word(c: char) -> bool {
     c.is_alphanumeric() || matches!(c, '_' | '$')
 }
 
-/// The length of the string that the text begins with. Only a template may go past its line.
+/// The length of the string that the text begins with. Only a template may span lines.
 fn string(text: &str, quote: char) -> usize {
     let mut escaped = false;
     for (at, c) in text.char_indices().skip(1) {

@@ -1,4 +1,4 @@
-//! What projects in other languages tell: Python, Ruby, Rust and Go, and Procfiles.
+//! The needs of projects in other languages: Python, Ruby, Rust and Go, and Procfiles.
 
 use super::{
     command,
@@ -59,7 +59,7 @@ fn depends_on_python<'r>(
     folder: &Folder<'_>,
     found: &mut Found,
 ) {
-    // A requirement is a name and then, perhaps, extras, versions and conditions.
+    // A requirement is a name, optionally followed by extras, versions and conditions.
     let is_of_a_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let names: Vec<String> = requirements
         .map(|line| line.trim().split(|c| !is_of_a_name(c)).next().unwrap_or_default())
@@ -71,7 +71,7 @@ fn depends_on_python<'r>(
     }
 }
 
-/// Adds an API for the first of these that it depends on.
+/// Adds an API for the first of these that the project depends on.
 fn depends_on(
     file: &str,
     known: &[&str],
@@ -110,11 +110,11 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
     }
 }
 
-/// Adds what the package depends on; returns the members of its workspace.
+/// Adds what the dependencies of the package show; returns the members of its workspace.
 pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Vec<Folder<'a>> {
     let Some(text) = folder.read("Cargo.toml") else { return Vec::new() };
     let cargo = Tree::toml(&text);
-    // A library serves nothing by itself.
+    // A library does not serve anything by itself.
     let is_program = folder.has_file("src/main.rs")
         || folder.has_folder("src/bin")
         || !cargo.get("bin").list().is_empty();
@@ -131,7 +131,7 @@ pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Vec<Folder<'a>
 
 pub(super) fn go(folder: &Folder<'_>, found: &mut Found) {
     let Some(text) = folder.read("go.mod") else { return };
-    // What is only needed by something else says nothing of this program.
+    // Indirect dependencies say nothing about this program.
     let direct: Vec<&str> = text
         .lines()
         .filter(|line| !line.contains("// indirect"))
@@ -144,7 +144,7 @@ pub(super) fn go(folder: &Folder<'_>, found: &mut Found) {
     depends_on("go.mod", &GO, depends, folder, found);
 }
 
-/// Adds the processes of the Procfiles; the one for development knows better.
+/// Adds the processes of the Procfiles; the one for development takes precedence.
 pub(super) fn procfiles(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     for file in ["Procfile.dev", "Procfile"] {
         let text = folder.read(file).unwrap_or_default();
@@ -152,7 +152,7 @@ pub(super) fn procfiles(folder: &Folder<'_>, env: &Env, found: &mut Found) {
             let Some((process, line)) = line.split_once(':') else { continue };
             let (process, told) = (process.trim(), folder.file(file));
             let servers = command::servers(line, env);
-            // By custom `web` is the process that is the project.
+            // By convention, the process `web` is the project itself.
             let is_web = process == "web";
             for server in &servers {
                 let name = if is_web { None } else { text::name(process) };

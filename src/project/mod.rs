@@ -1,13 +1,12 @@
-//! What a project needs, told by the files in its folder: which service types, and which ports it
-//! names itself.
+//! What a project needs, according to the files in its folder: which service types, and which ports it names
+//! itself.
 //!
-//! Files are read and never run, as what they say by custom, not as what they could do. A file that
-//! is broken, large or not there tells nothing; the rest still counts. Nothing outside of the folder
-//! is read, whatever its links say.
+//! Files are read and never run, and are taken at their conventional meaning, not at everything that they could
+//! do. A file that is broken, too large or missing contributes nothing; the rest still counts. Nothing outside
+//! of the folder is read, wherever its links lead.
 //!
-//! `node`, `compose` and `manifests` know the files, each for a family of projects; `command` knows
-//! command lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` makes one need of what
-//! two files tell.
+//! `node`, `compose` and `manifests` know the files, each for a family of projects; `command` parses command
+//! lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` merges a need that two files show.
 
 use std::{
     collections::HashSet,
@@ -38,18 +37,17 @@ use tree::Tree;
 /// A service that a project will need a port for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The class of service, one of those that ship.
+    /// The service type, one of those that ship.
     pub service_type: &'static str,
-    /// Which one it is, where a project has several or the file has a name for it; it is spelled as
-    /// a `service_name` must be.
+    /// Its name, where a project has several or the file names it; spelled as a `service_name` must be.
     pub service_name: Option<String>,
-    /// The port that the project names itself, if it does.
+    /// The port that the project names itself, if any.
     pub port: Option<Port>,
-    /// The file that tells, and what in it; fit to be shown.
+    /// The file that shows the need, and what in it; safe to display.
     pub because: String,
 }
 
-/// The order in which people think of what they need: what they work on, then what that works with.
+/// The order in which people think of their needs: first what they work on, then what that works with.
 const ORDER: [&str; 17] = [
     "dev",
     "api",
@@ -70,16 +68,17 @@ const ORDER: [&str; 17] = [
     "build",
 ];
 
-/// More needs than these are nobody's.
+/// No real project has more needs than these.
 const MOST: usize = 500;
 
 /// What a project needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Needs {
-    /// Each need once: what the project is about first, then what that relies on; the root of a workspace before
-    /// its members. Empty, if nothing tells.
+    /// Each need once: the project's own services first, then those that they rely on; the root of a workspace
+    /// before its members. Empty if no file shows a need.
     pub needs: Vec<Need>,
-    /// Whether there may be more, because the workspace's patterns match more folders than are looked at.
+    /// Whether there may be more, because the workspace's patterns match more folders than are examined, or
+    /// because there are too many needs.
     pub is_cut_short: bool,
 }
 
@@ -104,7 +103,7 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
     members.find(is_it).map(|member| folder.join(member.place()))
 }
 
-/// Returns what the project in that folder needs.
+/// Returns the needs of the project in this folder.
 pub fn needs(folder: &Path) -> Needs {
     let Some(project) = Project::at(folder) else { return Needs::default() };
     let root = project.root();
@@ -128,8 +127,8 @@ pub fn needs(folder: &Path) -> Needs {
     Needs { needs, is_cut_short }
 }
 
-/// What one folder tells, and the members of the workspace whose root it is. The sources come in the
-/// order in which they are believed.
+/// The needs of one folder, and the members of the workspace if this is its root. The most credible sources
+/// come first.
 fn look<'a>(folder: &Folder<'a>) -> (Found, Vec<Folder<'a>>) {
     let mut found = Found::default();
     let env = Env::parse(&folder.read(".env").unwrap_or_default());
@@ -138,7 +137,7 @@ fn look<'a>(folder: &Folder<'a>) -> (Found, Vec<Folder<'a>>) {
     node::scripts(folder, &package, &env, &mut found);
     manifests::procfiles(folder, &env, &mut found);
     node::configs(folder, &mut found);
-    // The root of a workspace has them for its members.
+    // In the root of a workspace, the dependencies are those of its members.
     if members.is_none() {
         node::dependencies(folder, &package, &mut found);
     }
@@ -157,12 +156,13 @@ fn look<'a>(folder: &Folder<'a>) -> (Found, Vec<Folder<'a>>) {
     (found, members)
 }
 
-/// The names that are given away: two needs of one type must not share a lease.
+/// The names that are taken: two needs of one type must not share a lease.
 #[derive(Default)]
 struct Names(HashSet<(&'static str, Option<String>)>);
 
 impl Names {
-    /// The need with a name that no other of its type has: a member's begins with the member's.
+    /// Gives the need a name that no other of its type has: that of a member's need begins with the member's
+    /// name.
     fn named(&mut self, mut need: Need, place: &Path) -> Need {
         let own = need.service_name.take();
         let whole = place.to_string_lossy();

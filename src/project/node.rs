@@ -1,4 +1,4 @@
-//! What a JavaScript project tells: `package.json` and the configuration of its tools.
+//! The needs of a JavaScript project: `package.json` and the configuration of its tools.
 
 use super::{
     command,
@@ -9,7 +9,7 @@ use super::{
     tree::Tree,
 };
 
-/// Packages that a server is made with, and the words for them, most telling first.
+/// Packages for servers, and their service types, the most telling ones first.
 const PACKAGES: [(&str, &str); 33] = [
     ("next", "dev"),
     ("nuxt", "dev"),
@@ -46,8 +46,8 @@ const PACKAGES: [(&str, &str); 33] = [
     ("firebase-functions", "functions"),
 ];
 
-/// Configuration files without their endings: what they configure, and which of their sections holds
-/// the port.
+/// Configuration files without their extensions: the tool, its service type, and the sections that may hold the
+/// port.
 const CONFIGS: [(&str, &str, &str, &[&str]); 6] = [
     ("next.config", "Next.js", "dev", &[]),
     ("nuxt.config", "Nuxt", "dev", &["devServer", "server"]),
@@ -58,10 +58,11 @@ const CONFIGS: [(&str, &str, &str, &[&str]); 6] = [
 ];
 const ENDINGS: [&str; 6] = ["ts", "js", "mjs", "mts", "cjs", "cts"];
 
-/// Scripts in the order in which people think of them; all others after these.
+/// Scripts in the order in which people think of them; all others follow these.
 const FIRST_SCRIPTS: [&str; 5] = ["dev", "develop", "start", "start:dev", "serve"];
 
-/// What a script's name says about how it starts something, and what only about the circumstances.
+/// Parts of a script's name that say how it starts something, and those that only say under which
+/// circumstances.
 const STARTS: [&str; 6] = ["dev", "develop", "run", "serve", "start", "watch"];
 const CIRCUMSTANCES: [&str; 14] = [
     "ci",
@@ -86,7 +87,7 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
     PACKAGES.iter().map(|(_, service_type)| *service_type).chain(configs)
 }
 
-/// Adds what the scripts start.
+/// Adds the servers that the scripts start.
 pub(super) fn scripts(folder: &Folder<'_>, package: &Tree, env: &Env, found: &mut Found) {
     let mut scripts: Vec<_> = package.get("scripts").entries().iter().collect();
     scripts.sort_by_key(|(name, _)| {
@@ -96,7 +97,7 @@ pub(super) fn scripts(folder: &Folder<'_>, package: &Tree, env: &Env, found: &mu
         let mut started = Vec::new();
         for server in command::servers(line.text().unwrap_or_default(), env) {
             let command::Server { service_type, tool, port } = server;
-            // A preview has a port of its own, but is not up while one develops.
+            // A preview has its own port, but does not run during development.
             if script.contains("preview") && found.knows(service_type) {
                 continue;
             }
@@ -109,7 +110,7 @@ pub(super) fn scripts(folder: &Folder<'_>, package: &Tree, env: &Env, found: &mu
     }
 }
 
-/// The part of a larger whole that a script starts: `dev:web` starts `web`.
+/// The part of a larger project that a script starts: `dev:web` starts `web`.
 fn part(script: &str, service_type: &str) -> Option<String> {
     let (left, right) = script.split_once(':')?;
     let part = match (STARTS.contains(&left), STARTS.contains(&right)) {
@@ -121,7 +122,7 @@ fn part(script: &str, service_type: &str) -> Option<String> {
     is_part.then(|| text::name(part)).flatten()
 }
 
-/// Adds what the tools' own files tell.
+/// Adds what the configuration files of the tools show.
 pub(super) fn configs(folder: &Folder<'_>, found: &mut Found) {
     for (stem, tool, service_type, sections) in CONFIGS {
         let names = ENDINGS.map(|ending| format!("{stem}.{ending}"));
@@ -139,7 +140,7 @@ pub(super) fn configs(folder: &Folder<'_>, found: &mut Found) {
     }
 }
 
-/// Adds what the project depends on.
+/// Adds what the dependencies of the project show.
 pub(super) fn dependencies(folder: &Folder<'_>, package: &Tree, found: &mut Found) {
     let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
     for (dependency, service_type) in PACKAGES {
@@ -150,7 +151,7 @@ pub(super) fn dependencies(folder: &Folder<'_>, package: &Tree, found: &mut Foun
     }
 }
 
-/// The members of the workspace whose root this is; `None` if it is none.
+/// The members of the workspace whose root this is; `None` if it is not a root.
 pub(super) fn members<'a>(folder: &Folder<'a>, package: &Tree) -> Option<Vec<Folder<'a>>> {
     let pnpm = folder.read("pnpm-workspace.yaml").map(|text| Tree::yaml(&text));
     let patterns = match package.get("workspaces") {

@@ -18,7 +18,7 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// The needs in short: `type name port`, with a dash where there is none.
+/// The needs in short form: `type name port`, with a dash for what is missing.
 fn short(needs: &[Need]) -> Vec<String> {
     let dash = || "-".to_owned();
     let line = |need: &Need| {
@@ -37,7 +37,7 @@ fn reasons(files: &[(&str, &str)]) -> Vec<String> {
     needs(folder(files).path()).needs.into_iter().map(|need| need.because).collect()
 }
 
-/// A package with that script.
+/// A package with this script.
 fn script(line: &str) -> String {
     serde_json::json!({"scripts": {"dev": line}}).to_string()
 }

@@ -1,4 +1,4 @@
-//! Words out of files: made fit to be shown, to be a name, or to be a port.
+//! Text from files, converted for display, to a name or to a port.
 
 use std::collections::HashMap;
 
@@ -7,9 +7,9 @@ use crate::{
     word::{shortened, visible},
 };
 
-/// No value that holds a port is longer.
+/// No value with a port is longer.
 const MOST_OF_A_VALUE: usize = 200;
-/// Defaults within defaults, and variables of variables.
+/// The maximum nesting of defaults within defaults, and of variables within variables.
 const DEEPEST: u8 = 5;
 
 /// The variables of the folder's `.env`.
@@ -58,7 +58,7 @@ impl Env {
         done + text
     }
 
-    /// What `NAME`, `NAME-default` or `NAME:-default` stands for.
+    /// The value of `NAME`, `NAME-default` or `NAME:-default`.
     fn value(&self, expression: &str, deep: u8) -> String {
         let end = expression.find(|c| !is_of_a_name(c)).unwrap_or(expression.len());
         let (name, rest) = expression.split_at(end);
@@ -73,7 +73,7 @@ fn is_of_a_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_'
 }
 
-/// Where the brace closes that was open before the text.
+/// Where the brace closes that was opened before the text.
 fn closing(text: &str) -> Option<usize> {
     let mut open = 1;
     text.char_indices().find_map(|(at, c)| {
@@ -86,18 +86,18 @@ fn closing(text: &str) -> Option<usize> {
     })
 }
 
-/// The port that the text is.
+/// The port, if the text is one.
 pub(super) fn port(text: &str) -> Option<Port> {
     let digits = text.len() <= 5 && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| Port::new(text.parse().ok()?)).flatten()
 }
 
-/// The text as part of a message.
+/// The text, for use in a message.
 pub(super) fn shown(text: &str) -> String {
     visible(&shortened(text))
 }
 
-/// The text as a `service_name`, with room for a number after it; `None` if nothing of it can stay.
+/// The text as a `service_name`, with room for a number after it; `None` if nothing of it is left.
 pub(super) fn name(text: &str) -> Option<String> {
     let mut name = String::new();
     for c in text.chars().take(90) {
@@ -111,7 +111,7 @@ pub(super) fn name(text: &str) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// The words of a name: what stands between its punctuation.
+/// The words of a name, separated by its punctuation.
 pub(super) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty())
 }

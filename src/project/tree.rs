@@ -1,5 +1,5 @@
-//! JSON, YAML and TOML in one shape, read leniently: a number and the same number in quotes are the
-//! same, and what is broken is nothing.
+//! JSON, YAML and TOML in one form, parsed leniently: a number equals the same number in quotes, and a broken
+//! file yields nothing.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use serde::{
 #[derive(Debug, PartialEq)]
 pub(super) enum Tree {
     Nothing,
-    /// A string, a number or a truth value, as text.
+    /// A string, a number or a boolean, as text.
     Text(String),
     List(Vec<Tree>),
-    /// In the order of the file, except TOML: by name.
+    /// In the order of the file; for TOML, by name.
     Map(Vec<(String, Tree)>),
 }
 
@@ -29,14 +29,14 @@ impl Tree {
     }
 
     pub(super) fn yaml(text: &str) -> Self {
-        // The crate's limits end a file that is nested deep, or that multiplies itself by aliases.
+        // The limits of the crate stop files that are nested too deep, or that multiply themselves by aliases.
         let options = serde_saphyr::options! {
             duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
         };
         serde_saphyr::from_str_with_options(text, options).unwrap_or(Self::Nothing)
     }
 
-    /// The field of that name; nothing, if there is none.
+    /// The field with this name; nothing if there is none.
     pub(super) fn get(&self, name: &str) -> &Self {
         self.entries().iter().rev().find(|(key, _)| key == name).map_or(&Self::Nothing, |e| &e.1)
     }
@@ -57,7 +57,7 @@ impl Tree {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
 
-    /// The texts of a list.
+    /// The strings of a list.
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         self.list().iter().filter_map(Self::text)
     }

@@ -16,54 +16,55 @@ use crate::{
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an option of the request")]
 pub struct AllocateRequest {
-    /// The class of service.
+    /// The service type.
     pub service_type: ServiceTypeName,
-    /// What the lease is to be called, so that a caller who got no answer can ask again: a lease of this name is not
-    /// granted twice.
+    /// The id for the lease, so that a caller who got no answer can retry: only one lease is granted with this
+    /// id.
     pub lease_id: Option<LeaseId>,
-    /// What the port is for.
+    /// The name of the service.
     pub service_name: Option<ServiceName>,
-    /// What is about to be started on it, which tells programs of one service without a name apart.
+    /// The program that is about to be started on the port, which distinguishes the programs of a service
+    /// without a name.
     pub program: Option<ServiceName>,
-    /// Who asks.
+    /// The instance that asks.
     pub instance_id: Option<InstanceId>,
     /// The checkout that it is for.
     pub project_path: Option<ProjectPath>,
-    /// The package in it, if it has several: a folder inside.
+    /// The package in the checkout, if it has several: a folder inside it.
     pub package_path: Option<ProjectPath>,
     /// The port to try first.
     pub port: Option<Port>,
-    /// The port to try first of all that the type prefers, by the name of its offset.
+    /// The name of an offset from the type's first preferred port: that port is tried first.
     pub template: Option<TemplateName>,
-    /// Whether no other port than `port` will do.
+    /// Whether to accept no other port than the requested one.
     pub strict: bool,
-    /// TCP, UDP, or the same number in both; else as the service type has it.
+    /// TCP, UDP, or the same number in both; by default, as the service type has it.
     pub protocol: Option<Protocol>,
-    /// How many consecutive ports, all or none.
+    /// The number of consecutive ports, all or none.
     pub count: u16,
-    /// How to keep the port until it is used; else as the service type has it.
+    /// How to keep the port until it is used; by default, as the service type has it.
     pub hold: Option<Hold>,
     /// The time limit in seconds.
     pub ttl: Option<u64>,
-    /// Whose end ends the lease.
+    /// The owner of the lease.
     pub owner: OwnerRequest,
-    /// Which singleton of the type is meant, if it has more than one.
+    /// Which singleton of the type, if it has several.
     pub singleton_key: Option<SingletonKey>,
-    /// Whether an unknown type is made even if its name looks like a slip of the hand.
+    /// Whether to create an unknown type even if its name looks like a typo.
     pub create: bool,
-    /// Whether the same lease is asked for that the same service has already, if it has one.
+    /// Whether to return the lease that the service already has, if it has one.
     pub claim: bool,
-    /// Whether that is to be used which was asked for so, unless somebody uses it already.
+    /// Whether to use the claim of the service, unless it is in use already.
     pub use_claim: bool,
-    /// Whether to answer what would happen, and change nothing.
+    /// Whether to answer what would happen, without changing anything.
     pub dry_run: bool,
-    /// The fingerprint of what the caller sees of the configuration; the request is refused if it is not what the
-    /// service sees.
+    /// The fingerprint of the configuration that the caller sees; the request is refused if the service sees a
+    /// different one.
     pub config_seen: Option<String>,
 }
 
 impl AllocateRequest {
-    /// A request with nothing but its type.
+    /// A request with only its type.
     pub fn new(service_type: ServiceTypeName) -> Self {
         Self {
             service_type,
@@ -90,7 +91,7 @@ impl AllocateRequest {
         }
     }
 
-    /// Reads a request from what came through a door; the error names every wrong option.
+    /// Parses a request from a door; the error names every invalid option.
     pub fn parse<K: AsRef<str>>(
         service_type: &str,
         options: impl IntoIterator<Item = (K, Value)>,
@@ -168,7 +169,7 @@ impl AllocateRequest {
         problems.or(request)
     }
 
-    /// The same for a request whose socket is handed over.
+    /// The same request, if it is suitable for handing over the bound socket.
     pub fn for_socket(self) -> Result<Self, Error> {
         if self.count > 1 || self.protocol == Some(Protocol::Both) {
             return Err(Error::invalid(
@@ -208,13 +209,12 @@ impl AllocateRequest {
         "dry_run",
     ];
 
-    /// The protocol that is asked for.
+    /// The requested protocol; TCP if there is none.
     pub fn protocol(&self) -> Protocol {
         self.protocol.unwrap_or_default()
     }
 
-    /// The request with what its service type says where it says nothing itself; fails if the two do
-    /// not fit.
+    /// The request, with missing options filled in from its service type; fails if the two do not fit.
     pub fn completed(&self, service_type: &ServiceType) -> Result<Self, Error> {
         let name = &self.service_type;
         let is_single = service_type.instance_behavior == InstanceBehavior::Single;
@@ -233,8 +233,8 @@ impl AllocateRequest {
         Ok(Self { protocol: Some(self.protocol.unwrap_or(service_type.protocol)), ..self.clone() })
     }
 
-    /// The port that the request's template stands for: the template's offset from the type's first preferred
-    /// port, or from its first port.
+    /// The port that the template of the request stands for: the template's offset from the type's first
+    /// preferred port, or from the first port of a type without one.
     pub fn template_port(
         &self,
         service_type: &ServiceType,
@@ -265,7 +265,7 @@ impl AllocateRequest {
         })
     }
 
-    /// A package is a folder of its project.
+    /// Checks that the package is a folder inside its project.
     fn package_is_inside(&self) -> Result<(), Error> {
         let Some(package) = &self.package_path else { return Ok(()) };
         let is_inside = |project: &ProjectPath| {
@@ -284,7 +284,8 @@ impl AllocateRequest {
             .suggest("leave it out for the project itself"))
     }
 
-    /// What the answer will be remembered for if no other lease of the service is live, if it has a project.
+    /// The key that the granted port will be remembered under if no other lease of the service is live; `None`
+    /// without a project.
     pub fn memory_key(&self) -> Option<MemoryKey> {
         Some(MemoryKey {
             project_path: self.project_path.clone()?,

@@ -4,14 +4,14 @@ use crate::{error::Error, lease::EndReason, value::Value};
 /// Which leases a client ends, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// Which of them.
+    /// Which leases.
     pub filter: Filter,
-    /// [`EndReason::Released`], or [`EndReason::NotDelivered`] if nobody was told of them.
+    /// [`EndReason::Released`], or [`EndReason::NotDelivered`] if nobody learned of them.
     pub reason: EndReason,
 }
 
 impl Ending {
-    /// Reads what came through a door; the error names every wrong key.
+    /// Parses keys from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
         let mut problems = Problems::default();
         let mut reason = EndReason::Released;

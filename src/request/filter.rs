@@ -7,7 +7,7 @@ use crate::{
     value::Value,
 };
 
-/// Which leases are meant. Every condition that is given must hold.
+/// Which leases a request applies to. All given conditions must hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only this lease.
@@ -20,7 +20,7 @@ pub struct Filter {
     pub service_type: Option<ServiceTypeName>,
     /// Only leases of this name.
     pub service_name: Option<ServiceName>,
-    /// Only leases of this asker.
+    /// Only leases requested by this instance.
     pub instance_id: Option<InstanceId>,
     /// Only leases of this checkout.
     pub project_path: Option<ProjectPath>,
@@ -29,7 +29,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Reads a filter from what came through a door; the error names every wrong key.
+    /// Parses a filter from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
         let mut problems = Problems::default();
         let mut filter = Self::default();
@@ -64,7 +64,7 @@ impl Filter {
         "block_id",
     ];
 
-    /// Refuses a filter that means every lease: nobody wants to end all of them by a slip.
+    /// Refuses a filter that matches every lease, so that nobody ends all of them by mistake.
     pub fn some(self) -> Result<Self, Error> {
         if self == Self::default() {
             return Err(Error::invalid("an empty filter would mean every lease")
@@ -73,7 +73,7 @@ impl Filter {
         Ok(self)
     }
 
-    /// Whether the lease is meant.
+    /// Whether the lease matches.
     pub fn matches(&self, lease: &Lease) -> bool {
         same(self.lease_id.as_ref(), Some(&lease.lease_id))
             && same(self.port.as_ref(), Some(&lease.port))
@@ -85,7 +85,7 @@ impl Filter {
             && same(self.block_id.as_ref(), lease.block_id.as_ref())
     }
 
-    /// Whether the port that is remembered for that key is meant. `program` is what was started last on it.
+    /// Whether the port that is remembered under this key matches. `program` was last started on it.
     pub fn matches_memory(
         &self,
         key: &MemoryKey,

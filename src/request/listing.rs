@@ -3,20 +3,21 @@ use std::sync::Arc;
 use super::{Filter, Problems, port, whole};
 use crate::{error::Error, lease::Lease, port::Port, value::Value};
 
-/// Which leases are listed, and how many at once.
+/// Which leases to list, and how many at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// Which leases are meant.
+    /// Which leases.
     pub filter: Filter,
-    /// The most leases of one answer. There may be one more: those of one port are never parted.
+    /// The maximum number of leases in one answer. There may be one more: the leases of one port are never
+    /// split.
     pub limit: Option<usize>,
-    /// Only leases of higher ports: those that follow the last one of the answer before, also if that one has ended
-    /// in between.
+    /// Only leases of higher ports: those after the last one of the previous answer, even if that one has ended
+    /// since.
     pub after: Option<Port>,
 }
 
 impl Listing {
-    /// Reads what came through a door; the error names every wrong key.
+    /// Parses keys from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
         let mut problems = Problems::default();
         let mut listing = Self::default();
@@ -35,7 +36,7 @@ impl Listing {
         problems.or(listing)
     }
 
-    /// The part of the leases, which are sorted by port, that is wanted now.
+    /// The requested page of the leases, which are sorted by port.
     pub fn page(&self, mut leases: Vec<Arc<Lease>>) -> Vec<Arc<Lease>> {
         if let Some(after) = self.after {
             leases.drain(..leases.partition_point(|lease| lease.port <= after));

@@ -6,16 +6,16 @@ use crate::{
     value::Value,
 };
 
-/// Which service of a project is looked for.
+/// Which service of a project to look up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupRequest {
     /// The checkout.
     pub project_path: ProjectPath,
     /// The package in it whose services come first; without one, those of the project itself.
     pub package_path: Option<ProjectPath>,
-    /// Whether services of other packages do not count.
+    /// Whether to ignore services of other packages.
     pub strict: bool,
-    /// The class of service; of any class without it.
+    /// The service type; any type if there is none.
     pub service_type: Option<ServiceTypeName>,
     /// The service's name; without one, a service that has no name comes first.
     pub service_name: Option<ServiceName>,
@@ -25,7 +25,7 @@ impl LookupRequest {
     const KEYS: [&str; 5] =
         ["project_path", "package_path", "strict", "service_type", "service_name"];
 
-    /// Reads what came through a door; the error names every wrong key.
+    /// Parses keys from a door; the error names every invalid key.
     ///
     /// # Errors
     ///
@@ -64,7 +64,7 @@ impl LookupRequest {
         problems.or(Self { project_path, package_path, strict, service_type, service_name })
     }
 
-    /// What is looked for, in words: `dev web`.
+    /// The service in words: `dev web`.
     pub fn words(&self) -> String {
         let class = self.service_type.as_ref().map(ServiceTypeName::as_str);
         let name = self.service_name.as_ref().map(ServiceName::as_str);

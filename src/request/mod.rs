@@ -1,12 +1,12 @@
-//! Requests: what a client may ask, checked whole before anything happens.
+//! Requests: what a client can ask for, validated completely before anything happens.
 //!
 //! - `allocate`: a request for a port
 //! - `ending`: which leases a client ends, and why
-//! - `filter`: which leases are meant
-//! - `listing`: which of them are listed, and how many at once
-//! - `lookup`: which service of a project is looked for
-//! - `owner`: who is to own a lease, and instances
-//! - this file: how options are read
+//! - `filter`: which leases a request applies to
+//! - `listing`: which leases to list, and how many at once
+//! - `lookup`: which service of a project to look up
+//! - `owner`: the owner of a lease, and instances
+//! - this file: parsing options
 
 mod allocate;
 mod ending;
@@ -32,16 +32,16 @@ use crate::{
     word::shortened,
 };
 
-/// The most ports of one request.
+/// The maximum number of ports in one request.
 pub const MOST_PORTS: u16 = 1_000;
 
 /// The longest time limit, in seconds: a year.
 pub const LONGEST_TTL: u64 = 31_536_000;
 
-/// The longest time between two heartbeats, in seconds: a day.
+/// The longest interval between two heartbeats, in seconds: a day.
 pub const LONGEST_HEARTBEAT: u64 = 86_400;
 
-/// All that is wrong with a request, so that it is told at once.
+/// Everything that is wrong with a request, so that all of it is reported at once.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
@@ -55,7 +55,7 @@ impl Problems {
     }
 }
 
-/// The options of a request, if each is given once: of two values one would be lost.
+/// The options of a request, if none is given twice: one of two values would be lost.
 pub(crate) fn once<K: AsRef<str>, V>(options: Vec<(K, V)>) -> Result<Vec<(K, V)>, Error> {
     let mut keys = HashSet::new();
     match options.iter().map(|(key, _)| key.as_ref()).find(|key| !keys.insert(*key)) {
@@ -65,7 +65,7 @@ pub(crate) fn once<K: AsRef<str>, V>(options: Vec<(K, V)>) -> Result<Vec<(K, V)>
     }
 }
 
-/// Stands in for a type that was spelled wrong, so that the other options are still checked.
+/// Stands in for an invalid type name, so that the other options are still validated.
 fn placeholder() -> ServiceTypeName {
     "x".parse().expect("a letter is a name")
 }
@@ -116,7 +116,7 @@ fn mismatch(key: &str, wanted: &str, have: &Value) -> Error {
     Error::invalid(format!("{key} must be {wanted}, not {have}"))
 }
 
-/// The error of one option about a word that another has as well.
+/// Names the right option in an error: two options may share a type, and its errors name only one of them.
 fn renamed(error: Error, from: &str, to: &str) -> Error {
     Error { message: error.message.replace(from, to), ..error }
 }

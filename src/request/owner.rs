@@ -8,35 +8,35 @@ use crate::{
     word::shortened,
 };
 
-/// Whose end is to end a lease, as a client says it.
+/// The owner of a lease, as requested by a client.
 #[derive(Clone, Debug, Default)]
 pub enum OwnerRequest {
-    /// Nobody's.
+    /// No owner.
     #[default]
     None,
-    /// The process of that PID.
+    /// The process with this PID.
     Pid(u32),
-    /// The process that this descriptor is of (`pidfd_open(2)`).
+    /// The process of this descriptor (`pidfd_open(2)`).
     Pidfd(Arc<OwnedFd>),
-    /// That unit of the user's manager.
+    /// This unit of the user's service manager.
     Unit(UnitName),
-    /// The connection that asks.
+    /// The connection of the caller.
     Connection,
 }
 
-/// A request of an instance to be known.
+/// A request to register an instance.
 #[derive(Clone, Debug)]
 pub struct InstanceRequest {
-    /// Its name.
+    /// Its id.
     pub instance_id: InstanceId,
-    /// Its process, if that is to be watched.
+    /// Its process, if that should be watched.
     pub owner: OwnerRequest,
-    /// Within how many seconds it sends its next heartbeat.
+    /// The longest time until its next heartbeat, in seconds.
     pub heartbeat: Option<u64>,
 }
 
 impl InstanceRequest {
-    /// Reads a request from what came through a door.
+    /// Parses a request from a door.
     pub fn parse<K: AsRef<str>>(
         instance_id: &str,
         options: impl IntoIterator<Item = (K, Value)>,
@@ -63,7 +63,7 @@ impl InstanceRequest {
     }
 }
 
-/// The options that say who the owner is.
+/// The options that specify the owner.
 #[derive(Default)]
 pub(super) struct OwnerOptions {
     kind: Option<String>,
@@ -73,7 +73,7 @@ pub(super) struct OwnerOptions {
 }
 
 impl OwnerOptions {
-    /// Takes an option if it is one of these.
+    /// Parses an option, if it is one of these.
     pub(super) fn take(&mut self, key: &str, value: &Value) -> Option<Result<(), Error>> {
         Some(match key {
             "owner" => match value {
@@ -97,7 +97,7 @@ impl OwnerOptions {
         })
     }
 
-    /// Who is meant. What names an owner may stand without `owner`.
+    /// The requested owner. `owner` may be left out if another option names one.
     pub(super) fn request(self) -> Result<OwnerRequest, Error> {
         let Self { kind, pid, pidfd, unit } = self;
         let kind = kind.as_deref();

@@ -4,8 +4,8 @@ use zbus::{Connection, connection::Builder};
 
 use super::{User, folder::name, user};
 
-/// Connects to the session bus: the one that is named, else the one in the runtime directory. A bus of another
-/// user's is none: what is asked there, that user could answer. The message names the variable.
+/// Connects to the session bus: the given one, else the one in the runtime directory. A bus of another user is
+/// not used, because that user could answer the calls. The message names the variable.
 pub async fn connect() -> Result<Connection, String> {
     let mut troubles = Vec::new();
     for (address, named) in addresses(user()) {
@@ -23,7 +23,7 @@ pub async fn connect() -> Result<Connection, String> {
     Err(troubles.into_iter().next().unwrap_or_else(|| "there is no session bus".to_owned()))
 }
 
-/// The addresses, each with what names it.
+/// The addresses, each with the variable that it comes from.
 fn addresses(user: &User) -> Vec<(String, &'static str)> {
     let named = user.bus.clone().map(|bus| (bus, "DBUS_SESSION_BUS_ADDRESS"));
     let usual = user
@@ -34,7 +34,7 @@ fn addresses(user: &User) -> Vec<(String, &'static str)> {
     named.into_iter().chain(usual).collect()
 }
 
-/// Whose the bus is, if not this user's (`SO_PEERCRED`; of a socket of systemd's it is the manager).
+/// The owner of the bus, if it is not this user (`SO_PEERCRED`; for a socket of systemd it is the manager).
 async fn others(bus: &Connection) -> Option<String> {
     let uid = bus.peer_creds().await.ok()?.unix_user_id()?;
     (uid != user().uid()).then(|| name(uid))

@@ -1,8 +1,8 @@
 //! The socket in a folder, and who listens there.
 //!
-//! A service listens in its runtime folder, if it has one, and in its state folder, beside the lock: so
-//! whoever can see the lock can reach the service. The path of a state folder may be longer than a socket's
-//! address can be (108 bytes, unix(7)); then the way leads over the opened folder, `/proc/self/fd/N/`.
+//! A service listens in its runtime folder, if it has one, and in its state folder, beside the lock: so whoever
+//! can see the lock can reach the service. The path of a state folder may be too long for the address of a
+//! socket (108 bytes, unix(7)); then the socket is reached through the opened folder, `/proc/self/fd/N/`.
 
 use std::{
     fmt,
@@ -31,7 +31,7 @@ use crate::kernel::network;
 /// The name of the socket.
 const SOCKET: &str = "http.sock";
 
-/// The longest path that fits into a socket's address, with the zero at its end.
+/// The longest path that fits in a socket's address, with a terminating zero.
 const LONGEST: usize = 107;
 
 /// A folder in which a service of this user may listen.
@@ -40,8 +40,9 @@ pub struct Door {
     uid: u32,
     folder: PathBuf,
     name: &'static str,
-    /// Whether the folder is in the runtime directory. There systemd may listen for the service, the system's manager as
-    /// root, and programs of other networks find it; a folder beside the state is of one network.
+    /// Whether the folder is in the runtime directory. There, systemd may listen for the service (as root, if
+    /// it is the system manager), and programs in other networks find it; a folder beside the state belongs to
+    /// one network.
     is_in_runtime: bool,
 }
 
@@ -50,9 +51,9 @@ pub struct Door {
 pub enum Closed {
     /// Nobody listens there.
     Nobody(PathBuf, io::Error),
-    /// Somebody else has the folder or listens in it.
+    /// Somebody else owns the folder or listens in it.
     Others(PathBuf, String),
-    /// Who listens has the ports of another network.
+    /// The service there has the ports of another network.
     Elsewhere(PathBuf),
 }
 
@@ -62,7 +63,7 @@ impl fmt::Display for Closed {
             Self::Nobody(path, error) => {
                 write!(f, "nobody listens on {}", path.display())?;
                 match error.kind() {
-                    // This is what it means that nobody listens.
+                    // These errors say just that.
                     ErrorKind::NotFound | ErrorKind::ConnectionRefused => Ok(()),
                     _ => write!(f, " ({error})"),
                 }
@@ -83,7 +84,7 @@ impl Door {
         Self { uid, folder, name: SOCKET, is_in_runtime: false }
     }
 
-    /// The door in a folder, on a socket of another name.
+    /// The door in a folder, with a socket of another name.
     pub fn named(uid: u32, folder: PathBuf, name: &'static str) -> Self {
         Self { uid, folder, name, is_in_runtime: false }
     }
@@ -108,7 +109,7 @@ impl Door {
         self.path().exists()
     }
 
-    /// What is in the way of a service that would listen here.
+    /// Why a service could not listen here.
     pub(super) fn obstacle(&self) -> Option<String> {
         let path = self.path();
         match folder::can_be_had(self.uid, &self.folder) {
@@ -124,15 +125,15 @@ impl Door {
         let opened = self.open().map_err(nobody)?;
         self.check_folder(&opened)?;
         let stream = UnixStream::connect(self.address(&opened)).await.map_err(nobody)?;
-        // The kernel noted who called listen() (SO_PEERCRED): for a socket of systemd's that is the
-        // user's manager, which has the user's number.
+        // The kernel recorded who called listen() (SO_PEERCRED): for a socket of systemd that is the user's
+        // manager, which runs as the user.
         let peer = stream.peer_cred().map_err(nobody)?;
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok());
         self.check_peer(peer.uid(), pid)?;
         Ok(stream)
     }
 
-    /// The same, before there is a runtime.
+    /// The same, before there is an async runtime.
     pub fn connect_now(&self) -> Result<Blocking, Closed> {
         let nobody = |error| Closed::Nobody(self.path(), error);
         let opened = self.open().map_err(nobody)?;
@@ -155,12 +156,12 @@ impl Door {
     }
 
     fn is_of_this_network(&self, pid: Option<u32>) -> bool {
-        // Beside the state a peer need not be seen: a sandbox may have process numbers of its own.
+        // Beside the state, the peer may be invisible: a sandbox may have its own PID namespace.
         pid.and_then(network::same)
             .unwrap_or_else(|| !self.is_in_runtime || machine::is_in_own_network())
     }
 
-    /// Listens. The caller has the state's lock, or else no other service may listen here.
+    /// Listens. The caller holds the lock of the state, or else no other service may listen here.
     pub fn listen(&self) -> Result<UnixListener, String> {
         let path = self.path();
         let trouble = |error: io::Error| format!("{}: {error}", path.display());
@@ -171,14 +172,14 @@ impl Door {
             set_permissions(&self.folder, Permissions::from_mode(0o700)).map_err(trouble)?;
         }
         let address = self.address(&opened);
-        // Another user's listener, left by a mistake, gives way.
+        // A listener of another user, left there by mistake, is replaced.
         let live = Blocking::connect(&address);
         if live
             .is_ok_and(|live| getsockopt(&live, PeerCredentials).is_ok_and(|p| p.uid() == self.uid))
         {
             return Err(format!("a live service listens on {} already", path.display()));
         }
-        // What nobody answers on is a leftover.
+        // A socket without a listener is a leftover.
         match remove_file(&address) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(trouble(error)),
             _ => {}
@@ -202,7 +203,7 @@ impl Door {
         }
     }
 
-    /// A path to the socket that fits into an address while the folder is open.
+    /// A path to the socket that fits in an address while the folder is open.
     fn address(&self, opened: &File) -> PathBuf {
         let path = self.path();
         if path.as_os_str().len() <= LONGEST {

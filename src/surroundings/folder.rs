@@ -1,4 +1,4 @@
-//! Whether a folder can be used, and the one in `/tmp` where none can.
+//! Whether a folder is usable, and the fallback in `/tmp`.
 
 use std::{
     fs::{self, DirBuilder, File, Metadata},
@@ -19,13 +19,13 @@ use uuid::Uuid;
 use super::machine;
 use crate::state;
 
-/// How long a command waits for its turn to make a folder.
+/// How long a command waits for its turn to create a folder.
 const TURN: Duration = Duration::from_secs(1);
 
-/// Permissions of others that a folder with a socket must not have: to put something else in its place.
+/// Permissions that others must not have on a folder with a socket: they could replace the socket.
 const WRITABLE: u32 = 0o022;
 
-/// Whether it is a folder, the user's, and nobody else's to write to; else why not, to follow "…, ".
+/// Whether it is a folder of the user and writable by nobody else; else why not, to follow "…, ".
 pub(super) fn is_own(uid: u32, path: &Path) -> Result<(), String> {
     match fs::metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Err("which does not exist".to_owned()),
@@ -39,22 +39,22 @@ pub(super) fn is_own(uid: u32, path: &Path) -> Result<(), String> {
     }
 }
 
-/// How a user is called in messages.
+/// The name of a user in messages.
 pub(super) fn name(uid: u32) -> String {
     super::home::entry(uid).map_or_else(|| format!("user {uid}"), |entry| entry.name)
 }
 
-/// Whether the user may make files in it.
+/// Whether the user may create files in it.
 pub(super) fn can_write(path: &Path) -> bool {
     writable(path).is_ok()
 }
 
-/// The same, or why not: EROFS on a read-only file system, EACCES for its permissions.
+/// The same, or why not: EROFS on a read-only file system, EACCES because of permissions.
 fn writable(path: &Path) -> Result<(), Errno> {
     eaccess(path, AccessFlags::W_OK | AccessFlags::X_OK)
 }
 
-/// The first folder that is there and the user's, or that can be made; else why the first one cannot.
+/// The first usable folder; else why the first one is not usable.
 pub(super) fn first_usable(
     uid: u32,
     mut folders: impl Iterator<Item = PathBuf>,
@@ -68,11 +68,11 @@ pub(super) fn first_usable(
 }
 
 fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
-    // The state that is there must not be left for another place: who asks is told to mend it.
+    // An existing state must not be abandoned for another place: the user is told to fix the folder instead.
     let is_there = fs::metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == uid);
     let is_left = match writable(path) {
         Err(Errno::EACCES) => is_there,
-        // A home may be read-only from the start, as in an image.
+        // A home may be read-only by design, as in an image.
         Err(Errno::EROFS) => is_there && state::is_in(&path.join(machine::key())),
         _ => false,
     };
@@ -82,7 +82,7 @@ fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
     can_be_had(uid, path)
 }
 
-/// Whether it is there, the user's and can be written to, or can be made; else why not.
+/// Whether it exists, belongs to the user and is writable, or can be created; else why not.
 pub(super) fn can_be_had(uid: u32, path: &Path) -> Result<(), String> {
     let existing = path.ancestors().find_map(|folder| match fs::metadata(folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
@@ -100,8 +100,8 @@ pub(super) fn can_be_had(uid: u32, path: &Path) -> Result<(), String> {
     }
 }
 
-/// The turn to make a folder in this one, among the commands of a user: a lock (flock(2)) until it is dropped. Everybody may
-/// take such a lock in `/tmp`, so nobody waits for it for long.
+/// The turn to create a folder in this one, among the commands of a user: a lock (flock(2)) until it is
+/// dropped. Anybody can take such a lock in `/tmp`, so nobody waits for it for long.
 fn turn(parent: &Path) -> Option<Flock<File>> {
     let mut parent = File::open(parent).ok()?;
     let until = Instant::now() + TURN;
@@ -117,12 +117,12 @@ fn turn(parent: &Path) -> Option<Flock<File>> {
 
 /// The folder in `/tmp` of a user without a home.
 ///
-/// Anybody can make a folder there under any name, so one counts only if it is real (no link), the user's,
-/// and closed to everybody else, as ssh-agent(1) and tmux(1) have it.
+/// Anybody can create a folder there under any name, so one counts only if it is a real folder (not a link),
+/// belongs to the user and is closed to everybody else, as for ssh-agent(1) and tmux(1).
 #[derive(Clone, Debug)]
 pub(super) struct Temporary {
     uid: u32,
-    /// Where it may be, in the order of preference. `/tmp` comes first: it is the same in every shell.
+    /// Where it may be, in order of preference. `/tmp` comes first: it is the same in every shell.
     parents: Vec<PathBuf>,
 }
 
@@ -137,12 +137,12 @@ impl Temporary {
         Self { uid, parents: vec![parent] }
     }
 
-    /// The folder, if there is one: of several the oldest, which everybody finds.
+    /// The folder, if there is one; of several, the oldest, so that everybody finds the same one.
     pub(super) fn find(&self) -> Option<PathBuf> {
         self.parents.iter().find_map(|parent| self.find_in(parent))
     }
 
-    /// The folder, made if need be.
+    /// The folder, created if needed.
     pub(super) fn find_or_make(&self) -> Result<PathBuf, String> {
         if let Some(folder) = self.find() {
             return Ok(folder);
@@ -150,14 +150,14 @@ impl Temporary {
         let mut troubles = Vec::new();
         for parent in &self.parents {
             let _turn = turn(parent);
-            // Whoever had the turn before may have made it.
+            // The previous holder of the turn may have created it.
             if let Some(folder) = self.find_in(parent) {
                 return Ok(folder);
             }
             match self.make_in(parent) {
                 Ok(()) => {
-                    // Where there are no turns, another command may have made one at the same moment. One that is
-                    // older, by the clock of the file system, is visible after a tick of it.
+                    // Without turns, another command may have created one at the same moment. An older one, by
+                    // the clock of the file system, is visible after a tick of that clock.
                     thread::sleep(Duration::from_millis(20));
                     return self
                         .find_in(parent)
@@ -171,7 +171,7 @@ impl Temporary {
         Err(troubles.join(", "))
     }
 
-    /// Whether one could be made.
+    /// Whether one could be created.
     pub(super) fn has_room(&self) -> bool {
         self.parents.iter().any(|parent| can_write(parent))
     }
@@ -183,7 +183,7 @@ impl Temporary {
     fn make_in(&self, parent: &Path) -> io::Result<()> {
         let make = |name: String| DirBuilder::new().mode(0o700).create(parent.join(name));
         match make(self.base()) {
-            // Somebody else was first, so it gets a name that nobody can guess.
+            // Somebody else took the name, so the folder gets one that nobody can guess.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 make(format!("{}-{}", self.base(), Uuid::new_v4().simple()))
             }
@@ -200,7 +200,7 @@ impl Temporary {
                 || name.as_encoded_bytes().starts_with(longer.as_bytes())
         });
         let own = named.filter_map(|entry| {
-            // Of the entry itself, not of what a link points to.
+            // The metadata of the entry itself, not of the target of a link.
             let found = entry.metadata().ok().filter(|found| self.is_private(found))?;
             Some((found.created().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()))
         });

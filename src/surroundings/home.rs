@@ -1,4 +1,4 @@
-//! Whether a home directory is the user's.
+//! Whether a home directory belongs to the user.
 
 use std::{
     fs,
@@ -10,20 +10,20 @@ use nix::unistd::Uid;
 
 use super::folder::can_write;
 
-/// What the passwd database says of a user.
+/// A user's entry in the passwd database.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) name: String,
     pub(super) home: PathBuf,
 }
 
-/// Which home a user has.
+/// The home of a user.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Home {
     Mine(PathBuf),
-    /// There is none, and that is nobody's fault: a container, a bare system service.
+    /// There is none, and that is no error: in a container or a bare system service.
     Absent,
-    /// It is another person's, and files would be made in it.
+    /// It belongs to another person, and files would be created in it.
     Others {
         name: String,
         path: PathBuf,
@@ -36,7 +36,7 @@ pub(super) fn entry(uid: u32) -> Option<Entry> {
     Some(Entry { name: user.name, home: user.dir })
 }
 
-/// The home of a user: the one that `$HOME` names, else the one of the passwd entry.
+/// The home of a user: from `$HOME`, else from the passwd entry.
 pub(super) fn of(uid: u32, named: Option<&Path>, entry: &dyn Fn(u32) -> Option<Entry>) -> Home {
     let named = named.filter(|home| home.is_absolute());
     let first = named.map(|home| (home, judged(uid, home, entry)));
@@ -61,35 +61,34 @@ pub(super) fn of(uid: u32, named: Option<&Path>, entry: &dyn Fn(u32) -> Option<E
 enum Judged {
     Good,
     ReadOnly,
-    /// Another named user's, where files of this one's would be made.
+    /// It belongs to another named user, and this user's files would be created in it.
     Others(String),
     None,
 }
 
 fn judged(uid: u32, home: &Path, entry: &dyn Fn(u32) -> Option<Entry>) -> Judged {
     let Ok(found) = fs::metadata(home) else { return Judged::None };
-    // Containers have `/` as the home of users without one.
+    // Containers use `/` as the home of users without one.
     if home == Path::new("/") || !found.is_dir() {
         return Judged::None;
     }
     if found.uid() == uid {
         return if can_write(home) { Judged::Good } else { Judged::ReadOnly };
     }
-    // What everybody may write to, as `/tmp`, is nobody's home.
+    // A directory that everybody may write to, such as `/tmp`, is nobody's home.
     let is_open_to_all = found.mode() & 0o002 != 0;
     let is_in_danger = uid == 0 || (!is_open_to_all && can_write(home));
     if !is_in_danger || found.uid() == overflow() {
         return Judged::None;
     }
-    // Without a name, one of them is known only outside of this container.
+    // A user without a name is known only outside of this container.
     match (entry(uid), entry(found.uid())) {
         (Some(_), Some(owner)) => Judged::Others(owner.name),
         _ => Judged::None,
     }
 }
 
-/// The number that stands for all users whom a user namespace or a mount does not know
-/// (`user_namespaces(7)`).
+/// The user ID that stands for all users that a user namespace or a mount does not map (`user_namespaces(7)`).
 fn overflow() -> u32 {
     let text = fs::read_to_string("/proc/sys/kernel/overflowuid");
     text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(65_534)

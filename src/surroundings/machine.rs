@@ -1,9 +1,9 @@
-//! Which registry is this machine's: the folder below the user's state folder that belongs to it.
+//! Which registry belongs to this machine: its folder below the user's state folder.
 //!
-//! A home may be shared by several machines or containers, and a machine may have several networks. Leases are about the
-//! ports of one network of one machine, so each has a folder of its own, named by [`key`].
+//! A home may be shared by several machines or containers, and a machine may have several networks. Leases are
+//! for the ports of one network of one machine, so each has its own folder, named by [`key`].
 //!
-//! The state folder itself is where the unit has it, whoever asks: see [`state_folder`].
+//! The state folder itself is the one of the unit, whoever asks: see [`state_folder`].
 
 use std::{
     fs,
@@ -26,19 +26,19 @@ use crate::{
 
 use super::user;
 
-/// The first version of systemd that keeps the state of a user's unit below `~/.local/state`; before, it lay below
-/// `~/.config` (`StateDirectory=` in systemd.exec(5)).
+/// The first version of systemd that keeps the state of a user unit below `~/.local/state`; earlier ones keep
+/// it below `~/.config` (`StateDirectory=` in systemd.exec(5)).
 const MOVED: u32 = 254;
 
-/// A folder that is there while systemd is the system's manager (`sd_booted(3)`).
+/// A folder that exists while systemd is the system manager (`sd_booted(3)`).
 const SYSTEMD: &str = "/run/systemd/system";
 
-/// The name of the folder for the network and the machine that this process is in.
+/// The name of the folder for the network and the machine of this process.
 pub fn key() -> &'static str {
     &here().1
 }
 
-/// Whether a name is one of those that [`key`] gives, on any machine.
+/// Whether a name has the form of a [`key`], of any machine.
 pub fn is_key(name: &str) -> bool {
     let is_hash = |part: &str| {
         part.len() == 16 && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
@@ -49,7 +49,7 @@ pub fn is_key(name: &str) -> bool {
     }
 }
 
-/// Whether a name is the key of another network of this machine, of this boot or an earlier one.
+/// Whether a name is the key of another network of this machine, in this boot or an earlier one.
 pub fn is_key_of_other_network(name: &str) -> bool {
     is_other_network(key(), name)
 }
@@ -60,38 +60,39 @@ fn is_other_network(own: &str, name: &str) -> bool {
     is_key(name) && network.is_some() && name != own
 }
 
-/// Whether a state that lies in the state folder itself is of this machine and network. Versions before 2.0 knew of neither:
-/// they mostly ran in the machine's own network, or in a container that has no other.
+/// Whether a state directly in the state folder belongs to this machine and network. Versions before 2.0 did
+/// not distinguish them: they mostly ran in the machine's own network, or in a container that has no other.
 pub fn has_unnamed_state() -> bool {
     is_in_own_network() || !Path::new(SYSTEMD).is_dir()
 }
 
-/// Whether this process is in the network of the machine, and not in one of a sandbox or a container without a manager of
-/// its own.
+/// Whether this process is in the machine's network, and not in that of a sandbox or of a container without its
+/// own manager.
 pub fn is_in_own_network() -> bool {
     here().0 == Network::Machine
 }
 
-/// Whether who is on the other end of a socket is in the same network. Where that cannot be seen, it is taken to be in the
-/// machine's.
+/// Whether the process at the other end of a socket is in the same network. If that cannot be seen, it is
+/// assumed to be in the machine's.
 pub fn is_in_this_network(pid: Option<u32>) -> bool {
     pid.and_then(network::same).unwrap_or_else(is_in_own_network)
 }
 
-/// The file that tells which network is the machine's.
+/// The file that records which network is the machine's.
 const NOTE: &str = "machine-network";
 
-/// Notes for sandboxes which network is the machine's: in one with process numbers of its own, the PID 1 that would tell
-/// is not to be seen. `folder` is one in which a service of this machine listens. Makes nothing where everybody can tell.
+/// Records for sandboxes which network is the machine's: in a PID namespace of its own, a sandbox cannot see
+/// the PID 1 that would show it. `folder` is one in which a service of this machine listens. Creates nothing
+/// where everybody can see it.
 pub fn note_network(folder: &Path) {
     if let Some(number) = network::of_booted_container() {
-        // Without it, a sandbox uses a service of its own.
+        // Without it, a sandbox uses its own service.
         let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
         let _ = atomic_file::replace(&folder.join(NOTE), number.to_string().as_bytes());
     }
 }
 
-/// Whether this is the network that was noted, in any folder in which a service of this machine may listen: a sandbox
+/// Whether this is the recorded network, in any folder in which a service of this machine may listen: a sandbox
 /// hides some of them.
 fn is_noted(number: u64, machine: &str) -> bool {
     let user = user();
@@ -102,15 +103,15 @@ fn is_noted(number: u64, machine: &str) -> bool {
     folders.into_iter().any(|folder| noted(&folder.join(NOTE)) == Some(number))
 }
 
-/// What a note of this boot says: numbers of an earlier one may come again. Its time tells, because the boot's id may be
-/// the container's in one `/proc` and the machine's in another.
+/// The number in a note of this boot: numbers of an earlier boot may be reused. The time of the note decides,
+/// because the boot id may be the container's in one `/proc` and the machine's in another.
 fn noted(note: &Path) -> Option<u64> {
     let written = fs::metadata(note).and_then(|note| note.modified()).ok()?;
     let is_of_this_boot = written >= clock::boot();
     is_of_this_boot.then(|| fs::read_to_string(note).ok()?.parse().ok()).flatten()
 }
 
-/// A process may change its network, but this one does not.
+/// A process can change its network, but this one does not.
 fn here() -> &'static (Network, String) {
     static HERE: OnceLock<(Network, String)> = OnceLock::new();
     HERE.get_or_init(|| {
@@ -129,22 +130,22 @@ fn here() -> &'static (Network, String) {
     })
 }
 
-/// What tells one machine and one network from others.
+/// What distinguishes machines and networks.
 #[derive(Clone, Copy, Debug)]
 struct Here<'a> {
     machine_id: Option<&'a str>,
     boot_id: &'a str,
-    /// The namespace of process numbers (`pid_namespaces(7)`).
+    /// The PID namespace (`pid_namespaces(7)`).
     processes: u64,
     network: Network,
 }
 
 impl Here<'_> {
-    /// Hashed, because the machine's id is to be kept to the machine (machine-id(5)).
+    /// Hashed, because the machine id is confidential (machine-id(5)).
     fn key(self) -> String {
         let machine = match self.machine_id {
             Some(id) => hash(&[id]),
-            // Some containers have none.
+            // Some containers have no machine id.
             None => hash(&[self.boot_id, &self.processes.to_string()]),
         };
         match self.network {
@@ -171,14 +172,14 @@ fn hash(parts: &[&str]) -> String {
 fn machine_id() -> Option<String> {
     ["/etc/machine-id", "/var/lib/dbus/machine-id"].iter().find_map(|path| {
         let id = fs::read_to_string(path).ok()?.trim().to_ascii_lowercase();
-        // An image has "uninitialized" or nothing.
+        // An image has "uninitialized" or nothing there.
         let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_id.then_some(id)
     })
 }
 
-/// The state folder that systemd gives to the unit of this user, for a service that systemd did not start. `state` and
-/// `config` are where it may lie.
+/// The state folder that systemd gives to this user's unit, for a service that systemd did not start. `state`
+/// and `config` are the candidates.
 pub fn state_folder(state: &Path, config: &Path) -> PathBuf {
     choose(state, config, systemd_version()).to_owned()
 }
@@ -186,13 +187,13 @@ pub fn state_folder(state: &Path, config: &Path) -> PathBuf {
 fn choose<'a>(state: &'a Path, config: &'a Path, systemd: Option<u32>) -> &'a Path {
     match systemd {
         Some(version) if version < MOVED => config,
-        // A newer one goes on with the folder of an older one, and links it.
+        // A newer version keeps using the folder of an older one, and links to it.
         Some(_) if !state.exists() && config.exists() => config,
         _ => state,
     }
 }
 
-/// The version of the systemd that runs here, if one does.
+/// The version of the running systemd, if there is one.
 fn systemd_version() -> Option<u32> {
     if !Path::new(SYSTEMD).is_dir() {
         return None;
@@ -284,17 +285,17 @@ mod tests {
         let state = home.path().join("state");
         let config = home.path().join("config");
         let chosen = |version| choose(&state, &config, version).file_name().unwrap().to_owned();
-        // Nothing is there yet.
+        // Neither exists yet.
         assert_eq!(chosen(None), "state");
         assert_eq!(chosen(Some(252)), "config");
         assert_eq!(chosen(Some(257)), "state");
-        // An older systemd has made its folder; a newer one, when it starts the unit, links it.
+        // An older systemd has created its folder; a newer one links to it when it starts the unit.
         fs::create_dir(&config).unwrap();
         assert_eq!(chosen(Some(252)), "config");
         assert_eq!(chosen(Some(257)), "config");
         std::os::unix::fs::symlink(&config, &state).unwrap();
         assert_eq!(chosen(Some(257)), "state");
-        // Both are there.
+        // Both exist.
         fs::remove_file(&state).unwrap();
         fs::create_dir(&state).unwrap();
         assert_eq!(chosen(Some(252)), "config");

@@ -1,15 +1,15 @@
-//! Whose service it is and where its folders are. The environment and the passwd database are read
-//! once, into values, and nothing else in the program looks at these variables.
+//! Whose service it is and where its folders are. The environment and the passwd database are read once, into
+//! values; nothing else in the program reads these variables.
 //!
-//! - this file: [`User`], for commands and for the private service: the XDG Base Directory
-//!   Specification, and nothing that a unit's variables say
-//! - [`unit`]: what systemd says to the service that it has started as a unit
+//! - this file: [`User`], for commands and for the private service: follows the XDG Base Directory
+//!   Specification, and ignores the variables of units
+//! - [`unit`]: the folders that systemd passes to the service as a unit
 //! - [`bus`]: the session bus
 //! - [`door`]: the socket in a folder, and who listens there
-//! - `seen`: what a command sees of the machine
-//! - [`machine`]: which registry is this machine's and this network's
-//! - `home`: whether a home directory is the user's
-//! - `folder`: whether a folder can be used, and the one in `/tmp` where none can
+//! - `seen`: the network and the state folder that a command sees
+//! - [`machine`]: which registry belongs to this machine and network
+//! - `home`: whether a home directory belongs to the user
+//! - `folder`: whether a folder is usable, and the fallback in `/tmp`
 
 pub mod bus;
 pub mod door;
@@ -41,17 +41,18 @@ pub struct User {
     uid: u32,
     home: Option<PathBuf>,
     refusal: Option<String>,
-    /// The user's runtime directory, or why the one that is named cannot be used.
+    /// The user's runtime directory, or why the given one cannot be used.
     runtime: Result<PathBuf, String>,
-    /// Where the state may be outside of `/tmp`, the likelier place first. In it is a folder for each machine.
+    /// Candidates for the state folder outside of `/tmp`, the likelier one first. Each machine has a folder in
+    /// it.
     states: Vec<PathBuf>,
-    /// The one of them that is used, or why none can be. Found out at the first use: it depends on the machine's network, and
-    /// finding that out depends on the user.
+    /// The candidate that is used, or why none can be. Determined at first use: it depends on the machine's
+    /// network, and determining that depends on the user.
     chosen_state: OnceLock<Result<PathBuf, String>>,
-    /// Where it is before systemd 254, and may be after.
+    /// The state folder of systemd before version 254, which newer versions may still use.
     older_state: Option<PathBuf>,
     config: Option<PathBuf>,
-    /// The address of the session bus that is named.
+    /// The address of the session bus, if one is given.
     bus: Option<String>,
     temporary: Temporary,
 }
@@ -68,8 +69,8 @@ pub fn user() -> &'static User {
     })
 }
 
-/// The variables that a private service is started with. All others are its first caller's own business: secrets,
-/// and what a manager has said to the unit that this is part of.
+/// The variables that are passed to a private service. All others concern only its first caller: secrets, and
+/// what a manager told the unit that the caller is part of.
 pub fn passed_on() -> Vec<(OsString, OsString)> {
     const NAMES: [&str; 12] = [
         "DBUS_SESSION_BUS_ADDRESS",
@@ -98,7 +99,7 @@ impl User {
         variable: &dyn Fn(&str) -> Option<OsString>,
         entry: &dyn Fn(u32) -> Option<Entry>,
     ) -> Self {
-        // The specification wants relative paths ignored.
+        // The specification requires relative paths to be ignored.
         let absolute = |name: &str| variable(name).map(PathBuf::from).filter(|p| p.is_absolute());
         let named = variable("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
         let (home, refusal) = match home::of(uid, named.as_deref(), entry) {
@@ -130,26 +131,27 @@ impl User {
         self.uid
     }
 
-    /// The home directory: of `$HOME`, or else of the passwd entry, where it is the user's own.
+    /// The home directory: from `$HOME`, or else from the passwd entry, if it belongs to the user.
     pub fn home(&self) -> Option<&Path> {
         self.home.as_deref()
     }
 
-    /// Why this user must not run a command here: the home is another user's, and what would be made in
-    /// it would be in that user's way.
+    /// Why this user must not run a command here: the home is another user's, and files created in it would be
+    /// in that user's way.
     pub fn refusal(&self) -> Option<&str> {
         self.refusal.as_deref()
     }
 
-    /// The runtime directory, or why there is none; the words name the variable.
+    /// The runtime directory, or why there is none; the message names the variable.
     pub fn runtime(&self) -> Result<&Path, &str> {
         self.runtime.as_deref().map_err(String::as_str)
     }
 
-    /// The folder of this machine's registry: below the home, else one in `/tmp` if it was made before. Makes nothing.
+    /// The folder of this machine's registry: below the home, else in `/tmp` if it already exists there.
+    /// Creates nothing.
     pub fn state(&self) -> Option<PathBuf> {
         let mut folders = self.registries();
-        // One that was left by a systemd before or after the present one has no socket, and later no state.
+        // A folder left over from another version of systemd has no socket, and eventually no state.
         let in_use = folders.iter().position(|folder| Door::new(self.uid, folder.clone()).exists());
         let existing = in_use.or_else(|| folders.iter().position(|folder| state::is_in(folder)));
         let existing = existing.or_else(|| folders.iter().position(|folder| folder.exists()));
@@ -163,14 +165,15 @@ impl User {
         folders.map(|folder| folder.join(machine::key())).collect()
     }
 
-    /// Every folder in which a service of this user may have the registry of that name. Finds out nothing of this machine.
+    /// Every folder in which a service of this user may have the registry with this key. Queries nothing about
+    /// this machine.
     fn possible_registries(&self, key: &str) -> Vec<PathBuf> {
         let temporary = self.temporary.find().map(|folder| folder.join("state"));
         let folders = self.states.iter().cloned().chain(self.older_state.clone()).chain(temporary);
         folders.map(|folder| folder.join(key)).collect()
     }
 
-    /// The state folder, or why none can be had outside of `/tmp`.
+    /// The state folder, or why there is none outside of `/tmp`.
     fn chosen_state(&self) -> Result<&Path, &str> {
         let chosen = self.chosen_state.get_or_init(|| match self.states.as_slice() {
             [] => Err("there is no home directory".to_owned()),
@@ -179,22 +182,23 @@ impl User {
         chosen.as_deref().map_err(String::as_str)
     }
 
-    /// A state folder that exists, but cannot be written to, as in a sandbox that shows the home read-only. A service outside
-    /// may have it.
+    /// A state folder that exists but is not writable, as in a sandbox that shows the home read-only. A service
+    /// outside may use it.
     fn read_only_state(&self) -> Option<&Path> {
         let first = self.states.first().map(PathBuf::as_path);
         first.filter(|folder| self.chosen_state() != Ok(folder) && folder.is_dir())
     }
 
-    /// Where a state folder of this user's may be, whatever version of styxy or systemd has made it, the likelier place first.
+    /// Where a state folder of this user may be, whichever version of styxy or systemd created it, the likelier
+    /// place first.
     pub fn state_folders(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("state"));
         let state = self.chosen_state().ok().map(Path::to_owned).or_else(kept);
         state.into_iter().chain(self.older_state.clone()).collect()
     }
 
-    /// The state folder that a service of this user has where systemd gives it none: the one that the unit would have. One
-    /// in `/tmp` is made where there is no other. The message says what is wrong and what to do.
+    /// The state folder of a service that gets none from systemd: the one that the unit would have. If there is
+    /// no other, one is created in `/tmp`. The message says what is wrong and what to do.
     pub fn make_state(&self) -> Result<PathBuf, String> {
         self.state_outside_of_tmp().or_else(|why_not| {
             let made = self.temporary.find_or_make().map(|folder| folder.join("state"));
@@ -210,8 +214,7 @@ impl User {
         }
     }
 
-    /// What is in the way of a service that a command would start: it could not have its state, or not listen. Makes
-    /// nothing.
+    /// Why a service that a command would start could not have its state, or could not listen. Creates nothing.
     pub fn obstacle(&self) -> Option<String> {
         let state = match (self.state_outside_of_tmp(), self.temporary.find()) {
             (Ok(state), _) => state,
@@ -233,7 +236,7 @@ impl User {
         closed.ok().map(|closed| format!("it has nowhere to listen: {}", closed.join("; ")))
     }
 
-    /// The folders of the configuration, in the order in which they count. The last one is the user's.
+    /// The configuration folders, lowest precedence first. The last one is the user's.
     pub fn config(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("config"));
         let own = self.config.clone().or_else(kept);
@@ -242,7 +245,7 @@ impl User {
 
     /// The places where a service of this user may listen, best first.
     pub fn doors(&self) -> Vec<Door> {
-        // Where systemd listens, to connect is to start the service for the machine's network.
+        // Where systemd listens, connecting starts the service for the machine's network.
         let is_ours = machine::is_in_own_network() || !self.has_manager();
         let runtime = self.runtime_door().filter(|_| is_ours).into_iter();
         runtime.chain(self.door_beside_the_state()).collect()
@@ -259,18 +262,18 @@ impl User {
         self.state().map(|state| Door::new(self.uid, state))
     }
 
-    /// Whether a systemd manager of this user runs.
+    /// Whether a systemd manager of this user is running.
     pub fn has_manager(&self) -> bool {
         self.runtime.as_ref().is_ok_and(|runtime| runtime.join("systemd/private").exists())
     }
 }
 
-/// The folder of the state in a `$XDG_STATE_HOME`.
+/// The state folder in a `$XDG_STATE_HOME`.
 fn state_in(home: PathBuf) -> PathBuf {
     home.join("styxy/state")
 }
 
-/// The folder of the configuration in a `$XDG_CONFIG_HOME`.
+/// The configuration folder in a `$XDG_CONFIG_HOME`.
 fn config_in(home: PathBuf) -> PathBuf {
     home.join("styxy")
 }
@@ -290,7 +293,7 @@ fn refusal(uid: u32, name: &str, path: &Path) -> String {
     }
 }
 
-/// The runtime directory: the one that is named if it is good, else the usual one.
+/// The runtime directory: the given one if it is suitable, else the usual one.
 fn runtime(uid: u32, named: Option<&std::ffi::OsStr>) -> Result<PathBuf, String> {
     let trouble = match named.filter(|named| !named.is_empty()).map(Path::new) {
         None => "XDG_RUNTIME_DIR is not set".to_owned(),
@@ -307,7 +310,7 @@ fn suitable(uid: u32, runtime: &Path) -> Result<(), String> {
     if !runtime.is_absolute() {
         return Err("which is not an absolute path".to_owned());
     }
-    // What is in there is the snap's; other commands would not find it.
+    // Files in there belong to the snap; other commands would not find them.
     let name = runtime.file_name().unwrap_or_default();
     if name.to_string_lossy().starts_with("snap.") {
         return Err("which is a snap's own".to_owned());

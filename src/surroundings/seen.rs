@@ -1,9 +1,9 @@
-//! What a command sees, for a service that somebody else starts for it.
+//! What a command sees, for a service that another process starts for it.
 
 use std::{fmt, fs, io, os::unix::fs::MetadataExt, path::Path, str::FromStr};
 
-/// The network and the state folder that a command sees. The user's manager may be in other namespaces: a
-/// service there would hand out other ports, or keep them in another place.
+/// The network and the state folder that a command sees. The user's service manager may be in other namespaces:
+/// a service started there would allocate other ports, or keep them in another place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
     network: u64,
@@ -12,7 +12,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What this process sees; `None` if it cannot tell.
+    /// What this process sees; `None` if it cannot find out.
     pub fn of(state: &Path) -> Option<Self> {
         let network = fs::metadata("/proc/self/ns/net").ok()?.ino();
         let state = fs::metadata(state).ok()?;

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// A user with these variables, whose passwd entry has that home.
+/// A user with these variables, whose passwd entry has this home.
 fn read(variables: &[(&str, &Path)], home: Option<&Path>) -> User {
     let own = own();
     let variable = |name: &str| {
@@ -87,7 +87,7 @@ fn a_state_folder_that_cannot_be_made_gives_way_to_the_one_of_the_home() {
 fn a_runtime_directory_that_cannot_be_used_is_named_with_the_reason() {
     let (folder, runtime, _) = folders();
     fs::set_permissions(&runtime, Permissions::from_mode(0o700)).unwrap();
-    // A user whom nothing in /run/user is of.
+    // A user who owns nothing in /run/user.
     let trouble = |path: Option<&Path>| super::runtime(own() + 1, path.map(Path::as_os_str));
     let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
@@ -116,7 +116,7 @@ fn what_is_not_the_users_own_in_tmp_is_not_used() {
     let taken = parent.path().join(format!("styxy-{}", own()));
     let elsewhere = tempfile::tempdir().unwrap();
     fs::set_permissions(&elsewhere, Permissions::from_mode(0o700)).unwrap();
-    // A link to a folder that would do, and a folder that is open to others.
+    // A link to a folder that would be suitable, and a folder that is open to others.
     symlink(&elsewhere, &taken).unwrap();
     let open = parent.path().join(format!("styxy-{}-open", own()));
     fs::create_dir(&open).unwrap();
@@ -126,7 +126,7 @@ fn what_is_not_the_users_own_in_tmp_is_not_used() {
     assert!(made.parent() == Some(parent.path()) && made != taken && made != open);
     assert_eq!(fs::metadata(&made).unwrap().mode() & 0o777, 0o700);
     assert_eq!(temporary.find(), Some(made.clone()));
-    // It stays so when the name is free again.
+    // It stays in use when the name is free again.
     fs::remove_file(&taken).unwrap();
     assert_eq!(temporary.find_or_make(), Ok(made));
 }

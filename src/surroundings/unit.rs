@@ -1,7 +1,7 @@
-//! What systemd says to a service that it has started as a unit (systemd.exec(5)).
+//! The folders that systemd passes to a service that it started as a unit (systemd.exec(5)).
 //!
-//! The children of every unit inherit these variables, so they count only in the process that systemd
-//! itself has started.
+//! The children of every unit inherit these variables, so they count only in the process that systemd itself
+//! started.
 
 use std::{env, path::PathBuf};
 
@@ -11,17 +11,16 @@ use crate::kernel::manager;
 /// The folders of the unit that this process is the main process of.
 #[derive(Clone, Debug, Default)]
 pub struct Unit {
-    /// `StateDirectory=`: where it is differs between versions of systemd, so this counts, never a path.
+    /// `StateDirectory=`: its path differs between versions of systemd, so it is always taken from here.
     pub state: Option<PathBuf>,
-    /// The folders of the configuration, in the order in which they count; `ConfigurationDirectory=` is the
-    /// last one.
+    /// The configuration folders, lowest precedence first; `ConfigurationDirectory=` is the last one.
     pub config: Option<Vec<PathBuf>>,
     /// `RuntimeDirectory=`.
     pub runtime: Option<PathBuf>,
 }
 
 impl Unit {
-    /// The unit, if systemd has started this very process.
+    /// The unit, if systemd started this very process.
     pub fn from_systemd() -> Option<Self> {
         manager::started_this_process().then(|| Self {
             state: folder("STATE_DIRECTORY"),

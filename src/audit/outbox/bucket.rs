@@ -1,12 +1,12 @@
-//! The pace.
+//! The rate at which events are sent.
 
 use std::time::{Duration, Instant};
 
-/// Events per second; under journald's limit on a machine with some free disk.
+/// The normal rate, in events per second: below journald's limit on a machine with some free disk space.
 const RATE: f64 = 800.0;
-/// The rate never falls below this: journald's limit is 10,000 in 30 s at the least.
+/// The lowest rate: journald's limit is at least 10,000 events in 30 s.
 const SLOWEST: f64 = 150.0;
-/// The rate where nothing can be read back.
+/// The rate if events cannot be read back.
 const BLIND_RATE: f64 = 250.0;
 
 /// A token bucket.
@@ -19,12 +19,12 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// The pace where events are read back.
+    /// A bucket for events that are read back.
     pub(super) fn new() -> Self {
         Self::with(RATE)
     }
 
-    /// The pace where they are not.
+    /// A bucket for events that cannot be read back.
     pub(super) fn blind() -> Self {
         Self::with(BLIND_RATE)
     }
@@ -34,7 +34,7 @@ impl Bucket {
         Self { rate, most, tokens: most, filled: Instant::now() }
     }
 
-    /// Takes a token, or tells when there will be some.
+    /// Takes a token, or returns how long to wait for more.
     pub(super) fn take(&mut self) -> Result<(), Duration> {
         let now = Instant::now();
         let filled = self.rate * (now - self.filled).as_secs_f64();
@@ -44,18 +44,18 @@ impl Bucket {
             self.tokens -= 1.0;
             Ok(())
         } else {
-            // A tenth of a second's worth at a time, so that the thread sleeps in between.
+            // Long enough for several tokens, so that the thread sleeps in between.
             Err(Duration::from_millis(100))
         }
     }
 
-    /// Something was dropped.
+    /// Lowers the rate, after events were dropped.
     pub(super) fn slower(&mut self) {
         self.rate = (self.rate / 2.0).max(SLOWEST);
         self.tokens = self.tokens.min(self.rate);
     }
 
-    /// Nothing was dropped.
+    /// Raises the rate, when no event was dropped.
     pub(super) fn faster(&mut self) {
         self.rate = (self.rate * 1.1).min(RATE);
     }

@@ -8,7 +8,7 @@ use crate::{
     state::Store,
 };
 
-/// Short times, in the proportions of the usual ones.
+/// The usual times, a hundredth as long.
 const SHORT: Times = Times {
     quiet: Duration::from_millis(2),
     busy: Duration::from_millis(20),
@@ -17,27 +17,27 @@ const SHORT: Times = Times {
     rarely: Duration::from_millis(600),
 };
 
-/// What the journal does.
+/// How the journal behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// What is sent is there.
+    /// Events arrive.
     Takes,
     /// journald is away.
     Away,
-    /// Its disk is full: what is sent goes nowhere.
+    /// Its disk is full: events are lost.
     Swallows,
-    /// It takes what is sent, and has not come to write any of it.
+    /// It accepts events, but has not written any of them yet.
     Slow,
-    /// It takes what is sent, and this user may not read it.
+    /// It accepts events, but this user may not read it.
     Secret,
-    /// There is none.
+    /// There is no journal.
     Absent,
 }
 
 #[derive(Debug)]
 struct Fake {
     mode: Mode,
-    /// What could be read of it ever.
+    /// Whether any of its entries can be read.
     has_entries: bool,
     tried: usize,
     queue: Vec<u64>,
@@ -132,7 +132,7 @@ impl Service {
             .unwrap()
     }
 
-    /// The events that have arrived, each once.
+    /// The events that have arrived, without duplicates.
     fn arrived(&self) -> Vec<u64> {
         let mut arrived = self.journal.lock().unwrap().arrived.clone();
         arrived.sort_unstable();
@@ -163,7 +163,7 @@ async fn no_event_is_given_up_while_the_journal_is_away_or_full() {
         service.mode(mode);
         service.change(5);
         service.until(|status| status.arrival == Arrival::Waiting).await;
-        // Many times the silence after which it was given up once.
+        // Many times the silence after which the journal counts as closed.
         tokio::time::sleep(SHORT.silence * 10).await;
         let status = service.outbox.status();
         assert_eq!((status.done, status.arrival), (2, Arrival::Waiting), "{mode:?}");
@@ -182,7 +182,7 @@ async fn no_event_comes_twice_from_a_journal_that_is_slow() {
     service.mode(Mode::Slow);
     service.change(5);
     service.until(|status| status.arrival == Arrival::Waiting).await;
-    // News has it tried sooner, were it not known to be slow.
+    // A new event would trigger a retry, were the journal not known to be slow.
     tokio::time::sleep(SHORT.trial * 2).await;
     service.change(1);
     tokio::time::sleep(SHORT.silence * 3).await;
@@ -198,7 +198,7 @@ async fn no_event_comes_twice_from_a_journal_that_is_slow() {
 
 #[tokio::test]
 async fn a_journal_that_was_away_from_the_start_gets_every_event() {
-    // Nothing was ever read back; but what could not be sent was certainly not taken.
+    // Nothing was ever read back; but an event that could not be sent certainly did not arrive.
     let mut service = Service::new(Mode::Away, false);
     service.change(3);
     service.until(|status| status.arrival == Arrival::Waiting).await;
@@ -270,7 +270,7 @@ async fn events_that_cannot_be_read_back_are_given_up_until_they_can() {
         let mut journal = service.journal.lock().unwrap();
         (journal.mode, journal.has_entries) = (Mode::Takes, true);
     }
-    // Asked now and then, when there is something to send.
+    // Checked only at long intervals, and when there is something to send.
     tokio::time::sleep(SHORT.rarely).await;
     service.change(1);
     let status = service.until(|status| status.done == 4).await;

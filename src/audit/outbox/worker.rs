@@ -1,4 +1,4 @@
-//! The work of the thread.
+//! The audit thread.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -18,15 +18,15 @@ use crate::{
     time::Timestamp,
 };
 
-/// The most events that are sent and not yet confirmed.
+/// The most events that are kept in memory until they are confirmed.
 const WINDOW: usize = 4_000;
 
 /// An event that is not known to have arrived.
 struct PendingEvent {
     record: Record,
-    /// The log that has it. Until the event has arrived, no log from this one on may go.
+    /// The generation of its log. Until the event has arrived, this log and later ones must be kept.
     generation: u64,
-    /// When it was sent last, in order and in time.
+    /// Its position in the order of sending, and the time, when it was last sent; `None` if it must be sent.
     sent: Option<(u64, Timestamp)>,
 }
 
@@ -38,32 +38,32 @@ pub(super) struct Worker {
     times: Times,
     status: watch::Sender<Status>,
     on_done: Box<dyn Fn(u64, u64) + Send>,
-    /// The last record that was taken from the log.
+    /// The number of the last record that was taken from the log.
     taken: u64,
-    /// The last record that an earlier service may have sent.
+    /// The number of the last record that an earlier service may have sent.
     before: u64,
-    /// What of it has arrived; asked once.
+    /// Which of those events have arrived; read back once.
     arrived_before: Option<HashSet<u64>>,
     pending: BTreeMap<u64, PendingEvent>,
     order: u64,
     bucket: Bucket,
     /// Whether an event of this state was ever read back.
     was_read: bool,
-    /// How many attempts in a row to read back have failed.
+    /// The number of consecutive failures to read back.
     unreadable: u32,
-    /// Whether nothing can be read back, so that what was sent counts as arrived.
+    /// Whether events cannot be read back, so that those that were sent count as arrived.
     is_blind: bool,
-    /// Whether the journal takes nothing: one event at a time tries it.
+    /// Whether the journal accepts nothing: it is tried with one event at a time.
     pub(super) is_closed: bool,
-    /// If journald could not even be reached: when it is tried again, and the pause before that.
+    /// If journald could not even be reached: the time of the next attempt, and the pause if that fails, too.
     pub(super) refused: Option<(Instant, Duration)>,
-    /// When an event arrived last, or the first was sent.
+    /// When an event last arrived, or when the first was sent.
     progress: Instant,
     last_sent: Instant,
     last_check: Instant,
-    /// When a new event had a closed journal tried last.
+    /// When a new event last triggered a retry of a closed journal.
     last_trial: Instant,
-    /// How long to wait for the next check.
+    /// How long to wait before the next check.
     pub(super) wait: Duration,
 }
 
@@ -111,7 +111,7 @@ impl Worker {
         loop {
             let wanted = {
                 let mut wanted = shared.lock();
-                // Asleep without a timeout when there is nothing to do, and for long when nothing can be done.
+                // Sleeps without a timeout if there is nothing to do, and for long if nothing can be done.
                 let until = (is_busy || !self.pending.is_empty()).then(|| Instant::now() + pause);
                 while !wanted.stop && (wanted.seq <= self.taken || self.pending.len() >= WINDOW) {
                     let left = until.map(|until| until.saturating_duration_since(Instant::now()));
@@ -135,7 +135,7 @@ impl Worker {
             };
             let taken = self.taken;
             if let Err(error) = self.load(wanted) {
-                // A late event is better than a lost one: the log is read again until it can be.
+                // A late event is better than a lost one: reading the log is retried until it works.
                 tracing::warn!("the state log cannot be read for the audit: {error}");
                 thread::sleep(self.times.busy);
             }
@@ -154,11 +154,11 @@ impl Worker {
         self.is_closed || self.refused.is_some()
     }
 
-    /// How long until there is something to do. `paced` is when sending may go on.
+    /// How long to sleep until there is something to do. `paced` is how long to wait before sending more.
     fn pause(&self, paced: Option<Duration>) -> Duration {
         let refused = self.refused.map(|(when, _)| when.saturating_duration_since(Instant::now()));
         let check = self.has_sent().then(|| self.until_check());
-        // While it is busy, it looks for new records by itself.
+        // A busy thread checks for new records by itself.
         let look = (!self.is_waiting()).then_some(self.times.quiet);
         let pauses = [refused, refused.is_none().then_some(paced).flatten(), check, look];
         let pause = pauses.into_iter().flatten().min().unwrap_or(self.times.rarely);
@@ -170,7 +170,7 @@ impl Worker {
         let before = self.taken;
         while self.pending.len() < WINDOW && self.taken < wanted {
             let Some(record) = self.reader.next_record(wanted)? else {
-                // Damage has taken these numbers out of the log.
+                // These records were lost to damage.
                 self.taken = wanted;
                 break;
             };
@@ -193,19 +193,19 @@ impl Worker {
         Ok(())
     }
 
-    /// There is news, so a journal that took nothing is tried at once.
+    /// Immediately retries a journal that accepted nothing, because there are new events.
     fn try_now(&mut self) {
         if self.is_waiting() {
             self.last_trial = Instant::now();
             self.refused = self.refused.map(|_| (self.last_trial, self.times.quiet));
         }
         if self.is_closed {
-            // Looked at first: what was sent last may have arrived since.
+            // Check first: the last event that was sent may have arrived since.
             self.wait = self.times.quiet;
         }
     }
 
-    /// Whether an earlier service has sent the event already.
+    /// Whether the event has already arrived, sent by an earlier service.
     fn arrived_before(&mut self, record: &Record) -> bool {
         if !self.journal.is_there() {
             return false;
@@ -221,18 +221,18 @@ impl Worker {
         self.arrived_before.insert(arrived).contains(&record.seq)
     }
 
-    /// Sends what is to be sent, as far as the pace allows; returns when to go on.
+    /// Sends what must be sent, as far as the rate allows; returns how long to wait before sending more.
     fn send(&mut self) -> Option<Duration> {
         let now = Instant::now();
         if !self.journal.is_there() {
-            // Nothing is lost on the way to a file, or to whoever reads the other end.
+            // Nothing is lost on the way to a file or a pipe.
             for event in std::mem::take(&mut self.pending).into_values() {
                 let _ = self.journal.send(&Event::of(&event.record, &self.state_id));
             }
             return None;
         }
         if !self.has_sent() {
-            // Nothing is on its way, so that nothing has arrived says nothing.
+            // Nothing is in transit, so silence is no sign of a closed journal.
             self.progress = now;
             self.wait = self.times.quiet;
         }
@@ -280,7 +280,7 @@ impl Worker {
         self.has_sent() && self.until_check().is_zero()
     }
 
-    /// Reads back what arrived; what was certainly dropped is to be sent again.
+    /// Reads back what arrived, and marks what was certainly dropped to be sent again.
     fn check(&mut self) {
         if self.is_blind && !self.sees_again() {
             self.pending.retain(|_, event| event.sent.is_none());
@@ -288,14 +288,14 @@ impl Worker {
         }
         let since = self.pending.values().filter_map(|event| Some(event.sent?.1)).min();
         let Some(since) = since else { return };
-        // Asked before reading: what arrives in between is read.
+        // Queried before reading back: what arrives in between is found then.
         let is_through = self.journal.is_through();
         let found = match self.journal.read_back(&self.state_id, since) {
             ReadBack::Found(found) => Some(found),
-            // A user's first entry makes the file that the user may read.
+            // The journal file that a user may read exists only from the user's first entry on.
             ReadBack::Unreadable => None,
         };
-        // Reading fails also for want of memory or processes, which says nothing; twice, it says more.
+        // Reading also fails for lack of memory or processes, so only two failures in a row are evidence.
         self.unreadable = if found.is_none() { self.unreadable.saturating_add(1) } else { 0 };
         let is_known = self.unreadable != 1;
         let found = found.unwrap_or_default();
@@ -331,7 +331,7 @@ impl Worker {
         }
     }
 
-    /// Whether the journal, which this user could not read, can be read by now; asked now and then.
+    /// Whether a journal that this user could not read can be read by now; checked only at long intervals.
     fn sees_again(&mut self) -> bool {
         if self.last_check.elapsed() < self.times.rarely {
             return false;
@@ -347,7 +347,8 @@ impl Worker {
         }
     }
 
-    /// Marks the pending events whose order is meant as not sent, and slows down if there are any.
+    /// Marks the pending events with a selected position as not sent. Lowers the rate if there are any, else
+    /// raises it.
     fn send_again(&mut self, is_meant: impl Fn(u64) -> bool) {
         let mut dropped = false;
         for event in self.pending.values_mut() {
@@ -363,7 +364,7 @@ impl Worker {
         }
     }
 
-    /// Tells how far the events are done, and how they arrive, if that has changed.
+    /// Reports up to where events are done and whether their arrival is confirmed, if that has changed.
     fn report(&mut self) {
         let (done, generation) = match self.pending.first_key_value() {
             Some((first, event)) => (first - 1, event.generation),

@@ -1,4 +1,4 @@
-//! An entry of the journal, in the words of the design.
+//! A journal entry as an event, with the field names that styxy uses everywhere.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -9,21 +9,22 @@ use serde_json::{Map, Value as Json};
 
 use crate::{time::Timestamp, word::harmless};
 
-/// One event, as it was read.
+/// An event, as read from the journal or from a log.
 #[derive(Clone, Debug)]
 pub(in crate::cli) struct Entry {
-    /// The fields, made harmless: `port` for `STYXY_PORT`, and `message`.
+    /// The fields by their short names (`port` for `STYXY_PORT`), and `message` and `message_id`. Control
+    /// characters are replaced.
     fields: BTreeMap<String, String>,
     /// When it happened.
     pub time: Timestamp,
     /// When it reached the journal.
     pub arrived: Timestamp,
-    /// Its number in its state folder; an entry that somebody wrote by hand may have none.
+    /// The id of its state folder, and its number there; an entry that somebody wrote by hand may have none.
     number: Option<(String, u64)>,
 }
 
 impl Entry {
-    /// Reads a line of `journalctl --output=json`, or of a private service; `None` if it is no event.
+    /// Parses a line of `journalctl --output=json`, or of a private service's log; `None` if it is not an event.
     pub fn read(line: &[u8]) -> Option<Self> {
         let entry: Map<String, Json> = serde_json::from_slice(line).ok()?;
         let mut fields = BTreeMap::new();
@@ -37,7 +38,7 @@ impl Entry {
                 },
             };
             if let Some(value) = text(value) {
-                // One event is one line.
+                // Each event is shown on one line.
                 fields.insert(word, harmless(&value.replace(['\n', '\t'], " ")));
             }
         }
@@ -52,7 +53,7 @@ impl Entry {
         Some(Self { time, arrived: arrived.unwrap_or(time), fields, number })
     }
 
-    /// The value of a field, or nothing.
+    /// The value of a field; empty if it is missing.
     pub fn get(&self, word: &str) -> &str {
         self.fields.get(word).map_or("", String::as_str)
     }
@@ -62,7 +63,7 @@ impl Entry {
         self.number.as_ref().map(|(_, seq)| *seq)
     }
 
-    /// The event as an object.
+    /// The event as a JSON object.
     pub fn to_json(&self) -> Json {
         let mut object = Map::new();
         for (word, value) in &self.fields {
@@ -77,8 +78,8 @@ impl Entry {
     }
 }
 
-/// The text of a field. A field that was given several times is an array, and so are the bytes of one
-/// that is not printable (journalctl(1), systemd.journal-fields(7)).
+/// The text of a field. A field with several values is an array, and so is an unprintable one, as an array of
+/// bytes (journalctl(1), systemd.journal-fields(7)).
 fn text(value: &Json) -> Option<String> {
     match value {
         Json::String(text) => Some(text.clone()),
@@ -94,12 +95,12 @@ fn text(value: &Json) -> Option<String> {
     }
 }
 
-/// Which events were seen. After a crash an event may be in the journal twice, under its number.
+/// The events seen so far. After a crash the journal may contain an event twice, with the same number.
 #[derive(Debug, Default)]
 pub(super) struct Seen(HashMap<String, HashSet<u64>>);
 
 impl Seen {
-    /// Whether the event was not seen before.
+    /// Records the event; returns whether it is new. An event without a number always is.
     pub fn is_new(&mut self, entry: &Entry) -> bool {
         let Some((state_id, seq)) = &entry.number else { return true };
         match self.0.get_mut(state_id) {
@@ -109,12 +110,13 @@ impl Seen {
     }
 }
 
-/// Each event once, the oldest first: by their numbers within a state folder, by their times across.
+/// Removes duplicates and sorts the events, the oldest first: by number within a state folder, by time across
+/// folders.
 pub(super) fn in_order(mut entries: Vec<Entry>) -> Vec<Entry> {
     let mut seen = Seen::default();
     entries.retain(|entry| seen.is_new(entry));
     entries.sort_by(|a, b| a.number.cmp(&b.number));
-    // A clock that is set back does not turn the order of the numbers.
+    // A clock that was set back must not change the order of the numbers.
     let mut state = None;
     let mut latest = Timestamp::default();
     let mut placed = Vec::with_capacity(entries.len());

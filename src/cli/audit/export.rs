@@ -1,4 +1,4 @@
-//! Writing events into a file, or to whatever its path names.
+//! Writing events to a file, or to whatever else its path names.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -12,16 +12,16 @@ use std::{
 
 use crate::client::Watch;
 
-/// Where events go, besides standard output.
+/// Where events are written, other than standard output.
 pub(super) enum Target<'a> {
-    /// A file that is made, or replaced as a whole.
+    /// A regular file, which is created, or replaced as a whole.
     File(&'a Path),
-    /// Something that is there and is no file: a device, a pipe, or a link, which stays what it is.
+    /// Something else that exists: a device, a pipe or a symbolic link. It is opened, not replaced.
     Existing(&'a Path),
 }
 
 impl<'a> Target<'a> {
-    /// What the path names; `None` for standard output, also by another name such as `/dev/stdout`.
+    /// The target that the path names; `None` for standard output, as `-` or by another name such as `/dev/stdout`.
     pub(super) fn of(path: &'a Path) -> Option<Self> {
         match fs::symlink_metadata(path) {
             _ if path.as_os_str() == "-" => None,
@@ -36,7 +36,7 @@ impl<'a> Target<'a> {
             Self::File(file) => replace(file, bytes),
             Self::Existing(path) => {
                 let _watch = Watch::over(format!("somebody to read {}", path.display()));
-                // Not O_CREAT: what a link leads to is somebody else's to make.
+                // No O_CREAT: the target of a dangling link is not ours to create.
                 OpenOptions::new().write(true).truncate(true).open(path)?.write_all(bytes)
             }
         }
@@ -49,7 +49,7 @@ fn is_stdout(path: &Path) -> bool {
     output.is_ok_and(|output| (output.dev(), output.ino()) == (named.dev(), named.ino()))
 }
 
-/// Puts the bytes in the place of the file, so that it is never there in part; for the user alone.
+/// Replaces the file atomically, so that it is never incomplete; only the user may access it.
 fn replace(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let file = absolute(file)?;
     let name = file.file_name().ok_or(io::ErrorKind::IsADirectory)?;

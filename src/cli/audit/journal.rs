@@ -1,4 +1,4 @@
-//! Asking the journal, by `journalctl` (journalctl(1)).
+//! Querying the journal through `journalctl` (journalctl(1)).
 
 use std::{
     collections::BinaryHeap,
@@ -16,23 +16,23 @@ use super::{
 };
 use crate::{client::Watch, time::Timestamp, word::harmless};
 
-/// The command.
+/// The command that reads the journal.
 pub(super) const PROGRAM: &str = "journalctl";
 
-/// Why the journal says nothing.
+/// Why the journal cannot be queried.
 #[derive(Debug)]
 pub(super) enum JournalError {
-    /// There is no such command, or it cannot be run.
+    /// `journalctl` is missing or cannot be run.
     Absent(io::Error),
-    /// This user may read no file of it.
+    /// This user may not read any of its files.
     Unreadable(String),
-    /// It does not understand a time.
+    /// `journalctl` rejected a time.
     Usage(String),
-    /// Something else; its words.
+    /// Another failure, in the words of `journalctl`.
     Failed(String),
 }
 
-/// What the journal holds, as far as this user may read it.
+/// What the journal contains, as far as this user may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Contents {
     /// Entries of styxy.
@@ -43,12 +43,12 @@ pub(super) enum Contents {
     Nothing,
 }
 
-/// What was found.
+/// The result of a query.
 #[derive(Debug, Default)]
 pub(in crate::cli) struct Found {
     /// Each event once, the oldest first.
     pub entries: Vec<Entry>,
-    /// Whether there may be older ones that were not asked for.
+    /// Whether there may be older ones beyond the requested number.
     pub is_part: bool,
 }
 
@@ -59,7 +59,7 @@ impl Found {
     }
 }
 
-/// Asks for what is there.
+/// Reads the matching events that the journal has now, or only the last N of them.
 pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, JournalError> {
     let reading = last.map_or(Reading::All, Reading::Last);
     let mut journalctl = Running::start(&query.arguments(reading, &Mine::here()))?;
@@ -88,14 +88,13 @@ pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, JournalE
     Ok(Found { entries, is_part: is_part || spare > 0 })
 }
 
-/// Tells when the newest events are among those that were read, the last to arrive first. An event can
-/// have happened long before it arrived, and never after; so it is enough to have read so many that
-/// happened after the arrival of the next one.
+/// Decides when enough entries have been read, the last to arrive first. An event may have happened long before
+/// it arrived, but never after; so it is enough to have read N events that happened after the next one arrived.
 #[derive(Debug)]
 struct Newest {
     wanted: usize,
     seen: Seen,
-    /// The events that may have happened before one that is still to be read.
+    /// The times of the events that may be older than one that is still to be read.
     open: BinaryHeap<Timestamp>,
     certain: usize,
 }
@@ -105,7 +104,7 @@ impl Newest {
         Self { wanted, seen: Seen::default(), open: BinaryHeap::new(), certain: 0 }
     }
 
-    /// Whether this one, and all that come after it, are not needed any more.
+    /// Whether neither this event nor any after it is needed.
     fn has_enough(&mut self, next: &Entry) -> bool {
         while self.open.peek().is_some_and(|time| *time > next.arrived) {
             self.open.pop();
@@ -121,7 +120,7 @@ impl Newest {
     }
 }
 
-/// Hands over each event that arrives, until nobody reads the output or journalctl ends.
+/// Calls `each` for every event as it arrives, until nobody reads the output or journalctl ends.
 pub(super) fn follow(
     query: &Query,
     lines: Option<usize>,
@@ -159,7 +158,7 @@ pub(super) fn follow(
     result.map(Ok)
 }
 
-/// Tells whether there is anything to ask.
+/// Returns what the journal contains, to explain an empty result.
 pub(super) fn holds(query: &Query) -> Result<Contents, JournalError> {
     let has = |matches: &[String]| {
         let arguments = ["--quiet", "--no-pager", "--output=json", "--lines=1"];
@@ -168,7 +167,7 @@ pub(super) fn holds(query: &Query) -> Result<Contents, JournalError> {
         let mut journalctl = Running::start(&arguments)?;
         let _watch = Watch::over(PROGRAM);
         let mut output = Vec::new();
-        // What cannot be read is not there.
+        // Output that cannot be read counts as empty.
         let _ = journalctl.output.read_to_end(&mut output);
         journalctl.finish()?;
         Ok(!output.is_empty())
@@ -180,7 +179,7 @@ pub(super) fn holds(query: &Query) -> Result<Contents, JournalError> {
     })
 }
 
-/// A `journalctl` that runs.
+/// A running `journalctl`.
 struct Running {
     child: Child,
     output: ChildStdout,
@@ -199,7 +198,7 @@ impl Running {
         let (Some(output), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(JournalError::Absent(io::ErrorKind::BrokenPipe.into()));
         };
-        // Read on the side, so that it never waits for a reader.
+        // Read in a thread, so that journalctl never blocks on a full pipe.
         let complaints = thread::spawn(move || {
             let mut text = Vec::new();
             let _ = stderr.read_to_end(&mut text);
@@ -208,14 +207,14 @@ impl Running {
         Ok(Self { child, output, complaints })
     }
 
-    /// Ends it before it is done.
+    /// Kills it before it is done.
     fn end(mut self) {
-        // It may have ended by itself.
+        // It may have exited by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 
-    /// Waits for its end, and tells what it complained of.
+    /// Waits until it exits; returns the error that it printed, if it failed.
     fn finish(mut self) -> Result<(), JournalError> {
         let status = self.child.wait().map_err(JournalError::Absent)?;
         if status.success() {
@@ -240,7 +239,7 @@ impl Running {
 mod tests {
     use super::*;
 
-    /// An event by its number, and by the seconds when it happened and when it arrived.
+    /// An event with this number, and the seconds at which it happened and arrived.
     fn entry(seq: u64, happened: u64, arrived: u64) -> Entry {
         let line = format!(
             r#"{{"STYXY_ACTION": "renew", "STYXY_STATE_ID": "s", "STYXY_SEQ": "{seq}",
@@ -251,7 +250,7 @@ mod tests {
         Entry::read(line.as_bytes()).unwrap()
     }
 
-    /// How many are read until there are enough.
+    /// How many entries are read until there are enough.
     fn read_for(wanted: usize, entries: &[Entry]) -> usize {
         let mut newest = Newest::new(wanted);
         entries.iter().position(|entry| newest.has_enough(entry)).unwrap_or(entries.len())

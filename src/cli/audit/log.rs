@@ -1,4 +1,4 @@
-//! The events of a private service that found no journald: lines of JSON in its log, among others.
+//! The events of a private service that found no journald: JSON lines in its log, among other lines.
 
 use std::{
     fs::File,
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{daemon::log, surroundings::user, time::Timestamp};
 
-/// Where they are.
+/// The path of the log.
 pub(super) fn path() -> PathBuf {
     log::path(&user().state().unwrap_or_default())
 }
 
-/// All of them; none if there is no such file.
+/// Reads all events of the log and of the rotated logs; none if there is no such file.
 pub(super) fn read() -> Vec<Entry> {
     let files = user().state().map(|state| log::all(&state)).unwrap_or_default();
     let files = files.iter().filter_map(|path| File::open(path).ok());
@@ -28,7 +28,8 @@ pub(super) fn read() -> Vec<Entry> {
     in_order(lines.filter_map(|line| Entry::read(&line)).collect())
 }
 
-/// Those that are asked for; the text of a time if it is not understood.
+/// Selects the events that match the query, or only the last N of them. Fails with the text of a time that
+/// cannot be parsed.
 pub(super) fn select(
     mut entries: Vec<Entry>,
     query: &Query,

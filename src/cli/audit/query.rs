@@ -1,4 +1,4 @@
-//! What is asked, as a command line of journalctl(1), or of entries that are there already.
+//! A query for events, as a journalctl(1) command line, or as a filter for entries that were already read.
 
 use clap::{Args, builder::PossibleValuesParser};
 use jiff::{Span, Zoned, civil};
@@ -43,16 +43,16 @@ pub(in crate::cli) struct Query {
     pub all_users: bool,
 }
 
-/// By what this user's own events are known in a journal that others write to, too.
+/// Identifies this user's own events in a journal that others write to, too.
 #[derive(Clone, Debug)]
 pub(super) struct Mine {
     uid: u32,
-    /// The names of the state folder, if there is one already.
+    /// The ids of the state folder; none if it does not exist yet.
     state_ids: Vec<String>,
 }
 
 impl Mine {
-    /// Those of the user who asks.
+    /// Those of the calling user.
     pub fn here() -> Self {
         let user = user();
         let state_ids = user.state().map(|folder| state::ids(&folder)).unwrap_or_default();
@@ -65,26 +65,26 @@ impl Mine {
     }
 }
 
-/// How the journal is read.
+/// How to read the journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// All that there is, the oldest first.
+    /// All events, the oldest first.
     All,
-    /// The newest first, up to this many.
+    /// The last N events, the newest first.
     Last(usize),
-    /// The events that are there, or the last N of them, and then new ones.
+    /// The existing events, or the last N of them, and then new ones.
     Follow(Option<usize>),
 }
 
 impl Query {
-    /// The arguments of `journalctl`. Fields of one name are alternatives, others must all be so.
+    /// The arguments for `journalctl`. Several values of a field are alternatives; different fields must all match.
     pub(super) fn arguments(&self, reading: Reading, mine: &Mine) -> Vec<String> {
-        // Without --all, a long value is null.
+        // Without --all, long values are null.
         let mut arguments: Vec<_> =
             ["--quiet", "--no-pager", "--all", "--output=json"].map(str::to_owned).into();
         match reading {
             Reading::All => {}
-            // Not --lines: it would count what is no event, and events that are there twice.
+            // Not --lines: it would also count entries that are not events, and duplicates.
             Reading::Last(_) => arguments.push("--reverse".to_owned()),
             Reading::Follow(lines) => {
                 arguments.push("--follow".to_owned());
@@ -102,20 +102,20 @@ impl Query {
         arguments
     }
 
-    /// What is asked for whatever else is.
+    /// The matches of every query: entries of styxy, and only this user's unless `all_users` is set.
     pub(super) fn whose(&self, mine: &Mine) -> Vec<String> {
         let styxy = ["-t", "styxy"].map(str::to_owned).into_iter();
         if self.all_users { styxy.collect() } else { styxy.chain(mine.matches()).collect() }
     }
 
-    /// Whether the event is one that is asked for, whatever its time.
+    /// Whether the event matches the query, apart from its time.
     pub fn matches(&self, entry: &Entry) -> bool {
         self.wanted().iter().all(|(word, values)| {
             values.is_empty() || values.iter().any(|value| value == entry.get(word))
         })
     }
 
-    /// Whether it leaves out some of the events that happen now.
+    /// Whether it excludes some of the events that happen now.
     pub fn is_narrow(&self) -> bool {
         self.until.is_some() || self.wanted().iter().any(|(_, values)| !values.is_empty())
     }
@@ -134,7 +134,8 @@ impl Query {
     }
 }
 
-/// A time as journalctl takes it. That of systemd 252 does not know RFC 3339, as `--json` shows times.
+/// A time in a form that journalctl accepts: that of systemd 252 does not accept RFC 3339, the format of times
+/// in `--json`.
 fn moment(text: &str) -> String {
     match text.parse::<jiff::Timestamp>() {
         Ok(time) => {
@@ -149,8 +150,7 @@ fn moment(text: &str) -> String {
     }
 }
 
-/// The moment that a text of the command line means, where journalctl cannot be asked: the forms of
-/// systemd.time(7) that people use.
+/// Parses a time of the command line, where journalctl cannot do it: the common forms of systemd.time(7).
 pub(super) fn understood(text: &str, now: &Zoned) -> Option<Timestamp> {
     let text = text.trim();
     let day = |days: i64| now.start_of_day().ok()?.checked_add(Span::new().days(days)).ok();
@@ -177,7 +177,7 @@ pub(super) fn understood(text: &str, now: &Zoned) -> Option<Timestamp> {
     Some(Timestamp(time.timestamp().as_millisecond().try_into().unwrap_or(0)))
 }
 
-/// A command line for bash and its like.
+/// A command line for bash and similar shells.
 pub(super) fn shell_line(program: &str, arguments: &[String]) -> String {
     let words = arguments.iter().map(|argument| quoted(argument));
     [program.to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")

@@ -1,4 +1,4 @@
-//! Events as people read them.
+//! Events as text for people.
 
 use jiff::{Zoned, tz::TimeZone};
 use unicode_width::UnicodeWidthStr;
@@ -23,9 +23,9 @@ const COLUMNS: [Column; 8] = [
     table::text("REASON"),
 ];
 
-/// What a line of people's depends on, beside the event.
+/// The time and the time zone that the text depends on.
 pub(super) struct Here {
-    /// The present moment, where the user is.
+    /// The current time in the user's time zone.
     pub now: Zoned,
 }
 
@@ -34,7 +34,7 @@ impl Here {
         Self { now: Timestamp::now().to_calendar().to_zoned(TimeZone::system()) }
     }
 
-    /// A moment where the user is.
+    /// A time in the user's time zone.
     pub fn local(&self, time: Timestamp) -> Zoned {
         time.to_calendar().to_zoned(self.now.time_zone().clone())
     }
@@ -59,7 +59,7 @@ impl Here {
         ]
     }
 
-    /// All of them, a line each.
+    /// The events as a table, one line each.
     pub fn table(&self, events: &[Entry]) -> String {
         let mut table = Table::new(COLUMNS);
         for event in events {
@@ -68,7 +68,7 @@ impl Here {
         table.draw()
     }
 
-    /// One of them, when the next ones are not known.
+    /// A single event as a line of fixed column widths, when the following events are not known yet.
     pub fn line(&self, event: &Entry) -> String {
         const WIDTHS: [usize; 8] = [16, 15, 9, 10, 8, 20, 14, 0];
         let cells = self.cells(event).into_iter().zip(WIDTHS).enumerate();
@@ -90,10 +90,10 @@ fn port(event: &Entry) -> String {
     }
 }
 
-/// `comm[pid]` of who asked; nothing for what the service did by itself.
+/// `comm[pid]` of the client; empty for what the service did by itself.
 fn who(event: &Entry) -> String {
     match (event.get("client_comm"), event.get("client_pid")) {
-        // Who has typed or called it says more than the command.
+        // The parent of a `styxy` command says more than the command itself.
         ("styxy", _) if !event.get("client_parent").is_empty() => {
             event.get("client_parent").to_owned()
         }
@@ -102,7 +102,7 @@ fn who(event: &Entry) -> String {
     }
 }
 
-/// The reason; for what is about no service type, the whole message.
+/// The reason; without one, the whole message if the event is not about a service type.
 fn why(event: &Entry) -> &str {
     match (event.get("reason"), event.get("service_type")) {
         ("", "") => event.get("message"),

@@ -1,4 +1,4 @@
-//! What happened how often.
+//! Counts events by action, type, project and hour.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -13,27 +13,27 @@ use super::{
     show::Here,
 };
 
-/// How many projects and hours are shown.
+/// The most projects, and the most hours, that are shown.
 const MOST: usize = 10;
 
-/// Counts, the largest first.
+/// Values and their counts, the largest count first.
 type Counts = Vec<(String, u64)>;
 
-/// The counts of some events.
+/// The counts of a list of events.
 #[derive(Debug)]
 pub(super) struct Stats {
     events: u64,
-    /// The times of the first and the last, in RFC 3339.
+    /// The times of the first and the last event, in RFC 3339.
     span: Option<(String, String)>,
     actions: Counts,
     types: Counts,
     projects: Counts,
-    /// By the hour in which they begin, in RFC 3339.
+    /// By the start of the hour, in RFC 3339.
     hours: Counts,
 }
 
 impl Stats {
-    /// Counts events; they are in order.
+    /// Counts events, which must be in order.
     pub fn of(events: &[Entry], here: &Here) -> Self {
         let field = |word: &'static str| count(events.iter().map(move |e| e.get(word).to_owned()));
         let hour =
@@ -70,7 +70,7 @@ impl Stats {
 
     pub fn tables(&self) -> String {
         let projects = self.projects.iter().map(|(path, events)| (short(path), *events));
-        // "2026-11-23T09:00:00+01:00": the day and the time, as --since takes them.
+        // "2026-11-23T09:00:00+01:00": the date and the time, as --since accepts them.
         let hours = self.hours.iter().map(|(hour, events)| (hour[..16].replace('T', " "), *events));
         let tables = [
             counts(table::text("ACTION"), &self.actions),
@@ -83,7 +83,8 @@ impl Stats {
     }
 }
 
-/// Counts what is not empty: what is most often first, then by its name.
+/// Counts the values that are not empty; the most frequent come first, and equally frequent ones in
+/// alphabetical order.
 fn count(values: impl Iterator<Item = String>) -> Counts {
     let mut counts = BTreeMap::new();
     for value in values.filter(|value| !value.is_empty()) {

@@ -1,4 +1,4 @@
-//! Events that the service knows of and the journal does not have yet: after a burst it takes a while.
+//! Events that the service has recorded and the journal does not have yet: after a burst this takes a while.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::{
     client::{self, Call},
 };
 
-/// How long a service may take to say so. One that runs does so within a millisecond.
+/// How long the service may take to answer. A running one answers within a millisecond.
 const PATIENCE: Duration = Duration::from_millis(200);
 
-/// The events that are not known to have arrived.
+/// The events that are not known to have reached the journal.
 pub(super) struct Underway {
     status: Json,
-    /// The number of the last event, and how many up to it.
+    /// The number of the last event, and how many up to it are pending.
     seq: u64,
     pending: u64,
 }
 
 impl Underway {
-    /// Asks the service before the journal is, so that what arrives in between is told rather than left out. None is
-    /// started for it.
+    /// Queries the service; does not start one. Call this before reading the journal, so that an event that
+    /// arrives in between is reported as missing rather than overlooked.
     pub(super) fn ask() -> Option<Self> {
         let status = block_on(client::glance(&Call::Status, PATIENCE)).ok()??;
         let number = |key: &str| status[key].as_u64();
@@ -31,7 +31,7 @@ impl Underway {
         Some(Self { status, seq, pending })
     }
 
-    /// What to say of those that are not among the entries that were found.
+    /// A message about the pending events that are not among those found; `None` if there are none.
     pub(super) fn missing(
         &self,
         found: &[Entry],
@@ -48,7 +48,7 @@ impl Underway {
             return Some(status::unconfirmed(&self.status));
         }
         let events = counted(missing, "event");
-        // Some may be others than those that were asked for, or more of them.
+        // Some may not match the query, or be beyond the requested number.
         let is_narrow = query.is_narrow() || last.is_some_and(|last| (last as u64) < self.pending);
         Some(match (is_narrow, missing) {
             (true, _) => format!("up to {events} may still be on the way to the journal"),

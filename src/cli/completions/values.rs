@@ -1,4 +1,4 @@
-//! What values can be completed with. A service that runs is asked, for a moment; none is started.
+//! Completions for values. A running service is queried with a short timeout; none is started.
 
 use std::{ffi::OsStr, time::Duration};
 
@@ -14,16 +14,16 @@ use crate::{
     value::Fields,
 };
 
-/// How long a completion may take before it gets in the way.
+/// How long the service may take: a slower completion would be in the way.
 const PATIENCE: Duration = Duration::from_millis(300);
 
-/// A value, and what a person should know of it.
+/// A value, and a description for people.
 type Value = (String, String);
 
-/// Finds values for a word that has been begun.
+/// Finds values for a partly typed word.
 type Values = fn(&str) -> Vec<Value>;
 
-/// What an argument of a verb can be completed with, if something is known of it.
+/// The completions for an argument of a verb, if it has any.
 pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
     Some(match (verb, argument) {
         ("undo-auto-allocation", "service_type") => |_| automatic_types(),
@@ -51,7 +51,7 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
     })
 }
 
-/// The values that go on from the word, once each.
+/// The values that start with the word, without duplicates.
 pub(super) fn fitting(values: Values) -> impl ValueCompleter {
     move |word: &OsStr| {
         let Some(word) = word.to_str() else { return Vec::new() };
@@ -64,18 +64,18 @@ pub(super) fn fitting(values: Values) -> impl ValueCompleter {
     }
 }
 
-/// The answer of a service that runs and answers at once; else null.
+/// The answer of a running service, if it comes in time; else null.
 fn live(call: &Call) -> Json {
     let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else {
         return Json::Null;
     };
     let answer = runtime.block_on(async { time::timeout(PATIENCE, client::call_live(call)).await });
-    // What still hangs is not waited for.
+    // A call that still hangs is not waited for.
     runtime.shutdown_background();
     answer.ok().flatten().unwrap_or_default()
 }
 
-/// The objects of a list.
+/// The items of a list.
 fn each(list: &Json) -> impl Iterator<Item = &Json> {
     list.as_array().into_iter().flatten()
 }
@@ -88,14 +88,14 @@ fn leases() -> Json {
     leases
 }
 
-/// What tells a lease from others: `dev web ~/shop`.
+/// A short description of a lease: `dev web ~/shop`.
 fn described(lease: &Json) -> String {
     let project = short(text(lease, "project_path"));
     let words = [text(lease, "service_type"), text(lease, "service_name"), &project];
     words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// A word that leases have, with the first that has it.
+/// The values of a field of the leases, each with the port and the description of its lease.
 fn of_leases(key: &str) -> Vec<Value> {
     let leases = leases();
     let with_word = each(&leases).filter(|lease| lease[key].is_string());
@@ -107,7 +107,7 @@ fn of_leases(key: &str) -> Vec<Value> {
         .collect()
 }
 
-/// Services that have a lease: by their names, or those without one by their types.
+/// The services that have a lease, by their names and by their types.
 fn services() -> Vec<Value> {
     let mut services = of_leases("service_name");
     services.extend(of_leases("service_type"));
@@ -118,13 +118,13 @@ fn ports() -> Vec<Value> {
     each(&leases()).map(|lease| (lease["port"].to_string(), described(lease))).collect()
 }
 
-/// What could be a port is completed as one: nobody knows leases by heart.
+/// A word that may begin a port is completed as a port: nobody knows lease ids by heart.
 fn ports_or_leases(word: &str) -> Vec<Value> {
     let is_port = word.len() <= 5 && word.chars().all(|c| c.is_ascii_digit());
     if is_port { ports() } else { of_leases("lease_id") }
 }
 
-/// Projects that have leases, and folders once a path is begun.
+/// The projects that have leases, and folders once an absolute path is typed.
 fn projects(word: &str) -> Vec<Value> {
     let mut projects = of_leases("project_path");
     for (_, help) in &mut projects {
@@ -147,7 +147,7 @@ fn completed_by(completer: &PathCompleter, word: &str) -> Vec<Value> {
     shown.filter_map(|c| Some((c.get_value().to_str()?.to_owned(), String::new()))).collect()
 }
 
-/// Instances that have announced themselves, and those that leases were granted to.
+/// The registered instances, and those that have leases.
 fn instances() -> Vec<Value> {
     let announced = live(&Call::Instances);
     let announced = each(&announced).map(|instance| {
@@ -160,7 +160,7 @@ fn instances() -> Vec<Value> {
     announced.chain(of_leases("instance_id")).collect()
 }
 
-/// The types of the service, or those that the next one will have.
+/// The service types of a running service, or those that the next one will have.
 fn types() -> Vec<Value> {
     let types = live(&Call::Types);
     if types.is_array() {
@@ -190,13 +190,13 @@ fn templates() -> Vec<Value> {
     templates.map(|(name, offset)| (name.to_string(), format!("{offset} ports on"))).collect()
 }
 
-/// As the next service will read it.
+/// The configuration as the next service will read it.
 fn configuration() -> Config {
     let (texts, _) = files::read(&user().config());
     config::merge(&texts).config
 }
 
-/// The variable is free, its type is not.
+/// In NAME=TYPE, only the type is completed.
 fn variables(word: &str) -> Vec<Value> {
     let Some((name, _)) = word.split_once('=') else { return Vec::new() };
     types().into_iter().map(|(t, help)| (format!("{name}={t}"), help)).collect()

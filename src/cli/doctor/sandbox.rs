@@ -1,4 +1,4 @@
-//! The sandbox, by what the service finds in its own process, never by the unit's text.
+//! Checks the sandbox by what the service finds in its own process, not by the text of the unit.
 
 use serde_json::Value as Json;
 
@@ -8,9 +8,9 @@ use crate::cli::{
     status::{PRIVATE, missing, sandbox_of},
 };
 
-/// Looks at the sandbox of a service that runs as the unit.
+/// Checks the sandbox of a service that runs as the unit.
 pub(super) fn look(findings: &mut Findings, status: &Json) {
-    // It was started by the question, so the manager is asked again.
+    // The request for the status may have started the service, so the manager is queried again.
     let Some(drop_ins) = units::drop_ins_of(status) else {
         return findings.note("sandbox", PRIVATE, "the units of the package have one");
     };

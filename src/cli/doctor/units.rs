@@ -1,4 +1,4 @@
-//! The way to the service: the session bus, the units of the user's manager, the socket.
+//! Checks how the service is reached: the session bus, the units of the user's manager, the socket.
 
 use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 
@@ -20,7 +20,7 @@ const SOCKET: &str = "styxy.socket";
 /// How long the bus may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Looks at one unit; whether it can be used.
+/// Checks one unit; returns whether it can be used.
 fn look(unit: &Unit, findings: &mut Findings) -> bool {
     let name = unit.name();
     if unit.is("LoadState", "masked") {
@@ -52,7 +52,7 @@ fn look(unit: &Unit, findings: &mut Findings) -> bool {
     false
 }
 
-/// What the service manager of the user has of styxy.
+/// The state of styxy's units in the user's service manager.
 pub(super) enum Units {
     /// There is no manager.
     Unmanaged,
@@ -65,7 +65,7 @@ pub(super) enum Units {
 }
 
 impl Units {
-    /// Asks the manager, and says what is wrong.
+    /// Queries the manager, and reports problems.
     pub(super) fn look(findings: &mut Findings) -> Self {
         let units = [SOCKET, SERVICE].map(Unit::ask);
         let [Some(socket), Some(service)] = &units else {
@@ -85,7 +85,8 @@ impl Units {
             );
             return Self::Missing;
         }
-        // The socket of one that has failed is closed on purpose: one finding is enough, unless it is masked, too.
+        // The socket of a failed service is closed on purpose, so the finding about the service is enough,
+        // unless the socket is masked.
         let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
         if (is_failed && !socket.is("LoadState", "masked") || look(socket, findings))
             & look(service, findings)
@@ -97,19 +98,19 @@ impl Units {
     }
 }
 
-/// The drop-ins of the unit, if the service that gave this status is the unit's process, and not one that a command has
-/// started.
+/// The drop-ins of the unit, if this status comes from the unit's process, and not from a service that a
+/// command started.
 pub(super) fn drop_ins_of(status: &Json) -> Option<String> {
     let unit = Unit::ask(SERVICE)?;
     let is_it = unit.get("MainPID").parse().ok() == status["pid"].as_u64();
     is_it.then(|| unit.get("DropInPaths").to_owned())
 }
 
-/// Lets the service be started again after what has been in its way is gone. Takes nothing back that somebody has
-/// set: what is masked or disabled stays so.
+/// Clears the failed state of the units and starts them, for use after the cause was fixed. Does not revert the
+/// user's choices: a masked or disabled unit stays so.
 pub(super) fn fix(findings: &mut Findings) {
-    // A reload has the generators run. dbus-daemon waits for a start that has failed, and sends nobody another one
-    // until the service is there, so it is started here and not by a call.
+    // The reload runs the generators. After a failed start, dbus-daemon waits for the service and requests no
+    // further start, so it is started here and not by a call.
     let steps: [&[&str]; 4] = [
         &["daemon-reload"],
         &["reset-failed", SOCKET, SERVICE],
@@ -132,7 +133,7 @@ pub(super) fn fix(findings: &mut Findings) {
     findings.ok("fix", "the manager has reloaded its units and started the service");
 }
 
-/// The session bus, and whether it can start the service.
+/// Checks the session bus, and whether it can start the service.
 pub(super) async fn bus(findings: &mut Findings, units: &Units) {
     let bus = match client::session_bus().await {
         Ok(bus) => bus,
@@ -162,7 +163,7 @@ pub(super) async fn bus(findings: &mut Findings, units: &Units) {
     }
 }
 
-/// The socket in the runtime directory.
+/// Checks the socket in the runtime directory.
 pub(super) fn socket(findings: &mut Findings, units: &Units) {
     if let Err(why) = user().runtime() {
         let remedy =
@@ -180,7 +181,7 @@ pub(super) fn socket(findings: &mut Findings, units: &Units) {
         (Err(error), Units::Usable) => {
             findings.error("socket", format!("{}: {error}", path.display()), "styxy doctor --fix");
         }
-        // Said already, or made by the next service.
+        // Reported already, or created by the next service.
         (Err(_), _) => {}
     }
 }

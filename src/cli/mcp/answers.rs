@@ -1,5 +1,5 @@
-//! The shapes of the answers, for their schemas. What must be there is plain, the rest is optional; a later
-//! version may answer more.
+//! The types of the answers, from which their schemas are made. Required fields are plain, the others are
+//! optional; a later version may add fields.
 
 #![expect(dead_code, reason = "only the schemas are used")]
 

@@ -1,7 +1,7 @@
-//! Stdin and stdout as the transport of a session: a JSON-RPC message a line.
+//! Stdin and stdout as the transport of a session: one JSON-RPC message per line.
 //!
-//! The transport of the library ignores a line that is no JSON, and leaves `id` out where it is not known. JSON-RPC 2.0
-//! (section 5) wants an answer to both, with the id null: a client that gets none may wait for it for ever.
+//! The transport of the library ignores a line that is not JSON, and omits `id` where it is not known. JSON-RPC
+//! 2.0 (section 5) requires an answer to both, with a null id: a client that gets none may wait for ever.
 
 use std::{io, mem, sync::Arc};
 
@@ -19,13 +19,13 @@ use tokio::{
     task::JoinSet,
 };
 
-/// The two ends of a session. A message that is begun is written to its end.
+/// The input and output of a session. A message is always written completely.
 pub(super) struct Lines {
     input: BufReader<Stdin>,
-    /// What was read of the next line. Waiting for the rest may be given up, and begun again.
+    /// The part of the next line that was read. Waiting for the rest may be cancelled and resumed.
     line: Line,
     output: Arc<Mutex<Stdout>>,
-    /// The answers to what is no message.
+    /// Error answers that are being written.
     errors: JoinSet<io::Result<()>>,
 }
 
@@ -86,19 +86,19 @@ async fn write(output: Arc<Mutex<Stdout>>, message: impl Serialize) -> io::Resul
     output.flush().await
 }
 
-/// A line, or the beginning of one.
+/// A line, or the start of one.
 #[derive(Default)]
 struct Line {
     bytes: Vec<u8>,
     is_too_long: bool,
 }
 
-/// Why a line is no message.
+/// Why a line is not a message.
 #[derive(Debug)]
 struct Wrong {
     code: ErrorCode,
     words: &'static str,
-    /// That of the request, if it has one.
+    /// The id of the request, if it has one.
     id: Json,
 }
 
@@ -109,7 +109,7 @@ impl Wrong {
 }
 
 impl Line {
-    /// Takes what is of this line; how much that is, and whether the line has ended.
+    /// Takes the part that belongs to this line. Returns the number of bytes taken, and whether the line has ended.
     fn read(&mut self, read: &[u8]) -> (usize, bool) {
         let end = memchr::memchr(b'\n', read);
         let part = &read[..end.unwrap_or(read.len())];
@@ -122,7 +122,7 @@ impl Line {
         (part.len() + usize::from(end.is_some()), end.is_some())
     }
 
-    /// The message; `None` if the line says nothing to this server.
+    /// Parses the line; `None` if it is empty or a notification that this server does not know.
     fn message(self) -> Result<Option<Box<RxJsonRpcMessage<RoleServer>>>, Wrong> {
         if self.is_too_long {
             return Err(Wrong::no_json("the line is too long: the limit is 16 MiB"));
@@ -135,7 +135,7 @@ impl Line {
             Wrong::no_json("the line is not valid JSON: send one JSON-RPC message on each line")
         })?;
         let id = message.get("id").filter(|id| id.is_string() || id.is_u64()).cloned();
-        // Of notifications that it does not know, a server says nothing.
+        // A server does not answer notifications that it does not know.
         let is_notification = message["method"].is_string() && message.get("id").is_none();
         match serde_json::from_value(message) {
             Ok(message) => Ok(Some(Box::new(message))),
@@ -153,7 +153,7 @@ impl Line {
 mod tests {
     use super::*;
 
-    /// What comes of each line of a text that is read in parts of this size.
+    /// The error code of each line, if any, of a text that is read in parts of this size.
     fn told(text: &[u8], size: usize) -> Vec<Option<i32>> {
         let (mut line, mut told) = (Line::default(), Vec::new());
         for mut part in text.chunks(size) {

@@ -1,4 +1,4 @@
-//! The tools: what a model can ask, in the words of the design, and the verb that answers.
+//! The tools that a model can call, with the argument names of the other interfaces; each is answered by a verb.
 
 use std::str::FromStr;
 
@@ -32,12 +32,12 @@ use crate::{
     word::shortened,
 };
 
-/// Words that a schema can say. Who leaves an option out may also say null.
+/// The values that a schema lists. A client may send null for an option that it leaves out.
 const PROTOCOLS: [Option<&str>; 4] = [Some("tcp"), Some("udp"), Some("both"), None];
 const HOLDS: [Option<&str>; 3] = [Some("guard"), Some("none"), None];
-/// How many suggestions there are unless something else is said, as with the verb.
+/// The default number of suggestions, as with the verb.
 const SUGGESTIONS: u16 = 3;
-/// How many events. A model reads all of them, so they are fewer than a terminal shows.
+/// The default number of events. A model reads all of them, so there are fewer than in a terminal.
 const EVENTS: usize = 20;
 
 #[derive(Deserialize, JsonSchema)]
@@ -129,7 +129,7 @@ impl Tool for Allocate {
             None => filter.put("lease_id", text(answer, "lease_id")),
         }
         filter.put("reason", "not_delivered");
-        // What cannot be released ends with the session.
+        // If this fails, the lease ends with its owner, by default the session.
         let _ = ask(&Call::ReleaseMatching { filter });
     }
 }
@@ -375,13 +375,13 @@ impl Tool for Audit {
     }
 }
 
-/// The project that is named, else the one that this server was started in.
+/// The named project, or the one that this server was started in.
 fn project(named: Option<String>) -> Result<Project, CliError> {
     let project = named.map_or_else(Project::current, |path| Project::named(path.into()));
     project.map_err(|e| usage(&e))
 }
 
-/// The same with the package that is named, else that of the folder which names the project.
+/// The same with the named package, or with that of the folder that names the project.
 fn package(project_path: Option<String>, package: Option<String>) -> Result<Project, CliError> {
     let project = project(project_path)?;
     let Some(package) = package else { return Ok(project) };

@@ -1,5 +1,5 @@
-//! Known programs that a command starts where nothing can be added to them: in a script of several commands, behind a shell,
-//! in another package of a workspace.
+//! Known programs that a command starts where styxy cannot add arguments: in a script of several commands,
+//! behind a shell, in another package of a workspace.
 
 use std::{
     ffi::OsString,
@@ -11,10 +11,10 @@ use serde_json::Value as Json;
 use super::{file_name, program_name, recognised, simple};
 use crate::{config::Programs, project};
 
-/// How deep scripts that run scripts are read.
+/// How deeply scripts that run scripts are followed.
 const DEEPEST: usize = 4;
 
-/// Where such a program is looked for.
+/// A search for such a program.
 struct Search<'a> {
     programs: &'a Programs,
     /// The variable that has the port.
@@ -24,17 +24,17 @@ struct Search<'a> {
     words: &'a [&'a str],
 }
 
-/// A program that does not read its port where nothing can be added to it.
+/// A program that does not read its port, where styxy cannot add arguments.
 pub(in crate::cli) struct Hint {
     program: String,
-    /// The script that it stands in.
+    /// The script that starts it.
     script: Option<String>,
-    /// What to write there.
+    /// The command line to write there.
     line: String,
 }
 
 impl Hint {
-    /// The same in words, for the variable that has the port.
+    /// The hint as a sentence; `variable` is the one that has the port.
     pub(in crate::cli) fn sentence(&self, variable: &str) -> String {
         let Self { program, script, .. } = self;
         let starts =
@@ -42,14 +42,14 @@ impl Hint {
         format!("{program}, which {starts} starts, may not read {variable}: {}", self.remedy())
     }
 
-    /// What to do.
+    /// What the user should do.
     pub(in crate::cli) fn remedy(&self) -> String {
         format!("write {}", self.line)
     }
 }
 
-/// What to write so that the command gets the port that is in this variable, if it starts a known program that does not read it
-/// and is not given it.
+/// A hint on how to pass the port in this variable to the command, if it starts a known program that does not
+/// read the variable and is not given the port.
 pub(in crate::cli) fn hint(
     command: &[OsString],
     programs: &Programs,
@@ -58,7 +58,7 @@ pub(in crate::cli) fn hint(
     is_set: impl Fn(&str) -> bool,
 ) -> Option<Hint> {
     let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
-    // Who writes the port himself knows.
+    // A command with a placeholder passes the port itself.
     if words.iter().any(|word| word.contains("{port")) {
         return None;
     }
@@ -84,7 +84,8 @@ impl Search<'_> {
         quoted.next().or_else(|| self.in_line(after?))
     }
 
-    /// A script of another package that is one simple command: its manager passes on what is added.
+    /// Handles a script of another package that is one simple command: its package manager passes on added
+    /// arguments.
     fn behind_manager(&self, words: &[&str], script: &Script) -> Option<Hint> {
         let line = simple(&script.text)?;
         let found = recognised(&line, self.programs).filter(|found| self.needs_help(found))?;
@@ -103,7 +104,7 @@ impl Search<'_> {
         Some(hint)
     }
 
-    /// Looks at each command of a line of a shell.
+    /// Checks each command of a shell command line.
     fn in_text(&self, text: &str, folder: &Path, depth: usize) -> Option<Hint> {
         let mut folder = folder.to_owned();
         for segment in text.split(|c: char| "&|;()\n\"'`".contains(c)) {
@@ -134,7 +135,7 @@ impl Search<'_> {
         None
     }
 
-    /// Looks at one command.
+    /// Checks one command.
     fn in_line(&self, line: &[&str]) -> Option<Hint> {
         let found = recognised(line, self.programs).filter(|found| self.needs_help(found))?;
         let (added, at) = found.added(line, None)?;
@@ -152,13 +153,13 @@ impl Search<'_> {
     fn needs_help(&self, found: &super::Found) -> bool {
         let program = found.program;
         let ignores = !program.arguments.is_empty() || !program.variables.is_empty();
-        // What follows a script's name may be meant for it.
+        // Arguments after a script's name may be meant for the program.
         let is_given = |word: &&str| program.given.iter().any(|option| word.starts_with(option));
         ignores && !found.is_given(self.is_set) && !self.words.iter().any(is_given)
     }
 }
 
-/// Whether the line sets what the program reads beforehand: `export FLASK_RUN_PORT=$PORT; flask run`.
+/// Whether the text sets the program's variable beforehand: `export FLASK_RUN_PORT=$PORT; flask run`.
 fn is_exported(text: &str, hint: &Hint) -> bool {
     hint.line.split_once('=').is_some_and(|(name, _)| {
         let is_name =
@@ -167,7 +168,7 @@ fn is_exported(text: &str, hint: &Hint) -> bool {
     })
 }
 
-/// A script of `package.json`, also of another package.
+/// A script of a `package.json`, possibly of another package.
 struct Script {
     name: String,
     text: String,
@@ -177,7 +178,7 @@ struct Script {
 }
 
 impl Script {
-    /// The one that a line runs.
+    /// The script that a command line runs.
     fn of(words: &[&str], folder: &Path) -> Option<Self> {
         let (manager, rest) = words.split_first()?;
         let manager = file_name(manager);
@@ -231,7 +232,7 @@ mod tests {
         Some(hint.sentence("PORT"))
     }
 
-    /// A workspace with a package `web`, which is called `@shop/web`.
+    /// A workspace with a package in `apps/web`, which is named `@shop/web`.
     fn workspace() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("apps/web")).unwrap();

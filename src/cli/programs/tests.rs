@@ -13,7 +13,7 @@ fn helped(line: &str, folder: &Path) -> Option<(String, Vec<(String, String)>)> 
     Some((words.join(" "), help.variables))
 }
 
-/// What a command line becomes.
+/// The command line that is run in place of this one.
 fn line(line: &str) -> String {
     helped(line, Path::new("/nonexistent")).map_or(line.to_owned(), |(line, _)| line)
 }
@@ -151,7 +151,7 @@ fn a_program_that_binds_without_reusing_gets_its_port_without_a_guard() {
              guard (not with --plain)"
         )
     );
-    // Who writes the port himself needs no more than that.
+    // A command that names the port itself needs no more than that.
     let without =
         " binds without SO_REUSEADDR, so its port has no guard (not with --plain)".to_owned();
     assert_eq!(sentence("python3 own.py {port}"), Some(format!("Own{without}")));

@@ -1,4 +1,4 @@
-//! A command with the ports in its environment and in its arguments.
+//! Puts the ports into the environment and the arguments of a command.
 
 use std::{
     env,
@@ -25,7 +25,7 @@ pub(in crate::cli) struct Replacing {
     no_replace: bool,
 }
 
-/// The variables that tell a command its lease: those of the port, of the ports that follow it, and of the lease.
+/// The variables that describe a lease to a command: the port, the further ports of its block, and the lease id.
 pub(in crate::cli) fn environment(name: &str, answer: &Json) -> Vec<(String, String)> {
     let first = (name.to_owned(), answer["port"].to_string());
     let others = answer["ports"].as_array().into_iter().flatten().skip(1).enumerate();
@@ -37,8 +37,8 @@ pub(in crate::cli) fn environment(name: &str, answer: &Json) -> Vec<(String, Str
     std::iter::once(first).chain(others).chain(of_lease).collect()
 }
 
-/// With `STYXY=0` in the environment the command is started as it is: so a script that has styxy works for whoever wants no
-/// ports from here.
+/// Runs the command unchanged, in place of this process, if `STYXY=0` is set: so a script that uses styxy also
+/// works for users who do not want ports from it.
 pub(in crate::cli) fn unless_off(command: &[OsString]) -> Result<(), CliError> {
     if env::var_os("STYXY").is_none_or(|value| value != "0") {
         return Ok(());
@@ -48,8 +48,8 @@ pub(in crate::cli) fn unless_off(command: &[OsString]) -> Result<(), CliError> {
 }
 
 impl Replacing {
-    /// The command with its variables, and with the ports in its arguments; its own port, if it has one, is that of one of
-    /// them.
+    /// Builds the command with these variables, and with the ports in its arguments. `own` is the variable of
+    /// the command's own port, if it has one.
     pub(in crate::cli) fn prepare(
         self,
         command: &[OsString],
@@ -65,13 +65,13 @@ impl Replacing {
         if env::var_os("HOST").is_none() {
             prepared.env("HOST", probe::loopback().to_string());
         }
-        // A variable for a port may be called HOST, too.
+        // Set after HOST: a variable for a port may have that name, too.
         prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
         prepared
     }
 }
 
-/// What stands for a port, and the port: `{port}` for the command's own, `{port_1}` for the next of several, and
+/// The placeholders and their ports: `{port}` for the command's own, `{port_1}` for the next of several, and
 /// `{port:NAME}` for that of the variable NAME.
 fn placeholders<'a>(
     own: Option<&str>,
@@ -80,13 +80,13 @@ fn placeholders<'a>(
     let of_block = variables.iter().filter_map(|(name, value)| {
         Some((format!("{{port{}}}", name.strip_prefix(own?)?), value.as_str()))
     });
-    // A URL is no port.
+    // A URL is not a port.
     let ports = variables.iter().filter(|(_, value)| value.parse::<u16>().is_ok());
     let named = ports.map(|(name, value)| (format!("{{port:{name}}}"), value.as_str()));
     of_block.chain(named).collect()
 }
 
-/// Whether what follows these words is a program in a language that has braces of its own: `node -e`, `python3 -c`.
+/// Whether the next argument is a program in a language that uses braces itself: `node -e`, `python3 -c`.
 fn is_code(before: &[OsString]) -> bool {
     let words: Vec<_> = before.iter().map(|word| word.to_string_lossy()).collect();
     let options = words.iter().rev().take_while(|word| word.starts_with('-')).count();
@@ -131,8 +131,8 @@ fn filled(argument: &OsStr, placeholders: &[(String, &str)]) -> OsString {
     OsString::from_vec(filled)
 }
 
-/// Whether braces after this are none of ours: `${port}` of shells, `$ENV{port}` and `$h->{port}` of Perl, `#{port}` of Ruby,
-/// `const {port} =` of JavaScript.
+/// Whether a brace after this belongs to another language: `${port}` of shells, `$ENV{port}` and `$h->{port}`
+/// of Perl, `#{port}` of Ruby, `const {port} =` of JavaScript.
 fn is_of_another_language(before: &[u8]) -> bool {
     let is_of_word = |byte: &&u8| byte.is_ascii_alphanumeric() || **byte == b'_';
     let word = before.iter().rev().take_while(is_of_word).count();

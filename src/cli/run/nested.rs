@@ -1,4 +1,4 @@
-//! A `styxy run` within another one, as when a script that a person runs by it has one, too.
+//! A `styxy run` inside another one, for example in a script that was itself started with `styxy run`.
 
 use std::env;
 
@@ -7,17 +7,17 @@ use serde_json::Value as Json;
 use super::{super::lease::found, CliError};
 use crate::{lease::LeaseId, value::Fields};
 
-/// What the `styxy run` around this one has leased.
+/// The lease of the outer `styxy run`.
 pub(super) enum Outer {
-    /// The lease of the same service, which nothing uses yet: it serves for both.
+    /// A lease of the same service that nothing uses yet: it serves both.
     Same(Json),
-    /// One of the same type that nothing uses yet, of another service.
+    /// A lease of the same type that nothing uses yet, of another service.
     Unused(Json),
-    /// Nothing that matters here.
+    /// No lease that matters here.
     Nothing,
 }
 
-/// Looks for it. There is one only if the environment names a lease.
+/// Finds the lease of the outer `styxy run`, if the environment names one.
 pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, CliError> {
     let id = env::var("STYXY_LEASE_ID").ok().and_then(|id| id.parse::<LeaseId>().ok());
     let Some(id) = id else { return Ok(Outer::Nothing) };
@@ -31,7 +31,7 @@ pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, CliEr
     }
     let is_same = |key: &str| wanted[key] == lease[key];
     let may_be = |key: &str| wanted[key].is_null() || is_same(key);
-    // Without a name it is called like what the outer one has started, which is not what this one starts.
+    // Without a name, the outer lease is named after the program that the outer one started, so the names differ.
     let is_unnamed = wanted["service_name"].is_null() && !lease["program"].is_null();
     let is_it =
         ["project_path", "package_path", "instance_id", "singleton_key"].into_iter().all(is_same)

@@ -1,4 +1,4 @@
-//! The ports of other services, which `--with` tells a command.
+//! The ports of other services, which `--with` passes to a command.
 
 use std::str::FromStr;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{error::Error, value::Fields};
 
-/// Another service, and the variable that its port is put into.
+/// Another service, and the variable for its port.
 #[derive(Clone, Debug)]
 pub(super) struct With {
     service: Named,
@@ -22,7 +22,7 @@ impl FromStr for With {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
-        // A folder may have the sign in its name, and a variable has not.
+        // Split at the last `=`: a folder's name may contain one, a variable's name cannot.
         let (service, variable) = text.rsplit_once('=').ok_or_else(|| {
             Error::invalid("which variable gets the port?").suggest("write SERVICE=NAME")
         })?;
@@ -35,8 +35,9 @@ impl FromStr for With {
 }
 
 impl With {
-    /// The variable with the port, or with its URL. The service is not to be one of those that the command is about to be,
-    /// each a type and what is asked for: it would be told its own port as another's.
+    /// The variable and its value, the port or its URL. `own` are the services that the command itself is about
+    /// to run, each with its type and the options of its request. Finding one of them is an error: the command
+    /// would take its own port for another service's.
     pub(super) fn value(
         &self,
         is_url: bool,
@@ -60,12 +61,13 @@ impl With {
     }
 }
 
-/// Whether a lease is one of the service that is asked for.
+/// Whether a lease belongs to the requested service.
 fn is_of(lease: &Json, service_type: &str, options: &Fields) -> bool {
     let wanted = serde_json::to_value(options).unwrap_or_default();
     let is_same = |key: &str| wanted[key] == lease[key];
     let is_named = !lease["service_name"].is_null() && lease["program"].is_null();
-    // What has no name is told apart by what it starts, but for what was asked for and is used by the next that comes.
+    // Services without a name are distinguished by their programs. A claim without a program is for the next
+    // one that is started.
     let is_named_alike = if wanted["service_name"].is_null() && !is_named {
         is_same("program") || lease["program"].is_null() && lease["claim"] == true
     } else {

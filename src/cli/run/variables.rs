@@ -1,4 +1,4 @@
-//! Which variables of the environment tell a command its ports, and of which services these are.
+//! The environment variables that pass ports to a command, and the services that have these ports.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,12 +8,12 @@ use std::{
 use super::{super::owner::put_own_process, CliError, others::With, usage};
 use crate::{error::Error, service_type::Hold, value::Fields};
 
-/// A variable of the environment, and the type of the port that it is for.
+/// An environment variable, and the service type of its port.
 #[derive(Clone, Debug)]
 pub(super) struct Variable {
     pub(super) name: String,
     pub(super) service_type: Option<String>,
-    /// The service, if it is not called after the variable.
+    /// The name of the service, if it is not named after the variable.
     pub(super) service_name: Option<String>,
 }
 
@@ -52,14 +52,14 @@ pub(super) struct Leased<'a> {
     /// Further variables for the same port.
     pub(super) others: Vec<&'a Variable>,
     pub(super) count: Option<u16>,
-    /// What the service is called.
+    /// The name of the service, if it was given.
     pub(super) name: Option<&'a str>,
-    /// Whether it is called after its variable, so that two of a type are told apart.
+    /// Whether the service is named after its variable, unless `name` is given, so that two of a type are distinct.
     pub(super) has_own_name: bool,
 }
 
 impl Leased<'_> {
-    /// What is asked for, out of what was wanted of the first port.
+    /// The options of its request, derived from those that were given for the first port.
     pub(super) fn options(&self, wanted: Fields, hold: Option<Hold>, is_first: bool) -> Fields {
         let mut options = wanted;
         options.put_some("count", self.count.map(u32::from));
@@ -76,7 +76,7 @@ impl Leased<'_> {
         options
     }
 
-    /// The name of the service that is called after its variable: `web` for WEB and WEB_PORT.
+    /// The given name, or one derived from the variable: `web` for WEB and WEB_PORT.
     pub(super) fn own_name(&self) -> String {
         if let Some(name) = self.name {
             return name.to_owned();
@@ -85,7 +85,7 @@ impl Leased<'_> {
         name.strip_suffix("_port").filter(|rest| !rest.is_empty()).unwrap_or(&name).to_owned()
     }
 
-    /// The variables and placeholders of the command's own port, each with the place of its port in the block.
+    /// The variables and placeholders of the command's own port, each with the index of its port in the block.
     fn names_of_own(&self) -> Vec<(String, u16)> {
         let all_of_block = ["port", self.variable].into_iter().flat_map(|name| {
             let further = (1..self.count.unwrap_or(1)).map(move |n| (format!("{name}_{n}"), n));
@@ -96,7 +96,7 @@ impl Leased<'_> {
     }
 }
 
-/// Makes sure that no variable gets two values, of which the command would see one.
+/// Checks that no variable gets two values, of which the command would see only one.
 pub(super) fn have_one_value<'a>(
     given: &[Variable],
     leases: &[Leased],

@@ -1,4 +1,4 @@
-//! A look at whether a command listens on its port: beside it, for ten seconds, in a process of its own.
+//! Checks whether a command listens on its port: for ten seconds, in a separate process.
 
 use std::{
     collections::BTreeSet,
@@ -23,10 +23,10 @@ use crate::{
     port::{Port, PortRange, Protocol},
 };
 
-/// Who has not listened by then is left in peace.
+/// How long to watch: a command that listens later is not reported.
 const LIMIT: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(200);
-/// How long a program that listens elsewhere, for a debugger maybe, has for its port.
+/// How long a program that listens elsewhere, perhaps for a debugger, may take to listen on its port.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// Say on standard error if a process listens elsewhere than on its port; `styxy run` starts this
@@ -42,9 +42,9 @@ pub(in crate::cli) struct Watcher {
     remedy: String,
 }
 
-/// Starts one for the command that is about to take the place of this process.
+/// Starts a watcher for the command that is about to replace this process.
 pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
-    // The first process of a container would have to wait for it, and does not know.
+    // The first process of a container would have to reap the watcher, and does not expect it.
     if process::id() == 1 || is_unread()? {
         return Ok(());
     }
@@ -65,7 +65,7 @@ fn is_unread() -> io::Result<bool> {
 
 impl Watcher {
     pub(in crate::cli) fn run(self) {
-        // If it cannot be looked at, nothing can be said of it.
+        // A process that cannot be opened cannot be watched.
         let Ok(process) = Process::of_pid(self.pid) else { return };
         let end = Instant::now() + LIMIT;
         let (mut known, mut since) = (BTreeSet::new(), None);
@@ -73,7 +73,7 @@ impl Watcher {
             if process.ends_within(AGAIN) || diag::is_listened(self.port, Protocol::Tcp) {
                 break;
             }
-            // Whose they are takes long to find out, so it is done for what is new.
+            // Finding the processes behind sockets is slow, so it is done only when the sockets have changed.
             let mut now = BTreeSet::new();
             let mut take = |socket: diag::Socket| {
                 now.insert(socket.inode);
@@ -103,12 +103,12 @@ impl Watcher {
         }
     }
 
-    /// The ports that the process, or one that it has started, listens on, but for those that the kernel has chosen.
+    /// The ports on which the process or a descendant listens, except those from the kernel's ephemeral range.
     fn elsewhere(&self) -> BTreeSet<Port> {
         let listeners = listeners(PortRange::ALL, Protocol::Tcp).unwrap_or_default();
         let own = self.port.to_string();
         let is_its = |pid: u32| {
-            // What has a lease of its own has another port by right.
+            // A descendant with a lease of its own rightly has another port.
             is_of(pid, self.pid) && variable(pid, "STYXY_PORT").is_none_or(|port| port == own)
         };
         let chosen = ephemeral_ports();

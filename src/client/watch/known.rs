@@ -1,4 +1,4 @@
-//! What a watcher has told, and what is new.
+//! What a watcher has reported, and what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,17 +7,17 @@ use zbus::Message;
 
 use super::super::bus::{Dict, object};
 
-/// The leases of which the reader knows.
+/// The leases that the reader knows about.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// By their ids; nothing before the first list, and nothing of that is news.
+    /// By id; `None` before the first list, whose leases are not news.
     leases: Option<BTreeMap<String, Json>>,
-    /// Told by the last comparison; their signals may be on their way.
+    /// Reported by the last comparison; their signals may still arrive.
     ended: BTreeSet<String>,
 }
 
 impl Known {
-    /// Notes a signal; `None` if it is no news.
+    /// Records a signal; `None` if it is not news.
     pub(super) fn note(&mut self, event: Json) -> Option<Json> {
         let id = id_of(&event);
         let leases = self.leases.get_or_insert_default();
@@ -41,7 +41,7 @@ impl Known {
         is_news.then_some(event)
     }
 
-    /// What has happened by a list of all leases.
+    /// The events that a list of all leases reveals.
     pub(super) fn compare(&mut self, now: &Json) -> Vec<Json> {
         let now: BTreeMap<_, _> =
             now.as_array().into_iter().flatten().map(|l| (id_of(l), l.clone())).collect();
@@ -73,7 +73,7 @@ fn differences(before: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) ->
     let told = |event: &str, lease: &Json| {
         let mut lease = lease.clone();
         if let Json::Object(fields) = &mut lease {
-            // Only a list has it.
+            // Only a list has this field.
             fields.remove("state");
         }
         lease["event"] = event.into();
@@ -92,12 +92,12 @@ fn differences(before: &BTreeMap<String, Json>, now: &BTreeMap<String, Json>) ->
     events
 }
 
-/// Whether a signal says that there were changes that nobody was told of.
+/// Whether a signal says that changes were missed.
 pub(super) fn is_missed(message: &Message) -> bool {
     message.header().member().is_some_and(|member| member.as_str() == "ChangesMissed")
 }
 
-/// What a signal says.
+/// The event of a signal.
 pub(super) fn event(message: &Message) -> Option<Json> {
     let header = message.header();
     let body = message.body();

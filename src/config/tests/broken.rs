@@ -1,4 +1,4 @@
-//! Files that are wrong: each problem has its place and says what to do.
+//! Invalid files: each problem has its place and says what to do.
 
 use std::{
     fs,
@@ -10,7 +10,7 @@ use super::{
     corpus::{self, Case, mutants::mutants},
 };
 
-/// The beginnings of what a problem may say to do.
+/// The first words of the remedies in problems.
 const REMEDIES: [&str; 15] = [
     "add ",
     "choose ",
@@ -29,7 +29,7 @@ const REMEDIES: [&str; 15] = [
     "write ",
 ];
 
-/// What is wrong with a file over the drop-in of the corpus.
+/// The problems of a file over the drop-in of the corpus.
 pub(in super::super) fn problems_of(path: &Path, bytes: &[u8]) -> Vec<Problem> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(path);
@@ -44,7 +44,7 @@ pub(in super::super) fn problems_of(path: &Path, bytes: &[u8]) -> Vec<Problem> {
 }
 
 impl Case {
-    /// Where the file stands in a folder of the configuration.
+    /// The path of the file in a configuration folder.
     pub(in super::super) fn path(&self) -> PathBuf {
         if self.is_drop_in {
             Path::new("config.d").join(files::DROP_IN)

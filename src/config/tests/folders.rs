@@ -1,4 +1,4 @@
-//! Folders of a configuration: the administrator's and the user's.
+//! Configuration folders: the administrator's and the user's.
 
 use std::{
     fs,
@@ -40,7 +40,7 @@ impl Folders {
         fs::remove_file(self.path(name)).unwrap();
     }
 
-    /// The files as a service has them that is started now.
+    /// The files as a service that is started now sees them.
     pub fn files(&self) -> Files {
         Files::new(self.all(), self.path("state/styxy/copy.json"))
     }
@@ -52,7 +52,7 @@ impl Folders {
         Merged { problems, ..merged }
     }
 
-    /// The configuration, with which nothing is wrong.
+    /// The configuration, which has no problems.
     #[track_caller]
     pub fn good(&self) -> Config {
         let Merged { config, problems, .. } = self.read();
@@ -60,13 +60,13 @@ impl Folders {
         config
     }
 
-    /// What is wrong, with the paths cut to the folders.
+    /// The problems, with paths relative to the folders.
     pub fn problems(&self, merged: &Merged) -> Vec<String> {
         let cut = format!("{}/", self.0.path().display());
         merged.problems.iter().map(|problem| problem.to_string().replace(&cut, "")).collect()
     }
 
-    /// Where the value at a pointer of the shown configuration comes from.
+    /// The origin of the value at a pointer of the shown configuration.
     pub fn origin(&self, merged: &Merged, pointer: &str) -> String {
         let shown = show(&merged.config, Some(&merged.origins));
         let origin = shown.pointer(pointer).unwrap_or_else(|| panic!("no {pointer}"));
@@ -79,20 +79,20 @@ impl Folders {
     }
 }
 
-/// The configuration that one file makes of the built-in one; nothing is wrong with it.
+/// The built-in configuration with one file, which has no problems.
 #[track_caller]
 pub fn with_file(text: &str) -> Config {
     Folders::with(&[("user/config.json", text)]).good()
 }
 
-/// A layer that says only this.
+/// A layer with only this value.
 pub fn layer_with(pointer: &str, value: &Json) -> String {
     let mut layer = Json::Null;
     put(&mut layer, pointer, value.clone());
     layer.to_string()
 }
 
-/// Puts a value at a pointer, and the objects above it where they are missing.
+/// Puts a value at a pointer, and creates the objects above it where they are missing.
 pub fn put(json: &mut Json, pointer: &str, value: Json) {
     let mut here = json;
     for name in pointer.split('/').skip(1) {

@@ -1,4 +1,4 @@
-//! Which files are in force when some of them are wrong or cannot be read.
+//! Which files are in force when some of them are invalid or unreadable.
 
 use std::{fs, os::unix::fs::symlink};
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 const GOOD: &str = r#"{"service_types": {"mine": {"port_range": [7000, 7009]}}}"#;
-/// Half of it is good, and must not count.
+/// Half of it is valid, and must not count.
 const BROKEN: &str = r#"{"service_types": {"mine": {"port_range": [7100, 7109]}}, "limits": 5}"#;
 
 fn automatic(name: &str, first: u16) -> String {
@@ -45,7 +45,7 @@ fn the_last_good_files_stay_in_force_also_for_the_next_service() {
     assert_eq!(files.in_force()[0].text, GOOD);
     assert_eq!(files.origins(), good.origins);
 
-    // Another mistake is no step forward.
+    // Another mistake changes nothing.
     folders.write("user/config.json", "{");
     assert_eq!(files.load().config, good.config);
     assert_eq!(folders.files().load().config, good.config);
@@ -59,7 +59,7 @@ fn names_that_begin_with_a_dot_are_nobodys() {
         ("user/config.d/._web.json", "\u{0}\u{5}\u{16}\u{7}"),
         ("user/config.d/.json", BROKEN),
     ]);
-    // Emacs has such a link for as long as somebody changes the file.
+    // Emacs keeps such a link while somebody edits the file.
     symlink("dev@host.4711:1795435566", folders.path("user/config.d/.#web.json")).unwrap();
     assert_eq!(range_of(&folders.good(), "mine"), "7000-7009");
 }
@@ -67,7 +67,7 @@ fn names_that_begin_with_a_dot_are_nobodys() {
 #[test]
 fn a_file_that_is_too_large_for_a_configuration_is_not_read() {
     let folders = Folders::with(&[("user/config.json", GOOD)]);
-    // A megabyte is there in full, and a terabyte takes no longer.
+    // A terabyte takes no longer than a megabyte.
     for size in [(1 << 20) + 1, 1 << 40] {
         fs::create_dir_all(folders.path("user/config.d")).unwrap();
         fs::File::create(folders.path("user/config.d/big.json")).unwrap().set_len(size).unwrap();
@@ -90,10 +90,10 @@ fn thousands_of_types_that_overlap_are_told_at_once() {
     let folders = Folders::with(&[("user/config.json", &(text + "}}"))]);
     let before = std::time::Instant::now();
     let merged = folders.read();
-    // All of them but one, the last.
+    // All but the last one.
     assert_eq!(merged.problems.len(), 8_999);
     assert!(has(&merged.config, "t8999") && !has(&merged.config, "t0000"));
-    // It takes a quarter of a second; to begin again after each problem took minutes.
+    // This takes a quarter of a second; starting over after each problem took minutes.
     assert!(before.elapsed().as_secs() < 60, "{:?}", before.elapsed());
 }
 
@@ -144,7 +144,7 @@ fn before_there_was_a_good_file_what_is_good_of_the_present_ones_counts() {
     let first = files.load();
     assert_eq!(first.problems.len(), 1);
     assert_eq!(range_of(&first.config, "mine"), "7100-7109");
-    // They are not good for that: others that are not good either take their place.
+    // They were not good, so others that are not good, either, replace them.
     folders.write("user/config.json", r#"{"idle_exit_seconds": 5, "limits": 5}"#);
     for loaded in [files.load(), folders.files().load()] {
         assert_eq!(loaded.config.idle_exit.as_secs(), 5);
@@ -222,7 +222,7 @@ fn a_drop_in_that_the_service_has_written_is_in_force() {
     assert_eq!(names, ["config.json", "styxy-auto.json", "config.json"]);
     assert_eq!(files.with_drop_in(None).len(), 2);
 
-    // It stays so when a person makes a mistake.
+    // It stays in force when a person makes a mistake.
     folders.write(DROP_IN, &text);
     folders.write("user/config.json", BROKEN);
     let loaded = files.load();
@@ -246,7 +246,7 @@ fn a_drop_in_that_is_a_link_is_written_where_it_leads_to() {
     assert_eq!(fs::read_to_string(folders.path("dotfiles/auto.json")).unwrap(), text);
     assert_eq!(lock().unwrap().unwrap().text(), Some(text.as_str()));
 
-    // In the sandbox of the unit what is outside of the folder is not there.
+    // In the sandbox of the unit, nothing outside of the folder exists.
     folders.remove("dotfiles/auto.json");
     let error = lock().unwrap_err().to_string();
     assert!(error.contains("is a link to a file that the service cannot see"), "{error}");

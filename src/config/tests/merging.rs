@@ -6,7 +6,7 @@ use super::{
     range_of,
 };
 
-/// Every field that a layer can give, with a value that is not the built-in one.
+/// Every field of a layer, with a value that differs from the built-in one.
 fn fields() -> Vec<(&'static str, serde_json::Value)> {
     vec![
         ("/idle_exit_seconds", json!(5)),
@@ -91,7 +91,7 @@ fn the_administrators_files_count_least_then_the_drop_in_then_the_users_files_by
         "user/config.d/zz.json".to_owned(),
     ];
     let folders = Folders::new();
-    // The one that counts most is there first, so that none counts for being written last.
+    // The file with the highest precedence is written first, so that none wins because it was written last.
     for (seconds, name) in order.iter().enumerate().rev() {
         folders.write(name, format!("{{\"idle_exit_seconds\": {seconds}}}"));
     }
@@ -251,7 +251,7 @@ fn a_new_range_leaves_behind_what_belonged_to_the_old_one() {
     assert_eq!(mine.get("more_port_ranges"), None);
     assert_eq!(mine["preferred_ports"], json!([7_008]));
     assert_eq!(mine["hold"], "none");
-    // The same range once more is no new one.
+    // The same range again is not a new one.
     folders
         .write("user/config.json", r#"{"service_types": {"mine": {"port_range": [7000, 7009]}}}"#);
     let mine = &show(&folders.good(), None)["service_types"]["mine"];
@@ -318,7 +318,7 @@ fn each_value_comes_from_the_line_that_gave_it_last() {
         let text = format!("{{\n\"{opening}\":\n{value}{}", "}".repeat(names.len()));
         let folders = Folders::with(&[("user/config.json", &text)]);
         let merged = folders.read();
-        // Two lines for each opening brace and its name; the value is on the next.
+        // Two lines for each opening brace and its name; the value is on the next line.
         let line = 2 * names.len() + 1;
         assert_eq!(folders.origin(&merged, field), format!("user/config.json:{line}"), "{field}");
         for (other, _) in fields() {

@@ -1,4 +1,4 @@
-//! How `sock_diag(7)` is asked: requests, filters and answers of netlink(7), as `linux/inet_diag.h` has them.
+//! The wire format of `sock_diag(7)`: requests, filters and answers over netlink(7), as in `linux/inet_diag.h`.
 
 use std::{
     io,
@@ -23,11 +23,11 @@ const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
 const IPPROTO_UDP: u8 = 17;
 
-/// What a dump is of.
+/// The sockets that a dump lists.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Question {
-    /// TCP over IPv4 and IPv6. Only the older kind of request can ask for both at once, and the kernel walks
-    /// through all connections for each.
+    /// TCP over IPv4 and IPv6. Only the older kind of request includes both, and each request makes the kernel
+    /// walk through all connections.
     Tcp,
     /// UDP over IPv4.
     Udp4,
@@ -70,8 +70,9 @@ fn set_length(mut message: Vec<u8>) -> Vec<u8> {
     message
 }
 
-/// Adds a filter to a request: its attribute is a program of `inet_diag_bc_op`. Either comparison takes two
-/// steps, the second for the port; then comes the step if it holds, and if not, one behind the end.
+/// Adds a filter to a request: an attribute that holds a program of `inet_diag_bc_op`. Each comparison takes two
+/// steps, of which the second holds the port. The jumps are in bytes: if the comparison holds, to the next one;
+/// if not, to one step behind the end, which drops the socket.
 fn filtered(mut request: Vec<u8>, ports: PortRange) -> Vec<u8> {
     let step = |code: u8, yes: u8, no: u16| {
         let [first, second] = no.to_ne_bytes();
@@ -89,7 +90,7 @@ fn filtered(mut request: Vec<u8>, ports: PortRange) -> Vec<u8> {
     set_length(request)
 }
 
-/// The socket over which dumps are asked for, one after the other.
+/// The socket for dumps, one after the other.
 pub(super) struct Dumps(OwnedFd);
 
 impl Dumps {
@@ -99,7 +100,7 @@ impl Dumps {
         Ok(Self(socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?))
     }
 
-    /// Asks for a dump, and hands on each message of it. After an error, no more may be asked for.
+    /// Requests a dump, and calls `told` for each of its messages. After an error, the socket must not be used again.
     pub(super) fn ask(
         &self,
         request: &[u8],
@@ -118,7 +119,7 @@ impl Dumps {
     }
 }
 
-/// Hands on the messages of one datagram; whether more will come.
+/// Calls `told` for each message of one datagram. Returns whether more datagrams follow.
 pub(super) fn messages(
     mut rest: &[u8],
     told: &mut impl FnMut(&[u8]) -> io::Result<()>,
@@ -127,8 +128,8 @@ pub(super) fn messages(
         let length = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
         let message = rest.get(HEADER..length).ok_or_else(bad)?;
         match u16::from_ne_bytes([rest[4], rest[5]]) {
-            // Either begins with an error number; so ends a dump that the kernel cannot make, such as
-            // one without udp_diag.
+            // Both begin with an error number. A dump that the kernel cannot make ends like this, for example
+            // without udp_diag.
             kind @ (NLMSG_DONE | NLMSG_ERROR) => {
                 let errno = message.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
                 return match errno {
@@ -156,7 +157,7 @@ pub(in crate::kernel) mod tests {
     use crate::port::Protocol;
 
     thread_local! {
-        /// How many dumps this thread has asked for.
+        /// The number of dumps that this thread has requested.
         pub static DUMPS: Cell<usize> = const { Cell::new(0) };
     }
 

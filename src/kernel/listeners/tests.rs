@@ -14,7 +14,7 @@ use nix::sys::socket::{
 use super::*;
 use crate::kernel::{diag::tests::DUMPS, probe};
 
-/// All who listen on that port.
+/// All listeners on that port.
 fn on(port: u16, protocol: Protocol) -> Vec<Listener> {
     let port = Port::new(port.into()).unwrap();
     listeners(PortRange::only(port), protocol).unwrap()
@@ -24,8 +24,8 @@ fn port_of(listener: &TcpListener) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
-/// What is told of the process that has the socket with that address. A program that another test
-/// has just forked has the socket, too, until it executes; its number may be lower.
+/// The entry for the process `pid`, which has the socket with that address. A child that another test has just
+/// forked has the socket, too, until it calls exec; its PID may be lower.
 fn program_of(at: SocketAddr, protocol: Protocol, pid: u32) -> Arc<Program> {
     let patience = Instant::now() + Duration::from_secs(30);
     loop {
@@ -40,7 +40,7 @@ fn program_of(at: SocketAddr, protocol: Protocol, pid: u32) -> Arc<Program> {
     }
 }
 
-/// A shell that has a listener as its standard output, and nobody else does.
+/// A shell that has a listener as its standard output. No other process has it.
 struct Holder {
     shell: Child,
     _stdin: ChildStdin,
@@ -48,7 +48,7 @@ struct Holder {
 }
 
 impl Holder {
-    /// It runs the script, then waits for its end. `arguments` begin with `$0`.
+    /// Runs the script, then waits until it is killed. `arguments` begin with `$0`.
     fn new(script: &str, arguments: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
@@ -101,7 +101,7 @@ fn own_sockets_are_told_with_address_user_and_process() {
             assert_eq!(program.folder.as_deref(), folder.to_str());
             let line: Vec<_> = std::env::args().collect();
             assert_eq!(program.command_line, line.join(" "));
-            // It runs where the test runs.
+            // It runs in the container that the test runs in.
             assert_eq!(program.container, None);
         }
     }
@@ -162,7 +162,7 @@ fn the_kernel_is_asked_once_for_each_table_and_not_for_each_port() {
     }
 }
 
-/// The sockets of a listener, as the kernel tells of them.
+/// The sockets on the port of a listener, as the kernel reports them.
 fn sockets(listener: &TcpListener) -> Vec<Socket> {
     let mut sockets = Vec::new();
     let port = port_of(listener);
@@ -182,7 +182,7 @@ fn processes_are_looked_at_only_until_each_socket_has_one() {
     assert_eq!(programs(&sockets, pids).len(), 1);
     let none = || -> std::iter::Empty<u32> { panic!("no process is wanted") };
     assert!(programs(&[], none).is_empty());
-    // The kernel's own sockets.
+    // Sockets that no process has open.
     assert!(programs(&[Socket { inode: 0, ..sockets[0] }], none).is_empty());
 }
 
@@ -224,7 +224,7 @@ fn a_very_long_command_line_is_cut() {
 
 #[test]
 fn of_those_that_share_a_socket_the_service_comes_before_the_service_manager() {
-    // The inner shell has the socket too; its number is higher.
+    // The inner shell has the socket, too; its PID is higher.
     let script =
         "printf systemd >/proc/$$/comm; exec 3<&0; sh -c 'echo $$ >&2; read -r line' <&3 & wait";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -239,7 +239,7 @@ fn of_those_that_share_a_socket_the_service_comes_before_the_service_manager() {
     let mut line = String::new();
     BufReader::new(manager.stderr.take().unwrap()).read_line(&mut line).unwrap();
     program_of(at, Protocol::Tcp, line.trim().parse().unwrap());
-    // With its input at its end, the inner shell ends, and then the outer one.
+    // At the end of its input the inner shell exits, and then the outer one.
     drop(manager.stdin.take());
     manager.wait().unwrap();
 }

@@ -6,8 +6,8 @@ fn port_of(listener: &TcpListener) -> Port {
     Port::new(listener.local_addr().unwrap().port().into()).unwrap()
 }
 
-/// Tries for five seconds, which is far less than `TIME_WAIT`: a child that another test has forked has all sockets of this
-/// process until it is what it will be.
+/// Retries for five seconds, far less than `TIME_WAIT`: a child that another test has forked has all sockets of
+/// this process until it calls exec.
 fn soon<T, E: std::fmt::Debug>(attempt: impl Fn() -> Result<T, E>) -> T {
     let mut tries = (0..1_000).map(|_| {
         attempt().inspect_err(|_| std::thread::sleep(std::time::Duration::from_millis(5)))

@@ -1,4 +1,4 @@
-//! Folders that nobody made with good intent, or with care.
+//! Folders made with bad intent, or without care.
 
 use std::{fs, os::unix::fs::symlink, time::Instant};
 
@@ -175,7 +175,7 @@ fn patterns_end_after_so_many_steps_and_it_is_said_that_there_may_be_more() {
     }
 }
 
-/// Files that are looked at, and how one begins that is worth reading.
+/// Files that are examined, and the start of one that is worth parsing.
 const FILES: [(&str, &str); 16] = [
     ("package.json", "{\"scripts\": {\"dev\": \""),
     ("package.json", "{\"workspaces\": [\""),
@@ -198,7 +198,7 @@ const FILES: [(&str, &str); 16] = [
 fn content() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..200),
-        // What the readers care about, in an order in which nobody writes it.
+        // Fragments that the parsers look for, in an order in which nobody writes them.
         "([-{}\\[\\]\"'$:|&;,.*/!#=<>@ \n]|PORT|port|server|vite|--port|-p|\\$\\{|:-|8080|web|é){0,60}"
             .prop_map(String::into_bytes),
     ]
