@@ -303,14 +303,20 @@ fn a_clean_up_leaves_young_leases_alone_unless_it_is_told_otherwise() {
 fn a_body_that_is_announced_as_too_large_is_not_asked_for() {
     let home = Home::with_type();
     let service = home.service();
-    let mut stream = UnixStream::connect(home.socket()).unwrap();
-    let head = "POST /allocate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-                Expect: 100-continue\r\nContent-Length: 10001\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
-    assert!(answer.contains("the body has more than 10000 bytes"), "{answer}");
+    for (route, most) in [("POST /allocate", 10_000), ("PUT /config/seen", 16 << 20)] {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        let head = format!(
+            "{route} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
+            most + 1
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+        let refusal = format!("the body has more than {most} bytes");
+        assert!(answer.contains(&refusal), "{answer}");
+    }
     end(service, Signal::SIGTERM);
 }
 

@@ -29,7 +29,7 @@ pub(super) async fn read_body(request: Request, next: Next) -> Response {
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
     if length.and_then(|length| length.parse().ok()).is_some_and(|length: u64| length > most as u64)
     {
-        return too_large().into_response();
+        return too_large(most).into_response();
     }
     let (parts, body) = request.into_parts();
     match timeout(PATIENCE, read(body, most)).await {
@@ -49,7 +49,7 @@ async fn read(body: Body, most: usize) -> Result<Vec<u8>, Failure> {
     while let Some(part) = parts.next().await {
         let part = part.map_err(|_| unreadable())?;
         if read.len() + part.len() > most {
-            return Err(too_large());
+            return Err(too_large(most));
         }
         read.extend_from_slice(&part);
     }

@@ -112,7 +112,7 @@ async fn refuse_body(request: Request, next: Next) -> Response {
     let name = named(&request);
     let (parts, body) = request.into_parts();
     let Ok(bytes) = axum::body::to_bytes(body, LARGEST_BODY).await else {
-        return too_large().into_response();
+        return too_large(LARGEST_BODY).into_response();
     };
     // Some clients always send an object, even without options.
     match read_options(&bytes) {
@@ -350,12 +350,12 @@ pub(super) fn unreadable() -> Failure {
     Error::invalid("the body could not be read").into()
 }
 
-/// The refusal of a body with too many bytes.
-pub(super) fn too_large() -> Failure {
+/// The refusal of a body with more than this many bytes.
+pub(super) fn too_large(most: usize) -> Failure {
     Failure {
         status: StatusCode::PAYLOAD_TOO_LARGE,
         code: ErrorKind::InvalidArgument.names().code,
-        error: Error::invalid(format!("the body has more than {LARGEST_BODY} bytes")),
+        error: Error::invalid(format!("the body has more than {most} bytes")),
     }
 }
 
