@@ -19,10 +19,11 @@
 //! # Layout
 //!
 //! The basic types, which cannot hold invalid values:
-//! - [`port`]: ports, protocols, ranges. [`service_type`]: classes of services. [`lease`]: leases and their
-//!   fields. [`time`]: points in time. [`request`]: what a client can request. [`value`]: values as they cross
-//!   a door.
-//! - [`change`]: the changes of the state. [`error`]: the one table of errors.
+//! - [`port`]: ports, protocols, ranges; [`port_set`]: sets of ports. [`service_type`]: classes of services.
+//!   [`lease`]: leases and their fields. [`time`]: points in time. [`request`]: what a client can request.
+//!   [`value`]: values as they cross a door.
+//! - [`change`]: the changes of the state. [`error`]: the one table of errors. [`obstacle`]: why a port cannot be
+//!   granted.
 //!
 //! The core:
 //! - [`registry`]: who has which port, and who gets which one. Without I/O.
@@ -62,8 +63,10 @@ pub mod http;
 pub mod idle;
 pub mod kernel;
 pub mod lease;
+pub mod obstacle;
 pub mod owners;
 pub mod port;
+pub mod port_set;
 pub mod project;
 pub mod registry;
 pub mod request;

@@ -16,8 +16,9 @@ use styxy::{
     change::Change,
     error::{Error, ErrorKind},
     lease::{EndReason, Lease, LeaseId, MemoryKey},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
-    registry::{Choice, InUse, Obstacle, Registry, Rules},
+    registry::{Choice, Registry, Rules},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
 };

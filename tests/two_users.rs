@@ -30,8 +30,8 @@ use nix::{
 use serde_json::{Value as Json, json};
 use styxy::{
     kernel::{diag::Seen, probe},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
-    registry::{InUse, Obstacle},
 };
 use support::{Home, namespaces};
 

@@ -12,9 +12,11 @@ use crate::{
         guard, probe,
     },
     lease::{EndReason, Lease, LeaseId, Use},
+    obstacle::{InUse, Obstacle},
     owners::deadlines::Due,
     port::{Port, Protocol},
-    registry::{InUse, Obstacle, PortSet, ending::spare_listened, obligations::Obligations},
+    port_set::PortSet,
+    registry::{ending::spare_listened, obligations::Obligations},
     time::Moment,
 };
 

@@ -18,9 +18,11 @@ use crate::{
         probe,
     },
     lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey, Use},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
+    port_set::PortSet,
     registry::{
-        Choice, InUse, Obstacle, PortSet, Remembered,
+        Choice, Remembered,
         claims::{has_another_port, is_used},
         granting::{At, Before, Decision, Means, Share, Shared, new_leases},
         holders::let_go,

@@ -4,8 +4,9 @@ use std::{collections::HashMap, os::fd::OwnedFd};
 
 use crate::{
     kernel::{diag::Seen, guard::Guards, probe},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
-    registry::{InUse, Obstacle, PortSet},
+    port_set::PortSet,
 };
 
 /// After how many ports in use the kernel is asked which ones are.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     auto_allocation::AutoAllocation,
     port::{Port, PortRange, Protocol},
-    registry::PortSet,
+    port_set::PortSet,
     service_type::{Hold, ServiceType, ServiceTypeName, nearest},
 };
 

@@ -12,8 +12,9 @@ use wire::{Dumps, Question, bad, messages};
 
 use crate::{
     error::Shortage,
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
-    registry::{InUse, Obstacle, PortSet},
+    port_set::PortSet,
 };
 
 mod wire;

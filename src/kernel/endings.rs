@@ -12,7 +12,7 @@ use nix::sys::socket::{
 };
 
 use super::{diag, filter, readable::readable};
-use crate::registry::PortSet;
+use crate::port_set::PortSet;
 
 /// `SKNLGRP_INET_TCP_DESTROY`, `SKNLGRP_INET_UDP_DESTROY` and the same for IPv6, one bit each.
 const GROUPS: u32 = 0b1111;

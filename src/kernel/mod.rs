@@ -18,7 +18,7 @@
 
 use std::fs;
 
-use crate::{port::PortRange, registry::PortSet};
+use crate::{port::PortRange, port_set::PortSet};
 
 pub mod ancestry;
 pub mod clock;

@@ -33,8 +33,8 @@ use nix::{
 use super::diag;
 use crate::{
     error::Shortage,
+    obstacle::{InUse, Obstacle},
     port::{Port, Protocol},
-    registry::{InUse, Obstacle},
 };
 
 /// The address of the lock: in 127/8, and one that no program would choose. It is the same for the services of

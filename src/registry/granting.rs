@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Choice, Obstacle, Registry,
+    Choice, Registry,
     claims::{claimed, is_for_claim},
     holders::shared,
 };
@@ -11,6 +11,7 @@ use crate::{
     change::Change,
     error::{Error, ErrorKind},
     lease::{Holder, HolderId, Lease, LeaseId, Owner, Use},
+    obstacle::Obstacle,
     port::{Port, Protocol},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType},

@@ -7,10 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::port_set::PortSet;
 use crate::{
     lease::{MemoryKey, ProjectPath, ServiceName},
     port::{Port, Protocol},
+    port_set::PortSet,
     service_type::ServiceTypeName,
 };
 

@@ -13,7 +13,6 @@
 //! - [`obligations`]: what a live lease needs: owners watched, a deadline, a guard
 //! - [`appearing`]: automatic service types, and [`placement`]: where their ranges go
 //! - `slots`: which of a service's concurrent leases has which remembered port
-//! - `port_set`: sets of ports as bitmaps
 //! - `audited`: the configuration as it was last logged
 
 pub mod appearing;
@@ -30,7 +29,6 @@ mod memory;
 pub mod merge;
 pub mod obligations;
 pub mod placement;
-mod port_set;
 mod slots;
 
 use std::{
@@ -39,10 +37,9 @@ use std::{
 };
 
 pub use audited::{AuditedConfig, Automatic};
-pub use choose::{Choice, InUse, Obstacle, Reason};
+pub use choose::{Choice, Reason};
 pub use effects::Effect;
 pub use memory::{Memory, Remembered, Substitute};
-pub use port_set::PortSet;
 pub use slots::Slot;
 
 use fairness::Shares;
@@ -56,6 +53,7 @@ use crate::{
         Use,
     },
     port::{Port, Protocol},
+    port_set::PortSet,
     request::Filter,
     service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
     time::Timestamp,

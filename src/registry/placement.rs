@@ -1,10 +1,10 @@
 //! Where an automatic range goes.
 
-use super::{PortSet, port_set::select};
 use crate::{
     auto_allocation::{AutoAllocation, AutoRule, Placement},
     error::{Error, ErrorKind},
     port::{Port, PortRange},
+    port_set::{PortSet, select},
     service_type::{ServiceType, ServiceTypeName, ServiceTypes},
 };
 

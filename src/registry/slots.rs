@@ -135,9 +135,10 @@ mod tests {
         change::Change,
         error::Error,
         lease::{HolderId, LeaseId, Owner},
+        obstacle::{InUse, Obstacle},
         port::{Port, PortRange},
         registry::{
-            Choice, InUse, Obstacle, Rules,
+            Choice, Rules,
             granting::{At, Decision, Means, new_leases},
         },
         service_type::{ServiceType, ServiceTypes},

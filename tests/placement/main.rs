@@ -17,10 +17,8 @@ use styxy::{
     auto_allocation::{AutoAllocation, AutoRule, Placement},
     error::{Error, ErrorKind},
     port::{Port, PortRange},
-    registry::{
-        PortSet,
-        placement::{Ground, Place, grow, place},
-    },
+    port_set::PortSet,
+    registry::placement::{Ground, Place, grow, place},
     service_type::{ServiceType, ServiceTypeName, ServiceTypes},
 };
 

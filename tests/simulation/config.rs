@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use styxy::{
     auto_allocation::{AutoAllocation, AutoRule, Placement},
     port::{Port, PortRange, Protocol},
-    registry::{PortSet, Rules},
+    port_set::PortSet,
+    registry::Rules,
     service_type::{InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
 };
 

@@ -14,9 +14,11 @@ use styxy::{
     change::{Change, Record},
     error::ErrorKind,
     lease::{EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, Owner},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
+    port_set::PortSet,
     registry::{
-        Choice, Effect, InUse, Obstacle, PortSet, Registry, Rules,
+        Choice, Effect, Registry, Rules,
         ending::{LOOKS, OwnerEnded, spare_listened},
         granting::{At, Means, Share, new_leases},
         obligations::{Limit, Obligations},

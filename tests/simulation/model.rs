@@ -13,7 +13,8 @@ use styxy::{
         EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, ServiceName, SingletonKey, Use,
     },
     port::{Port, PortRange, Protocol},
-    registry::{Choice, PortSet, Remembered, Rules, granting::Decision},
+    port_set::PortSet,
+    registry::{Choice, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
     service_type::{InstanceBehavior, ServiceTypeName},
 };

@@ -7,9 +7,11 @@ use styxy::{
     change::{Change, TypeRanges},
     error::{Error, ErrorKind},
     lease::{EndReason, HolderId, InstanceId, Lease, LeaseId, Owner},
+    obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
+    port_set::PortSet,
     registry::{
-        Choice, Effect, InUse, Obstacle, PortSet, Registry, Rules,
+        Choice, Effect, Registry, Rules,
         claims::has_another_port,
         ending::{LOOKS, OwnerEnded, spare_listened},
         granting::{At, Decision, Means, new_leases},

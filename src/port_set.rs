@@ -67,7 +67,7 @@ impl FromIterator<Port> for PortSet {
 
 /// The ports of the range for whose word of 64 `select` leaves a bit, ascending. Whole words are
 /// skipped at a time, so the widest range costs well under a microsecond.
-pub(super) fn select(
+pub(crate) fn select(
     range: PortRange,
     select: impl Fn(usize) -> u64,
 ) -> impl Iterator<Item = Port> {
@@ -93,7 +93,7 @@ pub(super) fn select(
 
 impl PortSet {
     /// The 64 ports from `index` * 64 on, the lowest in the lowest bit.
-    pub(super) fn word(&self, index: usize) -> u64 {
+    pub(crate) fn word(&self, index: usize) -> u64 {
         self.0[index]
     }
 }
