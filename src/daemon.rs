@@ -163,7 +163,7 @@ async fn serve(
     // First of all: a signal during the start must not kill the service.
     let signals = Signals::new()?;
     let Inherited { listener, guards } = inherited;
-    let broker = Broker::start(Places {
+    let (broker, events) = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
         log,
@@ -171,9 +171,8 @@ async fn serve(
         claim,
         guards,
     })?;
-    let (deadlines, endings) = (Arc::clone(&broker), Arc::clone(&broker));
-    tokio::spawn(async move { deadlines.run_deadlines().await });
-    tokio::spawn(async move { endings.run_endings().await });
+    let run = Arc::clone(&broker);
+    tokio::spawn(async move { run.run(events).await });
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, home)?;
     let (stop, stopping) = watch::channel(false);

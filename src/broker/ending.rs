@@ -1,6 +1,8 @@
 //! What happens when an owner or a listener is gone, or a deadline has passed.
 
-use std::{cell::OnceCell, sync::Arc, time::Duration};
+use std::{cell::OnceCell, sync::Arc};
+
+use tokio::sync::mpsc;
 
 use super::{Broker, Inner};
 use crate::{
@@ -8,12 +10,11 @@ use crate::{
     kernel::{
         clock,
         diag::{self, BoundBy},
-        endings::Endings,
         guard, probe,
     },
     lease::{EndReason, Lease, LeaseId, Use},
     obstacle::{InUse, Obstacle},
-    owners::deadlines::Due,
+    owners::{Event, deadlines::Due, listeners},
     port::{Port, Protocol},
     port_set::PortSet,
     registry::{ending::spare_listened, obligations::Obligations},
@@ -23,11 +24,6 @@ use crate::{
 /// Delays between attempts to bind guards that could not be bound, in seconds; the last one repeats. Where the
 /// kernel reports the end of a listener, that triggers an attempt, too.
 const GUARDS_SECONDS: [u64; 3] = [10, 60, 600];
-/// How often the listeners of orphans are checked besides: a program may stop listening and keep the
-/// socket.
-const ORPHANS: Duration = Duration::from_secs(600);
-/// The same where the kernel reports nothing.
-const ORPHANS_UNTOLD: Duration = Duration::from_secs(10);
 /// How many waiting leases are handled in one go; requests are answered in between.
 const AT_ONCE: usize = 64;
 /// How soon an end that could not be stored is retried, in seconds.
@@ -51,42 +47,36 @@ impl Broker {
         changes.is_empty() || self.commit(inner, changes, None).is_ok()
     }
 
-    /// Handles the end of listeners while anything waits for it; never returns.
-    pub async fn run_endings(&self) {
-        let mut awaited = self.awaits_endings.subscribe();
-        let mut is = async |wanted| {
-            // Never closed: the broker has the other end.
-            drop(awaited.wait_for(|awaits| *awaits == wanted).await);
-        };
-        loop {
-            is(true).await;
-            let Ok(endings) = Endings::watch() else {
-                tokio::time::sleep(ORPHANS_UNTOLD).await;
-                self.look_at_orphans();
-                continue;
-            };
-            // Ends from before the subscription are not reported.
-            self.look_at_orphans();
-            loop {
-                tokio::select! {
-                    () = is(false) => break,
-                    ended = tokio::time::timeout(ORPHANS, endings.next()) => match ended {
-                        Ok(Ok(ports)) => self.listeners_gone(&ports),
-                        Err(_) => self.look_at_orphans(),
-                        Ok(Err(_)) => {
-                            tokio::time::sleep(ORPHANS_UNTOLD).await;
-                            break;
-                        }
-                    },
-                }
+    /// Handles events, one after the other, until the channel is closed. The sources of events run beside it.
+    pub async fn run(&self, mut events: mpsc::UnboundedReceiver<Event>) {
+        let sender = self.owners.events();
+        let handle = async {
+            while let Some(event) = events.recv().await {
+                self.handle(event);
+                // Requests are answered in between.
+                tokio::task::yield_now().await;
             }
+        };
+        tokio::join!(
+            handle,
+            self.deadlines.run(&sender),
+            listeners::run(self.awaits_endings.subscribe(), &sender)
+        );
+    }
+
+    fn handle(&self, event: Event) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        match event {
+            Event::OwnerEnded(owner) => self.owner_ended(inner, &owner),
+            Event::Due(due) => self.due(inner, due),
+            Event::ListenersEnded(ports) => self.listeners_ended(inner, &ports),
+            Event::ListenersUnknown => self.end_orphans(inner, |_| true),
         }
     }
 
     /// Sockets on these ports were closed.
-    fn listeners_gone(&self, ports: &PortSet) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+    fn listeners_ended(&self, inner: &mut Inner, ports: &PortSet) {
         self.end_orphans(inner, |lease| ports.contains(lease.port));
         let registry = &inner.registry;
         let on_these =
@@ -98,10 +88,6 @@ impl Broker {
             self.look_after(inner);
         }
         self.await_endings(inner);
-    }
-
-    fn look_at_orphans(&self) {
-        self.end_orphans(&mut self.lock(), |_| true);
     }
 
     /// Ends the orphans that nobody listens on any longer.
@@ -119,9 +105,7 @@ impl Broker {
     }
 
     /// A deadline has passed.
-    pub fn due(&self, due: Due) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+    fn due(&self, inner: &mut Inner, due: Due) {
         let now = clock::now();
         match due {
             Due::Lease(lease_id) => self.lease_due(inner, lease_id, now),
@@ -134,15 +118,7 @@ impl Broker {
             }
             Due::Waiting => self.look_after(inner),
             Due::Denials => self.tell_denials(inner, now),
-            Due::Owner(owner) => {
-                let this = self.this.clone();
-                // Not here, where the state is locked.
-                tokio::spawn(async move {
-                    if let Some(broker) = this.upgrade() {
-                        broker.owner_gone(&owner);
-                    }
-                });
-            }
+            Due::Owner(owner) => self.owner_ended(inner, &owner),
         }
     }
 

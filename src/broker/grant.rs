@@ -158,7 +158,7 @@ enum Attempt {
 impl Broker {
     /// Grants a port. With `hand_over` the bound socket is part of the answer.
     pub async fn allocate(
-        &self,
+        self: &Arc<Self>,
         request: &AllocateRequest,
         caller: &Caller,
         hand_over: bool,
@@ -229,7 +229,7 @@ impl Broker {
     }
 
     async fn attempt(
-        &self,
+        self: &Arc<Self>,
         request: &AllocateRequest,
         client: &Client,
         held: &mut ResolvedOwner,

@@ -19,9 +19,7 @@ const GRACE_SECONDS: u64 = 2;
 
 impl Broker {
     /// An owner has ended: its leases end, and the instances that it was.
-    pub fn owner_gone(&self, owner: &Owner) {
-        let mut inner = self.lock();
-        let inner = &mut *inner;
+    pub(super) fn owner_ended(&self, inner: &mut Inner, owner: &Owner) {
         let listened = Listened::default();
         let is_listened = |lease: &Lease| listened.contains(lease);
         let OwnerEnded { ends, is_leaving } =

@@ -44,7 +44,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{
+    mpsc::{self, UnboundedReceiver},
+    watch,
+};
 
 use crate::{
     audit::{Outbox, Sink, outbox},
@@ -60,7 +63,7 @@ use crate::{
     },
     lease::{Client, EndReason, InstanceId, LeaseId, Owner},
     owners::{
-        Owners,
+        Event, Owners,
         deadlines::{Deadlines, Due},
     },
     registry::{
@@ -158,7 +161,7 @@ struct Inner {
     hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
     /// The receiving end, until a door takes it; changes made before that are not lost.
-    changes: Option<mpsc::UnboundedReceiver<Record>>,
+    changes: Option<UnboundedReceiver<Record>>,
 }
 
 #[derive(Debug)]
@@ -172,9 +175,9 @@ struct State {
 }
 
 impl Broker {
-    /// A service on these folders. Fails only if another service holds the state folder; opening a folder
-    /// that cannot be used is retried at each request.
-    pub fn start(places: Places) -> Result<Arc<Self>, OpenError> {
+    /// A service on these folders, and the channel of the events that [`Broker::run`] handles. Fails only if another
+    /// service holds the state folder; opening a folder that cannot be used is retried at each request.
+    pub fn start(places: Places) -> Result<(Arc<Self>, UnboundedReceiver<Event>), OpenError> {
         // Beside the state are those of other networks and machines.
         let states = places.state.parent().unwrap_or(&places.state);
         let own = places
@@ -189,6 +192,7 @@ impl Broker {
         drop_in::tidy(&files.drop_in());
         let Merged { config, problems, origins } = files.load();
         let (signals, changes) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::unbounded_channel();
         let unopened = std::io::Error::other("it was not opened yet");
         let unopened = OpenError::Io(places.state.clone(), unopened);
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
@@ -222,14 +226,7 @@ impl Broker {
             files: Arc::new(tokio::sync::Mutex::new(files)),
             sight,
             idle_tracker: IdleTracker::default(),
-            owners: Owners::new({
-                let this = Weak::clone(this);
-                move |owner| {
-                    if let Some(broker) = this.upgrade() {
-                        broker.owner_gone(owner);
-                    }
-                }
-            }),
+            owners: Owners::new(sender),
             deadlines: Deadlines::default(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
@@ -241,7 +238,7 @@ impl Broker {
             // Every request for a change is answered with the reason.
             Err(OpenError::Io(..) | OpenError::Newer(..)) | Ok(_) => {
                 drop(inner);
-                Ok(broker)
+                Ok((broker, events))
             }
         }
     }
@@ -481,7 +478,7 @@ impl Broker {
     }
 
     /// Every change since the start, for the one door that sends signals.
-    pub fn changes(&self) -> mpsc::UnboundedReceiver<Record> {
+    pub fn changes(&self) -> UnboundedReceiver<Record> {
         let mut inner = self.lock();
         inner.changes.take().unwrap_or_else(|| {
             let (signals, changes) = mpsc::unbounded_channel();
@@ -511,11 +508,6 @@ impl Broker {
         let inner = self.lock();
         let state = inner.state.as_ref().ok()?;
         Some((state.store.seq(), state.outbox.watch()))
-    }
-
-    /// Handles deadlines as they pass; never returns.
-    pub async fn run_deadlines(&self) {
-        self.deadlines.run(|due| self.due(due)).await;
     }
 
     /// Logs the refusals that were only counted, and makes all changes so far durable.

@@ -71,10 +71,14 @@ impl Sight {
 impl Broker {
     /// Takes what a command sees of the configuration, and reloads it. The answer has the `problems`, `elsewhere` if the
     /// command sees another folder than the service, and `again` if this service ends so that the next one can see it.
-    pub async fn take_configuration(&self, seen: Seen, client: &Client) -> Result<Fields, Error> {
+    pub async fn take_configuration(
+        self: &Arc<Self>,
+        seen: Seen,
+        client: &Client,
+    ) -> Result<Fields, Error> {
         let client = client.clone();
         let ending = || Error::storage(&std::io::Error::other("the service is ending"));
-        let this = self.this.upgrade().ok_or_else(ending)?;
+        let this = Arc::clone(self);
         let mut files = Arc::clone(&self.files).lock_owned().await;
         let take = move || {
             let by = match (&client.comm, client.pid) {

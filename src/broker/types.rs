@@ -144,7 +144,7 @@ impl Broker {
     /// Creates a range with room for a request that found these ports in use. `None` if there is room
     /// already, because another request created it meanwhile.
     pub(super) async fn widen(
-        &self,
+        self: &Arc<Self>,
         request: &AllocateRequest,
         client: &Client,
         busy: PortSet,
@@ -191,7 +191,7 @@ impl Broker {
 
     /// Removes an automatic type. `force` releases its leases first; returns how many.
     pub async fn undo_auto_allocation(
-        &self,
+        self: &Arc<Self>,
         name: &ServiceTypeName,
         force: bool,
         client: &Client,
@@ -266,7 +266,11 @@ impl Broker {
     }
 
     /// Switches automatic ranges on or off.
-    pub async fn set_auto_allocation(&self, enabled: bool, client: &Client) -> Result<(), Error> {
+    pub async fn set_auto_allocation(
+        self: &Arc<Self>,
+        enabled: bool,
+        client: &Client,
+    ) -> Result<(), Error> {
         let client = client.clone();
         self.change_types(move |this, files, drop_in| {
             let text = drop_in.with_auto_allocation(enabled).map_err(broken)?;
@@ -296,7 +300,7 @@ impl Broker {
     /// Restores an earlier version of the drop-in. Types that it lacks are removed; `force` releases their
     /// leases first. Returns how many.
     pub async fn restore_config(
-        &self,
+        self: &Arc<Self>,
         number: u32,
         force: bool,
         client: &Client,
@@ -367,12 +371,12 @@ impl Broker {
 
     /// Runs a change of the drop-in, one at a time, on the disk thread.
     async fn change_types<T: Send + 'static>(
-        &self,
+        self: &Arc<Self>,
         change: impl FnOnce(&Self, &mut Files, &mut DropIn) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let ending = || Error::storage(&std::io::Error::other("the service is ending"));
         let until = Instant::now() + PATIENCE;
-        let this = self.this.upgrade().ok_or_else(ending)?;
+        let this = Arc::clone(self);
         let writer = self.writer()?;
         let mut files = Arc::clone(&self.files).lock_owned().await;
         let mut drop_in = loop {

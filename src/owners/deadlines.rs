@@ -7,6 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::{Event, Events};
 use crate::{
     kernel::clock,
     lease::{InstanceId, LeaseId, Owner},
@@ -106,8 +107,8 @@ impl Deadlines {
         self.lock().remove(due);
     }
 
-    /// Reports deadlines as they pass; never returns.
-    pub async fn run(&self, tell: impl Fn(Due)) {
+    /// Sends deadlines as they pass, until nobody receives them.
+    pub async fn run(&self, events: &Events) {
         loop {
             let nearest = self.lock().due.first_key_value().map(|((when, _), _)| *when);
             let wait = async {
@@ -121,7 +122,9 @@ impl Deadlines {
                 () = self.changed.notified() => continue,
             }
             for due in self.take(clock::now()) {
-                tell(due);
+                if events.send(Event::Due(due)).is_err() {
+                    return;
+                }
             }
         }
     }

@@ -3,10 +3,12 @@
 //!
 //! - [`deadlines`]: one timer for the nearest
 //! - [`units`] and [`connections`]: owners that the bus reports on, and `signals`: waiting for its signals
+//! - [`listeners`]: the end of listening sockets, which orphans live by
 //! - this file: the owners that are watched
 
 pub mod connections;
 pub mod deadlines;
+pub mod listeners;
 mod signals;
 pub mod units;
 
@@ -18,16 +20,37 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::watch, task::AbortHandle};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+};
 use zbus::Connection;
 
+use self::deadlines::Due;
 use crate::{
     kernel::{
         process::{Process, ProcessError},
         readable::readable,
     },
     lease::Owner,
+    port_set::PortSet,
 };
+
+/// What happened. Everything that can end a lease without a request arrives as one of these, in one channel.
+#[derive(Debug)]
+pub enum Event {
+    /// An owner has ended.
+    OwnerEnded(Owner),
+    /// A deadline has passed.
+    Due(Due),
+    /// Listening sockets on these ports were closed.
+    ListenersEnded(PortSet),
+    /// Listening sockets may have been closed without a report.
+    ListenersUnknown,
+}
+
+/// The sending end of the channel.
+pub type Events = mpsc::UnboundedSender<Event>;
 
 /// How soon watching an owner is retried after it failed, most likely for lack of descriptors.
 const AGAIN: Duration = Duration::from_secs(5);
@@ -55,7 +78,7 @@ enum Bus {
 
 /// The owners that are watched.
 pub struct Owners {
-    on_gone: Arc<dyn Fn(&Owner) + Send + Sync>,
+    events: Events,
     watched: Arc<Watched>,
     bus: watch::Sender<Bus>,
 }
@@ -67,10 +90,14 @@ impl fmt::Debug for Owners {
 }
 
 impl Owners {
-    /// Starts without owners. `on_gone` is called when an owner is gone.
-    pub fn new(on_gone: impl Fn(&Owner) + Send + Sync + 'static) -> Self {
-        let bus = watch::Sender::new(Bus::Unknown);
-        Self { on_gone: Arc::new(on_gone), watched: Arc::default(), bus }
+    /// Starts without owners. The end of each is sent as an event.
+    pub fn new(events: Events) -> Self {
+        Self { events, watched: Arc::default(), bus: watch::Sender::new(Bus::Unknown) }
+    }
+
+    /// Where events are sent.
+    pub fn events(&self) -> Events {
+        self.events.clone()
     }
 
     /// Sets the session bus, or that there is none. Owners on a bus that cannot be reached count as
@@ -103,7 +130,7 @@ impl Owners {
         if owner.is_none() || watched.contains_key(owner) {
             return;
         }
-        let (on_gone, list) = (Arc::clone(&self.on_gone), Arc::clone(&self.watched));
+        let (events, list) = (self.events.clone(), Arc::clone(&self.watched));
         let (bus, owner_) = (self.bus.subscribe(), owner.clone());
         let task = tokio::spawn(async move {
             let mut pidfd = pidfd;
@@ -112,7 +139,8 @@ impl Owners {
                 tokio::time::sleep(AGAIN).await;
             }
             list.lock().remove(&owner_);
-            on_gone(&owner_);
+            // Nobody receives it while the service ends: the next one finds out by itself.
+            let _ = events.send(Event::OwnerEnded(owner_));
         });
         watched.insert(owner.clone(), task.abort_handle());
     }
