@@ -57,6 +57,8 @@ pub mod client;
 pub mod config;
 pub mod daemon;
 pub mod dbus;
+#[cfg(test)]
+mod doors;
 pub mod error;
 pub mod handover;
 pub mod http;

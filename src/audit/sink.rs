@@ -26,8 +26,8 @@ use crate::{
     value::{Fields, Value},
 };
 
-/// Where journald listens.
-const SOCKET: &str = "/run/systemd/journal/socket";
+/// Where journald listens. For unit tests it is always away.
+const SOCKET: &str = if cfg!(test) { "/dev/null/socket" } else { "/run/systemd/journal/socket" };
 /// How long journald may take to make room for an event.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The syslog identifier, for `journalctl -t`.

@@ -51,13 +51,8 @@ impl Door {
     /// Serves the object on the session bus, and only then requests the name: a call that is delivered with the
     /// name must find the object.
     pub async fn open(broker: &Arc<Broker>) -> Result<Self, OpenError> {
-        let object = Object(Styxy {
-            broker: Arc::clone(broker),
-            callers: Callers::default(),
-            delivery: Delivery::default(),
-        });
         let connection = zbus::connection::Builder::session()
-            .serve_at(PATH, object)
+            .serve_at(PATH, object(broker))
             .build()
             .await
             .map_err(OpenError::NoBus)?;
@@ -110,6 +105,26 @@ impl Door {
         };
         let _ = tokio::time::timeout(patience, finish).await;
     }
+}
+
+fn object(broker: &Arc<Broker>) -> Object {
+    Object(Styxy {
+        broker: Arc::clone(broker),
+        callers: Callers::default(),
+        delivery: Delivery::default(),
+    })
+}
+
+/// Serves a client without a bus between them, for tests.
+#[cfg(test)]
+pub(crate) async fn serve_peer(
+    broker: &Arc<Broker>,
+    peer: std::os::unix::net::UnixStream,
+) -> zbus::Result<Connection> {
+    let builder = zbus::connection::Builder::unix_stream(peer).server(zbus::Guid::generate()).p2p();
+    let connection = builder.serve_at(PATH, object(broker)).build().await?;
+    tokio::spawn(tell(connection.clone(), Arc::clone(broker)));
+    Ok(connection)
 }
 
 /// Whether a bus is in the same network as this process (`network_namespaces(7)`).

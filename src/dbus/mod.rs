@@ -30,6 +30,8 @@ use zbus::{
     object_server::{ResponseDispatchNotifier, SignalEmitter},
 };
 
+#[cfg(test)]
+pub(crate) use self::door::serve_peer;
 pub use self::door::{Door, OpenError, is_in_this_network};
 pub(crate) use self::values::Dict;
 use self::{

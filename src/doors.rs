@@ -1,0 +1,207 @@
+//! Tests of both doors in this process: the object on the bus over a connection without a bus, and the HTTP door on
+//! a socket. What needs a bus, units or other processes is tested in machines.
+
+use std::{collections::HashMap, os::unix::net::UnixStream as Pair, path::Path, sync::Arc};
+
+use futures_util::StreamExt;
+use serde_json::{Value as Json, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::watch,
+};
+use zbus::{Connection, MessageStream, OwnedVariant, Variant, message::Type};
+
+use crate::{
+    broker::{Broker, Places},
+    dbus::{ERROR_PREFIX, NAME, PATH, serve_peer},
+    http::{self, Backlog},
+};
+
+type Fields = HashMap<String, OwnedVariant>;
+
+/// A service in this process, with a client of each door.
+struct Service {
+    folder: TempDir,
+    bus: Connection,
+    /// Dropped with the service: the doors close.
+    _stop: watch::Sender<bool>,
+    _object: Connection,
+}
+
+impl Service {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (state, config) = (folder.path().join("state/this"), folder.path().join("config"));
+        std::fs::create_dir_all(&state).unwrap();
+        let places = Places { state, config: vec![config], ..Places::default() };
+        let (broker, events) = Broker::start(places).unwrap();
+        let run = Arc::clone(&broker);
+        tokio::spawn(async move { run.run(events).await });
+
+        let (ours, theirs) = Pair::pair().unwrap();
+        let client = zbus::connection::Builder::unix_stream(theirs).p2p().build();
+        let (object, bus) = tokio::join!(serve_peer(&broker, ours), client);
+
+        let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+        let (stop, stopping) = watch::channel(false);
+        tokio::spawn(http::serve(listener, Backlog::Ours, broker, stopping));
+        Self { folder, bus: bus.unwrap(), _stop: stop, _object: object.unwrap() }
+    }
+
+    /// Calls a method of the object.
+    async fn call<B>(&self, method: &str, body: &B) -> zbus::Result<zbus::Message>
+    where
+        B: serde::Serialize + zbus::wire::DynamicType,
+    {
+        self.bus.call_method(None::<&str>, PATH, Some(NAME), method, body).await
+    }
+
+    /// The name of the error that a call is answered with, without its prefix.
+    async fn refusal<B>(&self, method: &str, body: &B) -> String
+    where
+        B: serde::Serialize + zbus::wire::DynamicType,
+    {
+        match self.call(method, body).await.unwrap_err() {
+            zbus::Error::MethodError(name, ..) => {
+                name.strip_prefix(ERROR_PREFIX).unwrap_or(&name).to_owned()
+            }
+            other => panic!("{method}: {other}"),
+        }
+    }
+
+    async fn http(&self, method: &str, path: &str, body: &str) -> (u16, Json) {
+        request(&self.folder.path().join("socket"), method, path, body).await
+    }
+}
+
+async fn request(socket: &Path, method: &str, path: &str, body: &str) -> (u16, Json) {
+    let mut stream = UnixStream::connect(socket).await.unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap())
+}
+
+fn options<const N: usize>(
+    options: [(&'static str, Variant<'static>); N],
+) -> HashMap<&'static str, Variant<'static>> {
+    HashMap::from(options)
+}
+
+/// The fields as JSON, as far as these tests compare them.
+fn json(fields: &Fields) -> Json {
+    let values = fields.iter().map(|(key, value)| {
+        let value = match &**value {
+            Variant::Str(text) => json!(text.as_str()),
+            Variant::Bool(value) => json!(value),
+            Variant::U16(number) => json!(number),
+            Variant::U32(number) => json!(number),
+            Variant::U64(number) => json!(number),
+            other => panic!("{key}: {other:?}"),
+        };
+        (key.clone(), value)
+    });
+    Json::Object(values.collect())
+}
+
+#[tokio::test]
+async fn what_one_door_leases_the_other_one_lists_and_releases() {
+    let service = Service::start().await;
+    let web = options([("service_name", "web".into())]);
+    let reply = service.call("Allocate", &("dev", web)).await.unwrap();
+    let (port, lease_id, _): (u16, String, Fields) = reply.body().deserialize().unwrap();
+    let (status, api) = service.http("POST", "/allocate", r#"{"service_type": "api"}"#).await;
+    assert_eq!(status, 200, "{api}");
+
+    // Both doors have the same words for them.
+    let by_port = |lease: &Json| lease["port"].as_u64();
+    let (_, listed) = service.http("GET", "/leases", "").await;
+    let mut over_http = listed["leases"].as_array().unwrap().clone();
+    let reply = service.call("List", &(options([]),)).await.unwrap();
+    let on_bus: Vec<Fields> = reply.body().deserialize().unwrap();
+    let mut on_bus: Vec<_> = on_bus.iter().map(json).collect();
+    over_http.sort_by_key(by_port);
+    on_bus.sort_by_key(by_port);
+    assert_eq!(on_bus, over_http);
+    assert_eq!(over_http.len(), 2);
+    let web = over_http.iter().find(|lease| lease["lease_id"] == lease_id).unwrap();
+    assert_eq!((&web["port"], &web["service_name"]), (&json!(port), &json!("web")));
+
+    let path = format!("/allocate/{lease_id}");
+    assert_eq!(service.http("DELETE", &path, "").await.0, 200);
+    let api_id = api["lease_id"].as_str().unwrap();
+    let reply = service.call("Release", &(api_id,)).await.unwrap();
+    assert_eq!(json!(reply.body().deserialize::<u16>().unwrap()), api["port"]);
+    assert_eq!(service.http("GET", "/leases", "").await.1["leases"], json!([]));
+}
+
+#[tokio::test]
+async fn both_doors_refuse_alike() {
+    let service = Service::start().await;
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    let wrong = options([("no_such_option", true.into())]);
+    assert_eq!(service.refusal("Allocate", &("dev", wrong)).await, "InvalidArgument");
+    let body = r#"{"service_type": "dev", "no_such_option": true}"#;
+    let (status, refused) = service.http("POST", "/allocate", body).await;
+    assert_eq!((status, &refused["code"]), (400, &json!("InvalidArgument")), "{refused}");
+
+    assert_eq!(service.refusal("Release", &(unknown,)).await, "NoSuchLease");
+    let (status, refused) = service.http("DELETE", &format!("/allocate/{unknown}"), "").await;
+    assert_eq!((status, &refused["code"]), (404, &json!("NoSuchLease")), "{refused}");
+
+    assert_eq!(service.refusal("Check", &(0_u16, "")).await, "InvalidArgument");
+    assert_eq!(service.http("GET", "/check/0", "").await.0, 400);
+    assert_eq!(service.http("GET", "/leases", "").await.1["leases"], json!([]));
+}
+
+#[tokio::test]
+async fn a_path_a_method_or_options_in_the_wrong_place_are_refused_in_json() {
+    let service = Service::start().await;
+    for (method, path, body, status) in [
+        ("GET", "/no-such-path", "", 404),
+        ("PUT", "/allocate", "{}", 405),
+        ("POST", "/allocate?service_type=dev", "{}", 400),
+        ("GET", "/leases", r#"{"service_type": "dev"}"#, 400),
+        ("POST", "/allocate", "no JSON", 400),
+        ("POST", "/allocate", r#"{"service_type": "dev", "service_type": "api"}"#, 400),
+    ] {
+        let (answered, refused) = service.http(method, path, body).await;
+        assert_eq!(answered, status, "{method} {path}: {refused}");
+        assert!(refused["code"].is_string() && refused["error"].is_string(), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_and_a_release_are_signals() {
+    let service = Service::start().await;
+    let mut messages = MessageStream::from(service.bus.clone());
+    let (_, granted) = service.http("POST", "/allocate", r#"{"service_type": "dev"}"#).await;
+    let lease_id = granted["lease_id"].as_str().unwrap().to_owned();
+    service.http("DELETE", &format!("/allocate/{lease_id}"), "").await;
+    let mut next = async |expected| {
+        let signal = loop {
+            let message = messages.next().await.unwrap().unwrap();
+            if message.message_type() == Type::Signal {
+                break message;
+            }
+        };
+        assert_eq!(signal.header().member().unwrap().as_str(), expected);
+        signal
+    };
+    let expected = (granted["port"].clone(), lease_id);
+    let signal = next("LeaseGranted").await;
+    let (port, id, _): (u16, String, Fields) = signal.body().deserialize().unwrap();
+    assert_eq!((json!(port), id), expected);
+    let signal = next("LeaseReleased").await;
+    let (port, id, reason, _): (u16, String, String, Fields) = signal.body().deserialize().unwrap();
+    assert_eq!((json!(port), id), expected);
+    assert_eq!(reason, "released");
+}
