@@ -45,7 +45,7 @@
 //!
 //! The command:
 //! - [`cli`]: one file per verb. [`client`]: how a command reaches the service. [`project`]: which services a
-//!   project folder will need.
+//!   project folder will need; a feature, on by default.
 
 pub mod atomic_file;
 pub mod audit;
@@ -69,6 +69,7 @@ pub mod obstacle;
 pub mod owners;
 pub mod port;
 pub mod port_set;
+#[cfg(feature = "project")]
 pub mod project;
 pub mod registry;
 pub mod request;

@@ -6,6 +6,7 @@
 //! added.
 
 mod hints;
+mod manifest;
 
 use std::{
     env,
@@ -18,7 +19,6 @@ use serde_json::Value as Json;
 pub(super) use self::hints::{Hint, hint};
 use crate::{
     config::{self, Program, Programs},
-    project,
     service_type::Hold,
     surroundings::user,
     value::Fields,
@@ -304,7 +304,7 @@ fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
     if manager == "npm" && own.into_iter().any(|word| word.starts_with('-')) {
         return None;
     }
-    let text = project::read(folder, "package.json")?;
+    let text = manifest::read(folder, "package.json")?;
     let manifest: Json = serde_json::from_str(&text).ok()?;
     let text = manifest["scripts"][name].as_str()?.to_owned();
     // The first `--` belongs to npm, any further one to the script.

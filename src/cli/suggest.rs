@@ -1,5 +1,5 @@
 use clap::Args;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::{
     CliError, Output, ask, print, print_list,
@@ -10,8 +10,7 @@ use super::{
 use crate::{
     client::Call,
     lease::ProjectPath,
-    port::{Port, Protocol},
-    project,
+    port::Protocol,
     request::{AllocateRequest, MOST_PORTS},
     value::Fields,
     word::visible,
@@ -117,9 +116,10 @@ pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more memb
 
 /// The services that the files of a project suggest, each with the port that it would get, and whether the
 /// list is incomplete.
+#[cfg(feature = "project")]
 pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
     let mut found = Vec::new();
-    let needs = project::needs(project.folder());
+    let needs = crate::project::needs(project.folder());
     for need in needs.needs {
         let mut options = Fields::default();
         options.put("count", 1_u32);
@@ -127,14 +127,22 @@ pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
         put_service_of(project, &mut options);
         let service_type = need.service_type.to_owned();
         let suggestions = ask(&Call::Suggest { service_type, options })?;
-        found.push(json!({
+        found.push(serde_json::json!({
             "service_type": need.service_type,
             "service_name": need.service_name,
-            "wants": need.port.map(Port::get),
+            "wants": need.port.map(crate::port::Port::get),
             "port": suggestions[0]["port"],
             "reason": suggestions[0]["reason"],
             "because": need.because,
         }));
     }
     Ok((found, needs.is_cut_short))
+}
+
+/// Reading them is a feature that this build is without.
+#[cfg(not(feature = "project"))]
+pub(super) fn needs(_: &Project) -> Result<(Vec<Json>, bool), CliError> {
+    let missing =
+        crate::error::Error::invalid("this styxy was built without the feature `project`");
+    Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
 }

@@ -8,8 +8,8 @@ use std::{
 
 use serde_json::Value as Json;
 
-use super::{file_name, program_name, recognised, simple};
-use crate::{config::Programs, project};
+use super::{file_name, manifest, program_name, recognised, simple};
+use crate::config::Programs;
 
 /// How deeply scripts that run scripts are followed.
 const DEEPEST: usize = 4;
@@ -193,14 +193,14 @@ impl Script {
                 "--prefix" | "-C" | "--dir" | "--cwd" => place.push(value.or(own.next().copied())?),
                 "-w" if manager == "pnpm" => {}
                 "-w" | "--workspace" | "-F" | "--filter" => {
-                    place = project::member(folder, value.or(own.next().copied())?)?;
+                    place = manifest::member(folder, value.or(own.next().copied())?)?;
                 }
                 _ if word.starts_with('-') => {}
                 _ => plain.push(*word),
             }
         }
         if let ("yarn", ["workspace", name, ..]) = (manager, plain.as_slice()) {
-            place = project::member(folder, name)?;
+            place = manifest::member(folder, name)?;
             plain.drain(..2);
         }
         match plain.as_slice() {
@@ -212,7 +212,7 @@ impl Script {
     }
 
     fn read(manager: &str, name: &str, folder: &Path) -> Option<Self> {
-        let manifest: Json = serde_json::from_str(&project::read(folder, "package.json")?).ok()?;
+        let manifest: Json = serde_json::from_str(&manifest::read(folder, "package.json")?).ok()?;
         let text = manifest["scripts"][name].as_str()?.to_owned();
         let (name, folder) = (name.to_owned(), folder.to_owned());
         Some(Self { name, text, folder, needs_dashes: manager == "npm" })
