@@ -102,8 +102,15 @@ impl Echo {
         service_type: &str,
         options: Options<'_>,
     ) -> (u16, String, Options<'static>) {
-        let _ = (service_type, options);
-        (20_000, LEASE_ID.to_owned(), lease())
+        let _ = service_type;
+        let mut lease = lease();
+        // A lease says for which service of which project it is.
+        lease.extend(options.into_iter().filter_map(|(key, value)| match (key, value) {
+            ("project_path", Variant::Str(path)) => Some(("project_path", path.to_string().into())),
+            ("service_name", Variant::Str(name)) => Some(("service_name", name.to_string().into())),
+            _ => None,
+        }));
+        (20_000, LEASE_ID.to_owned(), lease)
     }
 
     #[zbus(out_args("port"))]
