@@ -2,6 +2,7 @@
 //! a port asks here instead of binding it.
 
 use std::{
+    cell::Cell,
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
 };
@@ -42,6 +43,12 @@ const CONNECTIONS: [u8; 7] = [
     TCP_LAST_ACK,
     TCP_CLOSING,
 ];
+
+thread_local! {
+    /// Kept open for the next dump of this thread, which can then be made even when no descriptors are left. After
+    /// an error it is closed: the rest of its answer might still come.
+    static SPARE: Cell<Option<Dumps>> = const { Cell::new(None) };
+}
 
 /// A socket that has a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -184,7 +191,7 @@ fn dump(
     ports: PortRange,
     mut tell: impl FnMut(Socket),
 ) -> io::Result<()> {
-    let dumps = Dumps::open()?;
+    let mut dumps = SPARE.take().map_or_else(Dumps::open, Ok)?;
     for part in protocol.parts() {
         // A UDP socket is "closed" until it is connected.
         let (questions, states) = match part {
@@ -201,6 +208,7 @@ fn dump(
             })?;
         }
     }
+    SPARE.set(Some(dumps));
     Ok(())
 }
 

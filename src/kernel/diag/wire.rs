@@ -90,29 +90,34 @@ fn filtered(mut request: Vec<u8>, ports: PortRange) -> Vec<u8> {
     set_length(request)
 }
 
-/// The socket for dumps, one after the other.
-pub(super) struct Dumps(OwnedFd);
+/// The socket for dumps, one after the other, and the memory for their answers.
+pub(super) struct Dumps {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+}
 
 impl Dumps {
     pub(super) fn open() -> io::Result<Self> {
         let kind = SockFlag::SOCK_CLOEXEC;
         let protocol = SockProtocol::NetlinkSockDiag;
-        Ok(Self(socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?))
+        let socket = socket(AddressFamily::Netlink, SockType::Datagram, kind, protocol)?;
+        // As much as the kernel puts into one datagram.
+        Ok(Self { socket, buffer: vec![0; 32 * 1024] })
     }
 
     /// Requests a dump, and calls `told` for each of its messages. After an error, the socket must not be used again.
     pub(super) fn ask(
-        &self,
+        &mut self,
         request: &[u8],
         mut told: impl FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         #[cfg(test)]
         tests::DUMPS.set(tests::DUMPS.get() + 1);
-        sendto(self.0.as_raw_fd(), request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-        let mut buffer = vec![0; 32 * 1024];
+        let socket = self.socket.as_raw_fd();
+        sendto(socket, request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         loop {
-            let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-            if !messages(&buffer[..length], &mut told)? {
+            let length = recv(socket, &mut self.buffer, MsgFlags::empty())?;
+            if !messages(&self.buffer[..length], &mut told)? {
                 return Ok(());
             }
         }
