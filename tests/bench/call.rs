@@ -91,8 +91,6 @@ impl Caller {
 
     /// Asks so often for a claim that is there; how long each took.
     pub async fn claims(&self, count: usize, options: &Options<'_>) -> Vec<f64> {
-        let options: Options<'_> =
-            options.clone().into_iter().chain([("claim", true.into())]).collect();
         let (_, claim) = self.allocate_with(options.clone()).await;
         let mut times = Vec::new();
         for _ in 0..count {

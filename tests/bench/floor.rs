@@ -104,12 +104,22 @@ impl Echo {
     ) -> (u16, String, Options<'static>) {
         let _ = service_type;
         let mut lease = lease();
-        // A lease says for which service of which project it is.
-        lease.extend(options.into_iter().filter_map(|(key, value)| match (key, value) {
-            ("project_path", Variant::Str(path)) => Some(("project_path", path.to_string().into())),
-            ("service_name", Variant::Str(name)) => Some(("service_name", name.to_string().into())),
-            _ => None,
-        }));
+        // A lease says for which service of which project it is; a claim, that it was there.
+        for (key, value) in options {
+            match (key, value) {
+                ("project_path", Variant::Str(path)) => {
+                    lease.insert("project_path", path.to_string().into());
+                }
+                ("service_name", Variant::Str(name)) => {
+                    lease.insert("service_name", name.to_string().into());
+                }
+                ("claim", Variant::Bool(true)) => {
+                    lease.insert("claim", true.into());
+                    lease.insert("existing", true.into());
+                }
+                _ => {}
+            }
+        }
         (20_000, LEASE_ID.to_owned(), lease)
     }
 
