@@ -60,6 +60,8 @@ pub mod dbus;
 #[cfg(test)]
 mod doors;
 pub mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod handover;
 pub mod http;
 pub mod idle;

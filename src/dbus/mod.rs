@@ -13,7 +13,7 @@ mod delivery;
 mod door;
 mod object;
 mod room;
-mod values;
+pub(crate) mod values;
 
 /// The bus name, and the name of the interface.
 pub const NAME: &str = "org.styxy.Styxy1";

@@ -25,7 +25,7 @@ const LARGEST_LIST: usize = 48 * 1024 * 1024;
 
 /// An incoming dictionary (`a{sv}`). It is read entry by entry, because in memory a value takes twenty times
 /// its message size.
-pub(super) struct Options<'a>(Vec<(&'a str, Variant<'a>)>);
+pub(crate) struct Options<'a>(Vec<(&'a str, Variant<'a>)>);
 
 impl Type for Options<'_> {
     const SIGNATURE: &'static Signature = HashMap::<&str, Variant<'_>>::SIGNATURE;
@@ -118,7 +118,7 @@ impl DBusError for Error {
 }
 
 /// The entries of a dictionary; an error if a key is given twice.
-pub(super) fn values<'a>(options: &'a Options<'_>) -> Result<Vec<(&'a str, Value)>, Error> {
+pub(crate) fn values<'a>(options: &'a Options<'_>) -> Result<Vec<(&'a str, Value)>, Error> {
     once(options.0.iter().map(|(key, value)| (*key, from_variant(value))).collect())
 }
 

@@ -393,7 +393,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
 }
 
 /// The options of a body that may be empty.
-pub(super) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
+pub(crate) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }

@@ -281,9 +281,16 @@ impl Registry {
         self.leases.len() - self.idle
     }
 
-    /// Restores a lease from a snapshot.
+    /// Adds a lease, in the place of its earlier version and of any other lease that has its port.
     pub fn insert(&mut self, lease: Arc<Lease>) {
+        self.remove(&lease);
         for protocol in lease.protocol.parts() {
+            // There is one only if a damaged log lacks its end.
+            if let Some(before) = self.leased(*protocol).leases.get(&lease.port)
+                && let Some(ended) = self.leases.get(before).map(Arc::clone)
+            {
+                self.remove(&ended);
+            }
             let leased = self.leased_mut(*protocol);
             leased.ports.insert(lease.port);
             leased.leases.insert(lease.port, lease.lease_id);
@@ -329,7 +336,6 @@ impl Registry {
     /// Replaces a lease by its new version.
     fn replace(&mut self, lease: &Arc<Lease>) {
         if self.leases.contains_key(&lease.lease_id) {
-            self.remove(lease);
             self.insert(Arc::clone(lease));
         }
     }
@@ -347,11 +353,8 @@ impl Registry {
         self.idle -= usize::from(is_idle(&lease));
         for protocol in lease.protocol.parts() {
             let leased = self.leased_mut(*protocol);
-            // A log whose middle is lost may have leased the port again.
-            if leased.leases.get(&lease.port) == Some(&lease.lease_id) {
-                leased.ports.remove(lease.port);
-                leased.leases.remove(&lease.port);
-            }
+            leased.ports.remove(lease.port);
+            leased.leases.remove(&lease.port);
         }
         if !self.singletons.is_empty() {
             let singleton = (lease.service_type.clone(), lease.singleton_key.clone());

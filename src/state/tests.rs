@@ -245,6 +245,24 @@ fn a_flipped_bit_loses_its_line_at_most_and_the_file_is_kept() {
 }
 
 #[test]
+fn a_port_that_was_leased_again_has_one_lease_though_the_end_of_the_first_is_damaged() {
+    let home = Home::new();
+    let mut service = home.open();
+    service.grant(3000);
+    let first = service.registry.iter().next().unwrap().lease_id;
+    service.release(3000);
+    let second = Lease { lease_id: LeaseId::from_number(1), ..lease(3000) };
+    service.change(Change::grant(second.into()));
+    drop(service);
+    let log = fs::read_to_string(home.file("log.00000001")).unwrap();
+    fs::write(home.file("log.00000001"), log.replacen("release", "releasf", 1)).unwrap();
+    let service = home.open();
+    assert_eq!(service.damage.len(), 1, "{:?}", service.damage);
+    let leases: Vec<_> = service.registry.iter().map(|lease| lease.lease_id).collect();
+    assert_eq!(leases, [LeaseId::from_number(1)], "not {first}");
+}
+
+#[test]
 fn a_log_of_junk_is_set_aside_and_the_snapshot_still_counts() {
     let home = Home::new();
     let mut service = home.open();
