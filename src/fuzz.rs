@@ -60,10 +60,9 @@ fn state(name: &str, lines: &[u8]) {
         let leases = registry.list(&Filter::default());
         let mut ports = HashSet::new();
         for lease in &leases {
-            let parts = lease.protocol.parts().iter();
-            parts.for_each(|part| {
-                assert!(ports.insert((lease.port, *part)), "leased twice: {lease:?}")
-            });
+            for part in lease.protocol.parts() {
+                assert!(ports.insert((lease.port, *part)), "leased twice: {lease:?}");
+            }
         }
         (found, format!("{leases:?}"))
     };

@@ -425,6 +425,11 @@ impl Lease {
         self.owners().next().is_some()
     }
 
+    /// Whether it is a claim that somebody has asked for, who may have written its port down.
+    pub fn is_asked_for(&self) -> bool {
+        self.claim && self.holders().any(|holder| holder.owner.is_none())
+    }
+
     /// Whether it is an unused claim without an owner or a time limit: it loses its guard after a while, and
     /// then yields its port when ports are short.
     pub fn is_soft(&self) -> bool {

@@ -128,8 +128,13 @@ fn a_request_that_names_its_lease_is_granted_once_however_often_it_is_made() {
     assert_eq!(ask(&request).body, first.body, "the next service knows it, too");
     let leases = home.http("GET", "/allocations", "").body["allocations"].take();
     assert_eq!(leases.as_array().unwrap().len(), 2, "{leases}");
-    let other = json!({"service_type": "dev", "lease_id": id});
-    refused(&ask(&other), 400, "InvalidArgument");
+    for (key, other) in
+        [("service_type", "dev"), ("service_name", "web"), ("project_path", "/srv/other")]
+    {
+        let mut request = request.clone();
+        request[key] = other.into();
+        refused(&ask(&request), 400, "InvalidArgument");
+    }
     refused(&ask(&json!({"service_type": "mine", "lease_id": "1"})), 400, "InvalidArgument");
     // When it is over, the name is as good as a new one.
     assert_eq!(home.http("DELETE", &format!("/allocations?block_id={id}"), "").body["released"], 2);

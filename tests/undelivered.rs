@@ -329,18 +329,32 @@ fn an_answer_that_cannot_be_written_leaves_no_lease() {
     let home = Home::with_type();
     let service = service_on(&home, &bus);
     let (mut watch, events) = watched(&home, &bus);
-    let body = r#"{"service_type": "mine"}"#;
-    let mut stream = UnixStream::connect(home.socket()).unwrap();
-    // It has not hung up, and takes no answer.
-    stream.shutdown(Shutdown::Read).unwrap();
-    write!(
-        stream,
-        "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )
-    .unwrap();
+    let ask_without_reading = |body: &str| {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        // It has not hung up, and takes no answer.
+        stream.shutdown(Shutdown::Read).unwrap();
+        let length = body.len();
+        let head = "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length";
+        write!(stream, "{head}: {length}\r\n\r\n{body}").unwrap();
+        stream
+    };
+    let plain = r#"{"service_type": "mine"}"#;
+    let _unread = ask_without_reading(plain);
     assert_eq!(reason(&events), "not_delivered");
     assert_eq!(leases(&home), 0);
+    // A claim that moves stands for the one that somebody was told of.
+    let claim = |more: &str| {
+        format!(r#"{{"service_type": "mine", "project_path": "/srv/shop", "claim": true{more}}}"#)
+    };
+    home.http("POST", "/allocate", &claim(""));
+    let port = home.port(5);
+    let _unread = ask_without_reading(&claim(&format!(r#", "port": {port}"#)));
+    let first = || home.http("GET", "/allocations", "").body["allocations"][0].take();
+    home.until(|| first()["port"] == port);
+    // By then the first answer has failed, too.
+    let _unread = ask_without_reading(plain);
+    assert_eq!(reason(&events), "not_delivered");
+    assert_eq!((leases(&home), &first()["port"]), (1, &port.into()));
     watch.kill().unwrap();
     watch.wait().unwrap();
     end(service, Signal::SIGTERM);

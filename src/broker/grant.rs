@@ -51,6 +51,8 @@ pub struct Granted {
     pub note: Option<String>,
     /// Whether the service runs once.
     pub is_single: bool,
+    /// The port that the claim had before it moved here.
+    pub moved_from: Option<Port>,
     /// The range that appeared for it, or would.
     pub created: Option<PortRange>,
     /// The bound socket, if that was asked for.
@@ -92,6 +94,7 @@ impl Granted {
             fields.put("lease_ids", all().map(|l| l.lease_id.to_string()).collect::<Vec<_>>());
         }
         fields.put_some("note", self.note.clone());
+        fields.put_some("moved_from", self.moved_from.map(Port::get));
         if self.is_single {
             fields.put("instance_behavior", InstanceBehavior::Single.as_str());
         }
@@ -125,6 +128,7 @@ impl Granted {
             outcome: Outcome::New,
             note: None,
             is_single,
+            moved_from: None,
             created: None,
             socket: None,
             lease,
@@ -318,6 +322,10 @@ impl Broker {
             Choice::Moved(_, port) | Choice::Port(port) => *port,
         };
         let ends = inner.ends_of_moved(&decision.choice)?;
+        let moved_from = match &decision.choice {
+            Choice::Moved(claim, _) => Some(claim.port),
+            Choice::Existing(_) | Choice::Port(_) => None,
+        };
         inner.registry.name_is_free(&decision.request, None)?;
         let moment = At { now: clock::now(), wall: Timestamp::now() };
         let mut leases = new_leases(&decision, first, &held.owner, moment, LeaseId::random);
@@ -329,11 +337,13 @@ impl Broker {
             outcome: Outcome::DryRun,
             note,
             is_single,
+            moved_from,
             created: planned,
             socket: None,
             holder: None,
             name: request.lease_id.map(HolderId::from),
-            is_new: !request.dry_run,
+            // A claim that has moved stands for the one that others have asked for.
+            is_new: !request.dry_run && moved_from.is_none(),
         };
         granted.holder = granted.lease.holder_id;
         if request.dry_run {
@@ -444,6 +454,7 @@ impl Broker {
             outcome: Outcome::DryRun,
             note,
             is_single: *is_single,
+            moved_from: None,
             created: None,
             socket,
             holder: None,

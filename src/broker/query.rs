@@ -43,7 +43,9 @@ impl Broker {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         loop {
-            let lease = inner.registry.look_up(wanted)?;
+            let is_listened =
+                |lease: &Lease| diag::has_listener(lease.port, lease.protocol).unwrap_or(false);
+            let lease = inner.registry.look_up(wanted, is_listened)?;
             let end = || vec![Change::end(Arc::clone(&lease), EndReason::Taken)];
             if !is_taken(&lease) || self.commit(&mut inner, end(), None).is_err() {
                 drop(inner);

@@ -122,6 +122,11 @@ fn used(answer: &Json) -> Option<String> {
 /// is kept.
 fn give_back(answer: &Json, error: &io::Error) -> CliError {
     let port = &answer["port"];
+    if let Some(before) = answer["moved_from"].as_u64() {
+        return refused(format!(
+            "port {port} could not be printed: {error}; the service has it now, and no longer {before}"
+        ));
+    }
     if answer["existing"] == true {
         return refused(format!("port {port} could not be printed: {error}; others use its lease"));
     }

@@ -200,6 +200,11 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
     let service_type = text(answer, "service_type");
     let mut notes = Vec::new();
     notes.extend(answer["note"].as_str().map(str::to_owned));
+    if let Some(before) = answer["moved_from"].as_u64() {
+        let is = if answer["dry_run"] == true { "would be" } else { "is" };
+        let port = &answer["port"];
+        notes.push(format!("port {port} {is} the one of this service now, in place of {before}"));
+    }
     if answer["auto_allocated"] == true {
         let (first, last) = (&answer["port_range"][0], &answer["port_range"][1]);
         let what = if answer["dry_run"] == true { "would get" } else { "got" };

@@ -34,7 +34,7 @@ const SILENT: Duration = Duration::from_secs(2);
 /// Print the port that a service of this project has now
 ///
 /// Without a package, a service of the package of the current folder is meant, else one of the whole project. Of several
-/// leases of one service, the first is meant. Exit code 1 if there is none, 2 if several services are meant.
+/// leases of one service, the one whose server listens is meant, else the first. Exit code 1 if there is none, 2 if several services are meant.
 #[derive(Debug, Args)]
 pub(super) struct Find {
     /// Its name, its type, or TYPE:NAME; PACKAGE is the folder of its package, from the top of the project
@@ -146,6 +146,9 @@ impl Service {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 let Some(lease) = known else { return self.lease() };
+                if let Some(note) = note_of(&lease) {
+                    return Err(refused(note));
+                }
                 let seconds = patience.as_secs();
                 return Err(refused(format!(
                     "nothing listens yet after {seconds} s: {}",

@@ -15,7 +15,8 @@ use crate::{
 
 impl Registry {
     /// The live claim that a request means: that of the same project, package, type, name, protocol and count, for the same
-    /// instance. A request that only uses a claim gets one that nobody uses.
+    /// instance. A request that only uses a claim gets one that nobody uses. The lease of a running command is a claim, too:
+    /// one that somebody has asked for comes before it.
     pub fn claim(
         &self,
         request: &AllocateRequest,
@@ -25,7 +26,7 @@ impl Registry {
             return None;
         }
         let claims = self.claims.get(&request.memory_key()?)?;
-        let mut claims = claims.iter().filter_map(|(_, id)| self.leases.get(id)).filter(|lease| {
+        let claims = claims.iter().filter_map(|(_, id)| self.leases.get(id)).filter(|lease| {
             let is_its = lease.claim && lease.instance_id == request.instance_id;
             // A server on another port, or on one without a guard, leaves the claim as it is.
             let is_wanted = request.port.is_none_or(|port| port == lease.port)
@@ -34,13 +35,15 @@ impl Registry {
                 && (request.claim || is_wanted && (!is_used(lease) || is_own(lease, request)))
                 && self.is_whole(lease)
         });
+        let mut claims: Vec<_> = claims.collect();
+        claims.sort_by_key(|lease| !lease.is_asked_for());
+        let mut claims = claims.into_iter();
         let Some(program) = &request.program else {
             // The port of another program is not used.
             return claims.find(|lease| lease.slot == 1 || lease.program.is_none());
         };
-        let claims: Vec<_> = claims.collect();
         let of = |program: Option<&ServiceName>| {
-            claims.iter().copied().find(|lease| lease.program.as_ref() == program)
+            claims.clone().find(|lease| lease.program.as_ref() == program)
         };
         of(Some(program)).or_else(|| of(None))
     }

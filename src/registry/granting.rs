@@ -197,6 +197,9 @@ impl Registry {
         let mut others = self.leases_of_block(lease.lease_id);
         others.retain(|other| other.lease_id != lease.lease_id);
         let is_other_request = lease.service_type != request.service_type
+            || lease.service_name != request.service_name
+            || lease.project_path != request.project_path
+            || lease.package_path != request.package_path
             // Without one, the type's default applied.
             || request.protocol.is_some_and(|protocol| protocol != lease.protocol)
             || others.len() + 1 != usize::from(request.count)

@@ -1,6 +1,6 @@
 //! Finding the lease that a service of a project has.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, hash::Hash, sync::Arc};
 
 use super::Registry;
 use crate::{
@@ -10,12 +10,17 @@ use crate::{
 };
 
 impl Registry {
-    /// The lease of a service: of several the claim, because that is what is written down somewhere, else the first.
+    /// The lease of a service: of several the one whose owner listens, or on which anything listens, else the claim, because that is
+    /// what is written down somewhere, else the first.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NoSuchLease`] if it has none, [`ErrorKind::InvalidArgument`] if several services are meant.
-    pub fn look_up(&self, wanted: &LookupRequest) -> Result<Arc<Lease>, Error> {
+    pub fn look_up(
+        &self,
+        wanted: &LookupRequest,
+        is_listened: impl Fn(&Lease) -> bool,
+    ) -> Result<Arc<Lease>, Error> {
         let mut leases = self.list(&Filter {
             project_path: Some(wanted.project_path.clone()),
             service_type: wanted.service_type.clone(),
@@ -32,18 +37,33 @@ impl Registry {
         if wanted.service_name.is_none() {
             prefer(&mut leases, |lease| lease.service_name.is_none());
         }
-        prefer(&mut leases, |lease| lease.claim);
         // Those beyond the last slot come last.
         leases.sort_by_key(|lease| lease.slot.checked_sub(1).unwrap_or(u16::MAX));
-        let Some(first) = leases.first() else { return Err(none(wanted)) };
-        let first = Arc::clone(first);
-        let mut services = HashSet::new();
-        leases.retain(|lease| {
-            let Lease { service_type, service_name, package_path, .. } = &**lease;
-            services.insert((service_type.clone(), service_name.clone(), package_path.clone()))
-        });
-        if leases.len() > 1 { Err(several(&leases)) } else { Ok(first) }
+        let mut services = leases.clone();
+        prefer(&mut services, |lease| lease.claim);
+        let mut known = HashSet::new();
+        services.retain(|lease| known.insert(service_of(lease)));
+        let service = match services.as_slice() {
+            [] => return Err(none(wanted)),
+            [service] => service,
+            _ => return Err(several(&services)),
+        };
+        let service = service_of(service);
+        leases.retain(|lease| service_of(lease) == service);
+        if leases.len() > 1 {
+            leases.sort_by_cached_key(|lease| {
+                let is_listened = is_listened(lease);
+                let is_its_owners = is_listened && lease.owners().next().is_some();
+                (!is_its_owners, !is_listened, !lease.is_asked_for())
+            });
+        }
+        Ok(leases.swap_remove(0))
     }
+}
+
+fn service_of(lease: &Lease) -> impl Eq + Hash + use<> {
+    let Lease { service_type, service_name, package_path, .. } = lease;
+    (service_type.clone(), service_name.clone(), package_path.clone())
 }
 
 /// Keeps only the preferred ones, if there are any.
@@ -117,7 +137,10 @@ mod tests {
     }
 
     fn port(registry: &Registry, wanted: &LookupRequest) -> Result<u16, ErrorKind> {
-        registry.look_up(wanted).map(|lease| lease.port.get()).map_err(|error| error.kind)
+        registry
+            .look_up(wanted, |_| false)
+            .map(|lease| lease.port.get())
+            .map_err(|error| error.kind)
     }
 
     #[test]
@@ -133,6 +156,22 @@ mod tests {
         let only = wanted(Some("/shop/docs"), true);
         assert_eq!(port(&one, &only), Err(ErrorKind::NoSuchLease));
         assert_eq!(port(&one, &wanted(None, true)), Err(ErrorKind::NoSuchLease));
+    }
+
+    #[test]
+    fn of_several_leases_the_one_whose_server_listens_is_meant() {
+        let owner = crate::lease::Owner::Unit { unit: "shop.service".parse().unwrap() };
+        let claim = Lease { claim: true, ..lease(3000) };
+        let second = Lease { slot: 2, owner: owner.clone(), ..lease(3001) };
+        let third = Lease { slot: 3, owner, ..lease(3002) };
+        let registry = registry(vec![claim, second, third]);
+        let port = |listened: &[u16]| {
+            let is_listened = |lease: &Lease| listened.contains(&lease.port.get());
+            registry.look_up(&wanted(None, false), is_listened).unwrap().port.get()
+        };
+        assert_eq!([port(&[]), port(&[3000]), port(&[3002])], [3000, 3000, 3002]);
+        // Who listens on the port of a claim is not known.
+        assert_eq!([port(&[3000, 3002]), port(&[3000, 3001, 3002])], [3002, 3001]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod support;
 mod table;
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{BufRead, BufReader},
     net::TcpListener,
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
@@ -380,6 +380,29 @@ fn what_runs_is_what_is_asked_for_and_stays_allocated_after_it() {
 }
 
 #[test]
+fn what_is_asked_for_stays_the_same_when_others_run() {
+    let home = Home::with_type();
+    let (first, _) = home.running(&["--name", "web"]);
+    let (second, its) = home.running(&["--name", "web"]);
+    home.end(first);
+    let asked = home.allocated(&["--name", "web"]);
+    assert_eq!(asked["port"].to_string(), its);
+    // The first slot is free again.
+    let (third, other) = home.running(&["--name", "web"]);
+    assert_ne!(other, its);
+    assert_eq!(home.allocated(&["--name", "web"])["lease_id"], asked["lease_id"]);
+    assert_eq!(home.ok(&["port", "web"]), its);
+    // Of both, the one whose server listens is meant.
+    let server = TcpListener::bind(("127.0.0.1", other.parse().unwrap())).unwrap();
+    assert_eq!(home.ok(&["port", "web"]), other);
+    drop(server);
+    home.end(second);
+    home.end(third);
+    assert_eq!(home.leases().len(), 1);
+    assert_eq!(home.ran(&["--name", "web"]), its);
+}
+
+#[test]
 fn a_server_that_was_started_by_hand_keeps_its_port_for_itself() {
     let home = Home::with_type();
     let port = home.allocated(&[])["port"].to_string();
@@ -459,6 +482,22 @@ fn a_claim_moves_to_the_port_that_is_asked_for_unless_a_server_uses_it() {
     assert_eq!(moved["ports"], json!([home.port(3), home.port(4)]));
     assert_ne!(moved["ports"], block["ports"]);
     assert_eq!(home.leases().len(), 3);
+}
+
+#[test]
+fn a_claim_that_has_moved_stays_though_nobody_was_told() {
+    let home = Home::with_type();
+    let before = home.allocated(&[])["port"].to_string();
+    let wanted = home.port(5).to_string();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let ran = home.styxy().args(["allocate", "mine", "--port", &wanted]).stdout(full).output();
+    let ran = ran.unwrap();
+    assert_eq!(ran.status.code(), Some(1));
+    assert!(said(&ran).contains(&format!("and no longer {before}")), "{ran:?}");
+    assert_eq!(home.ok(&["port", "mine"]), wanted);
+    let again = home.run(&["allocate", "mine", "--port", &before]);
+    assert!(said(&again).contains(&format!("in place of {wanted}")), "{again:?}");
+    assert_eq!(home.leases().len(), 1);
 }
 
 #[test]

@@ -334,7 +334,8 @@ impl Model {
         Some(port)
     }
 
-    /// The claim that a request means: the first of its service that is asked for so, and that it may share.
+    /// The claim that a request means: the first of its service that is asked for so, and that it may share. What somebody
+    /// without an owner has asked for comes before what only runs.
     fn claim(&self, request: &AllocateRequest, kind: &Kind) -> Option<&Arc<Lease>> {
         let is_block = request.count > 1 && !matches!(request.owner, OwnerRequest::None);
         if !(request.claim || request.use_claim) || kind.is_single || is_block {
@@ -347,7 +348,8 @@ impl Model {
         };
         let of_project: Vec<_> = self.claims_of(&first.project_path).collect();
         let mut claims: Vec<_> = of_project.iter().copied().filter(is_of).collect();
-        claims.sort_by_key(|lease| (lease.slot, lease.lease_id));
+        let only_runs = |lease: &Lease| lease.holders().all(|holder| !holder.owner.is_none());
+        claims.sort_by_key(|lease| (only_runs(lease), lease.slot, lease.lease_id));
         claims.retain(|lease| {
             let is_used = lease.orphaned || lease.owners().next().is_some();
             let is_its = lease.instance_id == request.instance_id;

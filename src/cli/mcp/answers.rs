@@ -62,6 +62,8 @@ pub(super) struct Granted {
     existing: Option<bool>,
     /// Who holds it
     held: Option<String>,
+    /// The port that this service had before; it is not its any more
+    moved_from: Option<Port>,
     /// The type is new, and got port_range
     auto_allocated: Option<bool>,
     port_range: Option<[Port; 2]>,

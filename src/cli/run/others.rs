@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value as Json;
 
 use super::{
-    super::{port::url, project::Project, service::Named},
+    super::{port::url, port_users::note_of, project::Project, say, service::Named},
     CliError, usage,
     variables::Variable,
 };
@@ -55,6 +55,9 @@ impl With {
                 "name the other one by its package, as in {flag} dev@apps/api={variable}, or by its name, as in {flag} dev:api={variable}"
             );
             return Err(usage(&error.suggest(remedy)));
+        }
+        if let Some(note) = note_of(&lease) {
+            say(&note);
         }
         let value = if is_url { url(&lease) } else { lease["port"].to_string() };
         Ok((variable.clone(), value))
