@@ -137,6 +137,8 @@ fn a_command_without_dashes_before_it_is_told_where_they_belong() {
         ("run dev npm run dev", "styxy run dev -- npm run dev"),
         ("run dev --name web vite --port 3", "styxy run dev --name web -- vite --port 3"),
         ("exec api node server.js", "styxy exec api -- node server.js"),
+        ("run npm run dev", "styxy run dev -- npm run dev"),
+        ("exec node server.js", "styxy exec dev -- node server.js"),
     ] {
         let refused = home.run(&line.split(' ').collect::<Vec<_>>());
         assert_eq!(refused.status.code(), Some(2));

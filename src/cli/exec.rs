@@ -61,8 +61,9 @@ impl Exec {
         self.telling.quiet
     }
 
-    pub(super) fn run(self) -> Result<(), CliError> {
+    pub(super) fn run(mut self) -> Result<(), CliError> {
         unless_off(&self.command)?;
+        self.wanted.for_command(&self.command);
         if self.wanted.protocol == Some(Protocol::Both) {
             let error = Error::invalid("one socket is handed over at a time");
             return Err(usage(&error.suggest("choose tcp or udp")));

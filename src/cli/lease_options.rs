@@ -1,4 +1,5 @@
 use std::{
+    ffi::OsString,
     fs,
     io::{self, IsTerminal},
     path::Path,
@@ -11,6 +12,7 @@ use super::{
     CliError, ask,
     check::{who_listens, why_not},
     lease::of_same_service,
+    programs,
     project::Project,
     text, usage,
 };
@@ -76,6 +78,14 @@ impl LeaseOptions {
         options.put("project_path", project.path().as_str());
         options.put_some("package_path", project.package().map(ProjectPath::as_str));
         Ok(options)
+    }
+
+    /// Makes it a port for this command: without another project, for the package whose script it runs.
+    pub(super) fn for_command(&mut self, command: &[OsString]) {
+        if self.project.is_none() {
+            let folder = programs::folder(command);
+            self.project = folder.and_then(|folder| Project::named(folder.into()).ok());
+        }
     }
 
     /// The project that the port is for.

@@ -11,7 +11,7 @@ mod manifest;
 use std::{
     env,
     ffi::{OsStr, OsString},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde_json::Value as Json;
@@ -54,9 +54,12 @@ pub(super) fn help(
     is_set: impl Fn(&str) -> bool,
 ) -> Option<Help> {
     let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
-    let script = script(&words, folder);
+    let script = Script::of(&words, folder);
     let line = match &script {
-        Some(script) => [simple(&script.text)?, script.more.clone()].concat(),
+        Some(script) => {
+            let more = script.more.iter().map(String::as_str);
+            simple(&script.text)?.into_iter().chain(more).collect()
+        }
         None => words.clone(),
     };
     let found = recognised(&line, programs)?;
@@ -83,12 +86,19 @@ pub(super) fn put_name(command: &[OsString], programs: &Programs, options: &mut 
     }
 }
 
+/// The folder of the package whose script a command runs, if it is not the current folder.
+pub(super) fn folder(command: &[OsString]) -> Option<PathBuf> {
+    let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
+    let here = env::current_dir().ok()?;
+    Script::of(&words, &here).map(|script| script.folder).filter(|folder| *folder != here)
+}
+
 /// The name of the script of `package.json` that a command runs, or else of the known program.
 fn name(command: &[OsString], programs: &Programs, folder: &Path) -> Option<String> {
     let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
-    let name = match script(&words, folder) {
+    let name = match Script::of(&words, folder) {
         Some(script) => script.name,
-        None => recognised(&words, programs)?.command,
+        None => recognised(&words, programs)?.command.to_owned(),
     };
     let is_good = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     Some(name.chars().map(|c| if is_good(c) { c } else { '-' }).take(100).collect())
@@ -278,40 +288,78 @@ fn is_python(name: &str) -> bool {
     version.is_some_and(|version| version.chars().all(|c| c.is_ascii_digit() || c == '.'))
 }
 
-/// A script of `package.json` that a command runs.
-struct Script<'a> {
-    name: &'a str,
+/// A script of a `package.json` that a command runs, possibly of another package.
+struct Script {
+    name: String,
     text: String,
+    /// Where it runs.
+    folder: PathBuf,
     /// The arguments that it gets in addition to its own.
-    more: Vec<&'a str>,
+    more: Vec<String>,
     /// Whether these need a `--` before them.
     needs_dashes: bool,
 }
 
-fn script<'a>(words: &[&'a str], folder: &Path) -> Option<Script<'a>> {
-    let manager = file_name(words.first()?);
-    // `--bun` makes Bun run the script instead of Node.js.
-    let is_of_bun = |word: &str| manager == "bun" && word == "--bun";
-    let rest: Vec<_> = words[1..].iter().copied().filter(|word| !is_of_bun(word)).collect();
-    let (name, rest) = match (manager, rest.as_slice()) {
-        ("npm" | "pnpm" | "yarn" | "bun", ["run" | "run-script", name, rest @ ..])
-        | ("npm", [name @ "start", rest @ ..])
-        | ("pnpm" | "yarn" | "bun", [name, rest @ ..]) => (*name, rest),
-        _ => return None,
-    };
-    // An option of npm may select the script of another package.
-    let own = rest.iter().take_while(|word| **word != "--");
-    if manager == "npm" && own.into_iter().any(|word| word.starts_with('-')) {
-        return None;
+impl Script {
+    /// The script that a command line runs in this folder. `None` also if it may run several.
+    fn of(words: &[&str], folder: &Path) -> Option<Self> {
+        let (manager, rest) = words.split_first()?;
+        let manager = file_name(manager);
+        if !["npm", "pnpm", "yarn", "bun"].contains(&manager) {
+            return None;
+        }
+        let (mut plain, mut more, mut place) = (Vec::new(), Vec::new(), folder.to_owned());
+        let mut rest = rest.iter().copied();
+        while let Some(word) = rest.next() {
+            let has_name = !matches!(
+                plain.as_slice(),
+                [] | ["run" | "run-script" | "workspace"]
+                    | ["workspace", _]
+                    | ["workspace", _, "run"]
+            );
+            let (option, value) = word.split_once('=').map_or((word, None), |(o, v)| (o, Some(v)));
+            match option {
+                // npm drops it, and treats what comes before it as its own.
+                "--" if manager == "npm" => {
+                    more.extend(rest.by_ref());
+                    break;
+                }
+                _ if has_name && manager != "npm" => more.push(word),
+                "--prefix" | "-C" | "--dir" | "--cwd" => place.push(value.or(rest.next())?),
+                "-w" | "--workspace-root" if manager == "pnpm" => {
+                    let is_root = |folder: &&Path| folder.join("pnpm-workspace.yaml").is_file();
+                    place = PathBuf::from(folder.ancestors().find(is_root)?);
+                }
+                "-w" | "--workspace" | "-F" | "--filter" if place != folder => return None,
+                "-w" | "--workspace" | "-F" | "--filter" => {
+                    place = manifest::member(folder, value.or(rest.next())?)?;
+                }
+                "-ws" | "--workspaces" | "-r" | "--recursive" => return None,
+                _ if word.starts_with('-') => {}
+                _ if has_name => more.push(word),
+                _ => plain.push(word),
+            }
+        }
+        if let ["workspace", name, ..] = plain.as_slice() {
+            place = manifest::member(folder, name)?;
+            plain.drain(..2);
+        }
+        let name = match plain.as_slice() {
+            ["run" | "run-script", name] => name,
+            ["start"] => "start",
+            [name] if manager != "npm" => name,
+            _ => return None,
+        };
+        let more = more.into_iter().map(str::to_owned).collect();
+        Some(Self { more, ..Self::read(manager, name, &place)? })
     }
-    let text = manifest::read(folder, "package.json")?;
-    let manifest: Json = serde_json::from_str(&text).ok()?;
-    let text = manifest["scripts"][name].as_str()?.to_owned();
-    // The first `--` belongs to npm, any further one to the script.
-    let dashes = rest.iter().position(|word| *word == "--").filter(|_| manager == "npm");
-    let more = rest.iter().enumerate().filter(|(place, _)| Some(*place) != dashes);
-    let more = more.map(|(_, word)| *word).collect();
-    Some(Script { name, text, more, needs_dashes: manager == "npm" })
+
+    fn read(manager: &str, name: &str, folder: &Path) -> Option<Self> {
+        let manifest: Json = serde_json::from_str(&manifest::read(folder, "package.json")?).ok()?;
+        let text = manifest["scripts"][name].as_str()?.to_owned();
+        let (name, folder) = (name.to_owned(), folder.to_owned());
+        Some(Self { name, text, folder, more: Vec::new(), needs_dashes: manager == "npm" })
+    }
 }
 
 /// The words of a script, if it is one simple command.

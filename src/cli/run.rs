@@ -130,8 +130,9 @@ impl Run {
         self.telling.quiet
     }
 
-    pub(super) fn run(self) -> Result<(), CliError> {
+    pub(super) fn run(mut self) -> Result<(), CliError> {
         unless_off(&self.command)?;
+        self.wanted.for_command(&self.command);
         let wanted = self.wanted.options()?;
         let leases = self.leases()?;
         let with = self.with.iter().map(|with| (with, false));
@@ -410,12 +411,27 @@ pub(super) fn missing_dashes(error: &clap::Error, arguments: &[OsString]) -> Opt
     // The word after the verb is the type.
     let command = (verb + 2..words.len()).find(|at| is_one && words[*at] == *unknown)?;
     let (before, command) = words[verb..].split_at(command - verb);
+    // The type was left out, too: `styxy run npm run dev`.
+    if let [verb, program] = before
+        && PROGRAMS.contains(&program.as_str())
+    {
+        let command = command.join(" ");
+        return Some(format!(
+            "write a TYPE, such as dev, and -- before the command: styxy {verb} dev -- {program} {command}"
+        ));
+    }
     Some(format!(
         "write -- before the command: styxy {} -- {}",
         before.join(" "),
         command.join(" ")
     ))
 }
+
+/// Programs that start others and that nobody calls a service type.
+const PROGRAMS: [&str; 20] = [
+    "bash", "bun", "bundle", "bunx", "cargo", "deno", "docker", "go", "just", "make", "node",
+    "npm", "npx", "php", "pnpm", "python", "python3", "sh", "uv", "yarn",
+];
 
 /// The error if the command could not be started, with the exit code that shells use.
 pub(super) fn not_started(program: &OsStr, error: &io::Error) -> CliError {

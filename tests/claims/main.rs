@@ -737,6 +737,36 @@ fn two_scripts_of_one_package_never_swap_ports_and_are_called_by_their_names() {
 }
 
 #[test]
+fn a_script_of_another_package_has_the_port_of_that_package_wherever_it_is_started() {
+    let home = Home::with_type();
+    let [web, api] = ["apps/web", "apps/api"].map(|name| home.package(name));
+    for folder in [&web, &api] {
+        let script = r#"{"scripts": {"dev": "node a.js"}}"#;
+        fs::write(Path::new(folder).join("package.json"), script).unwrap();
+    }
+    let top = home.path("").display().to_string();
+    fs::write(home.path("package.json"), r#"{"workspaces": ["apps/*"]}"#).unwrap();
+    let npm = home.path("npm").display().to_string();
+    fs::write(&npm, "#!/bin/sh\necho $PORT\n").unwrap();
+    fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
+    let port = |folder: &str, arguments: &str| {
+        let run = ["run", "mine", "-q", "--", &npm].into_iter().chain(arguments.split(' '));
+        out(&home.at(folder, &run.collect::<Vec<_>>()))
+    };
+    let ports = [port(&top, "run dev -w apps/web"), port(&top, "--prefix apps/api run dev")];
+    assert_ne!(ports[0], ports[1]);
+    // The other way round, and at home.
+    assert_eq!([port(&api, "run dev"), port(&web, "run dev")], [&*ports[1], &*ports[0]]);
+    assert_eq!(port(&top, "-C apps/web run dev"), ports[0]);
+    let claim = out(&home.at(&web, &["allocate", "mine", "-q"]));
+    assert_eq!([&claim, &port(&top, "-w apps/web run dev")], [&ports[0], &ports[0]]);
+    // A project that is named counts.
+    let named =
+        ["run", "mine", "-q", "--project", &top, "--", &npm, "run", "dev", "-w", "apps/web"];
+    assert_ne!(out(&home.at(&top, &named)), ports[0]);
+}
+
+#[test]
 fn the_port_that_a_service_has_now_is_printed_as_it_is_wanted() {
     let home = Home::with_type();
     let none = home.run(&["port", "mine", "--name", "web"]);

@@ -1,14 +1,9 @@
 //! Known programs that a command starts where styxy cannot add arguments: in a script of several commands,
 //! behind a shell, in another package of a workspace.
 
-use std::{
-    ffi::OsString,
-    path::{Path, PathBuf},
-};
+use std::{ffi::OsString, path::Path};
 
-use serde_json::Value as Json;
-
-use super::{file_name, manifest, program_name, recognised, simple};
+use super::{Script, file_name, program_name, recognised};
 use crate::config::Programs;
 
 /// How deeply scripts that run scripts are followed.
@@ -70,7 +65,7 @@ impl Search<'_> {
     fn in_command(&self, folder: &Path) -> Option<Hint> {
         let words = self.words;
         if let Some(script) = Script::of(words, folder) {
-            return self.behind_manager(words, &script).or_else(|| self.in_script(&script, 0));
+            return self.in_script(&script, 0);
         }
         if ["sh", "bash", "dash", "zsh", "ksh", "fish"].contains(&file_name(words[0])) {
             let is_code = |word: &&str| word.starts_with('-') && word.ends_with('c');
@@ -82,20 +77,6 @@ impl Search<'_> {
         let after = words.iter().position(|word| *word == "--").map(|at| &words[at + 1..]);
         let mut quoted = quoted.filter_map(|word| self.in_text(word, folder, 0));
         quoted.next().or_else(|| self.in_line(after?))
-    }
-
-    /// Handles a script of another package that is one simple command: its package manager passes on added
-    /// arguments.
-    fn behind_manager(&self, words: &[&str], script: &Script) -> Option<Hint> {
-        let line = simple(&script.text)?;
-        let found = recognised(&line, self.programs).filter(|found| self.needs_help(found))?;
-        let (added, _) = found.added(words, None)?;
-        if found.arguments.contains(&"--") || found.program.after.is_some() || added.is_empty() {
-            return None;
-        }
-        let dashes = if script.needs_dashes && !words.contains(&"--") { " --" } else { "" };
-        let line = format!("{}{dashes} {}", words.join(" "), added.join(" "));
-        Some(Hint { program: found.name.to_owned(), script: None, line })
     }
 
     fn in_script(&self, script: &Script, depth: usize) -> Option<Hint> {
@@ -168,57 +149,6 @@ fn is_exported(text: &str, hint: &Hint) -> bool {
     })
 }
 
-/// A script of a `package.json`, possibly of another package.
-struct Script {
-    name: String,
-    text: String,
-    /// Where it runs.
-    folder: PathBuf,
-    needs_dashes: bool,
-}
-
-impl Script {
-    /// The script that a command line runs.
-    fn of(words: &[&str], folder: &Path) -> Option<Self> {
-        let (manager, rest) = words.split_first()?;
-        let manager = file_name(manager);
-        if !["npm", "pnpm", "yarn", "bun"].contains(&manager) {
-            return None;
-        }
-        let (mut plain, mut place) = (Vec::new(), folder.to_owned());
-        let mut own = rest.iter().take_while(|word| **word != "--");
-        while let Some(word) = own.next() {
-            let (option, value) = word.split_once('=').map_or((*word, None), |(o, v)| (o, Some(v)));
-            match option {
-                "--prefix" | "-C" | "--dir" | "--cwd" => place.push(value.or(own.next().copied())?),
-                "-w" if manager == "pnpm" => {}
-                "-w" | "--workspace" | "-F" | "--filter" => {
-                    place = manifest::member(folder, value.or(own.next().copied())?)?;
-                }
-                _ if word.starts_with('-') => {}
-                _ => plain.push(*word),
-            }
-        }
-        if let ("yarn", ["workspace", name, ..]) = (manager, plain.as_slice()) {
-            place = manifest::member(folder, name)?;
-            plain.drain(..2);
-        }
-        match plain.as_slice() {
-            ["run" | "run-script", name, ..] => Self::read(manager, name, &place),
-            ["start", ..] => Self::read(manager, "start", &place),
-            [name, ..] if manager != "npm" => Self::read(manager, name, &place),
-            _ => None,
-        }
-    }
-
-    fn read(manager: &str, name: &str, folder: &Path) -> Option<Self> {
-        let manifest: Json = serde_json::from_str(&manifest::read(folder, "package.json")?).ok()?;
-        let text = manifest["scripts"][name].as_str()?.to_owned();
-        let (name, folder) = (name.to_owned(), folder.to_owned());
-        Some(Self { name, text, folder, needs_dashes: manager == "npm" })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -255,7 +185,6 @@ mod tests {
         let folder = workspace();
         let vite = "write vite --port $PORT --strictPort";
         let flask = "write FLASK_RUN_PORT=$PORT flask run";
-        let behind = |line: &str| format!("write {line} --port {{port}} --strictPort");
         for (line, script, write) in [
             ("npm run both", "the script both", vite.to_owned()),
             ("npm run cd", "the script cd", vite.to_owned()),
@@ -265,14 +194,6 @@ mod tests {
             ("npm run names", "the script both", vite.to_owned()),
             ("npm run in", "the script dev", vite.to_owned()),
             ("npm run deno", "the script deno", "write deno serve --port $PORT main.ts".to_owned()),
-            ("npm run dev -w @shop/web", "the command", behind("npm run dev -w @shop/web --")),
-            (
-                "npm run dev --prefix=apps/web",
-                "the command",
-                behind("npm run dev --prefix=apps/web --"),
-            ),
-            ("pnpm --filter @shop/web dev", "the command", behind("pnpm --filter @shop/web dev")),
-            ("yarn workspace @shop/web dev", "the command", behind("yarn workspace @shop/web dev")),
             ("dotenv -- vite", "the command", vite.to_owned()),
         ] {
             let told = hinted(&line.split(' ').collect::<Vec<_>>(), folder.path());

@@ -97,7 +97,10 @@ fn what_the_user_says_of_the_port_and_what_is_not_known_is_left_alone() {
 #[test]
 fn a_script_that_is_one_command_is_read_and_gets_what_it_needs_by_its_manager() {
     let folder = tempfile::tempdir().unwrap();
-    let scripts = r#"{"scripts": {"dev": "vite", "start": "NODE_ENV=production vite preview",
+    fs::create_dir_all(folder.path().join("apps/b")).unwrap();
+    let of_b = r#"{"name": "@shop/b", "scripts": {"dev": "php artisan serve"}}"#;
+    fs::write(folder.path().join("apps/b/package.json"), of_b).unwrap();
+    let scripts = r#"{"workspaces": ["apps/*"], "scripts": {"dev": "vite", "start": "NODE_ENV=production vite preview",
         "both": "vite & node api.js", "own": "vite --port 4000", "api": "node api.js",
         "set": "FLASK_RUN_PORT=1 flask run", "deno": "deno serve main.ts"}}"#;
     fs::write(folder.path().join("package.json"), scripts).unwrap();
@@ -111,6 +114,20 @@ fn a_script_that_is_one_command_is_read_and_gets_what_it_needs_by_its_manager() 
         ("bun run dev", "bun run dev --port 3000 --strictPort"),
         ("bun dev", "bun dev --port 3000 --strictPort"),
         ("bun --bun run dev", "bun --bun run dev --port 3000 --strictPort"),
+        ("npm run --silent dev", "npm run --silent dev -- --port 3000 --strictPort"),
+        ("npm run dev -s", "npm run dev -s -- --port 3000 --strictPort"),
+        ("npm --if-present run dev", "npm --if-present run dev -- --port 3000 --strictPort"),
+        ("npm run dev x", "npm run dev x -- --port 3000 --strictPort"),
+        ("pnpm -s dev", "pnpm -s dev --port 3000 --strictPort"),
+        ("yarn -s run dev", "yarn -s run dev --port 3000 --strictPort"),
+        ("npm run dev -w apps/b", "npm run dev -w apps/b -- --port=3000"),
+        ("npm -w @shop/b run dev", "npm -w @shop/b run dev -- --port=3000"),
+        ("npm run dev --prefix=apps/b", "npm run dev --prefix=apps/b -- --port=3000"),
+        ("npm -C apps/b run dev -- -q", "npm -C apps/b run dev -- -q --port=3000"),
+        ("pnpm --filter @shop/b dev", "pnpm --filter @shop/b dev --port=3000"),
+        ("yarn workspace @shop/b dev", "yarn workspace @shop/b dev --port=3000"),
+        ("yarn workspace @shop/b run dev", "yarn workspace @shop/b run dev --port=3000"),
+        ("yarn --cwd apps/b dev", "yarn --cwd apps/b dev --port=3000"),
     ] {
         assert_eq!(line(before).as_deref(), Some(after));
     }
@@ -122,8 +139,12 @@ fn a_script_that_is_one_command_is_read_and_gets_what_it_needs_by_its_manager() 
         "npm run set",
         "npm run deno",
         "npm run dev -- --port 5000",
-        "npm run dev -w apps/b",
-        "npm run dev --prefix=apps/b",
+        "npm run dev -w apps/c",
+        "npm run dev -w apps/b -w apps/c",
+        "npm run dev --prefix=apps/c",
+        "npm run dev --workspaces",
+        "pnpm -r dev",
+        "pnpm -w dev",
         "npm run dev -- -- x",
         "npm install",
     ] {
