@@ -47,6 +47,8 @@ fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_
     let granted = home.http("POST", "/allocate", r#"{"service_type": "mine"}"#);
     let check = format!("/check/{}", granted.body["port"]);
     let mut stream = UnixStream::connect(home.socket()).unwrap();
+    // It is accepted by then, and the kernel has not been asked.
+    assert_eq!(ask(&mut stream, "/config")["success"], true);
     let limit = |most: &str| {
         let pid = service.id().to_string();
         let mut prlimit = Command::new("prlimit");
