@@ -120,7 +120,9 @@ fn it_is_said_that_a_template_does_not_move_a_claim_and_with_strict_it_does() {
          for that port (--port {staging})\n"
     );
     assert_eq!(asked(&[]), (first.to_string(), note));
-    assert_eq!(asked(&["--strict"]), (staging.to_string(), String::new()));
+    let note =
+        format!("styxy: port {staging} is the one of this service now, in place of {first}\n");
+    assert_eq!(asked(&["--strict"]), (staging.to_string(), note));
     assert_eq!(asked(&[]), (staging.to_string(), String::new()));
     // What a program has is not had by anybody else.
     let refused =
