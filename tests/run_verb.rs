@@ -410,6 +410,10 @@ fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
     // And so do the next verbs.
     let instead = format!("its owner listens on TCP port {elsewhere} instead");
     assert!(said(&home.run(&["port", "mine"])).contains(&instead));
+    for (option, is_told) in [("--plain", true), ("--quiet", false), ("--json", false)] {
+        let with = ["run", "--with", "mine=MINE", option, "--", "true"];
+        assert_eq!(said(&home.run(&with)).contains(&instead), is_told, "{option}");
+    }
     let check = String::from_utf8(home.run(&["check", &wanted]).stdout).unwrap();
     assert!(check.contains(&instead), "{check}");
     // It was no child of the command.

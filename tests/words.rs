@@ -145,3 +145,14 @@ fn a_number_that_is_no_leased_port_may_be_the_name_of_a_service() {
     assert_eq!(home.ok(&["release", &port]), format!("released port {first} of mine {port}"));
     assert!(said(&home.run(&["release", &port])).contains("no lease of port"));
 }
+
+#[test]
+fn a_command_in_quotes_is_told_that_it_is_one_word() {
+    let home = Home::with_type();
+    let refused = home.run(&["run", "mine", "--name", "mine", "-q", "--", "node server.js"]);
+    let told = "styxy: node server.js cannot be run: No such file or directory (os error 2); write the command and its \
+                arguments without quotes around them\n";
+    assert_eq!((said(&refused), refused.status.code()), (told.to_owned(), Some(127)));
+    let run = home.run(&["run", "mine", "--name", "mine", "--", "true"]);
+    assert_eq!(said(&run), format!("styxy: port {} for mine\n", home.port(0)));
+}

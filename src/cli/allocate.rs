@@ -8,7 +8,7 @@ use super::{
     check::who_listens,
     lease_options::{LeaseOptions, allocate, notes},
     owner::Owner,
-    print, print_json, refused, say, text,
+    print, print_json, refused, say, seconds, text,
 };
 use crate::{
     client::Call,
@@ -34,8 +34,8 @@ pub(super) struct Allocate {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long)]
     hold: Option<Hold>,
-    /// Release the lease after this many seconds, unless it is renewed
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
+    /// Release the lease after this many seconds, or a time such as 10m or 12h, unless it is renewed
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = seconds(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
     wanted: LeaseOptions,

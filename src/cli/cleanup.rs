@@ -5,7 +5,7 @@ use super::{
     CliError, Output, ago, ask, counted,
     lease::{short_id, shown},
     port_users::{PortUser, users},
-    print, print_list, short,
+    print, print_list, seconds, short,
     table::{self, Table},
     text,
 };
@@ -23,8 +23,8 @@ use crate::{
 /// Those are the leases without an owner whose port nothing listens on.
 #[derive(Debug, Args)]
 pub(super) struct Cleanup {
-    /// Only leases that are older than this many seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(..=LONGEST_TTL))]
+    /// Only leases that are older than this, in seconds or as in 10m, 12h or 1d
+    #[arg(long, value_name = "TIME", default_value_t = 3_600, value_parser = seconds(0..=LONGEST_TTL))]
     older_than: u64,
     /// Release them
     #[arg(long, short)]

@@ -7,7 +7,7 @@ use std::{
 
 use clap::Args;
 
-use super::CliError;
+use super::{CliError, seconds};
 use crate::{
     daemon::{self, End},
     kernel::detach,
@@ -17,9 +17,9 @@ use crate::{
 /// Run the service; systemd does this on demand
 #[derive(Debug, Args)]
 pub(super) struct Daemon {
-    /// Exit after this many seconds without a lease and without a client; 0 for never
+    /// Exit after this many seconds, or a time such as 10m, without a lease and without a client; 0 for never
     /// [default: idle_exit_seconds of the configuration]
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "TIME", value_parser = seconds(0..=u64::MAX))]
     idle_exit: Option<u64>,
     /// Start the service as a process of its own, without anything of this one's, and end
     #[arg(long, hide = true)]

@@ -33,6 +33,7 @@ mod renew;
 mod run;
 mod scan;
 mod screen;
+mod seconds;
 mod service;
 mod status;
 mod suggest;
@@ -55,7 +56,10 @@ use clap::{
 };
 use serde_json::{Value as Json, json};
 
-use self::output::{ago, cleaned, print, print_json, print_list, short, text};
+use self::{
+    output::{ago, cleaned, print, print_json, print_list, short, text},
+    seconds::seconds,
+};
 use crate::{
     client::{self, Call, Failure, Patience},
     daemon::{EXIT_AGAIN, EXIT_TAKEN},
@@ -69,9 +73,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// Wait at most this long for the service and whatever else a command needs
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = Patience::LIMIT.as_secs(),
-        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    /// Wait at most this long for the service and whatever else a command needs. A TIME is a number of seconds, or as in 90s,
+    /// 10m, 12h or 1d
+    #[arg(long, global = true, value_name = "TIME", default_value_t = Patience::LIMIT.as_secs(),
+        value_parser = seconds(1..=86_400))]
     timeout: u64,
     #[command(subcommand)]
     verb: Verb,

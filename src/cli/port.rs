@@ -14,7 +14,7 @@ use super::{
     port_users::note_of,
     print, print_json,
     project::Project,
-    refused, say,
+    refused, say, seconds,
     service::{Named, Service, unless_missing},
     text, usage,
 };
@@ -51,7 +51,7 @@ pub(super) struct Find {
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     /// Wait at most this long until something listens on the port
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "TIME", value_parser = seconds(1..=86_400))]
     wait: Option<u64>,
     /// port (the number), url (http://…), env (a line for a .env file), or json
     #[arg(long, value_enum, default_value_t = Format::Port, conflicts_with = "json")]

@@ -1,6 +1,6 @@
 use clap::Args;
 
-use super::{CliError, Output, ask, lease, print, print_json};
+use super::{CliError, Output, ask, lease, print, print_json, seconds};
 use crate::{client::Call, request::LONGEST_TTL};
 
 /// Restart a lease's time limit
@@ -10,8 +10,8 @@ pub(super) struct Renew {
     /// `styxy list` shows them
     #[arg(value_name = "PORT|NAME|LEASE_ID")]
     lease_id: String,
-    /// The new time limit in seconds [default: the one that it has]
-    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true, value_parser = clap::value_parser!(u64).range(1..=LONGEST_TTL))]
+    /// The new time limit, in seconds or as in 10m or 12h [default: the one that it has]
+    #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = seconds(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]
     output: Output,

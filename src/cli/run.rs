@@ -39,9 +39,9 @@ use super::{
     CliError, ask,
     lease_options::{LeaseOptions, allocate, earlier, notes, runs_already},
     note,
-    port_users::IGNORES_PORT,
+    port_users::{IGNORES_PORT, note_of},
     programs::{self, Help, Hint},
-    refused, say, text, usage,
+    refused, say, seconds, text, usage,
 };
 use crate::{
     client::{self, Call},
@@ -98,7 +98,7 @@ pub(super) struct Run {
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with_url: Vec<With>,
     /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
-    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(0..=600))]
+    #[arg(long, value_name = "TIME", default_value_t = 2, value_parser = seconds(0..=600))]
     grace: u64,
     /// Start the command as it is given, even if it is known not to read PORT, or not to share it with a guard
     #[arg(long)]
@@ -153,9 +153,13 @@ impl Run {
         let asked: Vec<_> = asked.collect();
         let own: Vec<_> = leases.iter().map(|leased| leased.service_type).zip(&asked).collect();
         // Errors in these are reported before anything is leased.
-        let of_others = with
-            .into_iter()
-            .map(|(with, is_url)| with.value(is_url, &self.wanted.project()?, &own));
+        let of_others = with.into_iter().map(|(with, is_url)| {
+            let lease = with.lease(is_url, &self.wanted.project()?, &own)?;
+            if let Some(note) = self.may_speak().then(|| note_of(&lease)).flatten() {
+                say(&note);
+            }
+            Ok(with.value(is_url, &lease))
+        });
         let of_others = of_others.collect::<Result<Vec<_>, CliError>>()?;
         let (mut variables, mut own) = (Vec::new(), Json::Null);
         for (index, (leased, options)) in leases.into_iter().zip(asked).enumerate() {
@@ -362,7 +366,8 @@ fn sentence(answer: &Json, why_another: Option<String>) -> String {
         only => format!("port {}", only.concat()),
     };
     let mut line = format!("{ports} for {}", text(answer, "service_type"));
-    if let Some(name) = answer["service_name"].as_str() {
+    let service_type = &answer["service_type"];
+    if let Some(name) = answer["service_name"].as_str().filter(|name| service_type != name) {
         line = format!("{line} {name}");
     }
     if let Some(why) = why_another {
@@ -436,5 +441,10 @@ const PROGRAMS: [&str; 20] = [
 /// The error if the command could not be started, with the exit code that shells use.
 pub(super) fn not_started(program: &OsStr, error: &io::Error) -> CliError {
     let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
-    CliError::Exec(format!("{} cannot be run: {error}", visible(&program.to_string_lossy())), code)
+    let program = visible(&program.to_string_lossy());
+    let mut message = format!("{program} cannot be run: {error}");
+    if code == 127 && program.contains(' ') {
+        message.push_str("; write the command and its arguments without quotes around them");
+    }
+    CliError::Exec(message, code)
 }

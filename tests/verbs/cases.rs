@@ -83,6 +83,8 @@ pub const CASES: &[Case] = &[
     text("allocate mine --count 9", 1),
     text("allocate mine --count 0", 2),
     text("allocate mine --ttl 0", 2),
+    text("allocate mine --ttl soon", 2),
+    text("allocate mine --ttl 10m --dry-run", 0),
     text("allocate mine --strict", 2),
     text("allocate mine --port {port} --strict", 1),
     text("allocate mine --hold socket", 2),

@@ -127,6 +127,7 @@ fn refusals_say_what_and_why_and_what_to_do() {
         .say("run mine")
         .say("run mine --env 1A -- true")
         .say("run mine -- /no/such/program")
+        .say("allocate mine --ttl soon")
         .say("exec mine --protocol both -- true")
         .say("audit --since soon")
         .say("config restore 99")

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value as Json;
 
 use super::{
-    super::{port::url, port_users::note_of, project::Project, say, service::Named},
+    super::{port::url, project::Project, service::Named},
     CliError, usage,
     variables::Variable,
 };
@@ -35,15 +35,15 @@ impl FromStr for With {
 }
 
 impl With {
-    /// The variable and its value, the port or its URL. `own` are the services that the command itself is about
-    /// to run, each with its type and the options of its request. Finding one of them is an error: the command
-    /// would take its own port for another service's.
-    pub(super) fn value(
+    /// The live lease of the service. `own` are the services that the command itself is about to run, each with
+    /// its type and the options of its request. Finding one of them is an error: the command would take its own
+    /// port for another service's.
+    pub(super) fn lease(
         &self,
         is_url: bool,
         project: &Project,
         own: &[(&str, &Fields)],
-    ) -> Result<(String, String), CliError> {
+    ) -> Result<Json, CliError> {
         let Self { service, variable } = self;
         let lease = service.clone().of(project).map_err(|e| usage(&e))?.lease()?;
         if own.iter().any(|(service_type, options)| is_of(&lease, service_type, options)) {
@@ -56,11 +56,12 @@ impl With {
             );
             return Err(usage(&error.suggest(remedy)));
         }
-        if let Some(note) = note_of(&lease) {
-            say(&note);
-        }
-        let value = if is_url { url(&lease) } else { lease["port"].to_string() };
-        Ok((variable.clone(), value))
+        Ok(lease)
+    }
+
+    /// The variable and its value, the port or its URL.
+    pub(super) fn value(&self, is_url: bool, lease: &Json) -> (String, String) {
+        (self.variable.clone(), if is_url { url(lease) } else { lease["port"].to_string() })
     }
 }
 
