@@ -235,9 +235,10 @@ fn file_name(word: &str) -> &str {
     Path::new(word).file_name().and_then(OsStr::to_str).unwrap_or(word)
 }
 
-/// The name of a program, without the extension of one that Node.js runs.
+/// The name of a program, without the extension of one that Node.js runs, and without a version (`vite@6`).
 fn program_name(word: &str) -> &str {
     let name = file_name(word);
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
     let ends = [".js", ".mjs", ".cjs"];
     ends.iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
 }

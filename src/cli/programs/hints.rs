@@ -39,7 +39,8 @@ impl Hint {
 
     /// What the user should do.
     pub(in crate::cli) fn remedy(&self) -> String {
-        format!("write {}", self.line)
+        let place = self.script.as_ref().map_or("", |_| " in package.json");
+        format!("write {}{place}", self.line)
     }
 }
 
@@ -74,9 +75,8 @@ impl Search<'_> {
         }
         // concurrently 'vite' 'node api.js'; dotenv -- vite
         let quoted = words.iter().filter(|word| word.contains(' '));
-        let after = words.iter().position(|word| *word == "--").map(|at| &words[at + 1..]);
         let mut quoted = quoted.filter_map(|word| self.in_text(word, folder, 0));
-        quoted.next().or_else(|| self.in_line(after?))
+        quoted.next().or_else(|| self.in_started(words, ""))
     }
 
     fn in_script(&self, script: &Script, depth: usize) -> Option<Hint> {
@@ -89,10 +89,14 @@ impl Search<'_> {
     fn in_text(&self, text: &str, folder: &Path, depth: usize) -> Option<Hint> {
         let mut folder = folder.to_owned();
         for segment in text.split(|c: char| "&|;()\n\"'`".contains(c)) {
-            let words: Vec<_> = segment.split_ascii_whitespace().collect();
+            // vite 2> log # local
+            let is_of_shell = |word: &&str| word.starts_with('#') || word.contains(['<', '>']);
+            let words = segment.split_ascii_whitespace().take_while(|word| !is_of_shell(word));
+            let words: Vec<_> = words.collect();
             let words = words.strip_prefix(&["exec"]).unwrap_or(&words);
-            if let Some(hint) = self.in_line(words).filter(|hint| !is_exported(text, hint)) {
-                return Some(hint);
+            let hint = self.in_line(words, text).or_else(|| self.in_started(words, text));
+            if hint.is_some() {
+                return hint;
             }
             let Some((first, rest)) = words.split_first() else { continue };
             let scripts = match (program_name(first), rest) {
@@ -116,9 +120,21 @@ impl Search<'_> {
         None
     }
 
-    /// Checks one command.
-    fn in_line(&self, line: &[&str]) -> Option<Hint> {
+    /// Checks the command that another one starts: `dotenv -- vite`. What styxy starts, it tells of itself.
+    fn in_started(&self, line: &[&str], text: &str) -> Option<Hint> {
+        let at = line.iter().position(|word| *word == "--")?;
+        let is_own = line[..at].iter().any(|word| file_name(word) == "styxy");
+        if is_own { None } else { self.in_line(&line[at + 1..], text) }
+    }
+
+    /// Checks one command of a text, which may set the program's variable before:
+    /// `export FLASK_RUN_PORT=$PORT; flask run`.
+    fn in_line(&self, line: &[&str], text: &str) -> Option<Hint> {
         let found = recognised(line, self.programs).filter(|found| self.needs_help(found))?;
+        let is_set = |name: &String| text.contains(&format!("{name}="));
+        if found.program.variables.keys().any(is_set) {
+            return None;
+        }
         let (added, at) = found.added(line, None)?;
         let port = format!("${}", self.variable);
         let fill = |text: String| text.replace("{port}", &port);
@@ -138,15 +154,6 @@ impl Search<'_> {
         let is_given = |word: &&str| program.given.iter().any(|option| word.starts_with(option));
         ignores && !found.is_given(self.is_set) && !self.words.iter().any(is_given)
     }
-}
-
-/// Whether the text sets the program's variable beforehand: `export FLASK_RUN_PORT=$PORT; flask run`.
-fn is_exported(text: &str, hint: &Hint) -> bool {
-    hint.line.split_once('=').is_some_and(|(name, _)| {
-        let is_name =
-            name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_');
-        is_name && text.contains(&format!("{name}="))
-    })
 }
 
 #[cfg(test)]
@@ -172,7 +179,9 @@ mod tests {
             "names": "concurrently npm:api 'npm:both'", "own": "vite --port $PORT & node api.js",
             "set": "export FLASK_RUN_PORT=$PORT; flask run", "api": "node api.js",
             "build": "vite build && node post.js", "deno": "deno serve main.ts",
-            "loop": "npm run loop", "in": "cd apps/web && npm run dev"}}"#;
+            "loop": "npm run loop", "in": "cd apps/web && npm run dev", "start": "npm run node",
+            "node": "NODE_ENV=development vite", "env": "dotenv -e .env -- vite", "local": "vite # local",
+            "logged": "vite 2>&1 | tee log", "leased": "styxy run web -- vite"}}"#;
         fs::write(folder.path().join("package.json"), scripts).unwrap();
         let scripts =
             r#"{"name": "@shop/web", "scripts": {"dev": "vite", "own": "vite --port 1"}}"#;
@@ -183,23 +192,29 @@ mod tests {
     #[test]
     fn a_known_program_that_nothing_can_be_added_to_is_told_of_with_what_to_write() {
         let folder = workspace();
-        let vite = "write vite --port $PORT --strictPort";
-        let flask = "write FLASK_RUN_PORT=$PORT flask run";
+        let vite = "write vite --port $PORT --strictPort in package.json";
+        let flask = "write FLASK_RUN_PORT=$PORT flask run in package.json";
+        let deno = "write deno serve --port $PORT main.ts in package.json";
+        let node = "write NODE_ENV=development vite --port $PORT --strictPort in package.json";
         for (line, script, write) in [
-            ("npm run both", "the script both", vite.to_owned()),
-            ("npm run cd", "the script cd", vite.to_owned()),
-            ("yarn nested", "the script both", vite.to_owned()),
-            ("pnpm quoted", "the script quoted", flask.to_owned()),
-            ("npm run all", "the script both", vite.to_owned()),
-            ("npm run names", "the script both", vite.to_owned()),
-            ("npm run in", "the script dev", vite.to_owned()),
-            ("npm run deno", "the script deno", "write deno serve --port $PORT main.ts".to_owned()),
-            ("dotenv -- vite", "the command", vite.to_owned()),
+            ("npm run both", "the script both", vite),
+            ("npm run cd", "the script cd", vite),
+            ("yarn nested", "the script both", vite),
+            ("pnpm quoted", "the script quoted", flask),
+            ("npm run all", "the script both", vite),
+            ("npm run names", "the script both", vite),
+            ("npm run in", "the script dev", vite),
+            ("npm run deno", "the script deno", deno),
+            ("npm start", "the script node", node),
+            ("npm run env", "the script env", vite),
+            ("npm run local", "the script local", vite),
+            ("npm run logged", "the script logged", vite),
+            ("dotenv -- vite", "the command", "write vite --port $PORT --strictPort"),
         ] {
             let told = hinted(&line.split(' ').collect::<Vec<_>>(), folder.path());
             let told = told.unwrap_or_else(|| panic!("{line}"));
             assert!(told.contains(&format!("which {script} starts")), "{line}: {told}");
-            assert!(told.ends_with(&write), "{line}: {told}");
+            assert!(told.ends_with(write), "{line}: {told}");
         }
         let told = hinted(&["bash", "-lc", "cd web; exec vite"], folder.path()).unwrap();
         assert_eq!(
@@ -219,6 +234,8 @@ mod tests {
             "npm run build",
             "npm run loop",
             "npm run none",
+            "npm run leased",
+            "styxy run web -- vite",
             "npm run both -- --port {port}",
             "npm run both -- --port 4000",
             "npm run own -w @shop/web",

@@ -24,6 +24,8 @@ fn a_program_that_does_not_read_its_port_is_told_it() {
         ("vite", "vite --port 3000 --strictPort"),
         ("npx vite dev", "npx vite dev --port 3000 --strictPort"),
         ("npx --yes vite", "npx --yes vite --port 3000 --strictPort"),
+        ("npx vite@6", "npx vite@6 --port 3000 --strictPort"),
+        ("npx --yes @11ty/eleventy@3 --serve", "npx --yes @11ty/eleventy@3 --serve --port=3000"),
         ("./node_modules/.bin/vite", "./node_modules/.bin/vite --port 3000 --strictPort"),
         ("npm exec vite", "npm exec vite -- --port 3000 --strictPort"),
         ("npm exec -- vite", "npm exec -- vite --port 3000 --strictPort"),
