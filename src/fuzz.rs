@@ -1,5 +1,6 @@
-//! What a fuzzer calls: one function for each kind of input that somebody else may have written. Each takes any bytes, and
-//! panics if one of its properties does not hold. `tests/fuzz` has a target for `cargo fuzz` and a corpus for each.
+//! What a fuzzer calls: one function for each kind of input that somebody else may have written. Each takes
+//! any bytes, and panics if one of its properties does not hold. `tests/fuzz` has a target for `cargo fuzz`
+//! and a corpus for each.
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -22,15 +23,19 @@ use crate::{
 
 /// The content of a line of the log. A line that can be read is written as it would be read again.
 pub fn line(json: &[u8]) {
-    let mut framed = format!("{:08x} ", crc32fast::hash(json)).into_bytes();
-    framed.extend(json);
-    let Ok(read) = line::read(&framed) else { return };
+    let Ok(read) = line::read(&framed(json)) else { return };
     let mut written = Vec::new();
     line::write(&mut written, &read);
     assert_eq!(line::read(written.strip_suffix(b"\n").unwrap()).as_ref(), Ok(&read));
 }
 
-/// A log, with the checksum of each line put right. Recovery reads it the same way each time, changes no file, and says what it has left out.
+/// A line with its checksum.
+fn framed(json: &[u8]) -> Vec<u8> {
+    [format!("{:08x} ", crc32fast::hash(json)).as_bytes(), json].concat()
+}
+
+/// A log, with the checksum of each line put right. Recovery reads it the same way each time, changes no file,
+/// and says what it has left out.
 pub fn log(lines: &[u8]) {
     state("log.00000001", lines);
 }
@@ -44,8 +49,7 @@ fn state(name: &str, lines: &[u8]) {
     let folder = TempDir::new().unwrap();
     let mut file = Vec::new();
     for json in lines.split(|byte| *byte == b'\n').filter(|json| !json.is_empty()) {
-        file.extend(format!("{:08x} ", crc32fast::hash(json)).bytes());
-        file.extend(json);
+        file.extend(framed(json));
         file.push(b'\n');
     }
     let path = folder.path().join(name);

@@ -60,7 +60,7 @@ pub mod dbus;
 #[cfg(test)]
 mod doors;
 pub mod error;
-#[cfg(any(test, fuzzing))]
+#[cfg(all(any(test, fuzzing), feature = "project"))]
 pub mod fuzz;
 pub mod handover;
 pub mod http;
