@@ -183,8 +183,11 @@ impl Broker {
             outcome?;
         }
         if request.claim && granted.outcome == Outcome::Existing && granted.note.is_none() {
-            let Lease { port, protocol, .. } = *granted.lease;
-            if diag::has_listener(port, protocol).unwrap_or(false) {
+            let Lease { port, protocol, lease_id, .. } = *granted.lease;
+            // A bind beside its guard fails if something listens. That is cheaper than a look at all listeners.
+            let is_guarded = protocol == Protocol::Tcp && self.lock().guards.contains(lease_id);
+            let is_quiet = is_guarded && probe::rebind(port).is_ok();
+            if !is_quiet && diag::has_listener(port, protocol).unwrap_or(false) {
                 granted.add_note(format!(
                     "something listens on port {port} already: for a port of its own, a service needs another name \
                      (--name) or a new lease (--new)"

@@ -30,6 +30,18 @@ fn a_listener_on_any_address_is_found() {
 }
 
 #[test]
+fn beside_a_guard_there_is_room_for_another_one_only_if_nothing_listens() {
+    let port = port_of(&TcpListener::bind("127.0.0.1:0").unwrap());
+    let _guard = soon(|| reserve(port, Protocol::Tcp));
+    for address in ["127.0.0.1", "0.0.0.0", "::1", "::", "127.0.0.2"] {
+        drop(soon(|| rebind(port)));
+        let listener = soon(|| TcpListener::bind((address, port.get())));
+        assert_eq!(rebind(port).unwrap_err(), Obstacle::InUse(InUse::Socket), "{address}");
+        drop(listener);
+    }
+}
+
+#[test]
 fn a_bound_udp_socket_is_found_on_any_address() {
     for address in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
         let socket = UdpSocket::bind(address).unwrap();
