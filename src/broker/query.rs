@@ -137,6 +137,15 @@ impl Broker {
         let chosen = |service_type: &ServiceType| {
             inner.choose(&request, service_type, &mut Search::looking())
         };
+        // Worktrees of one project ask for the same ports: what one has had is left to it.
+        if let Some(port) = request.port
+            && !inner.registry.is_remembered_by_another(&request, port)
+            && chosen(service_type).is_ok_and(|choice| choice == Choice::Port(port))
+        {
+            suggestions.retain(|other| other.port != port);
+            suggestions.insert(0, Suggestion { port, reason: Reason::Asked, held: None });
+            suggestions.truncate(most);
+        }
         if suggestions.is_empty() && known.is_some() {
             suggestions.extend(match chosen(service_type) {
                 Ok(Choice::Port(port)) => {

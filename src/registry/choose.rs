@@ -21,6 +21,8 @@ use crate::{
 pub enum Reason {
     /// The service has it already: it is a singleton, or asks for its claim.
     Existing,
+    /// It was asked for.
+    Asked,
     /// This service of this project had it last.
     Remembered,
     /// The request's template stands for it.
@@ -40,6 +42,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Existing => "existing",
+            Self::Asked => "asked",
             Self::Remembered => "remembered",
             Self::Template => "template",
             Self::Preferred => "preferred",
@@ -53,6 +56,7 @@ impl Reason {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Existing => "the service has this port already",
+            Self::Asked => "the port that was asked for",
             Self::Remembered => "this project had it last",
             Self::Template => "the template stands for it",
             Self::Preferred => "the service type prefers it",
@@ -75,6 +79,13 @@ pub enum Choice {
 }
 
 impl Registry {
+    /// Whether another service remembers the port.
+    pub fn is_remembered_by_another(&self, request: &AllocateRequest, port: Port) -> bool {
+        let own = request.memory_key().and_then(|key| self.memory.get(&key));
+        let is_own = own.is_some_and(|own| own.ports().any(|known| known == port));
+        !is_own && self.memory.contains(request.protocol(), port)
+    }
+
     /// Decides which port a request gets that is [`completed`] with its type. `probe` asks the kernel
     /// whether a port is free, and is asked only about ports that are free here.
     ///
