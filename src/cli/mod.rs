@@ -21,6 +21,8 @@ mod lease_options;
 mod list;
 #[cfg(feature = "mcp")]
 mod mcp;
+#[cfg_attr(not(feature = "project"), path = "needs/missing.rs")]
+mod needs;
 mod output;
 mod owner;
 mod port;

@@ -2,7 +2,9 @@ use clap::Args;
 use serde_json::Value as Json;
 
 use super::{
-    CliError, Output, ask, print, print_list,
+    CliError, Output, ask,
+    needs::needs,
+    print, print_list,
     project::Project,
     table::{self, Table},
     text, usage,
@@ -82,14 +84,24 @@ impl Suggest {
         let mut table = Table::new([
             table::text("TYPE"),
             table::text("NAME"),
+            table::path("PACKAGE"),
             table::short("PORT"),
+            table::short("WANTS"),
             table::prose("BECAUSE"),
         ]);
+        let top = project.path().as_str();
         for need in &found {
+            let package = text(need, "package_path");
+            let package = package.strip_prefix(top).unwrap_or(package).trim_start_matches('/');
+            let port =
+                |key: &str| need[key].as_u64().map(|port| port.to_string()).unwrap_or_default();
+            let wants = need["wants"].as_u64().filter(|wants| need["port"] != *wants);
             table.row([
                 text(need, "service_type").to_owned(),
                 text(need, "service_name").to_owned(),
-                need["port"].to_string(),
+                package.to_owned(),
+                port("port"),
+                wants.map(|port| port.to_string()).unwrap_or_default(),
                 text(need, "because").to_owned(),
             ]);
         }
@@ -104,7 +116,7 @@ pub(super) fn suggest(service_type: &str, options: Fields) -> Result<Json, CliEr
 }
 
 /// Adds the options that `styxy allocate` would send for a service of this project.
-fn put_service_of(project: &Project, options: &mut Fields) {
+pub(super) fn put_service_of(project: &Project, options: &mut Fields) {
     options.put("project_path", project.path().as_str());
     options.put_some("package_path", project.package().map(ProjectPath::as_str));
     options.put("claim", true);
@@ -113,36 +125,3 @@ fn put_service_of(project: &Project, options: &mut Fields) {
 /// The message about a project that was only partly examined.
 pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
     than are looked at; ask in the member's folder";
-
-/// The services that the files of a project suggest, each with the port that it would get, and whether the
-/// list is incomplete.
-#[cfg(feature = "project")]
-pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let mut found = Vec::new();
-    let needs = crate::project::needs(project.folder());
-    for need in needs.needs {
-        let mut options = Fields::default();
-        options.put("count", 1_u32);
-        options.put_some("service_name", need.service_name.clone());
-        put_service_of(project, &mut options);
-        let service_type = need.service_type.to_owned();
-        let suggestions = ask(&Call::Suggest { service_type, options })?;
-        found.push(serde_json::json!({
-            "service_type": need.service_type,
-            "service_name": need.service_name,
-            "wants": need.port.map(crate::port::Port::get),
-            "port": suggestions[0]["port"],
-            "reason": suggestions[0]["reason"],
-            "because": need.because,
-        }));
-    }
-    Ok((found, needs.is_cut_short))
-}
-
-/// Reading them is a feature that this build is without.
-#[cfg(not(feature = "project"))]
-pub(super) fn needs(_: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let missing =
-        crate::error::Error::invalid("this styxy was built without the feature `project`");
-    Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
-}

@@ -1,15 +1,22 @@
 //! Command lines of scripts and Procfiles: which server they start, and on which port.
 
-use super::text::{self, Env};
+use super::{
+    ORDER,
+    text::{self, Env},
+};
 use crate::port::Port;
 
 /// A server that a command line starts.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Server {
     pub(super) service_type: &'static str,
     /// The program.
     pub(super) tool: &'static str,
     pub(super) port: Option<Port>,
+    /// The port that the program takes if it is told none.
+    pub(super) usual: Option<u16>,
+    /// The name that the command line gives it: `styxy run dev --name web -- vite`.
+    pub(super) name: Option<String>,
 }
 
 /// When a program is a server.
@@ -24,89 +31,110 @@ enum When {
 }
 use When::{Always, OnPort, With, Without};
 
-const TOOLS: [(&str, When, &str); 77] = [
-    ("vite", Without(&["build", "optimize"]), "dev"),
-    ("next", With(&["dev", "start"]), "dev"),
-    ("nuxt", With(&["dev", "start", "preview"]), "dev"),
-    ("nuxi", With(&["dev", "start", "preview"]), "dev"),
-    ("astro", With(&["dev", "start", "preview"]), "dev"),
-    ("webpack-dev-server", Always, "dev"),
-    ("webpack", With(&["serve"]), "dev"),
-    ("rspack", With(&["serve", "dev"]), "dev"),
-    ("rsbuild", With(&["dev", "preview"]), "dev"),
-    ("react-scripts", With(&["start"]), "dev"),
-    ("craco", With(&["start"]), "dev"),
-    ("remix", With(&["dev", "vite:dev"]), "dev"),
-    ("remix-serve", Always, "dev"),
-    ("react-router", With(&["dev"]), "dev"),
-    ("react-router-serve", Always, "dev"),
-    ("vue-cli-service", With(&["serve"]), "dev"),
-    ("ng", With(&["serve"]), "dev"),
-    ("ember", With(&["serve"]), "dev"),
-    ("gatsby", With(&["develop", "serve"]), "dev"),
-    ("parcel", Without(&["build", "watch"]), "dev"),
-    ("vinxi", With(&["dev", "start"]), "dev"),
-    ("quasar", With(&["dev"]), "dev"),
-    ("expo", With(&["start"]), "dev"),
-    ("eleventy", With(&["--serve"]), "dev"),
-    ("netlify", With(&["dev"]), "dev"),
-    ("http-server", Always, "dev"),
-    ("live-server", Always, "dev"),
-    ("browser-sync", With(&["start"]), "dev"),
-    ("serve", Always, "dev"),
-    ("hugo", With(&["server", "serve"]), "dev"),
-    ("trunk", With(&["serve"]), "dev"),
-    ("rails", With(&["server", "s"]), "dev"),
-    ("puma", Always, "dev"),
-    ("artisan", With(&["serve"]), "dev"),
-    ("http.server", Always, "dev"),
-    ("nest", With(&["start"]), "api"),
-    ("fastify", With(&["start"]), "api"),
-    ("json-server", Always, "api"),
-    ("strapi", With(&["develop", "start"]), "api"),
-    ("uvicorn", Always, "api"),
-    ("gunicorn", Always, "api"),
-    ("hypercorn", Always, "api"),
-    ("granian", Always, "api"),
-    ("daphne", Always, "api"),
-    ("waitress-serve", Always, "api"),
-    ("flask", With(&["run"]), "api"),
-    ("fastapi", With(&["dev", "run"]), "api"),
-    ("manage.py", With(&["runserver"]), "api"),
-    ("rackup", Always, "api"),
-    ("storybook", Without(&["build", "init", "upgrade", "add"]), "storybook"),
-    ("start-storybook", Always, "storybook"),
-    ("vitest", With(&["--ui"]), "test"),
-    ("playwright", With(&["test", "show-report"]), "test"),
-    ("cypress", With(&["open", "run"]), "test"),
-    ("docusaurus", With(&["start", "serve"]), "docs"),
-    ("vitepress", With(&["dev", "serve", "preview"]), "docs"),
-    ("vuepress", With(&["dev"]), "docs"),
-    ("mkdocs", With(&["serve"]), "docs"),
-    ("ladle", With(&["serve"]), "ui"),
-    ("histoire", With(&["dev"]), "ui"),
-    ("streamlit", With(&["run"]), "ui"),
-    ("wrangler", With(&["dev"]), "functions"),
-    ("func", With(&["start"]), "functions"),
-    ("firebase", With(&["emulators:start", "emulators:exec", "serve"]), "hub"),
-    ("postgres", Always, "database"),
-    ("mongod", Always, "database"),
-    ("redis-server", Always, "infrastructure"),
-    ("memcached", Always, "infrastructure"),
-    ("minio", With(&["server"]), "infrastructure"),
-    ("ollama", With(&["serve"]), "ai"),
-    ("caddy", With(&["run", "start"]), "proxy"),
-    ("node", OnPort, "api"),
-    ("nodemon", OnPort, "api"),
-    ("tsx", OnPort, "api"),
-    ("ts-node", OnPort, "api"),
-    ("ts-node-dev", OnPort, "api"),
-    ("php", OnPort, "dev"),
+/// The programs, when they serve, their service types, and the ports that they take if told none; 0 for unknown.
+const TOOLS: [(&str, When, &str, u16); 97] = [
+    ("vite", Without(&["build", "optimize"]), "dev", 5173),
+    ("next", With(&["dev", "start"]), "dev", 3000),
+    ("nuxt", With(&["dev", "start", "preview"]), "dev", 3000),
+    ("nuxi", With(&["dev", "start", "preview"]), "dev", 3000),
+    ("astro", With(&["dev", "start", "preview"]), "dev", 4321),
+    ("webpack-dev-server", Always, "dev", 8080),
+    ("webpack", With(&["serve"]), "dev", 8080),
+    ("rspack", With(&["serve", "dev"]), "dev", 8080),
+    ("rsbuild", With(&["dev", "preview"]), "dev", 3000),
+    ("react-scripts", With(&["start"]), "dev", 3000),
+    ("craco", With(&["start"]), "dev", 3000),
+    ("remix", With(&["dev", "vite:dev"]), "dev", 3000),
+    ("remix-serve", Always, "dev", 3000),
+    ("react-router", With(&["dev"]), "dev", 5173),
+    ("react-router-serve", Always, "dev", 3000),
+    ("vue-cli-service", With(&["serve"]), "dev", 8080),
+    ("ng", With(&["serve"]), "dev", 4200),
+    ("ember", With(&["serve"]), "dev", 4200),
+    ("gatsby", With(&["develop", "serve"]), "dev", 8000),
+    ("parcel", Without(&["build", "watch"]), "dev", 1234),
+    ("vinxi", With(&["dev", "start"]), "dev", 3000),
+    ("quasar", With(&["dev"]), "dev", 9000),
+    ("expo", With(&["start"]), "dev", 8081),
+    ("eleventy", With(&["--serve"]), "dev", 8080),
+    ("netlify", With(&["dev"]), "dev", 8888),
+    ("http-server", Always, "dev", 8080),
+    ("live-server", Always, "dev", 8080),
+    ("browser-sync", With(&["start"]), "dev", 3000),
+    ("serve", Always, "dev", 3000),
+    ("hugo", With(&["server", "serve"]), "dev", 1313),
+    ("trunk", With(&["serve"]), "dev", 8080),
+    ("rails", With(&["server", "s"]), "dev", 3000),
+    ("puma", Always, "dev", 9292),
+    ("artisan", With(&["serve"]), "dev", 8000),
+    ("http.server", Always, "dev", 8000),
+    ("nest", With(&["start"]), "api", 3000),
+    ("fastify", With(&["start"]), "api", 3000),
+    ("json-server", Always, "api", 3000),
+    ("strapi", With(&["develop", "start"]), "api", 1337),
+    ("uvicorn", Always, "api", 8000),
+    ("gunicorn", Always, "api", 8000),
+    ("hypercorn", Always, "api", 8000),
+    ("granian", Always, "api", 8000),
+    ("daphne", Always, "api", 8000),
+    ("waitress-serve", Always, "api", 8080),
+    ("flask", With(&["run"]), "api", 5000),
+    ("fastapi", With(&["dev", "run"]), "api", 8000),
+    ("manage.py", With(&["runserver"]), "api", 8000),
+    ("rackup", Always, "api", 9292),
+    ("storybook", Without(&["build", "init", "upgrade", "add"]), "storybook", 6006),
+    ("start-storybook", Always, "storybook", 6006),
+    ("vitest", With(&["--ui"]), "test", 51204),
+    ("playwright", With(&["--ui", "show-report"]), "test", 9323),
+    ("docusaurus", With(&["start", "serve"]), "docs", 3000),
+    ("vitepress", With(&["dev", "serve", "preview"]), "docs", 5173),
+    ("vuepress", With(&["dev"]), "docs", 8080),
+    ("mkdocs", With(&["serve"]), "docs", 8000),
+    ("ladle", With(&["serve"]), "ui", 61000),
+    ("histoire", With(&["dev"]), "ui", 6006),
+    ("streamlit", With(&["run"]), "ui", 8501),
+    ("wrangler", With(&["dev"]), "functions", 8787),
+    ("func", With(&["start"]), "functions", 7071),
+    ("firebase", With(&["emulators:start", "emulators:exec", "serve"]), "hub", 4400),
+    ("postgres", Always, "database", 5432),
+    ("mongod", Always, "database", 27017),
+    ("redis-server", Always, "infrastructure", 6379),
+    ("memcached", Always, "infrastructure", 11211),
+    ("minio", With(&["server"]), "infrastructure", 9000),
+    ("ollama", With(&["serve"]), "ai", 11434),
+    ("caddy", With(&["run", "start"]), "proxy", 0),
+    ("jekyll", With(&["serve", "server", "s"]), "dev", 4000),
+    ("zola", With(&["serve"]), "dev", 1111),
+    ("mdbook", With(&["serve"]), "docs", 3000),
+    ("sphinx-autobuild", Always, "docs", 8000),
+    ("jupyter", With(&["lab", "notebook", "server"]), "ui", 8888),
+    ("gradio", Always, "ui", 7860),
+    ("chainlit", With(&["run"]), "ui", 8000),
+    ("phx.server", Always, "dev", 4000),
+    ("symfony", With(&["serve", "server:start"]), "dev", 8000),
+    ("bootRun", Always, "api", 8080),
+    ("spring-boot:run", Always, "api", 8080),
+    ("quarkus:dev", Always, "api", 8080),
+    ("quarkusDev", Always, "api", 8080),
+    ("supabase", With(&["start"]), "api", 54321),
+    ("prisma", With(&["studio"]), "ui", 5555),
+    ("drizzle-kit", With(&["studio"]), "ui", 4983),
+    ("serverless", With(&["offline"]), "functions", 3000),
+    ("email", With(&["dev"]), "ui", 3000),
+    ("medusa", With(&["develop", "start"]), "api", 9000),
+    ("directus", With(&["start"]), "api", 8055),
+    ("deno", With(&["serve"]), "api", 8000),
+    ("node", OnPort, "api", 0),
+    ("nodemon", OnPort, "api", 0),
+    ("tsx", OnPort, "api", 0),
+    ("ts-node", OnPort, "api", 0),
+    ("ts-node-dev", OnPort, "api", 0),
+    ("php", OnPort, "dev", 0),
 ];
 
 /// Programs that start a program named later on their command line. With other programs, only the program
 /// itself counts: `rimraf vite` does not start vite.
-const WRAPPERS: [&str; 38] = [
+const WRAPPERS: [&str; 43] = [
     "bash",
     "bun",
     "bundle",
@@ -121,8 +149,13 @@ const WRAPPERS: [&str; 38] = [
     "env-cmd",
     "exec",
     "foreman",
+    "gradle",
+    "gradlew",
     "heroku",
     "infisical",
+    "mix",
+    "mvn",
+    "mvnw",
     "nice",
     "node",
     "nodemon",
@@ -158,15 +191,112 @@ const DEEPEST: u8 = 4;
 
 #[cfg(test)]
 pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
-    TOOLS.iter().map(|(.., service_type)| *service_type)
+    TOOLS.iter().map(|(_, _, service_type, _)| *service_type)
 }
 
 /// The servers that the command line starts, in order.
 pub(super) fn servers(line: &str, env: &Env) -> Vec<Server> {
+    commands(line).iter().filter_map(|words| server(words, env)).collect()
+}
+
+/// The scripts of the same package that the command line starts; `*` may stand for a part of a name.
+pub(super) fn scripts(line: &str) -> Vec<String> {
+    commands(line).iter().flat_map(|words| called(words)).collect()
+}
+
+/// The programs that the command line starts, without their folders.
+pub(super) fn programs(line: &str) -> Vec<String> {
+    let first = |words: &Vec<String>| {
+        let mut words = words.iter().map(|word| program(word));
+        let is_before = |word: &&str| {
+            word.is_empty()
+                || is_assignment(word)
+                || matches!(*word, "cross-env" | "env" | "exec" | "dotenv" | "time")
+        };
+        words.find(|word| !is_before(word)).map(str::to_owned)
+    };
+    commands(line).iter().filter_map(first).collect()
+}
+
+/// The port that the command line names, whatever program it starts.
+pub(super) fn port_of(line: &str, env: &Env) -> Option<Port> {
+    let commands = commands(line);
+    commands
+        .iter()
+        .find_map(|words| port(&words.iter().map(String::as_str).collect::<Vec<_>>(), env))
+}
+
+fn commands(line: &str) -> Vec<Vec<String>> {
     let line: String = line.chars().take(LONGEST).collect();
     let mut commands = Vec::new();
     split(&line, DEEPEST, &mut commands);
-    commands.iter().filter_map(|words| server(words, env)).collect()
+    commands
+}
+
+/// The scripts that one command starts.
+fn called(words: &[String]) -> Vec<String> {
+    let words = words.iter().map(String::as_str);
+    let mut words = words.filter(|word| !word.is_empty()).skip_while(|word| {
+        is_assignment(word) || matches!(program(word), "cross-env" | "env" | "exec" | "time")
+    });
+    let Some(first) = words.next().map(program) else { return Vec::new() };
+    let rest: Vec<_> = words.collect();
+    let plain = || rest.iter().copied().filter(|word| !word.starts_with('-'));
+    let names: Vec<&str> = match first {
+        "run-p" | "run-s" | "npm-run-all" | "npm-run-all2" => plain().collect(),
+        "concurrently" => rest
+            .iter()
+            .filter_map(|word| {
+                let (manager, name) = word.split_once(':')?;
+                MANAGERS.contains(&manager).then_some(name)
+            })
+            .collect(),
+        // The scripts of other packages are looked at there.
+        manager if MANAGERS.contains(&manager) && !rest.iter().any(|word| is_elsewhere(word)) => {
+            let mut plain = plain();
+            match plain.next() {
+                Some("run" | "run-script" | "task") => plain.next().into_iter().collect(),
+                Some("start") => vec!["start"],
+                Some(name) if manager != "npm" => vec![name],
+                _ => Vec::new(),
+            }
+        }
+        _ => Vec::new(),
+    };
+    names.into_iter().map(str::to_owned).collect()
+}
+
+/// Whether an option of a package manager names other packages.
+fn is_elsewhere(option: &str) -> bool {
+    let option = option.split('=').next().unwrap_or(option);
+    [
+        "-w",
+        "--workspace",
+        "-ws",
+        "--workspaces",
+        "-F",
+        "--filter",
+        "-r",
+        "--recursive",
+        "-C",
+        "--cwd",
+        "--dir",
+        "--prefix",
+    ]
+    .contains(&option)
+}
+
+/// The type and the name in `styxy run TYPE --name NAME -- COMMAND`.
+fn leased(words: &[&str]) -> Option<(&'static str, Option<String>)> {
+    let ["run" | "exec", service_type, rest @ ..] = words else { return None };
+    let service_type = ORDER.iter().find(|known| *known == service_type)?;
+    let options: Vec<_> = rest.iter().take_while(|word| **word != "--").collect();
+    let name = options.iter().enumerate().find_map(|(at, word)| match word.split_once('=') {
+        Some(("--name", name)) => Some(name),
+        _ if **word == "--name" => options.get(at + 1).map(|name| **name),
+        _ => None,
+    });
+    Some((service_type, name.and_then(text::name)))
 }
 
 /// Adds the words of each command of the line. A quoted string with a space in it is a command of its own if it
@@ -206,16 +336,31 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
     let words: Vec<&str> = words.iter().map(String::as_str).filter(|w| !w.is_empty()).collect();
     let start = words.iter().position(|word| !is_assignment(word))?;
     let first = program(words[start]);
+    if first == "styxy" {
+        let (service_type, name) = leased(&words[start + 1..])?;
+        let inner = words.iter().skip_while(|word| **word != "--").skip(1);
+        let inner: Vec<String> = inner.map(|word| (*word).to_owned()).collect();
+        let started = if inner.iter().any(|word| program(word) == "styxy") {
+            None
+        } else {
+            server(&inner, env)
+        };
+        let (tool, usual) = started.map_or(("styxy", None), |server| (server.tool, server.usual));
+        let port = port(&words, env);
+        return Some(Server { service_type, tool, port, usual, name });
+    }
     let is_wrapper = WRAPPERS.contains(&first);
     let last = if is_wrapper { words.len() } else { start + 1 };
     let port = || port(&words, env);
     let mut on_port = None;
     for at in start..last {
         let word = program(words[at]);
-        if MANAGERS.contains(&first) && NO_PROGRAM.contains(&word) {
+        let is_of_deno = first == "deno" && word == "run";
+        if MANAGERS.contains(&first) && NO_PROGRAM.contains(&word) && !is_of_deno {
             break;
         }
-        let Some((tool, when, service_type)) = TOOLS.iter().find(|(tool, ..)| *tool == word) else {
+        let Some((tool, when, service_type, usual)) = TOOLS.iter().find(|(tool, ..)| *tool == word)
+        else {
             continue;
         };
         let rest = &words[at + 1..];
@@ -228,11 +373,16 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
                 continue;
             }
         };
+        // deno run npm:vite
+        if !starts && WRAPPERS.contains(tool) {
+            continue;
+        }
         let port = port().or_else(|| address(tool, rest, env));
-        return starts.then_some(Server { service_type, tool, port });
+        let usual = Some(*usual).filter(|usual| *usual > 0);
+        return starts.then_some(Server { service_type, tool, port, usual, name: None });
     }
     let (tool, service_type) = on_port?;
-    Some(Server { service_type, tool, port: Some(port()?) })
+    Some(Server { service_type, tool, port: Some(port()?), usual: None, name: None })
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -243,7 +393,10 @@ fn is_assignment(word: &str) -> bool {
 
 /// The name of the program, without its folder and the extension that is for its interpreter.
 fn program(word: &str) -> &str {
+    // deno run npm:vite, npx vite@6
+    let word = word.strip_prefix("npm:").unwrap_or(word);
     let name = word.rsplit('/').next().unwrap_or(word);
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
     name.strip_suffix(".js").unwrap_or(name)
 }
 

@@ -1,16 +1,30 @@
-//! Compose files: a need for each service whose image is known or that publishes a port.
+//! Compose files: a need for each service that publishes a port, or whose image is known.
+//!
+//! Which files count is what Compose itself reads: the first of the usual names and its override, or what
+//! `COMPOSE_FILE` names, and what these include. Files for development (`compose.dev.yml`) count, too; any other
+//! only if there is no usual one. See <https://docs.docker.com/compose/how-tos/multiple-compose-files/>.
+
+use std::path::{Path, PathBuf};
 
 use super::{
-    folder::Folder,
-    found::Found,
+    Place,
+    folder::{Folder, normal},
+    found::{Clue, Found},
     text::{self, Env, shown, words},
     tree::Tree,
 };
-use crate::port::Port;
+use crate::port::{Port, Protocol};
 
-/// In the order in which Compose itself looks for them: the first one counts.
-const FILES: [&str; 4] =
-    ["compose.yaml", "compose.yml", "docker-compose.yaml", "docker-compose.yml"];
+/// The usual names without their ending, in the order in which Compose looks for them, and the endings.
+const NAMES: [&str; 2] = ["compose", "docker-compose"];
+const ENDINGS: [&str; 2] = ["yaml", "yml"];
+
+/// Parts of the names of other files: those for development, in the order of their credibility.
+const VARIANTS: [&str; 5] = ["override", "dev", "development", "local", "devcontainer"];
+
+/// No real project has more files, or services.
+const MOST_FILES: usize = 10;
+const MOST_SERVICES: usize = 200;
 
 /// Words in the names of images, by service type. The first row that matches decides: `redis-exporter` is not
 /// Redis.
@@ -48,6 +62,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
             "mysql",
             "neo4j",
             "percona",
+            "pgvecto",
             "pgvector",
             "postgis",
             "postgres",
@@ -62,10 +77,13 @@ const IMAGES: [(&str, &[&str]); 11] = [
         &[
             "azurite",
             "chroma",
+            "coredns",
+            "coturn",
             "dragonfly",
             "elasticsearch",
             "keydb",
             "localstack",
+            "mailcatcher",
             "maildev",
             "mailhog",
             "mailpit",
@@ -105,10 +123,12 @@ const IMAGES: [(&str, &[&str]); 11] = [
             "grafana",
             "jaeger",
             "kibana",
+            "logstash",
             "loki",
             "opentelemetry",
             "otel",
             "prometheus",
+            "statsd",
             "tempo",
             "zipkin",
         ],
@@ -118,6 +138,14 @@ const IMAGES: [(&str, &[&str]); 11] = [
     ("coordination", &["consul", "etcd", "zookeeper"]),
     ("proxy", &["caddy", "envoy", "haproxy", "httpd", "kong", "nginx", "traefik"]),
     ("test", &["cypress", "playwright", "selenium"]),
+];
+
+/// Words in the names of services whose images are not known.
+const PURPOSES: [(&str, &[&str]); 4] = [
+    ("database", &["database", "db", "sql"]),
+    ("infrastructure", &["cache", "dns", "mail", "smtp", "storage", "turn"]),
+    ("messaging", &["broker", "mqtt", "queue"]),
+    ("monitoring", &["metrics", "statsd"]),
 ];
 
 /// Words in the name of a service that tell on which side of a web application it is.
@@ -141,12 +169,26 @@ const FRONT: [&str; 12] = [
 const MOST_PORTS: usize = 20;
 
 /// A port of a container, and the port of the machine that it is published on.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Published {
     container: Option<Port>,
     host: Option<Port>,
+    protocol: Protocol,
     /// The range as it is written, if it is one.
     range: Option<String>,
+}
+
+/// A service, as all files together define it.
+struct Service {
+    name: String,
+    place: Place,
+    image: String,
+    /// The folder that its image is built from, from the root of the project.
+    build: Option<PathBuf>,
+    ports: Vec<Published>,
+    profiles: Vec<String>,
+    /// Whether a file takes its ports away.
+    is_closed: bool,
 }
 
 #[cfg(test)]
@@ -154,44 +196,305 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
     IMAGES.iter().map(|(service_type, _)| *service_type)
 }
 
-/// Adds the services of the first Compose file.
-pub(super) fn services(folder: &Folder<'_>, env: &Env, found: &mut Found) {
-    let Some((file, text)) = folder.first(&FILES) else { return };
-    for (name, service) in Tree::yaml(&text).get("services").entries() {
-        let image = env.resolve(service.get("image").text().unwrap_or_default());
-        let known = known(&image);
-        let ports = ports(service.get("ports"), env);
-        let service_type = match known {
-            Some((service_type, _)) => service_type,
-            None if ports.is_empty() => continue,
-            None => side(name, &ports),
-        };
-        let runs = match known {
-            Some((_, word)) => format!("runs {word}"),
-            None => "is published".to_owned(),
-        };
-        let told = format!("{}: the service {} {runs}", folder.file(file), shown(name));
-        if ports.is_empty() {
-            found.add(service_type, text::name(name), None, told.clone());
+/// Adds the services of the Compose files. `add_built` gets those that are built in another folder of the project, which
+/// may be a package: the folder, the clue, and what the service is otherwise.
+pub(super) fn services(
+    folder: &Folder<'_>,
+    env: &Env,
+    found: &mut Found,
+    mut add_built: impl FnMut(&Path, Clue, (&'static str, String)),
+) {
+    let mut services = Vec::new();
+    for (file, env) in files(folder, env) {
+        let Some(text) = folder.read(&file) else { continue };
+        // Tags say that a list replaces what other files have, instead of being added to it.
+        let text = text.replace("ports: !override", "ports-override:");
+        read(folder, &file, &text.replace("ports: !reset", "ports-override:"), &env, &mut services);
+    }
+    let active = env.get("COMPOSE_PROFILES").unwrap_or_default();
+    let is_active = |service: &Service| {
+        let is_active = |profile: &String| active.split(',').any(|active| active == profile);
+        service.profiles.is_empty() || service.profiles.iter().any(is_active)
+    };
+    services.retain(is_active);
+    // Where the application runs in a container, too, nothing needs a port that is not published.
+    let is_closed = services.iter().any(|service| service.build.is_some());
+    services.retain(|service| !service.ports.is_empty() || !is_closed && !service.is_closed);
+    for service in services {
+        service.add(found, &mut add_built);
+    }
+}
+
+/// The files that count, in order, each with its variables; those that are included after those that include them.
+fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
+    let mut files: Vec<String> = Vec::new();
+    if let Some(named) = env.get("COMPOSE_FILE") {
+        files.extend(named.split([':', ';']).map(str::to_owned));
+    } else {
+        let named = NAMES.iter().flat_map(|name| ENDINGS.map(|ending| format!("{name}.{ending}")));
+        let usual = named.into_iter().find(|name| folder.has_file(name));
+        let variants: Vec<_> = folder.names().into_iter().filter_map(variant).collect();
+        let is_for_development =
+            |(variant, _): &&(String, String)| VARIANTS.contains(&variant.as_str());
+        let mut others: Vec<_> = variants.iter().filter(is_for_development).collect();
+        others.sort_by_key(|(variant, _)| VARIANTS.iter().position(|known| known == variant));
+        let any = || variants.iter().filter(|(variant, _)| !is_for_others(variant)).take(1);
+        let has_none = usual.is_none() && others.is_empty();
+        files.extend(usual);
+        files.extend(others.iter().map(|(_, file)| file.clone()));
+        if has_none {
+            files.extend(any().map(|(_, file)| file.clone()));
         }
-        for (index, published) in ports.iter().enumerate() {
-            let because = match (&published.range, published.host) {
-                (Some(range), _) => format!("{told} on {}, a range", shown(range)),
-                (None, Some(port)) => format!("{told} on {port}"),
-                (None, None) => told.clone(),
-            };
-            let own = match published.container.or(published.host) {
-                Some(port) if index > 0 => text::name(&format!("{name}-{port}")),
-                _ => text::name(name),
-            };
-            if index == 0 && known.is_none() && is_built_here(service) {
-                let otherwise = own.map(|own| (service_type, own));
-                found.web(published.host, because, otherwise);
-            } else {
-                found.add(service_type, own, published.host, because);
-            }
+        let inner = [".devcontainer", "docker"].into_iter().flat_map(|inner| {
+            NAMES
+                .iter()
+                .flat_map(move |name| ENDINGS.map(|ending| format!("{inner}/{name}.{ending}")))
+        });
+        if files.is_empty() {
+            files.extend(inner.into_iter().find(|name| folder.has_file(name)));
         }
     }
+    let mut files: Vec<_> = files.into_iter().map(|file| (file, env.clone())).collect();
+    let mut at = 0;
+    while at < files.len().min(MOST_FILES) {
+        let included = included(folder, &files[at].0, &files[at].1);
+        let is_new = |(path, _): &(String, Env)| files.iter().all(|(known, _)| known != path);
+        let new: Vec<_> = included.into_iter().filter(is_new).collect();
+        files.extend(new);
+        at += 1;
+    }
+    files.truncate(MOST_FILES);
+    files
+}
+
+/// The files that one includes, and their variables.
+fn included(folder: &Folder<'_>, file: &str, env: &Env) -> Vec<(String, Env)> {
+    let tree = Tree::yaml(&folder.read(file).unwrap_or_default());
+    let place = Path::new(file).parent().unwrap_or(Path::new(""));
+    let path = |path: &str| {
+        let path = normal(&place.join(env.resolve(path)))?;
+        Some(path.to_string_lossy().into_owned())
+    };
+    let paths = |tree: &Tree| -> Vec<String> {
+        match tree {
+            Tree::Text(one) => path(one).into_iter().collect(),
+            list => list.texts().filter_map(path).collect(),
+        }
+    };
+    let mut files = Vec::new();
+    for entry in tree.get("include").list().iter().take(MOST_FILES) {
+        let (named, env_files) = match entry {
+            Tree::Text(_) => (paths(entry), Vec::new()),
+            object => (paths(object.get("path")), paths(object.get("env_file"))),
+        };
+        for file in named {
+            let beside = Path::new(&file).with_file_name(".env").to_string_lossy().into_owned();
+            let mut own = Env::default();
+            for name in if env_files.is_empty() { vec![beside] } else { env_files.clone() } {
+                own.add(Env::parse(&folder.read(&name).unwrap_or_default()));
+            }
+            own.add(env.clone());
+            files.push((file, own));
+        }
+    }
+    files
+}
+
+/// The part between the usual name of a file and its ending, if it has one: `dev` in `docker-compose.dev.yml`.
+fn variant(file: String) -> Option<(String, String)> {
+    let stem = ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)?.strip_suffix('.'))?;
+    let variant =
+        NAMES.iter().find_map(|name| stem.strip_prefix(name)?.strip_prefix(['.', '-', '_']))?;
+    Some((variant.to_owned(), file))
+}
+
+/// Whether a file is for something else than development.
+fn is_for_others(variant: &str) -> bool {
+    words(variant).any(|word| {
+        ["prod", "production", "staging", "test", "tests", "ci", "e2e", "deploy"].contains(&word)
+    })
+}
+
+/// Adds what a file says of services to what others have said.
+fn read(folder: &Folder<'_>, file: &str, text: &str, env: &Env, services: &mut Vec<Service>) {
+    let place = Path::new(file).parent().unwrap_or(Path::new(""));
+    for (name, service) in Tree::yaml(text).get("services").entries() {
+        let at = services.iter().position(|known| known.name == *name).unwrap_or(services.len());
+        if at == MOST_SERVICES {
+            return;
+        }
+        if at == services.len() {
+            let place = folder.at_line(file, text, &["services", &format!("{name}:")]);
+            services.push(Service::new(name, place));
+        }
+        let known = &mut services[at];
+        let extended = service.get("extends");
+        let base = extended.get("file").text().and_then(|base| {
+            let base = normal(&place.join(env.resolve(base)))?;
+            Some(Tree::yaml(&folder.read(base.to_str()?)?))
+        });
+        let name = extended.get("service").text().unwrap_or(name);
+        if let Some(base) = base {
+            known.extend(base.get("services").get(name), folder, place, env);
+        }
+        known.extend(service, folder, place, env);
+    }
+}
+
+impl Service {
+    /// Adds what a file says of it.
+    fn extend(&mut self, service: &Tree, folder: &Folder<'_>, place: &Path, env: &Env) {
+        let image = env.resolve(service.get("image").text().unwrap_or_default());
+        if !image.is_empty() {
+            self.image = image;
+        }
+        let context = match service.get("build") {
+            Tree::Text(context) => Some(env.resolve(context)),
+            build @ Tree::Map(_) => Some(env.resolve(build.get("context").text().unwrap_or("."))),
+            _ => None,
+        };
+        if let Some(context) = context {
+            self.build = Some(folder.place().join(place).join(context));
+        }
+        if service.has("ports-override") {
+            self.ports = ports(service.get("ports-override"), env);
+            self.is_closed = self.ports.is_empty();
+        }
+        for published in ports(service.get("ports"), env) {
+            if !self.ports.contains(&published) && self.ports.len() < MOST_PORTS {
+                self.ports.push(published);
+            }
+        }
+        self.profiles.extend(service.get("profiles").texts().map(str::to_owned));
+    }
+
+    fn new(name: &str, place: Place) -> Self {
+        let (name, image, build) = (name.to_owned(), String::new(), None);
+        Self {
+            name,
+            place,
+            image,
+            build,
+            ports: Vec::new(),
+            profiles: Vec::new(),
+            is_closed: false,
+        }
+    }
+
+    fn add(
+        self,
+        found: &mut Found,
+        add_built: &mut impl FnMut(&Path, Clue, (&'static str, String)),
+    ) {
+        let Self { name, place, image, build, ports, .. } = self;
+        let by_name = || {
+            let folder = build.as_ref().and_then(|folder| folder.file_name()?.to_str());
+            known_name(&name).or_else(|| folder.and_then(known_name))
+        };
+        let known = known(&image).or_else(by_name);
+        let service_type = match known {
+            Some((service_type, _)) => service_type,
+            None if ports.is_empty() => return,
+            None => side(&name, ports.iter().filter_map(|published| published.container)),
+        };
+        let told = match known {
+            Some((_, word)) if !image.is_empty() => {
+                format!("the service {} runs {word}", shown(&name))
+            }
+            _ => format!("the service {} is published", shown(&name)),
+        };
+        // One server, one line: its first port.
+        let first = ports.into_iter().next();
+        let what = match &first {
+            Some(Published { range: Some(range), .. }) => {
+                format!("{told} on {}, a range", shown(range))
+            }
+            Some(Published { host: Some(port), .. }) => format!("{told} on {port}"),
+            _ => told,
+        };
+        let clue = Clue::new(service_type, place, what)
+            .by(format!("docker compose up {}", shown(&name)))
+            .usually(known.and_then(|(_, word)| usual(word)))
+            .on(first.as_ref().and_then(|published| published.host))
+            .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
+        match (&build, known, text::name(&name)) {
+            (Some(folder), None, Some(own)) => add_built(folder, clue, (service_type, own)),
+            (_, _, own) => found.add(clue.named(own)),
+        }
+    }
+}
+
+/// The port that a program takes if it is told none.
+fn usual(word: &str) -> Option<u16> {
+    let ports = [
+        ("postgres", 5432),
+        ("postgresql", 5432),
+        ("postgis", 5432),
+        ("pgvector", 5432),
+        ("timescaledb", 5432),
+        ("mysql", 3306),
+        ("mariadb", 3306),
+        ("percona", 3306),
+        ("mongo", 27017),
+        ("mongodb", 27017),
+        ("redis", 6379),
+        ("valkey", 6379),
+        ("keydb", 6379),
+        ("dragonfly", 6379),
+        ("memcached", 11211),
+        ("minio", 9000),
+        ("rabbitmq", 5672),
+        ("kafka", 9092),
+        ("nats", 4222),
+        ("mosquitto", 1883),
+        ("elasticsearch", 9200),
+        ("opensearch", 9200),
+        ("meilisearch", 7700),
+        ("typesense", 8108),
+        ("clickhouse", 8123),
+        ("neo4j", 7474),
+        ("cassandra", 9042),
+        ("couchdb", 5984),
+        ("influxdb", 8086),
+        ("mailpit", 8025),
+        ("mailhog", 8025),
+        ("maildev", 1080),
+        ("adminer", 8080),
+        ("grafana", 3000),
+        ("prometheus", 9090),
+        ("jaeger", 16686),
+        ("zipkin", 9411),
+        ("kibana", 5601),
+        ("loki", 3100),
+        ("keycloak", 8080),
+        ("ollama", 11434),
+        ("consul", 8500),
+        ("etcd", 2379),
+        ("zookeeper", 2181),
+        ("traefik", 80),
+        ("nginx", 80),
+        ("caddy", 80),
+        ("haproxy", 80),
+        ("qdrant", 6333),
+        ("localstack", 4566),
+        ("temporal", 7233),
+        ("vault", 8200),
+        ("mssql", 1433),
+        ("cockroach", 26257),
+    ];
+    ports.into_iter().find(|(known, _)| *known == word).map(|(_, port)| port)
+}
+
+/// The service type of a service that is called like a known image, or like what such images are for.
+fn known_name(name: &str) -> Option<(&'static str, &'static str)> {
+    // A service that is called `ui` is the project's own.
+    let known = IMAGES.iter().filter(|(service_type, _)| !matches!(*service_type, "ui" | "test"));
+    let known = known.map(|(service_type, words)| (*service_type, *words)).chain(PURPOSES);
+    let mut known = known.filter_map(|(service_type, known)| {
+        let word = known.iter().find(|known| words(name).any(|word| word == **known))?;
+        Some((service_type, *word))
+    });
+    known.next()
 }
 
 /// The service type of an image, and the word that showed it.
@@ -211,41 +514,23 @@ fn known(image: &str) -> Option<(&'static str, &'static str)> {
 
 /// Whether a service with an unknown image is an `api` or a `dev` server. Its name decides, else the port in
 /// the container: ports that are usual for front ends make it `dev`, any other `api`.
-fn side(name: &str, ports: &[Published]) -> &'static str {
+pub(super) fn side(name: &str, mut ports: impl Iterator<Item = Port>) -> &'static str {
     let has = |known: &[&str]| words(name).any(|word| known.contains(&word));
     let customary = |port: Port| matches!(port.get(), 80 | 3000..=3999 | 4200 | 4321 | 5173 | 5174);
     if has(&BACK) {
         return "api";
     }
-    let at_front = ports.iter().filter_map(|published| published.container).any(customary);
+    let at_front = ports.any(customary);
     if has(&FRONT) || at_front { "dev" } else { "api" }
 }
 
-/// Whether the service is the project itself, in a container.
-fn is_built_here(service: &Tree) -> bool {
-    let here = |context: &str| matches!(context, "." | "./");
-    match service.get("build") {
-        Tree::Text(context) => here(context),
-        build @ Tree::Map(_) => build.get("context").text().is_none_or(here),
-        _ => false,
-    }
-}
-
-/// The TCP ports that a service publishes.
+/// The ports that a service publishes.
 fn ports(list: &Tree, env: &Env) -> Vec<Published> {
-    let mut ports: Vec<Published> = Vec::new();
-    for entry in list.list().iter().take(MOST_PORTS) {
-        let published = match entry {
-            Tree::Text(short) => short_form(&env.resolve(short)),
-            long => long_form(long, env),
-        };
-        // The same port on another address is not another port.
-        let is_new = |new: &Published| {
-            new.host.is_none() || !ports.iter().any(|known| known.host == new.host)
-        };
-        ports.extend(published.filter(is_new));
-    }
-    ports
+    let published = list.list().iter().take(MOST_PORTS).filter_map(|entry| match entry {
+        Tree::Text(short) => short_form(&env.resolve(short)),
+        long => long_form(long, env),
+    });
+    published.collect()
 }
 
 /// `[address:][host:]container[/protocol]`, with ranges.
@@ -262,16 +547,22 @@ fn long_form(entry: &Tree, env: &Env) -> Option<Published> {
     published(&field("target"), &field("published"), protocol)
 }
 
-/// `None` for UDP, and for text that is not a port.
+/// `None` for text that is not a port.
 fn published(container: &str, host: &str, protocol: &str) -> Option<Published> {
     let first = |range: &str| text::port(range.split('-').next().unwrap_or_default());
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
     let port = Published {
         container: first(container),
         host: first(host),
+        protocol,
         range: host.contains('-').then(|| host.to_owned()),
     };
     let is_one = port.container.is_some() || port.host.is_some();
-    (protocol == "tcp" && is_one).then_some(port)
+    is_one.then_some(port)
 }
 
 #[cfg(test)]
@@ -295,7 +586,8 @@ mod tests {
             ("127.0.0.1::3000", Some((3000, 0))),
             ("9090-9091:8080-8081", Some((8080, 9090))),
             ("8000:3000/tcp", Some((3000, 8000))),
-            ("5353:53/udp", None),
+            ("5353:53/udp", Some((53, 5353))),
+            ("5353:53/sctp", None),
             ("${PORT:-8080}:80", Some((80, 8080))),
             ("${PORT-8080}:80", Some((80, 8080))),
             ("${A:-${B:-81}}:80", Some((80, 81))),

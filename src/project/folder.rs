@@ -7,10 +7,13 @@ use std::{
     fs::{self, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
-use super::text::shown;
+use super::{
+    Place,
+    text::{line, shown},
+};
 
 /// The largest file that is read, in bytes: no manifest that a person wrote is larger.
 const MOST_BYTES_A_FILE: u64 = 1 << 20;
@@ -29,7 +32,65 @@ const MOST_STEPS: u32 = 100_000;
 /// The cost of resolving a path, in steps; the kernel looks at each of its parts.
 const RESOLVING: u32 = 5;
 
-/// A folder of the project: its root, or a member of its workspace.
+/// Files that show that a folder is a part of the project by itself.
+const MANIFESTS: [&str; 17] = [
+    "package.json",
+    "pyproject.toml",
+    "requirements.txt",
+    "manage.py",
+    "Cargo.toml",
+    "go.mod",
+    "Gemfile",
+    "composer.json",
+    "pom.xml",
+    "build.gradle",
+    "build.gradle.kts",
+    "mix.exs",
+    "deno.json",
+    "deno.jsonc",
+    "mkdocs.yml",
+    "Procfile",
+    "project.json",
+];
+
+/// Folders that hold no part of a project that anybody works on.
+const NO_PARTS: [&str; 32] = [
+    "__tests__",
+    "archive",
+    "bench",
+    "benchmarks",
+    "bin",
+    "build",
+    "coverage",
+    "deps",
+    "dist",
+    "e2e",
+    "example",
+    "examples",
+    "fixtures",
+    "node_modules",
+    "obj",
+    "out",
+    "playground",
+    "playgrounds",
+    "public",
+    "sample",
+    "samples",
+    "sandbox",
+    "sandboxes",
+    "spec",
+    "target",
+    "template",
+    "templates",
+    "test",
+    "tests",
+    "third_party",
+    "vendor",
+    "venv",
+];
+
+/// A folder of the project: its root, or a package in it.
+#[derive(Clone)]
 pub(super) struct Folder<'a> {
     root: &'a Path,
     path: PathBuf,
@@ -82,6 +143,11 @@ impl Project {
         self.left.is_cut.get()
     }
 
+    /// Records that something is not examined.
+    pub(super) fn cut(&self) {
+        self.left.cut();
+    }
+
     pub(super) fn root(&self) -> Folder<'_> {
         Folder { root: &self.root, path: self.root.clone(), left: &self.left }
     }
@@ -96,6 +162,17 @@ impl Folder<'_> {
     /// The path of a file from the root, for messages.
     pub(super) fn file(&self, name: &str) -> String {
         shown(&self.place().join(name).to_string_lossy())
+    }
+
+    /// A file, as the place of something.
+    pub(super) fn at(&self, name: &str) -> Place {
+        Place { file: self.file(name), line: None }
+    }
+
+    /// The line of a file with this content that has these words: the first one that has the last word, after lines
+    /// with the others.
+    pub(super) fn at_line(&self, name: &str, content: &str, words: &[&str]) -> Place {
+        Place { line: line(content, words), ..self.at(name) }
     }
 
     /// The content of a file.
@@ -121,8 +198,21 @@ impl Folder<'_> {
         names.iter().find_map(|name| Some((*name, self.read(name)?)))
     }
 
+    /// The names in this folder, in order, without hidden ones.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut names = if self.left.step(RESOLVING) { entries(&self.path) } else { Vec::new() };
+        names.sort_unstable();
+        names
+    }
+
     pub(super) fn has_folder(&self, name: &str) -> bool {
         self.inside(name).is_some_and(|path| path.is_dir())
+    }
+
+    /// Whether this folder, or one above it in the project, has the file.
+    pub(super) fn has_above(&self, name: &str) -> bool {
+        let folders = self.path.ancestors().take_while(|folder| folder.starts_with(self.root));
+        folders.into_iter().any(|folder| folder.join(name).is_file())
     }
 
     pub(super) fn has_file(&self, name: &str) -> bool {
@@ -144,7 +234,9 @@ impl Folder<'_> {
             for member in self.matching(pattern) {
                 let place = member.place().to_string_lossy().into_owned();
                 let is_refused = |pattern: &Vec<&str>| self.fits_path(&segments(&place), pattern);
+                let is_no_part = place.split('/').any(|name| NO_PARTS.contains(&name));
                 if !known.insert(member.path.clone())
+                    || is_no_part
                     || !self.left.step(RESOLVING)
                     || !member.has_file(manifest)
                     || refused.iter().any(is_refused)
@@ -189,7 +281,7 @@ impl Folder<'_> {
         }
         found.sort_unstable();
         let found = found.iter().filter(|_| self.left.step(RESOLVING));
-        found.filter_map(|path| self.resolve(path)).map(|path| self.at(path)).collect()
+        found.filter_map(|path| self.resolve(path)).map(|path| self.with(path)).collect()
     }
 
     /// Whether every part of the path matches the pattern's; `**` stands for any number of parts.
@@ -210,7 +302,44 @@ impl Folder<'_> {
         }
     }
 
-    fn at(&self, path: PathBuf) -> Self {
+    /// The folders at most two levels below this one that have a manifest, by name; without those that hold examples, tests,
+    /// or other people's code. A workspace says by itself which folders with its kind of manifest belong to it.
+    pub(super) fn below(&self, workspaces: &[&str]) -> Vec<Self> {
+        let has_manifest = |folder: &Self| folder.has_manifest(workspaces);
+        let mut found = Vec::new();
+        // A folder full of projects is none: somebody's home, for example.
+        if !self.path.join(".git").exists() && !self.has_manifest(&[]) {
+            return found;
+        }
+        for name in self.names() {
+            let Some(folder) = self.inner(&name) else { continue };
+            let inner = folder.names().into_iter().filter_map(|name| folder.inner(&name));
+            let inner: Vec<_> = inner.filter(has_manifest).collect();
+            found.extend(Some(folder).filter(has_manifest));
+            found.extend(inner);
+        }
+        found
+    }
+
+    /// The folder of this name in this one, if it may hold a part of the project.
+    fn inner(&self, name: &str) -> Option<Self> {
+        if NO_PARTS.contains(&name.to_ascii_lowercase().as_str()) || !self.left.step(RESOLVING) {
+            return None;
+        }
+        let path = self.inside(name).filter(|path| path.is_dir())?;
+        // Another worktree is another project.
+        (!path.join(".git").exists()).then(|| self.with(path))
+    }
+
+    fn has_manifest(&self, except: &[&str]) -> bool {
+        let mut names = MANIFESTS.iter().filter(|name| !except.contains(name));
+        // The names of these vary.
+        let is_dotnet = |name: &String| name.ends_with(".csproj") || name.ends_with(".fsproj");
+        names.any(|name| self.left.step(1) && self.has_file(name))
+            || self.names().iter().any(is_dotnet)
+    }
+
+    fn with(&self, path: PathBuf) -> Self {
         Self { root: self.root, path, left: self.left }
     }
 
@@ -225,6 +354,20 @@ impl Folder<'_> {
         let installed = below.components().any(|part| part.as_os_str() == "node_modules");
         (!installed).then_some(path)
     }
+}
+
+/// The path without `.` and `..`; `None` outside of the project.
+pub(super) fn normal(path: &Path) -> Option<PathBuf> {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => normal.push(name),
+            Component::CurDir => {}
+            Component::ParentDir if normal.pop() => {}
+            _ => return None,
+        }
+    }
+    Some(normal)
 }
 
 /// The names in a folder, without hidden ones and `node_modules`.

@@ -1,115 +1,212 @@
 //! What was found in one folder. A need that two files show is one need.
 
-use super::Need;
-use crate::port::Port;
+use std::path::Path;
+
+use super::{Need, Place};
+use crate::port::{Port, Protocol};
 
 /// No real project has more needs; this stops an attack.
 const MOST: usize = 200;
 
+/// What a file shows of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Clue {
+    service_type: &'static str,
+    name: Option<String>,
+    port: Option<Port>,
+    usual: Option<Port>,
+    protocol: Protocol,
+    place: Place,
+    what: String,
+    command: Option<String>,
+}
+
+impl Clue {
+    /// A service of this type, where it is shown, and what shows it.
+    pub(super) fn new(service_type: &'static str, place: Place, what: impl Into<String>) -> Self {
+        let what = what.into();
+        let (name, port, usual, command) = (None, None, None, None);
+        Self { service_type, name, port, usual, protocol: Protocol::Tcp, place, what, command }
+    }
+
+    pub(super) fn named(self, name: impl Into<Option<String>>) -> Self {
+        Self { name: name.into(), ..self }
+    }
+
+    /// The port that the project names.
+    pub(super) fn on(self, port: impl Into<Option<Port>>) -> Self {
+        Self { port: port.into(), ..self }
+    }
+
+    /// The port that the program takes if it is told none.
+    pub(super) fn usually(self, port: impl Into<Option<u16>>) -> Self {
+        Self { usual: port.into().and_then(|port| Port::new(port.into())), ..self }
+    }
+
+    pub(super) fn over(self, protocol: Protocol) -> Self {
+        Self { protocol, ..self }
+    }
+
+    /// The command line that starts it, in the folder of the package.
+    pub(super) fn by(self, command: impl Into<Option<String>>) -> Self {
+        Self { command: command.into(), ..self }
+    }
+
+    pub(super) fn service_type(&self) -> &'static str {
+        self.service_type
+    }
+
+    pub(super) fn port(&self) -> Option<Port> {
+        self.port
+    }
+
+    pub(super) fn usual(&self) -> Option<Port> {
+        self.usual
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// The same as a service of another type, with a name.
+    pub(super) fn otherwise(self, (service_type, name): (&'static str, String)) -> Self {
+        Self { service_type, name: Some(name), ..self }
+    }
+
+    fn need(self, package: &Path) -> Need {
+        let Self { service_type, name, port, usual, protocol, place, what, command } = self;
+        let because = format!("{}: {what}", place.file);
+        let package = package.to_owned();
+        let service_name = name;
+        Need { service_type, service_name, package, port, usual, protocol, place, because, command }
+    }
+}
+
 /// The needs of one folder so far.
 #[derive(Default)]
 pub(super) struct Found {
-    needs: Vec<Need>,
+    clues: Vec<Clue>,
     web: Vec<Web>,
 }
 
 /// A clue about the folder's own web server, whatever that is.
 struct Web {
-    port: Option<Port>,
-    because: String,
+    clue: Clue,
     /// What it is, if it turns out to be a different server.
     otherwise: Option<(&'static str, String)>,
 }
 
 impl Found {
-    /// Adds a need, or adds the port to the same need if that exists.
-    pub(super) fn add(
-        &mut self,
-        service_type: &'static str,
-        name: Option<String>,
-        port: Option<Port>,
-        because: String,
-    ) {
-        let is_room = self.needs.len() < MOST;
-        let same =
-            |need: &&mut Need| need.service_type == service_type && need.service_name == name;
-        match self.needs.iter_mut().find(same) {
-            Some(need) => fill(need, port, &because),
-            None if is_room => {
-                self.needs.push(Need { service_type, service_name: name, port, because });
-            }
+    /// Adds a service, or adds what is new to the same one if that exists.
+    pub(super) fn add(&mut self, clue: Clue) {
+        let is_room = self.clues.len() < MOST;
+        let same = |known: &&mut Clue| {
+            (known.service_type, &known.name, known.protocol)
+                == (clue.service_type, &clue.name, clue.protocol)
+        };
+        match self.clues.iter_mut().find(same) {
+            Some(known) => known.fill(clue),
+            None if is_room => self.clues.push(clue),
             None => {}
         }
     }
 
-    /// Adds a need that is only likely: if there is one of this type already, that one only gets the port.
-    pub(super) fn hint(&mut self, service_type: &'static str, port: Option<Port>, because: String) {
+    /// Adds a service that is only likely: if there is one of this type already, that one only gets the port.
+    pub(super) fn hint(&mut self, clue: Clue) {
+        if self.knows(clue.service_type) { self.complete(clue) } else { self.add(clue) }
+    }
+
+    /// Adds the port to the service of this type, if there is one.
+    pub(super) fn complete(&mut self, clue: Clue) {
         let mut known: Vec<_> =
-            self.needs.iter_mut().filter(|need| need.service_type == service_type).collect();
+            self.clues.iter_mut().filter(|known| known.service_type == clue.service_type).collect();
         match &mut known[..] {
-            [] => self.add(service_type, None, port, because),
-            [only] => fill(only, port, &because),
+            [] => {}
+            [only] => only.fill(clue),
             // If there are several, a file refers to the one without a name, if to any.
             several => {
-                if let Some(need) = several.iter_mut().find(|need| need.service_name.is_none()) {
-                    fill(need, port, &because);
+                if let Some(known) = several.iter_mut().find(|known| known.name.is_none()) {
+                    known.fill(clue);
                 }
             }
         }
     }
 
-    /// Whether there is a need of this type.
+    /// Adds the port to the service of this type and name; false if there is none.
+    pub(super) fn complete_named(&mut self, name: Option<String>, clue: Clue) -> bool {
+        let same =
+            |known: &&mut Clue| known.service_type == clue.service_type && known.name == name;
+        let known = self.clues.iter_mut().find(same);
+        known.map(|known| known.fill(clue)).is_some()
+    }
+
+    /// Whether there is a service of this type.
     pub(super) fn knows(&self, service_type: &str) -> bool {
-        self.needs.iter().any(|need| need.service_type == service_type)
+        self.clues.iter().any(|known| known.service_type == service_type)
+    }
+
+    /// Whether there is a server that people open in a browser or call, as the folder's own.
+    pub(super) fn knows_web(&self) -> bool {
+        self.clues.iter().any(Clue::is_web)
+    }
+
+    /// Everything that was found.
+    pub(super) fn clues(&mut self) -> impl Iterator<Item = &mut Clue> {
+        self.clues.iter_mut().chain(self.web.iter_mut().map(|web| &mut web.clue))
     }
 
     /// Records a clue about the folder's own web server, which other files describe better.
-    pub(super) fn web(
-        &mut self,
-        port: Option<Port>,
-        because: String,
-        otherwise: Option<(&'static str, String)>,
-    ) {
+    pub(super) fn web(&mut self, clue: Clue, otherwise: Option<(&'static str, String)>) {
         if self.web.len() < MOST {
-            self.web.push(Web { port, because, otherwise });
+            self.web.push(Web { clue, otherwise });
         }
     }
 
-    /// All needs, after every file was examined.
-    pub(super) fn needs(mut self) -> Vec<Need> {
+    /// All needs, after every file was examined; `package` is their folder, from the root of the project.
+    pub(super) fn needs(mut self, package: &Path) -> Vec<Need> {
         for web in std::mem::take(&mut self.web) {
             self.settle(web);
         }
-        self.needs
+        self.clues.into_iter().map(|clue| clue.need(package)).collect()
     }
 
     fn settle(&mut self, web: Web) {
-        let is_web = |need: &Need| matches!(need.service_type, "api" | "dev");
-        let Web { port, because, otherwise } = web;
-        if port.is_some() && self.needs.iter().any(|need| is_web(need) && need.port == port) {
+        let Web { clue, otherwise } = web;
+        let port = clue.port;
+        if port.is_some() && self.clues.iter().any(|known| known.is_web() && known.port == port) {
             return;
         }
-        let unnamed = |need: &&mut Need| is_web(need) && need.service_name.is_none();
-        let open = self.needs.iter_mut().filter(unnamed).filter(|need| need.port.is_none());
+        let unnamed = |known: &&mut Clue| known.is_web() && known.name.is_none();
+        let open = self.clues.iter_mut().filter(unnamed).filter(|known| known.port.is_none());
         // The API first, because a dev server has the port in its own configuration.
-        if let Some(need) = open.min_by_key(|need| need.service_type != "api") {
-            return fill(need, port, &because);
+        if let Some(known) = open.min_by_key(|known| known.service_type != "api") {
+            return known.fill(clue);
         }
-        let is_first = !self.needs.iter().any(is_web);
+        let is_first = !self.knows_web();
         match otherwise {
             Some((service_type, name)) if is_first || port.is_some() => {
-                self.add(service_type, Some(name), port, because);
+                self.add(clue.otherwise((service_type, name)));
             }
-            None if is_first => self.add("dev", None, port, because),
+            None if is_first => self.add(Clue { service_type: "dev", ..clue }),
             _ => {}
         }
     }
 }
 
-/// Sets the port of the need if it has none, and records where it comes from.
-fn fill(need: &mut Need, port: Option<Port>, because: &str) {
-    if need.port.is_none() && port.is_some() {
-        need.port = port;
-        need.because = format!("{}; {because}", need.because);
+impl Clue {
+    fn is_web(&self) -> bool {
+        matches!(self.service_type, "api" | "dev")
+    }
+
+    /// Takes what it does not have yet, and records where the port comes from.
+    pub(super) fn fill(&mut self, other: Self) {
+        if self.port.is_none() && other.port.is_some() {
+            self.port = other.port;
+            self.what = format!("{}; {}: {}", self.what, other.place.file, other.what);
+        }
+        self.usual = self.usual.or(other.usual);
+        if self.command.is_none() {
+            self.command = other.command;
+        }
     }
 }

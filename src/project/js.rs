@@ -1,23 +1,23 @@
 //! A search in JavaScript, which is never run: the `port` of a section, ignoring comments and strings.
 
-use super::text;
+use super::text::{self, Env};
 use crate::port::Port;
 
 /// No real configuration has more sections of one name, and each is searched to its end.
 const MOST_SECTIONS: usize = 20;
 
-/// The port that one of these sections gives as a number, or as the default of an unset variable.
-pub(super) fn port(source: &str, sections: &[&str]) -> Option<Port> {
+/// The port that one of these sections gives as a number, or as a variable with a default.
+pub(super) fn port(source: &str, sections: &[&str], env: &Env) -> Option<Port> {
     let tokens = tokens(source);
     let starts = tokens
         .windows(3)
         .enumerate()
         .filter(|(_, next)| next[1..] == [":", "{"] && sections.contains(&unquoted(next[0])));
-    starts.take(MOST_SECTIONS).find_map(|(at, _)| in_section(&tokens[at + 3..]))
+    starts.take(MOST_SECTIONS).find_map(|(at, _)| in_section(&tokens[at + 3..], env))
 }
 
 /// The port in a section whose brace has been opened, except in the objects within it.
-fn in_section(tokens: &[&str]) -> Option<Port> {
+fn in_section(tokens: &[&str], env: &Env) -> Option<Port> {
     let mut depth = 1;
     for (at, token) in tokens.iter().enumerate() {
         match *token {
@@ -25,8 +25,7 @@ fn in_section(tokens: &[&str]) -> Option<Port> {
             "}" | "]" | ")" => depth -= 1,
             ":" if depth == 1 && at > 0 && unquoted(tokens[at - 1]) == "port" => {
                 let rest = &tokens[at + 1..];
-                let end = rest.iter().position(|token| matches!(*token, "," | "}"));
-                return number(&rest[..end.unwrap_or(rest.len())]);
+                return number(&rest[..end(rest)], env);
             }
             _ => {}
         }
@@ -37,9 +36,37 @@ fn in_section(tokens: &[&str]) -> Option<Port> {
     None
 }
 
-fn number(expression: &[&str]) -> Option<Port> {
+/// Where the expression ends that these tokens begin with.
+fn end(tokens: &[&str]) -> usize {
+    let mut depth = 0_u32;
+    let ends = |token: &&str| {
+        match *token {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" if depth > 0 => depth -= 1,
+            "," | "}" | "]" | ")" if depth == 0 => return true,
+            _ => {}
+        }
+        false
+    };
+    tokens.iter().position(ends).unwrap_or(tokens.len())
+}
+
+/// The value of `3000`, `"3000"`, `X || 3000`, `X ?? "3000"` or `Number(X || 3000)`; a variable that `.env` sets counts more
+/// than the default.
+fn number(expression: &[&str], env: &Env) -> Option<Port> {
     match expression {
-        [number] | [.., "|", "|", number] | [.., "?", "?", number] => text::port(unquoted(number)),
+        ["Number" | "parseInt" | "+", "(", inner @ .., ")"] => {
+            // parseInt(X, 10)
+            let end = end(inner);
+            number(&inner[..end], env)
+        }
+        ["+", inner @ ..] => number(inner, env),
+        [number] => text::port(unquoted(number)),
+        [variable @ .., "|", "|", number] | [variable @ .., "?", "?", number] => {
+            let set = variable.last().and_then(|name| env.get(unquoted(name)));
+            set.and_then(text::port).or_else(|| text::port(unquoted(number)))
+        }
+        [.., ".", name] => env.get(name).and_then(text::port),
         _ => None,
     }
 }

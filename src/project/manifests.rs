@@ -1,62 +1,95 @@
-//! The needs of projects in other languages: Python, Ruby, Rust and Go, and Procfiles.
+//! The needs of projects in Python, Ruby, Rust and Go.
 
 use super::{
-    command,
     folder::Folder,
-    found::Found,
-    text::{self, Env, shown},
+    found::{Clue, Found},
+    text::{self, Env},
     tree::Tree,
 };
 
-const PYTHON: [&str; 12] = [
-    "django",
-    "fastapi",
-    "flask",
-    "litestar",
-    "starlette",
-    "sanic",
-    "quart",
-    "falcon",
-    "aiohttp",
-    "tornado",
-    "uvicorn",
-    "gunicorn",
+/// Packages for servers, and the ports that they take if told none; 0 for unknown.
+const PYTHON: [(&str, u16); 12] = [
+    ("django", 8000),
+    ("fastapi", 8000),
+    ("flask", 5000),
+    ("litestar", 8000),
+    ("starlette", 8000),
+    ("sanic", 8000),
+    ("quart", 5000),
+    ("falcon", 8000),
+    ("aiohttp", 8080),
+    ("tornado", 0),
+    ("uvicorn", 8000),
+    ("gunicorn", 8000),
 ];
-const RUST: [&str; 10] =
-    ["axum", "actix-web", "rocket", "warp", "poem", "tonic", "salvo", "tide", "ntex", "loco-rs"];
-const GO: [&str; 7] = [
-    "github.com/gin-gonic/gin",
-    "github.com/labstack/echo",
-    "github.com/gofiber/fiber",
-    "github.com/go-chi/chi",
-    "github.com/gorilla/mux",
-    "github.com/beego/beego",
-    "google.golang.org/grpc",
+/// Packages for programs that people open in a browser, and their service types.
+const PYTHON_UI: [(&str, &str, u16); 6] = [
+    ("streamlit", "ui", 8501),
+    ("gradio", "ui", 7860),
+    ("chainlit", "ui", 8000),
+    ("jupyterlab", "ui", 8888),
+    ("notebook", "ui", 8888),
+    ("mlflow", "monitoring", 5000),
+];
+const RUST: [(&str, u16); 10] = [
+    ("axum", 0),
+    ("actix-web", 8080),
+    ("rocket", 8000),
+    ("warp", 0),
+    ("poem", 0),
+    ("tonic", 0),
+    ("salvo", 0),
+    ("tide", 0),
+    ("ntex", 0),
+    ("loco-rs", 5150),
+];
+const GO: [(&str, u16); 7] = [
+    ("github.com/gin-gonic/gin", 8080),
+    ("github.com/labstack/echo", 0),
+    ("github.com/gofiber/fiber", 0),
+    ("github.com/go-chi/chi", 0),
+    ("github.com/gorilla/mux", 0),
+    ("github.com/beego/beego", 8080),
+    ("google.golang.org/grpc", 0),
 ];
 
-pub(super) fn python(folder: &Folder<'_>, found: &mut Found) {
+pub(super) fn python(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     if folder.read("manage.py").is_some_and(|text| text.contains("django")) {
-        found.hint("api", None, format!("{}: Django", folder.file("manage.py")));
+        let clue = Clue::new("api", folder.at("manage.py"), "Django").usually(8000);
+        found.hint(clue.by("python manage.py runserver".to_owned()));
     }
-    let project = folder.read("pyproject.toml").map(|text| Tree::toml(&text));
-    if let Some(project) = project {
+    if let Some(content) = folder.read("pyproject.toml") {
+        let project = Tree::toml(&content);
         let standard = project.get("project").get("dependencies").texts();
         let poetry = project.get("tool").get("poetry").get("dependencies").entries();
         let all = standard.chain(poetry.iter().map(|(name, _)| name.as_str()));
-        depends_on_python("pyproject.toml", all, folder, found);
+        depends_on_python("pyproject.toml", &content, all, folder, env, found);
     }
     if let Some(requirements) = folder.read("requirements.txt") {
-        depends_on_python("requirements.txt", requirements.lines(), folder, found);
+        let lines = requirements.lines();
+        depends_on_python("requirements.txt", &requirements, lines, folder, env, found);
     }
-    if let Some((file, _)) = folder.first(&["mkdocs.yml", "mkdocs.yaml"]) {
-        found.hint("docs", None, format!("{}: MkDocs", folder.file(file)));
+    if let Some(content) = folder.read(".streamlit/config.toml") {
+        let port = Tree::toml(&content).get("server").get("port").text().and_then(text::port);
+        let place = folder.at_line(".streamlit/config.toml", &content, &["port"]);
+        found.complete(Clue::new("ui", place, "Streamlit").on(port));
+    }
+    if let Some((file, content)) = folder.first(&["mkdocs.yml", "mkdocs.yaml"]) {
+        // 127.0.0.1:8001
+        let address = Tree::yaml(&content);
+        let address = address.get("dev_addr").text().and_then(|addr| addr.rsplit(':').next());
+        let place = folder.at_line(file, &content, &["dev_addr"]);
+        let clue = Clue::new("docs", place, "MkDocs").on(address.and_then(text::port));
+        found.hint(clue.usually(8000).by("mkdocs serve".to_owned()));
     }
 }
 
 fn depends_on_python<'r>(
     file: &str,
+    content: &str,
     requirements: impl Iterator<Item = &'r str>,
     folder: &Folder<'_>,
+    env: &Env,
     found: &mut Found,
 ) {
     // A requirement is a name, optionally followed by extras, versions and conditions.
@@ -65,22 +98,33 @@ fn depends_on_python<'r>(
         .map(|line| line.trim().split(|c| !is_of_a_name(c)).next().unwrap_or_default())
         .map(str::to_ascii_lowercase)
         .collect();
-    depends_on(file, &PYTHON, |known| names.iter().any(|name| name == known), folder, found);
-    if names.iter().any(|name| name == "streamlit") {
-        found.hint("ui", None, format!("{}: depends on streamlit", folder.file(file)));
+    let has = |known: &str| names.iter().any(|name| name == known);
+    depends_on(file, content, &PYTHON, has, folder, found);
+    if has("flask")
+        && let Some(port) = env.get("FLASK_RUN_PORT").and_then(text::port)
+    {
+        let clue = Clue::new("api", folder.at(".flaskenv"), format!("FLASK_RUN_PORT={port}"));
+        found.complete(clue.on(port));
+    }
+    for (package, service_type, usual) in PYTHON_UI.into_iter().filter(|(name, ..)| has(name)) {
+        let place = folder.at_line(file, content, &[package]);
+        found.hint(Clue::new(service_type, place, format!("depends on {package}")).usually(usual));
     }
 }
 
 /// Adds an API for the first of these that the project depends on.
 fn depends_on(
     file: &str,
-    known: &[&str],
+    content: &str,
+    known: &[(&str, u16)],
     depends: impl Fn(&str) -> bool,
     folder: &Folder<'_>,
     found: &mut Found,
 ) {
-    if let Some(known) = known.iter().find(|known| depends(known)) {
-        found.hint("api", None, format!("{}: depends on {known}", folder.file(file)));
+    if let Some((known, usual)) = known.iter().find(|(known, _)| depends(known)) {
+        let place = folder.at_line(file, content, &[known]);
+        let clue = Clue::new("api", place, format!("depends on {known}"));
+        found.hint(clue.usually(Some(*usual).filter(|usual| *usual > 0)));
     }
 }
 
@@ -91,28 +135,39 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
         gems.lines().any(|line| quoted.iter().any(|start| line.trim_start().starts_with(start)))
     };
     if has("rails") {
-        found.hint("dev", None, format!("{}: depends on rails", folder.file("Gemfile")));
+        let place = folder.at_line("Gemfile", &gems, &["rails"]);
+        let clue = Clue::new("dev", place, "depends on rails").usually(3000);
+        found.hint(clue.by("bin/rails server".to_owned()));
     } else if folder.has_file("bin/rails") {
-        found.hint("dev", None, format!("{}: Rails", folder.file("bin/rails")));
+        let clue = Clue::new("dev", folder.at("bin/rails"), "Rails").usually(3000);
+        found.hint(clue.by("bin/rails server".to_owned()));
     } else if has("sinatra") {
-        found.hint("api", None, format!("{}: depends on sinatra", folder.file("Gemfile")));
+        let place = folder.at_line("Gemfile", &gems, &["sinatra"]);
+        found.hint(Clue::new("api", place, "depends on sinatra").usually(4567));
+    } else if has("jekyll") {
+        let place = folder.at_line("Gemfile", &gems, &["jekyll"]);
+        let clue = Clue::new("dev", place, "depends on jekyll").usually(4000);
+        found.hint(clue.by("bundle exec jekyll serve".to_owned()));
     }
     if let Some(puma) = folder.read("config/puma.rb") {
         // `port 3000`, and `port ENV.fetch("PORT", 3000)` in its spellings: the number comes last.
         let line = puma.lines().find_map(|line| line.trim_start().strip_prefix("port "));
         let code = line.unwrap_or_default().split('#').next().unwrap_or_default();
         let port = text::words(code).last().and_then(text::port);
-        let because = match port {
-            Some(port) => format!("{}: Puma on port {port}", folder.file("config/puma.rb")),
-            None => format!("{}: Puma", folder.file("config/puma.rb")),
+        let what = match port {
+            Some(port) => format!("Puma on port {port}"),
+            None => "Puma".to_owned(),
         };
-        found.hint("dev", port, because);
+        let place = folder.at_line("config/puma.rb", &puma, &["port "]);
+        // What is known of as an API is Rails without pages.
+        let service_type = if found.knows("api") && !found.knows("dev") { "api" } else { "dev" };
+        found.hint(Clue::new(service_type, place, what).on(port));
     }
 }
 
-/// Adds what the dependencies of the package show; returns the members of its workspace.
-pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Vec<Folder<'a>> {
-    let Some(text) = folder.read("Cargo.toml") else { return Vec::new() };
+/// Adds what the dependencies of the package show; returns the members of the workspace if this is its root.
+pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Option<Vec<Folder<'a>>> {
+    let text = folder.read("Cargo.toml")?;
     let cargo = Tree::toml(&text);
     // A library does not serve anything by itself.
     let is_program = folder.has_file("src/main.rs")
@@ -120,13 +175,25 @@ pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Vec<Folder<'a>
         || !cargo.get("bin").list().is_empty();
     if is_program {
         let dependencies = cargo.get("dependencies");
-        depends_on("Cargo.toml", &RUST, |known| dependencies.has(known), folder, found);
+        depends_on("Cargo.toml", &text, &RUST, |known| dependencies.has(known), folder, found);
+    }
+    for (file, sections, service_type, usual) in [
+        ("Rocket.toml", ["debug", "default"], "api", 8000),
+        ("Trunk.toml", ["serve", "serve"], "dev", 8080),
+    ] {
+        let Some(content) = folder.read(file) else { continue };
+        let settings = Tree::toml(&content);
+        let port = sections.iter().find_map(|section| settings.get(section).get("port").text());
+        let tool = file.trim_end_matches(".toml");
+        let clue = Clue::new(service_type, folder.at_line(file, &content, &["port"]), tool);
+        let clue = clue.on(port.and_then(text::port)).usually(usual);
+        found.hint(clue.by((tool == "Trunk").then(|| "trunk serve".to_owned())));
     }
     let workspace = cargo.get("workspace");
     let excluded: Vec<String> = workspace.get("exclude").texts().map(|p| format!("!{p}")).collect();
     let patterns: Vec<&str> =
         excluded.iter().map(String::as_str).chain(workspace.get("members").texts()).collect();
-    folder.members(&patterns, "Cargo.toml")
+    cargo.has("workspace").then(|| folder.members(&patterns, "Cargo.toml"))
 }
 
 pub(super) fn go(folder: &Folder<'_>, found: &mut Found) {
@@ -141,27 +208,5 @@ pub(super) fn go(folder: &Folder<'_>, found: &mut Found) {
         let rest = |line: &&str| line.strip_prefix(known).map(|rest| rest.starts_with([' ', '/']));
         direct.iter().any(|line| rest(line) == Some(true))
     };
-    depends_on("go.mod", &GO, depends, folder, found);
-}
-
-/// Adds the processes of the Procfiles; the one for development takes precedence.
-pub(super) fn procfiles(folder: &Folder<'_>, env: &Env, found: &mut Found) {
-    for file in ["Procfile.dev", "Procfile"] {
-        let text = folder.read(file).unwrap_or_default();
-        for line in text.lines().filter(|line| !line.trim_start().starts_with('#')) {
-            let Some((process, line)) = line.split_once(':') else { continue };
-            let (process, told) = (process.trim(), folder.file(file));
-            let servers = command::servers(line, env);
-            // By convention, the process `web` is the project itself.
-            let is_web = process == "web";
-            for server in &servers {
-                let name = if is_web { None } else { text::name(process) };
-                let because = format!("{told}: {} runs {}", shown(process), server.tool);
-                found.add(server.service_type, name, server.port, because);
-            }
-            if is_web && servers.is_empty() {
-                found.web(None, format!("{told}: the process web"), None);
-            }
-        }
-    }
+    depends_on("go.mod", &text, &GO, depends, folder, found);
 }

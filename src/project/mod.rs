@@ -5,32 +5,46 @@
 //! do. A file that is broken, too large or missing contributes nothing; the rest still counts. Nothing outside
 //! of the folder is read, wherever its links lead.
 //!
-//! `node`, `compose` and `manifests` know the files, each for a family of projects; `command` parses command
-//! lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` merges a need that two files show.
+//! `node`, `compose`, `processes` and `manifests` know the files, each for a family of projects; `command` parses
+//! command lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` merges a need that two files show.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value as Json;
 
-use crate::port::Port;
+use crate::port::{Port, Protocol};
 
+mod address;
 mod command;
 mod compose;
+mod dotnet;
+mod editors;
+mod elixir;
+mod emulators;
+mod envfiles;
 mod folder;
 mod found;
+mod framework;
 mod js;
+mod jvm;
+mod label;
 mod manifests;
 mod node;
+mod php;
+mod processes;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod text;
 mod tree;
+mod weak;
+mod xml;
 
-use folder::{Folder, Project};
-use found::Found;
+use folder::{Folder, Project, normal};
+use found::{Clue, Found};
 use text::Env;
 use tree::Tree;
 
@@ -39,12 +53,31 @@ use tree::Tree;
 pub struct Need {
     /// The service type, one of those that ship.
     pub service_type: &'static str,
-    /// Its name, where a project has several or the file names it; spelled as a `service_name` must be.
+    /// Its name, where a package has several or the file names it; spelled as a `service_name` must be.
     pub service_name: Option<String>,
+    /// The folder of its package, from the root of the project; empty for the root itself.
+    pub package: PathBuf,
     /// The port that the project names itself, if any.
     pub port: Option<Port>,
-    /// The file that shows the need, and what in it; safe to display.
+    /// The port that its program takes if it is told none, if that is known.
+    pub usual: Option<Port>,
+    /// What it listens on.
+    pub protocol: Protocol,
+    /// The file that shows the need.
+    pub place: Place,
+    /// The same, and what in it; safe to display.
     pub because: String,
+    /// The command line that starts it, in the folder of its package, if one is known.
+    pub command: Option<String>,
+}
+
+/// A file of the project, and a line in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its path from the root of the project; safe to display.
+    pub file: String,
+    /// The number of the line, from 1, if one can be named.
+    pub line: Option<usize>,
 }
 
 /// The order in which people think of their needs: first what they work on, then what that works with.
@@ -68,8 +101,9 @@ const ORDER: [&str; 17] = [
     "build",
 ];
 
-/// No real project has more needs than these.
+/// No real project has more needs than these, or more packages.
 const MOST: usize = 500;
+const MOST_PACKAGES: usize = 300;
 
 /// What a project needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,23 +137,38 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
     members.find(is_it).map(|member| folder.join(member.place()))
 }
 
-/// Returns the needs of the project in this folder.
+/// Returns the needs of the project in this folder: those of the folder itself, of the members of its workspace, and of the
+/// folders below it that have a manifest.
 pub fn needs(folder: &Path) -> Needs {
     let Some(project) = Project::at(folder) else { return Needs::default() };
     let root = project.root();
-    let (found, members) = look(&root);
-    let mut names = Names::default();
-    let mut needs: Vec<Need> = Vec::new();
-    for need in found.needs() {
-        needs.push(names.named(need, Path::new("")));
-    }
-    for member in members {
-        for need in look(&member).0.needs() {
-            needs.push(names.named(need, member.place()));
+    let own = environment(&root);
+    let mut weak = Vec::new();
+    let Look { found, members, workspaces } = look(&root, &own, &mut weak);
+    let mut packages = vec![Package { folder: root.clone(), env: own, found }];
+    let mut known = HashSet::from([PathBuf::new()]);
+    let others = root.below(&workspaces);
+    let mut waiting: VecDeque<_> = members.into_iter().chain(others).collect();
+    while let Some(folder) = waiting.pop_front() {
+        if !known.insert(folder.place().to_owned()) {
+            continue;
         }
-        if needs.len() > MOST {
+        if packages.len() > MOST_PACKAGES {
+            project.cut();
             break;
         }
+        let mut env = environment(&folder);
+        env.add(packages[0].env.clone());
+        let Look { found, members, .. } = look(&folder, &env, &mut weak);
+        waiting.extend(members);
+        packages.push(Package { folder, env, found });
+    }
+    compose(&mut packages);
+    let mut all: Vec<_> = packages.iter_mut().map(|p| (p.folder.place(), &mut p.found)).collect();
+    weak::settle(weak, &mut all);
+    let mut needs: Vec<Need> = Vec::new();
+    for Package { folder, found, .. } in packages {
+        needs.extend(found.needs(folder.place()));
     }
     let is_cut_short = project.is_cut_short() || needs.len() > MOST;
     needs.truncate(MOST);
@@ -127,56 +176,99 @@ pub fn needs(folder: &Path) -> Needs {
     Needs { needs, is_cut_short }
 }
 
-/// The needs of one folder, and the members of the workspace if this is its root. The most credible sources
-/// come first.
-fn look<'a>(folder: &Folder<'a>) -> (Found, Vec<Folder<'a>>) {
-    let mut found = Found::default();
-    let env = Env::parse(&folder.read(".env").unwrap_or_default());
-    let package = Tree::json(&folder.read("package.json").unwrap_or_default());
-    let members = node::members(folder, &package);
-    node::scripts(folder, &package, &env, &mut found);
-    manifests::procfiles(folder, &env, &mut found);
-    node::configs(folder, &mut found);
-    // In the root of a workspace, the dependencies are those of its members.
-    if members.is_none() {
-        node::dependencies(folder, &package, &mut found);
+/// A folder with a manifest, and what was found in it.
+struct Package<'a> {
+    folder: Folder<'a>,
+    env: Env,
+    found: Found,
+}
+
+/// The variables that the files of a folder set, as its programs see them during development.
+fn environment(folder: &Folder<'_>) -> Env {
+    let mut env = Env::default();
+    for name in [".env.development.local", ".env.local", ".env.development", ".flaskenv", ".env"] {
+        env.add(Env::parse(&folder.read(name).unwrap_or_default()));
     }
-    manifests::python(folder, &mut found);
+    env
+}
+
+/// Adds the services of the Compose files. One that is built in the folder of a package is that package's own server.
+fn compose(packages: &mut [Package<'_>]) {
+    let mut built = Vec::new();
+    for (at, Package { folder, env, found }) in packages.iter_mut().enumerate() {
+        compose::services(folder, env, found, |path, clue, otherwise| {
+            built.push((at, normal(path), clue, otherwise));
+        });
+    }
+    let mut known = HashSet::new();
+    for (at, path, clue, otherwise) in built {
+        let own =
+            packages.iter().position(|package| Some(package.folder.place()) == path.as_deref());
+        // The first is the application itself; what else is built there is something else.
+        let is_first = known.insert((own, clue.protocol()));
+        match own.filter(|own| *own == 0 || packages[*own].found.knows_web()) {
+            Some(own) => {
+                let found = &mut packages[own].found;
+                let otherwise = (!is_first || !found.knows_web()).then_some(otherwise);
+                found.web(clue, otherwise);
+            }
+            None => packages[at].found.add(clue.otherwise(otherwise)),
+        }
+    }
+}
+
+/// What one folder shows.
+struct Look<'a> {
+    found: Found,
+    /// The members of the workspaces whose root it is.
+    members: Vec<Folder<'a>>,
+    /// The manifests of these workspaces.
+    workspaces: Vec<&'static str>,
+}
+
+/// Looks at one folder. The most credible sources come first.
+fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<'a> {
+    let mut found = Found::default();
+    let manifest = folder.read("package.json").unwrap_or_default();
+    let package = Tree::json(&manifest);
+    let scripts = node::Scripts::new(folder, &manifest, &package);
+    let members = node::members(folder, &package);
+    let mut started = processes::procfiles(folder, &scripts, env, &mut found);
+    let (by_processes, elsewhere) = tasks::processes(folder, &scripts, env, &mut found);
+    started.extend(by_processes);
+    weak.extend(elsewhere);
+    scripts.servers(env, &started, &mut found);
+    node::deno(folder, env, &mut found);
+    node::nx(folder, &mut found);
+    node::configs(folder, &scripts, env, &mut found);
+    // In the root of a workspace, the dependencies are those of its members.
+    let is_root = ["nx.json", "turbo.json", "lerna.json"].iter().any(|name| folder.has_file(name));
+    if members.is_none() && !is_root {
+        node::dependencies(folder, &scripts, &package, &mut found);
+    }
+    manifests::python(folder, env, &mut found);
     manifests::ruby(folder, &mut found);
     let crates = manifests::rust(folder, &mut found);
     manifests::go(folder, &mut found);
-    compose::services(folder, &env, &mut found);
-    if let Some(port) = env.port() {
-        found.web(Some(port), format!("{}: PORT={port}", folder.file(".env")), None);
+    dotnet::services(folder, &mut found);
+    jvm::services(folder, &mut found);
+    php::services(folder, env, &mut found);
+    elixir::services(folder, &mut found);
+    emulators::firebase(folder, &mut found);
+    emulators::supabase(folder, &mut found);
+    weak.extend(tasks::hints(folder, env));
+    weak.extend(editors::hints(folder, env));
+    weak.extend(envfiles::hints(folder));
+    let mut workspaces = Vec::new();
+    workspaces.extend(members.is_some().then_some("package.json"));
+    workspaces.extend(crates.is_some().then_some("Cargo.toml"));
+    let members = members.into_iter().chain(crates).flatten();
+    let members = members.chain(node::deno_members(folder)).chain(dotnet::members(folder));
+    let members = members.chain(jvm::members(folder)).chain(elixir::members(folder)).collect();
+    let own = Env::parse(&folder.read(".env").unwrap_or_default());
+    if let Some(port) = own.get("PORT").and_then(text::port) {
+        let clue = Clue::new("dev", folder.at(".env"), format!("PORT={port}"));
+        found.web(clue.on(port), None);
     }
-    let mut members = members.unwrap_or_default();
-    let others: Vec<_> =
-        crates.into_iter().filter(|c| members.iter().all(|m| m.place() != c.place())).collect();
-    members.extend(others);
-    (found, members)
-}
-
-/// The names that are taken: two needs of one type must not share a lease.
-#[derive(Default)]
-struct Names(HashSet<(&'static str, Option<String>)>);
-
-impl Names {
-    /// Gives the need a name that no other of its type has: that of a member's need begins with the member's
-    /// name.
-    fn named(&mut self, mut need: Need, place: &Path) -> Need {
-        let own = need.service_name.take();
-        let whole = place.to_string_lossy();
-        let last = whole.rsplit('/').next().unwrap_or_default();
-        let joined = |place: &str| match &own {
-            Some(own) if place.is_empty() => Some(own.clone()),
-            Some(own) => text::name(&format!("{place}-{own}")),
-            None => text::name(place),
-        };
-        let longest = joined(&whole);
-        let numbered = (2..=MOST).map(|n| longest.as_ref().map(|name| format!("{name}-{n}")));
-        let mut names = [joined(last), longest.clone()].into_iter().chain(numbered);
-        need.service_name =
-            names.find(|name| self.0.insert((need.service_type, name.clone()))).flatten();
-        need
-    }
+    Look { found, members, workspaces }
 }

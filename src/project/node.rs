@@ -1,152 +1,404 @@
 //! The needs of a JavaScript project: `package.json` and the configuration of its tools.
 
 use super::{
-    command,
+    command::{self, Server},
     folder::Folder,
-    found::Found,
+    found::{Clue, Found},
     js,
-    text::{self, Env},
+    text::{self, Env, shown},
     tree::Tree,
 };
+use crate::port::Port;
 
-/// Packages for servers, and their service types, the most telling ones first.
-const PACKAGES: [(&str, &str); 33] = [
-    ("next", "dev"),
-    ("nuxt", "dev"),
-    ("astro", "dev"),
-    ("@remix-run/dev", "dev"),
-    ("@react-router/dev", "dev"),
-    ("@sveltejs/kit", "dev"),
-    ("@angular/core", "dev"),
-    ("gatsby", "dev"),
-    ("react-scripts", "dev"),
-    ("webpack-dev-server", "dev"),
-    ("vite", "dev"),
-    ("@nestjs/core", "api"),
-    ("express", "api"),
-    ("fastify", "api"),
-    ("koa", "api"),
-    ("hono", "api"),
-    ("@hapi/hapi", "api"),
-    ("restify", "api"),
-    ("@apollo/server", "api"),
-    ("@strapi/strapi", "api"),
-    ("json-server", "api"),
-    ("storybook", "storybook"),
-    ("@storybook/react", "storybook"),
-    ("@storybook/vue3", "storybook"),
-    ("@playwright/test", "test"),
-    ("cypress", "test"),
-    ("@vitest/ui", "test"),
-    ("@docusaurus/core", "docs"),
-    ("vitepress", "docs"),
-    ("vuepress", "docs"),
-    ("@ladle/react", "ui"),
-    ("histoire", "ui"),
-    ("firebase-functions", "functions"),
+/// Packages for servers, their service types, and the ports that they take if told none (0 for unknown); the
+/// most telling ones first.
+const PACKAGES: [(&str, &str, u16); 30] = [
+    ("next", "dev", 3000),
+    ("nuxt", "dev", 3000),
+    ("astro", "dev", 4321),
+    ("@remix-run/dev", "dev", 3000),
+    ("@react-router/dev", "dev", 5173),
+    ("@sveltejs/kit", "dev", 5173),
+    ("@angular/core", "dev", 4200),
+    ("gatsby", "dev", 8000),
+    ("react-scripts", "dev", 3000),
+    ("webpack-dev-server", "dev", 8080),
+    ("vite", "dev", 5173),
+    ("@nestjs/core", "api", 3000),
+    ("express", "api", 0),
+    ("fastify", "api", 0),
+    ("koa", "api", 0),
+    ("hono", "api", 0),
+    ("@hapi/hapi", "api", 0),
+    ("restify", "api", 0),
+    ("@apollo/server", "api", 4000),
+    ("@strapi/strapi", "api", 1337),
+    ("json-server", "api", 3000),
+    ("storybook", "storybook", 6006),
+    ("@storybook/react", "storybook", 6006),
+    ("@storybook/vue3", "storybook", 6006),
+    ("@docusaurus/core", "docs", 3000),
+    ("vitepress", "docs", 5173),
+    ("vuepress", "docs", 8080),
+    ("@ladle/react", "ui", 61000),
+    ("histoire", "ui", 6006),
+    ("firebase-functions", "functions", 5001),
 ];
 
-/// Configuration files without their extensions: the tool, its service type, and the sections that may hold the
-/// port.
-const CONFIGS: [(&str, &str, &str, &[&str]); 6] = [
-    ("next.config", "Next.js", "dev", &[]),
-    ("nuxt.config", "Nuxt", "dev", &["devServer", "server"]),
-    ("astro.config", "Astro", "dev", &["server"]),
-    ("vite.config", "Vite", "dev", &["server"]),
-    ("playwright.config", "Playwright", "test", &[]),
-    ("cypress.config", "Cypress", "test", &[]),
+/// Configuration files without their extensions: the tool, its service type, the port that it takes if told
+/// none, and the sections that may hold the port.
+const CONFIGS: [(&str, &str, &str, u16, &[&str]); 7] = [
+    ("next.config", "Next.js", "dev", 3000, &[]),
+    ("nuxt.config", "Nuxt", "dev", 3000, &["devServer", "server"]),
+    ("astro.config", "Astro", "dev", 4321, &["server"]),
+    ("vite.config", "Vite", "dev", 5173, &["server"]),
+    ("webpack.config", "webpack", "dev", 8080, &["devServer"]),
+    ("vue.config", "Vue CLI", "dev", 8080, &["devServer"]),
+    ("rsbuild.config", "Rsbuild", "dev", 3000, &["server"]),
 ];
 const ENDINGS: [&str; 6] = ["ts", "js", "mjs", "mts", "cjs", "cts"];
 
-/// Scripts in the order in which people think of them; all others follow these.
-const FIRST_SCRIPTS: [&str; 5] = ["dev", "develop", "start", "start:dev", "serve"];
+/// Scripts that start a package's own server, in the order in which people think of them. Of these one counts.
+const OWN: [&str; 7] = ["dev", "develop", "start", "start:dev", "dev:start", "serve", "server"];
 
-/// Parts of a script's name that say how it starts something, and those that only say under which
-/// circumstances.
+/// Programs that run JavaScript, whatever it does.
+const RUNTIMES: [&str; 9] =
+    ["babel-node", "bun", "deno", "node", "nodemon", "pm2", "ts-node", "ts-node-dev", "tsx"];
+
+/// Parts of a script's name that say how it starts something.
 const STARTS: [&str; 6] = ["dev", "develop", "run", "serve", "start", "watch"];
-const CIRCUMSTANCES: [&str; 14] = [
-    "ci",
-    "debug",
-    "fast",
-    "host",
-    "hot",
-    "https",
-    "inspect",
-    "local",
-    "mock",
-    "prod",
-    "production",
-    "ssr",
-    "staging",
-    "test",
-];
+
+/// How deeply scripts that start scripts are followed, and the number of servers of one package.
+const DEEPEST: u8 = 4;
+const MOST: usize = 50;
 
 #[cfg(test)]
 pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
-    let configs = CONFIGS.iter().map(|(_, _, service_type, _)| *service_type);
-    PACKAGES.iter().map(|(_, service_type)| *service_type).chain(configs)
+    let configs = CONFIGS.iter().map(|(_, _, service_type, ..)| *service_type);
+    PACKAGES.iter().map(|(_, service_type, _)| *service_type).chain(configs)
 }
 
-/// Adds the servers that the scripts start.
-pub(super) fn scripts(folder: &Folder<'_>, package: &Tree, env: &Env, found: &mut Found) {
-    let mut scripts: Vec<_> = package.get("scripts").entries().iter().collect();
-    scripts.sort_by_key(|(name, _)| {
-        FIRST_SCRIPTS.iter().position(|first| first == name).unwrap_or(FIRST_SCRIPTS.len())
-    });
-    for (script, line) in scripts {
-        let mut started = Vec::new();
-        for server in command::servers(line.text().unwrap_or_default(), env) {
-            let command::Server { service_type, tool, port } = server;
-            // A preview has its own port, but does not run during development.
-            if script.contains("preview") && found.knows(service_type) {
+/// The scripts of a `package.json`.
+pub(super) struct Scripts<'a> {
+    folder: &'a Folder<'a>,
+    manifest: &'a str,
+    manager: &'static str,
+    lines: Vec<(&'a str, &'a str)>,
+}
+
+/// A server that a script starts, perhaps by another script.
+struct Started {
+    server: Server,
+    /// The script that has the command.
+    script: String,
+    /// The scripts that lead to it.
+    by: Vec<String>,
+}
+
+impl<'a> Scripts<'a> {
+    pub(super) fn new(folder: &'a Folder<'a>, manifest: &'a str, package: &'a Tree) -> Self {
+        let entries = package.get("scripts").entries().iter();
+        let lines = entries.filter_map(|(name, line)| Some((name.as_str(), line.text()?)));
+        let manager = package.get("packageManager").text().unwrap_or_default();
+        let locks = [
+            ("pnpm-lock.yaml", "pnpm"),
+            ("yarn.lock", "yarn"),
+            ("bun.lock", "bun"),
+            ("bun.lockb", "bun"),
+        ];
+        let by_lock = || locks.into_iter().find(|(file, _)| folder.has_above(file));
+        let named = ["pnpm", "yarn", "bun"].into_iter().find(|name| manager.starts_with(name));
+        let manager = named.or_else(|| by_lock().map(|(_, name)| name)).unwrap_or("npm");
+        Self { folder, manifest, manager, lines: lines.collect() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// Whether one of them may start the package's own server: by a runtime, which tells nothing of what it runs.
+    pub(super) fn start_something(&self) -> bool {
+        let own = self.lines.iter().filter(|(name, _)| OWN.contains(name));
+        own.into_iter().any(|(_, line)| {
+            command::programs(line).iter().any(|program| RUNTIMES.contains(&program.as_str()))
+        })
+    }
+
+    /// Adds the servers that they start, except those of scripts that something else starts.
+    pub(super) fn servers(&self, env: &Env, started_already: &[String], found: &mut Found) {
+        let own = OWN.iter().map(|name| self.started(name, env));
+        let own = own.into_iter().find(|started| !started.is_empty()).unwrap_or_default();
+        let is_started = |script: &String| started_already.contains(script);
+        let mut known: Vec<(&str, &str, Option<Port>)> = Vec::new();
+        for started in &own {
+            let Server { service_type, tool, port, .. } = &started.server;
+            let of_type = own.iter().filter(|other| other.server.service_type == *service_type);
+            let is_alone = of_type.count() == 1;
+            let name = if !matches!(*service_type, "dev" | "api") || own.len() == 1 {
+                None
+            } else if started.by.len() > 1 {
+                part(&started.script).or_else(|| text::name(&started.script))
+            } else if is_alone {
+                None
+            } else {
+                (known.iter().any(|(other, ..)| other == service_type))
+                    .then(|| text::name(tool))
+                    .flatten()
+            };
+            if !started.by.iter().any(is_started) {
+                self.add(started, name, found);
+            }
+            known.push((service_type, tool, *port));
+        }
+        for (script, _) in &self.lines {
+            if own.iter().any(|own| own.by.iter().any(|by| by == script)) || OWN.contains(script) {
                 continue;
             }
-            let beside = started.iter().any(|(other, by)| *other == service_type && *by != tool);
-            let name = if beside { text::name(tool) } else { part(script, service_type) };
-            let (script, at) = (text::shown(script), folder.file("package.json"));
-            found.add(service_type, name, port, format!("{at}: the script {script} runs {tool}"));
-            started.push((service_type, tool));
+            for started in self.started(script, env) {
+                let Server { service_type, tool, port, name, .. } = &started.server;
+                let is_web = matches!(*service_type, "dev" | "api");
+                let name = name.clone().or_else(|| part(script));
+                let is_leased = started.server.name.is_some();
+                // Another way to start what is known, or another server?
+                let is_same = known.iter().any(|(of_type, by, on)| {
+                    let is_variant = by == tool && (!own.is_empty() || on == port);
+                    is_web && is_variant || !is_web && of_type == service_type
+                });
+                let is_beside = own.is_empty() || port.is_some();
+                let is_named = known.is_empty() || name.is_some();
+                let is_other = is_leased || !is_same && (!is_web || is_beside && is_named);
+                let is_preview = script.contains("preview") || script.contains("build");
+                if is_other && !is_preview && !started.by.iter().any(is_started) {
+                    self.add(&started, if is_web { name } else { None }, found);
+                    known.push((service_type, tool, *port));
+                }
+            }
         }
+    }
+
+    /// The servers that one of them starts, itself or by others.
+    pub(super) fn servers_of(&self, script: &str, env: &Env) -> Vec<Server> {
+        self.started(script, env).into_iter().map(|started| started.server).collect()
+    }
+
+    fn add(&self, started: &Started, name: Option<String>, found: &mut Found) {
+        let Started { server, script, by } = started;
+        let place = self.folder.at_line(
+            "package.json",
+            self.manifest,
+            &["\"scripts\"", &format!("\"{script}\"")],
+        );
+        let what = format!("the script {} runs {}", shown(script), server.tool);
+        // Of a script that starts several, the one that starts only this.
+        let run = if name.is_some() { Some(script) } else { by.first() };
+        let run = run.map_or(script.as_str(), String::as_str);
+        let command = match run {
+            "start" => format!("{} start", self.manager),
+            run => format!("{} run {}", self.manager, shown(run)),
+        };
+        let clue = Clue::new(server.service_type, place, what)
+            .named(server.name.clone().or(name))
+            .on(server.port)
+            .usually(server.usual)
+            .by(command);
+        found.add(clue);
+    }
+
+    /// The servers that a script starts.
+    fn started(&self, script: &str, env: &Env) -> Vec<Started> {
+        let mut started = Vec::new();
+        self.follow(script, &mut Vec::new(), env, &mut started);
+        started
+    }
+
+    fn follow(&self, script: &str, by: &mut Vec<String>, env: &Env, started: &mut Vec<Started>) {
+        let Some((_, line)) = self.lines.iter().find(|(name, _)| *name == script) else { return };
+        if by.len() >= DEEPEST.into()
+            || by.iter().any(|other| other == script)
+            || started.len() > MOST
+        {
+            return;
+        }
+        by.push(script.to_owned());
+        for server in command::servers(line, env) {
+            started.push(Started { server, script: script.to_owned(), by: by.clone() });
+        }
+        for name in command::scripts(line) {
+            let fits = |other: &str| match name.split_once('*') {
+                Some((start, end)) => other.starts_with(start) && other.ends_with(end),
+                None => other == name,
+            };
+            for (other, _) in self.lines.iter().filter(|(other, _)| fits(other)) {
+                self.follow(other, by, env, started);
+            }
+        }
+        by.pop();
     }
 }
 
 /// The part of a larger project that a script starts: `dev:web` starts `web`.
-fn part(script: &str, service_type: &str) -> Option<String> {
-    let (left, right) = script.split_once(':')?;
+fn part(script: &str) -> Option<String> {
+    let (left, right) = script.split_once([':', '-'])?;
     let part = match (STARTS.contains(&left), STARTS.contains(&right)) {
         (true, false) => right,
         (false, true) => left,
         _ => return None,
     };
-    let is_part = matches!(service_type, "api" | "dev") && !CIRCUMSTANCES.contains(&part);
-    is_part.then(|| text::name(part)).flatten()
+    text::name(part)
 }
 
-/// Adds what the configuration files of the tools show.
-pub(super) fn configs(folder: &Folder<'_>, found: &mut Found) {
-    for (stem, tool, service_type, sections) in CONFIGS {
+/// Adds what the configuration files of the tools show. Of a package whose scripts start no server they say
+/// only with what it is built.
+pub(super) fn configs(folder: &Folder<'_>, scripts: &Scripts<'_>, env: &Env, found: &mut Found) {
+    let is_built_only = !scripts.is_empty() && !scripts.start_something();
+    for (stem, tool, service_type, usual, sections) in CONFIGS {
         let names = ENDINGS.map(|ending| format!("{stem}.{ending}"));
         let Some(name) = names.iter().find(|name| folder.has_file(name)) else { continue };
-        let at = folder.file(name);
-        let port = folder.read(name).and_then(|source| js::port(&source, sections));
-        let because = match port {
-            Some(port) => format!("{at}: {tool} on port {port}"),
-            None => format!("{at}: {tool}"),
+        let content = folder.read(name).unwrap_or_default();
+        let port = js::port(&content, sections, env);
+        let what = match port {
+            Some(port) => format!("{tool} on port {port}"),
+            None => tool.to_owned(),
         };
-        found.hint(service_type, port, because);
+        let place = folder.at_line(name, &content, &["port"]);
+        let clue = Clue::new(service_type, place, what).on(port).usually(usual);
+        if is_built_only { found.complete(clue) } else { found.hint(clue) }
     }
-    if folder.has_folder(".storybook") {
-        found.hint("storybook", None, format!("{}: Storybook", folder.file(".storybook")));
+    angular(folder, found);
+    if folder.has_folder(".storybook") && !scripts.is_empty() {
+        let clue = Clue::new("storybook", folder.at(".storybook"), "Storybook");
+        found.hint(clue.usually(6006));
     }
 }
 
-/// Adds what the dependencies of the project show.
-pub(super) fn dependencies(folder: &Folder<'_>, package: &Tree, found: &mut Found) {
+/// Adds what `angular.json` shows: the ports of the projects that are served.
+fn angular(folder: &Folder<'_>, found: &mut Found) {
+    let Some(content) = folder.read("angular.json") else { return };
+    let tree = Tree::json(&content);
+    let mut served = tree.get("projects").entries().iter().filter_map(|(name, project)| {
+        let targets = match project.get("architect") {
+            Tree::Nothing => project.get("targets"),
+            architect => architect,
+        };
+        let serve = targets.get("serve");
+        let port = serve.get("options").get("port").text().and_then(text::port);
+        let key = format!("\"{name}\"");
+        let place = folder.at_line("angular.json", &content, &[&key, "\"serve\""]);
+        let clue = Clue::new("dev", place, format!("Angular serves {}", shown(name))).on(port);
+        (!matches!(serve, Tree::Nothing)).then(|| (text::name(name), clue.usually(4200)))
+    });
+    let Some((first, clue)) = served.next() else { return };
+    if !found.complete_named(first, clue.clone()) {
+        found.hint(clue);
+    }
+    for (name, clue) in served.take(MOST) {
+        found.complete_named(name, clue);
+    }
+}
+
+/// Adds what the `project.json` of nx shows: the target that serves.
+pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
+    let Some(content) = folder.read("project.json") else { return };
+    let tree = Tree::json(&content);
+    let target =
+        ["serve", "dev", "start"].into_iter().map(|name| (name, tree.get("targets").get(name)));
+    let Some((target, serve)) =
+        target.into_iter().find(|(_, target)| !matches!(target, Tree::Nothing))
+    else {
+        return;
+    };
+    let executor = match serve.get("executor") {
+        Tree::Nothing => serve.get("builder"),
+        executor => executor,
+    };
+    let executor = executor.text().unwrap_or_default();
+    let servers = [
+        ("next", "dev", 3000),
+        ("vite", "dev", 4200),
+        ("angular", "dev", 4200),
+        ("webpack", "dev", 4200),
+        ("rspack", "dev", 4200),
+        ("remix", "dev", 3000),
+        ("nuxt", "dev", 3000),
+        ("expo", "dev", 8081),
+        ("storybook", "storybook", 6006),
+        ("node", "api", 0),
+        ("nest", "api", 0),
+    ];
+    let command =
+        serve.get("command").text().or_else(|| serve.get("options").get("command").text());
+    let by_command =
+        command::servers(command.unwrap_or_default(), &Env::default()).into_iter().next();
+    let known = servers.into_iter().find(|(name, ..)| executor.contains(name));
+    let known = known
+        .map(|(_, service_type, usual)| (service_type, Some(usual).filter(|usual| *usual > 0)));
+    let by_command = by_command.map(|server| (server.service_type, server.usual, server.port));
+    let (service_type, usual, port) = match (known, by_command) {
+        (_, Some(server)) => server,
+        (Some((service_type, usual)), None) => (service_type, usual, None),
+        (None, None) => return,
+    };
+    let port = serve.get("options").get("port").text().and_then(text::port).or(port);
+    let place =
+        folder.at_line("project.json", &content, &["\"targets\"", &format!("\"{target}\"")]);
+    let name = tree.get("name").text().unwrap_or_default();
+    let clue =
+        Clue::new(service_type, place, format!("nx: the target {target}")).on(port).usually(usual);
+    found.hint(clue.by(format!("nx {target} {}", shown(name)).trim_end().to_owned()));
+}
+
+/// Adds the tasks of a `deno.json`.
+pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
+    let Some((file, content)) = folder.first(&["deno.json", "deno.jsonc"]) else { return };
+    let tree = Tree::jsonc(&content);
+    let tasks = tree.get("tasks");
+    for name in OWN {
+        let task = tasks.get(name);
+        let line = task.text().or_else(|| task.get("command").text()).unwrap_or_default();
+        let Some(server) = command::servers(line, env).into_iter().next() else { continue };
+        let place = folder.at_line(file, &content, &["\"tasks\"", &format!("\"{name}\"")]);
+        let clue =
+            Clue::new(server.service_type, place, format!("the task {name} runs {}", server.tool));
+        let clue = clue.named(server.name).on(server.port).usually(server.usual);
+        return found.hint(clue.by(format!("deno task {name}")));
+    }
+}
+
+/// The members of the workspace of a `deno.json`.
+pub(super) fn deno_members<'a>(folder: &Folder<'a>) -> Vec<Folder<'a>> {
+    let Some((_, content)) = folder.first(&["deno.json", "deno.jsonc"]) else { return Vec::new() };
+    let tree = Tree::jsonc(&content);
+    let patterns = match tree.get("workspace") {
+        object @ Tree::Map(_) => object.get("members"),
+        list => list,
+    };
+    let patterns: Vec<_> = patterns.texts().collect();
+    let members = folder.members(&patterns, "deno.json");
+    members.into_iter().chain(folder.members(&patterns, "deno.jsonc")).collect()
+}
+
+/// Adds what the dependencies of the package show, if it starts something.
+pub(super) fn dependencies(
+    folder: &Folder<'_>,
+    scripts: &Scripts<'_>,
+    package: &Tree,
+    found: &mut Found,
+) {
+    if !scripts.is_empty() && !scripts.start_something() {
+        return;
+    }
     let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
-    for (dependency, service_type) in PACKAGES {
-        if groups.iter().any(|group| group.has(dependency)) {
-            let at = folder.file("package.json");
-            found.hint(service_type, None, format!("{at}: depends on {dependency}"));
+    for (dependency, service_type, usual) in PACKAGES {
+        let is_web = matches!(service_type, "dev" | "api");
+        // One server of its own is enough: a front end may well depend on express.
+        let is_known = if is_web { found.knows_web() } else { found.knows(service_type) };
+        let is_dependency = groups.iter().any(|group| group.has(dependency));
+        let is_tool_only = !is_web && !scripts.is_empty();
+        if is_dependency && !is_known && !is_tool_only {
+            let place =
+                folder.at_line("package.json", scripts.manifest, &[&format!("\"{dependency}\"")]);
+            let clue = Clue::new(service_type, place, format!("depends on {dependency}"));
+            found.add(clue.usually(Some(usual).filter(|usual| *usual > 0)));
         }
     }
 }

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::config::Config;
 
+mod corpus;
 mod hostile;
 
 /// A folder with these files in it.
@@ -18,13 +19,15 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// The needs in short form: `type name port`, with a dash for what is missing.
+/// The needs in short form: `type name port package`, with a dash for what is missing, and without the root.
 fn short(needs: &[Need]) -> Vec<String> {
     let dash = || "-".to_owned();
     let line = |need: &Need| {
         let name = need.service_name.clone().unwrap_or_else(dash);
         let port = need.port.map_or_else(dash, |port| port.to_string());
-        format!("{} {name} {port}", need.service_type)
+        format!("{} {name} {port} {}", need.service_type, need.package.display())
+            .trim_end()
+            .to_owned()
     };
     needs.iter().map(line).collect()
 }
@@ -75,6 +78,7 @@ fn the_program_of_a_script_tells_the_type_and_its_options_the_port() {
         ("storybook dev -p 6007", "storybook - 6007"),
         ("vitest --ui", "test - -"),
         ("playwright test --ui", "test - -"),
+        ("styxy run api --name web -- node server.js", "api web -"),
         ("docusaurus start --port 4101", "docs - 4101"),
         ("vitepress dev docs", "docs - -"),
         ("firebase emulators:start", "hub - -"),
@@ -154,9 +158,8 @@ fn what_three_sources_tell_is_told_once_with_the_best_reason_first() {
 fn dependencies_tell_what_no_script_does() {
     let package = r#"{"dependencies": {"express": "5", "next": "15"}, "peerDependencies": {"nuxt": "3"},
         "devDependencies": {"@playwright/test": "1", "storybook": "9"}}"#;
-    let expected = ["dev - -", "api - -", "storybook - -", "test - -"];
-    assert_eq!(told(&[("package.json", package)]), expected);
-    assert_eq!(reasons(&[("package.json", package)])[1], "package.json: depends on express");
+    assert_eq!(told(&[("package.json", package)]), ["dev - -", "storybook - -"]);
+    assert_eq!(reasons(&[("package.json", package)])[0], "package.json: depends on next");
 }
 
 #[test]
@@ -182,11 +185,18 @@ fn the_port_of_a_configuration_is_the_servers_and_no_other() {
         ),
         ("nuxt.config.ts", "defineNuxtConfig({ devServer: { port: 3500 } })", "dev - 3500"),
         ("next.config.mjs", "export default { port: 3000 }", "dev - -"),
-        ("playwright.config.ts", "", "test - -"),
+        ("vite.config.ts", "x = { server: { port: Number(env.A || 3000) } }", "dev - 3000"),
+        (
+            "vite.config.ts",
+            "x = { server: { port: parseInt(env.A ?? '3000', 10), b } }",
+            "dev - 3000",
+        ),
     ] {
         assert_eq!(told(&[(name, text)]), [expected], "{text}");
     }
-    assert_eq!(told(&[(".storybook/main.ts", "")]), ["storybook - -"]);
+    let package = r#"{"scripts": {"build": "vite build"}}"#;
+    let files = [("package.json", package), (".storybook/main.ts", ""), ("vite.config.ts", "")];
+    assert_eq!(told(&files), ["storybook - -"]);
 }
 
 const COMPOSE: &str = r#"
@@ -223,20 +233,19 @@ fn every_service_of_a_compose_file_that_has_a_port_is_a_need() {
     let expected = [
         "dev web 3000",
         "api backend 8081",
-        "api backend-9229 9229",
         "database db 5433",
         "infrastructure cache 6379",
+        "infrastructure dns 53",
         "messaging queue 5672",
-        "messaging queue-15672 15672",
         "monitoring metrics 9090",
     ];
     for name in ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"] {
         assert_eq!(told(&[(name, COMPOSE)]), expected);
     }
     let reasons = reasons(&[("compose.yaml", COMPOSE)]);
-    assert_eq!(reasons[3], "compose.yaml: the service db runs postgres on 5433");
+    assert_eq!(reasons[2], "compose.yaml: the service db runs postgres on 5433");
     assert_eq!(
-        reasons[7],
+        reasons[6],
         "compose.yaml: the service metrics runs prometheus on 9090-9092, a range"
     );
 }
@@ -273,7 +282,7 @@ fn a_port_in_the_env_file_is_the_web_servers_that_has_none() {
     assert_eq!(told(&[env]), ["dev - 4321"]);
     assert_eq!(reasons(&[env]), [".env: PORT=4321"]);
     let package = r#"{"scripts": {"dev": "vite"}, "dependencies": {"express": "5"}}"#;
-    assert_eq!(told(&[env, ("package.json", package)]), ["dev - -", "api - 4321"]);
+    assert_eq!(told(&[env, ("package.json", package)]), ["dev - 4321"]);
     let package = script("vite --port 3000");
     assert_eq!(told(&[env, ("package.json", &package)]), ["dev - 3000"]);
 }
@@ -321,7 +330,7 @@ fn a_procfile_names_its_processes_and_web_is_the_project() {
 }
 
 #[test]
-fn the_members_of_a_workspace_have_their_names() {
+fn the_members_of_a_workspace_are_packages_and_others_beside_them_are_not() {
     let api = r#"{"name": "@acme/api", "dependencies": {"fastify": "5"}}"#;
     for (name, text) in [
         (
@@ -344,29 +353,15 @@ fn the_members_of_a_workspace_have_their_names() {
             ("elsewhere/package.json", &script("vite")),
         ];
         let expected = [
-            "dev admin 3000",
-            "dev web 3000",
-            "api api -",
-            "storybook tools -",
-            "database api-db 5433",
+            "dev - 3000 apps/admin",
+            "dev - 3000 apps/web",
+            "api - - apps/api",
+            "storybook - - tools",
+            "database db 5433 apps/api",
         ];
         assert_eq!(told(&files), expected, "{text}");
         assert_eq!(reasons(&files)[1], "apps/web/package.json: the script dev runs vite");
     }
-}
-
-#[test]
-fn members_of_the_same_name_and_type_do_not_share_a_lease() {
-    let vite = &script("vite");
-    let files = [
-        ("package.json", r#"{"workspaces": ["apps/*", "packages/*"]}"#),
-        ("apps/web/package.json", vite),
-        ("packages/web/package.json", vite),
-        ("packages/w+b/package.json", vite),
-        ("packages/w,b/package.json", vite),
-    ];
-    let expected = ["dev web -", "dev w-b -", "dev packages-w-b -", "dev packages-web -"];
-    assert_eq!(told(&files), expected);
 }
 
 #[test]
@@ -383,7 +378,7 @@ fn crates_of_a_workspace_are_looked_at_too() {
         ("crates/out/Cargo.toml", "[dependencies]\naxum = '1'\n[[bin]]\nname = 'x'"),
         ("crates/core/Cargo.toml", "[dependencies]\nserde = '1'"),
     ];
-    assert_eq!(told(&files), ["api server -"]);
+    assert_eq!(told(&files), ["api - - crates/server"]);
 }
 
 #[test]
@@ -392,6 +387,10 @@ fn every_type_that_is_named_ships() {
     assert_eq!(types.len(), ORDER.len());
     let named =
         command::service_types().chain(compose::service_types()).chain(node::service_types());
+    let named = named
+        .chain(label::service_types())
+        .chain(envfiles::service_types())
+        .chain(emulators::service_types());
     for name in ORDER.into_iter().chain(named) {
         assert!(types.contains_key(&name.parse().unwrap()), "{name}");
         assert!(ORDER.contains(&name), "{name}");

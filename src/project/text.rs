@@ -12,8 +12,8 @@ const MOST_OF_A_VALUE: usize = 200;
 /// The maximum nesting of defaults within defaults, and of variables within variables.
 const DEEPEST: u8 = 5;
 
-/// The variables of the folder's `.env`.
-#[derive(Default)]
+/// Variables, as `.env` files set them.
+#[derive(Clone, Default)]
 pub(super) struct Env(HashMap<String, String>);
 
 impl Env {
@@ -27,8 +27,16 @@ impl Env {
         Self(pairs.collect())
     }
 
-    pub(super) fn port(&self) -> Option<Port> {
-        port(self.0.get("PORT")?)
+    /// The value of a variable, if it is set to something.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// Adds the variables of another file, which do not replace those there are.
+    pub(super) fn add(&mut self, other: Self) {
+        for (name, value) in other.0 {
+            self.0.entry(name).or_insert(value);
+        }
     }
 
     /// The text with its variables replaced, by their values or by the defaults given in the text.
@@ -95,6 +103,23 @@ pub(super) fn port(text: &str) -> Option<Port> {
 /// The text, for use in a message.
 pub(super) fn shown(text: &str) -> String {
     visible(&shortened(text))
+}
+
+/// The number of the line that has these words, from 1: the first one with the last word, at or after those with the
+/// others, in order.
+pub(super) fn line(content: &str, words: &[&str]) -> Option<usize> {
+    let mut words = words.iter().peekable();
+    for (number, line) in content.lines().enumerate() {
+        let mut rest = line;
+        while let Some((_, after)) = words.peek().and_then(|word| rest.split_once(**word)) {
+            rest = after;
+            words.next();
+        }
+        if words.peek().is_none() {
+            return Some(number + 1);
+        }
+    }
+    None
 }
 
 /// The text as a `service_name`, with room for a number after it; `None` if nothing of it is left.

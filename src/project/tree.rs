@@ -3,6 +3,11 @@
 
 use std::fmt;
 
+use jsonc_parser::{
+    CollectOptions, ParseOptions,
+    ast::{ObjectProp, Value},
+    parse_to_ast,
+};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor},
@@ -22,6 +27,28 @@ pub(super) enum Tree {
 impl Tree {
     pub(super) fn json(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or(Self::Nothing)
+    }
+
+    /// JSON with comments and trailing commas.
+    pub(super) fn jsonc(text: &str) -> Self {
+        let options = ParseOptions::default();
+        let parsed = parse_to_ast(text, &CollectOptions::default(), &options);
+        parsed.ok().and_then(|parsed| parsed.value).map_or(Self::Nothing, |value| Self::of(&value))
+    }
+
+    fn of(value: &Value) -> Self {
+        match value {
+            Value::StringLit(text) => Self::Text(text.value.to_string()),
+            Value::NumberLit(number) => Self::Text(number.value.to_string()),
+            Value::BooleanLit(boolean) => Self::Text(boolean.value.to_string()),
+            Value::Array(array) => Self::List(array.elements.iter().map(Self::of).collect()),
+            Value::Object(object) => {
+                let entry =
+                    |entry: &ObjectProp| (entry.name.as_str().to_owned(), Self::of(&entry.value));
+                Self::Map(object.properties.iter().map(entry).collect())
+            }
+            Value::NullKeyword(_) => Self::Nothing,
+        }
     }
 
     pub(super) fn toml(text: &str) -> Self {

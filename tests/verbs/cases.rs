@@ -138,7 +138,7 @@ pub const CASES: &[Case] = &[
     text("suggest mine --count 0", 2),
     json("suggest mine --count 2 --name web --protocol udp --project /a --json", 0, "suggested"),
     json("suggest once --json", 0, "suggested"),
-    json("suggest --json", 0, "needed"),
+    json("suggest --project docs --json", 0, "needed"),
     text("types", 0),
     json("types --json", 0, "types"),
     text("instances", 0),

@@ -163,6 +163,8 @@ fn home() -> Home {
     for program in ["true", "false"] {
         symlink(Path::new("/usr/bin").join(program), bin.join(program)).unwrap();
     }
+    fs::create_dir(home.path("docs")).unwrap();
+    fs::write(home.path("docs/mkdocs.yml"), "site_name: docs").unwrap();
     home.ok(&["allocate", "unheard-of"]);
     home.ok(&["release", "--type", "unheard-of", "--yes"]);
     home

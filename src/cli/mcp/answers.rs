@@ -157,10 +157,21 @@ struct Suggestion {
     /// What the project needs, if no type was asked for
     service_type: Option<String>,
     service_name: Option<String>,
+    project_path: Option<String>,
+    /// The folder of its package, if the project has several
+    package_path: Option<String>,
+    /// tcp or udp
+    protocol: Option<String>,
     /// The port that the project's files name
     wants: Option<Port>,
-    /// The file that says so
+    /// The port that its program takes if it is told none
+    usual: Option<Port>,
+    /// The file that says so, and what in it
     because: Option<String>,
+    file: Option<String>,
+    line: Option<usize>,
+    /// What starts it, in the folder of its package
+    command: Option<String>,
 }
 
 #[derive(JsonSchema)]

@@ -12,6 +12,7 @@ use super::{
         audit::{self, query::Query},
         check, counted, lease, lease_options,
         list::is_of_package,
+        needs,
         owner::{Owner, put_own_process},
         project::Project,
         refused, release,
@@ -299,7 +300,7 @@ impl Tool for Suggest {
         let mut note = None;
         let suggestions = match self.service_type {
             None => {
-                let (needs, is_cut_short) = suggest::needs(&project)?;
+                let (needs, is_cut_short) = needs::needs(&project)?;
                 note = is_cut_short.then_some(suggest::CUT_SHORT);
                 Json::Array(needs)
             }

@@ -75,11 +75,11 @@ fn no_link_leads_out_of_the_folder_and_nothing_installed_counts() {
     symlink("own", links.join("same")).unwrap();
     symlink("loop", links.join("loop")).unwrap();
     symlink(inside.path(), links.join("up")).unwrap();
-    assert_eq!(short(&needs(inside.path()).needs), ["dev own -"]);
+    assert_eq!(short(&needs(inside.path()).needs), ["dev - - links/own"]);
     // The folder itself may be reached by a link.
     let link = outside.path().join("link");
     symlink(inside.path(), &link).unwrap();
-    assert_eq!(short(&needs(&link).needs), ["dev own -"]);
+    assert_eq!(short(&needs(&link).needs), ["dev - - links/own"]);
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn a_workspace_without_end_ends_at_two_hundred_members() {
     }
     let needs = needs(folder.path()).needs;
     assert_eq!(needs.len(), 200);
-    assert_eq!(needs[199].service_name.as_deref(), Some("199"));
+    assert_eq!(needs[199].package.to_str(), Some("p/199"));
 }
 
 #[test]
@@ -157,7 +157,7 @@ fn patterns_end_after_so_many_steps_and_it_is_said_that_there_may_be_more() {
     make(good.path(), 20, 10);
     fs::write(good.path().join("packages/1/2/package.json"), script("vite")).unwrap();
     assert!(!needs(good.path()).is_cut_short);
-    assert_eq!(short(&needs(good.path()).needs), ["dev 2 -"]);
+    assert_eq!(short(&needs(good.path()).needs), ["dev - - packages/1/2"]);
 
     let many = format!("{}\"x\"", "\"packages/**/**/*\", \"*/**/*\",".repeat(49));
     let stars = format!("\"packages/*/{}\"", "*a".repeat(10_000));

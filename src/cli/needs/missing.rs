@@ -1,0 +1,11 @@
+//! Reading the files of a project is a feature that this build is without.
+
+use serde_json::Value as Json;
+
+use super::{CliError, project::Project, usage};
+use crate::error::Error;
+
+pub(super) fn needs(_: &Project) -> Result<(Vec<Json>, bool), CliError> {
+    let missing = Error::invalid("this styxy was built without the feature `project`");
+    Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
+}
