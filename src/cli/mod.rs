@@ -12,6 +12,7 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+mod environment;
 mod exec;
 mod forget;
 mod generator;
@@ -98,6 +99,7 @@ enum Verb {
     Check(check::Check),
     Scan(scan::Scan),
     Suggest(suggest::Suggest),
+    Env(environment::Env),
     Audit(audit::Audit),
     Types(types::Types),
     Instances(instances::Instances),
@@ -234,6 +236,7 @@ pub fn run() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),
+        Verb::Env(verb) => verb.run(),
         Verb::Audit(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
         Verb::Instances(verb) => verb.run(),

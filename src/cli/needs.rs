@@ -25,6 +25,12 @@ pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
     Ok((all_suggested(project, &needed)?, needs.is_cut_short))
 }
 
+/// The same for the whole project, wherever in it the command runs.
+pub(super) fn needs_of_all(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
+    let needs = project::needs(project.folder());
+    Ok((all_suggested(project, &needs.needs)?, needs.is_cut_short))
+}
+
 /// These needs, each with a port of its own.
 fn all_suggested(project: &Project, needed: &[Need]) -> Result<Vec<Json>, CliError> {
     let mut found = vec![Json::Null; needed.len()];

@@ -30,6 +30,18 @@ const TOOLS: &[Tool] = &[
         leases: 1,
     },
     Tool {
+        name: "direnv for a whole project",
+        needs: &["direnv", "node"],
+        line: "direnv allow && direnv exec . node server.js",
+        leases: 1,
+    },
+    Tool {
+        name: "make for a whole project",
+        needs: &["make", "node"],
+        line: "make dev",
+        leases: 1,
+    },
+    Tool {
         name: "mise",
         needs: &["node", NODE],
         line: "node_modules/.bin/mise trust -q && node_modules/.bin/mise exec -- node server.js",

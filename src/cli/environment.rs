@@ -1,0 +1,147 @@
+//! `styxy env`: the ports of all services of a project, as variables.
+
+mod file;
+mod names;
+
+use std::{env, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Map, Value as Json, json};
+
+use self::names::{Variable, variables};
+use super::{
+    CliError, Output, lease_options::allocate, needs, print, print_json, project::Project, refused,
+    say, suggest, text, usage,
+};
+use crate::{value::Fields, word::visible};
+
+/// Lease a port for each service that this project needs, and print them as variables
+///
+/// The services are those that `styxy suggest` shows. Each has a claim: asked again, it is the same port. A service named web is
+/// WEB_PORT, and WEB_URL if it speaks HTTP; one without a name is called like the folder of its package, or like its type.
+/// PORT is the one server of the package, if it has one.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    eval \"$(styxy env)\"             # in .envrc, for direnv\n  \
+    styxy env --format fish | source\n  \
+    styxy env --file .env.local\n  \
+    styxy env --check                # have the ports of this shell moved?")]
+pub(super) struct Env {
+    /// How they are written [default: sh; in a file dotenv]
+    #[arg(long, value_enum, conflicts_with = "json")]
+    format: Option<Format>,
+    /// Write them into this file, between two lines of their own, instead of printing them. What else is in it stays as it is;
+    /// it is not touched if nothing has changed
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Lease nothing, and fail if the environment, or the file, has another port for one of them
+    #[arg(long)]
+    check: bool,
+    /// The project that they are for [default: the git worktree of this folder, or the folder]
+    #[arg(long, value_name = "PATH")]
+    project: Option<Project>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How variables are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// export NAME=VALUE
+    Sh,
+    /// set -gx NAME VALUE
+    Fish,
+    /// NAME=VALUE, as in a .env file
+    Dotenv,
+    /// An object
+    Json,
+    /// NAME=VALUE, for $GITHUB_ENV
+    Github,
+}
+
+impl Env {
+    pub(super) fn run(self) -> Result<(), CliError> {
+        let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
+        let (needs, is_cut_short) = needs::needs_of_all(&project)?;
+        if is_cut_short {
+            say(&suggest::CUT_SHORT);
+        }
+        if needs.is_empty() {
+            let project = visible(project.path().as_str());
+            return Err(refused(format!(
+                "no file in {project} says which ports it needs: lease one by its type, as in `styxy allocate dev`"
+            )));
+        }
+        let leases =
+            needs.into_iter().map(|need| if self.check { Ok(need) } else { leased(&need) });
+        let leases = leases.collect::<Result<Vec<_>, CliError>>()?;
+        let package = project.package().map(|package| package.as_str());
+        let variables = variables(&leases, project.path().as_str(), package);
+        match (&self.file, self.check) {
+            (Some(path), true) => {
+                let lines = self.lines(&variables);
+                if file::has(path, &lines).map_err(|error| file::refusal(path, &error))? {
+                    return Ok(());
+                }
+                say(&format!("{} has other ports; `styxy env --file` writes them", path.display()));
+                Err(CliError::No)
+            }
+            (Some(path), false) => {
+                let lines = self.lines(&variables);
+                file::write(path, &lines).map_err(|error| file::refusal(path, &error))
+            }
+            (None, true) => check(&variables),
+            (None, false) if self.output.json || self.format == Some(Format::Json) => {
+                let object =
+                    variables.into_iter().map(|Variable { name, value }| (name, json!(value)));
+                print_json(&Json::Object(object.collect::<Map<_, _>>()))
+            }
+            (None, false) => self.lines(&variables).iter().try_for_each(|line| print(line)),
+        }
+    }
+
+    fn lines(&self, variables: &[Variable]) -> Vec<String> {
+        let usual = if self.file.is_some() { Format::Dotenv } else { Format::Sh };
+        let format = self.format.unwrap_or(usual);
+        // Neither a name nor a port nor a URL has a character that needs quotes.
+        let line = |Variable { name, value }: &Variable| match format {
+            Format::Sh => format!("export {name}={value}"),
+            Format::Fish => format!("set -gx {name} {value}"),
+            Format::Dotenv | Format::Github => format!("{name}={value}"),
+            Format::Json => format!("{}: {}", json!(name), json!(value)),
+        };
+        variables.iter().map(line).collect()
+    }
+}
+
+/// Leases the port that was suggested for a service.
+fn leased(need: &Json) -> Result<Json, CliError> {
+    let mut options = Fields::default();
+    for key in ["service_name", "project_path", "package_path"] {
+        options.put_some(key, need[key].as_str().map(str::to_owned));
+    }
+    options.put_some(
+        "protocol",
+        Some(text(need, "protocol")).filter(|p| *p != "tcp").map(str::to_owned),
+    );
+    options.put_some("port", need["port"].as_u64().and_then(|port| u16::try_from(port).ok()));
+    options.put("claim", true);
+    let answer = allocate(text(need, "service_type"), options)?;
+    let mut lease = need.clone();
+    lease["port"] = answer["port"].clone();
+    Ok(lease)
+}
+
+/// Fails if the environment has other values.
+fn check(variables: &[Variable]) -> Result<(), CliError> {
+    let mut is_same = true;
+    for Variable { name, value } in variables {
+        let now = env::var_os(name).map(|now| visible(&now.to_string_lossy()));
+        if now.as_ref() != Some(value) {
+            is_same = false;
+            let now = now.map_or("not set".to_owned(), |now| format!("{now} here"));
+            say(&format!("{name} is {now}, and {value} in the project"));
+        }
+    }
+    if is_same { Ok(()) } else { Err(CliError::No) }
+}
