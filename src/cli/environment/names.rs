@@ -33,8 +33,7 @@ pub(super) struct Variable {
 pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> Vec<Variable> {
     let mut variables = Vec::new();
     let own = |service: &&Json| {
-        let is_server = matches!(text(service, "service_type"), "api" | "dev");
-        is_server && package.is_none_or(|package| text(service, "package_path") == package)
+        is_server(service) && package.is_none_or(|package| text(service, "package_path") == package)
     };
     if let [only] = services.iter().filter(own).collect::<Vec<_>>().as_slice() {
         variables.push(Variable { name: "PORT".to_owned(), value: only["port"].to_string() });
@@ -49,7 +48,8 @@ pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> 
     variables
 }
 
-/// A name for each service that no other has.
+/// A name for each service that no other has. Of those that would be called the same, the only server of a package
+/// keeps the name.
 fn names(services: &[Json], top: &str) -> Vec<String> {
     let candidates = |service: &Json| {
         let service_type = text(service, "service_type");
@@ -69,10 +69,15 @@ fn names(services: &[Json], top: &str) -> Vec<String> {
     let candidates: Vec<_> = services.iter().map(candidates).collect();
     let mut names: Vec<_> = candidates.iter().map(|[first, ..]| first.clone()).collect();
     for longer in [1, 2, 3] {
-        let mut count: HashMap<String, usize> = HashMap::new();
-        names.iter().for_each(|name| *count.entry(name.clone()).or_default() += 1);
-        for (name, candidates) in names.iter_mut().zip(&candidates) {
-            if count[name.as_str()] > 1 {
+        let mut count: HashMap<String, (usize, usize)> = HashMap::new();
+        for (name, service) in names.iter().zip(services) {
+            let (all, servers) = count.entry(name.clone()).or_default();
+            *all += 1;
+            *servers += usize::from(is_server(service));
+        }
+        for ((name, candidates), service) in names.iter_mut().zip(&candidates).zip(services) {
+            let (all, servers) = count[name.as_str()];
+            if all > 1 && !(is_server(service) && servers == 1) {
                 name.clone_from(&candidates[longer]);
             }
         }
@@ -86,6 +91,10 @@ fn names(services: &[Json], top: &str) -> Vec<String> {
         }
     }
     names
+}
+
+fn is_server(service: &Json) -> bool {
+    matches!(text(service, "service_type"), "api" | "dev")
 }
 
 /// A text as the beginning of a variable's name.
@@ -130,6 +139,7 @@ mod tests {
             service("api", "", "apps/back-end", 8000),
             service("database", "db", "", 5432),
             service("docs", "", "", 4100),
+            service("test", "", "apps/web", 9200),
         ];
         let url = |port: u16| format!("URL={}", url(&json!({"port": port})));
         let own = told(&services, Some("/shop/apps/web"));
@@ -142,6 +152,7 @@ mod tests {
             "DB_PORT=5432".to_owned(),
             "DOCS_PORT=4100".to_owned(),
             format!("DOCS_{}", url(4100)),
+            "WEB_TEST_PORT=9200".to_owned(),
         ];
         assert_eq!(told(&services, None), expected, "two servers, no PORT");
     }
