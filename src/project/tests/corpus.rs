@@ -1,9 +1,14 @@
 //! Whole projects, each with what its developers would want to be told: `tests/projects`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use proptest::{collection::vec, prelude::*, sample::Index};
 
 use super::super::{Need, needs};
-use crate::port::Protocol;
+use crate::{lease::ServiceName, port::Protocol};
 
 /// An expected need: `must` or `may`, the type, and what else counts of it.
 #[derive(Debug)]
@@ -64,23 +69,36 @@ fn unpack(text: &str, folder: &Path) -> Vec<Expected> {
     for part in parts {
         let (name, content) =
             part.split_once(" --\n").unwrap_or((part.trim_end().trim_end_matches(" --"), ""));
+        let is_inside = |part: Component| matches!(part, Component::Normal(_));
+        if name.is_empty() || !Path::new(name).components().all(is_inside) {
+            continue;
+        }
         let path = folder.join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, format!("{content}\n")).unwrap();
+        // An edited name may be impossible, or another file's folder.
+        if path.parent().is_some_and(|parent| fs::create_dir_all(parent).is_ok()) {
+            let _ = fs::write(path, format!("{content}\n"));
+        }
     }
     let lines = head.split_once("\n\n").map_or("", |(_, lines)| lines);
     lines.lines().filter(|line| !line.trim().is_empty()).map(Expected::parse).collect()
 }
 
+/// The files of the corpus.
+fn projects() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/projects");
+    let mut paths: Vec<_> =
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "project"));
+    paths.sort();
+    paths
+}
+
 #[test]
 fn a_project_needs_what_its_developers_would_want() {
-    let projects = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/projects");
-    let mut paths: Vec<_> =
-        fs::read_dir(projects).unwrap().map(|entry| entry.unwrap().path()).collect();
-    paths.sort();
+    let paths = projects();
     let (mut musts, mut told, mut wrong) = (0, 0, Vec::new());
     let mut unwanted = Vec::new();
-    for path in paths.iter().filter(|path| path.extension().is_some_and(|end| end == "project")) {
+    for path in &paths {
         let folder = tempfile::tempdir().unwrap();
         let mut expected = unpack(&fs::read_to_string(path).unwrap(), folder.path());
         let name = path.file_stem().unwrap().to_str().unwrap();
@@ -104,4 +122,39 @@ fn a_project_needs_what_its_developers_would_want() {
         unwanted.len(),
         unwanted.join("\n")
     );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_edit_of_a_project_breaks_what_reads_it(
+        which in any::<Index>(),
+        edits in vec((any::<Index>(), any::<u8>(), 0..4_u8), 1..8),
+    ) {
+        let text = fs::read_to_string(which.get(&projects())).unwrap();
+        let (head, files) = text.split_once("\n-- ").unwrap_or((&text, ""));
+        let mut bytes = files.as_bytes().to_vec();
+        for (at, byte, edit) in edits {
+            let at = at.index(bytes.len() + 1);
+            match edit {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, byte),
+                2 => bytes.extend_from_within(at..),
+                _ => bytes.get_mut(at).into_iter().for_each(|b| *b = byte),
+            }
+        }
+        let edited = format!("{head}\n-- {}", String::from_utf8_lossy(&bytes));
+        let folder = tempfile::tempdir().unwrap();
+        unpack(&edited, folder.path());
+        for need in needs(folder.path()).needs {
+            let texts = [Some(&need.because), Some(&need.place.file), need.command.as_ref()];
+            for text in texts.into_iter().flatten() {
+                prop_assert!(!text.chars().any(char::is_control), "{:?}", text);
+            }
+            let name = need.service_name.map(|name| name.parse::<ServiceName>());
+            prop_assert!(name.is_none_or(|name| name.is_ok()));
+            prop_assert!(need.package.components().all(|part| matches!(part, Component::Normal(_))));
+        }
+    }
 }
