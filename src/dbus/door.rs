@@ -1,6 +1,10 @@
 //! Opening and closing the door, and announcing changes as signals.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -17,7 +21,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    change::{Change, TypeRanges},
+    change::{Change, Record, TypeRanges},
     lease::Lease,
     surroundings::machine,
 };
@@ -159,9 +163,10 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
         if count == 0 {
             break;
         }
-        let has_room = room.has_for(count, &connection).await;
-        for part in gathered.chunks(MOST_IN_A_WRITE).filter(|_| has_room) {
-            let told = part.iter().filter_map(|record| signals(&record.change).ok());
+        let latest = latest(&gathered);
+        let has_room = room.has_for(latest.len(), &connection).await;
+        for part in latest.chunks(MOST_IN_A_WRITE).filter(|_| has_room) {
+            let told = part.iter().filter_map(|change| signals(change).ok());
             // A bus that is gone is noticed elsewhere.
             let _ = connection.send_all(&told.flatten().collect::<Vec<_>>()).await;
             tokio::task::yield_now().await;
@@ -172,6 +177,22 @@ async fn tell(connection: Connection, broker: Arc<Broker>) {
         tokio::time::sleep(GATHER).await;
     }
     properties.tell(&broker, &emitter).await;
+}
+
+/// The changes without those that a later one supersedes: the signal of a lease that is used by many says only what it
+/// is now.
+fn latest(records: &[Record]) -> Vec<&Change> {
+    let mut known = HashSet::new();
+    let mut latest: Vec<_> = records.iter().map(|record| &record.change).rev().collect();
+    latest.retain(|change| match change {
+        Change::Reuse { lease }
+        | Change::Leave { lease, .. }
+        | Change::Claim { lease }
+        | Change::Renew { lease } => known.insert(lease.lease_id),
+        _ => true,
+    });
+    latest.reverse();
+    latest
 }
 
 /// The properties as last announced. They are announced together, a while after the first change: a grant has
@@ -261,4 +282,35 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
 
 fn signal<B: Serialize + DynamicType>(member: &str, body: &B) -> zbus::Result<Message> {
     Message::signal(PATH, NAME, member).build(body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lease::{EndReason, LeaseId},
+        port::Port,
+        time::Timestamp,
+    };
+
+    #[test]
+    fn of_several_changes_of_a_lease_the_last_is_told_and_every_beginning_and_end() {
+        let lease = |id, claim| {
+            let lease = Lease::new(LeaseId::from_number(id), Port::MAX, "dev".parse().unwrap());
+            Arc::new(Lease { claim, ..lease })
+        };
+        let reuse = |id, claim| Change::Reuse { lease: lease(id, claim) };
+        let end = Change::Release { lease: lease(1, true), reason: EndReason::Released };
+        let changes = [
+            reuse(1, false),
+            reuse(2, false),
+            reuse(1, true),
+            Change::Orphan { lease: lease(1, true) },
+            end.clone(),
+        ];
+        let records =
+            changes.map(|change| Record { seq: 1, at: Timestamp(1), client: None, change });
+        let orphan = Change::Orphan { lease: lease(1, true) };
+        assert_eq!(latest(&records), [&reuse(2, false), &reuse(1, true), &orphan, &end]);
+    }
 }
