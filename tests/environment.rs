@@ -193,6 +193,42 @@ fn a_file_is_written_when_something_has_changed_and_a_check_says_whether() {
 }
 
 #[test]
+fn what_was_written_into_a_file_is_no_wish_of_the_project() {
+    let (home, [one, two]) = two_worktrees();
+    let package = one.join("apps/back");
+    ok(&home, &package, &["env", "--file", ".env"]);
+    ok(&home, &one, &["env", "--file", ".env"]);
+    let written = fs::read_to_string(one.join(".env")).unwrap();
+    for _ in 0..2 {
+        ok(&home, &one, &["env", "--file", ".env"]);
+        assert_eq!(fs::read_to_string(one.join(".env")).unwrap(), written);
+        ok(&home, &one, &["env", "--file", ".env", "--check"]);
+    }
+    fs::copy(one.join(".env"), two.join(".env")).unwrap();
+    assert_eq!(ports(&home, &two), [0, 6, 12, 13].map(|index| home.port(index)));
+}
+
+#[test]
+fn one_service_without_a_port_does_not_keep_the_others_from_theirs() {
+    let (home, [one, _]) = two_worktrees();
+    let range = format!("[{0}, {0}]", home.port(10));
+    let config = fs::read_to_string(home.config().join("config.json")).unwrap();
+    let ten = format!("[{}, {}]", home.port(10), home.port(14));
+    home.configure(&config.replace(&ten, &range));
+    let output = run(&home, &one, &["env"]);
+    let [printed, told] =
+        [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        printed.contains("WEB_PORT=") && printed.contains("A_PORT=") && told.contains("database"),
+        "{printed}{told}"
+    );
+    assert!(!printed.contains(" B_PORT="), "{printed}");
+    assert_eq!(run(&home, &one, &["env", "--file", ".env"]).status.code(), Some(1));
+    assert!(!one.join(".env").exists());
+}
+
+#[test]
 fn a_project_that_shows_nothing_is_told_how_to_ask() {
     let home = Home::new();
     let output = home.run(&["env"]);

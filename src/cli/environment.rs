@@ -13,7 +13,7 @@ use super::{
     CliError, Output, lease_options::allocate, needs, print, print_json, project::Project, refused,
     say, suggest, text, usage,
 };
-use crate::{value::Fields, word::visible};
+use crate::{client::Failure, error::Error, value::Fields, word::visible};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
@@ -72,31 +72,54 @@ impl Env {
                 "no file in {project} says which ports it needs: lease one by its type, as in `styxy allocate dev`"
             )));
         }
-        let leases =
-            needs.into_iter().map(|need| if self.check { Ok(need) } else { leased(&need) });
-        let leases = leases.collect::<Result<Vec<_>, CliError>>()?;
+        if self.file.is_some() && (self.output.json || self.format == Some(Format::Json)) {
+            let error = Error::invalid("lines in a file are no JSON");
+            return Err(usage(&error.suggest("leave out --file, and redirect the output")));
+        }
+        let mut refusal = None;
+        let mut leases = Vec::new();
+        for need in needs {
+            match if self.check { Ok(need) } else { leased(&need) } {
+                Ok(lease) => leases.push(lease),
+                // The others are of use without this one.
+                Err(CliError::Failure(refused @ Failure::Refused { .. }))
+                    if self.file.is_none() =>
+                {
+                    refusal.get_or_insert(refused);
+                }
+                Err(error) => return Err(error),
+            }
+        }
         let package = project.package().map(|package| package.as_str());
         let variables = variables(&leases, project.path().as_str(), package);
+        self.write(&variables)?;
+        refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    fn write(&self, variables: &[Variable]) -> Result<(), CliError> {
         match (&self.file, self.check) {
             (Some(path), true) => {
-                let lines = self.lines(&variables);
+                let lines = self.lines(variables);
                 if file::has(path, &lines).map_err(|error| file::refusal(path, &error))? {
                     return Ok(());
                 }
-                say(&format!("{} has other ports; `styxy env --file` writes them", path.display()));
+                let path = path.display();
+                say(&format!(
+                    "{path} has not the ports of the project; `styxy env --file {path}` writes them"
+                ));
                 Err(CliError::No)
             }
             (Some(path), false) => {
-                let lines = self.lines(&variables);
+                let lines = self.lines(variables);
                 file::write(path, &lines).map_err(|error| file::refusal(path, &error))
             }
-            (None, true) => check(&variables),
+            (None, true) => check(variables),
             (None, false) if self.output.json || self.format == Some(Format::Json) => {
                 let object =
-                    variables.into_iter().map(|Variable { name, value }| (name, json!(value)));
+                    variables.iter().map(|Variable { name, value }| (name.clone(), json!(value)));
                 print_json(&Json::Object(object.collect::<Map<_, _>>()))
             }
-            (None, false) => self.lines(&variables).iter().try_for_each(|line| print(line)),
+            (None, false) => self.lines(variables).iter().try_for_each(|line| print(line)),
         }
     }
 
@@ -107,8 +130,7 @@ impl Env {
         let line = |Variable { name, value }: &Variable| match format {
             Format::Sh => format!("export {name}={value}"),
             Format::Fish => format!("set -gx {name} {value}"),
-            Format::Dotenv | Format::Github => format!("{name}={value}"),
-            Format::Json => format!("{}: {}", json!(name), json!(value)),
+            Format::Dotenv | Format::Github | Format::Json => format!("{name}={value}"),
         };
         variables.iter().map(line).collect()
     }

@@ -12,6 +12,7 @@ mod completions;
 mod config;
 mod daemon;
 mod doctor;
+#[cfg(feature = "project")]
 mod environment;
 mod exec;
 mod forget;
@@ -99,6 +100,7 @@ enum Verb {
     Check(check::Check),
     Scan(scan::Scan),
     Suggest(suggest::Suggest),
+    #[cfg(feature = "project")]
     Env(environment::Env),
     Audit(audit::Audit),
     Types(types::Types),
@@ -236,6 +238,7 @@ pub fn run() -> ExitCode {
         Verb::Check(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),
         Verb::Suggest(verb) => verb.run(),
+        #[cfg(feature = "project")]
         Verb::Env(verb) => verb.run(),
         Verb::Audit(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),

@@ -18,7 +18,7 @@ use crate::{
 /// after the other, and whether the list is incomplete. In the folder of a package, those of the package, unless it
 /// has none.
 pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let needs = project::needs(project.folder());
+    let needs = project::needs_with(project.folder(), inner(project));
     let is_here = |need: &Need| is_in(project, project, &need.package);
     let (here, elsewhere): (Vec<_>, Vec<_>) = needs.needs.into_iter().partition(is_here);
     let needed = if here.is_empty() { elsewhere } else { here };
@@ -27,8 +27,14 @@ pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
 
 /// The same for the whole project, wherever in it the command runs.
 pub(super) fn needs_of_all(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let needs = project::needs(project.folder());
+    let needs = project::needs_with(project.folder(), inner(project));
     Ok((all_suggested(project, &needs.needs)?, needs.is_cut_short))
+}
+
+/// The package that the command runs in, from the top of the project.
+fn inner(project: &Project) -> Option<&Path> {
+    let package = Path::new(project.package()?.as_str());
+    package.strip_prefix(project.path().as_str()).ok()
 }
 
 /// These needs, each with a port of its own.
@@ -93,5 +99,6 @@ fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result
         "file": need.place.file,
         "line": need.place.line,
         "command": need.command,
+        "variable": need.variable,
     }))
 }

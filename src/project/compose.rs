@@ -176,6 +176,8 @@ struct Published {
     protocol: Protocol,
     /// The range as it is written, if it is one.
     range: Option<String>,
+    /// The variable that has the port of the machine.
+    variable: Option<String>,
 }
 
 /// A service, as all files together define it.
@@ -413,7 +415,8 @@ impl Service {
             _ => told,
         };
         let clue = Clue::new(service_type, place, what)
-            .by(format!("docker compose up {}", shown(&name)))
+            .by(text::plain(&name).map(|name| format!("docker compose up {name}")))
+            .from(first.as_ref().and_then(|published| published.variable.clone()))
             .usually(known.and_then(|(_, word)| usual(word)))
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
@@ -526,11 +529,25 @@ pub(super) fn side(name: &str, mut ports: impl Iterator<Item = Port>) -> &'stati
 
 /// The ports that a service publishes.
 fn ports(list: &Tree, env: &Env) -> Vec<Published> {
-    let published = list.list().iter().take(MOST_PORTS).filter_map(|entry| match entry {
-        Tree::Text(short) => short_form(&env.resolve(short)),
-        long => long_form(long, env),
+    let published = list.list().iter().take(MOST_PORTS).filter_map(|entry| {
+        let (published, host) = match entry {
+            Tree::Text(short) => (short_form(&env.resolve(short)), short.as_str()),
+            long => (long_form(long, env), long.get("published").text().unwrap_or_default()),
+        };
+        Some(Published { variable: variable(host), ..published? })
     });
     published.collect()
+}
+
+/// The variable with which the port of the machine begins: `WEB_PORT` in `${WEB_PORT:-8080}:80`.
+fn variable(text: &str) -> Option<String> {
+    let rest = text.trim().strip_prefix('$')?;
+    let name: String = rest
+        .trim_start_matches('{')
+        .chars()
+        .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect();
+    (name.ends_with("PORT") && name.len() < 100).then_some(name)
 }
 
 /// `[address:][host:]container[/protocol]`, with ranges.
@@ -560,6 +577,7 @@ fn published(container: &str, host: &str, protocol: &str) -> Option<Published> {
         host: first(host),
         protocol,
         range: host.contains('-').then(|| host.to_owned()),
+        variable: None,
     };
     let is_one = port.container.is_some() || port.host.is_some();
     is_one.then_some(port)

@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    Place,
+    BEGIN, END, Place,
     text::{line, shown},
 };
 
@@ -190,7 +190,7 @@ impl Folder<'_> {
         file.take(about.len()).read_to_end(&mut bytes).ok()?;
         self.left.bytes.set(left);
         let text = String::from_utf8_lossy(&bytes);
-        Some(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
+        Some(without_own(text.strip_prefix('\u{feff}').unwrap_or(&text)))
     }
 
     /// The first of these files that exists, and its content.
@@ -259,7 +259,9 @@ impl Folder<'_> {
         for segment in segments(pattern) {
             let mut next = Vec::new();
             for folder in found {
-                if !segment.contains('*') {
+                if segment == "**" {
+                    next.extend(self.all_below(folder));
+                } else if !segment.contains('*') {
                     next.push(folder.join(segment));
                 } else if self.left.step(RESOLVING) {
                     let names = entries(&folder).into_iter();
@@ -282,6 +284,26 @@ impl Folder<'_> {
         found.sort_unstable();
         let found = found.iter().filter(|_| self.left.step(RESOLVING));
         found.filter_map(|path| self.resolve(path)).map(|path| self.with(path)).collect()
+    }
+
+    /// The folder, and all folders below it that may hold a part of the project.
+    fn all_below(&self, folder: PathBuf) -> Vec<PathBuf> {
+        let mut all = vec![folder];
+        let mut at = 0;
+        while let Some(folder) = all.get(at).cloned() {
+            at += 1;
+            if all.len() > MOST_ENTRIES || !self.left.step(RESOLVING) {
+                break;
+            }
+            let names = entries(&folder).into_iter().take_while(|_| self.left.step(1));
+            let names =
+                names.filter(|name| !NO_PARTS.contains(&name.to_ascii_lowercase().as_str()));
+            // Without those behind links, which may lead back.
+            let is_folder =
+                |path: &PathBuf| fs::symlink_metadata(path).is_ok_and(|about| about.is_dir());
+            all.extend(names.map(|name| folder.join(name)).filter(is_folder));
+        }
+        all
     }
 
     /// Whether every part of the path matches the pattern's; `**` stands for any number of parts.
@@ -321,6 +343,11 @@ impl Folder<'_> {
         found
     }
 
+    /// The folder with this path in this one.
+    pub(super) fn folder(&self, path: &Path) -> Option<Self> {
+        self.resolve(&self.path.join(path)).filter(|path| path.is_dir()).map(|path| self.with(path))
+    }
+
     /// The folder of this name in this one, if it may hold a part of the project.
     fn inner(&self, name: &str) -> Option<Self> {
         if NO_PARTS.contains(&name.to_ascii_lowercase().as_str()) || !self.left.step(RESOLVING) {
@@ -354,6 +381,21 @@ impl Folder<'_> {
         let installed = below.components().any(|part| part.as_os_str() == "node_modules");
         (!installed).then_some(path)
     }
+}
+
+/// The text with empty lines in place of those that styxy has written: a port that it leased is no wish of the project.
+fn without_own(text: &str) -> String {
+    if !text.contains(BEGIN) {
+        return text.to_owned();
+    }
+    let mut is_own = false;
+    let lines = text.lines().map(|line| {
+        is_own |= line.trim_end() == BEGIN;
+        let kept = if is_own { "" } else { line };
+        is_own &= line.trim_end() != END;
+        kept
+    });
+    lines.flat_map(|line| [line, "\n"]).collect()
 }
 
 /// The path without `.` and `..`; `None` outside of the project.

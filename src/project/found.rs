@@ -19,14 +19,16 @@ pub(super) struct Clue {
     place: Place,
     what: String,
     command: Option<String>,
+    variable: Option<String>,
 }
 
 impl Clue {
     /// A service of this type, where it is shown, and what shows it.
     pub(super) fn new(service_type: &'static str, place: Place, what: impl Into<String>) -> Self {
         let what = what.into();
-        let (name, port, usual, command) = (None, None, None, None);
-        Self { service_type, name, port, usual, protocol: Protocol::Tcp, place, what, command }
+        let (name, port, usual, command, variable) = (None, None, None, None, None);
+        let protocol = Protocol::Tcp;
+        Self { service_type, name, port, usual, protocol, place, what, command, variable }
     }
 
     pub(super) fn named(self, name: impl Into<Option<String>>) -> Self {
@@ -52,6 +54,11 @@ impl Clue {
         Self { command: command.into(), ..self }
     }
 
+    /// The variable from which the project takes the port.
+    pub(super) fn from(self, variable: impl Into<Option<String>>) -> Self {
+        Self { variable: variable.into(), ..self }
+    }
+
     pub(super) fn service_type(&self) -> &'static str {
         self.service_type
     }
@@ -74,11 +81,19 @@ impl Clue {
     }
 
     fn need(self, package: &Path) -> Need {
-        let Self { service_type, name, port, usual, protocol, place, what, command } = self;
-        let because = format!("{}: {what}", place.file);
-        let package = package.to_owned();
-        let service_name = name;
-        Need { service_type, service_name, package, port, usual, protocol, place, because, command }
+        let because = format!("{}: {}", self.place.file, self.what);
+        Need {
+            service_type: self.service_type,
+            service_name: self.name,
+            package: package.to_owned(),
+            port: self.port,
+            usual: self.usual,
+            protocol: self.protocol,
+            place: self.place,
+            because,
+            command: self.command,
+            variable: self.variable,
+        }
     }
 }
 
@@ -205,8 +220,7 @@ impl Clue {
             self.what = format!("{}; {}: {}", self.what, other.place.file, other.what);
         }
         self.usual = self.usual.or(other.usual);
-        if self.command.is_none() {
-            self.command = other.command;
-        }
+        self.command = self.command.take().or(other.command);
+        self.variable = self.variable.take().or(other.variable);
     }
 }

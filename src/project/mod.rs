@@ -69,6 +69,8 @@ pub struct Need {
     pub because: String,
     /// The command line that starts it, in the folder of its package, if one is known.
     pub command: Option<String>,
+    /// The variable from which the project takes the port, if it names one.
+    pub variable: Option<String>,
 }
 
 /// A file of the project, and a line in it.
@@ -79,6 +81,11 @@ pub struct Place {
     /// The number of the line, from 1, if one can be named.
     pub line: Option<usize>,
 }
+
+/// The lines between which `styxy env` writes into a file.
+pub const BEGIN: &str = "# styxy: begin (written by `styxy env`)";
+/// The second of them.
+pub const END: &str = "# styxy: end";
 
 /// The order in which people think of their needs: first what they work on, then what that works with.
 const ORDER: [&str; 17] = [
@@ -140,6 +147,11 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
 /// Returns the needs of the project in this folder: those of the folder itself, of the members of its workspace, and of the
 /// folders below it that have a manifest.
 pub fn needs(folder: &Path) -> Needs {
+    needs_with(folder, None)
+}
+
+/// The same, with a package of it that may lie deeper.
+pub fn needs_with(folder: &Path, package: Option<&Path>) -> Needs {
     let Some(project) = Project::at(folder) else { return Needs::default() };
     let root = project.root();
     let own = environment(&root);
@@ -148,7 +160,8 @@ pub fn needs(folder: &Path) -> Needs {
     let mut packages = vec![Package { folder: root.clone(), env: own, found }];
     let mut known = HashSet::from([PathBuf::new()]);
     let others = root.below(&workspaces);
-    let mut waiting: VecDeque<_> = members.into_iter().chain(others).collect();
+    let named = package.and_then(|package| root.folder(package));
+    let mut waiting: VecDeque<_> = members.into_iter().chain(others).chain(named).collect();
     while let Some(folder) = waiting.pop_front() {
         if !known.insert(folder.place().to_owned()) {
             continue;

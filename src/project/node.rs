@@ -193,8 +193,8 @@ impl<'a> Scripts<'a> {
         let run = if name.is_some() { Some(script) } else { by.first() };
         let run = run.map_or(script.as_str(), String::as_str);
         let command = match run {
-            "start" => format!("{} start", self.manager),
-            run => format!("{} run {}", self.manager, shown(run)),
+            "start" => Some(format!("{} start", self.manager)),
+            run => text::plain(run).map(|run| format!("{} run {run}", self.manager)),
         };
         let clue = Clue::new(server.service_type, place, what)
             .named(server.name.clone().or(name))
@@ -344,7 +344,7 @@ pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
     let name = tree.get("name").text().unwrap_or_default();
     let clue =
         Clue::new(service_type, place, format!("nx: the target {target}")).on(port).usually(usual);
-    found.hint(clue.by(format!("nx {target} {}", shown(name)).trim_end().to_owned()));
+    found.hint(clue.by(text::plain(name).map(|name| format!("nx {target} {name}"))));
 }
 
 /// Adds the tasks of a `deno.json`.

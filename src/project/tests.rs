@@ -365,6 +365,42 @@ fn the_members_of_a_workspace_are_packages_and_others_beside_them_are_not() {
 }
 
 #[test]
+fn members_may_lie_at_any_depth_and_so_may_the_package_that_is_asked_in() {
+    let vite = &script("vite");
+    let files = [
+        ("package.json", r#"{"workspaces": ["libs/**"]}"#),
+        ("libs/x/y/package.json", vite),
+        ("libs/package.json", vite),
+        ("a/b/c/pyproject.toml", "[project]\ndependencies = ['flask']"),
+    ];
+    assert_eq!(told(&files), ["dev - - libs", "dev - - libs/x/y"]);
+    let folder = folder(&files);
+    let inside = needs_with(folder.path(), Some(Path::new("a/b/c"))).needs;
+    assert_eq!(short(&inside)[2], "api - - a/b/c");
+    for path in ["../x", "/etc", "none"] {
+        assert_eq!(needs_with(folder.path(), Some(Path::new(path))).needs.len(), 2, "{path}");
+    }
+}
+
+#[test]
+fn the_variable_of_a_port_is_told_and_what_a_shell_would_run_is_no_command() {
+    let compose = "services:\n  image: {image: redis, ports: ['6390:6379']}\n  mydb: {image: mysql, ports: ['${MY_PORT:-3307}:3306']}\n\
+        \x20 db: {image: postgres, ports: [{target: 5432, published: '$DB_PORT'}]}\n  x$(id): {image: nginx, ports: ['81:80']}\n";
+    let needs = needs(folder(&[("compose.yaml", compose)]).path()).needs;
+    let told: Vec<_> = needs
+        .iter()
+        .map(|need| (need.variable.as_deref(), need.place.line, need.command.as_deref()))
+        .collect();
+    let expected = [
+        (Some("MY_PORT"), Some(3), Some("docker compose up mydb")),
+        (Some("DB_PORT"), Some(4), Some("docker compose up db")),
+        (None, Some(2), Some("docker compose up image")),
+        (None, Some(5), None),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn crates_of_a_workspace_are_looked_at_too() {
     let files = [
         (

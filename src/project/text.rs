@@ -105,13 +105,20 @@ pub(super) fn shown(text: &str) -> String {
     visible(&shortened(text))
 }
 
+/// The word, if a shell takes it as it is.
+pub(super) fn plain(word: &str) -> Option<&str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
+    let is_word = !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain);
+    is_word.then_some(word)
+}
+
 /// The number of the line that has these words, from 1: the first one with the last word, at or after those with the
 /// others, in order.
 pub(super) fn line(content: &str, words: &[&str]) -> Option<usize> {
     let mut words = words.iter().peekable();
     for (number, line) in content.lines().enumerate() {
         let mut rest = line;
-        while let Some((_, after)) = words.peek().and_then(|word| rest.split_once(**word)) {
+        while let Some(after) = words.peek().and_then(|word| after(rest, word)) {
             rest = after;
             words.next();
         }
@@ -120,6 +127,16 @@ pub(super) fn line(content: &str, words: &[&str]) -> Option<usize> {
         }
     }
     None
+}
+
+/// What follows the word in the line, where it is no part of another word.
+fn after<'l>(line: &'l str, word: &str) -> Option<&'l str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let mut places = line.match_indices(word).filter(|(at, _)| {
+        let before = line[..*at].chars().next_back();
+        !word.starts_with(is_part) || !before.is_some_and(is_part)
+    });
+    places.next().map(|(at, found)| &line[at + found.len()..])
 }
 
 /// The text as a `service_name`, with room for a number after it; `None` if nothing of it is left.

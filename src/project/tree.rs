@@ -59,6 +59,12 @@ impl Tree {
         // The limits of the crate stop files that are nested too deep, or that multiply themselves by aliases.
         let options = serde_saphyr::options! {
             duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+            budget: serde_saphyr::budget! {
+                max_events: 200_000,
+                max_aliases: 1_000,
+                max_merge_keys: 200,
+                max_recorded_anchor_events: 50_000,
+            },
         };
         serde_saphyr::from_str_with_options(text, options).unwrap_or(Self::Nothing)
     }

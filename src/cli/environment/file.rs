@@ -8,10 +8,15 @@ use std::{
     process,
 };
 
-use crate::cli::{CliError, refused};
+use nix::{
+    errno::Errno,
+    unistd::{AccessFlags, access},
+};
 
-const BEGIN: &str = "# styxy: begin (written by `styxy env`)";
-const END: &str = "# styxy: end";
+use crate::{
+    cli::{CliError, refused},
+    project::{BEGIN, END},
+};
 
 /// Whether the file has these lines, and no others, between its two lines.
 pub(super) fn has(path: &Path, lines: &[String]) -> io::Result<bool> {
@@ -28,6 +33,11 @@ pub(super) fn write(path: &Path, lines: &[String]) -> io::Result<()> {
         return Ok(());
     }
     let target = target(path);
+    // A file that was made read-only is not to be written.
+    match access(&target, AccessFlags::W_OK) {
+        Err(errno) if errno != Errno::ENOENT => return Err(errno.into()),
+        _ => {}
+    }
     let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
     let partial = target.with_file_name(format!(".{name}.styxy-{}", process::id()));
     let written = put(&partial, &target, &new).and_then(|()| fs::rename(&partial, &target));
@@ -90,9 +100,10 @@ fn with(text: &str, lines: &[String]) -> io::Result<String> {
             return Err(io::Error::other(problem));
         }
     };
-    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { "\n" };
-    let lines: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
-    Ok(format!("{before}{gap}{BEGIN}\n{lines}{END}\n{after}"))
+    let end = if text.contains("\r\n") { "\r\n" } else { "\n" };
+    let gap = if before.is_empty() || before.ends_with('\n') { "" } else { end };
+    let lines: String = lines.iter().flat_map(|line| [line, end]).collect();
+    Ok(format!("{before}{gap}{BEGIN}{end}{lines}{END}{end}{after}"))
 }
 
 #[cfg(test)]
@@ -125,6 +136,17 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), second);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn a_file_keeps_the_ends_of_its_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(".env");
+        fs::write(&path, "SECRET=1\r\n").unwrap();
+        write(&path, &lines("A=1")).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("SECRET=1\r\n{BEGIN}\r\nA=1\r\n{END}\r\n"));
+        assert!(has(&path, &lines("A=1")).unwrap());
     }
 
     #[test]

@@ -21,6 +21,10 @@ const OVER_HTTP: [&str; 11] = [
     "ui",
 ];
 
+/// Names whose URLs are read by programs as those of databases and caches, whatever is called so.
+const NOT_HTTP: [&str; 8] =
+    ["CACHE", "DATABASE", "DB", "MONGO", "MONGODB", "MYSQL", "POSTGRES", "REDIS"];
+
 /// A variable and its value.
 #[derive(Debug, PartialEq)]
 pub(super) struct Variable {
@@ -39,9 +43,15 @@ pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> 
         variables.push(Variable { name: "PORT".to_owned(), value: only["port"].to_string() });
     }
     for (service, name) in services.iter().zip(names(services, top)) {
-        let port = Variable { name: format!("{name}_PORT"), value: service["port"].to_string() };
-        variables.push(port);
-        if OVER_HTTP.contains(&text(service, "service_type")) && service["protocol"] != "udp" {
+        let own = service["variable"].as_str().filter(|own| *own != "PORT");
+        let port = own.map_or_else(|| format!("{name}_PORT"), str::to_owned);
+        variables.push(Variable { name: port, value: service["port"].to_string() });
+        // These are read as the URLs of databases.
+        let is_of_data = NOT_HTTP.contains(&name.as_str());
+        if !is_of_data
+            && OVER_HTTP.contains(&text(service, "service_type"))
+            && service["protocol"] != "udp"
+        {
             variables.push(Variable { name: format!("{name}_URL"), value: url(service) });
         }
     }
@@ -78,7 +88,8 @@ fn names(services: &[Json], top: &str) -> Vec<String> {
         for ((name, candidates), service) in names.iter_mut().zip(&candidates).zip(services) {
             let (all, servers) = count[name.as_str()];
             if all > 1 && !(is_server(service) && servers == 1) {
-                name.clone_from(&candidates[longer]);
+                let longer = Some(&candidates[longer]).filter(|longer| !longer.is_empty());
+                longer.into_iter().for_each(|longer| name.clone_from(longer));
             }
         }
     }
@@ -155,6 +166,16 @@ mod tests {
             "WEB_TEST_PORT=9200".to_owned(),
         ];
         assert_eq!(told(&services, None), expected, "two servers, no PORT");
+    }
+
+    #[test]
+    fn what_a_project_reads_is_set_and_no_url_of_a_database_is_a_server() {
+        let mut web = service("dev", "web", "", 1);
+        web["variable"] = "HTTP_PORT".into();
+        let services = [web, service("ui", "", "database", 2), service("database", "", "", 3)];
+        let told = told(&services, None).join(" ");
+        assert!(told.contains("HTTP_PORT=1 WEB_URL="), "{told}");
+        assert!(!told.contains("DATABASE_URL") && !told.contains(" _PORT"), "{told}");
     }
 
     #[test]

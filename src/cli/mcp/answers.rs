@@ -172,6 +172,8 @@ struct Suggestion {
     line: Option<usize>,
     /// What starts it, in the folder of its package
     command: Option<String>,
+    /// The variable from which the project takes the port
+    variable: Option<String>,
 }
 
 #[derive(JsonSchema)]

@@ -9,5 +9,3 @@ pub(super) fn needs(_: &Project) -> Result<(Vec<Json>, bool), CliError> {
     let missing = Error::invalid("this styxy was built without the feature `project`");
     Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
 }
-
-pub(super) use needs as needs_of_all;
