@@ -1,5 +1,7 @@
 //! The needs of a JavaScript project: `package.json` and the configuration of its tools.
 
+use std::cell::Cell;
+
 use super::{
     command::{self, Server},
     folder::Folder,
@@ -68,9 +70,11 @@ const RUNTIMES: [&str; 9] =
 /// Parts of a script's name that say how it starts something.
 const STARTS: [&str; 6] = ["dev", "develop", "run", "serve", "start", "watch"];
 
-/// How deeply scripts that start scripts are followed, and the number of servers of one package.
+/// How deeply scripts that start scripts are followed, the number of servers of one package, and the number of scripts
+/// that are looked at for them: some may be reached in very many ways.
 const DEEPEST: u8 = 4;
 const MOST: usize = 50;
+const MOST_STEPS: usize = 2_000;
 
 #[cfg(test)]
 pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
@@ -84,6 +88,8 @@ pub(super) struct Scripts<'a> {
     manifest: &'a str,
     manager: &'static str,
     lines: Vec<(&'a str, &'a str)>,
+    /// How many more of them are looked at.
+    steps: Cell<usize>,
 }
 
 /// A server that a script starts, perhaps by another script.
@@ -109,7 +115,8 @@ impl<'a> Scripts<'a> {
         let by_lock = || locks.into_iter().find(|(file, _)| folder.has_above(file));
         let named = ["pnpm", "yarn", "bun"].into_iter().find(|name| manager.starts_with(name));
         let manager = named.or_else(|| by_lock().map(|(_, name)| name)).unwrap_or("npm");
-        Self { folder, manifest, manager, lines: lines.collect() }
+        let steps = Cell::new(MOST_STEPS);
+        Self { folder, manifest, manager, lines: lines.collect(), steps }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -212,6 +219,8 @@ impl<'a> Scripts<'a> {
     }
 
     fn follow(&self, script: &str, by: &mut Vec<String>, env: &Env, started: &mut Vec<Started>) {
+        let Some(left) = self.steps.get().checked_sub(1) else { return };
+        self.steps.set(left);
         let Some((_, line)) = self.lines.iter().find(|(name, _)| *name == script) else { return };
         if by.len() >= DEEPEST.into()
             || by.iter().any(|other| other == script)

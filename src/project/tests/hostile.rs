@@ -114,7 +114,19 @@ fn hostile_files_of_the_allowed_size_end_soon_and_break_nothing() {
     let services = services.concat();
     let workspaces = format!("{{\"workspaces\": [{}\"x\"]}}", "\"*/*/*/*\",".repeat(80_000));
     let patterns = format!("{{\"workspaces\": [\"a/*\", \"!{}\"]}}", "**/".repeat(200_000));
+    // Each script calls the two hundred after it, and each anchor merges the one before it twice.
+    let calls = |next: usize| {
+        (next..next + 200).map(|n| format!("npm run {n}")).collect::<Vec<_>>().join(" & ")
+    };
+    let scripts: Vec<_> = (0..250).map(|n| format!("\"{n}\": \"{}\"", calls(n + 1))).collect();
+    let scripts = format!(r#"{{"scripts": {{"dev": "npm run 0", {}}}}}"#, scripts.join(", "));
+    let merges: Vec<_> = (1..40)
+        .map(|n| format!("x-a{n}: &a{n} {{<<: [*a{0}, *a{0}], b{n}: 1}}\n", n - 1))
+        .collect();
+    let merges = format!("x-a0: &a0 {{b: 1}}\n{}services: {{web: {{<<: *a39}}}}", merges.concat());
     for (name, text) in [
+        ("package.json", scripts),
+        ("compose.yaml", merges),
         ("compose.yaml", bomb),
         ("compose.yaml", "[".repeat(most)),
         ("compose.yaml", "- ".repeat(most / 2)),
