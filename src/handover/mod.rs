@@ -166,7 +166,7 @@ struct Answer {
 /// anyway.
 pub fn claim(folder: &Path, rank: Rank) -> Result<Claim, Refused> {
     let mut claim = Claim::default();
-    let until = Instant::now() + PATIENCE;
+    let start = Instant::now();
     loop {
         match Lock::try_take(folder) {
             Ok(lock) => return Ok(Claim { lock: Some(lock), ..claim }),
@@ -174,15 +174,20 @@ pub fn claim(folder: &Path, rank: Rank) -> Result<Claim, Refused> {
             Err(_) => return Ok(claim),
         }
         match (door(folder).connect_now(), rank) {
-            (Ok(_), Rank::Private) => return Err(Refused::lives(folder)),
+            // A child that a killed service had forked holds its lock and its socket until it calls exec.
+            (Ok(_), Rank::Private)
+                if lock::holder(folder).is_some() || start.elapsed() > lock::LEFTOVER =>
+            {
+                return Err(Refused::lives(folder));
+            }
             (Ok(stream), Rank::Unit) => {
                 // What it could not hand over will be bound or found again.
                 let _ = take_over(&stream, &mut claim);
             }
             // The other service is starting or ending, or it does not answer on this socket.
-            (Err(_), _) => {}
+            (Ok(_), Rank::Private) | (Err(_), _) => {}
         }
-        if Instant::now() > until {
+        if start.elapsed() > PATIENCE {
             return Err(Refused::silent(folder));
         }
         thread::sleep(PAUSE);

@@ -38,6 +38,26 @@ fn serve(
 }
 
 #[test]
+fn a_child_that_a_killed_service_has_left_is_no_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let _listener = std::os::unix::net::UnixListener::bind(door(folder.path()).path()).unwrap();
+    let left = |time: &str| {
+        let script = format!("exec 9>lock; flock 9; sleep {time} >/dev/null 2>&1 & echo $!");
+        let mut shell = Command::new("sh");
+        let output = shell.args(["-c", &script]).current_dir(folder.path()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    left("0.1");
+    assert!(claim(folder.path(), Rank::Private).unwrap().lock.is_some());
+    // One that stays is somebody, whom the kernel does not tell here.
+    let pid = left("60").trim().parse().unwrap();
+    let refused = claim(folder.path(), Rank::Private);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
+    assert!(matches!(refused, Err(Refused::Lives(_, None))), "{refused:?}");
+}
+
+#[test]
 fn the_unit_takes_over_the_guards_and_owners_of_a_private_service() {
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();

@@ -17,7 +17,7 @@ use nix::{
 use super::store::{OpenError, private_file};
 
 /// How long to wait: a child that a killed service had forked holds the lock until it calls exec.
-const LEFTOVER: Duration = Duration::from_secs(1);
+pub const LEFTOVER: Duration = Duration::from_secs(1);
 
 /// The lock, held as long as this lives (`flock(2)`).
 #[derive(Debug)]
@@ -59,11 +59,12 @@ impl Lock {
 }
 
 /// The process that holds the lock of a folder, according to `/proc/locks` (proc(5)). Processes on other machines, and
-/// those that are not visible here, are not found.
+/// those that are not visible here, are not found, nor is one that is gone and has left its lock to a child.
 pub fn holder(folder: &Path) -> Option<u32> {
     let inode = fs::metadata(path(folder)).ok()?.ino();
     // While locks come and go, one may be missing from what is read.
-    (0..3).find_map(|_| holder_in(&fs::read_to_string("/proc/locks").ok()?, inode))
+    let holder = (0..3).find_map(|_| holder_in(&fs::read_to_string("/proc/locks").ok()?, inode));
+    holder.filter(|pid| Path::new("/proc").join(pid.to_string()).exists())
 }
 
 /// A line is `1: FLOCK  ADVISORY  WRITE 1234 00:2f:5678 0 EOF`. The device is left out of account: some file systems tell
