@@ -226,6 +226,15 @@ fn one_service_without_a_port_does_not_keep_the_others_from_theirs() {
     assert!(!printed.contains(" B_PORT="), "{printed}");
     assert_eq!(run(&home, &one, &["env", "--file", ".env"]).status.code(), Some(1));
     assert!(!one.join(".env").exists());
+    // Nor does a type that has no port at all.
+    ok(&home, &one, &["release", "database:a"]);
+    ok(&home, &one, &["allocate", "database", "--name", "other"]);
+    let shown = listed("suggestions", ok(&home, &one, &["suggest", "--json"]));
+    assert_eq!(shown.iter().filter(|need| need["port"].is_null()).count(), 2, "{shown:?}");
+    let printed = run(&home, &one, &["env"]);
+    assert!(String::from_utf8_lossy(&printed.stdout).contains("WEB_PORT="), "{printed:?}");
+    let check = run(&home, &one, &["env", "--check"]);
+    assert!(!String::from_utf8_lossy(&check.stderr).contains("null"), "{check:?}");
 }
 
 #[test]

@@ -90,6 +90,7 @@ impl Env {
                 Err(error) => return Err(error),
             }
         }
+        leases.retain(|lease| lease["port"].is_u64());
         let package = project.package().map(|package| package.as_str());
         let variables = variables(&leases, project.path().as_str(), package);
         self.write(&variables)?;

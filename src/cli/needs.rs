@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 
 use super::{CliError, ask, project::Project, suggest::put_service_of, usage};
 use crate::{
-    client::Call,
+    client::{Call, Failure},
     lease::ServiceName,
     port::{Port, Protocol},
     project::{self, Need},
@@ -79,7 +79,11 @@ fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result
     );
     put_service_of(&of, &mut options);
     let service_type = need.service_type.to_owned();
-    let suggestions = ask(&Call::Suggest { service_type, options })?;
+    let suggestions = match ask(&Call::Suggest { service_type, options }) {
+        // There is none: the others are of use without this one.
+        Err(CliError::Failure(Failure::Refused { .. })) => Json::Null,
+        suggestions => suggestions?,
+    };
     let suggestions = suggestions.as_array().map(Vec::as_slice).unwrap_or_default();
     let is_new =
         |suggestion: &&Json| suggestion["port"].as_u64().is_some_and(|port| !taken.contains(&port));
