@@ -30,8 +30,11 @@ const NOT_TYPED: [(&str, &str); 5] = [
 ];
 
 /// What a private service says of itself, and the unit does not.
-const OF_PRIVATE_SERVICES: [&str; 2] =
-    ["styxy: the journal has no event", "styxy: there is no journal"];
+const OF_PRIVATE_SERVICES: [&str; 3] = [
+    "styxy: the journal has no entry",
+    "styxy: the journal has no event",
+    "styxy: there is no journal",
+];
 
 /// Programs that the README starts: here they do nothing.
 const PROGRAMS: [&str; 3] = ["bin/npm", "bin/mkdocs", "bin/uvicorn"];
