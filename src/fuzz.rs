@@ -102,7 +102,7 @@ pub fn project(file: &[u8]) {
     if fs::write(folder.path().join(name), content).is_err() {
         return;
     }
-    for need in project::needs(folder.path()).needs {
+    for need in project::found(folder.path(), None).needs {
         assert!(need.because.chars().all(|c| !c.is_control()), "{:?}", need.because);
         let name = need.service_name.map(|name| name.parse::<crate::lease::ServiceName>());
         assert!(name.is_none_or(|name| name.is_ok()));

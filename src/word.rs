@@ -103,6 +103,27 @@ pub(crate) fn counted(count: u64, thing: &str) -> String {
     if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
 }
 
+/// Whether this can be the name of an environment variable in a shell.
+pub(crate) fn is_variable(name: &str) -> bool {
+    let is_letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(is_letter) && name.starts_with(|c: char| !c.is_ascii_digit())
+}
+
+/// A text as the beginning of a variable's name: `MY_API` for `my-api`.
+pub(crate) fn as_variable(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.chars() {
+        match c.to_ascii_uppercase() {
+            c if c.is_ascii_alphanumeric() => name.push(c),
+            _ if name.is_empty() || name.ends_with('_') => {}
+            _ => name.push('_'),
+        }
+    }
+    let name = name.trim_end_matches('_');
+    let sign = if name.starts_with(|c: char| c.is_ascii_digit()) { "_" } else { "" };
+    format!("{sign}{name}")
+}
+
 /// The text, with characters that would affect a terminal replaced.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }).collect()

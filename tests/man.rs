@@ -22,10 +22,12 @@ use styxy::{
     config::{BUILT_IN, SCHEMA},
     daemon::{EXIT_AGAIN, EXIT_TAKEN},
     error::ErrorKind,
+    project::declared,
 };
 
 const BUS: &str = "org.styxy.Styxy1.5";
-const CONFIGURATION: &str = "styxy.json.5";
+const CONFIGURATION: &str = "styxy_config.5";
+const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";
 
 fn main() -> ExitCode {
@@ -39,11 +41,12 @@ fn main() -> ExitCode {
             });
         trials.push(trial.with_ignored_flag(!has_groff));
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("every_verb_has_a_page_with_each_of_its_options", verbs),
         ("every_page_that_another_names_is_there", references),
         ("every_exit_status_of_the_command_and_the_service_is_listed_and_no_other", statuses),
         ("every_key_of_the_schema_is_explained_and_nothing_else", configuration),
+        ("every_key_of_a_project_is_explained_and_nothing_else", project),
         ("every_limit_and_default_of_a_key_is_told", limits),
         ("every_member_of_the_bus_interface_is_explained_and_nothing_else", bus),
         ("every_action_field_and_message_of_the_journal_is_explained_and_nothing_else", journal),
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    pages.extend([BUS, CONFIGURATION, UNITS].map(|name| (name.to_owned(), by_hand(name))));
+    pages.extend([BUS, CONFIGURATION, PROJECT, UNITS].map(|name| (name.to_owned(), by_hand(name))));
     pages
 }
 
@@ -232,6 +235,15 @@ fn configuration() {
         let is_object = definition["properties"].is_object();
         assert_eq!(is_object, explained.contains(&name.as_str()), "{name}");
     }
+}
+
+fn project() {
+    let schema: Json = serde_json::from_str(declared::SCHEMA).unwrap();
+    let page = by_hand(PROJECT);
+    let keys = |object: &Json| object["properties"].as_object().unwrap().keys().cloned().collect();
+    let top = page.split(".SS ").next().unwrap();
+    assert_eq!(words(section(top, ".SH FIELDS")), keys(&schema));
+    assert_eq!(words(section(&page, ".SS services")), keys(&schema["$defs"]["Declaration"]));
 }
 
 fn limits() {

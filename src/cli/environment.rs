@@ -8,12 +8,16 @@ use std::{env, path::PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
-use self::names::{Variable, variables};
+pub(super) use self::names::{Variable, labels, variables};
 use super::{
-    CliError, Output, lease_options::allocate, needs, print, print_json, project::Project, refused,
-    say, suggest, text, usage,
+    CliError, Output,
+    lease_options::allocate,
+    needs::{Needed, needs_of_all, options_of},
+    print, print_json,
+    project::Project,
+    refused, say, suggest, text, usage,
 };
-use crate::{client::Failure, error::Error, value::Fields, word::visible};
+use crate::{client::Failure, error::Error, word::visible};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
@@ -62,7 +66,7 @@ enum Format {
 impl Env {
     pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
-        let (needs, is_cut_short) = needs::needs_of_all(&project)?;
+        let Needed { services: needs, is_cut_short, .. } = needs_of_all(&project)?;
         if is_cut_short {
             say(&suggest::CUT_SHORT);
         }
@@ -137,21 +141,15 @@ impl Env {
     }
 }
 
-/// Leases the port that was suggested for a service.
-fn leased(need: &Json) -> Result<Json, CliError> {
-    let mut options = Fields::default();
-    for key in ["service_name", "project_path", "package_path"] {
-        options.put_some(key, need[key].as_str().map(str::to_owned));
-    }
-    options.put_some(
-        "protocol",
-        Some(text(need, "protocol")).filter(|p| *p != "tcp").map(str::to_owned),
-    );
-    options.put_some("port", need["port"].as_u64().and_then(|port| u16::try_from(port).ok()));
+/// Leases the port that was suggested for a service, as a claim.
+pub(super) fn leased(need: &Json) -> Result<Json, CliError> {
+    let mut options = options_of(need);
     options.put("claim", true);
     let answer = allocate(text(need, "service_type"), options)?;
     let mut lease = need.clone();
-    lease["port"] = answer["port"].clone();
+    for key in ["port", "lease_id", "existing"] {
+        lease[key] = answer[key].clone();
+    }
     Ok(lease)
 }
 

@@ -17,6 +17,8 @@ mod environment;
 mod exec;
 mod forget;
 mod generator;
+#[cfg(feature = "project")]
+mod init;
 mod instances;
 mod lease;
 mod lease_options;
@@ -43,6 +45,8 @@ mod status;
 mod suggest;
 mod table;
 mod types;
+#[cfg(feature = "project")]
+mod up;
 mod watch;
 
 use std::{
@@ -93,6 +97,8 @@ const EXIT_CODES: &str =
 enum Verb {
     Run(run::Run),
     Exec(exec::Exec),
+    #[cfg(feature = "project")]
+    Up(up::Up),
     Allocate(allocate::Allocate),
     Release(release::Release),
     List(list::List),
@@ -102,6 +108,8 @@ enum Verb {
     Suggest(suggest::Suggest),
     #[cfg(feature = "project")]
     Env(environment::Env),
+    #[cfg(feature = "project")]
+    Init(init::Init),
     Audit(audit::Audit),
     Types(types::Types),
     Instances(instances::Instances),
@@ -121,6 +129,9 @@ enum Verb {
     Generator(generator::Generator),
     #[command(hide = true)]
     Watcher(run::Watcher),
+    #[cfg(feature = "project")]
+    #[command(hide = true)]
+    Attached(up::Attached),
 }
 
 impl Verb {
@@ -231,6 +242,8 @@ pub fn run() -> ExitCode {
     let result = match verb {
         Verb::Run(verb) => verb.run(),
         Verb::Exec(verb) => verb.run(),
+        #[cfg(feature = "project")]
+        Verb::Up(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
@@ -240,6 +253,8 @@ pub fn run() -> ExitCode {
         Verb::Suggest(verb) => verb.run(),
         #[cfg(feature = "project")]
         Verb::Env(verb) => verb.run(),
+        #[cfg(feature = "project")]
+        Verb::Init(verb) => verb.run(),
         Verb::Audit(verb) => verb.run(),
         Verb::Types(verb) => verb.run(),
         Verb::Instances(verb) => verb.run(),
@@ -260,6 +275,8 @@ pub fn run() -> ExitCode {
             verb.run();
             Ok(())
         }
+        #[cfg(feature = "project")]
+        Verb::Attached(verb) => verb.run(),
     };
     result.map_or_else(CliError::told, |()| ExitCode::SUCCESS)
 }

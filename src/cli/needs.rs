@@ -4,31 +4,65 @@ use std::{collections::HashSet, path::Path};
 
 use serde_json::{Value as Json, json};
 
-use super::{CliError, ask, project::Project, suggest::put_service_of, usage};
+use super::{CliError, ask, project::Project, usage};
 use crate::{
     client::{Call, Failure},
+    error::Error,
     lease::ServiceName,
-    port::{Port, Protocol},
-    project::{self, Need},
+    port::Port,
+    project::{self, Need, Needs, Process},
     request::MOST_PORTS,
     value::Fields,
+    word::counted,
 };
 
-/// The services that the files of a project suggest, each with the port that it would get if all were leased one
-/// after the other, and whether the list is incomplete. In the folder of a package, those of the package, unless it
-/// has none.
-pub(super) fn needs(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let needs = project::needs_with(project.folder(), inner(project));
+/// The services of a project.
+pub(super) struct Needed {
+    /// Each with the port that it would get if all were leased one after the other.
+    pub(super) services: Vec<Json>,
+    /// What starts them, with their indices.
+    pub(super) processes: Vec<Process>,
+    /// Whether there may be more.
+    pub(super) is_cut_short: bool,
+}
+
+/// The services that a project needs. In the folder of a package, those of the package, unless it has none.
+pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
+    let mut needs = read(project)?;
     let is_here = |need: &Need| is_in(project, project, &need.package);
-    let (here, elsewhere): (Vec<_>, Vec<_>) = needs.needs.into_iter().partition(is_here);
-    let needed = if here.is_empty() { elsewhere } else { here };
-    Ok((all_suggested(project, &needed)?, needs.is_cut_short))
+    if needs.needs.iter().any(is_here) {
+        needs.needs.retain(is_here);
+    }
+    // Their indices are those of all.
+    suggested_each(project, Needs { processes: Vec::new(), ..needs })
 }
 
 /// The same for the whole project, wherever in it the command runs.
-pub(super) fn needs_of_all(project: &Project) -> Result<(Vec<Json>, bool), CliError> {
-    let needs = project::needs_with(project.folder(), inner(project));
-    Ok((all_suggested(project, &needs.needs)?, needs.is_cut_short))
+pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
+    suggested_each(project, read(project)?)
+}
+
+/// The same without ports, and without a service to ask.
+pub(super) fn unasked(project: &Project) -> Result<Needed, CliError> {
+    let Needs { needs, processes, is_cut_short } = read(project)?;
+    let services = needs.iter().map(|need| Ok(described(&project_of(project, need)?, need)));
+    let services = services.collect::<Result<_, CliError>>()?;
+    Ok(Needed { services, processes, is_cut_short })
+}
+
+/// The same as its files show it, whatever its `styxy.json` says.
+pub(super) fn found_in(project: &Project) -> Result<Needed, CliError> {
+    suggested_each(project, project::found(project.folder(), inner(project)))
+}
+
+fn read(project: &Project) -> Result<Needs, CliError> {
+    project::needs(project.folder(), inner(project)).map_err(|problems| {
+        let mut lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        if problems.len() > 1 {
+            lines.insert(0, counted(problems.len() as u64, "problem"));
+        }
+        usage(&Error::invalid(lines.join("\n")))
+    })
 }
 
 /// The package that the command runs in, from the top of the project.
@@ -38,16 +72,17 @@ fn inner(project: &Project) -> Option<&Path> {
 }
 
 /// These needs, each with a port of its own.
-fn all_suggested(project: &Project, needed: &[Need]) -> Result<Vec<Json>, CliError> {
-    let mut found = vec![Json::Null; needed.len()];
+fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
+    let Needs { needs, processes, is_cut_short } = needs;
+    let mut services = vec![Json::Null; needs.len()];
     let mut taken = HashSet::new();
     // A port that the project names is that service's, whatever its place in the list.
-    let mut order: Vec<_> = (0..needed.len()).collect();
-    order.sort_by_key(|at| needed[*at].port.is_none());
+    let mut order: Vec<_> = (0..needs.len()).collect();
+    order.sort_by_key(|at| needs[*at].port.is_none());
     for at in order {
-        found[at] = suggested(project, &needed[at], &mut taken)?;
+        services[at] = suggested(project, &needs[at], &mut taken)?;
     }
-    Ok(found)
+    Ok(Needed { services, processes, is_cut_short })
 }
 
 /// Whether `of` is the package in this folder of the project.
@@ -56,53 +91,87 @@ fn is_in(of: &Project, project: &Project, folder: &Path) -> bool {
     of.package().is_some_and(|package| Path::new(package.as_str()) == top.join(folder))
 }
 
-/// A need, with a port that is not one of those taken, and takes it.
-fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result<Json, CliError> {
+/// The project and the package that a need is for.
+fn project_of(project: &Project, need: &Need) -> Result<Project, CliError> {
     let of = match need.package.as_os_str() {
         root if root.is_empty() => Project::named(project.folder().into()),
         _ => Project::named(project.folder().join(&need.package).into()),
     };
-    let of = of.map_err(|e| usage(&e))?;
+    of.map_err(|e| usage(&e))
+}
+
+/// A need as a service of its project, without a port.
+fn described(of: &Project, need: &Need) -> Json {
     // A folder without a manifest that everybody knows is a part of the package around it.
-    let is_package = is_in(&of, project, &need.package);
+    let is_package = is_in(of, of, &need.package);
     let folder = need.package.file_name().and_then(|name| name.to_str());
     let folder = folder.filter(|name| !is_package && name.parse::<ServiceName>().is_ok());
     let name = need.service_name.clone().or(folder.map(str::to_owned));
-    let mut options = Fields::default();
+    json!({
+        "service_type": need.service_type,
+        "service_name": name,
+        "project_path": of.path(),
+        "package_path": of.package(),
+        "folder": need.package.to_string_lossy(),
+        "protocol": need.protocol,
+        "count": need.count,
+        "wants": need.port,
+        "usual": need.usual,
+        "port": null,
+        "reason": null,
+        "because": need.because,
+        "file": need.place.file,
+        "line": need.place.line,
+        "command": need.command,
+        "variable": need.variable,
+    })
+}
+
+/// A need, with a port that is not one of those taken, and takes it.
+fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result<Json, CliError> {
+    let of = project_of(project, need)?;
+    let mut service = described(&of, need);
+    let mut options = options_of(&service);
+    let enough = if need.count > 1 { MOST_PORTS.into() } else { taken.len() + 1 };
     let most = u32::from(MOST_PORTS);
-    options.put("count", u32::try_from(taken.len() + 1).unwrap_or(most).min(most));
-    options.put_some("service_name", name.clone());
+    options.0.retain(|(key, _)| *key != "count");
+    options.put("count", u32::try_from(enough).unwrap_or(most).min(most));
     options.put_some("port", need.port.map(Port::get));
-    options.put_some(
-        "protocol",
-        Some(need.protocol).filter(|p| *p != Protocol::Tcp).map(Protocol::as_str),
-    );
-    put_service_of(&of, &mut options);
-    let service_type = need.service_type.to_owned();
+    options.put("claim", true);
+    let service_type = need.service_type.to_string();
     let suggestions = match ask(&Call::Suggest { service_type, options }) {
         // There is none: the others are of use without this one.
         Err(CliError::Failure(Failure::Refused { .. })) => Json::Null,
         suggestions => suggestions?,
     };
     let suggestions = suggestions.as_array().map(Vec::as_slice).unwrap_or_default();
-    let is_new =
-        |suggestion: &&Json| suggestion["port"].as_u64().is_some_and(|port| !taken.contains(&port));
-    let suggestion = suggestions.iter().find(is_new).cloned().unwrap_or_default();
-    taken.extend(suggestion["port"].as_u64());
-    Ok(json!({
-        "service_type": need.service_type,
-        "service_name": name,
-        "project_path": of.path(),
-        "package_path": of.package(),
-        "protocol": need.protocol,
-        "wants": need.port,
-        "usual": need.usual,
-        "port": suggestion["port"],
-        "reason": suggestion["reason"],
-        "because": need.because,
-        "file": need.place.file,
-        "line": need.place.line,
-        "command": need.command,
-        "variable": need.variable,
-    }))
+    let ports: HashSet<u64> = suggestions.iter().filter_map(|s| s["port"].as_u64()).collect();
+    let block = |first: u64| first..first + u64::from(need.count);
+    let is_new = |suggestion: &&Json| {
+        let first = suggestion["port"].as_u64();
+        first.is_some_and(|first| {
+            block(first).all(|port| ports.contains(&port) && !taken.contains(&port))
+        })
+    };
+    if let Some(suggestion) = suggestions.iter().find(is_new) {
+        taken.extend(suggestion["port"].as_u64().into_iter().flat_map(block));
+        for key in ["port", "reason"] {
+            service[key] = suggestion[key].clone();
+        }
+    }
+    Ok(service)
+}
+
+/// The options with which the suggested port of a service is leased.
+pub(super) fn options_of(service: &Json) -> Fields {
+    let mut options = Fields::default();
+    for key in ["service_name", "project_path", "package_path"] {
+        options.put_some(key, service[key].as_str().map(str::to_owned));
+    }
+    let protocol = service["protocol"].as_str().filter(|protocol| *protocol != "tcp");
+    options.put_some("protocol", protocol.map(str::to_owned));
+    let number = |key: &str| service[key].as_u64().and_then(|number| u16::try_from(number).ok());
+    options.put_some("port", number("port"));
+    options.put_some("count", number("count").filter(|count| *count > 1).map(u32::from));
+    options
 }

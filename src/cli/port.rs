@@ -23,6 +23,7 @@ use crate::{
     error::Error,
     kernel::{diag, probe},
     port::{Port, Protocol},
+    word::as_variable,
 };
 
 /// The first and the longest pause between checks whether something listens.
@@ -112,11 +113,7 @@ pub(super) fn url(lease: &Json) -> String {
 /// The variable for a lease: `API_PORT` if its service is named api or, without a name, is of type api.
 fn variable(lease: &Json) -> String {
     let name = lease["service_name"].as_str().unwrap_or(text(lease, "service_type"));
-    let letters = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' });
-    let name: String = letters.collect::<String>().to_ascii_uppercase();
-    // The name of a variable must not begin with a digit.
-    let sign = if name.starts_with(|c: char| c.is_ascii_digit()) { "_" } else { "" };
-    format!("{sign}{name}_PORT")
+    format!("{}_PORT", as_variable(name))
 }
 
 impl Service {
@@ -168,7 +165,8 @@ fn described(lease: &Json) -> String {
     format!("{}{} ({})", words.trim_end(), package.unwrap_or_default(), lease["port"])
 }
 
-fn is_listened(lease: &Json) -> Result<bool, CliError> {
+/// Whether something listens on the port of a lease.
+pub(super) fn is_listened(lease: &Json) -> Result<bool, CliError> {
     let port = lease["port"].as_u64().and_then(Port::new);
     let (Some(port), Ok(protocol)) = (port, text(lease, "protocol").parse::<Protocol>()) else {
         return Ok(false);
@@ -186,7 +184,7 @@ mod tests {
     fn a_variable_is_called_after_the_service() {
         let name = |name: &str| variable(&json!({"service_name": name, "service_type": "dev"}));
         assert_eq!((name("web"), name("my-api.2")), ("WEB_PORT".into(), "MY_API_2_PORT".into()));
-        assert_eq!(name("2nd"), "_2ND_PORT");
+        assert_eq!((name("2nd"), name("a--b")), ("_2ND_PORT".into(), "A_B_PORT".into()));
         assert_eq!(variable(&json!({"service_type": "dev"})), "DEV_PORT");
     }
 }

@@ -3,7 +3,7 @@ use serde_json::Value as Json;
 
 use super::{
     CliError, Output, ask,
-    needs::needs,
+    needs::{Needed, needs},
     print, print_list,
     project::Project,
     table::{self, Table},
@@ -67,7 +67,7 @@ impl Suggest {
     }
 
     fn of_project(&self, project: &Project) -> Result<(), CliError> {
-        let (found, is_cut_short) = needs(project)?;
+        let Needed { services: found, is_cut_short, .. } = needs(project)?;
         if is_cut_short {
             // On stderr, because it is not part of the answer.
             eprintln!("styxy: {CUT_SHORT}");

@@ -18,26 +18,26 @@ use crate::{
 };
 
 /// The file that is being read, with its problems.
-pub(super) struct Source<'a> {
-    pub(super) file: &'a Path,
-    pub(super) text: &'a str,
-    pub(super) problems: Vec<Problem>,
+pub(crate) struct Source<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) text: &'a str,
+    pub(crate) problems: Vec<Problem>,
     /// Where each field is.
-    pub(super) places: BTreeMap<String, Range>,
+    pub(crate) places: BTreeMap<String, Range>,
     /// Where each line begins.
     lines: Vec<usize>,
 }
 
 /// A value with the path to its field.
 #[derive(Clone, Copy)]
-pub(super) struct Node<'v> {
-    pub(super) value: &'v Value<'v>,
-    pub(super) field: &'v str,
+pub(crate) struct Node<'v> {
+    pub(crate) value: &'v Value<'v>,
+    pub(crate) field: &'v str,
 }
 
 impl<'a> Source<'a> {
     /// An unread file.
-    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+    pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
         let lines = text.match_indices('\n').map(|(at, _)| at + 1);
         let lines = [0].into_iter().chain(lines).collect();
         Self { file, text, problems: Vec::new(), places: BTreeMap::new(), lines }
@@ -46,7 +46,7 @@ impl<'a> Source<'a> {
 
 impl Source<'_> {
     /// Records a problem at a place.
-    pub(super) fn note(&mut self, range: Range, field: &str, message: impl Into<String>) {
+    pub(crate) fn note(&mut self, range: Range, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {
             file: self.file.to_owned(),
             place: Some(self.line_and_column(range)),
@@ -56,18 +56,18 @@ impl Source<'_> {
     }
 
     /// Records a problem with a value.
-    pub(super) fn note_at(&mut self, node: Node<'_>, message: impl Into<String>) {
+    pub(crate) fn note_at(&mut self, node: Node<'_>, message: impl Into<String>) {
         self.note(node.value.range(), node.field, message);
     }
 
     /// Records a problem with a field that was read before.
-    pub(super) fn note_field(&mut self, field: &str, message: impl Into<String>) {
+    pub(crate) fn note_field(&mut self, field: &str, message: impl Into<String>) {
         let range = self.places.get(field).copied().unwrap_or(Range::new(0, 0));
         self.note(range, field, message);
     }
 
     /// The service types with a problem in a range.
-    pub(super) fn types_with_a_wrong_range(&self) -> HashSet<String> {
+    pub(crate) fn types_with_a_wrong_range(&self) -> HashSet<String> {
         let fields = self
             .problems
             .iter()
@@ -78,8 +78,14 @@ impl Source<'_> {
     }
 
     /// The line, counted from 1.
-    pub(super) fn line(&self, range: Range) -> usize {
+    pub(crate) fn line(&self, range: Range) -> usize {
         self.lines.partition_point(|line| *line <= range.start)
+    }
+
+    /// The line of a value, counted from 1.
+    #[cfg(feature = "project")]
+    pub(crate) fn line_of(&self, node: Node<'_>) -> usize {
+        self.line(node.value.range())
     }
 
     /// Line and column, counted from 1.
@@ -90,15 +96,29 @@ impl Source<'_> {
     }
 
     /// Parses the text, which must be an object, and calls `read` for each of its fields.
-    pub(super) fn parse(&mut self, read: impl FnMut(&mut Self, &str, Node<'_>)) {
-        match syntax::parse(self.text) {
+    pub(crate) fn parse(&mut self, read: impl FnMut(&mut Self, &str, Node<'_>)) {
+        self.parse_by(syntax::parse, read);
+    }
+
+    /// The same, with comments and commas after the last of a list.
+    #[cfg(feature = "project")]
+    pub(crate) fn parse_with_comments(&mut self, read: impl FnMut(&mut Self, &str, Node<'_>)) {
+        self.parse_by(syntax::parse_with_comments, read);
+    }
+
+    fn parse_by(
+        &mut self,
+        parse: for<'t> fn(&'t str) -> Result<Value<'t>, syntax::Mistake>,
+        read: impl FnMut(&mut Self, &str, Node<'_>),
+    ) {
+        match parse(self.text) {
             Ok(value) => self.fields(Node { value: &value, field: "" }, read),
             Err((range, message)) => self.note(range, "", message),
         }
     }
 
     /// Calls `read` with the name and value of each field of an object.
-    pub(super) fn fields(
+    pub(crate) fn fields(
         &mut self,
         node: Node<'_>,
         mut read: impl FnMut(&mut Self, &str, Node<'_>),
@@ -123,7 +143,7 @@ impl Source<'_> {
     }
 
     /// Records an unknown field.
-    pub(super) fn unknown(&mut self, node: Node<'_>, name: &str, known: &[&str]) {
+    pub(crate) fn unknown(&mut self, node: Node<'_>, name: &str, known: &[&str]) {
         let part = known.iter().copied().filter(|known| name.len() > 3 && known.contains(name));
         let near = nearest(name, known.iter().copied()).or(part.min_by_key(|known| known.len()));
         let hint = match near {
@@ -133,7 +153,7 @@ impl Source<'_> {
         self.note(node.value.range(), node.field, format!("there is no such field; {hint}"));
     }
 
-    pub(super) fn mismatch(&mut self, node: Node<'_>, wanted: &str) {
+    pub(crate) fn mismatch(&mut self, node: Node<'_>, wanted: &str) {
         let have = match node.value {
             Value::StringLit(text) => format!("the string {:?}", shortened(&text.value)),
             Value::NumberLit(number) => shortened(number.value),
@@ -145,7 +165,7 @@ impl Source<'_> {
         self.note(node.value.range(), node.field, format!("must be {wanted}, not {have}"));
     }
 
-    pub(super) fn string<'v>(&mut self, node: Node<'v>) -> Option<&'v str> {
+    pub(crate) fn string<'v>(&mut self, node: Node<'v>) -> Option<&'v str> {
         if let Value::StringLit(text) = node.value {
             Some(&text.value)
         } else {
@@ -155,7 +175,7 @@ impl Source<'_> {
     }
 
     /// A text that is safe to print and has at most this many characters.
-    pub(super) fn words(&mut self, node: Node<'_>, most: usize) -> Option<String> {
+    pub(crate) fn words(&mut self, node: Node<'_>, most: usize) -> Option<String> {
         let text = self.string(node)?;
         let long = text.chars().count();
         if text.chars().any(disturbs) || long > most {
@@ -170,7 +190,7 @@ impl Source<'_> {
         Some(text.to_owned())
     }
 
-    pub(super) fn boolean(&mut self, node: Node<'_>) -> Option<bool> {
+    pub(crate) fn boolean(&mut self, node: Node<'_>) -> Option<bool> {
         if let Value::BooleanLit(flag) = node.value {
             Some(flag.value)
         } else {
@@ -179,7 +199,7 @@ impl Source<'_> {
         }
     }
 
-    pub(super) fn one_of<T: Copy>(&mut self, node: Node<'_>, words: &[(&str, T)]) -> Option<T> {
+    pub(crate) fn one_of<T: Copy>(&mut self, node: Node<'_>, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(node)?;
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
@@ -189,7 +209,7 @@ impl Source<'_> {
         found.map(|(_, value)| *value)
     }
 
-    pub(super) fn number(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<u64> {
+    pub(crate) fn number(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<u64> {
         let number = match node.value {
             Value::NumberLit(number) => number.value.parse().ok(),
             _ => None,
@@ -201,20 +221,20 @@ impl Source<'_> {
         number
     }
 
-    pub(super) fn small(&mut self, node: Node<'_>, least: u16, most: u16) -> Option<u16> {
+    pub(crate) fn small(&mut self, node: Node<'_>, least: u16, most: u16) -> Option<u16> {
         self.number(node, least.into(), most.into()).and_then(|number| number.try_into().ok())
     }
 
-    pub(super) fn size(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<usize> {
+    pub(crate) fn size(&mut self, node: Node<'_>, least: u64, most: u64) -> Option<usize> {
         self.number(node, least, most).and_then(|number| number.try_into().ok())
     }
 
-    pub(super) fn port(&mut self, node: Node<'_>) -> Option<Port> {
+    pub(crate) fn port(&mut self, node: Node<'_>) -> Option<Port> {
         self.number(node, 1, 65_535).and_then(Port::new)
     }
 
     /// The elements of a list, each with the field `name[index]`.
-    pub(super) fn list<T>(
+    pub(crate) fn list<T>(
         &mut self,
         node: Node<'_>,
         mut read: impl FnMut(&mut Self, Node<'_>) -> Option<T>,

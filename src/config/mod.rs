@@ -16,7 +16,7 @@
 
 pub mod drop_in;
 pub mod files;
-mod json;
+pub(crate) mod json;
 pub mod layer;
 mod merge;
 mod program;

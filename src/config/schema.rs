@@ -17,9 +17,9 @@ use super::{
     },
 };
 
-/// The schema of a layer.
-fn generated() -> String {
-    let mut schema = serde_json::to_value(schemars::schema_for!(Layer)).unwrap();
+/// The schema of a type, for a file that people write.
+fn generated<T: schemars::JsonSchema>() -> String {
+    let mut schema = serde_json::to_value(schemars::schema_for!(T)).unwrap();
     only_names_may_be_null(&mut schema);
     let mut text = serde_json::to_string_pretty(&schema).unwrap();
     text.push('\n');
@@ -62,13 +62,25 @@ fn without_null(schema: &mut Json) {
 }
 
 #[test]
-fn the_schema_that_ships_is_the_one_of_the_types() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/config.schema.json");
-    if env::var_os("STYXY_WRITE_SCHEMA").is_some() {
-        fs::write(path, generated()).unwrap();
-        return;
+fn the_schemas_that_ship_are_those_of_the_types() {
+    let schemas = [
+        ("config/config.schema.json", SCHEMA, generated::<Layer>()),
+        #[cfg(feature = "project")]
+        (
+            "config/project.schema.json",
+            crate::project::declared::SCHEMA,
+            generated::<crate::project::declared::Declared>(),
+        ),
+    ];
+    for (path, ships, generated) in schemas {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        if env::var_os("STYXY_WRITE_SCHEMA").is_some() {
+            fs::write(path, generated).unwrap();
+        } else {
+            let path = path.display();
+            assert!(ships == generated, "STYXY_WRITE_SCHEMA=1 cargo test schema writes {path}");
+        }
     }
-    assert!(SCHEMA == generated(), "STYXY_WRITE_SCHEMA=1 cargo test schema writes {path}");
 }
 
 /// Whether the schema rejects the text; `None` if it is not JSON.

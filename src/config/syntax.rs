@@ -1,4 +1,4 @@
-//! Parses JSON strictly, with a remedy for every kind of error.
+//! Parses JSON, strictly or with comments, with a remedy for every kind of error.
 
 use jsonc_parser::{
     CollectOptions, ParseOptions, ParseStringErrorKind,
@@ -23,28 +23,41 @@ const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
+/// What people are used to in the files of editors.
+#[cfg(feature = "project")]
+const WITH_COMMENTS: ParseOptions =
+    ParseOptions { allow_comments: true, allow_trailing_commas: true, ..STRICT };
+
 /// Where a mistake is, and what to do.
-type Mistake = (Range, String);
+pub(super) type Mistake = (Range, String);
 
 /// Parses a text that is one JSON value.
 pub(super) fn parse(text: &str) -> Result<Value<'_>, Mistake> {
-    let start = Range::new(0, 0);
-    if text.starts_with('\u{feff}') {
-        let message = "the file begins with a byte order mark: save it as UTF-8 without one";
-        return Err((start, message.to_owned()));
-    }
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT).map_err(|error| {
-        leading_zero(text, error.range())
-            .unwrap_or_else(|| (error.range(), not_json(remedy(error.kind()))))
-    })?;
-    let Some(value) = parsed.value else {
-        return Err((start, "the file is empty: write {} at least".to_owned()));
-    };
+    let value = parse_by(text, &STRICT)?;
     // The parser accepts some things, such as line feeds in strings, that other readers of the file would not.
     match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Ok(value),
         Err(error) => Err(strict(text, &error)),
     }
+}
+
+/// The same, with comments and commas after the last of a list.
+#[cfg(feature = "project")]
+pub(super) fn parse_with_comments(text: &str) -> Result<Value<'_>, Mistake> {
+    parse_by(text, &WITH_COMMENTS)
+}
+
+fn parse_by<'t>(text: &'t str, options: &ParseOptions) -> Result<Value<'t>, Mistake> {
+    let start = Range::new(0, 0);
+    if text.starts_with('\u{feff}') {
+        let message = "the file begins with a byte order mark: save it as UTF-8 without one";
+        return Err((start, message.to_owned()));
+    }
+    let parsed = parse_to_ast(text, &CollectOptions::default(), options).map_err(|error| {
+        leading_zero(text, error.range())
+            .unwrap_or_else(|| (error.range(), not_json(remedy(error.kind()))))
+    })?;
+    parsed.value.ok_or_else(|| (start, "the file is empty: write {} at least".to_owned()))
 }
 
 fn not_json(remedy: &str) -> String {

@@ -219,6 +219,11 @@ impl Folder<'_> {
         self.inside(name).is_some_and(|path| path.is_file())
     }
 
+    /// Whether there is anything of this name, of whatever kind and wherever it leads.
+    pub(super) fn has_entry(&self, name: &str) -> bool {
+        self.path.join(name).symlink_metadata().is_ok()
+    }
+
     /// The folders that match one of the patterns, have this manifest, and match no pattern that begins with
     /// `!`; in the order of the patterns, then by name.
     pub(super) fn members(&self, patterns: &[&str], manifest: &str) -> Vec<Self> {

@@ -83,11 +83,12 @@ impl Clue {
     fn need(self, package: &Path) -> Need {
         let because = format!("{}: {}", self.place.file, self.what);
         Need {
-            service_type: self.service_type,
+            service_type: self.service_type.into(),
             service_name: self.name,
             package: package.to_owned(),
             port: self.port,
             usual: self.usual,
+            count: 1,
             protocol: self.protocol,
             place: self.place,
             because,

@@ -9,17 +9,22 @@
 //! command lines, `js` JavaScript. `folder` reads, `tree` parses, and `found` merges a need that two files show.
 
 use std::{
+    borrow::Cow,
     collections::{HashSet, VecDeque},
     path::{Path, PathBuf},
 };
 
 use serde_json::Value as Json;
 
-use crate::port::{Port, Protocol};
+use crate::{
+    config::Problem,
+    port::{Port, Protocol},
+};
 
 mod address;
 mod command;
 mod compose;
+pub mod declared;
 mod dotnet;
 mod editors;
 mod elixir;
@@ -51,8 +56,8 @@ use tree::Tree;
 /// A service that a project will need a port for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
-    /// The service type, one of those that ship.
-    pub service_type: &'static str,
+    /// The service type; one of those that ship, unless the project names it.
+    pub service_type: Cow<'static, str>,
     /// Its name, where a package has several or the file names it; spelled as a `service_name` must be.
     pub service_name: Option<String>,
     /// The folder of its package, from the root of the project; empty for the root itself.
@@ -61,6 +66,8 @@ pub struct Need {
     pub port: Option<Port>,
     /// The port that its program takes if it is told none, if that is known.
     pub usual: Option<Port>,
+    /// How many consecutive ports it wants.
+    pub count: u16,
     /// What it listens on.
     pub protocol: Protocol,
     /// The file that shows the need.
@@ -71,6 +78,21 @@ pub struct Need {
     pub command: Option<String>,
     /// The variable from which the project takes the port, if it names one.
     pub variable: Option<String>,
+}
+
+/// A command that is started during development.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Its name, if the project gives it one; else it is called like the first of its needs.
+    pub name: Option<String>,
+    /// The command line, for a shell.
+    pub command: String,
+    /// The folder that it is started in, from the root of the project.
+    pub folder: PathBuf,
+    /// The needs that it listens for, as indices of [`Needs::needs`]; the first is its own port.
+    pub ports: Vec<usize>,
+    /// The names of those that must listen before it is started.
+    pub after: Vec<String>,
 }
 
 /// A file of the project, and a line in it.
@@ -118,6 +140,8 @@ pub struct Needs {
     /// Each need once: the project's own services first, then those that they rely on; the root of a workspace
     /// before its members. Empty if no file shows a need.
     pub needs: Vec<Need>,
+    /// What is started during development, in the order of its file.
+    pub processes: Vec<Process>,
     /// Whether there may be more, because the workspace's patterns match more folders than are examined, or
     /// because there are too many needs.
     pub is_cut_short: bool,
@@ -144,15 +168,27 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
     members.find(is_it).map(|member| folder.join(member.place()))
 }
 
-/// Returns the needs of the project in this folder: those of the folder itself, of the members of its workspace, and of the
-/// folders below it that have a manifest.
-pub fn needs(folder: &Path) -> Needs {
-    needs_with(folder, None)
+/// Returns the needs of the project in this folder, as its `styxy.json` names them, or else as its files show them.
+/// `package` is a package of it that may lie deeper than others are looked for.
+///
+/// # Errors
+///
+/// All problems of the `styxy.json`.
+pub fn needs(folder: &Path, package: Option<&Path>) -> Result<Needs, Vec<Problem>> {
+    let Some(project) = Project::at(folder) else { return Ok(Needs::default()) };
+    Ok(match declared::declared(&project.root())? {
+        Some(declared) => declared.needs(),
+        None => found_in(&project, package),
+    })
 }
 
-/// The same, with a package of it that may lie deeper.
-pub fn needs_with(folder: &Path, package: Option<&Path>) -> Needs {
-    let Some(project) = Project::at(folder) else { return Needs::default() };
+/// Returns the needs that the files of the project show: those of the folder itself, of the members of its workspace, and of
+/// the folders below it that have a manifest.
+pub fn found(folder: &Path, package: Option<&Path>) -> Needs {
+    Project::at(folder).map(|project| found_in(&project, package)).unwrap_or_default()
+}
+
+fn found_in(project: &Project, package: Option<&Path>) -> Needs {
     let root = project.root();
     let own = environment(&root);
     let mut weak = Vec::new();
@@ -186,7 +222,30 @@ pub fn needs_with(folder: &Path, package: Option<&Path>) -> Needs {
     let is_cut_short = project.is_cut_short() || needs.len() > MOST;
     needs.truncate(MOST);
     needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
-    Needs { needs, is_cut_short }
+    let processes = processes::all(&root, &needs).unwrap_or_else(|| by_command(&needs));
+    Needs { needs, processes, is_cut_short }
+}
+
+/// What starts the needs whose command is known. One command may start several. A container publishes the port that its file
+/// names, so those are left to Compose.
+fn by_command(needs: &[Need]) -> Vec<Process> {
+    let mut processes: Vec<Process> = Vec::new();
+    for (at, need) in needs.iter().enumerate() {
+        let command = need.command.as_ref().filter(|line| !line.starts_with("docker compose "));
+        let Some(command) = command else { continue };
+        let same = |known: &&mut Process| known.command == *command && known.folder == need.package;
+        match processes.iter_mut().find(same) {
+            Some(known) => known.ports.push(at),
+            None => processes.push(Process {
+                name: None,
+                command: command.clone(),
+                folder: need.package.clone(),
+                ports: vec![at],
+                after: Vec::new(),
+            }),
+        }
+    }
+    processes
 }
 
 /// A folder with a manifest, and what was found in it.

@@ -199,16 +199,26 @@ impl<'a> Scripts<'a> {
         // Of a script that starts several, the one that starts only this.
         let run = if name.is_some() { Some(script) } else { by.first() };
         let run = run.map_or(script.as_str(), String::as_str);
-        let command = match run {
-            "start" => Some(format!("{} start", self.manager)),
-            run => text::plain(run).map(|run| format!("{} run {run}", self.manager)),
-        };
         let clue = Clue::new(server.service_type, place, what)
             .named(server.name.clone().or(name))
             .on(server.port)
             .usually(server.usual)
-            .by(command);
+            .by(self.command(run));
         found.add(clue);
+    }
+
+    /// The command line that runs a script.
+    fn command(&self, script: &str) -> Option<String> {
+        match script {
+            "start" => Some(format!("{} start", self.manager)),
+            script => text::plain(script).map(|script| format!("{} run {script}", self.manager)),
+        }
+    }
+
+    /// What starts the package's own server, whatever that is.
+    fn own_command(&self) -> Option<String> {
+        let script = OWN.iter().find(|own| self.lines.iter().any(|(name, _)| name == *own))?;
+        self.command(script)
     }
 
     /// The servers that a script starts.
@@ -407,7 +417,8 @@ pub(super) fn dependencies(
             let place =
                 folder.at_line("package.json", scripts.manifest, &[&format!("\"{dependency}\"")]);
             let clue = Clue::new(service_type, place, format!("depends on {dependency}"));
-            found.add(clue.usually(Some(usual).filter(|usual| *usual > 0)));
+            let command = is_web.then(|| scripts.own_command()).flatten();
+            found.add(clue.usually(Some(usual).filter(|usual| *usual > 0)).by(command));
         }
     }
 }

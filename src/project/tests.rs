@@ -6,6 +6,7 @@ use super::*;
 use crate::config::Config;
 
 mod corpus;
+mod declared;
 mod hostile;
 
 /// A folder with these files in it.
@@ -17,6 +18,10 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
         fs::write(path, text).unwrap();
     }
     folder
+}
+
+fn needs(folder: &Path) -> Needs {
+    found(folder, None)
 }
 
 /// The needs in short form: `type name port package`, with a dash for what is missing, and without the root.
@@ -375,10 +380,10 @@ fn members_may_lie_at_any_depth_and_so_may_the_package_that_is_asked_in() {
     ];
     assert_eq!(told(&files), ["dev - - libs", "dev - - libs/x/y"]);
     let folder = folder(&files);
-    let inside = needs_with(folder.path(), Some(Path::new("a/b/c"))).needs;
+    let inside = found(folder.path(), Some(Path::new("a/b/c"))).needs;
     assert_eq!(short(&inside)[2], "api - - a/b/c");
     for path in ["../x", "/etc", "none"] {
-        assert_eq!(needs_with(folder.path(), Some(Path::new(path))).needs.len(), 2, "{path}");
+        assert_eq!(found(folder.path(), Some(Path::new(path))).needs.len(), 2, "{path}");
     }
 }
 
@@ -431,4 +436,39 @@ fn every_type_that_is_named_ships() {
         assert!(types.contains_key(&name.parse().unwrap()), "{name}");
         assert!(ORDER.contains(&name), "{name}");
     }
+}
+
+#[test]
+fn a_process_has_the_port_of_the_service_that_it_starts() {
+    let vite = &script("vite");
+    let files = [
+        (
+            "Procfile.dev",
+            "web: bin/server\nfront: cd ./front && npm run dev\nadmin: npm --prefix admin run dev\njobs: sidekiq\n",
+        ),
+        ("package.json", vite),
+        ("front/package.json", vite),
+        ("admin/package.json", vite),
+    ];
+    let needs = needs(folder(&files).path());
+    let shown = needs.processes.iter().map(|process| {
+        let packages = process.ports.iter().map(|at| needs.needs[*at].package.display());
+        let packages: Vec<_> = packages.map(|package| format!("[{package}]")).collect();
+        let packages = packages.concat();
+        format!(
+            "{:?} {} {}{packages}",
+            process.folder,
+            process.command,
+            process.name.as_ref().unwrap()
+        )
+    });
+    assert_eq!(
+        shown.collect::<Vec<_>>(),
+        [
+            "\"\" bin/server web[]",
+            "\"front\" npm run dev front[front]",
+            "\"\" npm --prefix admin run dev admin[admin]",
+            "\"\" sidekiq jobs",
+        ]
+    );
 }

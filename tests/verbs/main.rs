@@ -165,6 +165,9 @@ fn home() -> Home {
     }
     fs::create_dir(home.path("docs")).unwrap();
     fs::write(home.path("docs/mkdocs.yml"), "site_name: docs").unwrap();
+    fs::create_dir(home.path("shop")).unwrap();
+    let services = r#"{"services": {"web": {"type": "dev", "command": "true"}}}"#;
+    fs::write(home.path("shop/styxy.json"), services).unwrap();
     home.ok(&["allocate", "unheard-of"]);
     home.ok(&["release", "--type", "unheard-of", "--yes"]);
     home

@@ -37,6 +37,8 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
             |_| services().into_iter().map(|(word, help)| (format!("{word}="), help)).collect()
         }
         ("port", "service") => |_| services(),
+        #[cfg(feature = "project")]
+        ("up", "names" | "only" | "except") => |_| processes(),
         (_, "instance" | "instances") => |_| instances(),
         (_, "name") => |_| of_leases("service_name"),
         (_, "singleton_key") => |_| of_leases("singleton_key"),
@@ -112,6 +114,12 @@ fn services() -> Vec<Value> {
     let mut services = of_leases("service_name");
     services.extend(of_leases("service_type"));
     services
+}
+
+/// What `styxy up` would start here, each with its command.
+#[cfg(feature = "project")]
+fn processes() -> Vec<Value> {
+    crate::cli::up::processes().unwrap_or_default()
 }
 
 fn ports() -> Vec<Value> {

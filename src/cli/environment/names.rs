@@ -4,7 +4,10 @@ use std::collections::HashMap;
 
 use serde_json::Value as Json;
 
-use crate::cli::{port::url, text};
+use crate::{
+    cli::{port::url, text},
+    word::as_variable,
+};
 
 /// Types whose servers are opened in a browser or called by a URL.
 const OVER_HTTP: [&str; 11] = [
@@ -27,14 +30,18 @@ const NOT_HTTP: [&str; 8] =
 
 /// A variable and its value.
 #[derive(Debug, PartialEq)]
-pub(super) struct Variable {
-    pub(super) name: String,
-    pub(super) value: String,
+pub(in crate::cli) struct Variable {
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) value: String,
 }
 
 /// The variables for these services of the project in `top`: of each its port, and its URL if it has one. `PORT` is the
 /// only server of `package`, or of the top.
-pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> Vec<Variable> {
+pub(in crate::cli) fn variables(
+    services: &[Json],
+    top: &str,
+    package: Option<&str>,
+) -> Vec<Variable> {
     let mut variables = Vec::new();
     let own = |service: &&Json| {
         is_server(service) && package.is_none_or(|package| text(service, "package_path") == package)
@@ -42,10 +49,16 @@ pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> 
     if let [only] = services.iter().filter(own).collect::<Vec<_>>().as_slice() {
         variables.push(Variable { name: "PORT".to_owned(), value: only["port"].to_string() });
     }
-    for (service, name) in services.iter().zip(names(services, top)) {
+    for (service, name) in services.iter().zip(labels(services, top)) {
+        let name = as_variable(&name);
         let own = service["variable"].as_str().filter(|own| *own != "PORT");
         let port = own.map_or_else(|| format!("{name}_PORT"), str::to_owned);
-        variables.push(Variable { name: port, value: service["port"].to_string() });
+        let first = service["port"].as_u64().unwrap_or_default();
+        for further in 1..service["count"].as_u64().unwrap_or(1) {
+            let value = (first + further).to_string();
+            variables.push(Variable { name: format!("{port}_{further}"), value });
+        }
+        variables.push(Variable { name: port, value: first.to_string() });
         // These are read as the URLs of databases.
         let is_of_data = NOT_HTTP.contains(&name.as_str());
         if !is_of_data
@@ -58,9 +71,9 @@ pub(super) fn variables(services: &[Json], top: &str, package: Option<&str>) -> 
     variables
 }
 
-/// A name for each service that no other has. Of those that would be called the same, the only server of a package
-/// keeps the name.
-fn names(services: &[Json], top: &str) -> Vec<String> {
+/// What to call each service: by its name, or the folder of its package, or its type, and as no other. Of those that would be
+/// called the same, the only server of a package keeps the name.
+pub(in crate::cli) fn labels(services: &[Json], top: &str) -> Vec<String> {
     let candidates = |service: &Json| {
         let service_type = text(service, "service_type");
         let package = text(service, "package_path").strip_prefix(top).unwrap_or_default();
@@ -68,25 +81,29 @@ fn names(services: &[Json], top: &str) -> Vec<String> {
         let own = text(service, "service_name");
         let first = [own, folder, service_type].into_iter().find(|name| !name.is_empty());
         let first = first.unwrap_or_default().to_owned();
+        let joined = |parts: &[&str]| {
+            let parts = parts.iter().flat_map(|part| part.split('/'));
+            parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
+        };
         [
             first.clone(),
-            format!("{folder} {own}"),
-            format!("{first} {service_type}"),
-            format!("{package} {own} {service_type}"),
+            joined(&[folder, own]),
+            joined(&[&first, service_type]),
+            joined(&[package, own, service_type]),
         ]
-        .map(|name| variable(&name))
     };
     let candidates: Vec<_> = services.iter().map(candidates).collect();
     let mut names: Vec<_> = candidates.iter().map(|[first, ..]| first.clone()).collect();
     for longer in [1, 2, 3] {
         let mut count: HashMap<String, (usize, usize)> = HashMap::new();
+        // Two must not have one variable either.
         for (name, service) in names.iter().zip(services) {
-            let (all, servers) = count.entry(name.clone()).or_default();
+            let (all, servers) = count.entry(as_variable(name)).or_default();
             *all += 1;
             *servers += usize::from(is_server(service));
         }
         for ((name, candidates), service) in names.iter_mut().zip(&candidates).zip(services) {
-            let (all, servers) = count[name.as_str()];
+            let (all, servers) = count[&as_variable(name)];
             if all > 1 && !(is_server(service) && servers == 1) {
                 let longer = Some(&candidates[longer]).filter(|longer| !longer.is_empty());
                 longer.into_iter().for_each(|longer| name.clone_from(longer));
@@ -95,10 +112,10 @@ fn names(services: &[Json], top: &str) -> Vec<String> {
     }
     let mut seen: HashMap<String, usize> = HashMap::new();
     for name in &mut names {
-        let number = seen.entry(name.clone()).or_default();
+        let number = seen.entry(as_variable(name)).or_default();
         *number += 1;
         if *number > 1 {
-            *name = format!("{name}_{number}");
+            *name = format!("{name}-{number}");
         }
     }
     names
@@ -108,27 +125,12 @@ fn is_server(service: &Json) -> bool {
     matches!(text(service, "service_type"), "api" | "dev")
 }
 
-/// A text as the beginning of a variable's name.
-fn variable(text: &str) -> String {
-    let mut name = String::new();
-    for c in text.chars() {
-        match c.to_ascii_uppercase() {
-            c if c.is_ascii_alphanumeric() => name.push(c),
-            _ if name.is_empty() || name.ends_with('_') => {}
-            _ => name.push('_'),
-        }
-    }
-    let name = name.trim_end_matches('_');
-    // The name of a variable must not begin with a digit.
-    let sign = if name.starts_with(|c: char| c.is_ascii_digit()) { "_" } else { "" };
-    format!("{sign}{name}")
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::word::is_variable;
 
     fn service(service_type: &str, name: &str, package: &str, port: u16) -> Json {
         let package = Some(package).filter(|package| !package.is_empty());
@@ -188,12 +190,11 @@ mod tests {
             service("dev", "1st", "", 5),
             service("dev", "1st", "", 6),
         ];
-        let names = names(&services, "/shop");
-        let different: std::collections::HashSet<_> = names.iter().collect();
-        assert_eq!(different.len(), names.len(), "{names:?}");
-        assert!(
-            names.iter().all(|name| !name.starts_with(|c: char| c.is_ascii_digit())),
-            "{names:?}"
-        );
+        let labels = labels(&services, "/shop");
+        let different: std::collections::HashSet<_> =
+            labels.iter().map(|label| as_variable(label)).collect();
+        assert_eq!(different.len(), labels.len(), "{labels:?}");
+        assert_eq!(labels[3], "sites-web-dev");
+        assert!(different.iter().all(|name| is_variable(name)), "{different:?}");
     }
 }

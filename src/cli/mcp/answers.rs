@@ -162,6 +162,10 @@ struct Suggestion {
     package_path: Option<String>,
     /// tcp or udp
     protocol: Option<String>,
+    /// The folder in which it is started, from the top of the project
+    folder: Option<String>,
+    /// How many consecutive ports it wants
+    count: Option<u16>,
     /// The port that the project's files name
     wants: Option<Port>,
     /// The port that its program takes if it is told none
@@ -170,7 +174,7 @@ struct Suggestion {
     because: Option<String>,
     file: Option<String>,
     line: Option<usize>,
-    /// What starts it, in the folder of its package
+    /// What starts it
     command: Option<String>,
     /// The variable from which the project takes the port
     variable: Option<String>,

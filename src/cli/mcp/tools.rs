@@ -300,9 +300,9 @@ impl Tool for Suggest {
         let mut note = None;
         let suggestions = match self.service_type {
             None => {
-                let (needs, is_cut_short) = needs::needs(&project)?;
-                note = is_cut_short.then_some(suggest::CUT_SHORT);
-                Json::Array(needs)
+                let needed = needs::needs(&project)?;
+                note = needed.is_cut_short.then_some(suggest::CUT_SHORT);
+                Json::Array(needed.services)
             }
             Some(service_type) => {
                 let mut options = Fields::default();

@@ -5,7 +5,13 @@ use serde_json::Value as Json;
 use super::{CliError, project::Project, usage};
 use crate::error::Error;
 
-pub(super) fn needs(_: &Project) -> Result<(Vec<Json>, bool), CliError> {
+/// The services of a project.
+pub(super) struct Needed {
+    pub(super) services: Vec<Json>,
+    pub(super) is_cut_short: bool,
+}
+
+pub(super) fn needs(_: &Project) -> Result<Needed, CliError> {
     let missing = Error::invalid("this styxy was built without the feature `project`");
     Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{super::owner::put_own_process, CliError, others::With, usage};
-use crate::{error::Error, service_type::Hold, value::Fields};
+use crate::{error::Error, service_type::Hold, value::Fields, word::is_variable};
 
 /// An environment variable, and the service type of its port.
 #[derive(Clone, Debug)]
@@ -29,11 +29,7 @@ impl FromStr for Variable {
             Some((service_type, service_name)) => (Some(service_type), Some(service_name)),
             None => (service_type, None),
         };
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        if name.is_empty()
-            || !name.chars().all(is_name)
-            || name.starts_with(|c: char| c.is_ascii_digit())
-        {
+        if !is_variable(name) {
             return Err(Error::invalid(format!(
                 "{name:?} is not the name of a variable: use letters, digits and underscores"
             )));

@@ -7,7 +7,7 @@ use std::{
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 
-use super::super::{Need, needs};
+use super::{super::Need, needs};
 use crate::{lease::ServiceName, port::Protocol};
 
 /// An expected need: `must` or `may`, the type, and what else counts of it.
