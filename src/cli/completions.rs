@@ -101,7 +101,7 @@ mod tests {
     /// The arguments whose values cannot be guessed; a command is completed by the shell itself.
     const FREE: &str = "\
         styxy timeout, run count, run grace, run port, run command, exec port, exec command, \
-        allocate count, allocate ttl, allocate port, port wait, suggest count, audit since, audit until, \
+        unit port, unit idle, unit patience, unit setenv, unit command, allocate count, allocate ttl, allocate port, port wait, port pid, suggest count, audit since, audit until, \
         audit lines, cleanup older_than, renew ttl, daemon idle_exit, daemon as_seen";
 
     fn unknown(command: &Command, found: &mut Vec<String>) {

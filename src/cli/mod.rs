@@ -45,6 +45,7 @@ mod status;
 mod suggest;
 mod table;
 mod types;
+mod unit;
 #[cfg(feature = "project")]
 mod up;
 mod watch;
@@ -99,6 +100,7 @@ enum Verb {
     Exec(exec::Exec),
     #[cfg(feature = "project")]
     Up(up::Up),
+    Unit(unit::Unit),
     Allocate(allocate::Allocate),
     Release(release::Release),
     List(list::List),
@@ -244,6 +246,7 @@ pub fn run() -> ExitCode {
         Verb::Exec(verb) => verb.run(),
         #[cfg(feature = "project")]
         Verb::Up(verb) => verb.run(),
+        Verb::Unit(verb) => verb.run(),
         Verb::Allocate(verb) => verb.run(),
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     client,
     error::Error,
-    kernel::{diag, probe},
+    kernel::{diag, probe, process::Process},
     port::{Port, Protocol},
     word::as_variable,
 };
@@ -54,6 +54,9 @@ pub(super) struct Find {
     /// Wait at most this long until something listens on the port
     #[arg(long, value_name = "TIME", value_parser = seconds(1..=86_400))]
     wait: Option<u64>,
+    /// Give up waiting when this process has ended
+    #[arg(long, value_name = "PID", requires = "wait")]
+    pid: Option<u32>,
     /// port (the number), url (http://…), env (a line for a .env file), or json
     #[arg(long, value_enum, default_value_t = Format::Port, conflicts_with = "json")]
     format: Format,
@@ -87,7 +90,7 @@ impl Find {
             service = service.of_this_package();
         }
         let lease = match self.wait {
-            Some(seconds) => service.listening_within(Duration::from_secs(seconds))?,
+            Some(seconds) => service.listening_within(Duration::from_secs(seconds), self.pid)?,
             None => service.lease()?,
         };
         if let Some(note) = note_of(&lease) {
@@ -117,8 +120,13 @@ fn variable(lease: &Json) -> String {
 }
 
 impl Service {
-    /// Waits until something listens on the port of its lease, and returns the lease. Fails when the time is up.
-    fn listening_within(&self, patience: Duration) -> Result<Json, CliError> {
+    /// Waits until something listens on the port of its lease, and returns the lease. Fails when the time is up, or the process
+    /// has ended that should.
+    fn listening_within(&self, patience: Duration, pid: Option<u32>) -> Result<Json, CliError> {
+        let gone = |pid: u32| refused(format!("process {pid}, which should listen, has ended"));
+        let process =
+            |pid| Process::of_pid(pid).map_err(|_| gone(pid)).map(|process| (pid, process));
+        let process = pid.map(process).transpose()?;
         let end = Instant::now() + patience;
         let mut pause = SOON;
         let mut known: Option<Json> = None;
@@ -139,6 +147,11 @@ impl Service {
                 && is_listened(lease)?
             {
                 return Ok(lease.clone());
+            }
+            if let Some((pid, _)) =
+                process.as_ref().filter(|(_, its)| its.ends_within(Duration::ZERO))
+            {
+                return Err(gone(*pid));
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

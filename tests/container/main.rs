@@ -22,6 +22,7 @@ mod idle;
 mod inside;
 mod listeners;
 mod machine;
+mod on_demand;
 mod owners;
 mod package;
 mod race;
@@ -53,6 +54,7 @@ fn main() {
         guards::TESTS,
         idle::TESTS,
         listeners::TESTS,
+        on_demand::TESTS,
         owners::TESTS,
         package::TESTS,
         race::TESTS,

@@ -1,0 +1,218 @@
+//! The texts of the units: systemd.unit(5), systemd.socket(5), systemd.service(5).
+
+use crate::word::fnv1a;
+
+/// A server that the first request starts.
+pub(super) struct OnDemand<'a> {
+    /// What the names of its units begin with.
+    pub(super) base: String,
+    /// This program, and systemd-socket-proxyd(8).
+    pub(super) styxy: &'a str,
+    pub(super) proxy: &'a str,
+    pub(super) service_type: &'a str,
+    /// The name of the service, if it has one.
+    pub(super) name: Option<&'a str>,
+    /// The folder of the command, which is also what it is leased for.
+    pub(super) folder: &'a str,
+    pub(super) port: u16,
+    /// Whether this machine has IPv6.
+    pub(super) has_ipv6: bool,
+    /// The time without a connection after which the server is stopped, in seconds.
+    pub(super) idle: u64,
+    /// The time that it may take to listen, in seconds.
+    pub(super) patience: u64,
+    /// The variables of its environment.
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) command: Vec<&'a str>,
+}
+
+/// The beginning of the units' names for a service: `styxy-shop-web-3f2a9c01`.
+pub(super) fn base(folder: &str, service_type: &str, name: Option<&str>) -> String {
+    let last = folder.rsplit('/').next().unwrap_or_default();
+    let label = name.unwrap_or(service_type);
+    let is_good = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '.';
+    let words = format!("{last}-{label}");
+    let words: String = words.chars().map(|c| if is_good(c) { c } else { '-' }).take(100).collect();
+    let key = fnv1a(format!("{folder}\n{service_type}\n{}", name.unwrap_or_default()).as_bytes());
+    format!("styxy-{words}-{:08x}", key & 0xffff_ffff)
+}
+
+impl OnDemand<'_> {
+    /// The name of the lease of the server behind the proxy.
+    fn backend(&self) -> String {
+        format!("{}-backend", self.name.unwrap_or(self.service_type))
+    }
+
+    /// The file of each unit, the socket first.
+    pub(super) fn files(&self) -> [(String, String); 3] {
+        let Self { base, .. } = self;
+        [
+            (format!("{base}.socket"), self.socket()),
+            (format!("{base}.service"), self.proxy()),
+            (format!("{base}-backend.service"), self.server()),
+        ]
+    }
+
+    fn socket(&self) -> String {
+        let Self { base, port, .. } = self;
+        let mut lease = vec![self.styxy, "allocate", self.service_type];
+        if let Some(name) = self.name {
+            lease.extend(["--name", name]);
+        }
+        let (number, owner) = (port.to_string(), format!("unit:{base}.socket"));
+        lease.extend([
+            "--project",
+            self.folder,
+            "--port",
+            &number,
+            "--strict",
+            "--owner",
+            &owner,
+            "-q",
+        ]);
+        let (description, lease) = (self.description("on demand"), line(&lease));
+        let ipv6 =
+            if self.has_ipv6 { format!("ListenStream=[::1]:{port}\n") } else { String::new() };
+        // A socket of sockets.target would wait for styxy.service, which waits for that target.
+        format!(
+            "[Unit]\nDescription={description}\nDocumentation=man:styxy-unit(1)\nDefaultDependencies=no\n\
+             Before=shutdown.target\nConflicts=shutdown.target\n\n\
+             [Socket]\nExecStartPre={lease}\nListenStream=127.0.0.1:{port}\n{ipv6}\n\
+             [Install]\nWantedBy=default.target\n"
+        )
+    }
+
+    fn proxy(&self) -> String {
+        let Self { base, idle, .. } = self;
+        let backend = self.backend();
+        let find = [self.styxy, "port", &backend, "--project", self.folder];
+        // The port is looked up at each start: it may be another one.
+        let script = format!("exec \"$0\" --exit-idle-time={idle} 127.0.0.1:\"$(\"$@\")\"");
+        let mut start = vec!["/bin/sh", "-c", &script, self.proxy];
+        start.extend(find);
+        let (description, start) = (self.description("proxy"), line(&start));
+        format!(
+            "[Unit]\nDescription={description}\nDocumentation=man:styxy-unit(1)\n\
+             Requires={base}-backend.service\nAfter={base}-backend.service\n\n\
+             [Service]\nExecStart={start}\n"
+        )
+    }
+
+    fn server(&self) -> String {
+        let backend = self.backend();
+        let mut start = vec![self.styxy, "run", self.service_type, "--name", &backend, "--"];
+        start.extend(&self.command);
+        let patience = self.patience.to_string();
+        let ready = [
+            self.styxy,
+            "--timeout",
+            "60",
+            "port",
+            &backend,
+            "--project",
+            self.folder,
+            "--wait",
+            &patience,
+            "--pid",
+        ];
+        let environment = self.environment.iter();
+        let environment = environment.map(|(name, value)| {
+            format!("Environment={}\n", quoted(&format!("{name}={value}"), false))
+        });
+        format!(
+            "[Unit]\nDescription={}\nDocumentation=man:styxy-unit(1)\nStopWhenUnneeded=yes\n\n\
+             [Service]\nType=exec\nWorkingDirectory={}\n{}ExecStart={}\nExecStartPost={} $MAINPID\n\
+             TimeoutStartSec={}\n",
+            self.description("server"),
+            self.folder.replace('%', "%%"),
+            environment.collect::<String>(),
+            line(&start),
+            line(&ready),
+            self.patience + 30,
+        )
+    }
+
+    fn description(&self, part: &str) -> String {
+        let name = self.name.map(|name| format!(" {name}")).unwrap_or_default();
+        format!("{}{name} of {} ({part})", self.service_type, self.folder).replace('%', "%%")
+    }
+}
+
+/// A command line, as systemd.service(5) takes it.
+fn line(words: &[&str]) -> String {
+    words.iter().map(|word| quoted(word, true)).collect::<Vec<_>>().join(" ")
+}
+
+/// A word of which systemd takes nothing for its own.
+fn quoted(word: &str, is_command: bool) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@+,".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    let mut quoted = String::from("\"");
+    for c in word.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '%' => quoted.push_str("%%"),
+            '$' if is_command => quoted.push_str("$$"),
+            '\n' => quoted.push_str("\\n"),
+            '\t' => quoted.push_str("\\t"),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> OnDemand<'static> {
+        OnDemand {
+            base: base("/home/dev/my shop", "dev", Some("web")),
+            styxy: "/usr/bin/styxy",
+            proxy: "/usr/lib/systemd/systemd-socket-proxyd",
+            service_type: "dev",
+            name: Some("web"),
+            folder: "/home/dev/my shop",
+            port: 3000,
+            has_ipv6: true,
+            idle: 600,
+            patience: 60,
+            environment: vec![("PATH".to_owned(), "/a b:/100%$x".to_owned())],
+            command: vec!["sh", "-c", "echo \"$PORT\" 50% \\ ; exec node"],
+        }
+    }
+
+    #[test]
+    fn the_units_of_two_services_have_different_names() {
+        let base = |folder, name| base(folder, "dev", name);
+        assert!(base("/home/dev/my shop", Some("web")).starts_with("styxy-my-shop-web-"));
+        let all = [base("/a/shop", None), base("/b/shop", None), base("/a/shop", Some("dev"))];
+        assert!(all[0] != all[1] && all[0] != all[2], "{all:?}");
+    }
+
+    #[test]
+    fn the_socket_leases_its_port_and_the_proxy_looks_up_that_of_the_server() {
+        let [(socket, text), (_, proxy), (backend, _)] = server().files();
+        assert!(socket.ends_with(".socket") && backend.ends_with("-backend.service"));
+        let lease = "ExecStartPre=/usr/bin/styxy allocate dev --name web --project \"/home/dev/my shop\" --port 3000 --strict --owner unit:styxy-";
+        assert!(text.contains(lease), "{text}");
+        assert!(
+            text.contains("\nListenStream=127.0.0.1:3000\nListenStream=[::1]:3000\n"),
+            "{text}"
+        );
+        assert!(proxy.contains(&format!("Requires={backend}\nAfter={backend}\n")), "{proxy}");
+        assert!(proxy.contains("exec \\\"$$0\\\" --exit-idle-time=600 127.0.0.1:"), "{proxy}");
+    }
+
+    #[test]
+    fn nothing_of_a_command_or_a_variable_is_systemds() {
+        let [.., (_, text)] = server().files();
+        let start = r#"-- sh -c "echo \"$$PORT\" 50%% \\ ; exec node""#;
+        assert!(text.contains(start), "{text}");
+        assert!(text.contains("Environment=\"PATH=/a b:/100%%$x\"\n"), "{text}");
+        assert!(text.contains("WorkingDirectory=/home/dev/my shop\n"), "{text}");
+    }
+}

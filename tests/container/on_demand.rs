@@ -1,0 +1,110 @@
+//! `styxy unit`: servers that the first request starts.
+
+use std::time::Duration;
+
+use crate::{
+    Test,
+    machine::{Machine, eventually},
+};
+
+pub const TESTS: &[Test] = &[
+    ("sleeping_servers_answer_the_first_request_and_sleep_again", asleep),
+    ("a_written_unit_is_there_after_a_reboot_and_removed_it_leaves_nothing", written),
+    ("a_server_that_cannot_start_fails_in_words_and_frees_its_port", broken),
+];
+
+/// Listens late, so that a request that is not kept waiting would be reset.
+const SERVER: &str = r#"import http.server, os, time
+time.sleep(1)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"{os.environ['MARK']} of {os.getcwd()}".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *_): pass
+http.server.HTTPServer.allow_reuse_address = True
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"#;
+
+fn project(machine: &Machine) {
+    machine.user("mkdir -p 'my shop/.git'").ok();
+    let script = format!("cat > 'my shop/server.py' <<'END'\n{SERVER}END");
+    machine.user(&script).ok();
+}
+
+/// The URL of a new server.
+fn unit(machine: &Machine, name: &str, options: &str) -> String {
+    let line = format!(
+        "cd 'my shop' && styxy unit dev --name {name} {options} --setenv MARK='50% of $1' -- python3 server.py"
+    );
+    machine.user(&line).ok().trim().to_owned()
+}
+
+fn get(machine: &Machine, url: &str) -> String {
+    machine.user(&format!("curl --silent --show-error --max-time 60 {url}")).ok()
+}
+
+fn servers(machine: &Machine) -> usize {
+    machine.user("pgrep -c -f 'server[.]py|proxy[d]'; true").ok().trim().parse().unwrap()
+}
+
+fn asleep(machine: &Machine) {
+    project(machine);
+    let urls: Vec<_> = (0..10).map(|n| unit(machine, &format!("s{n}"), "--idle 2")).collect();
+    assert_eq!(servers(machine), 0);
+    assert_eq!(machine.user("styxy list --json").ok().matches("\"lease_id\"").count(), 10);
+    for url in &urls {
+        assert_eq!(get(machine, url), "50% of $1 of /home/dev/my shop", "{url}");
+    }
+    eventually(Duration::from_secs(60), "all to sleep again", || servers(machine) == 0);
+    assert_eq!(get(machine, &urls[3]), "50% of $1 of /home/dev/my shop");
+    let listed = machine.user("styxy list").ok();
+    assert!(listed.contains("s3-backend"), "{listed}");
+    // Made again, it is the same one.
+    assert_eq!(unit(machine, "s3", ""), urls[3]);
+}
+
+fn written(machine: &Machine) {
+    project(machine);
+    let url = unit(machine, "web", "--write --idle 2");
+    let gone = unit(machine, "gone", "");
+    machine.script(["reboot", machine.name()]).ok();
+    eventually(Duration::from_secs(60), "the user's systemd", || {
+        let state = machine.user("systemctl --user is-active 'styxy-*-web-*.socket'; true").ok();
+        state.trim() == "active"
+    });
+    assert_eq!(get(machine, &url), "50% of $1 of /home/dev/my shop");
+    let other = machine.user(&format!("curl --silent --max-time 60 {gone}; echo $?")).ok();
+    assert_eq!(other.trim(), "7", "it was not written");
+    machine.user("cd 'my shop' && styxy unit dev --name web --remove").ok();
+    let left = machine.user("find .config/systemd -name 'styxy-*'; systemctl --user list-units --all --no-legend 'styxy-my*'");
+    assert_eq!(left.ok().trim(), "");
+    eventually(Duration::from_secs(30), "its leases to end", || {
+        machine.user("styxy list").ok().trim() == "no port is leased"
+    });
+    let again = machine.user("cd 'my shop' && styxy unit dev --name web --remove 2>&1; echo $?");
+    assert!(again.ok().contains("there is no styxy-my-shop-web-"), "nothing is there to remove");
+}
+
+fn broken(machine: &Machine) {
+    project(machine);
+    let line = "cd 'my shop' && styxy unit dev --name bad -- false";
+    let url = machine.user(line).ok().trim().to_owned();
+    let line = format!("curl --silent --max-time 60 {url}; echo $?");
+    let code = machine.user(&line).ok();
+    assert!(!["0", "28"].contains(&code.trim()), "{code}");
+    eventually(Duration::from_secs(30), "the leases to end", || {
+        machine.user("styxy list").ok().trim() == "no port is leased"
+    });
+    let log = machine.user("journalctl --user --quiet --output=cat").ok();
+    assert!(
+        log.contains("which should listen, has ended") || log.contains("status=1/FAILURE"),
+        "{log}"
+    );
+    // What has the port is named.
+    let taken = "port=$(styxy suggest dev --json | tr -dc '0-9,' | cut -d, -f1); cd 'my shop'; \
+        styxy allocate dev --name other --port 3000 -q; styxy unit dev --name bad --port 3000 -- true";
+    assert!(!machine.user(taken).ok().contains(":3000"), "another port is taken");
+}
