@@ -25,7 +25,11 @@ mod machine;
 mod on_demand;
 mod owners;
 mod package;
+#[path = "../support/recipes.rs"]
+#[allow(dead_code, reason = "another test reads all of the page")]
+mod page;
 mod race;
+mod recipes;
 mod registry;
 mod sandbox;
 mod types;
@@ -58,6 +62,7 @@ fn main() {
         owners::TESTS,
         package::TESTS,
         race::TESTS,
+        recipes::TESTS,
         registry::TESTS,
         sandbox::TESTS,
         types::TESTS,

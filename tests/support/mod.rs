@@ -11,6 +11,7 @@ pub mod journal;
 #[cfg(feature = "mcp")]
 pub mod mcp;
 pub mod namespaces;
+pub mod recipes;
 
 use std::{
     collections::HashMap,
