@@ -1,7 +1,9 @@
 //! Writes the man pages of the command into a folder: `cargo run --example man -- FOLDER`.
 //!
 //! What the definition of the command line says comes from there. What it cannot say is written by hand: for each
-//! verb in packaging/man/verbs/, and as pages of their own beside them.
+//! verb in packaging/man/verbs/, and as pages of their own beside them. `recipes` makes a page of docs/recipes.md.
+
+mod recipes;
 
 use std::{env, fs, io, path::Path};
 
@@ -24,7 +26,7 @@ pub fn pages() -> Vec<(String, String)> {
     command = command.subcommand_help_heading("COMMANDS");
     command.build();
     let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set());
-    verbs.chain([&command]).map(page).collect()
+    verbs.chain([&command]).map(page).chain([recipes::page()]).collect()
 }
 
 fn page(command: &Command) -> (String, String) {

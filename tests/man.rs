@@ -41,6 +41,11 @@ fn main() -> ExitCode {
             });
         trials.push(trial.with_ignored_flag(!has_groff));
     }
+    let recipes = Trial::test("every_line_of_the_recipes_can_be_copied_from_their_page", || {
+        recipes();
+        Ok(())
+    });
+    trials.push(recipes.with_ignored_flag(!has_groff));
     let tests: [(&str, fn()); 8] = [
         ("every_verb_has_a_page_with_each_of_its_options", verbs),
         ("every_page_that_another_names_is_there", references),
@@ -104,7 +109,8 @@ fn words(section: &str) -> BTreeSet<String> {
     entries(section).into_iter().flat_map(|(words, _)| words).collect()
 }
 
-fn renders(page: &str) {
+/// The page as a terminal of 80 columns shows it.
+fn rendered(page: &str) -> String {
     let mut groff = Command::new("groff")
         .args(["-man", "-ww", "-Tutf8", "-Kutf8", "-rLL=78n", "-P-c", "-P-b", "-P-u"])
         .stdin(Stdio::piped())
@@ -115,11 +121,31 @@ fn renders(page: &str) {
     groff.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
     let output = groff.wait_with_output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
-    let text = String::from_utf8(output.stdout).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn renders(page: &str) {
+    let text = rendered(page);
     assert!(text.contains("SEE ALSO"), "{text}");
     assert!(page.contains(concat!("\"styxy ", env!("CARGO_PKG_VERSION"), "\" styxy\n")));
     let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 80).collect();
     assert!(long.is_empty(), "{long:#?}");
+}
+
+fn recipes() {
+    let (_, page) = generated::pages().into_iter().find(|(name, _)| name.ends_with(".7")).unwrap();
+    let page = rendered(&page);
+    let shown: BTreeSet<_> = page.lines().map(str::trim).collect();
+    let text =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes.md")).unwrap();
+    let code = text.split("\n```").skip(1).step_by(2).flat_map(|block| block.lines().skip(1));
+    let headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+    let mut lines = 0;
+    for line in code.chain(headings) {
+        assert!(shown.contains(line.trim()), "{line:?} is not in {page}");
+        lines += 1;
+    }
+    assert!(lines > 100, "only {lines} lines are seen");
 }
 
 fn verbs() {
@@ -152,7 +178,8 @@ fn verbs() {
             }
         }
     }
-    assert_eq!(pages.len(), verbs.len() + 1);
+    let of_verbs = pages.iter().filter(|(name, _)| name.ends_with(".1"));
+    assert_eq!(of_verbs.count(), verbs.len() + 1);
 }
 
 fn statuses() {

@@ -100,6 +100,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",
             "644 root /usr/share/man/man5/styxy.json.5.gz",
             "644 root /usr/share/man/man5/styxy_config.5.gz",
+            "644 root /usr/share/man/man7/styxy-recipes.7.gz",
             "644 root /usr/share/man/man8/styxy.service.8.gz",
             "644 root /usr/share/man/man8/styxy.socket.8.gz",
             "644 root /usr/share/styxy/config.schema.json",
