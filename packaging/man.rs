@@ -36,10 +36,7 @@ fn page(command: &Command) -> (String, String) {
     let (description, sections) = by_hand.split_at(by_hand.find(".SH ").unwrap_or(0));
     let (sections, see_also) = sections.split_at(sections.find(".SH SEE ALSO").unwrap_or(0));
     let man = Man::new(in_sentences(command));
-    let [first, second] = PREAMBLE;
-    let (title, version) = (escaped(name), env!("CARGO_PKG_VERSION"));
-    let mut page =
-        format!("{first}\n{second}\n.TH {title} 1 \"\" \"styxy {version}\" styxy\n.nh\n.ad l\n");
+    let mut page = beginning(name, 1);
     page += &rendered(|out| {
         man.render_name_section(out)?;
         man.render_synopsis_section(out)?;
@@ -57,6 +54,16 @@ fn page(command: &Command) -> (String, String) {
         page.extend(command.get_subcommands().map(subcommand));
     }
     (format!("{name}.1"), page + sections + &examples(command) + see_also)
+}
+
+/// What a page begins with. `.nh` holds up to the next heading and the register for all of the page: a word that is
+/// hyphenated can't be copied.
+fn beginning(name: &str, section: u8) -> String {
+    let [first, second] = PREAMBLE;
+    let (title, version) = (escaped(name), env!("CARGO_PKG_VERSION"));
+    format!(
+        "{first}\n{second}\n.TH {title} {section} \"\" \"styxy {version}\" styxy\n.nh\n.nr HY 0\n.ad l\n"
+    )
 }
 
 /// A command of a verb, as a part of the verb's page.

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use pulldown_cmark::{Event, HeadingLevel, Parser, Tag, TagEnd};
 
-use super::{PREAMBLE, escaped};
+use super::{beginning, escaped};
 
 const SEE_ALSO: &str = ".SH SEE ALSO
 .BR styxy (1),
@@ -18,11 +18,9 @@ const SEE_ALSO: &str = ".SH SEE ALSO
 pub fn page() -> (String, String) {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/recipes.md");
     let text = fs::read_to_string(file).expect("the recipes are beside the code");
-    let ([first, second], version) = (PREAMBLE, env!("CARGO_PKG_VERSION"));
-    let mut page = format!(
-        "{first}\n{second}\n.TH styxy\\-recipes 7 \"\" \"styxy {version}\" styxy\n.nh\n.ad l\n\
-         .SH NAME\nstyxy\\-recipes \\- leased ports in the files of the tools that people use\n"
-    );
+    let mut page = beginning("styxy-recipes", 7);
+    page +=
+        ".SH NAME\nstyxy\\-recipes \\- leased ports in the files of the tools that people use\n";
     for event in Parser::new(&text) {
         add(&mut page, event);
     }
@@ -40,8 +38,7 @@ fn add(page: &mut String, event: Event<'_>) {
         Event::End(TagEnd::CodeBlock) => page.push_str(".EE\n"),
         Event::Start(Tag::Emphasis) => page.push_str("\\fI"),
         Event::End(TagEnd::Emphasis) => page.push_str("\\fR"),
-        // As a whole word, which is not hyphenated.
-        Event::Code(text) => page.extend(["\\fB\\%", &escaped(&text), "\\fR"]),
+        Event::Code(text) => page.extend(["\\fB", &escaped(&text), "\\fR"]),
         Event::Text(text) => {
             // The title is the name of the page already.
             let text = match page.ends_with(".SH ") {

@@ -127,6 +127,7 @@ fn rendered(page: &str) -> String {
 fn renders(page: &str) {
     let text = rendered(page);
     assert!(text.contains("SEE ALSO"), "{text}");
+    assert!(!text.contains("\u{2010}\n"), "a word is hyphenated: {text}");
     assert!(page.contains(concat!("\"styxy ", env!("CARGO_PKG_VERSION"), "\" styxy\n")));
     let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 80).collect();
     assert!(long.is_empty(), "{long:#?}");
