@@ -30,6 +30,7 @@ use nix::{
 use serde_json::Value as Json;
 use support::{
     Home,
+    fetched::{NODE, PYTHON, fetch, folder as servers, is_there},
     namespaces::{self, find},
 };
 
@@ -89,10 +90,6 @@ const CASES: &[Case] = &[
     ("a_command_has_the_signals_and_descriptors_that_it_would_have", &["bash"], inherits),
 ];
 
-/// What `fetch` brings.
-const NODE: &str = "npm's packages";
-const PYTHON: &str = "PyPI's packages";
-
 fn main() -> ExitCode {
     if env::args().nth(1).as_deref() == Some(SERVE) {
         serve();
@@ -100,10 +97,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !namespaces::is_inside() {
         if !arguments.list {
-            let fetched = Command::new(source("fetch")).arg(servers()).status();
-            if !fetched.is_ok_and(|fetched| fetched.success()) {
-                eprintln!("SKIPPED: tests/servers/fetch can't fetch what npm and PyPI have");
-            }
+            fetch();
         }
         namespaces::enter();
     }
@@ -126,22 +120,9 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
-/// Where what was fetched is.
-fn servers() -> PathBuf {
-    PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("servers")
-}
-
 /// A file beside this one.
 fn source(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/servers").join(name)
-}
-
-fn is_there(program: &str) -> bool {
-    match program {
-        NODE => servers().join("node.from").exists(),
-        PYTHON => servers().join("python.from").exists(),
-        _ => find(program).is_some(),
-    }
 }
 
 // ---- serving -------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
 
 pub mod bus;
 pub mod dice;
+pub mod fetched;
 pub mod journal;
 #[cfg(feature = "mcp")]
 pub mod mcp;
