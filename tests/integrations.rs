@@ -17,6 +17,7 @@ use std::{
 };
 
 use libtest_mimic::{Arguments, Trial};
+use nix::unistd::geteuid;
 use support::{
     Home,
     fetched::{self, NODE, PYTHON, is_there},
@@ -36,6 +37,11 @@ const CASES: &[Case] = &[
     ("two_runs_of_playwright_at_once_have_a_server_each", &["node", NODE], playwright_twice),
     ("a_killed_node_leaves_no_lease", &["node", NODE], a_killed_node),
     ("without_styxy_node_says_how_to_get_it", &["node", NODE], node_without_styxy),
+    (
+        "databases_answer_on_leased_ports",
+        &[PYTHON, "postgres", "redis-server", "setpriv"],
+        databases,
+    ),
 ];
 
 fn main() -> ExitCode {
@@ -97,6 +103,21 @@ fn pytest_without_styxy() {
     let said = stage.fails(command);
     assert!(said.contains("1 error") && !said.contains("skipped"), "{said}");
     assert!(said.contains("styxy cannot be started") && said.contains("cargo install"), "{said}");
+}
+
+fn databases() {
+    let page = ["conftest.py", "test_databases.py"].map(|name| (name, file("databases.md", name)));
+    let stage = Stage::new(&page.each_ref().map(|(name, text)| (*name, text.as_str())));
+    let mut command = stage.pytest(&["-n", "2"]);
+    // PostgreSQL refuses to be root.
+    if geteuid().is_root() {
+        let user = ["--user", "--map-user=1000", "--map-group=1000"];
+        let mut other = stage.command("unshare");
+        other.args(user).arg(command.get_program()).args(command.get_args());
+        command = other;
+    }
+    assert!(stage.passes(command).contains("2 passed"));
+    stage.has_no_lease();
 }
 
 // ---- Node.js -------------------------------------------------------------------------------------
@@ -260,9 +281,10 @@ impl Stage {
         let mut command = Command::new(program);
         let styxy = self.home.styxy();
         command.envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let postgres = find("postgres").and_then(|path| Some(path.parent()?.to_owned()));
         let own = env::var_os("PATH").unwrap_or_default();
         let path = [self.home.path("bin")].into_iter().chain(env::split_paths(&own));
-        command.env("PATH", env::join_paths(path).unwrap());
+        command.env("PATH", env::join_paths(path.chain(postgres)).unwrap());
         command.current_dir(self.path("")).env("PYTHONPATH", installed("python"));
         command.env("CI", "1").env("NO_COLOR", "1").stdin(Stdio::null());
         command
