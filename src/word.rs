@@ -109,6 +109,12 @@ pub(crate) fn is_variable(name: &str) -> bool {
     name.chars().all(is_letter) && name.starts_with(|c: char| !c.is_ascii_digit())
 }
 
+/// Whether a project may name a variable so for a port. Others, such as `PATH`, change what the programs of a shell do.
+#[cfg(feature = "project")]
+pub(crate) fn is_port_variable(name: &str) -> bool {
+    is_variable(name) && name.to_ascii_uppercase().contains("PORT")
+}
+
 /// A text as the beginning of a variable's name: `MY_API` for `my-api`.
 pub(crate) fn as_variable(text: &str) -> String {
     let mut name = String::new();

@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
-    os::unix::process::CommandExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Output, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -63,7 +63,7 @@ fn project(services: &Json) -> (Home, PathBuf) {
 fn web_and_api() -> Json {
     json!({
         "web": {"type": "dev", "folder": "apps/web", "command": "python3 ../../server.py 7", "needs": ["api"]},
-        "api": {"type": "api", "command": "sleep 0.3; exec python3 server.py 0", "count": 2},
+        "api": {"type": "api", "command": "sleep 0.3; exec python3 server.py 0"},
         "jobs": {"command": "echo of jobs >&2; exec sleep 1000"},
         "db": {"type": "database"},
     })
@@ -163,7 +163,7 @@ fn all_are_started_in_order_know_each_other_and_end_together() {
     for expected in [
         format!("PORT={web} "),
         format!("WEB_PORT={web}"),
-        format!("API_PORT={api} API_PORT_1={} API_URL=http://127.0.0.1:{api}", api + 1),
+        format!("API_PORT={api} API_URL=http://127.0.0.1:{api}"),
         format!("DB_PORT={db}"),
     ] {
         assert!(told.contains(&expected), "{expected} is not in {told}");
@@ -174,7 +174,7 @@ fn all_are_started_in_order_know_each_other_and_end_together() {
         "{:#?}",
         up.seen
     );
-    assert_eq!(home.leases().len(), 4);
+    assert_eq!(home.leases().len(), 3);
     up.signal(Signal::SIGINT);
     let (status, lines) = up.end();
     assert_eq!(status.code(), Some(130), "{lines:#?}");
@@ -265,8 +265,8 @@ fn two_at_once_have_ports_of_their_own() {
     first.until("api listens after");
     let mut second = Up::start(&home, &top, &["--only", "api"]);
     second.until("api listens after");
-    let told = get(home.port(6), "/");
-    assert!(told.contains(&format!("API_PORT={}", home.port(6))), "{told}");
+    let told = get(home.port(5), "/");
+    assert!(told.contains(&format!("API_PORT={}", home.port(5))), "{told}");
 }
 
 #[test]
@@ -296,6 +296,101 @@ fn a_project_without_a_file_of_its_own_is_started_by_its_procfile_or_its_scripts
     let mut up = Up::start(&home, &top, &[]);
     up.until("web listens after");
     assert!(is_served(home.port(0)));
+}
+
+#[test]
+fn a_process_without_a_port_has_no_port_and_blocks_are_the_same_for_all() {
+    let services = json!({
+        "web": {"type": "dev", "command": "echo {port:BUILD_PORT_1} is known; exec python3 server.py 0"},
+        "build": {"type": "api", "count": 2, "command": "echo {port} {port_1} $PORT_1; exec sleep 1000"},
+        "ranges": {"type": "database", "count": 2},
+        "jobs": {"command": "echo [$PORT]; exec sleep 1000"},
+    });
+    let (home, top) = project(&services);
+    let [api, database] = [4, 8].map(|index| home.port(index));
+    let env = |place: &Path| support::out(&run(&home, place, &["env", "--format", "dotenv"]));
+    let before = env(&top);
+    for line in [
+        format!("BUILD_PORT_1={}", api + 1),
+        format!("BUILD_PORT={api}"),
+        format!("RANGES_PORT_1={}", database + 1),
+    ] {
+        assert!(before.lines().any(|known| known == line), "{line} is not in {before}");
+    }
+    assert_eq!(env(&top), before, "asked again, they are the same");
+    let mut up = Up::start(&home, &top, &[]);
+    up.until("web listens after");
+    up.until("jobs  | []");
+    up.until(&format!("build | {api} {next} {next}", next = api + 1));
+    up.until(&format!("web   | {} is known", api + 1));
+    assert_eq!(env(&top), before);
+    up.signal(Signal::SIGTERM);
+    up.end();
+    assert_eq!(env(&top), before);
+    home.ok(&["release", "--project", top.to_str().unwrap(), "--yes"]);
+    let mut again = Up::start(&home, &top, &["--only", "jobs"]);
+    again.until("jobs | []");
+    again.signal(Signal::SIGTERM);
+    again.end();
+    home.until(|| home.leases().is_empty());
+}
+
+#[test]
+fn what_somebody_else_may_have_written_above_is_not_done() {
+    let (home, top) = project(&json!({"web": {"type": "dev", "command": "true"}}));
+    fs::set_permissions(&top, fs::Permissions::from_mode(0o1777)).unwrap();
+    for verb in ["up", "env"] {
+        let refused = run(&home, &top.join("apps"), &[verb]);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(support::said(&refused).contains("somebody else may write there"), "{refused:?}");
+        let named = run(&home, &top.join("apps"), &[verb, "--project", top.to_str().unwrap()]);
+        assert!(run(&home, &top, &[verb]).status.success() && named.status.success(), "{named:?}");
+    }
+}
+
+#[test]
+fn a_leader_that_has_left_its_group_is_killed_too() {
+    let script = "import os, signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n\
+        os.setpgid(0, os.getpgid(os.getppid()))\nprint('left', flush=True)\ntime.sleep(1000)\n";
+    let (home, top) = project(&json!({"odd": {"command": "python3 odd.py"}}));
+    fs::write(top.join("odd.py"), script).unwrap();
+    let mut up = Up::start(&home, &top, &[]);
+    up.until("odd | left");
+    up.signal(Signal::SIGTERM);
+    up.signal(Signal::SIGINT);
+    let (status, lines) = up.end();
+    // Nobody knows which of the two is seen first.
+    assert!([130, 143].map(Some).contains(&status.code()), "{status}: {lines:#?}");
+}
+
+#[test]
+fn the_process_of_a_procfile_is_called_the_same_everywhere() {
+    let (home, top) = project(&json!({}));
+    fs::remove_file(top.join("styxy.json")).unwrap();
+    fs::create_dir(top.join("client")).unwrap();
+    let lines = "web: bundle exec puma\njs: cd client && sleep 1000\n";
+    fs::write(top.join("Procfile"), lines).unwrap();
+    let env = support::out(&run(&home, &top, &["env", "--format", "dotenv"]));
+    assert!(env.contains(&format!("WEB_PORT={}", home.port(0))), "{env}");
+    assert_eq!(run(&home, &top, &["init", "--yes"]).status.code(), Some(0));
+    let written: Json = {
+        let text = fs::read_to_string(top.join("styxy.json")).unwrap();
+        serde_json::from_str(&text.lines().filter(|line| !line.contains("//")).collect::<String>())
+            .unwrap()
+    };
+    let services = &written["services"];
+    assert_eq!(services["js"], json!({"command": "sleep 1000", "folder": "client"}));
+    assert_eq!(services["web"], json!({"type": "dev", "command": "bundle exec puma"}));
+    // What a file may not say is not written.
+    fs::remove_file(top.join("styxy.json")).unwrap();
+    fs::write(
+        top.join("Procfile"),
+        format!("web: bundle exec puma\njobs: {}\n", "x".repeat(5_000)),
+    )
+    .unwrap();
+    let refused = run(&home, &top, &["init", "--yes"]);
+    assert!(support::said(&refused).contains("more than the file may say"), "{refused:?}");
+    assert!(!top.join("styxy.json").exists());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value as Json, json};
 pub(super) use self::names::{Variable, labels, variables};
 use super::{
     CliError, Output,
-    lease_options::allocate,
+    lease_options::{allocate, notes},
     needs::{Needed, needs_of_all, options_of},
     print, print_json,
     project::Project,
@@ -66,6 +66,9 @@ enum Format {
 impl Env {
     pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
+        if self.project.is_none() {
+            project.refuse_if_others_write()?;
+        }
         let Needed { services: needs, is_cut_short, .. } = needs_of_all(&project)?;
         if is_cut_short {
             say(&suggest::CUT_SHORT);
@@ -147,7 +150,10 @@ pub(super) fn leased(need: &Json) -> Result<Json, CliError> {
     options.put("claim", true);
     let answer = allocate(text(need, "service_type"), options)?;
     let mut lease = need.clone();
-    for key in ["port", "lease_id", "existing"] {
+    for note in notes(&answer) {
+        say(&note);
+    }
+    for key in ["port", "lease_id", "lease_ids", "existing"] {
         lease[key] = answer[key].clone();
     }
     Ok(lease)

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     lease::ServiceName,
     port::{Port, Protocol},
-    project::declared::{Declaration, Declared, FILE, SCHEMA_URL},
+    project::declared::{self, Declaration, Declared, FILE, SCHEMA_URL},
     word::{as_variable, visible},
 };
 
@@ -46,23 +46,29 @@ impl Init {
         let path = project.folder().join(FILE);
         let shown = visible(&path.to_string_lossy());
         if path.symlink_metadata().is_ok() {
-            return Err(refused(format!(
-                "{shown} is there already: edit it, as styxy.json(5) has it, or move it away"
-            )));
+            return Err(is_there(&shown));
         }
         let needed = found_in(&project)?;
         if needed.services.is_empty() && needed.processes.is_empty() {
             let project = visible(project.path().as_str());
             say(&format!("no file in {project} says which ports it needs: this is an example"));
         }
-        let declared = declared(&needed, &project);
+        let declared = services(&needed, &project);
         let content = content(&declared);
+        if let Some(problem) = declared::problems(&content, project.folder()).first() {
+            return Err(refused(format!(
+                "what was found is more than the file may say: {problem}"
+            )));
+        }
         if !self.output.json {
             print(content.trim_end())?;
         }
         let is_written = self.yes || !self.output.json && agreed(&shown)?;
         if is_written {
-            write(&path, &content).map_err(|error| refused(format!("{shown}: {error}")))?;
+            write(&path, &content).map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => is_there(&shown),
+                _ => refused(format!("{shown}: {error}")),
+            })?;
         }
         if self.output.json {
             return print_json(&json!({"path": shown, "written": is_written, "content": content}));
@@ -72,6 +78,10 @@ impl Init {
         }
         Ok(())
     }
+}
+
+fn is_there(path: &str) -> CliError {
+    refused(format!("{path} is there already: edit it, as styxy.json(5) has it, or move it away"))
 }
 
 /// Asks whether to write it, if there is somebody to ask.
@@ -102,7 +112,7 @@ fn content(declared: &Declared) -> String {
     format!("{}\n", json.replacen("{\n", comment, 1))
 }
 
-fn declared(needed: &Needed, project: &Project) -> Declared {
+fn services(needed: &Needed, project: &Project) -> Declared {
     let schema = Some(SCHEMA_URL.to_owned());
     let Needed { services, processes, .. } = needed;
     let labels = labels(services, project.path().as_str());
@@ -110,7 +120,10 @@ fn declared(needed: &Needed, project: &Project) -> Declared {
     for (at, (service, label)) in services.iter().zip(&labels).enumerate() {
         let process = processes.iter().find(|process| process.ports.first() == Some(&at));
         let command = process.map(|process| process.command.clone());
-        let declaration = Declaration { command, ..declaration(service, label) };
+        let folder = process.map(|process| folder(&process.folder));
+        let declaration = declaration(service, label);
+        let folder = folder.unwrap_or_else(|| declaration.folder.clone());
+        let declaration = Declaration { command, folder, ..declaration };
         declared.extend(named(label).map(|name| (name, declaration)));
     }
     // What listens on nothing that is known belongs to the project, too.
@@ -118,7 +131,10 @@ fn declared(needed: &Needed, project: &Project) -> Declared {
         let command = Some(process.command.clone()).filter(|command| !command.is_empty());
         let name = process.name.as_deref().and_then(named).filter(|_| command.is_some());
         let name = name.filter(|name| declared.iter().all(|(known, _)| known != name));
-        declared.extend(name.map(|name| (name, Declaration { command, ..Declaration::default() })));
+        let folder = folder(&process.folder);
+        declared.extend(
+            name.map(|name| (name, Declaration { command, folder, ..Declaration::default() })),
+        );
     }
     if declared.is_empty() {
         let (service_type, command) = ("dev".parse().ok(), Some("npm run dev".to_owned()));
@@ -126,6 +142,10 @@ fn declared(needed: &Needed, project: &Project) -> Declared {
         declared.extend(named("web").map(|name| (name, example)));
     }
     Declared { schema, services: declared }
+}
+
+fn folder(path: &Path) -> Option<String> {
+    Some(path.to_string_lossy().into_owned()).filter(|path| !path.is_empty())
 }
 
 /// A label with the letters of a service's name.

@@ -46,7 +46,8 @@ pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
 pub(super) fn unasked(project: &Project) -> Result<Needed, CliError> {
     let Needs { needs, processes, is_cut_short } = read(project)?;
     let services = needs.iter().map(|need| Ok(described(&project_of(project, need)?, need)));
-    let services = services.collect::<Result<_, CliError>>()?;
+    let mut services: Vec<_> = services.collect::<Result<_, CliError>>()?;
+    note_processes(&mut services, &processes);
     Ok(Needed { services, processes, is_cut_short })
 }
 
@@ -82,7 +83,17 @@ fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
     for at in order {
         services[at] = suggested(project, &needs[at], &mut taken)?;
     }
+    note_processes(&mut services, &processes);
     Ok(Needed { services, processes, is_cut_short })
+}
+
+/// Notes which process starts each service.
+fn note_processes(services: &mut [Json], processes: &[Process]) {
+    for process in processes {
+        if let Some(at) = process.ports.first() {
+            services[*at]["process"] = process.name.clone().into();
+        }
+    }
 }
 
 /// Whether `of` is the package in this folder of the project.
@@ -122,6 +133,7 @@ fn described(of: &Project, need: &Need) -> Json {
         "because": need.because,
         "file": need.place.file,
         "line": need.place.line,
+        "process": null,
         "command": need.command,
         "variable": need.variable,
     })
@@ -132,31 +144,33 @@ fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result
     let of = project_of(project, need)?;
     let mut service = described(&of, need);
     let mut options = options_of(&service);
-    let enough = if need.count > 1 { MOST_PORTS.into() } else { taken.len() + 1 };
-    let most = u32::from(MOST_PORTS);
-    options.0.retain(|(key, _)| *key != "count");
-    options.put("count", u32::try_from(enough).unwrap_or(most).min(most));
     options.put_some("port", need.port.map(Port::get));
     options.put("claim", true);
     let service_type = need.service_type.to_string();
-    let suggestions = match ask(&Call::Suggest { service_type, options }) {
+    let is_block = need.count > 1;
+    let call = if is_block {
+        // Suggestions are single ports.
+        options.put("dry_run", true);
+        Call::Allocate { service_type, options }
+    } else {
+        let most = usize::from(MOST_PORTS);
+        options.put("count", u32::try_from((taken.len() + 1).min(most)).unwrap_or(1));
+        Call::Suggest { service_type, options }
+    };
+    let answer = match ask(&call) {
         // There is none: the others are of use without this one.
         Err(CliError::Failure(Failure::Refused { .. })) => Json::Null,
-        suggestions => suggestions?,
+        answer => answer?,
     };
-    let suggestions = suggestions.as_array().map(Vec::as_slice).unwrap_or_default();
-    let ports: HashSet<u64> = suggestions.iter().filter_map(|s| s["port"].as_u64()).collect();
-    let block = |first: u64| first..first + u64::from(need.count);
-    let is_new = |suggestion: &&Json| {
-        let first = suggestion["port"].as_u64();
-        first.is_some_and(|first| {
-            block(first).all(|port| ports.contains(&port) && !taken.contains(&port))
-        })
-    };
-    if let Some(suggestion) = suggestions.iter().find(is_new) {
-        taken.extend(suggestion["port"].as_u64().into_iter().flat_map(block));
+    let found = if is_block { Some(&answer) } else { None };
+    let mut found = found.into_iter().chain(answer.as_array().into_iter().flatten());
+    let is_new = |port: &u64| !taken.contains(port);
+    let new = found.find(|found| found["port"].as_u64().is_some_and(|port| is_new(&port)));
+    if let Some(new) = new {
+        let first = new["port"].as_u64().unwrap_or_default();
+        taken.extend(first..first + u64::from(need.count));
         for key in ["port", "reason"] {
-            service[key] = suggestion[key].clone();
+            service[key] = new[key].clone();
         }
     }
     Ok(service)

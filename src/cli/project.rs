@@ -6,16 +6,18 @@ use std::{
     ffi::OsString,
     fmt::Write,
     fs, io,
-    os::unix::ffi::OsStrExt,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Component, Path, PathBuf, absolute},
 };
 
 use clap::builder::{OsStringValueParser, TryMapValueParser, TypedValueParser, ValueParserFactory};
 
+use super::{CliError, refused};
 use crate::{
     error::Error,
+    kernel::process,
     lease::ProjectPath,
-    word::{disturbs, fnv1a, shortened},
+    word::{disturbs, fnv1a, shortened, visible},
 };
 
 /// The manifests of common package managers: a folder with one of them is a package.
@@ -102,6 +104,23 @@ impl Project {
         let path = path_of(top)?;
         let package = package.and_then(|package| package_path(package, top, &path));
         Ok(Self { folder: top.to_owned(), path, package })
+    }
+
+    /// Refuses to do what files in a folder above this one say if somebody else could have written them, as in /tmp. Who
+    /// goes there, or names the project, wants it.
+    #[cfg_attr(not(feature = "project"), expect(dead_code))]
+    pub(super) fn refuse_if_others_write(&self) -> Result<(), CliError> {
+        let is_here = env::current_dir().is_ok_and(|here| here == self.folder);
+        let is_others = fs::metadata(&self.folder).is_ok_and(|about| {
+            about.mode() & 0o002 != 0 || ![0, process::uid()].contains(&about.uid())
+        });
+        if !is_others || is_here {
+            return Ok(());
+        }
+        Err(refused(format!(
+            "{top} is the project of this folder, and somebody else may write there: go there, or add --project {top}",
+            top = visible(&self.folder.to_string_lossy())
+        )))
     }
 
     /// The folder of its files.

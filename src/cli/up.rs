@@ -10,7 +10,7 @@ mod output;
 mod plan;
 mod together;
 
-use std::{env, ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path};
+use std::{env, ffi::OsString, path::Path};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
@@ -86,7 +86,9 @@ impl Up {
             let error = Error::invalid("the output is that of the services");
             return Err(usage(&error.suggest("add --dry-run for what would be started")));
         }
-        refuse_what_anybody_writes(project.folder())?;
+        if self.project.is_none() {
+            project.refuse_if_others_write()?;
+        }
         let Needed { services, processes, is_cut_short } = needs_of_all(&project)?;
         if is_cut_short {
             say(&CUT_SHORT);
@@ -174,19 +176,6 @@ pub(super) fn processes() -> Result<Vec<(String, String)>, CliError> {
     Ok(planned.into_iter().map(|planned| (planned.name, planned.process.command)).collect())
 }
 
-/// Refuses to run what is written in a folder above this one that anybody may write to, such as /tmp.
-fn refuse_what_anybody_writes(top: &Path) -> Result<(), CliError> {
-    let is_here = env::current_dir().is_ok_and(|here| here == top);
-    let is_anybodys = fs::metadata(top).is_ok_and(|about| about.mode() & 0o002 != 0);
-    if is_anybodys && !is_here {
-        let top = visible(&top.to_string_lossy());
-        return Err(refused(format!(
-            "{top} is the project of this folder, and anybody may write there: go there to start what it says"
-        )));
-    }
-    Ok(())
-}
-
 /// The claims that this command made. They end with it, or else a project that is only started for a moment keeps its ports.
 #[derive(Default)]
 struct Claims(Vec<String>);
@@ -209,11 +198,16 @@ fn leases(
 ) -> Result<Vec<Json>, CliError> {
     let known = programs::known();
     let lease = |(at, service): (usize, Json)| {
-        let Some(planned) = planned.iter().find(|planned| planned.process.ports.contains(&at))
-        else {
+        let planned = planned.iter().find(|planned| planned.process.ports.contains(&at));
+        // A block with an owner never is a claim: it would be another one than that of `styxy env`.
+        let is_single = service["count"].as_u64().is_none_or(|count| count == 1);
+        let Some(planned) = planned.filter(|_| is_single) else {
             let lease = leased(&service)?;
             if lease["existing"] != true {
-                claims.0.extend(lease["lease_id"].as_str().map(str::to_owned));
+                let ids = lease["lease_ids"].as_array().into_iter().flatten();
+                let ids = ids.chain([&lease["lease_id"]]).filter_map(|id| id.as_str());
+                claims.0.extend(ids.map(str::to_owned));
+                claims.0.dedup();
             }
             return Ok(lease);
         };
@@ -221,7 +215,7 @@ fn leases(
         put_own_process(&mut options);
         options.put("use_claim", true);
         // As `styxy run` will ask for it.
-        let command = command_of(planned);
+        let command = command_of(&planned.process.command);
         let folder = Path::new(text(&service, "project_path")).join(&planned.process.folder);
         let help = programs::help(&command, &known, &folder, |name| env::var_os(name).is_some());
         if help.is_some_and(|help| help.has_no_guard) {
@@ -237,9 +231,8 @@ fn leases(
     services.into_iter().enumerate().map(lease).collect()
 }
 
-/// The words of its command, or the shell that takes it.
-fn command_of(planned: &Planned) -> Vec<OsString> {
-    let line = planned.process.command.as_str();
+/// The words of a command line, or of the shell that takes it.
+fn command_of(line: &str) -> Vec<OsString> {
     let words = words(line).unwrap_or_else(|| vec!["/bin/sh", "-c", line]);
     words.into_iter().map(OsString::from).collect()
 }

@@ -1,7 +1,7 @@
 //! `styxy.json`: what a project says of its services itself.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     port::{Port, Protocol},
     request::MOST_PORTS,
     service_type::ServiceTypeName,
-    word::is_variable,
+    word::{as_variable, is_port_variable},
 };
 
 /// The name of the file, in the top folder of a project.
@@ -71,7 +71,7 @@ pub struct Declaration {
     /// The port to try first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<Port>,
-    /// The variable for its port; `WEB_PORT` for a service named web, if it is not given.
+    /// The variable for its port, with PORT in its name; `WEB_PORT` for a service named web, if it is not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(regex(pattern = "^[A-Za-z_][A-Za-z0-9_]*$")))]
     pub env: Option<String>,
@@ -81,7 +81,7 @@ pub struct Declaration {
     pub needs: Vec<ServiceName>,
     /// How many consecutive ports it gets.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(test, schemars(range(min = 1, max = 100)))]
+    #[cfg_attr(test, schemars(range(min = 1, max = 1_000)))]
     pub count: Option<u16>,
     /// What it listens on, if not on TCP alone.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -111,6 +111,11 @@ pub(super) fn declared(root: &Folder<'_>) -> Result<Option<Declared>, Vec<Proble
     if problems.is_empty() { Ok(Some(declared)) } else { Err(problems) }
 }
 
+/// The problems that a file with this text would have in that folder.
+pub fn problems(text: &str, folder: &Path) -> Vec<Problem> {
+    parse(text, |path| folder.join(path).is_dir()).1
+}
+
 /// A project has a reason to say what it needs: the file is never skipped.
 fn unreadable() -> Problem {
     let message = "the file cannot be read: it must be a file of at most 1 MiB that you may read";
@@ -121,11 +126,9 @@ fn unreadable() -> Problem {
 fn parse(text: &str, is_folder: impl Fn(&Path) -> bool) -> (Declared, Vec<Problem>) {
     let mut source = Source::new(Path::new(FILE), text);
     let mut declared = Declared::default();
-    let mut has_services = false;
     source.parse_with_comments(|source, name, node| match name {
         "$schema" => declared.schema = source.string(node).map(str::to_owned),
         "services" => {
-            has_services = true;
             source.fields(node, |source, name, node| {
                 let service = declaration(source, node, &is_folder);
                 match name.parse::<ServiceName>() {
@@ -136,7 +139,7 @@ fn parse(text: &str, is_folder: impl Fn(&Path) -> bool) -> (Declared, Vec<Proble
         }
         _ => source.unknown(node, name, &["services"]),
     });
-    if !has_services && source.problems.is_empty() {
+    if declared.services.is_empty() && source.problems.is_empty() {
         source.note_field(
             "",
             "it has no services: write \"services\": { \"web\": { \"type\": \"dev\" } }",
@@ -176,9 +179,12 @@ fn declaration(
         "port" => service.port = source.port(node),
         "env" => {
             service.env = source.string(node).map(str::to_owned);
-            if service.env.as_ref().is_some_and(|name| !is_variable(name)) {
-                source
-                    .note_at(node, "is no name of a variable: use letters, digits and underscores");
+            if service.env.as_ref().is_some_and(|name| !is_port_variable(name)) {
+                source.note_at(
+                    node,
+                    "is no name of a variable for a port: use letters, digits and underscores, and PORT among \
+                     them, as in WEB_PORT",
+                );
             }
         }
         "needs" => service.needs = source.list(node, word).unwrap_or_default(),
@@ -216,12 +222,23 @@ fn word<T: std::str::FromStr<Err = Error>>(source: &mut Source<'_>, node: Node<'
 fn check(source: &mut Source<'_>, services: &[(ServiceName, Declaration)]) {
     let place = |name: &ServiceName| services.iter().position(|(other, _)| other == name);
     for (name, service) in services {
-        for (at, needed) in service.needs.iter().enumerate() {
+        for needed in &service.needs {
             if place(needed).is_none() {
                 let names = services.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>();
                 let names = names.join(", ");
-                let field = format!("services.{name}.needs[{at}]");
+                let field = format!("services.{name}.needs");
                 source.note_field(&field, format!("there is no service {needed}, only {names}"));
+            }
+        }
+    }
+    let mut variables: HashMap<String, &ServiceName> = HashMap::new();
+    for (name, service) in services {
+        for variable in service.variables(name) {
+            if let Some(other) = variables.insert(variable.clone(), name).filter(|o| *o != name) {
+                let field = format!("services.{name}");
+                let message =
+                    format!("has the variable {variable}, as {other} has: give it another env");
+                source.note_field(&field, message);
             }
         }
     }
@@ -292,6 +309,17 @@ impl Declaration {
             None => self.service_type.as_ref().map(ServiceTypeName::as_str),
         };
         (usual != Some(name.as_str())).then(|| name.to_string())
+    }
+
+    /// The variables for its ports.
+    fn variables(&self, name: &ServiceName) -> Vec<String> {
+        if self.service_type.is_none() {
+            return Vec::new();
+        }
+        let usual = || format!("{}_PORT", as_variable(name.as_str()));
+        let first = self.env.clone().unwrap_or_else(usual);
+        let further = (1..self.count.unwrap_or(1)).map(|place| format!("{first}_{place}"));
+        further.chain([first.clone()]).collect()
     }
 
     /// The need for its port, if it has a type.

@@ -71,7 +71,7 @@ pub(in crate::cli) fn variables(
     variables
 }
 
-/// What to call each service: by its name, or the folder of its package, or its type, and as no other. Of those that would be
+/// What to call each service: by its name, or that of its process, or the folder of its package, or its type, and as no other. Of those that would be
 /// called the same, the only server of a package keeps the name.
 pub(in crate::cli) fn labels(services: &[Json], top: &str) -> Vec<String> {
     let candidates = |service: &Json| {
@@ -79,7 +79,8 @@ pub(in crate::cli) fn labels(services: &[Json], top: &str) -> Vec<String> {
         let package = text(service, "package_path").strip_prefix(top).unwrap_or_default();
         let folder = package.rsplit('/').next().unwrap_or_default();
         let own = text(service, "service_name");
-        let first = [own, folder, service_type].into_iter().find(|name| !name.is_empty());
+        let process = text(service, "process");
+        let first = [own, process, folder, service_type].into_iter().find(|name| !name.is_empty());
         let first = first.unwrap_or_default().to_owned();
         let joined = |parts: &[&str]| {
             let parts = parts.iter().flat_map(|part| part.split('/'));

@@ -174,6 +174,8 @@ struct Suggestion {
     because: Option<String>,
     file: Option<String>,
     line: Option<usize>,
+    /// The process of the Procfile or the styxy.json that starts it
+    process: Option<String>,
     /// What starts it
     command: Option<String>,
     /// The variable from which the project takes the port

@@ -13,7 +13,7 @@ use nix::{
     errno::Errno,
     sys::{
         prctl,
-        signal::{Signal, killpg},
+        signal::{Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
     unistd::{Pid, getppid},
@@ -72,10 +72,10 @@ impl Running {
         }
     }
 
-    /// Sends the signal to the whole group.
+    /// Sends the signal to the whole group, and to its leader even if that has left it.
     pub(super) fn signal(&self, signal: Signal) {
         // There may be none any more.
-        let _ = killpg(self.pid(), signal);
+        let _ = killpg(self.pid(), signal).or_else(|_| kill(self.pid(), signal));
     }
 
     pub(super) fn reap(mut self) {

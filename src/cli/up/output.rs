@@ -36,16 +36,16 @@ impl Lines {
         Self { prefixes: names.iter().enumerate().map(prefix).collect() }
     }
 
-    /// Writes a line where the process has written it.
-    pub(super) fn write(&mut self, line: &Line) -> io::Result<()> {
-        let whole = self.whole(line);
-        if line.is_error {
-            io::stderr().write_all(&whole)
-        } else {
-            let mut out = io::stdout().lock();
-            out.write_all(&whole)?;
-            out.flush()
-        }
+    /// Writes the lines, each where its process has written it.
+    pub(super) fn write(&self, lines: &[Line]) -> io::Result<()> {
+        let all = |is_error: bool| -> Vec<u8> {
+            let lines = lines.iter().filter(|line| line.is_error == is_error);
+            lines.flat_map(|line| self.whole(line)).collect()
+        };
+        io::stderr().write_all(&all(true))?;
+        let mut out = io::stdout().lock();
+        out.write_all(&all(false))?;
+        out.flush()
     }
 
     fn whole(&self, line: &Line) -> Vec<u8> {
@@ -66,8 +66,13 @@ fn has_colours() -> bool {
 
 /// Has the command write in colours although it writes into a pipe, if it would on this terminal.
 pub(super) fn ask_for_colours(command: &mut Command) {
+    if !has_colours() {
+        return;
+    }
+    // If it is empty it means nothing, but Node.js warns of the two together.
+    command.env_remove("NO_COLOR");
     for name in ["FORCE_COLOR", "CLICOLOR_FORCE"] {
-        if has_colours() && env::var_os(name).is_none() {
+        if env::var_os(name).is_none() {
             command.env(name, "1");
         }
     }

@@ -39,7 +39,10 @@ pub(super) fn plan(
 ) -> Result<Vec<Planned>, Error> {
     let names = names(&processes, labels);
     let place = |name: &String| {
-        names.iter().position(|known| known == name).ok_or_else(|| unknown(name, &names, labels))
+        let label = |process: &Process| process.ports.first().and_then(|at| labels.get(*at));
+        let by_service = || processes.iter().position(|process| label(process) == Some(name));
+        let place = names.iter().position(|known| known == name).or_else(by_service);
+        place.ok_or_else(|| unknown(name, &names, labels))
     };
     let places = |given: &[String]| given.iter().map(place).collect::<Result<HashSet<_>, _>>();
     let needed = |at: usize| {

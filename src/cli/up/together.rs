@@ -36,6 +36,8 @@ use crate::{
 const AGAIN: Duration = Duration::from_millis(50);
 /// The time after which a message says what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How many lines are read before they are written.
+const MOST_LINES: usize = 256;
 /// The time that processes have to end before they are killed.
 const GRACE: Duration = Duration::from_secs(10);
 /// The time that is waited for output after the last process has ended.
@@ -83,9 +85,9 @@ impl<'a> Started<'a> {
 
     pub(super) async fn run(&mut self, keep: bool, mut open: bool) -> Result<(), CliError> {
         let names: Vec<_> = self.planned.iter().map(|planned| planned.name.as_str()).collect();
-        let mut lines = Lines::new(&names);
+        let lines = Lines::new(&names);
         // Bounded: a reader that is slow slows them down.
-        let (to, mut from) = mpsc::channel(64);
+        let (to, mut from) = mpsc::channel(MOST_LINES);
         let mut to = Some(to);
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;
@@ -93,7 +95,8 @@ impl<'a> Started<'a> {
         let mut child = signal(SignalKind::child())?;
         let mut again = interval(AGAIN);
         again.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut by_signal = None;
+        let (mut by_signal, mut unwritten) = (None, None);
+        let mut read = Vec::new();
         loop {
             if let Some(to) = &to {
                 self.start_those_that_may(to);
@@ -102,11 +105,13 @@ impl<'a> Started<'a> {
                 break;
             }
             tokio::select! {
-                Some(line) = from.recv() => {
-                    if lines.write(&line).is_err() {
+                _ = from.recv_many(&mut read, MOST_LINES) => {
+                    if let Err(error) = lines.write(&read) {
                         // Nobody reads it any more.
+                        unwritten.get_or_insert(error);
                         self.end(Signal::SIGTERM);
                     }
+                    read.clear();
                 }
                 _ = interrupted.recv() => self.stop(SignalKind::interrupt(), &mut by_signal),
                 _ = terminated.recv() => self.stop(SignalKind::terminate(), &mut by_signal),
@@ -126,8 +131,9 @@ impl<'a> Started<'a> {
         }
         to.take();
         let rest = async {
-            while let Some(line) = from.recv().await {
-                let _ = lines.write(&line);
+            while from.recv_many(&mut read, MOST_LINES).await > 0 {
+                let _ = lines.write(&read);
+                read.clear();
             }
         };
         // What they have left behind may keep their output open.
@@ -138,7 +144,10 @@ impl<'a> Started<'a> {
                 running.reap();
             }
         }
-        self.result(by_signal)
+        match unwritten {
+            Some(error) => Err(CliError::Output(error)),
+            None => self.result(by_signal),
+        }
     }
 
     /// Starts each process whose needs are met.
@@ -184,8 +193,8 @@ impl<'a> Started<'a> {
     }
 
     fn command(&self, planned: &Planned) -> io::Result<Command> {
-        let mut line = command_of(planned);
         let own = planned.process.ports.first().map(|at| &self.leases[*at]);
+        let mut line = command_of(&self.filled(planned, own));
         if let Some(lease) = own {
             let mut run = vec![env::current_exe()?.into_os_string(), "run".into()];
             run.push(text(lease, "service_type").into());
@@ -202,13 +211,28 @@ impl<'a> Started<'a> {
         let mut command = Attached::command(&line)?;
         command.current_dir(self.project.folder().join(&planned.process.folder));
         command.env_remove("PORT").env_remove("STYXY_PORT").env_remove("STYXY_LEASE_ID");
-        command.envs(self.variables.iter().map(|v| (&v.name, &v.value)));
+        // PORT is that of one process only.
+        let variables = self.variables.iter().filter(|variable| variable.name != "PORT");
+        command.envs(variables.map(|v| (&v.name, &v.value)));
         if let Some(lease) = own {
+            command.envs(further_ports(lease).map(|(place, port)| (format!("PORT_{place}"), port)));
             // `styxy run` takes the lease of the one around it.
             command.env("STYXY_LEASE_ID", text(lease, "lease_id"));
         }
         ask_for_colours(&mut command);
         Ok(command)
+    }
+
+    /// The command line with the ports in it that `styxy run` does not know: those of the others, and further ones of its own.
+    fn filled(&self, planned: &Planned, own: Option<&Json>) -> String {
+        let mut line = planned.process.command.clone();
+        for (place, port) in own.into_iter().flat_map(further_ports) {
+            line = line.replace(&format!("{{port_{place}}}"), &port);
+        }
+        for Variable { name, value } in self.variables {
+            line = line.replace(&format!("{{port:{name}}}"), value);
+        }
+        line
     }
 
     /// Says which servers listen now.
@@ -330,6 +354,12 @@ impl<'a> Started<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// The ports of a lease after its first, each with its place.
+fn further_ports(lease: &Json) -> impl Iterator<Item = (u64, String)> {
+    let first = lease["port"].as_u64().unwrap_or_default();
+    (1..lease["count"].as_u64().unwrap_or(1)).map(move |place| (place, (first + place).to_string()))
 }
 
 fn described(status: ExitStatus) -> String {

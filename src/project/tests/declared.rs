@@ -18,7 +18,7 @@ fn what_the_project_says_takes_the_place_of_what_is_found() {
       "$schema": "file:///usr/share/styxy/project.schema.json",
       "services": {
         "web": {"type": "dev", "folder": "./apps/web/", "command": "npm run dev", "needs": ["api"], "port": 5173},
-        "api": {"type": "api", "env": "BACKEND", "count": 2, "protocol": "both"},
+        "api": {"type": "api", "env": "BACKEND_PORT", "count": 2, "protocol": "both"},
         "jobs": {"command": "sidekiq", "needs": ["api"]},
       },
     }"#;
@@ -30,7 +30,7 @@ fn what_the_project_says_takes_the_place_of_what_is_found() {
     assert_eq!(web.package.to_str(), Some("apps/web"));
     assert_eq!((web.port.map(crate::port::Port::get), web.place.line), (Some(5173), Some(5)));
     assert_eq!((&api.service_name, api.count), (&None, 2), "it is called like its type");
-    assert_eq!((api.variable.as_deref(), api.protocol.as_str()), (Some("BACKEND"), "both"));
+    assert_eq!((api.variable.as_deref(), api.protocol.as_str()), (Some("BACKEND_PORT"), "both"));
     let [web, jobs] = needs.processes.as_slice() else { panic!("{needs:?}") };
     assert_eq!((web.command.as_str(), web.ports.as_slice()), ("npm run dev", [0].as_slice()));
     assert_eq!((jobs.name.as_deref(), jobs.ports.len()), (Some("jobs"), 0));
@@ -76,11 +76,21 @@ fn every_mistake_is_reported_with_its_place_and_a_remedy() {
         ),
         (
             "{\"services\": {\"a\": {\"type\": \"dev\", \"env\": \"1A\"}}}",
-            "is no name of a variable",
+            "is no name of a variable for a port",
+        ),
+        ("{\"services\": {\"a\": {\"type\": \"dev\", \"env\": \"PATH\"}}}", "PORT among them"),
+        (
+            "{\"services\": {\"a\": {\"type\": \"dev\"}, \"b\": {\"type\": \"dev\", \"env\": \"A_PORT\"}}}",
+            "services.b: has the variable A_PORT, as a has",
         ),
         (
+            "{\"services\": {\"a\": {\"type\": \"dev\", \"count\": 2}, \"b\": {\"type\": \"dev\", \"env\": \"A_PORT_1\"}}}",
+            "has the variable A_PORT_1",
+        ),
+        ("{\"services\": {}}", "it has no services"),
+        (
             "{\"services\": {\"a\": {\"type\": \"dev\", \"needs\": [\"b\"]}}}",
-            "services.a.needs[0]: there is no service b, only a",
+            "services.a.needs: there is no service b, only a",
         ),
         ("{\"services\": {\"a\": {\"type\": \"dev\", \"needs\": [\"a\"]}}}", "it needs itself"),
         (
@@ -92,7 +102,7 @@ fn every_mistake_is_reported_with_its_place_and_a_remedy() {
             "{\"services\": {\"web\": {\"type\": \"dev\", \"folder\": \"apps/web\"}, \"dev\": {\"type\": \"dev\", \"protocol\": \"sctp\"}}}",
             "must be \"tcp\" or \"udp\" or \"both\"",
         ),
-        ("{\"services\": {\"a\": {\"type\": \"dev\", \"count\": 0}}}", "from 1 to 100"),
+        ("{\"services\": {\"a\": {\"type\": \"dev\", \"count\": 0}}}", "from 1 to 1000"),
     ] {
         let problems = problems(text).join("\n");
         assert!(problems.contains(expected), "{text}: {problems:?}");
