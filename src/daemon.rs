@@ -227,6 +227,7 @@ async fn serve(
     // A deleted socket gets no new connections; those in its queue are answered.
     sockets.remove();
     stop.send_replace(true);
+    broker.end_waiting();
     for http in http {
         let _ = http.await;
     }

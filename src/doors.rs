@@ -1,7 +1,9 @@
 //! Tests of both doors in this process: the object on the bus over a connection without a bus, and the HTTP door on
 //! a socket. What needs a bus, units or other processes is tested in machines.
 
-use std::{collections::HashMap, os::unix::net::UnixStream as Pair, path::Path, sync::Arc};
+use std::{
+    collections::HashMap, os::unix::net::UnixStream as Pair, path::Path, sync::Arc, time::Duration,
+};
 
 use futures_util::StreamExt;
 use serde_json::{Value as Json, json};
@@ -24,6 +26,7 @@ type Fields = HashMap<String, OwnedVariant>;
 /// A service in this process, with a client of each door.
 struct Service {
     folder: TempDir,
+    broker: Arc<Broker>,
     bus: Connection,
     /// Dropped with the service: the doors close.
     _stop: watch::Sender<bool>,
@@ -32,9 +35,16 @@ struct Service {
 
 impl Service {
     async fn start() -> Self {
+        Self::with("{}").await
+    }
+
+    /// With that configuration.
+    async fn with(json: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (state, config) = (folder.path().join("state/this"), folder.path().join("config"));
         std::fs::create_dir_all(&state).unwrap();
+        std::fs::create_dir(&config).unwrap();
+        std::fs::write(config.join("config.json"), json).unwrap();
         let places = Places { state, config: vec![config], ..Places::default() };
         let (broker, events) = Broker::start(places).unwrap();
         let run = Arc::clone(&broker);
@@ -46,8 +56,8 @@ impl Service {
 
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         let (stop, stopping) = watch::channel(false);
-        tokio::spawn(http::serve(listener, Backlog::Ours, broker, stopping));
-        Self { folder, bus: bus.unwrap(), _stop: stop, _object: object.unwrap() }
+        tokio::spawn(http::serve(listener, Backlog::Ours, Arc::clone(&broker), stopping));
+        Self { folder, broker, bus: bus.unwrap(), _stop: stop, _object: object.unwrap() }
     }
 
     /// Calls a method of the object.
@@ -69,6 +79,16 @@ impl Service {
             }
             other => panic!("{method}: {other}"),
         }
+    }
+
+    /// Waits until that many requests wait for a port.
+    async fn until_waiting(&self, count: usize) {
+        let waiting = async {
+            while self.broker.waiting_count() != count {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("they never were");
     }
 
     async fn http(&self, method: &str, path: &str, body: &str) -> (u16, Json) {
@@ -204,4 +224,62 @@ async fn a_grant_and_a_release_are_signals() {
     let (port, id, reason, _): (u16, String, String, Fields) = signal.body().deserialize().unwrap();
     assert_eq!((json!(port), id), expected);
     assert_eq!(reason, "released");
+}
+
+/// A service whose type `few` has one port, for which a request may wait that long.
+async fn with_one_port(wait_ms: u32) -> Service {
+    let socket = std::net::TcpListener::bind("[::]:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    drop(socket);
+    let few = json!({"port_range": [port, port], "wait_ms": wait_ms, "hold": "none"});
+    Service::with(&json!({"service_types": {"few": few}}).to_string()).await
+}
+
+const FEW: &str = r#"{"service_type": "few"}"#;
+
+#[tokio::test]
+async fn a_request_that_finds_no_port_waits_until_a_lease_ends() {
+    let service = with_one_port(60_000).await;
+    let (_, first) = service.http("POST", "/allocate", FEW).await;
+    let path = format!("/allocate/{}", first["lock_id"].as_str().unwrap());
+    let release = async {
+        service.until_waiting(2).await;
+        // What has a range of its own does not wait for it.
+        assert_eq!(service.http("POST", "/allocate", r#"{"service_type": "api"}"#).await.0, 200);
+        assert_eq!(service.http("DELETE", &path, "").await.0, 200);
+        service.until_waiting(1).await;
+        service.broker.end_waiting();
+    };
+    let ask = || service.http("POST", "/allocate", FEW);
+    let (one, other, ()) = tokio::join!(ask(), ask(), release);
+    let mut answers = [one, other];
+    answers.sort_by_key(|(status, _)| *status);
+    let [(granted, second), (refused, error)] = answers;
+    assert_eq!((granted, &second["port"]), (200, &first["port"]), "{second}");
+    assert_eq!((refused, &error["code"]), (503, &json!("PoolExhausted")), "the service ends");
+    // From then on nobody waits.
+    assert_eq!(service.http("POST", "/allocate", FEW).await.0, 503);
+}
+
+#[tokio::test]
+async fn a_request_is_refused_when_its_time_is_over() {
+    let service = with_one_port(1).await;
+    assert_eq!(service.http("POST", "/allocate", FEW).await.0, 200);
+    assert_eq!(service.http("POST", "/allocate", FEW).await.0, 503);
+    service.until_waiting(0).await;
+}
+
+#[tokio::test]
+async fn what_names_its_port_or_only_looks_never_waits() {
+    let service = with_one_port(60_000).await;
+    let (_, first) = service.http("POST", "/allocate", FEW).await;
+    for (options, status) in [
+        (json!({"service_type": "few", "dry_run": true}), 503),
+        (json!({"service_type": "few", "port": first["port"], "strict": true}), 409),
+    ] {
+        let options = options.to_string();
+        let answer = service.http("POST", "/allocate", &options);
+        let answer = tokio::time::timeout(Duration::from_secs(30), answer).await;
+        assert_eq!(answer.expect("it waits").0, status, "{options}");
+    }
 }

@@ -130,6 +130,8 @@ pub struct ServiceType {
     pub hold: Hold,
     /// The protocol of its ports, unless a request says otherwise.
     pub protocol: Protocol,
+    /// How long a request waits for a lease to end if no port is free, in milliseconds.
+    pub wait_ms: u64,
     /// A description, for people.
     pub description: String,
     /// Examples of programs of this type, for people.
@@ -149,6 +151,7 @@ impl ServiceType {
             claims: Claims::All,
             hold: Hold::Guard,
             protocol: Protocol::Tcp,
+            wait_ms: 0,
             description: String::new(),
             examples: Vec::new(),
             created: None,
@@ -174,6 +177,7 @@ impl ServiceType {
         fields.put("claims", self.claims.as_str());
         fields.put("hold", self.kept_by().as_str());
         fields.put("protocol", self.protocol.as_str());
+        fields.put("wait_ms", self.wait_ms);
         fields.put("description", self.description.as_str());
         fields.put("examples", self.examples.clone());
         fields.put("automatic", self.created.is_some());

@@ -300,7 +300,7 @@ fn limits() {
             }
         }
     }
-    assert_eq!(told.len(), 18, "{told:?}");
+    assert_eq!(told.len(), 19, "{told:?}");
 }
 
 fn bus() {

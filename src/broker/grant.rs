@@ -170,7 +170,7 @@ impl Broker {
         self.sight.check(request.config_seen.as_deref())?;
         let client = &caller.client;
         let mut held = self.resolve_owner(&request.owner, caller).await?;
-        let attempt = self.attempt(request, client, &mut held, hand_over).await;
+        let attempt = self.attempt_in_time(request, caller, &mut held, hand_over).await;
         let (mut granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
             if refused && !request.dry_run {
@@ -235,7 +235,7 @@ impl Broker {
         }
     }
 
-    async fn attempt(
+    pub(super) async fn attempt(
         self: &Arc<Self>,
         request: &AllocateRequest,
         client: &Client,

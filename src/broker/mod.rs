@@ -16,6 +16,7 @@
 //! - `query`: read-only requests
 //! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
+//! - `waiting`: requests that wait for room
 
 mod backlog;
 mod denials;
@@ -32,6 +33,7 @@ mod settling;
 mod sight;
 mod types;
 mod unsettled;
+mod waiting;
 
 use instances::Beat;
 
@@ -83,6 +85,7 @@ use denials::Denials;
 use settling::InHand;
 use sight::Sight;
 use unsettled::Unsettled;
+use waiting::Waiting;
 
 /// Paths, and what the service was started with. All of it comes from the daemon.
 #[derive(Debug, Default)]
@@ -118,6 +121,7 @@ pub struct Broker {
     idle_tracker: IdleTracker,
     owners: Owners,
     deadlines: Deadlines,
+    waiting: Waiting,
     /// Whether something waits for the end of a listener.
     awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
@@ -228,6 +232,7 @@ impl Broker {
             idle_tracker: IdleTracker::default(),
             owners: Owners::new(sender),
             deadlines: Deadlines::default(),
+            waiting: Waiting::default(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });
@@ -382,12 +387,16 @@ impl Broker {
         let seq = state.store.seq();
         state.writer.soon(&state.store.log(), seq);
         state.outbox.appended(seq);
+        let makes_room = records.iter().any(|record| record.change.is_end());
         for record in records {
             self.put_in_force(inner, &record);
             if let Some(signals) = &inner.signals {
                 // Without a bus nobody listens.
                 let _ = signals.send(record);
             }
+        }
+        if makes_room {
+            self.waiting.note_end();
         }
         self.await_endings(inner);
         self.idle_tracker.touch(inner.registry.running_for());

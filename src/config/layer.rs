@@ -230,6 +230,10 @@ pub struct TypeLayer {
     /// tcp, udp, or both for the same number in both.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// How long a request waits for a lease to end if no port is free, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(test, schemars(range(min = 0, max = 60_000)))]
+    pub wait_ms: Option<u64>,
     /// What it is for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(length(max = 500)))]

@@ -225,6 +225,7 @@ fn put_type(
     set(&mut new.instance_behavior, edit.instance_behavior);
     set(&mut new.claims, edit.claims);
     set(&mut new.protocol, edit.protocol);
+    set(&mut new.wait_ms, edit.wait_ms);
     if new.protocol == Protocol::Udp && edit.hold == Some(Hold::Guard) {
         return Err((".hold", "a guard can hold a TCP port only: set hold to \"none\"".to_owned()));
     }

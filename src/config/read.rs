@@ -19,6 +19,8 @@ use crate::{
 
 /// The longest time in the configuration, in seconds: a year.
 const YEAR: u64 = 31_536_000;
+/// The longest time that a request may wait for a port, in milliseconds: a minute.
+const MOST_WAIT: u64 = 60_000;
 
 /// Reads a layer. Only the service's own drop-in may say how a type was created.
 pub(super) fn layer(source: &mut Source<'_>, is_drop_in: bool) -> Layer {
@@ -215,6 +217,7 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Op
             let words = [Protocol::Tcp, Protocol::Udp, Protocol::Both];
             edit.protocol = source.one_of(node, &words.map(|p| (p.as_str(), p)));
         }
+        "wait_ms" => edit.wait_ms = source.number(node, 0, MOST_WAIT),
         "description" => edit.description = source.words(node, 500),
         "examples" => {
             edit.examples = source.list(node, |source, node| source.words(node, 500));
@@ -238,6 +241,7 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Op
                 "port_range",
                 "preferred_ports",
                 "protocol",
+                "wait_ms",
             ],
         ),
     });

@@ -34,6 +34,7 @@ const GOOD: [&str; 6] = [
       "instance_behavior": "single",
       "hold": "none",
       "protocol": "both",
+      "wait_ms": 500,
       "description": "Ours",
       "examples": ["one", "two"]
     }

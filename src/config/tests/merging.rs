@@ -37,6 +37,7 @@ fn fields() -> Vec<(&'static str, serde_json::Value)> {
         ("/service_types/dev/instance_behavior", json!("single")),
         ("/service_types/dev/hold", json!("none")),
         ("/service_types/dev/protocol", json!("both")),
+        ("/service_types/dev/wait_ms", json!(60_000)),
         ("/service_types/dev/description", json!("ours")),
         ("/service_types/dev/examples", json!(["a", "b"])),
     ]
