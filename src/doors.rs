@@ -18,7 +18,8 @@ use zbus::{Connection, MessageStream, OwnedVariant, Variant, message::Type};
 use crate::{
     broker::{Broker, Places},
     dbus::{ERROR_PREFIX, NAME, PATH, serve_peer},
-    http::{self, Backlog},
+    http,
+    socket::Backlog,
 };
 
 type Fields = HashMap<String, OwnedVariant>;

@@ -36,7 +36,7 @@
 //! - [`owners`]: what ends leases: processes, units, connections, deadlines.
 //!
 //! The doors, which translate and make no decisions:
-//! - [`dbus`] and [`http`].
+//! - [`dbus`] and [`http`]. [`socket`]: accepting connections.
 //!
 //! The service as a process:
 //! - [`daemon`]: its life cycle. [`handover`]: how it passes from one process to the next. [`idle`]: what keeps
@@ -76,6 +76,7 @@ pub mod project;
 pub mod registry;
 pub mod request;
 pub mod service_type;
+pub mod socket;
 pub mod state;
 pub mod surroundings;
 pub mod time;

@@ -2,11 +2,13 @@
 
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
+use tokio::net::UnixStream;
+
 use super::Broker;
 use crate::{
     error::{Error, ErrorKind},
     kernel::{
-        ancestry,
+        ancestry, network,
         process::{self, Process, ProcessError},
     },
     lease::{Client, LeaseId, Owner, Transport},
@@ -32,6 +34,35 @@ impl Caller {
         let is_styxy = comm.as_deref() == Some("styxy");
         let parent = pid.filter(|_| is_styxy).and_then(process::starter);
         Client { transport, pid, uid, comm, parent }
+    }
+
+    /// The peer of a socket (`SO_PEERCRED`, unix(7)).
+    pub fn of_peer(stream: &UnixStream, transport: Transport) -> Option<Self> {
+        let credentials = stream.peer_cred().ok()?;
+        let pid = credentials.pid().and_then(|pid| u32::try_from(pid).ok());
+        let pidfd = pid.and_then(|pid| process::peer(stream, pid)).map(Arc::new);
+        let client = Self::client(transport, pid, Some(credentials.uid()));
+        Some(Self { client, connection: None, pidfd })
+    }
+
+    /// Why nothing that the peer of a socket asks for is answered, if that is so.
+    pub fn why_refused(&self) -> Option<Error> {
+        if self.client.uid != Some(process::uid()) {
+            // Only root gets this far; inside the sandbox it has another UID.
+            return Some(Error::other_user());
+        }
+        (self.client.pid.and_then(network::same) == Some(false)).then(Error::other_network)
+    }
+
+    /// Its process.
+    fn process(&self) -> Result<Process, ProcessError> {
+        match (&self.pidfd, self.client.pid) {
+            (Some(pidfd), _) => {
+                pidfd.try_clone().map_err(ProcessError::Io).and_then(Process::of_pidfd)
+            }
+            (None, Some(pid)) => Process::of_pid(pid),
+            (None, None) => Err(ProcessError::Gone),
+        }
     }
 }
 
@@ -112,11 +143,7 @@ impl Caller {
                 .suggest("give a pidfd on the session bus, or a ttl"));
             }
         }
-        let own = match &self.pidfd {
-            Some(pidfd) => pidfd.try_clone().map_err(ProcessError::Io).and_then(Process::of_pidfd),
-            None => Process::of_pid(own),
-        };
-        match own.and_then(|own| ancestry::named_from(own, pid)) {
+        match self.process().and_then(|own| ancestry::named_from(own, pid)) {
             Err(ProcessError::Gone) => Err(Error::invalid(format!(
                 "the process that asks is in a PID namespace of its own (a sandbox or a container), where \
                  {pid} is neither itself nor a process that it descends from, and any other number means \

@@ -9,8 +9,8 @@ use std::{
 use super::Failure;
 use crate::{
     handover::{self, Claim, Rank, others},
-    http::Backlog,
     kernel::process,
+    socket::Backlog,
     surroundings::{Door, Unit, machine, user},
 };
 

@@ -20,12 +20,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{net::UnixStream, sync::watch};
 use tower_service::Service;
 
-use super::{OBSERVER, stopped, worded::Worded};
+use super::{OBSERVER, worded::Worded};
 use crate::{
     broker::{Broker, Caller},
     idle::CallGuard,
     lease::EndReason,
     registry::granting::Share,
+    socket::stopped,
 };
 
 /// How long a connection may be silent: between requests, or within the head of a request.

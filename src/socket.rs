@@ -1,0 +1,67 @@
+//! The sockets of the doors: accepting connections, a bounded number of them at once.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+
+/// The most connections of a socket that are open at once. Others wait until one is closed, which a silent one soon
+/// is. Each takes up to three descriptors, and without free descriptors the service could grant nothing.
+const MOST_CONNECTIONS: usize = 512;
+
+/// Who serves the connections that wait on a socket when this service ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backlog {
+    /// This service: nobody else has the socket, and its file is deleted.
+    Ours,
+    /// The next service: systemd keeps the socket.
+    Systemds,
+}
+
+/// Accepts connections until `stop` is set. The place of a connection is to be dropped when it is closed.
+pub(crate) async fn accept_each(
+    listener: UnixListener,
+    backlog: Backlog,
+    mut stop: watch::Receiver<bool>,
+    converse: impl Fn(UnixStream, Option<OwnedSemaphorePermit>),
+) {
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    loop {
+        tokio::select! {
+            accepted = accept(&listener, &room) => match accepted {
+                Ok((stream, place)) => converse(stream, Some(place)),
+                Err(error) => {
+                    // Out of descriptors, most likely: let some connections end first.
+                    tracing::warn!("a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            () = stopped(&mut stop) => break,
+        }
+    }
+    if backlog == Backlog::Ours
+        && let Ok(listener) = listener.into_std()
+    {
+        while let Ok((stream, _)) = listener.accept() {
+            let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
+            stream.into_iter().for_each(|stream| converse(stream, None));
+        }
+    }
+}
+
+/// Accepts a connection when there is room for one more.
+async fn accept(
+    listener: &UnixListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
+    Ok((listener.accept().await?.0, place))
+}
+
+/// Waits until `stop` is set.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means stop, too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
