@@ -46,6 +46,7 @@ use crate::{
         guard::{self, Kept},
         manager,
     },
+    portserver,
     state::store::OpenError,
     surroundings::Seen,
     word::counted,
@@ -162,7 +163,7 @@ async fn serve(
 ) -> Result<End, Failure> {
     // First of all: a signal during the start must not kill the service.
     let signals = Signals::new()?;
-    let Inherited { listener, guards } = inherited;
+    let Inherited { listener, portserver, guards } = inherited;
     let (broker, events) = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
@@ -175,6 +176,7 @@ async fn serve(
     tokio::spawn(async move { run.run(events).await });
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, home)?;
+    let portserver = portserver.map(home::listener).transpose()?;
     let (stop, stopping) = watch::channel(false);
     let mut life = Life {
         broker: Arc::clone(&broker),
@@ -198,12 +200,15 @@ async fn serve(
     manager::tell(&[NotifyState::Ready, NotifyState::Status(&told)]);
     // Connections are accepted once the manager counts the service as started: otherwise a very short run could
     // end before.
-    let http: Vec<_> = sockets
+    let mut doors: Vec<_> = sockets
         .take()
         .map(|(listener, backlog)| {
             tokio::spawn(http::serve(listener, backlog, Arc::clone(&broker), stopping.clone()))
         })
         .collect();
+    doors.extend(portserver.map(|listener| {
+        tokio::spawn(portserver::serve(listener, Arc::clone(&broker), stopping.clone()))
+    }));
     if !is_activated && let Some(path) = sockets.first_own() {
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "{READY} {}", path.display());
@@ -228,8 +233,8 @@ async fn serve(
     sockets.remove();
     stop.send_replace(true);
     broker.end_waiting();
-    for http in http {
-        let _ = http.await;
+    for door in doors {
+        let _ = door.await;
     }
     // It may just have been opened.
     let opened = life.opening.try_recv().ok().and_then(|opened| match opened {
@@ -418,6 +423,8 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
 struct Inherited {
     /// The socket of `styxy.socket`.
     listener: Option<PassedListener>,
+    /// The socket of `styxy-portserver.socket`, if that is enabled.
+    portserver: Option<PassedListener>,
     /// The guards of a service before this one.
     guards: Kept,
 }
@@ -431,6 +438,8 @@ impl Inherited {
         for (index, name) in names.split(':').enumerate().take(descriptors.len()) {
             if name == "http" {
                 inherited.listener = descriptors.take_unix_listener(index)?;
+            } else if name == "portserver" {
+                inherited.portserver = descriptors.take_unix_listener(index)?;
             } else {
                 inherited.guards.add(name, |kind| {
                     let (family, kind) = match kind {
@@ -442,7 +451,8 @@ impl Inherited {
                 });
             }
         }
-        if inherited.listener.is_none() && descriptors.len() > inherited.guards.len() {
+        let known = inherited.guards.len() + usize::from(inherited.portserver.is_some());
+        if inherited.listener.is_none() && descriptors.len() > known {
             return Err(Failure::other(format!(
                 "systemd passed descriptors named {names:?}, but none is named \"http\": \
                  styxy.socket needs FileDescriptorName=http"

@@ -1,5 +1,5 @@
-//! Tests of both doors in this process: the object on the bus over a connection without a bus, and the HTTP door on
-//! a socket. What needs a bus, units or other processes is tested in machines.
+//! Tests of the doors in this process: the object on the bus over a connection without a bus, HTTP and the port server
+//! on sockets. What needs a bus, units or other processes is tested in machines.
 
 use std::{
     collections::HashMap, os::unix::net::UnixStream as Pair, path::Path, sync::Arc, time::Duration,
@@ -18,7 +18,7 @@ use zbus::{Connection, MessageStream, OwnedVariant, Variant, message::Type};
 use crate::{
     broker::{Broker, Places},
     dbus::{ERROR_PREFIX, NAME, PATH, serve_peer},
-    http,
+    http, portserver,
     socket::Backlog,
 };
 
@@ -57,7 +57,10 @@ impl Service {
 
         let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
         let (stop, stopping) = watch::channel(false);
-        tokio::spawn(http::serve(listener, Backlog::Ours, Arc::clone(&broker), stopping));
+        let serve = http::serve(listener, Backlog::Ours, Arc::clone(&broker), stopping.clone());
+        tokio::spawn(serve);
+        let listener = UnixListener::bind(folder.path().join("portserver")).unwrap();
+        tokio::spawn(portserver::serve(listener, Arc::clone(&broker), stopping));
         Self { folder, broker, bus: bus.unwrap(), _stop: stop, _object: object.unwrap() }
     }
 
@@ -90,6 +93,16 @@ impl Service {
             }
         };
         tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("they never were");
+    }
+
+    /// What the port server answers.
+    async fn ask(&self, request: &[u8]) -> String {
+        let mut stream = UnixStream::connect(self.folder.path().join("portserver")).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        // What is left of a request that is too long resets the connection.
+        let _ = stream.read_to_string(&mut answer).await;
+        answer
     }
 
     async fn http(&self, method: &str, path: &str, body: &str) -> (u16, Json) {
@@ -227,13 +240,79 @@ async fn a_grant_and_a_release_are_signals() {
     assert_eq!(reason, "released");
 }
 
-/// A service whose type `few` has one port, for which a request may wait that long.
+#[tokio::test]
+async fn the_port_server_leases_a_port_to_the_process_that_asks() {
+    let service = Service::start().await;
+    let own = std::process::id();
+    // Neither another user's process nor one that is not there is the owner.
+    let mut ports = Vec::new();
+    for request in [format!("{own}\n"), format!(" {own} \r\n"), "1\n".into(), "4194305\n".into()] {
+        let answer = service.ask(request.as_bytes()).await;
+        let port: u16 = answer.strip_suffix('\n').unwrap().parse().unwrap();
+        assert!(!ports.contains(&port), "{port} of {ports:?}");
+        ports.push(port);
+    }
+    let (_, listed) = service.http("GET", "/leases", "").await;
+    let leases = listed["leases"].as_array().unwrap();
+    assert_eq!(leases.len(), ports.len());
+    for lease in leases {
+        assert!(ports.iter().any(|port| lease["port"] == *port), "{lease}");
+        for (key, value) in [
+            ("service_type", json!("test")),
+            ("protocol", json!("both")),
+            ("hold", json!("none")),
+            ("owner", json!("process")),
+            ("pid", json!(own)),
+            ("claim", Json::Null),
+        ] {
+            assert_eq!(lease[key], value, "{key}: {lease}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_port_server_answers_nothing_to_what_is_no_pid() {
+    let service = Service::start().await;
+    let long = format!("{}{}\n", " ".repeat(60), std::process::id() + 100_000);
+    let requests: [&[u8]; 7] =
+        [b"\n", b"0\n", b"-1\n", b"web\n", b"4294967296\n", b"\xff\n", long.as_bytes()];
+    for request in requests {
+        assert_eq!(service.ask(request).await, "", "{}", request.escape_ascii());
+    }
+    // Nor to a client that is silent, after a while.
+    assert_eq!(service.ask(b"1").await, "");
+    assert_eq!(service.http("GET", "/leases", "").await.1["leases"], json!([]));
+}
+
+#[tokio::test]
+async fn a_port_whose_number_cannot_be_delivered_is_taken_back() {
+    let service = with_one_port(60_000).await;
+    let request = format!("{}\n", std::process::id());
+    let first = service.ask(request.as_bytes()).await;
+    let (_, leases) = service.http("GET", "/leases", "").await;
+    let path = format!("/allocate/{}", leases["leases"][0]["lease_id"].as_str().unwrap());
+    let mut gone = UnixStream::connect(service.folder.path().join("portserver")).await.unwrap();
+    gone.write_all(request.as_bytes()).await.unwrap();
+    service.until_waiting(1).await;
+    drop(gone);
+    let release = async {
+        service.until_waiting(2).await;
+        service.http("DELETE", &path, "").await;
+    };
+    // It gets the port after the one that is gone, if not before.
+    let both = async { tokio::join!(service.ask(request.as_bytes()), release) };
+    let waited = tokio::time::timeout(Duration::from_secs(30), both).await;
+    assert_eq!(waited.expect("nobody has taken it back").0, first);
+}
+
+/// A service whose types `few` and `test` have one port each, for which a request may wait that long.
 async fn with_one_port(wait_ms: u32) -> Service {
-    let socket = std::net::TcpListener::bind("[::]:0").unwrap();
-    let port = socket.local_addr().unwrap().port();
-    drop(socket);
-    let few = json!({"port_range": [port, port], "wait_ms": wait_ms, "hold": "none"});
-    Service::with(&json!({"service_types": {"few": few}}).to_string()).await
+    let sockets = [0; 2].map(|_| std::net::TcpListener::bind("[::]:0").unwrap());
+    let ports = sockets.each_ref().map(|socket| socket.local_addr().unwrap().port());
+    drop(sockets);
+    let [few, test] =
+        ports.map(|port| json!({"port_range": [port, port], "wait_ms": wait_ms, "hold": "none"}));
+    Service::with(&json!({"service_types": {"few": few, "test": test}}).to_string()).await
 }
 
 const FEW: &str = r#"{"service_type": "few"}"#;
@@ -252,7 +331,9 @@ async fn a_request_that_finds_no_port_waits_until_a_lease_ends() {
         service.broker.end_waiting();
     };
     let ask = || service.http("POST", "/allocate", FEW);
-    let (one, other, ()) = tokio::join!(ask(), ask(), release);
+    let all = async { tokio::join!(ask(), ask(), release) };
+    let all = tokio::time::timeout(Duration::from_secs(30), all).await;
+    let (one, other, ()) = all.expect("one waits still");
     let mut answers = [one, other];
     answers.sort_by_key(|(status, _)| *status);
     let [(granted, second), (refused, error)] = answers;
@@ -260,6 +341,24 @@ async fn a_request_that_finds_no_port_waits_until_a_lease_ends() {
     assert_eq!((refused, &error["code"]), (503, &json!("PoolExhausted")), "the service ends");
     // From then on nobody waits.
     assert_eq!(service.http("POST", "/allocate", FEW).await.0, 503);
+}
+
+#[tokio::test]
+async fn a_call_that_waits_keeps_no_other_call_of_its_client_waiting() {
+    let service = with_one_port(60_000).await;
+    let ask = async || {
+        let reply = service.call("Allocate", &("few", options([]))).await.unwrap();
+        let (port, lease_id, _): (u16, String, Fields) = reply.body().deserialize().unwrap();
+        (port, lease_id)
+    };
+    let (port, lease_id) = ask().await;
+    let release = async {
+        service.until_waiting(1).await;
+        service.call("Release", &(lease_id.as_str(),)).await.unwrap();
+    };
+    let both = async { tokio::join!(ask(), release) };
+    let waited = tokio::time::timeout(Duration::from_secs(30), both).await;
+    assert_eq!(waited.expect("the release waits, too").0.0, port);
 }
 
 #[tokio::test]

@@ -644,6 +644,8 @@ pub enum Transport {
     Dbus,
     /// HTTP on the Unix socket.
     Http,
+    /// The socket of the port server for tests.
+    Portserver,
 }
 
 impl Transport {
@@ -652,6 +654,7 @@ impl Transport {
         match self {
             Self::Dbus => "dbus",
             Self::Http => "http",
+            Self::Portserver => "portserver",
         }
     }
 
@@ -660,6 +663,7 @@ impl Transport {
         match self {
             Self::Dbus => "the session bus",
             Self::Http => "its HTTP socket",
+            Self::Portserver => "the socket of its port server",
         }
     }
 }

@@ -36,7 +36,7 @@
 //! - [`owners`]: what ends leases: processes, units, connections, deadlines.
 //!
 //! The doors, which translate and make no decisions:
-//! - [`dbus`] and [`http`]. [`socket`]: accepting connections.
+//! - [`dbus`], [`http`], and [`portserver`], which gives ports to tests. [`socket`]: accepting connections.
 //!
 //! The service as a process:
 //! - [`daemon`]: its life cycle. [`handover`]: how it passes from one process to the next. [`idle`]: what keeps
@@ -71,6 +71,7 @@ pub mod obstacle;
 pub mod owners;
 pub mod port;
 pub mod port_set;
+pub mod portserver;
 #[cfg(feature = "project")]
 pub mod project;
 pub mod registry;

@@ -29,6 +29,7 @@ const BUS: &str = "org.styxy.Styxy1.5";
 const CONFIGURATION: &str = "styxy_config.5";
 const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";
+const PORTSERVER: &str = "styxy-portserver.socket.8";
 
 fn main() -> ExitCode {
     let has_groff = Command::new("groff").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -68,7 +69,8 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    pages.extend([BUS, CONFIGURATION, PROJECT, UNITS].map(|name| (name.to_owned(), by_hand(name))));
+    let others = [BUS, CONFIGURATION, PROJECT, UNITS, PORTSERVER];
+    pages.extend(others.map(|name| (name.to_owned(), by_hand(name))));
     pages
 }
 

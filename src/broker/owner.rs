@@ -104,6 +104,7 @@ impl Broker {
         match owner {
             OwnerRequest::None => Ok(ResolvedOwner::of(Owner::None, None)),
             OwnerRequest::Pid(pid) => process(caller.named(*pid)?),
+            OwnerRequest::Related(pid) => process(caller.related(*pid)),
             OwnerRequest::Pidfd(pidfd) => {
                 process(pidfd.try_clone().map_err(ProcessError::Io).and_then(Process::of_pidfd))
             }
@@ -151,6 +152,16 @@ impl Caller {
             ))
             .suggest("name one of those, give a pidfd on the session bus, or a ttl")),
             named => Ok(named),
+        }
+    }
+
+    /// The process that the caller means by a number if one of the two descends from the other, else the caller itself.
+    fn related(&self, pid: u32) -> Result<Process, ProcessError> {
+        let own = self.process()?;
+        match self.named(pid) {
+            // Everything descends from the first process, and what has lost its parent calls it that.
+            Ok(Ok(named)) if named.pid != 1 && ancestry::are_related(&named, &own) => Ok(named),
+            _ => Ok(own),
         }
     }
 }

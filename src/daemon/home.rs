@@ -114,8 +114,7 @@ impl Sockets {
         let door = handover::door(&home.state);
         match door.listen() {
             Ok(listener) => {
-                listener.set_nonblocking(true)?;
-                sockets.handover = Some(tokio::net::UnixListener::from_std(listener)?);
+                sockets.handover = Some(self::listener(listener)?);
                 sockets.note(&door);
             }
             Err(trouble) => troubles.push(trouble),
@@ -130,8 +129,7 @@ impl Sockets {
     }
 
     fn add(&mut self, listener: UnixListener, backlog: Backlog) -> io::Result<()> {
-        listener.set_nonblocking(true)?;
-        self.listeners.push((tokio::net::UnixListener::from_std(listener)?, backlog));
+        self.listeners.push((self::listener(listener)?, backlog));
         Ok(())
     }
 
@@ -160,6 +158,12 @@ impl Sockets {
             }
         }
     }
+}
+
+/// A listener that the runtime waits on.
+pub(super) fn listener(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::UnixListener::from_std(listener)
 }
 
 fn inode(path: &Path) -> Option<u64> {

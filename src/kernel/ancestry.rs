@@ -9,7 +9,7 @@ use std::{fs, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::PathBuf, sync::Arc
 use rustix::io::Errno;
 
 use super::process::{
-    Process, ProcessError, argument_start, comm, numbers, owner, parent, pidfd, session, uid,
+    Process, ProcessError, argument_start, comm, is_of, numbers, owner, parent, pidfd, session, uid,
 };
 
 /// The names of programs that are shells. Each of `BOXES` contains several.
@@ -124,6 +124,13 @@ pub fn named_from(from: Process, number: u32) -> Result<Process, ProcessError> {
     } else {
         Err(ProcessError::Foreign(process))
     }
+}
+
+/// Whether one of two processes is the other one or descends from it.
+pub fn are_related(one: &Process, other: &Process) -> bool {
+    let are_related = is_of(one.pid, other.pid) || is_of(other.pid, one.pid);
+    // Only then their PIDs were theirs all the time.
+    are_related && !one.has_ended() && !other.has_ended()
 }
 
 /// The parent of a process, whichever user runs it.

@@ -16,6 +16,8 @@ pub enum OwnerRequest {
     None,
     /// The process with this PID.
     Pid(u32),
+    /// The process with this PID if the caller descends from it or it from the caller, else the caller.
+    Related(u32),
     /// The process of this descriptor (`pidfd_open(2)`).
     Pidfd(Arc<OwnedFd>),
     /// This unit of the user's service manager.

@@ -28,6 +28,7 @@ mod package;
 #[path = "../support/recipes.rs"]
 #[allow(dead_code, reason = "another test reads all of the page")]
 mod page;
+mod portserver;
 mod race;
 mod recipes;
 mod registry;
@@ -61,6 +62,7 @@ fn main() {
         on_demand::TESTS,
         owners::TESTS,
         package::TESTS,
+        portserver::TESTS,
         race::TESTS,
         recipes::TESTS,
         registry::TESTS,

@@ -84,6 +84,8 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/lib/systemd/user-preset/90-styxy.preset",
             "644 root /usr/lib/systemd/user/styxy-failed.service",
             "644 root /usr/lib/systemd/user/styxy-login.service",
+            "644 root /usr/lib/systemd/user/styxy-portserver.socket",
+            "644 root /usr/lib/systemd/user/styxy-restart.service",
             "644 root /usr/lib/systemd/user/styxy.service",
             "644 root /usr/lib/systemd/user/styxy.socket",
             "644 root /usr/share/bash-completion/completions/styxy",
@@ -109,6 +111,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/man/man5/styxy.json.5.gz",
             "644 root /usr/share/man/man5/styxy_config.5.gz",
             "644 root /usr/share/man/man7/styxy-recipes.7.gz",
+            "644 root /usr/share/man/man8/styxy-portserver.socket.8.gz",
             "644 root /usr/share/man/man8/styxy.service.8.gz",
             "644 root /usr/share/man/man8/styxy.socket.8.gz",
             "644 root /usr/share/styxy/config.schema.json",
@@ -123,7 +126,8 @@ fn files_and_units(machine: &Machine) {
     assert_eq!(machine.root("dpkg --verify styxy").ok(), "");
 
     let verified =
-        machine.user("systemd-analyze --user --man=no verify styxy.service styxy-failed.service styxy-login.service styxy.socket 2>&1");
+        machine.user("systemd-analyze --user --man=no verify styxy.service styxy-failed.service styxy-login.service \
+                      styxy.socket styxy-portserver.socket styxy-restart.service 2>&1");
     let verified = verified.ok();
     // systemd 254 and later know it.
     let lines = verified.lines().filter(|line| !line.contains("Unknown key 'RestartMode'"));
