@@ -26,6 +26,8 @@ impl Broker {
             inner.registry.owner_ended(owner, Timestamp::now(), is_listened);
         if is_leaving {
             self.look_at_owner(owner, GRACE_SECONDS);
+            // A request that waits does not wait for that.
+            self.waiting.note_room();
         }
         if !self.end_beside(inner, ends, &listened) {
             self.look_at_owner(owner, AGAIN_SECONDS);

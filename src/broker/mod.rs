@@ -396,7 +396,7 @@ impl Broker {
             }
         }
         if makes_room {
-            self.waiting.note_end();
+            self.waiting.note_room();
         }
         self.await_endings(inner);
         self.idle_tracker.touch(inner.registry.running_for());

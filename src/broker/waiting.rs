@@ -28,20 +28,20 @@ const MOST_WAITING: usize = 128;
 #[derive(Debug)]
 pub(super) struct Waiting {
     places: Semaphore,
-    /// Notified when a lease has ended.
-    ended: Notify,
+    /// Notified when there may be room: a lease has ended, or its owner.
+    room: Notify,
 }
 
 impl Default for Waiting {
     fn default() -> Self {
-        Self { places: Semaphore::new(MOST_WAITING), ended: Notify::new() }
+        Self { places: Semaphore::new(MOST_WAITING), room: Notify::new() }
     }
 }
 
 impl Waiting {
-    /// A lease has ended.
-    pub(super) fn note_end(&self) {
-        self.ended.notify_waiters();
+    /// There may be room.
+    pub(super) fn note_room(&self) {
+        self.room.notify_waiters();
     }
 }
 
@@ -68,8 +68,8 @@ impl Broker {
         };
         let mut over = std::pin::pin!(over);
         loop {
-            // An end during the attempt counts, too.
-            let ended = self.waiting.ended.notified();
+            // Room that appears during the attempt counts, too.
+            let room = self.waiting.room.notified();
             match self.attempt(request, &caller.client, held, hand_over).await {
                 Err(error) if error.kind == ErrorKind::PoolExhausted => refused = error,
                 attempt => return attempt,
@@ -78,7 +78,7 @@ impl Broker {
                 return Err(refused);
             }
             tokio::select! {
-                () = ended => {}
+                () = room => {}
                 () = &mut over => return Err(refused),
             }
         }
@@ -113,7 +113,7 @@ impl Broker {
     /// Refuses the requests that wait, and makes no other one wait: the service is ending.
     pub fn end_waiting(&self) {
         self.waiting.places.close();
-        self.waiting.note_end();
+        self.waiting.note_room();
     }
 
     /// How many requests wait.
