@@ -127,6 +127,10 @@ fn suggest_shows_what_env_leases_and_run_has_it() {
     let run = ["run", "api", "--plain", "-q", "--", "sh", "-c", "echo $PORT"];
     assert_eq!(ok(&home, &package, &run), format!("{back}\n"));
     assert_eq!(ok(&home, &package, &["port", "a"]), format!("{a}\n"));
+    // It has no name: it is called like its folder.
+    assert_eq!(ok(&home, &one, &["port", "web"]), format!("{web}\n"));
+    assert_eq!(ok(&home, &one, &["port", "back"]), format!("{back}\n"));
+    assert!(!home.styxy().args(["port", "none"]).current_dir(&one).status().unwrap().success());
 }
 
 #[test]

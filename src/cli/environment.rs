@@ -8,14 +8,14 @@ use std::{env, path::PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
-pub(super) use self::names::{Variable, labels, variables};
+pub(super) use self::names::{Variable, has_url, labels, variables};
 use super::{
     CliError, Output,
     lease_options::{allocate, notes},
     needs::{Needed, needs_of_all, options_of},
     print, print_json,
     project::Project,
-    refused, say, suggest, text, usage,
+    refused, say, text, usage,
 };
 use crate::{client::Failure, error::Error, word::visible};
 
@@ -69,10 +69,8 @@ impl Env {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services: needs, is_cut_short, .. } = needs_of_all(&project)?;
-        if is_cut_short {
-            say(&suggest::CUT_SHORT);
-        }
+        let Needed { services: needs, notes, .. } = needs_of_all(&project)?;
+        notes.iter().for_each(|note| say(note));
         if needs.is_empty() {
             let project = visible(project.path().as_str());
             return Err(refused(format!(

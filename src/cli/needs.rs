@@ -16,14 +16,18 @@ use crate::{
     word::counted,
 };
 
+/// The message about a project that was only partly examined.
+const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
+    than are looked at; ask in the member's folder";
+
 /// The services of a project.
 pub(super) struct Needed {
     /// Each with the port that it would get if all were leased one after the other.
     pub(super) services: Vec<Json>,
     /// What starts them, with their indices.
     pub(super) processes: Vec<Process>,
-    /// Whether there may be more.
-    pub(super) is_cut_short: bool,
+    /// Why there may be more, for people.
+    pub(super) notes: Vec<String>,
 }
 
 /// The services that a project needs. In the folder of a package, those of the package, unless it has none.
@@ -44,16 +48,24 @@ pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
 
 /// The same without ports, and without a service to ask.
 pub(super) fn unasked(project: &Project) -> Result<Needed, CliError> {
-    let Needs { needs, processes, is_cut_short } = read(project)?;
+    let needs = read(project)?;
+    let notes = notes(&needs);
+    let Needs { needs, processes, .. } = needs;
     let services = needs.iter().map(|need| Ok(described(&project_of(project, need)?, need)));
     let mut services: Vec<_> = services.collect::<Result<_, CliError>>()?;
     note_processes(&mut services, &processes);
-    Ok(Needed { services, processes, is_cut_short })
+    Ok(Needed { services, processes, notes })
 }
 
 /// The same as its files show it, whatever its `styxy.json` says.
 pub(super) fn found_in(project: &Project) -> Result<Needed, CliError> {
     suggested_each(project, project::found(project.folder(), inner(project)))
+}
+
+/// What keeps the list from being complete.
+fn notes(needs: &Needs) -> Vec<String> {
+    let skipped = needs.skipped.iter().map(ToString::to_string);
+    skipped.chain(needs.is_cut_short.then(|| CUT_SHORT.to_owned())).collect()
 }
 
 fn read(project: &Project) -> Result<Needs, CliError> {
@@ -74,7 +86,8 @@ fn inner(project: &Project) -> Option<&Path> {
 
 /// These needs, each with a port of its own.
 fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
-    let Needs { needs, processes, is_cut_short } = needs;
+    let notes = notes(&needs);
+    let Needs { needs, processes, .. } = needs;
     let mut services = vec![Json::Null; needs.len()];
     let mut taken = HashSet::new();
     // A port that the project names is that service's, whatever its place in the list.
@@ -84,7 +97,7 @@ fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
         services[at] = suggested(project, &needs[at], &mut taken)?;
     }
     note_processes(&mut services, &processes);
-    Ok(Needed { services, processes, is_cut_short })
+    Ok(Needed { services, processes, notes })
 }
 
 /// Notes which process starts each service.

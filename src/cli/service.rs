@@ -1,10 +1,13 @@
 //! Services of a project, as users name them, and their leases.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, path::Path, str::FromStr};
 
 use serde_json::Value as Json;
 
-use super::{CliError, ask, lease_options::unit_of, list::is_of_package, project::Project};
+use super::{
+    CliError, ask, lease::found, lease_options::unit_of, list::is_of_package, project::Project,
+    text,
+};
 use crate::{
     client::Call,
     error::{Error, ErrorKind},
@@ -144,7 +147,28 @@ impl Service {
         if let Some(lease) = unless_missing(of_own_type)? {
             return Ok(lease);
         }
-        unless_missing(by_name)?.map_or_else(|| self.typed(word, None, false), Ok)
+        if let Some(lease) = unless_missing(by_name)? {
+            return Ok(lease);
+        }
+        match self.typed(word, None, false) {
+            Err(CliError::Failure(failure)) if failure.is(ErrorKind::NoSuchLease) => {
+                self.of_folder(word)?.ok_or(CliError::Failure(failure))
+            }
+            lease => lease,
+        }
+    }
+
+    /// The only lease of a package in a folder of this name that has no name itself: what `styxy env` calls so.
+    fn of_folder(&self, name: &str) -> Result<Option<Json>, CliError> {
+        let mut filter = Fields::default();
+        filter.put("project_path", self.project.path().as_str());
+        let mut leases = found(filter)?;
+        leases.retain(|lease| {
+            let package = Path::new(text(lease, "package_path")).file_name();
+            lease["service_name"].is_null() && package.is_some_and(|folder| folder == name)
+        });
+        let only = leases.pop();
+        Ok(only.filter(|_| leases.is_empty()))
     }
 
     fn typed(&self, class: &str, name: Option<&str>, strict: bool) -> Result<Json, CliError> {

@@ -6,11 +6,13 @@ use super::{
     needs::{Needed, needs},
     print, print_list,
     project::Project,
+    say,
     table::{self, Table},
     text, usage,
 };
 use crate::{
     client::Call,
+    error::Error,
     lease::ProjectPath,
     port::Protocol,
     request::{AllocateRequest, MOST_PORTS},
@@ -44,6 +46,11 @@ impl Suggest {
     pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref()).map_err(|e| usage(&e))?;
         let Some(service_type) = &self.service_type else {
+            let of_a_type = self.name.as_ref().map(|_| "--name");
+            if let Some(option) = of_a_type.or(self.protocol.map(|_| "--protocol")) {
+                let error = Error::invalid(format!("{option} is for a service of one type"));
+                return Err(usage(&error.suggest("name the type, as in `styxy suggest dev`")));
+            }
             return self.of_project(&project);
         };
         let mut options = Fields::default();
@@ -67,11 +74,8 @@ impl Suggest {
     }
 
     fn of_project(&self, project: &Project) -> Result<(), CliError> {
-        let Needed { services: found, is_cut_short, .. } = needs(project)?;
-        if is_cut_short {
-            // On stderr, because it is not part of the answer.
-            eprintln!("styxy: {CUT_SHORT}");
-        }
+        let Needed { services: found, notes, .. } = needs(project)?;
+        notes.iter().for_each(|note| say(note));
         if self.output.json {
             return print_list("suggestions", found);
         }
@@ -95,13 +99,17 @@ impl Suggest {
             let package = package.strip_prefix(top).unwrap_or(package).trim_start_matches('/');
             let port =
                 |key: &str| need[key].as_u64().map(|port| port.to_string()).unwrap_or_default();
-            let wants = need["wants"].as_u64().filter(|wants| need["port"] != *wants);
+            let other = |key: &str| need[key].as_u64().filter(|port| need["port"] != *port);
+            let wants = match (need["wants"].as_u64(), other("usual")) {
+                (None, Some(usual)) => format!("({usual})"),
+                _ => other("wants").map(|port| port.to_string()).unwrap_or_default(),
+            };
             table.row([
                 text(need, "service_type").to_owned(),
                 text(need, "service_name").to_owned(),
                 package.to_owned(),
                 port("port"),
-                wants.map(|port| port.to_string()).unwrap_or_default(),
+                wants,
                 text(need, "because").to_owned(),
             ]);
         }
@@ -121,7 +129,3 @@ pub(super) fn put_service_of(project: &Project, options: &mut Fields) {
     options.put_some("package_path", project.package().map(ProjectPath::as_str));
     options.put("claim", true);
 }
-
-/// The message about a project that was only partly examined.
-pub(super) const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
-    than are looked at; ask in the member's folder";

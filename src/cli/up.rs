@@ -29,7 +29,6 @@ use super::{
     print, print_list, programs,
     project::Project,
     refused, say,
-    suggest::CUT_SHORT,
     table::{self, Table},
     text, usage,
 };
@@ -89,10 +88,8 @@ impl Up {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services, processes, is_cut_short } = needs_of_all(&project)?;
-        if is_cut_short {
-            say(&CUT_SHORT);
-        }
+        let Needed { services, processes, notes } = needs_of_all(&project)?;
+        notes.iter().for_each(|note| say(note));
         if processes.is_empty() {
             let file = project.folder().join(FILE);
             let folder = visible(&project.folder().to_string_lossy());

@@ -2,8 +2,9 @@
 //! missing.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     collections::HashSet,
+    fmt,
     fs::{self, OpenOptions},
     io::Read,
     os::unix::fs::OpenOptionsExt,
@@ -13,7 +14,9 @@ use std::{
 use super::{
     BEGIN, END, Place,
     text::{line, shown},
+    tree::Tree,
 };
+use crate::config::Problem;
 
 /// The largest file that is read, in bytes: no manifest that a person wrote is larger.
 const MOST_BYTES_A_FILE: u64 = 1 << 20;
@@ -29,6 +32,8 @@ const MOST_SEGMENTS: usize = 12;
 /// The number of steps that all patterns of a project may take together: comparisons with a name or a part of a
 /// path, of which a pattern may require very many. So hostile patterns are limited by a number and not by time.
 const MOST_STEPS: u32 = 100_000;
+/// The number of files that could not be read and are reported.
+const MOST_SKIPPED: usize = 10;
 /// The cost of resolving a path, in steps; the kernel looks at each of its parts.
 const RESOLVING: u32 = 5;
 
@@ -109,6 +114,8 @@ struct Left {
     steps: Cell<u32>,
     /// Whether something was left out because it exceeded the limits.
     is_cut: Cell<bool>,
+    /// The files that could not be read.
+    skipped: RefCell<Vec<Problem>>,
 }
 
 impl Left {
@@ -134,6 +141,7 @@ impl Project {
             bytes: Cell::new(MOST_BYTES),
             steps: Cell::new(MOST_STEPS),
             is_cut: Cell::new(false),
+            skipped: RefCell::default(),
         };
         Some(Self { root, left })
     }
@@ -141,6 +149,11 @@ impl Project {
     /// Whether some members of its workspace were not examined, because its patterns require too much.
     pub(super) fn is_cut_short(&self) -> bool {
         self.left.is_cut.get()
+    }
+
+    /// The files that could not be read, and why.
+    pub(super) fn skipped(&self) -> Vec<Problem> {
+        self.left.skipped.borrow().clone()
     }
 
     /// Records that something is not examined.
@@ -180,9 +193,14 @@ impl Folder<'_> {
         let path = self.inside(name)?;
         // Non-blocking: a FIFO with a manifest's name has no writer.
         let flags = nix::libc::O_NONBLOCK;
-        let file = OpenOptions::new().read(true).custom_flags(flags).open(path).ok()?;
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let file = file.map_err(|error| self.skip(name, None, &error)).ok()?;
         let about = file.metadata().ok()?;
-        if !about.is_file() || about.len() > MOST_BYTES_A_FILE {
+        if !about.is_file() {
+            return None;
+        }
+        if about.len() > MOST_BYTES_A_FILE {
+            self.skip(name, None, &"it is larger than 1 MiB");
             return None;
         }
         let left = self.left.bytes.get().checked_sub(about.len())?;
@@ -190,7 +208,26 @@ impl Folder<'_> {
         file.take(about.len()).read_to_end(&mut bytes).ok()?;
         self.left.bytes.set(left);
         let text = String::from_utf8_lossy(&bytes);
-        Some(without_own(text.strip_prefix('\u{feff}').unwrap_or(&text)))
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+        if let Some((line, mistake)) = Tree::mistake(name, text) {
+            self.skip(name, line, &mistake);
+        }
+        Some(without_own(text))
+    }
+
+    /// Notes that a file, or a part of it, does not count.
+    fn skip(&self, name: &str, line: Option<usize>, why: &dyn fmt::Display) {
+        let file = PathBuf::from(self.file(name));
+        let mut skipped = self.left.skipped.borrow_mut();
+        if skipped.len() < MOST_SKIPPED && skipped.iter().all(|known| known.file != file) {
+            let message = format!("{}; it is not read", shown(&why.to_string()));
+            skipped.push(Problem {
+                file,
+                place: line.map(|line| (line, 1)),
+                field: String::new(),
+                message,
+            });
+        }
     }
 
     /// The first of these files that exists, and its content.

@@ -2,7 +2,7 @@
 //! itself.
 //!
 //! Files are read and never run, and are taken at their conventional meaning, not at everything that they could
-//! do. A file that is broken, too large or missing contributes nothing; the rest still counts. Nothing outside
+//! do. A file that is broken or too large is reported and contributes nothing; the rest still counts. Nothing outside
 //! of the folder is read, wherever its links lead.
 //!
 //! `node`, `compose`, `processes` and `manifests` know the files, each for a family of projects; `command` parses
@@ -142,6 +142,8 @@ pub struct Needs {
     pub needs: Vec<Need>,
     /// What is started during development, in the order of its file.
     pub processes: Vec<Process>,
+    /// The files that could not be read, a few of them, and why.
+    pub skipped: Vec<Problem>,
     /// Whether there may be more, because the workspace's patterns match more folders than are examined, or
     /// because there are too many needs.
     pub is_cut_short: bool,
@@ -223,7 +225,7 @@ fn found_in(project: &Project, package: Option<&Path>) -> Needs {
     needs.truncate(MOST);
     needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
     let processes = processes::all(&root, &needs).unwrap_or_else(|| by_command(&needs));
-    Needs { needs, processes, is_cut_short }
+    Needs { needs, processes, skipped: project.skipped(), is_cut_short }
 }
 
 /// What starts the needs whose command is known. One command may start several. A container publishes the port that its file

@@ -1,7 +1,7 @@
 //! JSON, YAML and TOML in one form, parsed leniently: a number equals the same number in quotes, and a broken
 //! file yields nothing.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use jsonc_parser::{
     CollectOptions, ParseOptions,
@@ -12,6 +12,8 @@ use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor},
 };
+
+use crate::config::json::Source;
 
 /// A value of a file.
 #[derive(Debug, PartialEq)]
@@ -56,6 +58,10 @@ impl Tree {
     }
 
     pub(super) fn yaml(text: &str) -> Self {
+        Self::parsed_yaml(text).unwrap_or(Self::Nothing)
+    }
+
+    fn parsed_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
         // The limits of the crate stop files that are nested too deep, or that multiply themselves by aliases.
         let options = serde_saphyr::options! {
             duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
@@ -66,7 +72,38 @@ impl Tree {
                 max_recorded_anchor_events: 50_000,
             },
         };
-        serde_saphyr::from_str_with_options(text, options).unwrap_or(Self::Nothing)
+        serde_saphyr::from_str_with_options(text, options)
+    }
+
+    /// What keeps a file of this name from being parsed, and the line, if it has one; `None` if nothing does.
+    pub(super) fn mistake(name: &str, text: &str) -> Option<(Option<usize>, String)> {
+        let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
+        match name.rsplit_once('.')?.1 {
+            kind @ ("json" | "jsonc") => {
+                let mut source = Source::new(Path::new(name), text);
+                // The tools of these take no comments.
+                if kind == "json" && ["package.json", "composer.json"].contains(&name) {
+                    source.parse(|_, _, _| {});
+                } else {
+                    source.parse_with_comments(|_, _, _| {});
+                }
+                let problem =
+                    source.problems.into_iter().find(|problem| problem.field.is_empty())?;
+                Some((problem.place.map(|(line, _)| line), problem.message))
+            }
+            "toml" => {
+                let error = toml::from_str::<Self>(text).err()?;
+                let line = error.span().map(|span| line_of(span.start));
+                Some((line, error.message().to_owned()))
+            }
+            "yaml" | "yml" => {
+                let error = Self::parsed_yaml(text).err()?;
+                let line = error.location().and_then(|place| usize::try_from(place.line()).ok());
+                let words = error.to_string();
+                Some((line, words.lines().next().unwrap_or_default().to_owned()))
+            }
+            _ => None,
+        }
     }
 
     /// The field with this name; nothing if there is none.

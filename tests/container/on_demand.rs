@@ -1,4 +1,4 @@
-//! `styxy unit`: servers that the first request starts.
+//! The services of a project: servers that the first request starts, and ports that stay.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ pub const TESTS: &[Test] = &[
     ("sleeping_servers_answer_the_first_request_and_sleep_again", asleep),
     ("a_written_unit_is_there_after_a_reboot_and_removed_it_leaves_nothing", written),
     ("a_server_that_cannot_start_fails_in_words_and_frees_its_port", broken),
+    ("the_ports_of_a_project_are_the_same_after_a_reboot", same_ports),
 ];
 
 /// Listens late, so that a request that is not kept waiting would be reset.
@@ -107,4 +108,28 @@ fn broken(machine: &Machine) {
     let taken = "port=$(styxy suggest dev --json | tr -dc '0-9,' | cut -d, -f1); cd 'my shop'; \
         styxy allocate dev --name other --port 3000 -q; styxy unit dev --name bad --port 3000 -- true";
     assert!(!machine.user(taken).ok().contains(":3000"), "another port is taken");
+}
+
+fn same_ports(machine: &Machine) {
+    for worktree in ["one", "two"] {
+        let line = format!(
+            "mkdir -p {worktree}/.git {worktree}/web && cd {worktree} && \
+             echo '{{\"scripts\": {{\"dev\": \"vite\"}}}}' > web/package.json && \
+             echo 'services: {{db: {{image: postgres, ports: [\"5432:5432\"]}}}}' > compose.yaml"
+        );
+        machine.user(&line).ok();
+    }
+    let env = |worktree: &str| machine.user(&format!("cd {worktree} && styxy env")).ok();
+    let before = ["one", "two"].map(env);
+    assert!(
+        before[0].contains("WEB_PORT=3000") && before[0].contains("DB_PORT=5432"),
+        "{before:?}"
+    );
+    assert!(!before[1].contains("WEB_PORT=3000"), "{before:?}");
+    machine.script(["reboot", machine.name()]).ok();
+    eventually(Duration::from_secs(60), "the user's systemd", || {
+        machine.user("systemctl --user is-active styxy.socket; true").ok().trim() == "active"
+    });
+    // In the other order: what they had decides.
+    assert_eq!([env("two"), env("one")], [&*before[1], &*before[0]]);
 }

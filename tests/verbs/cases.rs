@@ -139,6 +139,7 @@ pub const CASES: &[Case] = &[
     text("suggest mine --count 0", 2),
     json("suggest mine --count 2 --name web --protocol udp --project /a --json", 0, "suggested"),
     json("suggest once --json", 0, "suggested"),
+    text("suggest --name web", 2),
     json("suggest --project docs --json", 0, "needed"),
     text("env", 1),
     text("env --check --project /a", 1),

@@ -59,16 +59,19 @@ pub(in crate::cli) fn variables(
             variables.push(Variable { name: format!("{port}_{further}"), value });
         }
         variables.push(Variable { name: port, value: first.to_string() });
-        // These are read as the URLs of databases.
-        let is_of_data = NOT_HTTP.contains(&name.as_str());
-        if !is_of_data
-            && OVER_HTTP.contains(&text(service, "service_type"))
-            && service["protocol"] != "udp"
-        {
+        if has_url(&name, service) {
             variables.push(Variable { name: format!("{name}_URL"), value: url(service) });
         }
     }
     variables
+}
+
+/// Whether a service of this name is called by a URL of HTTP.
+pub(in crate::cli) fn has_url(name: &str, service: &Json) -> bool {
+    // URLs of these names are read as those of databases.
+    !NOT_HTTP.contains(&as_variable(name).as_str())
+        && OVER_HTTP.contains(&text(service, "service_type"))
+        && service["protocol"] != "udp"
 }
 
 /// What to call each service: by its name, or that of its process, or the folder of its package, or its type, and as no other. Of those that would be

@@ -297,11 +297,11 @@ impl Tool for Suggest {
 
     fn answer(self) -> Result<Json, CliError> {
         let project = package(self.project_path, self.package)?;
-        let mut note = None;
+        let mut note = String::new();
         let suggestions = match self.service_type {
             None => {
                 let needed = needs::needs(&project)?;
-                note = needed.is_cut_short.then_some(suggest::CUT_SHORT);
+                note = needed.notes.join("\n");
                 Json::Array(needed.services)
             }
             Some(service_type) => {
@@ -315,7 +315,7 @@ impl Tool for Suggest {
             }
         };
         let mut answer = json!({"suggestions": suggestions});
-        if let Some(note) = note {
+        if !note.is_empty() {
             answer["note"] = note.into();
         }
         Ok(answer)

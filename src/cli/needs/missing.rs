@@ -8,7 +8,7 @@ use crate::error::Error;
 /// The services of a project.
 pub(super) struct Needed {
     pub(super) services: Vec<Json>,
-    pub(super) is_cut_short: bool,
+    pub(super) notes: Vec<String>,
 }
 
 pub(super) fn needs(_: &Project) -> Result<Needed, CliError> {

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cli::{
         CliError,
-        environment::Variable,
+        environment::{Variable, has_url},
         port::{is_listened, url},
         project::Project,
         say, text,
@@ -245,7 +245,12 @@ impl<'a> Started<'a> {
             if is_listened(lease)? {
                 *is_ready = true;
                 let seconds = self.begin.elapsed().as_secs_f32();
-                say(&format!("{} listens after {seconds:.1} s: {}", planned.name, url(lease)));
+                let place = if has_url(&planned.name, lease) {
+                    url(lease)
+                } else {
+                    format!("port {}", lease["port"])
+                };
+                say(&format!("{} listens after {seconds:.1} s: {place}", planned.name));
             }
         }
         if self.begin.elapsed() >= PATIENCE && !self.is_told_to_wait && self.ending.is_none() {

@@ -49,6 +49,31 @@ fn names_become_fit_to_be_used_and_reasons_fit_to_be_shown() {
 }
 
 #[test]
+fn what_cannot_be_read_is_reported_with_its_line() {
+    let cases = [
+        (
+            "package.json",
+            "{\"scripts\": {\"dev\": \"vite\",}\n}",
+            "package.json:1:1: this is not JSON: nothing follows this comma",
+        ),
+        ("apps/web/package.json", "", "apps/web/package.json:1:1: the file is empty"),
+        ("deno.json", "{\n\"tasks\": [}", "deno.json:2:1: "),
+        ("Cargo.toml", "[package]\nname = ", "Cargo.toml:2:1: "),
+        ("compose.yaml", "services:\n  a: {image: [}", "compose.yaml:2:1: "),
+    ];
+    for (name, text, expected) in cases {
+        let files = [(name, text), ("mkdocs.yml", "dev_addr: 127.0.0.1:8001"), (".git/HEAD", "")];
+        let needs = needs(folder(&files).path());
+        assert_eq!(short(&needs.needs), ["docs - 8001"], "the rest counts");
+        let [skipped] = needs.skipped.as_slice() else { panic!("{name}: {:?}", needs.skipped) };
+        let skipped = skipped.to_string();
+        assert!(skipped.starts_with(expected) && skipped.ends_with("it is not read"), "{skipped}");
+    }
+    let comments = [("deno.json", "{\n// ours\n\"tasks\": {},\n}"), ("package.json", "{}")];
+    assert_eq!(needs(folder(&comments).path()).skipped, []);
+}
+
+#[test]
 fn a_file_of_more_than_a_mebibyte_is_not_read() {
     let package = |size: usize| format!("{}{}", script("vite"), " ".repeat(size));
     assert_eq!(told(&[("package.json", &package(1 << 19))]), ["dev - -"]);
