@@ -247,7 +247,10 @@ fn a_second_signal_kills_what_does_not_end() {
 
 #[test]
 fn if_it_is_killed_the_processes_end_and_so_do_the_leases() {
-    let (home, top) = project(&web_and_api());
+    let mut services = web_and_api();
+    // As npm has its server.
+    services["api"]["command"] = "python3 server.py 0 & wait".into();
+    let (home, top) = project(&services);
     let mut up = Up::start(&home, &top, &[]);
     up.until("web listens after");
     up.signal(Signal::SIGKILL);

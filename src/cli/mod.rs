@@ -133,7 +133,7 @@ enum Verb {
     Watcher(run::Watcher),
     #[cfg(feature = "project")]
     #[command(hide = true)]
-    Attached(up::Attached),
+    Keeper(up::Keep),
 }
 
 impl Verb {
@@ -141,6 +141,8 @@ impl Verb {
     fn needs_a_home(&self) -> bool {
         match self {
             Self::Completions(_) | Self::Agents(_) | Self::Watcher(_) => false,
+            #[cfg(feature = "project")]
+            Self::Keeper(_) => false,
             // systemd sets the folders of a service that it starts as a unit.
             Self::Daemon(_) => !manager::started_this_process(),
             _ => true,
@@ -279,7 +281,7 @@ pub fn run() -> ExitCode {
             Ok(())
         }
         #[cfg(feature = "project")]
-        Verb::Attached(verb) => verb.run(),
+        Verb::Keeper(_) => up::Keep::run(),
     };
     result.map_or_else(CliError::told, |()| ExitCode::SUCCESS)
 }

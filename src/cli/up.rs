@@ -15,7 +15,7 @@ use std::{env, ffi::OsString, path::Path};
 use clap::Args;
 use serde_json::{Value as Json, json};
 
-pub(super) use self::child::Attached;
+pub(super) use self::child::Keep;
 use self::{
     plan::{Chosen, Planned, plan, words},
     together::Started,

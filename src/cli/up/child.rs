@@ -2,21 +2,18 @@
 
 use std::{
     env,
-    ffi::OsString,
-    io,
+    io::{self, BufRead, Write},
     os::unix::process::{CommandExt, ExitStatusExt},
-    process::{self, Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
 };
 
 use clap::Args;
 use nix::{
-    errno::Errno,
     sys::{
-        prctl,
         signal::{Signal, kill, killpg},
         wait::{Id, WaitPidFlag, WaitStatus, waitid},
     },
-    unistd::{Pid, getppid},
+    unistd::Pid,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
@@ -24,7 +21,7 @@ use tokio::{
     sync::mpsc::Sender,
 };
 
-use crate::cli::{CliError, run::not_started};
+use crate::cli::CliError;
 
 /// The longest part of a line that is shown at once.
 const LONGEST: usize = 64 * 1024;
@@ -110,32 +107,59 @@ async fn pass_on(stream: impl AsyncRead + Unpin, of: usize, is_error: bool, line
     }
 }
 
-/// Run a command that ends with the process that started it; `styxy up` starts this
-#[derive(Debug, Args)]
-pub(in crate::cli) struct Attached {
-    /// The process that starts it
-    parent: i32,
-    /// The command
-    #[arg(last = true, required = true)]
-    command: Vec<OsString>,
+/// What ends the groups if this process is killed.
+pub(super) struct Keeper {
+    child: Child,
 }
 
-impl Attached {
-    /// The command of this program that starts these words.
-    pub(super) fn command(words: &[OsString]) -> io::Result<Command> {
+impl Keeper {
+    pub(super) fn start() -> io::Result<Self> {
         let mut command = Command::new(env::current_exe()?);
-        command.arg("attached").arg(process::id().to_string()).arg("--").args(words);
-        Ok(command)
+        command.arg("keeper").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        // Not in the foreground of the terminal, so that Ctrl-C is not for it.
+        Ok(Self { child: command.process_group(0).spawn()? })
     }
 
-    pub(in crate::cli) fn run(self) -> Result<(), CliError> {
-        // The setting survives execve(2): PR_SET_PDEATHSIG(2const).
-        prctl::set_pdeathsig(Signal::SIGTERM).map_err(|errno: Errno| io::Error::from(errno))?;
-        // It may have ended before.
-        if getppid().as_raw() != self.parent {
-            return Err(CliError::Exec("the styxy that started this has ended".to_owned(), 1));
+    /// Has the group of this leader ended, too.
+    pub(super) fn keep(&mut self, running: &Running) {
+        self.write(&running.pid().to_string());
+    }
+
+    /// All have ended.
+    pub(super) fn end(mut self) {
+        self.write(END);
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+
+    fn write(&mut self, line: &str) {
+        if let Some(to) = &mut self.child.stdin {
+            // Without it, what a process has started may outlive a kill of this one.
+            let _ = writeln!(to, "{line}");
         }
-        let error = Command::new(&self.command[0]).args(&self.command[1..]).exec();
-        Err(not_started(&self.command[0], &error))
+    }
+}
+
+/// The last line for the keeper.
+const END: &str = "end";
+
+/// End the process groups that are named on standard input when that is closed; `styxy up` starts this
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Keep;
+
+impl Keep {
+    pub(in crate::cli) fn run() -> Result<(), CliError> {
+        let mut groups = Vec::new();
+        for line in io::stdin().lock().lines() {
+            let line = line?;
+            if line == END {
+                return Ok(());
+            }
+            groups.extend(line.parse().map(Pid::from_raw));
+        }
+        for group in groups {
+            let _ = killpg(group, Signal::SIGTERM);
+        }
+        Ok(())
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    child::{Attached, Line, Running},
+    child::{Keeper, Line, Running},
     command_of,
     output::{Lines, ask_for_colours},
     plan::Planned,
@@ -89,6 +89,7 @@ impl<'a> Started<'a> {
         // Bounded: a reader that is slow slows them down.
         let (to, mut from) = mpsc::channel(MOST_LINES);
         let mut to = Some(to);
+        let mut keeper = Keeper::start()?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;
         let mut hung_up = signal(SignalKind::hangup())?;
@@ -99,7 +100,7 @@ impl<'a> Started<'a> {
         let mut read = Vec::new();
         loop {
             if let Some(to) = &to {
-                self.start_those_that_may(to);
+                self.start_those_that_may(to, &mut keeper);
             }
             if self.are_all_over() {
                 break;
@@ -144,6 +145,7 @@ impl<'a> Started<'a> {
                 running.reap();
             }
         }
+        keeper.end();
         match unwritten {
             Some(error) => Err(CliError::Output(error)),
             None => self.result(by_signal),
@@ -151,7 +153,7 @@ impl<'a> Started<'a> {
     }
 
     /// Starts each process whose needs are met.
-    fn start_those_that_may(&mut self, to: &mpsc::Sender<Line>) {
+    fn start_those_that_may(&mut self, to: &mpsc::Sender<Line>, keeper: &mut Keeper) {
         for at in 0..self.planned.len() {
             if !matches!(self.states[at], State::Waiting) {
                 continue;
@@ -179,6 +181,7 @@ impl<'a> Started<'a> {
             let started = self.command(planned).and_then(|command| Running::start(command, at, to));
             self.states[at] = match started {
                 Ok(running) => {
+                    keeper.keep(&running);
                     let is_ready = planned.process.ports.is_empty();
                     State::Running { running, is_ready }
                 }
@@ -208,7 +211,8 @@ impl<'a> Started<'a> {
             run.append(&mut line);
             line = run;
         }
-        let mut command = Attached::command(&line)?;
+        let mut command = Command::new(&line[0]);
+        command.args(&line[1..]);
         command.current_dir(self.project.folder().join(&planned.process.folder));
         command.env_remove("PORT").env_remove("STYXY_PORT").env_remove("STYXY_LEASE_ID");
         // PORT is that of one process only.
