@@ -14,7 +14,9 @@ use super::{
     screen::Screen,
     short,
     table::{self, Cell, Colour, Table},
-    text, usage,
+    text,
+    unit::BACKEND,
+    usage,
 };
 use crate::{
     client::{self, Call},
@@ -158,7 +160,7 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
         table::short("LEASE"),
     ]);
     let shown = shown(leases);
-    for lease in leases {
+    for lease in with_backends(leases) {
         let state = text(lease, "state");
         let colour = match state {
             "listening" => Some(Colour::Green),
@@ -178,6 +180,29 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
         ]);
     }
     table.draw()
+}
+
+/// The leases, each followed by that of the server behind it, if `styxy unit` has made one.
+fn with_backends(leases: &[Json]) -> Vec<&Json> {
+    let is_behind = |lease: &Json, front: &Json| {
+        let name = front["service_name"].as_str().unwrap_or(text(front, "service_type"));
+        let is_same = |key: &str| lease[key] == front[key];
+        !name.ends_with(BACKEND)
+            && text(lease, "service_name").strip_suffix(BACKEND) == Some(name)
+            && ["service_type", "project_path", "package_path"].into_iter().all(is_same)
+    };
+    let backends = leases.iter().filter(|lease| text(lease, "service_name").ends_with(BACKEND));
+    let backends: Vec<_> = backends.collect();
+    let has_front = |lease: &Json| leases.iter().any(|front| is_behind(lease, front));
+    let behind: Vec<_> = backends.into_iter().filter(|lease| has_front(lease)).collect();
+    let mut listed = Vec::with_capacity(leases.len());
+    for lease in leases {
+        if !behind.iter().any(|behind| std::ptr::eq(*behind, lease)) {
+            listed.push(lease);
+            listed.extend(behind.iter().filter(|behind| is_behind(behind, lease)));
+        }
+    }
+    listed
 }
 
 /// A short description of who holds a lease.
@@ -204,5 +229,29 @@ pub(super) fn owner(lease: &Json) -> String {
         Some(2) if lease["claim"] == true => owner,
         Some(holders) => format!("{owner} and {} more", holders - 1),
         None => owner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_server_behind_a_socket_stands_below_it() {
+        let lease = |port: u16, name: Option<&str>, project: &str| json!({"port": port, "service_type": "dev", "service_name": name, "project_path": project});
+        let leases = [
+            lease(1, Some("web-backend"), "/a"),
+            lease(2, Some("web"), "/b"),
+            lease(3, Some("web"), "/a"),
+            lease(4, None, "/a"),
+            lease(5, Some("other-backend"), "/a"),
+            lease(6, Some("dev-backend"), "/a"),
+            lease(7, Some("web-backend-backend"), "/a"),
+        ];
+        let ports: Vec<_> =
+            with_backends(&leases).iter().map(|lease| lease["port"].as_u64().unwrap()).collect();
+        assert_eq!(ports, [2, 3, 1, 4, 6, 5, 7]);
     }
 }

@@ -14,6 +14,7 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
+pub(super) use self::text::BACKEND;
 use self::text::{OnDemand, base};
 use super::{
     CliError, Output,
@@ -94,7 +95,7 @@ impl Unit {
         if self.remove {
             return self.remove(&base);
         }
-        format!("{}-backend", name.unwrap_or_default())
+        format!("{}{BACKEND}", name.unwrap_or_default())
             .parse::<ServiceName>()
             .map_err(|e| usage(&e))?;
         let environment = self.environment()?;

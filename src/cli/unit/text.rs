@@ -2,6 +2,9 @@
 
 use crate::word::fnv1a;
 
+/// What follows the name of a service in that of the server behind its socket.
+pub(in crate::cli) const BACKEND: &str = "-backend";
+
 /// A server that the first request starts.
 pub(super) struct OnDemand<'a> {
     /// What the names of its units begin with.
@@ -40,7 +43,7 @@ pub(super) fn base(folder: &str, service_type: &str, name: Option<&str>) -> Stri
 impl OnDemand<'_> {
     /// The name of the lease of the server behind the proxy.
     fn backend(&self) -> String {
-        format!("{}-backend", self.name.unwrap_or(self.service_type))
+        format!("{}{BACKEND}", self.name.unwrap_or(self.service_type))
     }
 
     /// The file of each unit, the socket first.
