@@ -88,7 +88,6 @@ impl<'a> Started<'a> {
         let lines = Lines::new(&names);
         // Bounded: a reader that is slow slows them down.
         let (to, mut from) = mpsc::channel(MOST_LINES);
-        let mut to = Some(to);
         let mut keeper = Keeper::start()?;
         let mut interrupted = signal(SignalKind::interrupt())?;
         let mut terminated = signal(SignalKind::terminate())?;
@@ -99,9 +98,7 @@ impl<'a> Started<'a> {
         let (mut by_signal, mut unwritten) = (None, None);
         let mut read = Vec::new();
         loop {
-            if let Some(to) = &to {
-                self.start_those_that_may(to, &mut keeper);
-            }
+            self.start_those_that_may(&to, &mut keeper);
             if self.are_all_over() {
                 break;
             }
@@ -130,7 +127,7 @@ impl<'a> Started<'a> {
                 }
             }
         }
-        to.take();
+        drop(to);
         let rest = async {
             while from.recv_many(&mut read, MOST_LINES).await > 0 {
                 let _ = lines.write(&read);
