@@ -1,5 +1,7 @@
 use std::{
-    io, thread,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,7 +24,7 @@ use crate::{
     client,
     error::Error,
     kernel::{diag, probe, process::Process},
-    port::{Port, Protocol},
+    port::{Port, PortRange, Protocol},
     word::as_variable,
 };
 
@@ -57,7 +59,7 @@ pub(super) struct Find {
     /// Give up waiting when this process has ended
     #[arg(long, value_name = "PID", requires = "wait")]
     pid: Option<u32>,
-    /// port (the number), url (http://…), env (a line for a .env file), or json
+    /// port (the number), url (http://…), address (where it listens), env (a line for a .env file), or json
     #[arg(long, value_enum, default_value_t = Format::Port, conflicts_with = "json")]
     format: Format,
     #[command(flatten)]
@@ -69,6 +71,7 @@ pub(super) struct Find {
 enum Format {
     Port,
     Url,
+    Address,
     Env,
     Json,
 }
@@ -101,6 +104,7 @@ impl Find {
             Format::Json => print_json(&lease),
             Format::Port => print(&lease["port"].to_string()),
             Format::Url => print(&url(&lease)),
+            Format::Address => print(&address(&lease)?),
             Format::Env => print(&format!("{}={}", variable(&lease), lease["port"])),
         }
     }
@@ -111,6 +115,20 @@ pub(super) fn url(lease: &Json) -> String {
     let host = probe::loopback();
     let host = if host.is_ipv6() { format!("[{host}]") } else { host.to_string() };
     format!("http://{host}:{}", lease["port"])
+}
+
+/// The address and port of its server for a client on this machine: 127.0.0.1, unless it listens on `::1` alone.
+fn address(lease: &Json) -> Result<String, CliError> {
+    let port = lease["port"].as_u64().and_then(Port::new);
+    let port = port.ok_or_else(|| refused(format!("port {} is none", lease["port"])))?;
+    let (mut has_ipv4, mut has_ipv6) = (false, false);
+    diag::sockets(Protocol::Tcp, PortRange::only(port), |socket| match socket.address {
+        IpAddr::V6(Ipv6Addr::LOCALHOST) => has_ipv6 = true,
+        _ => has_ipv4 = true,
+    })?;
+    let host =
+        if has_ipv6 && !has_ipv4 { "[::1]".to_owned() } else { Ipv4Addr::LOCALHOST.to_string() };
+    Ok(format!("{host}:{port}"))
 }
 
 /// The variable for a lease: `API_PORT` if its service is named api or, without a name, is of type api.

@@ -32,7 +32,7 @@ use crate::{
     port::Port,
     surroundings::user,
     value::Fields,
-    word::{is_variable, visible},
+    word::{disturbs, is_variable, visible},
 };
 
 /// Where Debian and others have it.
@@ -95,6 +95,12 @@ impl Unit {
         if self.remove {
             return self.remove(&base);
         }
+        if name.is_some_and(|name| name.ends_with(BACKEND)) {
+            let error = Error::invalid(format!(
+                "a name that ends with {BACKEND} is that of a server behind a socket"
+            ));
+            return Err(usage(&error.suggest("choose another name")));
+        }
         format!("{}{BACKEND}", name.unwrap_or_default())
             .parse::<ServiceName>()
             .map_err(|e| usage(&e))?;
@@ -107,6 +113,13 @@ impl Unit {
             None => env::current_dir()?,
         };
         let folder = text_of(folder)?;
+        if folder.contains(disturbs) || folder.ends_with([' ', '\\']) {
+            return Err(refused(format!(
+                "{:?} cannot be the folder of a unit: systemd does not take control characters, nor a blank or a \
+                 backslash at the end",
+                visible(&folder)
+            )));
+        }
         let server = OnDemand {
             base,
             styxy: &styxy,
@@ -140,7 +153,7 @@ impl Unit {
         print(&url)?;
         let command = visible(&self.command.join(" "));
         say(&format!(
-            "the first request starts {command}; `systemctl --user status {}.socket` shows it",
+            "the first request starts {command}; `systemctl --user status '{}*'` shows it",
             server.base
         ));
         Ok(())
@@ -184,6 +197,7 @@ impl Unit {
         let [runtime, permanent] = folders()?;
         let folder = if self.write { &permanent } else { &runtime };
         // What was made before, perhaps of the other kind, is replaced as a whole.
+        let before = contents(base, &[&runtime, &permanent]);
         stop(base);
         delete(base, &[runtime.clone(), permanent.clone()])?;
         fs::create_dir_all(folder)?;
@@ -201,8 +215,14 @@ impl Unit {
         control(&["start", &socket]).map_err(|error| {
             let why = reason(&socket);
             stop(base);
-            let _ = delete(base, &[runtime, permanent]);
+            let _ = delete(base, &[runtime.clone(), permanent.clone()]);
+            for (path, text) in &before {
+                let _ = fs::write(path, text);
+            }
             let _ = systemctl(&["daemon-reload"]);
+            if before.iter().any(|(path, _)| path.starts_with(&permanent)) {
+                let _ = systemctl(&["enable", "--quiet", &socket]);
+            }
             why.map_or(error, refused)
         })
     }
@@ -261,6 +281,12 @@ fn units(base: &str) -> [String; 3] {
     [format!("{base}.socket"), format!("{base}.service"), format!("{base}-backend.service")]
 }
 
+/// The texts of those that are there.
+fn contents(base: &str, folders: &[&PathBuf]) -> Vec<(PathBuf, String)> {
+    let paths = folders.iter().flat_map(|folder| units(base).map(|name| folder.join(name)));
+    paths.filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text))).collect()
+}
+
 /// Stops them, whether they are there or not.
 fn stop(base: &str) {
     let [socket, proxy, server] = units(base);
@@ -295,12 +321,13 @@ fn control(arguments: &[&str]) -> Result<(), CliError> {
     Err(refused(line))
 }
 
-/// What styxy said when the socket could not be started.
+/// What styxy, or else systemd, said when the socket could not be started.
 fn reason(socket: &str) -> Option<String> {
     let mut journal = std::process::Command::new("journalctl");
     journal.args(["--user", "--quiet", "--output=cat", "--lines=20", "--unit", socket]);
     let output = journal.output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let said = text.lines().rev().find_map(|line| line.strip_prefix("styxy: "));
-    said.map(visible)
+    let said = || text.lines().rev();
+    let by_styxy = said().find_map(|line| line.strip_prefix("styxy: "));
+    by_styxy.or_else(|| said().find(|line| line.contains("in use"))).map(visible)
 }

@@ -751,6 +751,8 @@ fn a_script_of_another_package_has_the_port_of_that_package_wherever_it_is_start
     fs::set_permissions(&npm, fs::Permissions::from_mode(0o755)).unwrap();
     let port = |folder: &str, arguments: &str| {
         let run = ["run", "mine", "-q", "--", &npm].into_iter().chain(arguments.split(' '));
+        // One that has just ended would be beside it.
+        home.until(|| home.leases().iter().all(|lease| lease["state"] == "claimed"));
         out(&home.at(folder, &run.collect::<Vec<_>>()))
     };
     let ports = [port(&top, "run dev -w apps/web"), port(&top, "--prefix apps/api run dev")];

@@ -63,6 +63,13 @@ fn asleep(machine: &Machine) {
     assert_eq!(get(machine, &urls[3]), "50% of $1 of /home/dev/my shop");
     let listed = machine.user("styxy list").ok();
     assert!(listed.contains("s3-backend"), "{listed}");
+    // A server that was killed is started by the next request.
+    let kill = "kill -9 $(systemctl --user show --property MainPID --value 'styxy-my-shop-s3-*-backend.service')";
+    machine.user(kill).ok();
+    eventually(Duration::from_secs(60), "the proxy to end with it", || servers(machine) == 0);
+    assert_eq!(get(machine, &urls[3]), "50% of $1 of /home/dev/my shop");
+    machine.user("systemctl --user restart 'styxy-my-shop-s3-*.socket'").ok();
+    assert_eq!(get(machine, &urls[3]), "50% of $1 of /home/dev/my shop");
     // Made again, it is the same one.
     assert_eq!(unit(machine, "s3", ""), urls[3]);
 }
@@ -104,6 +111,23 @@ fn broken(machine: &Machine) {
         log.contains("which should listen, has ended") || log.contains("status=1/FAILURE"),
         "{log}"
     );
+    // A folder cannot say anything to systemd.
+    let line = "mkdir -p $'x\\n[Socket]\\nExecStartPre=touch y' && cd x* && styxy unit dev -- true; echo $?";
+    assert_eq!(machine.user(line).ok().trim(), "1");
+    // One that listens on ::1 alone is reached, and one that never listens is not tried for ever.
+    let line = "cd 'my shop' && sed 's/127.0.0.1/::1/; s/^http.*allow.*/class S(http.server.HTTPServer): \
+                address_family = 10; allow_reuse_address = True/; s/^http.server.HTTPServer(/S(/' server.py > six.py && \
+                styxy unit dev --name six --setenv MARK=six -- python3 six.py";
+    let six = machine.user(line).ok().trim().to_owned();
+    assert_eq!(get(machine, &six), "six of /home/dev/my shop");
+    let line = "cd 'my shop' && styxy unit dev --name silent --patience 1 -- sleep 1000";
+    let silent = machine.user(line).ok().trim().to_owned();
+    machine.user(&format!("curl --silent --max-time 30 {silent}; true")).ok();
+    eventually(Duration::from_secs(60), "the socket to fail", || {
+        let state =
+            machine.user("systemctl --user is-failed 'styxy-my-shop-silent-*.socket'; true");
+        state.ok().trim() == "failed"
+    });
     // What has the port is named.
     let taken = "port=$(styxy suggest dev --json | tr -dc '0-9,' | cut -d, -f1); cd 'my shop'; \
         styxy allocate dev --name other --port 3000 -q; styxy unit dev --name bad --port 3000 -- true";

@@ -5,6 +5,9 @@ use crate::word::fnv1a;
 /// What follows the name of a service in that of the server behind its socket.
 pub(in crate::cli) const BACKEND: &str = "-backend";
 
+/// How long a server may take to stop, in seconds: as long as `styxy up` leaves it.
+const STOP: u64 = 10;
+
 /// A server that the first request starts.
 pub(super) struct OnDemand<'a> {
     /// What the names of its units begin with.
@@ -41,9 +44,9 @@ pub(super) fn base(folder: &str, service_type: &str, name: Option<&str>) -> Stri
 }
 
 impl OnDemand<'_> {
-    /// The name of the lease of the server behind the proxy.
+    /// The service behind the proxy, as `styxy port` takes it.
     fn backend(&self) -> String {
-        format!("{}{BACKEND}", self.name.unwrap_or(self.service_type))
+        format!("{}:{}{BACKEND}", self.service_type, self.name.unwrap_or(self.service_type))
     }
 
     /// The file of each unit, the socket first.
@@ -59,9 +62,8 @@ impl OnDemand<'_> {
     fn socket(&self) -> String {
         let Self { base, port, .. } = self;
         let mut lease = vec![self.styxy, "allocate", self.service_type];
-        if let Some(name) = self.name {
-            lease.extend(["--name", name]);
-        }
+        let name = self.name.map(|name| format!("--name={name}"));
+        lease.extend(name.as_deref());
         let (number, owner) = (port.to_string(), format!("unit:{base}.socket"));
         lease.extend([
             "--project",
@@ -76,11 +78,16 @@ impl OnDemand<'_> {
         let (description, lease) = (self.description("on demand"), line(&lease));
         let ipv6 =
             if self.has_ipv6 { format!("ListenStream=[::1]:{port}\n") } else { String::new() };
+        // Each start of the proxy triggers it once, at most once in the idle time if all is well. More are a server that cannot be
+        // started, which must not be tried for ever.
+        let interval = 6 * self.patience + 60;
+        let burst = 5 + 2 * interval / self.idle;
         // A socket of sockets.target would wait for styxy.service, which waits for that target.
         format!(
             "[Unit]\nDescription={description}\nDocumentation=man:styxy-unit(1)\nDefaultDependencies=no\n\
              Before=shutdown.target\nConflicts=shutdown.target\n\n\
-             [Socket]\nExecStartPre={lease}\nListenStream=127.0.0.1:{port}\n{ipv6}\n\
+             [Socket]\nExecStartPre={lease}\nListenStream=127.0.0.1:{port}\n{ipv6}\
+             TriggerLimitIntervalSec={interval}\nTriggerLimitBurst={burst}\n\n\
              [Install]\nWantedBy=default.target\n"
         )
     }
@@ -88,22 +95,28 @@ impl OnDemand<'_> {
     fn proxy(&self) -> String {
         let Self { base, idle, .. } = self;
         let backend = self.backend();
-        let find = [self.styxy, "port", &backend, "--project", self.folder];
-        // The port is looked up at each start: it may be another one.
-        let script = format!("exec \"$0\" --exit-idle-time={idle} 127.0.0.1:\"$(\"$@\")\"");
+        let find = [self.styxy, "port", &backend, "--project", self.folder, "--format", "address"];
+        // It is looked up at each start: it may be another one.
+        // Of an IPv6 address the proxy wants no brackets.
+        let script = format!(
+            "address=$(\"$@\") && exec \"$0\" --exit-idle-time={idle} \"$(echo \"$address\" | tr -d '[]')\""
+        );
         let mut start = vec!["/bin/sh", "-c", &script, self.proxy];
         start.extend(find);
         let (description, start) = (self.description("proxy"), line(&start));
+        // Without its server it would refuse every connection until it is idle; without its socket it would be in the way of
+        // another start of that.
         format!(
             "[Unit]\nDescription={description}\nDocumentation=man:styxy-unit(1)\n\
-             Requires={base}-backend.service\nAfter={base}-backend.service\n\n\
-             [Service]\nExecStart={start}\n"
+             BindsTo={base}-backend.service\nAfter={base}-backend.service\nPartOf={base}.socket\n\n\
+             [Service]\nExecStart={start}\nTimeoutStopSec={STOP}\n"
         )
     }
 
     fn server(&self) -> String {
         let backend = self.backend();
-        let mut start = vec![self.styxy, "run", self.service_type, "--name", &backend, "--"];
+        let name = format!("--name={}{BACKEND}", self.name.unwrap_or(self.service_type));
+        let mut start = vec![self.styxy, "run", self.service_type, &name, "--"];
         start.extend(&self.command);
         let patience = self.patience.to_string();
         let ready = [
@@ -125,7 +138,7 @@ impl OnDemand<'_> {
         format!(
             "[Unit]\nDescription={}\nDocumentation=man:styxy-unit(1)\nStopWhenUnneeded=yes\n\n\
              [Service]\nType=exec\nWorkingDirectory={}\n{}ExecStart={}\nExecStartPost={} $MAINPID\n\
-             TimeoutStartSec={}\n",
+             TimeoutStartSec={}\nTimeoutStopSec={STOP}\n",
             self.description("server"),
             self.folder.replace('%', "%%"),
             environment.collect::<String>(),
@@ -160,6 +173,7 @@ fn quoted(word: &str, is_command: bool) -> String {
             '$' if is_command => quoted.push_str("$$"),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
+            c if c.is_ascii_control() => quoted.extend(format!("\\x{:02x}", u32::from(c)).chars()),
             c => quoted.push(c),
         }
     }
@@ -200,14 +214,15 @@ mod tests {
     fn the_socket_leases_its_port_and_the_proxy_looks_up_that_of_the_server() {
         let [(socket, text), (_, proxy), (backend, _)] = server().files();
         assert!(socket.ends_with(".socket") && backend.ends_with("-backend.service"));
-        let lease = "ExecStartPre=/usr/bin/styxy allocate dev --name web --project \"/home/dev/my shop\" --port 3000 --strict --owner unit:styxy-";
+        let lease = "ExecStartPre=/usr/bin/styxy allocate dev --name=web --project \"/home/dev/my shop\" --port 3000 --strict --owner unit:styxy-";
         assert!(text.contains(lease), "{text}");
         assert!(
             text.contains("\nListenStream=127.0.0.1:3000\nListenStream=[::1]:3000\n"),
             "{text}"
         );
-        assert!(proxy.contains(&format!("Requires={backend}\nAfter={backend}\n")), "{proxy}");
-        assert!(proxy.contains("exec \\\"$$0\\\" --exit-idle-time=600 127.0.0.1:"), "{proxy}");
+        assert!(proxy.contains(&format!("BindsTo={backend}\nAfter={backend}\n")), "{proxy}");
+        assert!(proxy.contains("exec \\\"$$0\\\" --exit-idle-time=600 "), "{proxy}");
+        assert!(proxy.contains("port dev:web-backend --project"), "{proxy}");
     }
 
     #[test]
