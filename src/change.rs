@@ -14,6 +14,7 @@ use crate::{
     error::Error,
     lease::{
         self, Client, EndReason, Instance, InstanceId, Lease, MemoryKey, ProjectPath, ServiceName,
+        Use,
     },
     port::{Port, PortRange, Protocol},
     registry::Remembered,
@@ -299,6 +300,17 @@ impl Change {
             | Self::Expire { lease, .. } => Some(lease),
             _ => None,
         }
+    }
+
+    /// The lease, if the change shows that it is in use, or was until now: it has an owner or a listener.
+    pub fn shows_use_of(&self) -> Option<&Lease> {
+        let lease = self.lease()?;
+        let is_used = match self {
+            Self::Claim { .. } => lease.used == Use::Once,
+            Self::Expire { reason: EndReason::NotDurable, .. } => false,
+            _ => lease.orphaned || lease.is_owned(),
+        };
+        is_used.then_some(lease)
     }
 
     /// The instance that the change affects.

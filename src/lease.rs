@@ -538,6 +538,20 @@ pub struct MemoryKey {
 }
 
 impl MemoryKey {
+    /// Its fields, as in the answers of the doors.
+    pub fn fields(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.put("protocol", self.protocol.as_str());
+        fields.put("service_type", self.service_type.as_str());
+        fields.put_some("service_name", self.service_name.as_ref().map(ServiceName::as_str));
+        fields.put("project_path", self.project_path.as_str());
+        fields.put_some("package_path", self.package_path.as_ref().map(ProjectPath::as_str));
+        fields.put_some("singleton_key", self.singleton_key.as_ref().map(SingletonKey::as_str));
+        fields.put("count", u32::from(self.count));
+        fields.put("slot", self.slot);
+        fields
+    }
+
     /// The key of the first lease of a single port for a service without a name.
     pub fn new(
         project_path: ProjectPath,

@@ -21,6 +21,7 @@ use styxy::{
     registry::{Choice, Registry, Rules},
     request::{AllocateRequest, Filter},
     service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypeName, ServiceTypes},
+    time::Timestamp,
 };
 
 /// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.
@@ -306,7 +307,7 @@ impl Both {
 
     fn apply(&mut self, change: &Change) {
         self.seq += 1;
-        self.registry.apply(self.seq, change);
+        self.registry.apply(self.seq, Timestamp(self.seq), change);
     }
 
     fn release(&mut self, lease: Arc<Lease>, reason: EndReason) {
@@ -321,7 +322,7 @@ impl Both {
         self.seq += 1;
         // An end that is told again ends nothing, whoever has the port by now.
         for (id, end) in &self.ends {
-            self.registry.apply(self.seq, end);
+            self.registry.apply(self.seq, Timestamp(self.seq), end);
             let found = self.registry.get(*id).map_err(|error| error.kind);
             assert_eq!(found, Err(ErrorKind::NoSuchLease));
         }

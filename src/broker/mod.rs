@@ -408,9 +408,9 @@ impl Broker {
     fn put_in_force(&self, inner: &mut Inner, record: &Record) {
         if !inner.is_resumed {
             // The effects are carried out for all at once.
-            return inner.registry.apply(record.seq, &record.change);
+            return inner.registry.apply(record.seq, record.at, &record.change);
         }
-        for effect in inner.registry.change(record.seq, &record.change) {
+        for effect in inner.registry.change(record.seq, record.at, &record.change) {
             self.carry_out(inner, effect);
         }
     }

@@ -15,14 +15,17 @@ use crate::{
         diag::{self, Seen},
         manager, process, program, sandbox,
     },
-    lease::{EndReason, Instance, Lease, Owner, Use},
+    lease::{EndReason, Instance, Lease, Owner, ServiceName, Use},
     obstacle::Obstacle,
     port::{Port, PortRange, Protocol},
     registry::{Choice, Reason},
-    request::{AllocateRequest, Listing, LookupRequest},
+    request::{AllocateRequest, Filter, Listing, LookupRequest},
     service_type::{Created, ServiceType},
     value::Fields,
 };
+
+/// The number of remembered ports in one answer.
+const MOST_REMEMBERED: usize = 1_000;
 
 impl Broker {
     /// The live leases that are meant, by port, each with its state at this moment.
@@ -52,6 +55,25 @@ impl Broker {
                 return Ok(listed(&[lease]).remove(0));
             }
         }
+    }
+
+    /// The remembered ports that are meant, those that were granted last first; no more than [`MOST_REMEMBERED`].
+    pub fn remembered(&self, filter: &Filter) -> Result<Vec<Fields>, Error> {
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let types = &inner.registry.rules().types.0;
+        let newest = inner.registry.remembered(filter).take(MOST_REMEMBERED);
+        Ok(newest
+            .map(|(key, known)| {
+                let mut fields = key.fields();
+                fields.put("port", known.port.get());
+                fields.put_some("program", known.program.as_ref().map(ServiceName::as_str));
+                fields.put_some("last_used", known.used.map(|at| at.to_string()));
+                let claims = types.get(&key.service_type).map(|known| known.claims.as_str());
+                fields.put_some("claims", claims);
+                fields
+            })
+            .collect())
     }
 
     /// Whether a port could be had now, and why not.

@@ -115,6 +115,9 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
             send(bus, "ReleaseMatching", &(dbus::Dict(filter.clone()),)).await?
         }
         Call::Forget { filter } => send(bus, "Forget", &(dbus::Dict(filter.clone()),)).await?,
+        Call::Remembered { filter } => {
+            send(bus, "ListRemembered", &(dbus::Dict(filter.clone()),)).await?
+        }
         Call::List { filter } => send(bus, "List", &(dbus::Dict(filter.clone()),)).await?,
         Call::Lookup { service } => send(bus, "Lookup", &(dbus::Dict(service.clone()),)).await?,
         Call::Check { port, protocol } => {
@@ -159,6 +162,7 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
         | Call::Types
         | Call::Backups
         | Call::Instances
+        | Call::Remembered { .. }
         | Call::CleanUp { .. } => {
             body.deserialize::<Vec<Dict<'_>>>().map(|leases| leases.iter().map(object).collect())
         }

@@ -100,6 +100,7 @@ fn part(call: &Call) -> Option<&'static str> {
     match call {
         Call::List { .. } | Call::CleanUp { .. } => Some("leases"),
         Call::Instances => Some("instances"),
+        Call::Remembered { .. } => Some("remembered"),
         Call::Suggest { .. } => Some("suggestions"),
         Call::Types => Some("service_types"),
         Call::Configuration { .. } => Some("configuration"),
@@ -131,6 +132,9 @@ fn request(call: &Call) -> Request<Body> {
         }
         Call::Forget { filter } => {
             (Method::DELETE, format!("/memory{}", query(filter)), Body::empty())
+        }
+        Call::Remembered { filter } => {
+            (Method::GET, format!("/memory{}", query(filter)), Body::empty())
         }
         Call::List { filter } => (Method::GET, format!("/leases{}", query(filter)), Body::empty()),
         Call::Lookup { service } => {

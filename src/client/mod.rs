@@ -76,6 +76,11 @@ pub enum Call {
         /// Which of them.
         filter: Fields,
     },
+    /// The remembered ports.
+    Remembered {
+        /// Which of them.
+        filter: Fields,
+    },
     /// The live leases.
     List {
         /// Which of them.
@@ -159,6 +164,7 @@ impl Call {
             | Self::Renew { .. }
             | Self::List { .. }
             | Self::Lookup { .. }
+            | Self::Remembered { .. }
             | Self::Instances
             | Self::Suggest { .. }
             | Self::Types

@@ -192,6 +192,12 @@ impl Styxy {
         self.broker.forget(filter, &client).await
     }
 
+    #[zbus(out_args("remembered"))]
+    fn list_remembered(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
+        let _busy = self.broker.idle_tracker().busy();
+        bounded(self.broker.remembered(&Filter::parse(values(&filter)?)?)?)
+    }
+
     #[zbus(out_args("instance"))]
     async fn register_instance(
         &self,

@@ -58,7 +58,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/allocations", of_query(get(list_allocations).delete(release_matching)))
         .route("/lookup", of_query(get(look_up)))
         .route("/cleanup", of_body(post(clean_up)))
-        .route("/memory", of_query(delete(forget)))
+        .route("/memory", of_query(get(remembered).delete(forget)))
         .route("/instances", bare(get(instances)))
         .route("/instances/{instance_id}", of_body(put(register)))
         .route("/instances/{instance_id}/heartbeat", bare(post(heartbeat)))
@@ -237,6 +237,14 @@ async fn forget(
     Ok(Success(fields))
 }
 
+async fn remembered(
+    State(broker): State<Arc<Broker>>,
+    filter: Parameters,
+) -> Result<Response, Failure> {
+    let remembered = broker.remembered(&read_filter(filter?)?)?;
+    Ok(Json(json!({"success": true, "remembered": remembered})).into_response())
+}
+
 async fn instances(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
     let instances = broker.instances()?;
     Ok(Json(json!({"success": true, "instances": instances})).into_response())
@@ -372,7 +380,7 @@ async fn unknown_path(uri: Uri) -> Failure {
         code: "NotFound",
         error: Error::invalid(message).suggest(
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
-             PUT /allocate/{lock_id}/renew, GET and DELETE /leases (or /allocations), GET /lookup, POST /cleanup, DELETE /memory, \
+             PUT /allocate/{lock_id}/renew, GET and DELETE /leases (or /allocations), GET /lookup, POST /cleanup, GET and DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     change::Change,
     lease::{Instance, InstanceId, Lease, LeaseId, Owner},
+    time::Timestamp,
 };
 
 /// One effect of a change. They are carried out one by one, in their order.
@@ -32,13 +33,13 @@ pub enum Effect {
 
 impl Registry {
     /// Makes a change, as [`apply`](Self::apply) does, and returns its effects.
-    pub fn change(&mut self, seq: u64, change: &Change) -> Vec<Effect> {
+    pub fn change(&mut self, seq: u64, at: Timestamp, change: &Change) -> Vec<Effect> {
         let lease = |registry: &Self| registry.get(change.lease()?.lease_id).ok().map(Arc::clone);
         let instance = |registry: &Self| {
             registry.instance(&change.instance()?.instance_id).ok().map(Arc::clone)
         };
         let (lease_before, instance_before) = (lease(self), instance(self));
-        self.apply(seq, change);
+        self.apply(seq, at, change);
         let (lease, instance) = (lease(self), instance(self));
         let mut effects = Vec::new();
         self.lease_effects(lease_before.as_ref(), lease.as_ref(), &mut effects);

@@ -234,11 +234,8 @@ impl Registry {
 
     /// Forgets the matching remembered ports.
     pub fn forget_matching(&self, filter: &Filter) -> Vec<Change> {
-        let remembered = self.memory.iter();
-        let meant = remembered
-            .filter(|(key, known)| filter.matches_memory(key, known.port, known.program.as_ref()));
-        meant
-            .map(|(key, known)| Change::Forget { key: (**key).clone(), port: known.port })
+        self.remembered(filter)
+            .map(|(key, known)| Change::Forget { key: key.clone(), port: known.port })
             .collect()
     }
 

@@ -393,7 +393,7 @@ mod tests {
         let Choice::Port(first) = decision.choice else { panic!("a new one: {decision:?}") };
         let lease = new_leases(&decision, first, &Owner::None, AT, LeaseId::random).remove(0);
         let remembers = registry.remembers(request, &lease);
-        registry.apply(1, &Change::Allocate { lease: Arc::clone(&lease), remembers });
+        registry.apply(1, AT.wall, &Change::Allocate { lease: Arc::clone(&lease), remembers });
         lease
     }
 
@@ -422,7 +422,7 @@ mod tests {
         };
         let first = share(&registry);
         assert!(first.is_new && !first.is_repeated);
-        registry.change(2, &first.change);
+        registry.change(2, AT.wall, &first.change);
         let again = share(&registry);
         assert!(!again.is_new && again.is_repeated);
         let name = again.name.unwrap();
@@ -433,11 +433,11 @@ mod tests {
         };
         assert_eq!(taken_back(&registry), [], "it was answered once more");
         for change in registry.ends_with_owner(&owner) {
-            registry.change(3, &change);
+            registry.change(3, AT.wall, &change);
         }
         let anew = share(&registry);
         assert!(anew.is_new && !anew.is_repeated);
-        registry.change(4, &anew.change);
+        registry.change(4, AT.wall, &anew.change);
         assert_eq!(taken_back(&registry).len(), 1, "that answer is another one");
     }
 }

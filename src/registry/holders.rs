@@ -221,7 +221,7 @@ mod tests {
             holder(process(3), None),
         ]);
         for change in registry.ends_with_owner(&process(1)) {
-            registry.apply(1, &change);
+            registry.apply(1, Timestamp(0), &change);
         }
         let lease = registry.get(LeaseId::from_number(1)).unwrap();
         let holders: Vec<_> = lease.holders().map(|holder| holder.owner).collect();

@@ -103,6 +103,7 @@ mod tests {
         port::Port,
         registry::Rules,
         service_type::ServiceTypes,
+        time::Timestamp,
     };
 
     fn registry(leases: Vec<Lease>) -> Registry {
@@ -110,7 +111,7 @@ mod tests {
         for lease in leases {
             let change =
                 Change::Allocate { lease: Arc::new(lease), remembers: Remembers::default() };
-            registry.apply(1, &change);
+            registry.apply(1, Timestamp(0), &change);
         }
         registry
     }

@@ -12,6 +12,7 @@ use crate::{
     port::{Port, Protocol},
     port_set::PortSet,
     service_type::ServiceTypeName,
+    time::Timestamp,
 };
 
 /// A remembered port. Ages are numbers of changes.
@@ -29,6 +30,9 @@ pub struct Remembered {
     /// The program that was last started on it, if known; no other program of the service gets this slot.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<ServiceName>,
+    /// When it was last in use: with an owner, or with a listener. `None` if it was only asked for.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub used: Option<Timestamp>,
 }
 
 /// A port that was granted because the remembered one could not be had.
@@ -45,7 +49,7 @@ pub struct Substitute {
 impl Remembered {
     /// A port that was granted by the change with this number.
     pub fn new(port: Port, age: u64) -> Self {
-        Self { port, age, since: age, substitute: None, program: None }
+        Self { port, age, since: age, substitute: None, program: None, used: None }
     }
 
     /// The port, and the substitute that is tried next.
@@ -110,7 +114,9 @@ impl Memory {
         let known = self.get(&key);
         let since = known.filter(|known| known.port == port).map_or(age, |known| known.since);
         let program = program.or_else(|| known?.program.clone());
-        self.restore(key, Remembered { since, program, ..Remembered::new(port, age) }, most);
+        let used = known.and_then(|known| known.used);
+        let now = Remembered { since, program, used, ..Remembered::new(port, age) };
+        self.restore(key, now, most);
     }
 
     /// Remembers a substitute for the port of that key. A key that has been forgotten meanwhile gets it as its port.
@@ -137,6 +143,13 @@ impl Memory {
     pub(super) fn mark(&mut self, key: &MemoryKey, program: &ServiceName) {
         if let Some(known) = self.by_key.get_mut(key) {
             known.program = Some(program.clone());
+        }
+    }
+
+    /// Notes when the port of that key was in use.
+    pub(super) fn note_use(&mut self, key: &MemoryKey, at: Timestamp) {
+        if let Some(known) = self.by_key.get_mut(key) {
+            known.used = Some(at);
         }
     }
 
@@ -254,6 +267,16 @@ impl Memory {
     /// Everything that is remembered, the oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&Arc<MemoryKey>, &Remembered)> {
         self.by_age.iter().map(|(_, key)| (key, &self.by_key[key]))
+    }
+
+    /// The same, the newest first; only of this project, if one is named.
+    pub(super) fn newest(
+        &self,
+        project: Option<&ProjectPath>,
+    ) -> impl Iterator<Item = (&MemoryKey, &Remembered)> {
+        let aged = project.map_or(Some(&self.by_age), |project| self.of_project.get(project));
+        let keys = aged.into_iter().flat_map(|aged| aged.iter().rev());
+        keys.map(|(_, key)| (&**key, &self.by_key[key]))
     }
 
     /// How many keys are remembered.

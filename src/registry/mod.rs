@@ -212,9 +212,9 @@ impl Registry {
         self.audited_config = audited_config;
     }
 
-    /// Makes a change. `seq` is its number, by which remembered ports age. What is not about leases
-    /// changes nothing here.
-    pub fn apply(&mut self, seq: u64, change: &Change) {
+    /// Makes a change. `seq` is its number, by which remembered ports age, and `at` when it happened. What is not
+    /// about leases changes nothing here.
+    pub fn apply(&mut self, seq: u64, at: Timestamp, change: &Change) {
         self.audited_config.apply(change);
         match change {
             Change::Allocate { lease, remembers } => {
@@ -267,6 +267,9 @@ impl Registry {
             | Change::ConfigReload { .. }
             | Change::ConfigError { .. }
             | Change::Recover { .. } => {}
+        }
+        if let Some(key) = change.shows_use_of().and_then(Lease::memory_key) {
+            self.memory.note_use(&key, at);
         }
     }
 

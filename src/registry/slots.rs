@@ -8,7 +8,7 @@ use crate::{
     change::Remembers,
     error::Error,
     lease::{Lease, MemoryKey, ServiceName},
-    request::AllocateRequest,
+    request::{AllocateRequest, Filter},
     service_type::ServiceType,
 };
 
@@ -108,6 +108,12 @@ impl Registry {
         leases.find(|lease| lease.memory_key().as_ref() == Some(key))
     }
 
+    /// The remembered ports that match, those that were granted last first.
+    pub fn remembered(&self, filter: &Filter) -> impl Iterator<Item = (&MemoryKey, &Remembered)> {
+        let all = self.memory.newest(filter.project_path.as_ref());
+        all.filter(|(key, known)| filter.matches_memory(key, known.port, known.program.as_ref()))
+    }
+
     /// What is remembered of a lease that is granted for this request.
     pub fn remembers(&self, request: &AllocateRequest, lease: &Lease) -> Remembers {
         let known = lease.memory_key().and_then(|key| self.memory.get(&key));
@@ -192,7 +198,7 @@ mod tests {
                 self.seq += 1;
                 let remembers = self.registry.remembers(&decision.request, lease);
                 let change = Change::Allocate { lease: Arc::clone(lease), remembers };
-                self.registry.apply(self.seq, &change);
+                self.registry.apply(self.seq, Timestamp(self.day * DAY), &change);
             }
             Ok(Arc::clone(&leases[0]))
         }
@@ -210,7 +216,7 @@ mod tests {
             for lease in leases {
                 self.seq += 1;
                 let end = Change::end(lease, crate::lease::EndReason::Released);
-                self.registry.apply(self.seq, &end);
+                self.registry.apply(self.seq, Timestamp(self.day * DAY), &end);
             }
         }
 
@@ -418,7 +424,7 @@ mod tests {
             Moment(0),
         );
         world.seq += 1;
-        world.registry.apply(world.seq, &share.unwrap().change);
+        world.registry.apply(world.seq, Timestamp(0), &share.unwrap().change);
         assert_eq!(world.port(&started("storybook")), 3001);
         let claim = Arc::clone(world.registry.get(claim.lease_id).unwrap());
         world.end(&claim);

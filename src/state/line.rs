@@ -9,6 +9,7 @@ use crate::{
     lease::{self, Instance, Lease, MemoryKey, ServiceName},
     port::Port,
     registry::{AuditedConfig, Substitute},
+    time::Timestamp,
     word::visible,
 };
 
@@ -107,6 +108,9 @@ pub struct RememberedPort {
     /// The program that was last started on it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub program: Option<ServiceName>,
+    /// When it was last in use.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub used: Option<Timestamp>,
 }
 
 /// What was lost, and the file that is kept because of it. If a recovery is killed, the next start completes it.

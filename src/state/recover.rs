@@ -245,7 +245,7 @@ impl Recovered {
                 }
                 let known = self.header.is_some() || self.seq > 0;
                 let missing = if known { record.seq - self.seq - 1 } else { 0 };
-                registry.apply(record.seq, &record.change);
+                registry.apply(record.seq, record.at, &record.change);
                 self.seq = record.seq;
                 if let (Some(header), Change::Merge(merge)) = (&mut self.header, &record.change) {
                     header.note_merged(merge);
@@ -267,8 +267,8 @@ impl Recovered {
                 0
             }
             Line::Memory(memory) => {
-                let RememberedPort { key, port, seq, substitute, program } = memory;
-                let known = Remembered { substitute, program, ..Remembered::new(port, seq) };
+                let RememberedPort { key, port, seq, substitute, program, used } = memory;
+                let known = Remembered { substitute, program, used, ..Remembered::new(port, seq) };
                 registry.remember(key, known);
                 0
             }

@@ -326,6 +326,7 @@ impl Store {
                     seq: known.age,
                     substitute: known.substitute,
                     program: known.program.clone(),
+                    used: known.used,
                 })
                 .collect(),
             instances: registry.instances(),

@@ -67,7 +67,7 @@ impl Service {
         let seq = self.store.seq() + 1;
         let record = Record { seq, at: Timestamp(seq), client: None, change };
         self.store.append(std::slice::from_ref(&record)).unwrap();
-        self.registry.apply(seq, &record.change);
+        self.registry.apply(seq, record.at, &record.change);
     }
 
     fn grant(&mut self, port: u64) {

@@ -47,7 +47,7 @@ pub fn write(range: (u16, u16), leases: usize, remembered: usize) {
             break;
         }
         store.append(&records).unwrap();
-        records.iter().for_each(|record| registry.apply(record.seq, &record.change));
+        records.iter().for_each(|record| registry.apply(record.seq, record.at, &record.change));
         if store.wants_compaction() {
             let snapshot = store.rotate(&registry).unwrap();
             store.compacted(snapshot.write().unwrap());

@@ -286,7 +286,7 @@ impl World {
             if !is_lost {
                 self.log.push(line);
             }
-            for effect in self.registry.change(read.seq, &read.change) {
+            for effect in self.registry.change(read.seq, read.at, &read.change) {
                 self.carry_out(effect);
             }
         }
@@ -626,7 +626,7 @@ impl World {
         let mut registry = Registry::new(rules());
         for line in &self.log {
             let record: Record = serde_json::from_str(line).expect("a good line");
-            registry.apply(record.seq, &record.change);
+            registry.apply(record.seq, record.at, &record.change);
         }
         assert_eq!(kept(&registry), kept(&self.registry), "what was acknowledged is in the log");
         self.registry = registry;

@@ -17,6 +17,7 @@ use styxy::{
     registry::{Choice, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
     service_type::{InstanceBehavior, ServiceTypeName},
+    time::Timestamp,
 };
 
 /// How many ports there are, with the one that is none.
@@ -191,7 +192,7 @@ impl Model {
 
     // What changes.
 
-    pub fn apply(&mut self, seq: u64, change: &Change) {
+    pub fn apply(&mut self, seq: u64, at: Timestamp, change: &Change) {
         match change {
             Change::Allocate { lease, remembers } => {
                 if let Some(key) = lease.memory_key() {
@@ -232,6 +233,17 @@ impl Model {
                 }
             }
             _ => {}
+        }
+        let used = match change {
+            Change::Claim { lease } => Some(lease).filter(|lease| lease.used == Use::Once),
+            Change::Expire { reason: EndReason::NotDurable, .. } => None,
+            _ => {
+                change.lease().filter(|l| l.orphaned || l.holders().any(|h| h.owner != Owner::None))
+            }
+        };
+        let known = used.and_then(|lease| self.memory.get_mut(&lease.memory_key()?));
+        if let Some(known) = known {
+            known.used = Some(at);
         }
     }
 
@@ -289,6 +301,7 @@ impl Model {
     fn remember(&mut self, key: MemoryKey, lease: &Lease, remembers: Remembers, seq: u64) {
         let before = self.memory.get(&key).cloned();
         let last = before.as_ref().and_then(|before| before.program.clone());
+        let used = before.as_ref().and_then(|before| before.used);
         let program = lease.program.clone().or(last);
         let remembered = match before {
             Some(before) if remembers == Remembers::Substitute => {
@@ -308,7 +321,7 @@ impl Model {
                 }
                 let same = before.filter(|before| before.port == lease.port);
                 let since = same.map_or(seq, |before| before.since);
-                Remembered { since, program, ..Remembered::new(lease.port, seq) }
+                Remembered { since, program, used, ..Remembered::new(lease.port, seq) }
             }
         };
         let project = key.project_path.clone();

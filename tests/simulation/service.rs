@@ -89,8 +89,8 @@ impl Service {
     pub fn commit(&mut self, changes: Vec<Change>) {
         for change in changes {
             self.seq += 1;
-            self.model.apply(self.seq, &change);
-            for effect in self.registry.change(self.seq, &change) {
+            self.model.apply(self.seq, Timestamp(self.seq), &change);
+            for effect in self.registry.change(self.seq, Timestamp(self.seq), &change) {
                 self.carry_out(effect);
             }
             match &change {

@@ -33,7 +33,7 @@ fn with(first_id: u128, wanted: &[(u64, Protocol, u8)]) -> Registry {
         if registry.at(port(*number), *protocol).is_none() {
             let lease = lease(id, *number, *protocol, &format!("/project/{project}"));
             let seq = u64::try_from(id).unwrap();
-            registry.apply(seq, &Change::grant(lease));
+            registry.apply(seq, Timestamp(0), &Change::grant(lease));
         }
     }
     registry
@@ -41,7 +41,7 @@ fn with(first_id: u128, wanted: &[(u64, Protocol, u8)]) -> Registry {
 
 fn apply(registry: &mut Registry, changes: &[Change]) {
     for (change, seq) in changes.iter().zip(10_000..) {
-        registry.apply(seq, change);
+        registry.apply(seq, Timestamp(0), change);
     }
 }
 
@@ -194,15 +194,15 @@ fn instances_come_along_and_no_more_is_remembered_than_there_is_room_for() {
     let mut rules = Config::built_in().rules();
     rules.max_remembered = 2;
     let mut ours = Registry::new(rules);
-    ours.apply(1, &Change::RegisterInstance { instance: instance("both") });
-    ours.apply(2, &Change::grant(lease(1, 0, Protocol::Tcp, "/ours")));
+    ours.apply(1, Timestamp(0), &Change::RegisterInstance { instance: instance("both") });
+    ours.apply(2, Timestamp(0), &Change::grant(lease(1, 0, Protocol::Tcp, "/ours")));
     let mut theirs = registry();
     for (number, project) in (1..).zip(["/old", "/new"]) {
         let lease = lease(u128::from(number) + 10, number, Protocol::Tcp, project);
-        theirs.apply(number, &Change::grant(lease));
+        theirs.apply(number, Timestamp(0), &Change::grant(lease));
     }
-    theirs.apply(3, &Change::RegisterInstance { instance: instance("both") });
-    theirs.apply(4, &Change::RegisterInstance { instance: instance("theirs") });
+    theirs.apply(3, Timestamp(0), &Change::RegisterInstance { instance: instance("both") });
+    theirs.apply(4, Timestamp(0), &Change::RegisterInstance { instance: instance("theirs") });
     let other = Other { state_id: "theirs", registry: &theirs, is_void: false };
     let changes = merge(&ours, other, |_| Grip::None);
     let [Change::Merge(taken)] = &changes[..] else { panic!("{changes:?}") };
