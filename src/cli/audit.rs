@@ -3,7 +3,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Output, counted, print, print_json, print_list, refused, say, usage};
+use super::{
+    CliError, Output, counted, print, print_json, print_list, project::Project, refused, say, usage,
+};
 use crate::{client::Failure, error::Error, word::visible};
 
 mod entry;
@@ -15,7 +17,7 @@ mod show;
 mod stats;
 mod underway;
 
-use entry::Entry;
+pub(super) use entry::Entry;
 use export::Target;
 use journal::{Contents, Found, JournalError};
 use query::{Mine, Query, Reading};
@@ -206,6 +208,17 @@ pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError
     let log = log::path();
     say(&format!("{why}; these events are from {}, the log of a private service", log.display()));
     Ok(found)
+}
+
+/// The last events of a project that the journal or the log has, as far as they can be read.
+#[cfg_attr(not(feature = "project"), expect(dead_code))]
+pub(super) fn last_events(project: &Project, actions: &[&str], most: usize) -> Vec<Entry> {
+    let actions = actions.iter().map(|action| (*action).to_owned()).collect();
+    let query = Query { actions, projects: vec![project.clone()], ..Query::default() };
+    let found = journal::read(&query, Some(most)).ok().filter(|found| !found.entries.is_empty());
+    let found =
+        found.or_else(|| log::select(log::read(), &query, Some(most), &Here::new().now).ok());
+    found.unwrap_or_default().entries
 }
 
 /// The error for a failed query of the journal, with what to do about it.

@@ -12,7 +12,7 @@ pub(super) use self::names::{Variable, has_url, labels, variables};
 use super::{
     CliError, Output,
     lease_options::{allocate, notes},
-    needs::{Needed, needs_of_all, options_of},
+    needs::{Needed, needs_with_history, options_of},
     print, print_json,
     project::Project,
     refused, say, text, usage,
@@ -69,7 +69,7 @@ impl Env {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services: needs, notes, .. } = needs_of_all(&project)?;
+        let Needed { services: needs, notes, .. } = needs_with_history(&project)?;
         notes.iter().for_each(|note| say(note));
         if needs.is_empty() {
             let project = visible(project.path().as_str());
@@ -97,7 +97,7 @@ impl Env {
         }
         leases.retain(|lease| lease["port"].is_u64());
         let package = project.package().map(|package| package.as_str());
-        let variables = variables(&leases, project.path().as_str(), package);
+        let variables = variables_of(leases, project.path().as_str(), package);
         self.write(&variables)?;
         refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
@@ -140,6 +140,22 @@ impl Env {
         };
         variables.iter().map(line).collect()
     }
+}
+
+/// The variables of these services. Those that no file shows change nothing about the others.
+fn variables_of(services: Vec<Json>, top: &str, package: Option<&str>) -> Vec<Variable> {
+    let is_shown = |service: &Json| !service["file"].is_null();
+    let (mut shown, mut others): (Vec<_>, Vec<_>) = services.into_iter().partition(is_shown);
+    if shown.is_empty() {
+        std::mem::swap(&mut shown, &mut others);
+    }
+    let mut all = variables(&shown, top, package);
+    for variable in variables(&others, top, package) {
+        if variable.name != "PORT" && all.iter().all(|known| known.name != variable.name) {
+            all.push(variable);
+        }
+    }
+    all
 }
 
 /// Leases the port that was suggested for a service, as a claim.

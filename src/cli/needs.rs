@@ -1,14 +1,18 @@
 //! What a project needs, according to its files, each with the port that it would get.
 
+mod history;
+
 use std::{collections::HashSet, path::Path};
 
 use serde_json::{Value as Json, json};
 
-use super::{CliError, ask, project::Project, usage};
+use self::history::Seen;
+pub(super) use self::history::followers;
+use super::{CliError, ask, project::Project, text, usage};
 use crate::{
     client::{Call, Failure},
     error::Error,
-    lease::ServiceName,
+    lease::{ProjectPath, ServiceName},
     port::Port,
     project::{self, Need, Needs, Process},
     request::MOST_PORTS,
@@ -30,18 +34,39 @@ pub(super) struct Needed {
     pub(super) notes: Vec<String>,
 }
 
-/// The services that a project needs. In the folder of a package, those of the package, unless it has none.
+/// The services that a project needs or used to run, those that it ran last month first. In the folder of a package, those
+/// of the package and those that always follow them, unless it has none.
 pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
-    let mut needs = read(project)?;
-    let is_here = |need: &Need| is_in(project, project, &need.package);
-    if needs.needs.iter().any(is_here) {
-        needs.needs.retain(is_here);
+    let needs = read(project)?;
+    let notes = notes(&needs);
+    let mut services = described_with_history(project, &needs)?;
+    if services.iter().filter(|service| service["last_seen"].is_string()).count() > 1 {
+        history::note_followed(project, &mut services);
     }
-    // Their indices are those of all.
-    suggested_each(project, Needs { processes: Vec::new(), ..needs })
+    let here = project.package().map(ProjectPath::as_str);
+    let is_here = |service: &Json| here.is_some_and(|here| service["package_path"] == here);
+    if services.iter().any(is_here) {
+        let leaders: Vec<_> = services.iter().filter(|s| is_here(s)).map(history::name).collect();
+        let follows_one =
+            |service: &Json| leaders.iter().any(|leader| service["follows"] == leader.as_str());
+        services.retain(|service| is_here(service) || follows_one(service));
+    }
+    put_ports(&mut services)?;
+    services.sort_by_key(|service| service["last_seen"].is_null());
+    // Their indices are those of other services.
+    Ok(Needed { services, processes: Vec::new(), notes })
 }
 
-/// The same for the whole project, wherever in it the command runs.
+/// The services that the whole project needs or used to run, wherever in it the command runs. Those that no file shows
+/// come last, and have no `file`.
+pub(super) fn needs_with_history(project: &Project) -> Result<Needed, CliError> {
+    let needs = read(project)?;
+    let mut services = described_with_history(project, &needs)?;
+    put_ports(&mut services)?;
+    Ok(Needed { services, notes: notes(&needs), processes: needs.processes })
+}
+
+/// The services that the files of the whole project show.
 pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
     suggested_each(project, read(project)?)
 }
@@ -50,11 +75,8 @@ pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
 pub(super) fn unasked(project: &Project) -> Result<Needed, CliError> {
     let needs = read(project)?;
     let notes = notes(&needs);
-    let Needs { needs, processes, .. } = needs;
-    let services = needs.iter().map(|need| Ok(described(&project_of(project, need)?, need)));
-    let mut services: Vec<_> = services.collect::<Result<_, CliError>>()?;
-    note_processes(&mut services, &processes);
-    Ok(Needed { services, processes, notes })
+    let services = described_each(project, &needs)?;
+    Ok(Needed { services, notes, processes: needs.processes })
 }
 
 /// The same as its files show it, whatever its `styxy.json` says.
@@ -86,18 +108,48 @@ fn inner(project: &Project) -> Option<&Path> {
 
 /// These needs, each with a port of its own.
 fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
-    let notes = notes(&needs);
-    let Needs { needs, processes, .. } = needs;
-    let mut services = vec![Json::Null; needs.len()];
+    let mut services = described_each(project, &needs)?;
+    put_ports(&mut services)?;
+    Ok(Needed { services, notes: notes(&needs), processes: needs.processes })
+}
+
+/// These needs as services, without ports.
+fn described_each(project: &Project, needs: &Needs) -> Result<Vec<Json>, CliError> {
+    let services = needs.needs.iter().map(|need| described(project, need));
+    let mut services: Vec<_> = services.collect::<Result<_, CliError>>()?;
+    note_processes(&mut services, &needs.processes);
+    Ok(services)
+}
+
+/// The same, each with when it was last seen, and what else was seen here last month. A `styxy.json` says what there is, so
+/// nothing is added to it.
+fn described_with_history(project: &Project, needs: &Needs) -> Result<Vec<Json>, CliError> {
+    let mut services = described_each(project, needs)?;
+    for Seen { need, at } in history::seen(project) {
+        let mut service = described(project, &need)?;
+        let is_same = |other: &&mut Json| {
+            ["service_type", "service_name", "package_path"]
+                .iter()
+                .all(|key| other[*key] == service[*key])
+        };
+        if let Some(known) = services.iter_mut().find(is_same) {
+            known["last_seen"] = at.to_string().into();
+        } else if !needs.is_declared {
+            service["last_seen"] = at.to_string().into();
+            service["file"] = Json::Null;
+            services.push(service);
+        }
+    }
+    Ok(services)
+}
+
+/// Gives each a port that no other has, where there is one.
+fn put_ports(services: &mut [Json]) -> Result<(), CliError> {
     let mut taken = HashSet::new();
     // A port that the project names is that service's, whatever its place in the list.
-    let mut order: Vec<_> = (0..needs.len()).collect();
-    order.sort_by_key(|at| needs[*at].port.is_none());
-    for at in order {
-        services[at] = suggested(project, &needs[at], &mut taken)?;
-    }
-    note_processes(&mut services, &processes);
-    Ok(Needed { services, processes, notes })
+    let (named, others): (Vec<_>, Vec<_>) =
+        services.iter_mut().partition(|service| service["wants"].is_u64());
+    named.into_iter().chain(others).try_for_each(|service| put_port(service, &mut taken))
 }
 
 /// Notes which process starts each service.
@@ -109,29 +161,18 @@ fn note_processes(services: &mut [Json], processes: &[Process]) {
     }
 }
 
-/// Whether `of` is the package in this folder of the project.
-fn is_in(of: &Project, project: &Project, folder: &Path) -> bool {
-    let top = Path::new(project.path().as_str());
-    of.package().is_some_and(|package| Path::new(package.as_str()) == top.join(folder))
-}
-
-/// The project and the package that a need is for.
-fn project_of(project: &Project, need: &Need) -> Result<Project, CliError> {
-    let of = match need.package.as_os_str() {
-        root if root.is_empty() => Project::named(project.folder().into()),
-        _ => Project::named(project.folder().join(&need.package).into()),
-    };
-    of.map_err(|e| usage(&e))
-}
-
 /// A need as a service of its project, without a port.
-fn described(of: &Project, need: &Need) -> Json {
+fn described(project: &Project, need: &Need) -> Result<Json, CliError> {
+    let folder = project.folder().join(&need.package);
+    let of = Project::named(folder.into()).map_err(|e| usage(&e))?;
     // A folder without a manifest that everybody knows is a part of the package around it.
-    let is_package = is_in(of, of, &need.package);
+    let top = Path::new(of.path().as_str());
+    let is_package =
+        of.package().is_some_and(|package| Path::new(package.as_str()) == top.join(&need.package));
     let folder = need.package.file_name().and_then(|name| name.to_str());
     let folder = folder.filter(|name| !is_package && name.parse::<ServiceName>().is_ok());
     let name = need.service_name.clone().or(folder.map(str::to_owned));
-    json!({
+    Ok(json!({
         "service_type": need.service_type,
         "service_name": name,
         "project_path": of.path(),
@@ -149,44 +190,43 @@ fn described(of: &Project, need: &Need) -> Json {
         "process": null,
         "command": need.command,
         "variable": need.variable,
-    })
+        "last_seen": null,
+        "follows": null,
+    }))
 }
 
-/// A need, with a port that is not one of those taken, and takes it.
-fn suggested(project: &Project, need: &Need, taken: &mut HashSet<u64>) -> Result<Json, CliError> {
-    let of = project_of(project, need)?;
-    let mut service = described(&of, need);
-    let mut options = options_of(&service);
-    options.put_some("port", need.port.map(Port::get));
+/// Gives a service a port that is not one of those taken, and takes it.
+fn put_port(service: &mut Json, taken: &mut HashSet<u64>) -> Result<(), CliError> {
+    let count = service["count"].as_u64().unwrap_or(1);
+    let service_type = text(service, "service_type").to_owned();
+    let mut options = options_of(service);
+    let wanted = service["wants"].as_u64().and_then(Port::new);
+    options.put_some("port", wanted.map(Port::get));
     options.put("claim", true);
-    let service_type = need.service_type.to_string();
-    let is_block = need.count > 1;
-    let call = if is_block {
-        // Suggestions are single ports.
+    // Suggestions are single ports.
+    let answer = if count > 1 {
         options.put("dry_run", true);
-        Call::Allocate { service_type, options }
+        ask(&Call::Allocate { service_type, options }).map(|block| json!([block]))
     } else {
-        let most = usize::from(MOST_PORTS);
-        options.put("count", u32::try_from((taken.len() + 1).min(most)).unwrap_or(1));
-        Call::Suggest { service_type, options }
+        let enough = u32::try_from(taken.len() + 1).unwrap_or(u32::MAX);
+        options.put("count", enough.min(MOST_PORTS.into()));
+        ask(&Call::Suggest { service_type, options })
     };
-    let answer = match ask(&call) {
+    let answer = match answer {
         // There is none: the others are of use without this one.
-        Err(CliError::Failure(Failure::Refused { .. })) => Json::Null,
+        Err(CliError::Failure(Failure::Refused { .. })) => return Ok(()),
         answer => answer?,
     };
-    let found = if is_block { Some(&answer) } else { None };
-    let mut found = found.into_iter().chain(answer.as_array().into_iter().flatten());
-    let is_new = |port: &u64| !taken.contains(port);
-    let new = found.find(|found| found["port"].as_u64().is_some_and(|port| is_new(&port)));
-    if let Some(new) = new {
-        let first = new["port"].as_u64().unwrap_or_default();
-        taken.extend(first..first + u64::from(need.count));
-        for key in ["port", "reason"] {
-            service[key] = new[key].clone();
-        }
+    let ports = |found: &Json| found["port"].as_u64().map(|first| first..first + count);
+    let is_new = |found: &&Json| {
+        ports(found).is_some_and(|mut ports| ports.all(|port| !taken.contains(&port)))
+    };
+    let Some(new) = answer.as_array().into_iter().flatten().find(is_new) else { return Ok(()) };
+    for key in ["port", "reason"] {
+        service[key] = new[key].clone();
     }
-    Ok(service)
+    taken.extend(ports(new).into_iter().flatten());
+    Ok(())
 }
 
 /// The options with which the suggested port of a service is leased.

@@ -10,7 +10,11 @@ use serde::Serialize;
 use serde_json::{Value as Json, json};
 
 use super::CliError;
-use crate::{surroundings::user, time::Timestamp, word::harmless};
+use crate::{
+    surroundings::user,
+    time::Timestamp,
+    word::{counted, harmless},
+};
 
 /// Prints a line on stdout.
 pub(super) fn print(text: &str) -> Result<(), CliError> {
@@ -45,6 +49,18 @@ pub(super) fn ago(since: &str) -> String {
         3_600..86_400 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     }
+}
+
+/// The same in words: `3 days ago`.
+pub(super) fn in_words(since: Timestamp) -> String {
+    let seconds = Timestamp::now().0.saturating_sub(since.0) / 1_000;
+    let (number, unit) = match seconds {
+        0..60 => return "just now".to_owned(),
+        60..3_600 => (seconds / 60, "minute"),
+        3_600..86_400 => (seconds / 3_600, "hour"),
+        _ => (seconds / 86_400, "day"),
+    };
+    format!("{} ago", counted(number, unit))
 }
 
 /// A path, with the home directory as `~`.

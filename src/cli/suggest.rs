@@ -3,7 +3,8 @@ use serde_json::Value as Json;
 
 use super::{
     CliError, Output, ask,
-    needs::{Needed, needs},
+    needs::{self, Needed},
+    output::in_words,
     print, print_list,
     project::Project,
     say,
@@ -59,6 +60,8 @@ impl Suggest {
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
         put_service_of(&project, &mut options);
         let suggestions = suggest(service_type, options)?;
+        let followers = needs::followers(&project, service_type, self.name.as_deref());
+        followers.iter().for_each(|follower| say(follower));
         if self.output.json {
             return print_list("suggestions", suggestions);
         }
@@ -74,7 +77,7 @@ impl Suggest {
     }
 
     fn of_project(&self, project: &Project) -> Result<(), CliError> {
-        let Needed { services: found, notes, .. } = needs(project)?;
+        let Needed { services: found, notes, .. } = needs::needs(project)?;
         notes.iter().for_each(|note| say(note));
         if self.output.json {
             return print_list("suggestions", found);
@@ -110,11 +113,20 @@ impl Suggest {
                 package.to_owned(),
                 port("port"),
                 wants,
-                text(need, "because").to_owned(),
+                reason(need),
             ]);
         }
         print(&table.draw())
     }
+}
+
+/// Why a service is shown: what shows it, when it was seen, and what it follows.
+fn reason(service: &Json) -> String {
+    let at = text(service, "last_seen").parse().ok();
+    let seen = at.map(|at| format!("last seen {}", in_words(at)));
+    let follows = service["follows"].as_str().map(|leader| format!("each time after {leader}"));
+    let parts = [Some(text(service, "because").to_owned()), seen, follows];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// The ports that the next requests would get. The request is validated before the service is contacted.

@@ -275,7 +275,7 @@ fn check(source: &mut Source<'_>, services: &[(ServiceName, Declaration)]) {
 impl Declared {
     /// What the services need, in the order of the file.
     pub(super) fn needs(&self) -> Needs {
-        let mut needs = Needs::default();
+        let mut needs = Needs { is_declared: true, ..Needs::default() };
         for (name, service) in &self.services {
             let need = service.need(name);
             if let Some(command) = &service.command {

@@ -142,6 +142,8 @@ pub struct Needs {
     pub needs: Vec<Need>,
     /// What is started during development, in the order of its file.
     pub processes: Vec<Process>,
+    /// Whether a `styxy.json` says so.
+    pub is_declared: bool,
     /// The files that could not be read, a few of them, and why.
     pub skipped: Vec<Problem>,
     /// Whether there may be more, because the workspace's patterns match more folders than are examined, or
@@ -225,7 +227,7 @@ fn found_in(project: &Project, package: Option<&Path>) -> Needs {
     needs.truncate(MOST);
     needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
     let processes = processes::all(&root, &needs).unwrap_or_else(|| by_command(&needs));
-    Needs { needs, processes, skipped: project.skipped(), is_cut_short }
+    Needs { needs, processes, skipped: project.skipped(), is_cut_short, is_declared: false }
 }
 
 /// What starts the needs whose command is known. One command may start several. A container publishes the port that its file

@@ -170,9 +170,14 @@ struct Suggestion {
     wants: Option<Port>,
     /// The port that its program takes if it is told none
     usual: Option<Port>,
-    /// The file that says so, and what in it
+    /// The file that says so, and what in it; or what ran here
     because: Option<String>,
+    /// Null if no file says so, and it only ran here before
     file: Option<String>,
+    /// When it was last in use, if within 30 days
+    last_seen: Option<String>,
+    /// The service that was started before it each time, such as dev:web@apps/web
+    follows: Option<String>,
     line: Option<usize>,
     /// The process of the Procfile or the styxy.json that starts it
     process: Option<String>,

@@ -15,3 +15,8 @@ pub(super) fn needs(_: &Project) -> Result<Needed, CliError> {
     let missing = Error::invalid("this styxy was built without the feature `project`");
     Err(usage(&missing.suggest("name a service type, such as `styxy suggest dev`")))
 }
+
+/// Nothing is known of a project.
+pub(super) fn followers(_: &Project, _: &str, _: Option<&str>) -> Vec<String> {
+    Vec::new()
+}
