@@ -99,6 +99,32 @@ fn refused(answer: &Answer, status: u16, code: &str) {
 }
 
 #[test]
+fn a_service_that_is_started_again_at_once_is_the_same_one() {
+    let home = Home::with_type();
+    let service = home.service();
+    let request = |owner: &Sleeper| json!({"service_type": "mine", "project_path": "/shop", "owner": "process", "pid": owner.pid()});
+    let mut owner = Sleeper::new();
+    let first = home.http("POST", "/allocate", &request(&owner).to_string()).body;
+    let pid = Pid::from_raw(service.id().try_into().unwrap());
+    for _ in 0..20 {
+        // Whatever the service hears first, the request or the end of the owner before, when it goes on.
+        kill(pid, Signal::SIGSTOP).unwrap();
+        drop(owner);
+        owner = Sleeper::new();
+        let body = request(&owner).to_string();
+        let answer = thread::scope(|scope| {
+            let asked = scope.spawn(|| home.http("POST", "/allocate", &body));
+            // In the meantime it connects, most likely; if not, there is nothing to be seen.
+            thread::sleep(Duration::from_millis(20));
+            kill(pid, Signal::SIGCONT).unwrap();
+            asked.join().unwrap()
+        });
+        assert_eq!(answer.body["port"], first["port"], "{answer:?}");
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_lease_ends_with_its_process_also_while_no_service_runs() {
     let home = Home::with_type();
     let service = home.service();

@@ -17,8 +17,9 @@ use crate::{
         diag::{self, Seen},
         probe,
     },
-    lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey, Use},
+    lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey, Owner, Use},
     obstacle::{InUse, Obstacle},
+    owners,
     port::{Port, PortRange, Protocol},
     port_set::PortSet,
     registry::{
@@ -289,9 +290,18 @@ impl Broker {
         let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
         let in_the_way = inner.registry.leaving_in_the_way_of(request);
         self.hurry(inner, &in_the_way);
+        let mut are_owners_known = request.dry_run;
         let (decided, mut search) = loop {
             let mut search = search();
             let decided = inner.decide(request, hand_over, &mut search);
+            // The end of an owner may not have been heard of yet: a command that is started again at once is the same service.
+            if !std::mem::replace(&mut are_owners_known, true) {
+                let mut ended = inner.in_the_way_of(request, &decided);
+                ended.retain(owners::has_ended);
+                if self.hurry(inner, &ended) {
+                    continue;
+                }
+            }
             // What is leaving makes room before anybody is sent away or a range is made wider.
             let leaving = match &decided {
                 Ok(None) => {
@@ -514,6 +524,26 @@ impl Inner {
         let seen = Seen::of(Protocol::Tcp, PortRange::only(port));
         let looked = seen.map(|seen| look(&seen, port, &self.guards));
         matches!(looked, Ok(Err(Obstacle::InUse(InUse::Bound))))
+    }
+
+    /// The owners of the leases because of which a request gets nothing, or another port than it asks for, or another slot
+    /// of its service than the first.
+    fn in_the_way_of(
+        &self,
+        request: &AllocateRequest,
+        decided: &Result<Option<Planned>, Error>,
+    ) -> Vec<Owner> {
+        let request = match decided {
+            Ok(Some(Planned { decision, .. })) => {
+                let is_asked = |port| decision.choice == Choice::Port(port);
+                if decision.slot == 1 && request.port.is_none_or(is_asked) {
+                    return Vec::new();
+                }
+                &decision.request
+            }
+            Ok(None) | Err(_) => request,
+        };
+        self.registry.owners_in_the_way_of(request).into_iter().collect()
     }
 
     /// What ends when a claim moves to the port that it is asked for with. One that something listens on stays.

@@ -126,6 +126,15 @@ fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
     fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
+/// Whether the process with this PID and start time has ended. One that cannot be looked at counts as alive.
+pub fn has_ended(pid: u32, start: u64) -> bool {
+    match Process::of_pid(pid) {
+        Ok(process) | Err(ProcessError::Foreign(process)) => process.start != start,
+        Err(ProcessError::Gone) => true,
+        Err(ProcessError::Io(_)) => false,
+    }
+}
+
 /// The process that started a process, or adopted it; 0 if it is not visible to this process.
 pub(super) fn parent(pid: u32) -> Option<u32> {
     stat(pid, 4)

@@ -29,7 +29,7 @@ use zbus::Connection;
 use self::deadlines::Due;
 use crate::{
     kernel::{
-        process::{Process, ProcessError},
+        process::{self, Process, ProcessError},
         readable::readable,
     },
     lease::Owner,
@@ -159,6 +159,11 @@ impl Owners {
             task.abort();
         }
     }
+}
+
+/// Whether this owner is a process that has ended, be it known already or not.
+pub fn has_ended(owner: &Owner) -> bool {
+    matches!(owner, Owner::Process { pid, start } if process::has_ended(*pid, *start))
 }
 
 /// Waits until the session bus is there.

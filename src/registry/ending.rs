@@ -2,7 +2,7 @@
 //!
 //! Whether a port is listened on comes in as a function, and is asked only where it matters.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
     Registry,
@@ -144,6 +144,14 @@ impl Registry {
             request.port == Some(lease.port)
                 || lease.service_type == request.service_type && (is_again || is_single)
         })
+    }
+
+    /// The owners of the live leases on the port that a completed request asks for and in the slots of its service, up to
+    /// the first free one.
+    pub fn owners_in_the_way_of(&self, request: &AllocateRequest) -> HashSet<Owner> {
+        let asked = request.port.and_then(|port| self.at(port, request.protocol()));
+        let leases = asked.into_iter().chain(self.in_slots(request));
+        leases.filter(|lease| !lease.orphaned).flat_map(|lease| lease.owners().cloned()).collect()
     }
 
     /// Ends everything that an owner still has.

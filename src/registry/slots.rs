@@ -108,6 +108,16 @@ impl Registry {
         leases.find(|lease| lease.memory_key().as_ref() == Some(key))
     }
 
+    /// The live leases in the slots of a service, up to the first free one.
+    pub(super) fn in_slots(&self, request: &AllocateRequest) -> impl Iterator<Item = &Arc<Lease>> {
+        let mut key = request.memory_key();
+        (1..=MOST_SLOTS).map_while(move |number| {
+            let key = key.as_mut()?;
+            key.slot = number;
+            self.in_slot(key, self.memory.get(key)?)
+        })
+    }
+
     /// The remembered ports that match, those that were granted last first.
     pub fn remembered(&self, filter: &Filter) -> impl Iterator<Item = (&MemoryKey, &Remembered)> {
         let all = self.memory.newest(filter.project_path.as_ref());
