@@ -24,7 +24,7 @@ mod read;
 pub mod seen;
 mod show;
 mod shown;
-mod syntax;
+pub(crate) mod syntax;
 
 use std::{
     collections::{BTreeMap, HashSet},

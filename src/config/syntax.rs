@@ -29,10 +29,10 @@ const WITH_COMMENTS: ParseOptions =
     ParseOptions { allow_comments: true, allow_trailing_commas: true, ..STRICT };
 
 /// Where a mistake is, and what to do.
-pub(super) type Mistake = (Range, String);
+pub(crate) type Mistake = (Range, String);
 
 /// Parses a text that is one JSON value.
-pub(super) fn parse(text: &str) -> Result<Value<'_>, Mistake> {
+pub(crate) fn parse(text: &str) -> Result<Value<'_>, Mistake> {
     let value = parse_by(text, &STRICT)?;
     // The parser accepts some things, such as line feeds in strings, that other readers of the file would not.
     match serde_json::from_str::<IgnoredAny>(text) {
@@ -45,6 +45,12 @@ pub(super) fn parse(text: &str) -> Result<Value<'_>, Mistake> {
 #[cfg(feature = "project")]
 pub(super) fn parse_with_comments(text: &str) -> Result<Value<'_>, Mistake> {
     parse_by(text, &WITH_COMMENTS)
+}
+
+/// The same, with all else that the parser can forgive.
+#[cfg(feature = "project")]
+pub(crate) fn parse_leniently(text: &str) -> Result<Value<'_>, Mistake> {
+    parse_by(text, &ParseOptions::default())
 }
 
 fn parse_by<'t>(text: &'t str, options: &ParseOptions) -> Result<Value<'t>, Mistake> {

@@ -271,7 +271,7 @@ fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
 
 /// The files that one includes, and their variables.
 fn included(folder: &Folder<'_>, file: &str, env: &Env) -> Vec<(String, Env)> {
-    let tree = Tree::yaml(&folder.read(file).unwrap_or_default());
+    let (_, tree) = folder.parsed(file, Tree::yaml).unwrap_or_default();
     let place = Path::new(file).parent().unwrap_or(Path::new(""));
     let path = |path: &str| {
         let path = normal(&place.join(env.resolve(path)))?;
@@ -320,7 +320,8 @@ fn is_for_others(variant: &str) -> bool {
 /// Adds what a file says of services to what others have said.
 fn read(folder: &Folder<'_>, file: &str, text: &str, env: &Env, services: &mut Vec<Service>) {
     let place = Path::new(file).parent().unwrap_or(Path::new(""));
-    for (name, service) in Tree::yaml(text).get("services").entries() {
+    let tree = folder.parse(file, text, Tree::yaml);
+    for (name, service) in tree.get("services").entries() {
         let at = services.iter().position(|known| known.name == *name).unwrap_or(services.len());
         if at == MOST_SERVICES {
             return;
@@ -333,7 +334,7 @@ fn read(folder: &Folder<'_>, file: &str, text: &str, env: &Env, services: &mut V
         let extended = service.get("extends");
         let base = extended.get("file").text().and_then(|base| {
             let base = normal(&place.join(env.resolve(base)))?;
-            Some(Tree::yaml(&folder.read(base.to_str()?)?))
+            Some(folder.parsed(base.to_str()?, Tree::yaml)?.1)
         });
         let name = extended.get("service").text().unwrap_or(name);
         if let Some(base) = base {

@@ -79,8 +79,7 @@ fn uses(project: &str, sdk: &str) -> bool {
 
 /// The port that `dotnet run` takes: that of the first profile with one.
 fn launched(folder: &Folder<'_>) -> Option<(Place, Port)> {
-    let content = folder.read(SETTINGS)?;
-    let settings = Tree::jsonc(&content);
+    let (content, settings) = folder.parsed(SETTINGS, Tree::jsonc)?;
     let profiles = settings.get("profiles").entries().iter();
     let mut own =
         profiles.filter(|(_, profile)| profile.get("commandName").text() == Some("Project"));

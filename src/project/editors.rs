@@ -41,7 +41,7 @@ pub(super) fn hints(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
 /// The ports that a development container forwards.
 fn forwarded(folder: &Folder<'_>) -> Vec<Weak> {
     let Some((file, content)) = folder.first(&CONTAINERS) else { return Vec::new() };
-    let settings = Tree::jsonc(&content);
+    let settings = folder.parse(file, &content, Tree::jsonc);
     let attributes = settings.get("portsAttributes");
     let labelled =
         attributes.entries().iter().filter(|(_, about)| about.get("label").text().is_some());
@@ -84,8 +84,7 @@ fn forwarded(folder: &Folder<'_>) -> Vec<Weak> {
 
 /// The ports of the launcher's configurations.
 fn launched(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
-    let content = folder.read(LAUNCH).unwrap_or_default();
-    let settings = Tree::jsonc(&content);
+    let (content, settings) = folder.parsed(LAUNCH, Tree::jsonc).unwrap_or_default();
     let configurations = settings.get("configurations").list().iter().take(MOST);
     let launched = configurations.filter_map(|configuration| {
         let field = |name| configuration.get(name).text().unwrap_or_default();

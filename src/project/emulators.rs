@@ -41,8 +41,7 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
 /// Adds the emulators that `firebase.json` has.
 pub(super) fn firebase(folder: &Folder<'_>, found: &mut Found) {
     const FILE: &str = "firebase.json";
-    let Some(content) = folder.read(FILE) else { return };
-    let settings = Tree::jsonc(&content);
+    let Some((content, settings)) = folder.parsed(FILE, Tree::jsonc) else { return };
     let emulators = settings.get("emulators");
     let clue = |emulator: &str, service_type: &'static str, usual: u16| {
         let place = folder.at_line(FILE, &content, &["\"emulators\"", &format!("\"{emulator}\"")]);
@@ -67,8 +66,7 @@ pub(super) fn firebase(folder: &Folder<'_>, found: &mut Found) {
 
 /// Adds what `supabase start` starts.
 pub(super) fn supabase(folder: &Folder<'_>, found: &mut Found) {
-    let Some(content) = folder.read(SUPABASE_FILE) else { return };
-    let settings = Tree::toml(&content);
+    let Some((content, settings)) = folder.parsed(SUPABASE_FILE, Tree::toml) else { return };
     for (section, service_type, name, usual) in SUPABASE {
         let part = settings.get(section);
         let is_on = part.get("enabled").text() == Some("true");

@@ -14,7 +14,7 @@ use std::{
 use super::{
     BEGIN, END, Place,
     text::{line, shown},
-    tree::Tree,
+    tree::{Mistake, Tree},
 };
 use crate::config::Problem;
 
@@ -93,6 +93,9 @@ const NO_PARTS: [&str; 32] = [
     "vendor",
     "venv",
 ];
+
+/// How a file is parsed.
+type Parser = fn(&str) -> Result<Tree, Mistake>;
 
 /// A folder of the project: its root, or a package in it.
 #[derive(Clone)]
@@ -209,10 +212,22 @@ impl Folder<'_> {
         self.left.bytes.set(left);
         let text = String::from_utf8_lossy(&bytes);
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-        if let Some((line, mistake)) = Tree::mistake(name, text) {
-            self.skip(name, line, &mistake);
-        }
         Some(without_own(text))
+    }
+
+    /// The content of a file, and what it says: nothing if it is broken.
+    pub(super) fn parsed(&self, name: &str, parse: Parser) -> Option<(String, Tree)> {
+        let content = self.read(name)?;
+        let tree = self.parse(name, &content, parse);
+        Some((content, tree))
+    }
+
+    /// What the content of a file says: nothing if it is broken, which is reported.
+    pub(super) fn parse(&self, name: &str, content: &str, parse: Parser) -> Tree {
+        parse(content).unwrap_or_else(|(line, mistake)| {
+            self.skip(name, line, &mistake);
+            Tree::Nothing
+        })
     }
 
     /// Notes that a file, or a part of it, does not count.

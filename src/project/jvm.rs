@@ -237,7 +237,8 @@ fn setting(folder: &Folder<'_>, framework: &Framework) -> Option<(Place, Option<
     let env = Env::parse(&folder.read(".env").unwrap_or_default());
     files(&DEVELOPERS).iter().find_map(|file| {
         let content = folder.read(file)?;
-        let value = value(&content, file, framework.setting)?;
+        let yaml = |text: &str| folder.parse(file, text, Tree::yaml);
+        let value = value(&content, file, framework.setting, yaml)?;
         Some((folder.at_line(file, &content, &["port"]), number(&value, &env)))
     })
 }
@@ -255,12 +256,12 @@ fn files(stems: &[&str]) -> Vec<String> {
 }
 
 /// The value of a setting: in the sections for every profile, else in those for a developer's.
-fn value(content: &str, file: &str, path: &[&str]) -> Option<String> {
+fn value(content: &str, file: &str, path: &[&str], yaml: impl Fn(&str) -> Tree) -> Option<String> {
     let sections: Vec<Tree> = match file.rsplit('.').next() {
         Some("conf") => return deployment(content),
         Some("properties") => sections(content, "#---").iter().map(|s| properties(s)).collect(),
         // What Maven fills in between two @ would not be YAML.
-        _ => sections(&content.replace('@', ""), "---").iter().map(|s| Tree::yaml(s)).collect(),
+        _ => sections(&content.replace('@', ""), "---").iter().map(|s| yaml(s)).collect(),
     };
     let profile = |section: &Tree| {
         let profile = field(section, &["spring", "config", "activate", "on-profile"]);
@@ -276,18 +277,20 @@ fn value(content: &str, file: &str, path: &[&str]) -> Option<String> {
     always.chain(dev).find_map(value)
 }
 
-/// The sections of a file between lines of this text.
+/// The sections of a file between lines of this text, each after empty lines, so that its lines keep their numbers.
 fn sections(content: &str, between: &str) -> Vec<String> {
     let mut sections = vec![String::new()];
-    for line in content.lines() {
+    for (at, line) in content.lines().enumerate() {
         if line.trim_end() == between {
-            sections.push(String::new());
+            if sections.len() == MOST_SECTIONS {
+                break;
+            }
+            sections.push("\n".repeat(at + 1));
         } else if let Some(section) = sections.last_mut() {
             section.push_str(line);
             section.push('\n');
         }
     }
-    sections.truncate(MOST_SECTIONS);
     sections
 }
 
@@ -390,7 +393,8 @@ mod tests {
     /// The port; 0 for a value that is none.
     fn port(content: &str, ending: &str, path: &[&str]) -> Option<u16> {
         let env = Env::parse("SHOP_PORT=9100");
-        value(content, ending, path).map(|value| number(&value, &env).map_or(0, Port::get))
+        let yaml = |text: &str| Tree::yaml(text).unwrap_or_default();
+        value(content, ending, path, yaml).map(|value| number(&value, &env).map_or(0, Port::get))
     }
 
     #[test]

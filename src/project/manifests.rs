@@ -58,8 +58,7 @@ pub(super) fn python(folder: &Folder<'_>, env: &Env, found: &mut Found) {
         let clue = Clue::new("api", folder.at("manage.py"), "Django").usually(8000);
         found.hint(clue.by("python manage.py runserver".to_owned()));
     }
-    if let Some(content) = folder.read("pyproject.toml") {
-        let project = Tree::toml(&content);
+    if let Some((content, project)) = folder.parsed("pyproject.toml", Tree::toml) {
         let standard = project.get("project").get("dependencies").texts();
         let poetry = project.get("tool").get("poetry").get("dependencies").entries();
         let all = standard.chain(poetry.iter().map(|(name, _)| name.as_str()));
@@ -69,15 +68,15 @@ pub(super) fn python(folder: &Folder<'_>, env: &Env, found: &mut Found) {
         let lines = requirements.lines();
         depends_on_python("requirements.txt", &requirements, lines, folder, env, found);
     }
-    if let Some(content) = folder.read(".streamlit/config.toml") {
-        let port = Tree::toml(&content).get("server").get("port").text().and_then(text::port);
+    if let Some((content, settings)) = folder.parsed(".streamlit/config.toml", Tree::toml) {
+        let port = settings.get("server").get("port").text().and_then(text::port);
         let place = folder.at_line(".streamlit/config.toml", &content, &["port"]);
         found.complete(Clue::new("ui", place, "Streamlit").on(port));
     }
     if let Some((file, content)) = folder.first(&["mkdocs.yml", "mkdocs.yaml"]) {
         // 127.0.0.1:8001
-        let address = Tree::yaml(&content);
-        let address = address.get("dev_addr").text().and_then(|addr| addr.rsplit(':').next());
+        let settings = folder.parse(file, &content, Tree::yaml);
+        let address = settings.get("dev_addr").text().and_then(|addr| addr.rsplit(':').next());
         let place = folder.at_line(file, &content, &["dev_addr"]);
         let clue = Clue::new("docs", place, "MkDocs").on(address.and_then(text::port));
         found.hint(clue.usually(8000).by("mkdocs serve".to_owned()));
@@ -167,8 +166,7 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
 
 /// Adds what the dependencies of the package show; returns the members of the workspace if this is its root.
 pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Option<Vec<Folder<'a>>> {
-    let text = folder.read("Cargo.toml")?;
-    let cargo = Tree::toml(&text);
+    let (text, cargo) = folder.parsed("Cargo.toml", Tree::toml)?;
     // A library does not serve anything by itself.
     let is_program = folder.has_file("src/main.rs")
         || folder.has_folder("src/bin")
@@ -181,8 +179,7 @@ pub(super) fn rust<'a>(folder: &Folder<'a>, found: &mut Found) -> Option<Vec<Fol
         ("Rocket.toml", ["debug", "default"], "api", 8000),
         ("Trunk.toml", ["serve", "serve"], "dev", 8080),
     ] {
-        let Some(content) = folder.read(file) else { continue };
-        let settings = Tree::toml(&content);
+        let Some((content, settings)) = folder.parsed(file, Tree::toml) else { continue };
         let port = sections.iter().find_map(|section| settings.get(section).get("port").text());
         let tool = file.trim_end_matches(".toml");
         let clue = Clue::new(service_type, folder.at_line(file, &content, &["port"]), tool);

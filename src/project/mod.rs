@@ -14,8 +14,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value as Json;
-
 use crate::{
     config::Problem,
     port::{Port, Protocol},
@@ -163,11 +161,11 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
     if root.has_folder(name) {
         return Some(folder.join(name));
     }
-    let package = Tree::json(&root.read("package.json").unwrap_or_default());
-    let mut members = node::members(&root, &package)?.into_iter();
+    let package = |folder: &Folder<'_>| folder.parsed("package.json", Tree::json);
+    let (_, own) = package(&root).unwrap_or_default();
+    let mut members = node::members(&root, &own)?.into_iter();
     let is_it = |member: &Folder<'_>| {
-        let manifest = member.read("package.json").unwrap_or_default();
-        serde_json::from_str::<Json>(&manifest).is_ok_and(|manifest| manifest["name"] == name)
+        package(member).is_some_and(|(_, package)| package.get("name").text() == Some(name))
     };
     members.find(is_it).map(|member| folder.join(member.place()))
 }
@@ -305,8 +303,7 @@ struct Look<'a> {
 /// Looks at one folder. The most credible sources come first.
 fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<'a> {
     let mut found = Found::default();
-    let manifest = folder.read("package.json").unwrap_or_default();
-    let package = Tree::json(&manifest);
+    let (manifest, package) = folder.parsed("package.json", Tree::json).unwrap_or_default();
     let scripts = node::Scripts::new(folder, &manifest, &package);
     let members = node::members(folder, &package);
     let mut started = processes::procfiles(folder, &scripts, env, &mut found);

@@ -292,8 +292,7 @@ pub(super) fn configs(folder: &Folder<'_>, scripts: &Scripts<'_>, env: &Env, fou
 
 /// Adds what `angular.json` shows: the ports of the projects that are served.
 fn angular(folder: &Folder<'_>, found: &mut Found) {
-    let Some(content) = folder.read("angular.json") else { return };
-    let tree = Tree::json(&content);
+    let Some((content, tree)) = folder.parsed("angular.json", Tree::jsonc) else { return };
     let mut served = tree.get("projects").entries().iter().filter_map(|(name, project)| {
         let targets = match project.get("architect") {
             Tree::Nothing => project.get("targets"),
@@ -317,8 +316,7 @@ fn angular(folder: &Folder<'_>, found: &mut Found) {
 
 /// Adds what the `project.json` of nx shows: the target that serves.
 pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
-    let Some(content) = folder.read("project.json") else { return };
-    let tree = Tree::json(&content);
+    let Some((content, tree)) = folder.parsed("project.json", Tree::jsonc) else { return };
     let target =
         ["serve", "dev", "start"].into_iter().map(|name| (name, tree.get("targets").get(name)));
     let Some((target, serve)) =
@@ -369,7 +367,7 @@ pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
 /// Adds the tasks of a `deno.json`.
 pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     let Some((file, content)) = folder.first(&["deno.json", "deno.jsonc"]) else { return };
-    let tree = Tree::jsonc(&content);
+    let tree = folder.parse(file, &content, Tree::jsonc);
     let tasks = tree.get("tasks");
     for name in OWN {
         let task = tasks.get(name);
@@ -385,8 +383,10 @@ pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
 
 /// The members of the workspace of a `deno.json`.
 pub(super) fn deno_members<'a>(folder: &Folder<'a>) -> Vec<Folder<'a>> {
-    let Some((_, content)) = folder.first(&["deno.json", "deno.jsonc"]) else { return Vec::new() };
-    let tree = Tree::jsonc(&content);
+    let Some((file, content)) = folder.first(&["deno.json", "deno.jsonc"]) else {
+        return Vec::new();
+    };
+    let tree = folder.parse(file, &content, Tree::jsonc);
     let patterns = match tree.get("workspace") {
         object @ Tree::Map(_) => object.get("members"),
         list => list,
@@ -425,11 +425,11 @@ pub(super) fn dependencies(
 
 /// The members of the workspace whose root this is; `None` if it is not a root.
 pub(super) fn members<'a>(folder: &Folder<'a>, package: &Tree) -> Option<Vec<Folder<'a>>> {
-    let pnpm = folder.read("pnpm-workspace.yaml").map(|text| Tree::yaml(&text));
+    let pnpm = folder.parsed("pnpm-workspace.yaml", Tree::yaml);
     let patterns = match package.get("workspaces") {
         list @ Tree::List(_) => list,
         object @ Tree::Map(_) => object.get("packages"),
-        _ => pnpm.as_ref()?.get("packages"),
+        _ => pnpm.as_ref()?.1.get("packages"),
     };
     Some(folder.members(&patterns.texts().collect::<Vec<_>>(), "package.json"))
 }

@@ -20,8 +20,7 @@ const SCRIPTS: [&str; 4] = ["dev", "develop", "start", "serve"];
 
 /// Adds the server of the framework that the project requires.
 pub(super) fn services(folder: &Folder<'_>, env: &Env, found: &mut Found) {
-    let content = folder.read("composer.json").unwrap_or_default();
-    let composer = Tree::json(&content);
+    let (content, composer) = folder.parsed("composer.json", Tree::json).unwrap_or_default();
     let required = composer.get("require");
     // A library may require the framework that it is for.
     let is_application = composer.get("type").text().is_none_or(|kind| kind == "project");
@@ -100,8 +99,8 @@ fn laravel(folder: &Folder<'_>) -> Option<Setting> {
 /// The port in the settings of Symfony's command line tool.
 fn symfony(folder: &Folder<'_>) -> Option<Setting> {
     const FILE: &str = ".symfony.local.yaml";
-    let content = folder.read(FILE)?;
-    let port = text::port(Tree::yaml(&content).get("http").get("port").text()?)?;
+    let (content, settings) = folder.parsed(FILE, Tree::yaml)?;
+    let port = text::port(settings.get("http").get("port").text()?)?;
     let place = folder.at_line(FILE, &content, &["http", "port"]);
     Some(Setting {
         place,

@@ -56,8 +56,8 @@ pub(super) fn hints(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
     {
         let Some((file, content)) = folder.first(files) else { continue };
         let mut tasks = match run {
-            "task" => structured(&Tree::yaml(&content)),
-            "mise run" => structured(&Tree::toml(&content)),
+            "task" => structured(&folder.parse(file, &content, Tree::yaml)),
+            "mise run" => structured(&folder.parse(file, &content, Tree::toml)),
             _ => recipes(&content),
         };
         tasks.env.add(env.clone());
@@ -313,7 +313,7 @@ pub(super) fn processes(
 ) -> (Vec<String>, Vec<Weak>) {
     let (mut started, mut weak) = (Vec::new(), Vec::new());
     let Some((file, content)) = folder.first(&PROCESSES) else { return (started, weak) };
-    let file_tree = Tree::yaml(&content);
+    let file_tree = folder.parse(file, &content, Tree::yaml);
     for (process, value) in file_tree.get("processes").entries().iter().take(MOST_LINES) {
         if value.get("disabled").text() == Some("true") {
             continue;
@@ -400,7 +400,7 @@ mod tests {
     #[test]
     fn tasks_of_both_formats_are_read() {
         let task = "vars: {PORT: 8001}\ntasks:\n  dev:\n    dir: web\n    deps: [db, {task: web}]\n    cmds:\n      - a --port {{.PORT}}\n      - {cmd: b}\n      - task: api\n  run: {env: {PORT: 3}, cmds: [c]}\n";
-        let task = structured(&Tree::yaml(task));
+        let task = structured(&Tree::yaml(task).unwrap());
         assert_eq!(lines(&task, "dev"), ["cd web && a --port 8001", "cd web && b"]);
         assert_eq!(lines(&task, "run"), ["PORT=3 c"]);
         let dev = task.tasks.iter().find(|task| task.name == "dev").unwrap();
@@ -408,7 +408,7 @@ mod tests {
             ["db", "web", "api"].iter().all(|need| dev.needs.iter().any(|known| known == need))
         );
         let mise = "tasks.run = 'c'\ntasks.dev = {run = ['a', 'b'], depends = ['db']}\ntasks.x.run = 'd\\\\'\ntasks.y.run = \"e\\nf\\n\"";
-        let mise = structured(&Tree::toml(mise));
+        let mise = structured(&Tree::toml(mise).unwrap());
         assert_eq!(lines(&mise, "dev"), ["a", "b"]);
         assert_eq!(lines(&mise, "run"), ["c"]);
         assert_eq!(lines(&mise, "y"), ["e ; f"]);

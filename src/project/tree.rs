@@ -1,23 +1,19 @@
-//! JSON, YAML and TOML in one form, parsed leniently: a number equals the same number in quotes, and a broken
-//! file yields nothing.
+//! JSON, YAML and TOML in one form, parsed leniently: a number equals the same number in quotes.
 
-use std::{fmt, path::Path};
+use std::fmt;
 
-use jsonc_parser::{
-    CollectOptions, ParseOptions,
-    ast::{ObjectProp, Value},
-    parse_to_ast,
-};
+use jsonc_parser::ast::{ObjectProp, Value};
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, SeqAccess, Visitor},
 };
 
-use crate::config::json::Source;
+use crate::config::syntax;
 
 /// A value of a file.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) enum Tree {
+    #[default]
     Nothing,
     /// A string, a number or a boolean, as text.
     Text(String),
@@ -26,16 +22,25 @@ pub(super) enum Tree {
     Map(Vec<(String, Tree)>),
 }
 
+/// The line that keeps a file from being parsed, if one can be named, and why.
+pub(super) type Mistake = (Option<usize>, String);
+
 impl Tree {
-    pub(super) fn json(text: &str) -> Self {
-        serde_json::from_str(text).unwrap_or(Self::Nothing)
+    pub(super) fn json(text: &str) -> Result<Self, Mistake> {
+        Self::parsed_json(text, syntax::parse(text))
     }
 
     /// JSON with comments and trailing commas.
-    pub(super) fn jsonc(text: &str) -> Self {
-        let options = ParseOptions::default();
-        let parsed = parse_to_ast(text, &CollectOptions::default(), &options);
-        parsed.ok().and_then(|parsed| parsed.value).map_or(Self::Nothing, |value| Self::of(&value))
+    pub(super) fn jsonc(text: &str) -> Result<Self, Mistake> {
+        Self::parsed_json(text, syntax::parse_leniently(text))
+    }
+
+    fn parsed_json(
+        text: &str,
+        parsed: Result<Value<'_>, syntax::Mistake>,
+    ) -> Result<Self, Mistake> {
+        let mistake = |(range, words): syntax::Mistake| (Some(line_of(text, range.start)), words);
+        parsed.map(|value| Self::of(&value)).map_err(mistake)
     }
 
     fn of(value: &Value) -> Self {
@@ -53,15 +58,14 @@ impl Tree {
         }
     }
 
-    pub(super) fn toml(text: &str) -> Self {
-        toml::from_str(text).unwrap_or(Self::Nothing)
+    pub(super) fn toml(text: &str) -> Result<Self, Mistake> {
+        toml::from_str(text).map_err(|error| {
+            let line = error.span().map(|span| line_of(text, span.start));
+            (line, error.message().to_owned())
+        })
     }
 
-    pub(super) fn yaml(text: &str) -> Self {
-        Self::parsed_yaml(text).unwrap_or(Self::Nothing)
-    }
-
-    fn parsed_yaml(text: &str) -> Result<Self, serde_saphyr::Error> {
+    pub(super) fn yaml(text: &str) -> Result<Self, Mistake> {
         // The limits of the crate stop files that are nested too deep, or that multiply themselves by aliases.
         let options = serde_saphyr::options! {
             duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
@@ -72,38 +76,11 @@ impl Tree {
                 max_recorded_anchor_events: 50_000,
             },
         };
-        serde_saphyr::from_str_with_options(text, options)
-    }
-
-    /// What keeps a file of this name from being parsed, and the line, if it has one; `None` if nothing does.
-    pub(super) fn mistake(name: &str, text: &str) -> Option<(Option<usize>, String)> {
-        let line_of = |at: usize| text[..at.min(text.len())].matches('\n').count() + 1;
-        match name.rsplit_once('.')?.1 {
-            kind @ ("json" | "jsonc") => {
-                let mut source = Source::new(Path::new(name), text);
-                // The tools of these take no comments.
-                if kind == "json" && ["package.json", "composer.json"].contains(&name) {
-                    source.parse(|_, _, _| {});
-                } else {
-                    source.parse_with_comments(|_, _, _| {});
-                }
-                let problem =
-                    source.problems.into_iter().find(|problem| problem.field.is_empty())?;
-                Some((problem.place.map(|(line, _)| line), problem.message))
-            }
-            "toml" => {
-                let error = toml::from_str::<Self>(text).err()?;
-                let line = error.span().map(|span| line_of(span.start));
-                Some((line, error.message().to_owned()))
-            }
-            "yaml" | "yml" => {
-                let error = Self::parsed_yaml(text).err()?;
-                let line = error.location().and_then(|place| usize::try_from(place.line()).ok());
-                let words = error.to_string();
-                Some((line, words.lines().next().unwrap_or_default().to_owned()))
-            }
-            _ => None,
-        }
+        serde_saphyr::from_str_with_options(text, options).map_err(|error| {
+            let line = error.location().and_then(|place| usize::try_from(place.line()).ok());
+            let words = error.to_string();
+            (line, words.lines().next().unwrap_or_default().to_owned())
+        })
     }
 
     /// The field with this name; nothing if there is none.
@@ -131,6 +108,11 @@ impl Tree {
     pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
         self.list().iter().filter_map(Self::text)
     }
+}
+
+/// The line of a place in a text, from 1.
+fn line_of(text: &str, at: usize) -> usize {
+    text[..at.min(text.len())].matches('\n').count() + 1
 }
 
 impl<'de> Deserialize<'de> for Tree {

@@ -74,6 +74,24 @@ fn what_cannot_be_read_is_reported_with_its_line() {
 }
 
 #[test]
+fn what_is_read_is_not_reported() {
+    let build = "implementation 'org.springframework.boot:spring-boot-starter-web'";
+    let settings = |text| [("build.gradle", build), ("src/main/resources/application.yml", text)];
+    let filled_in = needs(folder(&settings("server.port: 8081\nversion: @version@")).path());
+    assert_eq!(
+        (short(&filled_in.needs), filled_in.skipped),
+        (vec!["api - 8081".to_owned()], vec![])
+    );
+    let broken = needs(folder(&settings("server.port: 8081\n---\na: 1\n---\nb: [")).path());
+    assert_eq!(short(&broken.needs), ["api - 8081"]);
+    let place = broken.skipped[0].place;
+    assert_eq!(place, Some((5, 1)), "{:?}", broken.skipped);
+    let angular = "{// ours\n\"projects\": {\"web\": {\"architect\": {\"serve\": {}}}}}";
+    let angular = needs(folder(&[("angular.json", angular)]).path());
+    assert_eq!((short(&angular.needs).len(), angular.skipped), (1, vec![]));
+}
+
+#[test]
 fn a_file_of_more_than_a_mebibyte_is_not_read() {
     let package = |size: usize| format!("{}{}", script("vite"), " ".repeat(size));
     assert_eq!(told(&[("package.json", &package(1 << 19))]), ["dev - -"]);
