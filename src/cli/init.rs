@@ -2,7 +2,7 @@
 
 use std::{
     fs::OpenOptions,
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, IsTerminal, Write},
     path::Path,
 };
 
@@ -10,7 +10,7 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use super::{
-    CliError, Output,
+    CliError, Output, confirm,
     environment::labels,
     needs::{Needed, found_in},
     print, print_json,
@@ -90,12 +90,7 @@ fn agreed(path: &str) -> Result<bool, CliError> {
         say(&format!("nothing is written: `styxy init --yes` writes this into {path}"));
         return Ok(false);
     }
-    let mut out = io::stderr().lock();
-    write!(out, "Write this into {path}? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(confirm(&format!("Write this into {path}?"))?)
 }
 
 /// Never replaces a file that somebody else has just made.

@@ -1,8 +1,8 @@
-//! Output for the terminal: lines, JSON, times. [`cleaned`] keeps hostile names from affecting the terminal.
+//! Output for the terminal: lines, JSON, times, questions. [`cleaned`] keeps hostile names from affecting the terminal.
 
 use std::{
     env,
-    io::{self, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal, Write},
     path::Path,
 };
 
@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::CliError;
 use crate::{
+    client,
     surroundings::user,
     time::Timestamp,
     word::{counted, harmless},
@@ -30,6 +31,17 @@ pub(super) fn print_json(answer: &Json) -> Result<(), CliError> {
 /// Prints a list as JSON: an object with the list under the plural of its items, as over HTTP and MCP.
 pub(super) fn print_list(things: &str, list: impl Serialize) -> Result<(), CliError> {
     print_json(&json!({things: list}))
+}
+
+/// Asks a question on the terminal; everything but a yes means no.
+pub(super) fn confirm(question: &str) -> io::Result<bool> {
+    let mut out = io::stderr().lock();
+    write!(out, "{question} [y/N] ")?;
+    out.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    client::begin_again();
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Whether stdout supports colours: it is a terminal, and `NO_COLOR` (<https://no-color.org>) is not set.

@@ -1,4 +1,4 @@
-use std::io::{self, BufRead, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write};
 
 use clap::Args;
 use serde_json::{Value as Json, json};
@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::{
     CliError, Output, ask,
     check::who_listens,
-    counted,
+    confirm, counted,
     lease::{found, named, service},
     list::owner,
     print, print_json, print_list,
@@ -14,7 +14,7 @@ use super::{
     refused, text, usage,
 };
 use crate::{
-    client::{self, Call, Failure},
+    client::{Call, Failure},
     error::Error,
     port::{Port, Protocol},
     value::Fields,
@@ -205,10 +205,5 @@ fn agreed(leases: &[Json]) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
         return Err(refused(format!("this would release {what}: add --yes to do so")));
     }
-    write!(out, "Release {what}? [y/N] ")?;
-    out.flush()?;
-    let mut answer = String::new();
-    io::stdin().lock().read_line(&mut answer)?;
-    client::begin_again();
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    Ok(confirm(&format!("Release {what}?"))?)
 }
