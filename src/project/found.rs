@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Need, Place};
+use super::{Need, Place, is_web};
 use crate::port::{Port, Protocol};
 
 /// No real project has more needs; this stops an attack.
@@ -211,7 +211,7 @@ impl Found {
 
 impl Clue {
     fn is_web(&self) -> bool {
-        matches!(self.service_type, "api" | "dev")
+        is_web(self.service_type)
     }
 
     /// Takes what it does not have yet, and records where the port comes from.

@@ -149,6 +149,11 @@ pub struct Needs {
     pub is_cut_short: bool,
 }
 
+/// Whether services of this type are a project's own web server.
+pub fn is_web(service_type: &str) -> bool {
+    matches!(service_type, "dev" | "api")
+}
+
 /// The content of a file of this folder, if it is one that a person may have written.
 pub fn read(folder: &Path, name: &str) -> Option<String> {
     folder::Project::at(folder)?.root().read(name)

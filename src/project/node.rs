@@ -6,7 +6,7 @@ use super::{
     command::{self, Server},
     folder::Folder,
     found::{Clue, Found},
-    js,
+    is_web, js,
     text::{self, Env, shown},
     tree::Tree,
 };
@@ -141,7 +141,7 @@ impl<'a> Scripts<'a> {
             let Server { service_type, tool, port, .. } = &started.server;
             let of_type = own.iter().filter(|other| other.server.service_type == *service_type);
             let is_alone = of_type.count() == 1;
-            let name = if !matches!(*service_type, "dev" | "api") || own.len() == 1 {
+            let name = if !is_web(service_type) || own.len() == 1 {
                 None
             } else if started.by.len() > 1 {
                 part(&started.script).or_else(|| text::name(&started.script))
@@ -163,7 +163,7 @@ impl<'a> Scripts<'a> {
             }
             for started in self.started(script, env) {
                 let Server { service_type, tool, port, name, .. } = &started.server;
-                let is_web = matches!(*service_type, "dev" | "api");
+                let is_web = is_web(service_type);
                 let name = name.clone().or_else(|| part(script));
                 let is_leased = started.server.name.is_some();
                 // Another way to start what is known, or another server?
@@ -408,7 +408,7 @@ pub(super) fn dependencies(
     }
     let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
     for (dependency, service_type, usual) in PACKAGES {
-        let is_web = matches!(service_type, "dev" | "api");
+        let is_web = is_web(service_type);
         // One server of its own is enough: a front end may well depend on express.
         let is_known = if is_web { found.knows_web() } else { found.knows(service_type) };
         let is_dependency = groups.iter().any(|group| group.has(dependency));

@@ -10,6 +10,7 @@ use super::{
     compose::side,
     folder::{Folder, normal},
     found::{Clue, Found},
+    is_web,
     node::Scripts,
     text::{self, Env, shown},
 };
@@ -26,9 +27,10 @@ pub(super) fn all(root: &Folder<'_>, needs: &[Need]) -> Option<Vec<Process>> {
         let is_shown_here = |need: &Need| need.place == place;
         // Another file may show more of the same server.
         let is_own = |need: &Need| {
-            let is_web = matches!(&*need.service_type, "dev" | "api");
             let is_here = need.package == folder && need.service_name.is_none();
-            is_web && is_here && (name == "web" || !folder.as_os_str().is_empty())
+            is_web(&need.service_type)
+                && is_here
+                && (name == "web" || !folder.as_os_str().is_empty())
         };
         let is_called_so = |need: &Need| {
             let folder = need.package.file_name().and_then(|folder| folder.to_str());

@@ -7,6 +7,7 @@ use super::{
     compose::side,
     folder::Folder,
     found::{Clue, Found},
+    is_web,
     node::Scripts,
     text::{self, Env, shown},
     tree::Tree,
@@ -70,9 +71,9 @@ pub(super) fn hints(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
         let names = tasks.tasks.iter().map(|task| task.name.as_str());
         for name in names.filter(|name| !STARTS.contains(name) && !is_for_others(name)) {
             let is_new = |weak: &Weak| {
-                let is_web = matches!(weak.service_type(), "api" | "dev");
-                let is_same = |known: &Weak| known.service_type() == weak.service_type();
-                weak.is_named() || !(is_known && is_web || started.iter().any(is_same))
+                let own = weak.service_type();
+                let is_same = |known: &Weak| known.service_type() == own;
+                weak.is_named() || !(is_known && is_web(own) || started.iter().any(is_same))
             };
             let new: Vec<Weak> = start(name).into_iter().filter(is_new).collect();
             started.extend(new);

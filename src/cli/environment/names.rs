@@ -6,6 +6,7 @@ use serde_json::Value as Json;
 
 use crate::{
     cli::{port::url, text},
+    project::is_web,
     word::as_variable,
 };
 
@@ -126,7 +127,7 @@ pub(in crate::cli) fn labels(services: &[Json], top: &str) -> Vec<String> {
 }
 
 fn is_server(service: &Json) -> bool {
-    matches!(text(service, "service_type"), "api" | "dev")
+    is_web(text(service, "service_type"))
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ use crate::{
         project::Project,
         say, text,
     },
+    project::is_web,
     word::visible,
 };
 
@@ -331,11 +332,11 @@ impl<'a> Started<'a> {
 
     /// Opens the first web server in the browser.
     fn open(&self) {
-        let is_web = |lease: &&Json| matches!(text(lease, "service_type"), "dev" | "api");
+        let is_server = |lease: &&Json| is_web(text(lease, "service_type"));
         let own = self.planned.iter().filter_map(|planned| planned.process.ports.first());
         let own: Vec<_> = own.map(|at| &self.leases[*at]).collect();
         let dev = own.iter().find(|lease| lease["service_type"] == "dev").copied();
-        let Some(lease) = dev.or_else(|| own.iter().copied().find(is_web)) else { return };
+        let Some(lease) = dev.or_else(|| own.iter().copied().find(is_server)) else { return };
         let browser = env::var_os("BROWSER").filter(|browser| !browser.is_empty());
         let browser = browser.unwrap_or_else(|| "xdg-open".into());
         let mut command = Command::new(&browser);
