@@ -130,6 +130,12 @@ pub(crate) fn as_variable(text: &str) -> String {
     format!("{sign}{name}")
 }
 
+/// The names for the further ports of a block after this one for its first, each with its place: `WEB_PORT_1`.
+#[cfg(feature = "project")]
+pub(crate) fn further(name: &str, count: u64) -> impl Iterator<Item = (u64, String)> {
+    (1..count).map(move |place| (place, format!("{name}_{place}")))
+}
+
 /// The text, with characters that would affect a terminal replaced.
 pub(crate) fn harmless(text: &str) -> String {
     text.chars().map(|c| if disturbs(c) { '\u{fffd}' } else { c }).collect()

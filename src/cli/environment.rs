@@ -8,7 +8,7 @@ use std::{env, path::PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
-pub(super) use self::names::{Variable, has_url, labels, variables};
+pub(super) use self::names::{Variable, further_ports, has_url, labels, variables};
 use super::{
     CliError, Output,
     lease_options::{allocate, notes},

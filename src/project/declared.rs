@@ -21,7 +21,7 @@ use crate::{
     port::{Port, Protocol},
     request::MOST_PORTS,
     service_type::ServiceTypeName,
-    word::{as_variable, is_port_variable},
+    word::{as_variable, further, is_port_variable},
 };
 
 /// The name of the file, in the top folder of a project.
@@ -318,7 +318,7 @@ impl Declaration {
         }
         let usual = || format!("{}_PORT", as_variable(name.as_str()));
         let first = self.env.clone().unwrap_or_else(usual);
-        let further = (1..self.count.unwrap_or(1)).map(|place| format!("{first}_{place}"));
+        let further = further(&first, self.count.unwrap_or(1).into()).map(|(_, name)| name);
         further.chain([first.clone()]).collect()
     }
 

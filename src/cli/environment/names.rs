@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     cli::{port::url, text},
     project::is_web,
-    word::as_variable,
+    word::{as_variable, further},
 };
 
 /// Types whose servers are opened in a browser or called by a URL.
@@ -54,17 +54,20 @@ pub(in crate::cli) fn variables(
         let name = as_variable(&name);
         let own = service["variable"].as_str().filter(|own| *own != "PORT");
         let port = own.map_or_else(|| format!("{name}_PORT"), str::to_owned);
-        let first = service["port"].as_u64().unwrap_or_default();
-        for further in 1..service["count"].as_u64().unwrap_or(1) {
-            let value = (first + further).to_string();
-            variables.push(Variable { name: format!("{port}_{further}"), value });
-        }
-        variables.push(Variable { name: port, value: first.to_string() });
+        variables.extend(further_ports(&port, service));
+        variables.push(Variable { name: port, value: service["port"].to_string() });
         if has_url(&name, service) {
             variables.push(Variable { name: format!("{name}_URL"), value: url(service) });
         }
     }
     variables
+}
+
+/// The ports of a service after its first, in variables that begin with the name of the first one's.
+pub(in crate::cli) fn further_ports(name: &str, service: &Json) -> impl Iterator<Item = Variable> {
+    let first = service["port"].as_u64().unwrap_or_default();
+    let names = further(name, service["count"].as_u64().unwrap_or(1));
+    names.map(move |(place, name)| Variable { name, value: (first + place).to_string() })
 }
 
 /// Whether a service of this name is called by a URL of HTTP.

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     cli::{
         CliError,
-        environment::{Variable, has_url},
+        environment::{Variable, further_ports, has_url},
         port::{is_listened, url},
         project::Project,
         say, text,
@@ -217,7 +217,7 @@ impl<'a> Started<'a> {
         let variables = self.variables.iter().filter(|variable| variable.name != "PORT");
         command.envs(variables.map(|v| (&v.name, &v.value)));
         if let Some(lease) = own {
-            command.envs(further_ports(lease).map(|(place, port)| (format!("PORT_{place}"), port)));
+            command.envs(further_ports("PORT", lease).map(|v| (v.name, v.value)));
             // `styxy run` takes the lease of the one around it.
             command.env("STYXY_LEASE_ID", text(lease, "lease_id"));
         }
@@ -228,8 +228,8 @@ impl<'a> Started<'a> {
     /// The command line with the ports in it that `styxy run` does not know: those of the others, and further ones of its own.
     fn filled(&self, planned: &Planned, own: Option<&Json>) -> String {
         let mut line = planned.process.command.clone();
-        for (place, port) in own.into_iter().flat_map(further_ports) {
-            line = line.replace(&format!("{{port_{place}}}"), &port);
+        for Variable { name, value } in own.into_iter().flat_map(|own| further_ports("port", own)) {
+            line = line.replace(&format!("{{{name}}}"), &value);
         }
         for Variable { name, value } in self.variables {
             line = line.replace(&format!("{{port:{name}}}"), value);
@@ -361,12 +361,6 @@ impl<'a> Started<'a> {
             _ => Ok(()),
         }
     }
-}
-
-/// The ports of a lease after its first, each with its place.
-fn further_ports(lease: &Json) -> impl Iterator<Item = (u64, String)> {
-    let first = lease["port"].as_u64().unwrap_or_default();
-    (1..lease["count"].as_u64().unwrap_or(1)).map(move |place| (place, (first + place).to_string()))
 }
 
 fn described(status: ExitStatus) -> String {
