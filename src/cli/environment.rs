@@ -8,6 +8,7 @@ use std::{env, path::PathBuf};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
+use self::names::own_port;
 pub(super) use self::names::{Variable, further_ports, has_url, labels, variables};
 use super::{
     CliError, Output,
@@ -149,9 +150,10 @@ fn variables_of(services: Vec<Json>, top: &str, package: Option<&str>) -> Vec<Va
     if shown.is_empty() {
         std::mem::swap(&mut shown, &mut others);
     }
-    let mut all = variables(&shown, top, package);
-    for variable in variables(&others, top, package) {
-        if variable.name != "PORT" && all.iter().all(|known| known.name != variable.name) {
+    let own = own_port(&shown, package).into_iter();
+    let mut all: Vec<_> = own.chain(variables(&shown, top)).collect();
+    for variable in variables(&others, top) {
+        if all.iter().all(|known| known.name != variable.name) {
             all.push(variable);
         }
     }

@@ -36,20 +36,19 @@ pub(in crate::cli) struct Variable {
     pub(in crate::cli) value: String,
 }
 
-/// The variables for these services of the project in `top`: of each its port, and its URL if it has one. `PORT` is the
-/// only server of `package`, or of the top.
-pub(in crate::cli) fn variables(
-    services: &[Json],
-    top: &str,
-    package: Option<&str>,
-) -> Vec<Variable> {
-    let mut variables = Vec::new();
+/// `PORT`: that of the only server of `package`, or of the project.
+pub(in crate::cli) fn own_port(services: &[Json], package: Option<&str>) -> Option<Variable> {
     let own = |service: &&Json| {
         is_server(service) && package.is_none_or(|package| text(service, "package_path") == package)
     };
-    if let [only] = services.iter().filter(own).collect::<Vec<_>>().as_slice() {
-        variables.push(Variable { name: "PORT".to_owned(), value: only["port"].to_string() });
-    }
+    let mut servers = services.iter().filter(own);
+    let only = servers.next().filter(|_| servers.next().is_none())?;
+    Some(Variable { name: "PORT".to_owned(), value: only["port"].to_string() })
+}
+
+/// The variables for these services of the project in `top`: of each its port, and its URL if it has one.
+pub(in crate::cli) fn variables(services: &[Json], top: &str) -> Vec<Variable> {
+    let mut variables = Vec::new();
     for (service, name) in services.iter().zip(labels(services, top)) {
         let name = as_variable(&name);
         let own = service["variable"].as_str().filter(|own| *own != "PORT");
@@ -149,8 +148,9 @@ mod tests {
     }
 
     fn told(services: &[Json], package: Option<&str>) -> Vec<String> {
-        let variables = variables(services, "/shop", package);
-        variables.into_iter().map(|Variable { name, value }| format!("{name}={value}")).collect()
+        let own = own_port(services, package).into_iter();
+        let variables = own.chain(variables(services, "/shop"));
+        variables.map(|Variable { name, value }| format!("{name}={value}")).collect()
     }
 
     #[test]

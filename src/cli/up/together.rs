@@ -213,9 +213,7 @@ impl<'a> Started<'a> {
         command.args(&line[1..]);
         command.current_dir(self.project.folder().join(&planned.process.folder));
         command.env_remove("PORT").env_remove("STYXY_PORT").env_remove("STYXY_LEASE_ID");
-        // PORT is that of one process only.
-        let variables = self.variables.iter().filter(|variable| variable.name != "PORT");
-        command.envs(variables.map(|v| (&v.name, &v.value)));
+        command.envs(self.variables.iter().map(|v| (&v.name, &v.value)));
         if let Some(lease) = own {
             command.envs(further_ports("PORT", lease).map(|v| (v.name, v.value)));
             // `styxy run` takes the lease of the one around it.
