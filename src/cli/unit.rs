@@ -26,7 +26,7 @@ use super::{
     usage,
 };
 use crate::{
-    client::unit::systemctl,
+    client::unit::{control, systemctl},
     error::Error,
     lease::ServiceName,
     port::Port,
@@ -194,12 +194,15 @@ impl Unit {
 
     fn install(&self, base: &str, files: &[(String, String)]) -> Result<(), CliError> {
         manager()?;
-        let [runtime, permanent] = folders()?;
-        let folder = if self.write { &permanent } else { &runtime };
+        let folders = folders()?;
+        let [runtime, permanent] = &folders;
+        let folder = if self.write { permanent } else { runtime };
         // What was made before, perhaps of the other kind, is replaced as a whole.
-        let before = contents(base, &[&runtime, &permanent]);
+        let before: Vec<_> = paths(base, &folders)
+            .filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text)))
+            .collect();
         stop(base);
-        delete(base, &[runtime.clone(), permanent.clone()])?;
+        delete(base, &folders)?;
         fs::create_dir_all(folder)?;
         for (name, text) in files {
             let path = folder.join(name);
@@ -207,23 +210,23 @@ impl Unit {
                 fs::File::create(&path).and_then(|mut file| file.write_all(text.as_bytes()));
             written.map_err(|error| refused(format!("{}: {error}", path.display())))?;
         }
-        control(&["daemon-reload"])?;
+        control(&["daemon-reload"]).map_err(refused)?;
         let socket = format!("{base}.socket");
         if self.write {
-            control(&["enable", "--quiet", &socket])?;
+            control(&["enable", "--quiet", &socket]).map_err(refused)?;
         }
         control(&["start", &socket]).map_err(|error| {
             let why = reason(&socket);
             stop(base);
-            let _ = delete(base, &[runtime.clone(), permanent.clone()]);
+            let _ = delete(base, &folders);
             for (path, text) in &before {
                 let _ = fs::write(path, text);
             }
             let _ = systemctl(&["daemon-reload"]);
-            if before.iter().any(|(path, _)| path.starts_with(&permanent)) {
+            if before.iter().any(|(path, _)| path.starts_with(permanent)) {
                 let _ = systemctl(&["enable", "--quiet", &socket]);
             }
-            why.map_or(error, refused)
+            refused(why.unwrap_or(error))
         })
     }
 
@@ -237,7 +240,7 @@ impl Unit {
         stop(base);
         let _ = systemctl(&["disable", "--quiet", &socket]);
         let removed = delete(base, &folders)?;
-        control(&["daemon-reload"])?;
+        control(&["daemon-reload"]).map_err(refused)?;
         if self.output.json {
             return print_json(&json!({"removed": removed}));
         }
@@ -281,10 +284,9 @@ fn units(base: &str) -> [String; 3] {
     [format!("{base}.socket"), format!("{base}.service"), format!("{base}-backend.service")]
 }
 
-/// The texts of those that are there.
-fn contents(base: &str, folders: &[&PathBuf]) -> Vec<(PathBuf, String)> {
-    let paths = folders.iter().flat_map(|folder| units(base).map(|name| folder.join(name)));
-    paths.filter_map(|path| fs::read_to_string(&path).ok().map(|text| (path, text))).collect()
+/// Where they may be.
+fn paths(base: &str, folders: &[PathBuf]) -> impl Iterator<Item = PathBuf> {
+    folders.iter().flat_map(|folder| units(base).map(|name| folder.join(name)))
 }
 
 /// Stops them, whether they are there or not.
@@ -296,29 +298,17 @@ fn stop(base: &str) {
 
 fn delete(base: &str, folders: &[PathBuf]) -> io::Result<Vec<String>> {
     let mut deleted = Vec::new();
-    for folder in folders {
-        // The link of `systemctl enable` first, for it names the socket.
-        let wanted = folder.join("default.target.wants").join(format!("{base}.socket"));
-        let files = units(base).map(|name| (folder.join(&name), name));
-        for path in [&wanted].into_iter().chain(files.iter().map(|(path, _)| path)) {
-            match fs::remove_file(path) {
-                Ok(()) => deleted.push(path.display().to_string()),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
+    // The links of `systemctl enable` first, for they name the socket.
+    let link = format!("default.target.wants/{base}.socket");
+    let links = folders.iter().map(|folder| folder.join(&link));
+    for path in links.chain(paths(base, folders)) {
+        match fs::remove_file(&path) {
+            Ok(()) => deleted.push(path.display().to_string()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(deleted)
-}
-
-fn control(arguments: &[&str]) -> Result<(), CliError> {
-    let output = systemctl(arguments)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(&output.stderr);
-    let line = format!("systemctl --user {}: {}", arguments.join(" "), visible(why.trim()));
-    Err(refused(line))
 }
 
 /// What styxy, or else systemd, said when the socket could not be started.

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::CallError;
-use crate::surroundings::user;
+use crate::{surroundings::user, word::visible};
 
 /// The unit of the service.
 pub const SERVICE: &str = "styxy.service";
@@ -147,6 +147,18 @@ pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
     // A start waits for the unit, and a reload for the generators.
     let patience = if arguments.first() == Some(&"show") { PATIENCE } else { START };
     output(&mut command, patience)
+}
+
+/// The same for a command that changes something. A failure is described in words.
+pub fn control(arguments: &[&str]) -> Result<(), String> {
+    let why = match systemctl(arguments) {
+        Ok(done) if done.status.success() => return Ok(()),
+        Ok(done) => {
+            visible(String::from_utf8_lossy(&done.stderr).lines().next().unwrap_or_default())
+        }
+        Err(error) => error.to_string(),
+    };
+    Err(format!("`systemctl --user {}` failed: {why}", arguments.join(" ")))
 }
 
 /// Runs a program and returns its output; gives up after this time.

@@ -9,7 +9,7 @@ use super::Findings;
 use crate::{
     client::{
         self,
-        unit::{SERVICE, Unit, systemctl},
+        unit::{SERVICE, Unit, control},
     },
     dbus,
     surroundings::{Door, user},
@@ -118,17 +118,12 @@ pub(super) fn fix(findings: &mut Findings) {
         &["start", SERVICE],
     ];
     for step in steps {
-        let trouble = match systemctl(step) {
-            Ok(done) if done.status.success() => continue,
-            // Since systemd 253 a unit that is not loaded cannot be reset.
-            Ok(_) if step[0] == "reset-failed" => continue,
-            Ok(done) => {
-                String::from_utf8_lossy(&done.stderr).lines().next().unwrap_or_default().to_owned()
-            }
-            Err(error) => error.to_string(),
-        };
-        let message = format!("`systemctl --user {}` failed: {trouble}", step.join(" "));
-        return findings.warning("fix", message, "see below");
+        // Since systemd 253 a unit that is not loaded cannot be reset.
+        if let Err(trouble) = control(step)
+            && step[0] != "reset-failed"
+        {
+            return findings.warning("fix", trouble, "see below");
+        }
     }
     findings.ok("fix", "the manager has reloaded its units and started the service");
 }
