@@ -140,7 +140,7 @@ fn requests<K: AsRef<str> + Clone>(options: &[(K, Value)]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::{collections::BTreeSet, path::PathBuf};
 
     use proptest::{
@@ -160,31 +160,41 @@ mod tests {
         files.iter().map(|file| fs::read(file).unwrap()).collect()
     }
 
+    /// Each is a place, a byte, and what is done with them.
+    pub(crate) fn edits() -> impl Strategy<Value = Vec<(Index, u8, u8)>> {
+        vec((any::<Index>(), any::<u8>(), 0..5_u8), 1..8)
+    }
+
+    /// What edits make of one text and the end of another.
+    pub(crate) fn edited(one: &[u8], other: &[u8], edits: Vec<(Index, u8, u8)>) -> Vec<u8> {
+        let mut bytes = one.to_vec();
+        for (at, byte, edit) in edits {
+            let at = at.index(bytes.len() + 1);
+            match edit {
+                0 => bytes.truncate(at),
+                1 => bytes.insert(at, byte),
+                2 => bytes.extend_from_within(at..),
+                3 => drop(bytes.splice(at.., other[at.min(other.len())..].iter().copied())),
+                _ => bytes.get_mut(at).into_iter().for_each(|b| *b = byte),
+            }
+            bytes.truncate(64 * 1024);
+        }
+        bytes
+    }
+
     /// Calls the target with its corpus, and with what edits make of it.
     fn try_out(name: &str, runs: u32, target: fn(&[u8])) {
         let corpus = corpus(name);
         assert!(!corpus.is_empty(), "{name}");
         corpus.iter().for_each(|bytes| target(bytes));
-        let edits = vec((any::<Index>(), any::<u8>(), 0..5_u8), 1..6);
         let runs = Runs { cases: runs, failure_persistence: None, ..Runs::default() };
         let mut runner = TestRunner::new(runs);
-        let edited = runner.run(&(any::<Index>(), any::<Index>(), edits), |(one, other, edits)| {
-            let mut bytes = one.get(&corpus).clone();
-            let other = other.get(&corpus);
-            for (at, byte, edit) in edits {
-                let at = at.index(bytes.len() + 1);
-                match edit {
-                    0 => bytes.truncate(at),
-                    1 => bytes.insert(at, byte),
-                    2 => bytes.extend_from_within(at..),
-                    3 => drop(bytes.splice(at.., other[at.min(other.len())..].iter().copied())),
-                    _ => bytes.get_mut(at).into_iter().for_each(|b| *b = byte),
-                }
-                bytes.truncate(64 * 1024);
-            }
-            target(&bytes);
-            Ok(())
-        });
+        let edited =
+            runner.run(&(any::<Index>(), any::<Index>(), edits()), |(one, other, edits)| {
+                let (one, other) = (one.get(&corpus), other.get(&corpus));
+                target(&edited(one, other, edits));
+                Ok(())
+            });
         edited.unwrap_or_else(|error| panic!("{name}: {error}"));
     }
 

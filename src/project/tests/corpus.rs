@@ -5,10 +5,14 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use proptest::{collection::vec, prelude::*, sample::Index};
+use proptest::{prelude::*, sample::Index};
 
 use super::{super::Need, needs};
-use crate::{lease::ServiceName, port::Protocol};
+use crate::{
+    fuzz::tests::{edited, edits},
+    lease::ServiceName,
+    port::Protocol,
+};
 
 /// An expected need: `must` or `may`, the type, and what else counts of it.
 #[derive(Debug)]
@@ -129,21 +133,13 @@ proptest! {
 
     #[test]
     fn no_edit_of_a_project_breaks_what_reads_it(
-        which in any::<Index>(),
-        edits in vec((any::<Index>(), any::<u8>(), 0..4_u8), 1..8),
+        one in any::<Index>(),
+        other in any::<Index>(),
+        edits in edits(),
     ) {
-        let text = fs::read_to_string(which.get(&projects())).unwrap();
+        let [text, other] = [one, other].map(|at| fs::read_to_string(at.get(&projects())).unwrap());
         let (head, files) = text.split_once("\n-- ").unwrap_or((&text, ""));
-        let mut bytes = files.as_bytes().to_vec();
-        for (at, byte, edit) in edits {
-            let at = at.index(bytes.len() + 1);
-            match edit {
-                0 => bytes.truncate(at),
-                1 => bytes.insert(at, byte),
-                2 => bytes.extend_from_within(at..),
-                _ => bytes.get_mut(at).into_iter().for_each(|b| *b = byte),
-            }
-        }
+        let bytes = edited(files.as_bytes(), other.as_bytes(), edits);
         let edited = format!("{head}\n-- {}", String::from_utf8_lossy(&bytes));
         let folder = tempfile::tempdir().unwrap();
         unpack(&edited, folder.path());
