@@ -10,7 +10,6 @@ use super::{
     text::{self, Env, shown},
     tree::Tree,
 };
-use crate::port::Port;
 
 /// Packages for servers, their service types, and the ports that they take if told none (0 for unknown); the
 /// most telling ones first.
@@ -135,49 +134,40 @@ impl<'a> Scripts<'a> {
     pub(super) fn servers(&self, env: &Env, started_already: &[String], found: &mut Found) {
         let own = OWN.iter().map(|name| self.started(name, env));
         let own = own.into_iter().find(|started| !started.is_empty()).unwrap_or_default();
-        let is_started = |script: &String| started_already.contains(script);
-        let mut known: Vec<(&str, &str, Option<Port>)> = Vec::new();
+        let is_started =
+            |started: &Started| started.by.iter().any(|by| started_already.contains(by));
+        let mut known: Vec<Server> = Vec::new();
         for started in &own {
-            let Server { service_type, tool, port, .. } = &started.server;
-            let of_type = own.iter().filter(|other| other.server.service_type == *service_type);
-            let is_alone = of_type.count() == 1;
+            let Server { service_type, tool, .. } = &started.server;
+            let is_second = known.iter().any(|other| other.service_type == *service_type);
             let name = if !is_web(service_type) || own.len() == 1 {
                 None
             } else if started.by.len() > 1 {
                 part(&started.script).or_else(|| text::name(&started.script))
-            } else if is_alone {
-                None
+            } else if is_second {
+                text::name(tool)
             } else {
-                (known.iter().any(|(other, ..)| other == service_type))
-                    .then(|| text::name(tool))
-                    .flatten()
+                None
             };
-            if !started.by.iter().any(is_started) {
+            if !is_started(started) {
                 self.add(started, name, found);
             }
-            known.push((service_type, tool, *port));
+            known.push(started.server.clone());
         }
+        let is_own = |script: &str| {
+            OWN.contains(&script) || own.iter().any(|own| own.by.iter().any(|by| by == script))
+        };
+        let is_preview = |script: &str| script.contains("preview") || script.contains("build");
         for (script, _) in &self.lines {
-            if own.iter().any(|own| own.by.iter().any(|by| by == script)) || OWN.contains(script) {
+            if is_own(script) || is_preview(script) {
                 continue;
             }
             for started in self.started(script, env) {
-                let Server { service_type, tool, port, name, .. } = &started.server;
-                let is_web = is_web(service_type);
-                let name = name.clone().or_else(|| part(script));
-                let is_leased = started.server.name.is_some();
-                // Another way to start what is known, or another server?
-                let is_same = known.iter().any(|(of_type, by, on)| {
-                    let is_variant = by == tool && (!own.is_empty() || on == port);
-                    is_web && is_variant || !is_web && of_type == service_type
-                });
-                let is_beside = own.is_empty() || port.is_some();
-                let is_named = known.is_empty() || name.is_some();
-                let is_other = is_leased || !is_same && (!is_web || is_beside && is_named);
-                let is_preview = script.contains("preview") || script.contains("build");
-                if is_other && !is_preview && !started.by.iter().any(is_started) {
-                    self.add(&started, if is_web { name } else { None }, found);
-                    known.push((service_type, tool, *port));
+                let server = &started.server;
+                let name = server.name.clone().or_else(|| part(script));
+                if is_another(server, name.as_deref(), &own, &known) && !is_started(&started) {
+                    self.add(&started, name.filter(|_| is_web(server.service_type)), found);
+                    known.push(started.server);
                 }
             }
         }
@@ -252,6 +242,24 @@ impl<'a> Scripts<'a> {
             }
         }
         by.pop();
+    }
+}
+
+/// Whether what a script starts is a server of its own, and not another way to start one that is known. `own` are those
+/// that the package's own script starts.
+fn is_another(server: &Server, name: Option<&str>, own: &[Started], known: &[Server]) -> bool {
+    if server.name.is_some() {
+        // `styxy run` leases a port for it.
+        true
+    } else if !is_web(server.service_type) {
+        known.iter().all(|other| other.service_type != server.service_type)
+    } else if own.is_empty() {
+        let differs = |other: &Server| (other.tool, other.port) != (server.tool, server.port);
+        known.is_empty() || name.is_some() && known.iter().all(differs)
+    } else {
+        name.is_some()
+            && server.port.is_some()
+            && known.iter().all(|other| other.tool != server.tool)
     }
 }
 
