@@ -25,26 +25,6 @@ use support::Home;
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that says which ports it knows, and ends when it is asked for `/end`.
-const SERVER: &str = r#"
-import http.server, os, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/end":
-            os._exit(int(sys.argv[1]))
-        names = [name for name in os.environ if name.endswith(("PORT", "PORT_1", "URL"))]
-        body = " ".join(f"{name}={os.environ[name]}" for name in sorted(names)).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-http.server.HTTPServer.allow_reuse_address = True
-server = http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
-print("ready", flush=True)
-server.serve_forever()
-"#;
-
 /// A home with a project of these services, whose types have ports that no other test has.
 fn project(services: &Json) -> (Home, PathBuf) {
     let home = Home::with_ports(12);
@@ -54,7 +34,7 @@ fn project(services: &Json) -> (Home, PathBuf) {
     let top = home.path("shop");
     fs::create_dir_all(top.join(".git")).unwrap();
     fs::create_dir_all(top.join("apps/web")).unwrap();
-    fs::write(top.join("server.py"), SERVER).unwrap();
+    fs::write(top.join("server.py"), include_str!("support/server.py")).unwrap();
     fs::write(top.join("styxy.json"), json!({"services": services}).to_string()).unwrap();
     let top = fs::canonicalize(top).unwrap();
     (home, top)

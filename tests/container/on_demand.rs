@@ -14,20 +14,7 @@ pub const TESTS: &[Test] = &[
     ("the_ports_of_a_project_are_the_same_after_a_reboot", same_ports),
 ];
 
-/// Listens late, so that a request that is not kept waiting would be reset.
-const SERVER: &str = r#"import http.server, os, time
-time.sleep(1)
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        body = f"{os.environ['MARK']} of {os.getcwd()}".encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-    def log_message(self, *_): pass
-http.server.HTTPServer.allow_reuse_address = True
-http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
-"#;
+const SERVER: &str = include_str!("../support/server.py");
 
 fn project(machine: &Machine) {
     machine.user("mkdir -p 'my shop/.git'").ok();
@@ -35,10 +22,11 @@ fn project(machine: &Machine) {
     machine.user(&script).ok();
 }
 
-/// The URL of a new server.
+/// The URL of a new server. It listens late, so that a request that is not kept waiting would be reset.
 fn unit(machine: &Machine, name: &str, options: &str) -> String {
     let line = format!(
-        "cd 'my shop' && styxy unit dev --name {name} {options} --setenv MARK='50% of $1' -- python3 server.py"
+        "cd 'my shop' && styxy unit dev --name {name} {options} --setenv DELAY=1 --setenv MARK='50% of $1' \
+         -- python3 server.py"
     );
     machine.user(&line).ok().trim().to_owned()
 }
@@ -115,11 +103,8 @@ fn broken(machine: &Machine) {
     let line = "mkdir -p $'x\\n[Socket]\\nExecStartPre=touch y' && cd x* && styxy unit dev -- true; echo $?";
     assert_eq!(machine.user(line).ok().trim(), "1");
     // One that listens on ::1 alone is reached, and one that never listens is not tried for ever.
-    let line = "cd 'my shop' && sed 's/127.0.0.1/::1/; s/^http.*allow.*/class S(http.server.HTTPServer): \
-                address_family = 10; allow_reuse_address = True/; s/^http.server.HTTPServer(/S(/' server.py > six.py && \
-                styxy unit dev --name six --setenv MARK=six -- python3 six.py";
-    let six = machine.user(line).ok().trim().to_owned();
-    assert_eq!(get(machine, &six), "six of /home/dev/my shop");
+    let six = unit(machine, "six", "--setenv ADDRESS=::1");
+    assert_eq!(get(machine, &six), "50% of $1 of /home/dev/my shop");
     let line = "cd 'my shop' && styxy unit dev --name silent --patience 1 -- sleep 1000";
     let silent = machine.user(line).ok().trim().to_owned();
     machine.user(&format!("curl --silent --max-time 30 {silent}; true")).ok();
