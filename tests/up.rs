@@ -6,7 +6,7 @@ mod support;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, ExitStatus, Output, Stdio},
@@ -205,6 +205,37 @@ fn what_is_needed_and_has_ended_is_waited_for_by_nobody() {
     assert_eq!(status.code(), Some(3), "{lines:#?}");
     let reason = "web is not started, because it needs api";
     assert!(lines.iter().any(|line| line.contains(reason)), "{lines:#?}");
+}
+
+#[test]
+fn who_else_listens_on_a_port_is_named_and_not_taken_for_the_server() {
+    let services = json!({
+        "web": {"type": "dev", "command": "while [ ! -e go ]; do sleep 0.05; done; exec python3 server.py 0"},
+        "api": {"type": "api", "command": "exec python3 server.py 0", "needs": ["web"]},
+    });
+    let (home, top) = project(&services);
+    let mut up = Up::start(&home, &top, &[]);
+    up.until("web | styxy: port");
+    let stranger = TcpListener::bind(("127.0.0.1", home.port(0))).unwrap();
+    up.until(&format!("web is not up: TCP port {} is in use by", home.port(0)));
+    up.until(&format!("PID {}", std::process::id()));
+    drop(stranger);
+    assert!(!up.seen.iter().any(|line| line.contains("listens after") || line.contains("api |")));
+    fs::write(top.join("go"), "").unwrap();
+    up.until("api listens after");
+    up.until("web listens after");
+}
+
+#[test]
+fn a_server_that_has_left_its_parent_and_its_group_is_still_the_one() {
+    let daemon = "import os, sys\nfor leave in (os.setsid, lambda: None):\n    if os.fork(): os._exit(0)\n    leave()\n\
+        exec(open('server.py').read())\n";
+    let services = json!({"web": {"type": "dev", "command": "python3 daemon.py 0 && sleep 1000"}});
+    let (home, top) = project(&services);
+    fs::write(top.join("daemon.py"), daemon).unwrap();
+    let mut up = Up::start(&home, &top, &[]);
+    up.until("web listens after");
+    get(home.port(0), "/end");
 }
 
 #[test]

@@ -198,11 +198,14 @@ fn described(lease: &Json) -> String {
 
 /// Whether something listens on the port of a lease.
 pub(super) fn is_listened(lease: &Json) -> Result<bool, CliError> {
-    let port = lease["port"].as_u64().and_then(Port::new);
-    let (Some(port), Ok(protocol)) = (port, text(lease, "protocol").parse::<Protocol>()) else {
-        return Ok(false);
-    };
+    let Some((port, protocol)) = port_of(lease) else { return Ok(false) };
     diag::has_listener(port, protocol).map_err(|error: io::Error| CliError::System(error))
+}
+
+/// The port of a lease.
+pub(super) fn port_of(lease: &Json) -> Option<(Port, Protocol)> {
+    let port = lease["port"].as_u64().and_then(Port::new)?;
+    Some((port, text(lease, "protocol").parse().ok()?))
 }
 
 #[cfg(test)]

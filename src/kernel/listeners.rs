@@ -80,6 +80,35 @@ pub fn listeners(range: PortRange, protocol: Protocol) -> io::Result<Vec<Listene
     Ok(with_programs(sockets))
 }
 
+/// Whether one of these processes listens on the port (UDP: is bound to it).
+///
+/// Two kinds of listeners are not seen in a process, and are taken for theirs: one of this user that nobody has open whose
+/// descriptors may be read, if those of a process may not, as of a program with capabilities(7); and the proxy of a
+/// container, which the engine starts, if one of them is a docker(1).
+pub fn is_listened_by(
+    is_meant: impl Fn(u32) -> bool,
+    port: Port,
+    protocol: Protocol,
+) -> io::Result<bool> {
+    let mut sockets = Vec::new();
+    diag::sockets(protocol, PortRange::only(port), |socket| sockets.push(socket))?;
+    let inodes: HashSet<u32> = sockets.iter().map(|socket| socket.inode).collect();
+    let (mut is_unread, mut has_docker) = (false, false);
+    for pid in pids().filter(|pid| is_meant(*pid)) {
+        match held(pid, &inodes) {
+            Ok(held) if held.is_empty() => {}
+            Ok(_) => return Ok(true),
+            Err(error) => is_unread |= error.kind() == io::ErrorKind::PermissionDenied,
+        }
+        has_docker |= read(pid, "comm").is_some_and(|comm| comm.starts_with("docker"));
+    }
+    let may_be_theirs = |Listener { uid, program, .. }: &Listener| match program {
+        None => is_unread && *uid == process::uid(),
+        Some(program) => has_docker && matches!(program.container, Some(Container::Behind(_))),
+    };
+    Ok((is_unread || has_docker) && with_programs(sockets).iter().any(may_be_theirs))
+}
+
 /// The TCP sockets that block a grant of the port without listening: bound ones, and outgoing connections.
 pub fn in_the_way(port: Port) -> io::Result<Vec<Listener>> {
     let (mut sockets, mut connections) = (Vec::new(), Vec::new());

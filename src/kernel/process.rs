@@ -140,6 +140,11 @@ pub(super) fn parent(pid: u32) -> Option<u32> {
     stat(pid, 4)
 }
 
+/// The process group that a process is in (setpgid(2)).
+pub fn group(pid: u32) -> Option<u32> {
+    stat(pid, 5)
+}
+
 /// The leader of the session that a process is in (setsid(2)).
 pub(super) fn session(pid: u32) -> Option<u32> {
     stat(pid, 6)

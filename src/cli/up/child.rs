@@ -15,13 +15,20 @@ use nix::{
     },
     unistd::Pid,
 };
+use serde_json::Value as Json;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, BufReader},
     process::{ChildStderr, ChildStdout},
     sync::mpsc::Sender,
 };
 
-use crate::cli::CliError;
+use crate::{
+    cli::{CliError, port::port_of, text},
+    kernel::{
+        listeners::is_listened_by,
+        process::{group, is_of, variable},
+    },
+};
 
 /// The longest part of a line that is shown at once.
 const LONGEST: usize = 64 * 1024;
@@ -67,6 +74,18 @@ impl Running {
             WaitStatus::Signaled(_, signal, _) => Some(ExitStatus::from_raw(signal as i32)),
             _ => None,
         }
+    }
+
+    /// Whether it, or what it has started, listens on the port of its lease.
+    pub(super) fn listens(&self, lease: &Json) -> io::Result<bool> {
+        let Some((port, protocol)) = port_of(lease) else { return Ok(false) };
+        let leader = self.child.id();
+        // What has left the group and has lost its parent, as a daemon does, still knows its lease.
+        let knows_it = |pid| {
+            variable(pid, "STYXY_LEASE_ID").is_some_and(|known| known == text(lease, "lease_id"))
+        };
+        let is_its = |pid| group(pid) == Some(leader) || is_of(pid, leader) || knows_it(pid);
+        is_listened_by(is_its, port, protocol)
     }
 
     /// Sends the signal to the whole group, and to its leader even if that has left it.

@@ -25,16 +25,21 @@ use crate::{
     cli::{
         CliError,
         environment::{Variable, further_ports, has_url},
-        port::{is_listened, url},
+        port::{is_listened, port_of, url},
+        port_users::users,
         project::Project,
         say, text,
     },
+    kernel::listeners::listeners,
+    port::PortRange,
     project::is_web,
     word::visible,
 };
 
 /// The interval between checks whether servers listen.
 const AGAIN: Duration = Duration::from_millis(50);
+/// The interval between looks at who listens, if it is somebody else.
+const OTHERS: Duration = Duration::from_millis(500);
 /// The time after which a message says what is still waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many lines are read before they are written.
@@ -65,10 +70,19 @@ enum State {
     Running {
         running: Running,
         is_ready: bool,
+        others: Others,
     },
     Ended(Running),
     /// It never ran, because all are to end, or could not be started.
     Never,
+}
+
+/// Somebody else who listens on the port of a process.
+#[derive(Default)]
+struct Others {
+    /// When they were seen last.
+    seen: Option<Instant>,
+    are_told_of: bool,
 }
 
 impl<'a> Started<'a> {
@@ -181,7 +195,7 @@ impl<'a> Started<'a> {
                 Ok(running) => {
                     keeper.keep(&running);
                     let is_ready = planned.process.ports.is_empty();
-                    State::Running { running, is_ready }
+                    State::Running { running, is_ready, others: Others::default() }
                 }
                 Err(error) => {
                     say(&format!("{} cannot be started: {error}", planned.name));
@@ -238,11 +252,18 @@ impl<'a> Started<'a> {
     /// Says which servers listen now.
     fn note_ready(&mut self) -> Result<(), CliError> {
         for (planned, state) in self.planned.iter().zip(&mut self.states) {
-            let State::Running { is_ready: is_ready @ false, .. } = state else { continue };
+            let State::Running { running, is_ready: is_ready @ false, others } = state else {
+                continue;
+            };
             let Some(lease) = planned.process.ports.first().map(|at| &self.leases[*at]) else {
                 continue;
             };
-            if is_listened(lease)? {
+            // To find the process of a listener takes longer than to find a listener.
+            let is_due = others.seen.is_none_or(|seen| seen.elapsed() >= OTHERS);
+            if !is_due || !is_listened(lease)? {
+                continue;
+            }
+            if running.listens(lease)? {
                 *is_ready = true;
                 let seconds = self.begin.elapsed().as_secs_f32();
                 let place = if has_url(&planned.name, lease) {
@@ -251,7 +272,14 @@ impl<'a> Started<'a> {
                     format!("port {}", lease["port"])
                 };
                 say(&format!("{} listens after {seconds:.1} s: {place}", planned.name));
+                continue;
             }
+            // Seen once it may have been a server that was about to hand over its socket.
+            if others.seen.is_some() && !others.are_told_of {
+                others.are_told_of = true;
+                tell_of_others(&planned.name, lease);
+            }
+            others.seen = Some(Instant::now());
         }
         if self.begin.elapsed() >= PATIENCE && !self.is_told_to_wait && self.ending.is_none() {
             self.is_told_to_wait = true;
@@ -358,6 +386,15 @@ impl<'a> Started<'a> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Says who has the port of a process.
+fn tell_of_others(name: &str, lease: &Json) {
+    let Some((port, protocol)) = port_of(lease) else { return };
+    let users = listeners(PortRange::only(port), protocol).map(users).unwrap_or_default();
+    if let Some(user) = users.first() {
+        say(&format!("{name} is not up: {}", user.sentence(&user.describe())));
     }
 }
 

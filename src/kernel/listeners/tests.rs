@@ -277,3 +277,30 @@ fn a_proxy_whose_descriptors_may_not_be_read_is_known_by_its_command_line() {
     let other = Holder::new("", &arguments);
     assert!(proxied(other.pid(), &sockets, &missing).is_empty());
 }
+
+#[test]
+fn a_socket_is_listened_on_by_those_who_have_it_open() {
+    let holder = Holder::new("", &[]);
+    let port = Port::new(holder.at.port().into()).unwrap();
+    let by =
+        |is_meant: &dyn Fn(u32) -> bool| is_listened_by(is_meant, port, Protocol::Tcp).unwrap();
+    assert!(by(&|pid| pid == holder.pid()));
+    // A child that another test has just forked has it, too, until it calls exec.
+    let patience = Instant::now() + Duration::from_secs(30);
+    while by(&|pid| pid != holder.pid()) {
+        assert!(Instant::now() < patience);
+    }
+}
+
+#[test]
+fn the_proxy_of_a_container_is_anybodys_who_runs_docker() {
+    let line = PROXY.replace("PORT", "1");
+    let arguments: Vec<_> = line.split_whitespace().collect();
+    let proxy = Holder::new("printf docker-proxy >/proc/$$/comm", &arguments);
+    let port = Port::new(proxy.at.port().into()).unwrap();
+    for (name, is_its) in [("docker", true), ("other", false)] {
+        let client = Holder::new(&format!("printf {name} >/proc/$$/comm"), &[]);
+        let is_meant = |pid| pid == client.pid();
+        assert_eq!(is_listened_by(is_meant, port, Protocol::Tcp).unwrap(), is_its, "{name}");
+    }
+}
