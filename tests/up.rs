@@ -273,14 +273,42 @@ fn if_it_is_killed_the_processes_end_and_so_do_the_leases() {
 }
 
 #[test]
-fn two_at_once_have_ports_of_their_own() {
+fn what_another_one_runs_is_not_started_again_unless_it_is_asked_for() {
     let (home, top) = project(&web_and_api());
-    let mut first = Up::start(&home, &top, &["--only", "api"]);
+    let mut first = Up::start(&home, &top, &["api", "jobs"]);
     first.until("api listens after");
-    let mut second = Up::start(&home, &top, &["--only", "api"]);
-    second.until("api listens after");
+    let pid = first.child.id();
+    for arguments in [["api", "jobs"].as_slice(), &["--only", "jobs"], &["api", "--dry-run"]] {
+        let refused = run(&home, &top.join("apps"), &[&["up"], arguments].concat());
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let said = support::said(&refused);
+        let is_of_api = arguments.contains(&"api");
+        assert_eq!(said.contains(&format!("api (port {})", home.port(4))), is_of_api, "{said}");
+        assert!(said.contains(&format!("up already: styxy up (PID {pid}) has run ")), "{said}");
+    }
+    // It waits for the api of the other, and knows its port.
+    let mut second = Up::start(&home, &top, &[]);
+    second.until(&format!("styxy up (PID {pid}) has run them for "));
+    second.until("web listens after");
+    assert!(!second.seen.iter().any(|line| line.contains("jobs |") || line.contains("api |")));
+    let told = get(home.port(0), "/");
+    assert!(told.contains(&format!("API_PORT={}", home.port(4))), "{told}");
+    let mut again = Up::start(&home, &top, &["--only", "api", "--again"]);
+    again.until("api listens after");
     let told = get(home.port(5), "/");
     assert!(told.contains(&format!("API_PORT={}", home.port(5))), "{told}");
+    // What has ended can be started.
+    first.signal(Signal::SIGTERM);
+    first.end();
+    let mut next = Up::start(&home, &top, &["jobs"]);
+    next.until("jobs | of jobs");
+    // Another worktree is another project.
+    let other = home.path("other");
+    fs::create_dir_all(other.join(".git")).unwrap();
+    fs::create_dir_all(other.join("apps/web")).unwrap();
+    fs::copy(top.join("styxy.json"), other.join("styxy.json")).unwrap();
+    let mut elsewhere = Up::start(&home, &other, &["jobs"]);
+    elsewhere.until("jobs | of jobs");
 }
 
 #[test]

@@ -54,7 +54,11 @@ pub(super) fn colours() -> bool {
 /// The time since a timestamp, in its largest unit.
 pub(super) fn ago(since: &str) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
-    let seconds = Timestamp::now().0.saturating_sub(since.0) / 1_000;
+    lasted(Timestamp::now().0.saturating_sub(since.0) / 1_000)
+}
+
+/// A time in its largest unit.
+pub(super) fn lasted(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3_600 => format!("{} min", seconds / 60),

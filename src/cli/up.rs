@@ -1,10 +1,12 @@
 //! `styxy up`: starts the services of a project together, each as `styxy run` would.
 //!
+//! - `already`: what another one runs
 //! - `plan`: what is started, where, and after what
 //! - `child`: a process that was started
 //! - `output`: the lines of all of them
 //! - `together`: the whole, from the first start to the last end
 
+mod already;
 mod child;
 mod output;
 mod plan;
@@ -17,7 +19,8 @@ use serde_json::{Value as Json, json};
 
 pub(super) use self::child::Keep;
 use self::{
-    plan::{Chosen, Planned, plan, words},
+    already::Names,
+    plan::{Chosen, Planned, plan, without, words},
     together::Started,
 };
 use super::{
@@ -45,6 +48,8 @@ use crate::{
 /// `styxy suggest` found to start them. Each is started as `styxy run` would start it, once those that it needs listen. When one
 /// ends, all are ended; the exit code is that of the first one.
 ///
+/// What another `styxy up` of the project runs is not started again.
+///
 /// Ctrl-C ends all with SIGTERM, a second one with SIGKILL.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -52,6 +57,7 @@ use crate::{
     styxy up web               # and what web needs\n  \
     styxy up --except worker --keep\n  \
     styxy up --dry-run")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(super) struct Up {
     /// Start only these, and what they need
     #[arg(value_name = "NAME", conflicts_with = "only")]
@@ -65,6 +71,9 @@ pub(super) struct Up {
     /// Keep the others when one has ended
     #[arg(long)]
     keep: bool,
+    /// Start also what another `styxy up` of the project runs, with ports of its own
+    #[arg(long)]
+    again: bool,
     /// Open the first web server in the browser when all listen
     #[arg(long)]
     open: bool,
@@ -109,6 +118,8 @@ impl Up {
             except: self.except.clone(),
         };
         let planned = plan(processes, &labels, &chosen).map_err(|e| usage(&e))?;
+        let mut names = Names::default();
+        let planned = self.not_up(planned, &services, &project, &mut names)?;
         if self.dry_run {
             return self.show(&planned, &services);
         }
@@ -119,9 +130,40 @@ impl Up {
         let leases = leases(&planned, services, &mut claims)?;
         let variables = variables(&leases, project.path().as_str());
         block_on(async {
+            names.answer()?;
             let mut up = Started::new(&project, &planned, &leases, &variables);
             up.run(self.keep, self.open).await
         })?
+    }
+
+    /// Those that no other `styxy up` runs, which are this one's from now on. Fails if there are none.
+    fn not_up(
+        &self,
+        planned: Vec<Planned>,
+        services: &[Json],
+        project: &Project,
+        names: &mut Names,
+    ) -> Result<Vec<Planned>, CliError> {
+        let mut holder = |planned: &Planned| match (self.again, self.dry_run) {
+            (true, _) => None,
+            (false, true) => already::holder(project, planned),
+            (false, false) => names.take(project, planned),
+        };
+        let holders: Vec<_> = planned.iter().map(&mut holder).collect();
+        let others = planned.iter().zip(&holders);
+        let others: Vec<_> = others.filter_map(|(planned, pid)| Some((planned, (*pid)?))).collect();
+        if others.is_empty() {
+            return Ok(planned);
+        }
+        let sentence = already::sentence(&others, services, project)?;
+        if others.len() == planned.len() {
+            return Err(refused(format!(
+                "{sentence}; to start a second one on another port, add --again"
+            )));
+        }
+        say(&sentence);
+        let is_up: Vec<_> = holders.iter().map(Option::is_some).collect();
+        Ok(without(planned, &is_up))
     }
 
     fn show(&self, planned: &[Planned], services: &[Json]) -> Result<(), CliError> {

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use nix::sys::socket::{getsockopt, sockopt::PeerPidfd};
+use nix::{
+    sys::socket::{getsockopt, sockopt::PeerPidfd},
+    unistd::{SysconfVar, sysconf},
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -116,6 +119,13 @@ pub fn starter(pid: u32) -> Option<Arc<str>> {
 /// When a process was started, in clock ticks since boot.
 pub fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)
+}
+
+/// How long a process has run.
+pub fn age(pid: u32) -> Option<Duration> {
+    let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let up: f64 = fs::read_to_string("/proc/uptime").ok()?.split(' ').next()?.parse().ok()?;
+    Duration::try_from_secs_f64(up).ok()?.checked_sub(Duration::from_secs(start(pid)? / ticks))
 }
 
 /// A field of `/proc/PID/stat` by its number in proc(5), which must be greater than 2.

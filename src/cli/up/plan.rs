@@ -77,6 +77,22 @@ pub(super) fn plan(
     Ok(planned.collect())
 }
 
+/// Leaves out the processes that are up elsewhere. What needs one of them waits for its service instead.
+pub(super) fn without(planned: Vec<Planned>, is_up: &[bool]) -> Vec<Planned> {
+    let ports: Vec<_> =
+        planned.iter().map(|planned| planned.process.ports.first().copied()).collect();
+    let new_place = |old: usize| is_up[..old].iter().filter(|is_up| !**is_up).count();
+    let left = planned.into_iter().zip(is_up).filter(|(_, is_up)| !**is_up);
+    let waiting = left.map(|(mut planned, _)| {
+        let (elsewhere, here): (Vec<_>, Vec<_>) =
+            planned.after.into_iter().partition(|at| is_up[*at]);
+        planned.after = here.into_iter().map(new_place).collect();
+        planned.after_others.extend(elsewhere.into_iter().filter_map(|at| ports[at]));
+        planned
+    });
+    waiting.collect()
+}
+
 /// The name of each process: its own, or that of its first service, or that of its program.
 fn names(processes: &[Process], labels: &[String]) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
@@ -175,6 +191,21 @@ mod tests {
         assert_eq!(names(only), ["web", "jobs"]);
         let except = Chosen { except: of(&["web", "web-2"]), ..Chosen::default() };
         assert_eq!(names(except), ["api", "jobs"]);
+    }
+
+    #[test]
+    fn what_is_up_elsewhere_is_left_out_and_waited_for() {
+        let all = || plan(processes(), &labels(), &Chosen::default()).unwrap();
+        let left = |is_up: &[bool]| -> Vec<_> {
+            without(all(), is_up).into_iter().map(|p| (p.name, p.after, p.after_others)).collect()
+        };
+        let web = |after, others| ("web".to_owned(), after, others);
+        let api = |after| ("api".to_owned(), after, vec![2]);
+        let jobs = ("jobs".to_owned(), vec![], vec![]);
+        let last = ("web-2".to_owned(), vec![], vec![]);
+        assert_eq!(left(&[false, true, true, false]), [web(vec![], vec![1]), last.clone()]);
+        assert_eq!(left(&[true, false, false, true]), [api(vec![1]), jobs]);
+        assert_eq!(left(&[true, false, true, false]), [api(vec![]), last]);
     }
 
     #[test]
