@@ -22,7 +22,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// No service type has this name.
     UnknownServiceType,
-    /// The requested port is leased, busy or excluded, and the request accepts no other.
+    /// The requested port is leased, busy or excluded, and the request accepts no other; or a lease cannot be released while
+    /// systemd listens on its port.
     PortInUse,
     /// No port in the type's ranges is free.
     PoolExhausted,

@@ -15,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const PATH: &str = "/org/freedesktop/systemd1";
 const UNIT: &str = "/org/freedesktop/systemd1/unit/busy_2eservice";
 
-/// As much of the user's manager as owners need: one unit.
+/// As much of the user's manager as owners need: a unit, and a socket that does what that does.
 struct Manager;
 
 #[interface(name = "org.freedesktop.systemd1.Manager")]
@@ -23,7 +23,7 @@ impl Manager {
     fn subscribe(&self) {}
 
     fn load_unit(&self, name: &str) -> OwnedObjectPath {
-        assert_eq!(name, "busy.service");
+        assert!(["busy.service", "front.socket"].contains(&name), "{name}");
         OwnedObjectPath::try_from(UNIT).unwrap()
     }
 }
@@ -89,6 +89,58 @@ async fn a_unit_that_changes_four_hundred_times_at_once_is_watched_on_and_the_bu
     ask(&client, "Check", &(home.port(0), "tcp")).await;
     assert_eq!(leases(&client).await, 1);
 
+    state.send_replace(Some("inactive"));
+    changed(&manager).await;
+    let gone = async {
+        while leases(&client).await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("its end was not noticed");
+    end(service, Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn the_port_of_a_socket_unit_is_released_by_nothing_but_its_end() {
+    let Some(bus) = Bus::start() else { return };
+    let state = watch::Sender::new(Some("active"));
+    let unit = Unit { state: state.subscribe(), asked: watch::Sender::new(0) };
+    let manager = manager(&bus, unit).await;
+    let home = Home::with_type();
+    let run = |arguments: &[&str]| {
+        let mut command = home.styxy();
+        command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address).args(arguments);
+        tokio::task::spawn_blocking(move || command.output().unwrap())
+    };
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    let service = started(command);
+    let client = bus.connect().await;
+    for (name, unit) in [("front", "front.socket"), ("busy", "busy.service")] {
+        let options = [("unit", unit), ("service_name", name), ("project_path", "/shop")];
+        let options = HashMap::from(options.map(|(key, value)| (key, Variant::from(value))));
+        ask(&client, "Allocate", &("mine", options)).await;
+    }
+    let port = home.port(0).to_string();
+    for arguments in [&["release", &port][..], &["release", &port, "--all"]] {
+        let refused = run(arguments).await.unwrap();
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        let said = support::said(&refused);
+        assert!(said.contains(&format!("port {port} is that of front.socket")), "{said}");
+        assert!(said.contains("systemctl --user stop front.socket"), "{said}");
+    }
+    assert_eq!(leases(&client).await, 2);
+    // On the bus it is all or none, and the command releases the others.
+    let filter = (HashMap::from([("project_path", Variant::from("/shop"))]),);
+    let name = Some("org.styxy.Styxy1");
+    let call = client.call_method(name, "/org/styxy/Styxy1", name, "ReleaseMatching", &filter);
+    assert!(call.await.unwrap_err().to_string().contains("front.socket"));
+    let rest = run(&["release", "--type", "mine", "--yes"]).await.unwrap();
+    assert_eq!(rest.status.code(), Some(1), "{rest:?}");
+    assert!(support::said(&rest).contains("is that of front.socket"), "{rest:?}");
+    let released = String::from_utf8_lossy(&rest.stdout).into_owned();
+    assert_eq!(released, format!("released port {} of mine busy\n", home.port(1)));
+    assert_eq!(leases(&client).await, 1);
     state.send_replace(Some("inactive"));
     changed(&manager).await;
     let gone = async {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::{Broker, ending::Listened};
 use crate::{
     change::Change,
-    error::Error,
+    error::{Error, ErrorKind},
     kernel::{clock, diag},
-    lease::{Client, EndReason, Lease, LeaseId},
+    lease::{Client, EndReason, Lease, LeaseId, Owner},
     request::{Ending, Filter},
     time::Timestamp,
 };
@@ -24,21 +24,23 @@ impl Broker {
         Ok(seen)
     }
 
-    /// Releases a lease, or the share of one of its holders; returns the lease as it was.
+    /// Releases a lease, or the share of one of its holders; returns the lease as it was. Fails if a socket unit owns it.
     pub fn release(&self, id: LeaseId, client: &Client) -> Result<Arc<Lease>, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let is_listened = |lease: &Lease| diag::is_listened(lease.port, lease.protocol);
         let (change, lease) = inner.registry.release(id, is_listened)?;
+        refuse_of_sockets(std::slice::from_ref(&change))?;
         self.commit(&mut inner, vec![change], Some(client))?;
         Ok(lease)
     }
 
-    /// Ends all matching leases, or none; returns how many.
+    /// Ends all matching leases, or none; returns how many. Fails if a socket unit owns one of them.
     pub fn release_matching(&self, ending: &Ending, client: &Client) -> Result<u32, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let ends = inner.registry.release_matching(&ending.filter, ending.reason);
+        refuse_of_sockets(&ends)?;
         let count = u32::try_from(ends.len()).unwrap_or(u32::MAX);
         self.commit(&mut inner, ends, Some(client))?;
         Ok(count)
@@ -80,4 +82,28 @@ impl Broker {
         }
         Ok(count)
     }
+}
+
+/// Refuses to release what a socket unit owns: systemd listens on its port until the unit is stopped, which ends the lease.
+fn refuse_of_sockets(changes: &[Change]) -> Result<(), Error> {
+    let socket = |lease: &Lease| {
+        let units = lease.holders().filter_map(|holder| match holder.owner {
+            Owner::Unit { unit } if unit.as_str().ends_with(".socket") => Some(unit),
+            _ => None,
+        });
+        units.into_iter().next().filter(|_| !lease.orphaned)
+    };
+    let released = changes.iter().find_map(|change| match change {
+        Change::Release { lease, .. } => Some((lease, socket(lease)?)),
+        _ => None,
+    });
+    let Some((lease, unit)) = released else { return Ok(()) };
+    let port = lease.port;
+    let error = Error::new(
+        ErrorKind::PortInUse,
+        format!("port {port} is that of {unit}, and systemd listens on it until that is stopped"),
+    );
+    Err(error.suggest(format!(
+        "stop it with `systemctl --user stop {unit}`, or with `styxy unit --remove` if that has made it"
+    )))
 }

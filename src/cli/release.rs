@@ -89,7 +89,7 @@ impl Release {
                 }
             }
         }
-        self.release_each(&leases, failures)
+        self.release_each(&leases, self.all, failures)
     }
 
     /// Releases the matching leases with one call: all of them, or none.
@@ -98,6 +98,10 @@ impl Release {
         if leases.is_empty() {
             return self.tell(&leases);
         }
+        // The service releases all or none, and refuses the port of a socket of systemd.
+        if leases.iter().any(is_of_socket) {
+            return self.release_each(&leases, true, Vec::new());
+        }
         if leases.len() > 1 && !self.yes && !agreed(&leases)? {
             return Err(CliError::No);
         }
@@ -105,14 +109,20 @@ impl Release {
         self.tell(&leases)
     }
 
-    /// Releases as many of the named leases as possible; `failures` are the errors of finding them.
-    fn release_each(&self, leases: &[Json], mut failures: Vec<CliError>) -> Result<(), CliError> {
-        if self.which.len() < leases.len() && !self.yes && !agreed(leases)? {
+    /// Releases as many of these leases as possible, with `all` also from the commands that use them; `failures` are the errors
+    /// of finding them.
+    fn release_each(
+        &self,
+        leases: &[Json],
+        all: bool,
+        mut failures: Vec<CliError>,
+    ) -> Result<(), CliError> {
+        if self.which.len().max(1) < leases.len() && !self.yes && !agreed(leases)? {
             return Err(CliError::No);
         }
         let mut released = Vec::new();
         for lease in leases {
-            match self.release_one(lease) {
+            match release_one(lease, all) {
                 Ok(lease) => released.push(lease),
                 Err(stop) => failures.push(stop),
             }
@@ -125,23 +135,6 @@ impl Release {
             let _ = stop.told();
         }
         last.map_or(Ok(()), Err)
-    }
-
-    /// Releases a lease. Returns it, with `kept` if its command still holds it.
-    fn release_one(&self, lease: &Json) -> Result<Json, CliError> {
-        let mut lease = lease.clone();
-        let mut filter = Fields::default();
-        filter.put("lease_id", text(&lease, "lease_id"));
-        // The id of a share comes without the fields of a lease.
-        if self.all && lease["service_type"].is_string() {
-            ask(&Call::ReleaseMatching { filter })?;
-            return Ok(lease);
-        }
-        lease["port"] = release(&lease)?["port"].take();
-        if lease["claim"] == true && lease["owner"] != "none" {
-            lease["kept"] = found(filter)?.into_iter().next().unwrap_or_default();
-        }
-        Ok(lease)
     }
 
     /// Prints the released leases.
@@ -161,6 +154,28 @@ impl Release {
     }
 }
 
+/// Releases a lease, with `all` for all who hold it. Returns it, with `kept` if its command still holds it.
+fn release_one(lease: &Json, all: bool) -> Result<Json, CliError> {
+    let mut lease = lease.clone();
+    let mut filter = Fields::default();
+    filter.put("lease_id", text(&lease, "lease_id"));
+    // The id of a share comes without the fields of a lease.
+    if all && lease["service_type"].is_string() {
+        ask(&Call::ReleaseMatching { filter })?;
+        return Ok(lease);
+    }
+    lease["port"] = release(&lease)?["port"].take();
+    if lease["claim"] == true && lease["owner"] != "none" {
+        lease["kept"] = found(filter)?.into_iter().next().unwrap_or_default();
+    }
+    Ok(lease)
+}
+
+/// Whether a unit owns it that systemd listens for.
+fn is_of_socket(lease: &Json) -> bool {
+    lease["state"] != "orphaned" && text(lease, "unit").ends_with(".socket")
+}
+
 /// What was released, and the program that still uses its port.
 fn line(lease: &Json) -> String {
     let port = &lease["port"];
@@ -172,7 +187,10 @@ fn line(lease: &Json) -> String {
         return format!("{line}; {} uses it until it ends (not with --all)", owner(&lease["kept"]));
     }
     match still_listens(lease) {
-        Some(who) => format!("{line}; {who} still listens on it"),
+        Some(who) => {
+            let unit = lease["unit"].as_str().map(|unit| format!(" of {unit}"));
+            format!("{line}; {who}{} still listens on it", unit.unwrap_or_default())
+        }
         None => line,
     }
 }
