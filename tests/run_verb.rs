@@ -93,6 +93,9 @@ fn a_variable_that_would_get_two_values_is_wrong_usage_and_nothing_is_leased() {
         &["mine", "--env", "PORT=api"],
         &["mine", "--env", "STYXY_PORT=api"],
         &["mine", "--env", "STYXY_LEASE_ID"],
+        &["mine", "--setenv", "PORT=1"],
+        &["mine", "--setenv", "A=1", "--setenv", "A=2"],
+        &["--env", "A=mine", "--setenv", "A=1"],
         &["--env", "STYXY_LEASE_ID=mine"],
         &["mine", "--count", "2", "--env", "PORT_1=api"],
         &["mine", "--count", "2", "--env", "WEB", "--env", "WEB_1=api"],
@@ -178,6 +181,20 @@ fn run_tells_the_port_in_the_environment_and_in_the_arguments() {
     let script = "echo $((PORT_1 - PORT)) $((PORT_2 - PORT_1)) {port_2}";
     let several = out(&home.run(&["run", "mine", "--count", "3", "--", "bash", "-c", script]));
     assert!(several.starts_with("1 1 "), "{several}");
+}
+
+#[test]
+fn a_variable_of_the_command_may_have_the_port_in_it() {
+    let home = Home::with_type();
+    let port = home.port(0);
+    let set = ["run", "mine", "--setenv", "URL=http://[::1]:{port}/", "--setenv", "A=${port}={}"];
+    let script = r#"echo "$URL $A""#;
+    let told = out(&home.run(&[&set[..], &["--", "bash", "-c", script]].concat()));
+    assert_eq!(told, format!("http://[::1]:{port}/ ${{port}}={{}}"));
+    let told =
+        out(&home.run(&[&set[..], &["--no-replace", "--", "bash", "-c", "echo $URL"]].concat()));
+    assert_eq!(told, "http://[::1]:{port}/");
+    assert_eq!(home.run(&["run", "mine", "--setenv", "A", "--", "true"]).status.code(), Some(2));
 }
 
 #[test]

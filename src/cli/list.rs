@@ -185,7 +185,7 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
 /// The leases, each followed by that of the server behind it, if `styxy unit` has made one.
 fn with_backends(leases: &[Json]) -> Vec<&Json> {
     let is_behind = |lease: &Json, front: &Json| {
-        let name = front["service_name"].as_str().unwrap_or(text(front, "service_type"));
+        let name = text(front, "service_name");
         let is_same = |key: &str| lease[key] == front[key];
         !name.ends_with(BACKEND)
             && text(lease, "service_name").strip_suffix(BACKEND) == Some(name)
@@ -247,11 +247,12 @@ mod tests {
             lease(3, Some("web"), "/a"),
             lease(4, None, "/a"),
             lease(5, Some("other-backend"), "/a"),
-            lease(6, Some("dev-backend"), "/a"),
+            lease(6, Some("-backend"), "/a"),
+            lease(8, Some("dev-backend"), "/a"),
             lease(7, Some("web-backend-backend"), "/a"),
         ];
         let ports: Vec<_> =
             with_backends(&leases).iter().map(|lease| lease["port"].as_u64().unwrap()).collect();
-        assert_eq!(ports, [2, 3, 1, 4, 6, 5, 7]);
+        assert_eq!(ports, [2, 3, 1, 4, 6, 5, 8, 7]);
     }
 }

@@ -32,7 +32,7 @@ pub(super) use self::watcher::Watcher;
 use self::{
     nested::{Outer, outer},
     others::With,
-    variables::{Leased, Variable, have_one_value},
+    variables::{Leased, Set, Variable, have_one_value},
     watcher::watch,
 };
 use super::{
@@ -97,6 +97,9 @@ pub(super) struct Run {
     /// The same as a URL: http://127.0.0.1:PORT
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with_url: Vec<With>,
+    /// Set this variable for the command; {port} in it is replaced as in the arguments
+    #[arg(long, value_name = "NAME=VALUE")]
+    setenv: Vec<Set>,
     /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
     #[arg(long, value_name = "TIME", default_value_t = 2, value_parser = seconds(0..=600))]
     grace: u64,
@@ -137,7 +140,9 @@ impl Run {
         let leases = self.leases()?;
         let with = self.with.iter().map(|with| (with, false));
         let with: Vec<_> = with.chain(self.with_url.iter().map(|with| (with, true))).collect();
-        have_one_value(&self.env, &leases, with.iter().map(|(with, _)| *with))?;
+        let others = with.iter().map(|(with, _)| with.variable.as_str());
+        let others = others.chain(self.setenv.iter().map(|set| set.name.as_str()));
+        have_one_value(&self.env, &leases, others)?;
         let (known, none) = (programs::known(), Programs::new());
         let programs = if self.plain { &none } else { &known };
         let mut help = self.help(programs);
@@ -203,7 +208,11 @@ impl Run {
             help.as_ref().map_or_else(|| self.command.clone(), |h| h.apply(&self.command));
         let own_variable = variables.first().map(|(name, _)| name.clone());
         variables.extend(of_others);
-        let mut prepared = self.replacing.prepare(&command, own_variable.as_deref(), &variables);
+        let own_variable = own_variable.as_deref();
+        let mut prepared = self.replacing.prepare(&command, own_variable, &variables);
+        for Set { name, value } in &self.setenv {
+            prepared.env(name, self.replacing.fill(value.as_ref(), own_variable, &variables));
+        }
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
         self.watch(&own, hint);
         let error = prepared.exec();
@@ -263,7 +272,8 @@ impl Run {
 
     /// What the command needs to listen on its own port, if it has exactly one.
     fn help(&self, programs: &Programs) -> Option<Help> {
-        let mut help = programs::help(&self.command, programs, &env::current_dir().ok()?, is_set)?;
+        let folder = env::current_dir().ok()?;
+        let mut help = programs::help(&self.command, programs, &folder, |name| self.sets(name))?;
         if !self.has_one_port() {
             help.add_nothing();
         }
@@ -272,10 +282,15 @@ impl Run {
         Some(help)
     }
 
+    /// Whether the environment of the command has a variable anyway.
+    fn sets(&self, name: &str) -> bool {
+        env::var_os(name).is_some() || self.setenv.iter().any(|set| set.name == name)
+    }
+
     /// Advice for a program that needs arguments where none can be added.
     fn hint(&self, programs: &Programs, variable: &str) -> Option<Hint> {
         let folder = env::current_dir().ok().filter(|_| self.has_one_port())?;
-        programs::hint(&self.command, programs, &folder, variable, is_set)
+        programs::hint(&self.command, programs, &folder, variable, |name| self.sets(name))
     }
 
     /// Starts the watcher that checks whether the command listens on its port.
@@ -396,11 +411,6 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
         "{service_type} runs once, and it has port {} ({held}): connect to it instead of starting another",
         answer["port"]
     )))
-}
-
-/// Whether the environment has a variable.
-fn is_set(name: &str) -> bool {
-    env::var_os(name).is_some()
 }
 
 /// The correct command line, if the `--` before the command of `run` or `exec` is missing.

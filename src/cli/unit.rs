@@ -39,6 +39,9 @@ use crate::{
 const PROXY: [&str; 2] =
     ["/usr/lib/systemd/systemd-socket-proxyd", "/lib/systemd/systemd-socket-proxyd"];
 
+/// The variables that `styxy run` sets.
+const OWN: [&str; 3] = ["PORT", "STYXY_PORT", "STYXY_LEASE_ID"];
+
 /// Start a server at the first request, and stop it when nobody uses it
 ///
 /// The user's systemd listens on the port, which is leased for the service. At the first connection it starts the command with a
@@ -64,7 +67,8 @@ pub(super) struct Unit {
     /// The time that the server may take to listen
     #[arg(long, value_name = "TIME", default_value_t = 60, value_parser = seconds(1..=3_600))]
     patience: u64,
-    /// Set this variable for the server, with its value here if none is given. PATH is always set
+    /// Set this variable for the server, with its value here if none is given; {port} in it is replaced as in the command. PATH is
+    /// always set
     #[arg(long, value_name = "NAME[=VALUE]")]
     setenv: Vec<String>,
     /// Keep the units across a reboot, and start the socket at each login
@@ -184,6 +188,11 @@ impl Unit {
             let wrong = |why: &str| usage(&Error::invalid(format!("--setenv {name}: {why}")));
             if !is_variable(name) {
                 return Err(wrong("this is not the name of a variable"));
+            }
+            if OWN.contains(&name) {
+                return Err(wrong(
+                    "styxy sets it for the server; {port} stands for the port in others",
+                ));
             }
             let value = value.ok_or_else(|| wrong("it is not set here: write NAME=VALUE"))?;
             environment.retain(|(other, _)| other != name);

@@ -69,6 +69,20 @@ impl Replacing {
         prepared.args(arguments).envs(variables.iter().map(|(name, value)| (name, value)));
         prepared
     }
+
+    /// The value of a variable, with the ports in it.
+    pub(super) fn fill(
+        self,
+        value: &OsStr,
+        own: Option<&str>,
+        variables: &[(String, String)],
+    ) -> OsString {
+        if self.no_replace {
+            value.to_owned()
+        } else {
+            filled(value, &placeholders(own, variables))
+        }
+    }
 }
 
 /// The placeholders and their ports: `{port}` for the command's own, `{port_1}` for the next of several, and

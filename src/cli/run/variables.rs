@@ -5,7 +5,7 @@ use std::{
     str::FromStr,
 };
 
-use super::{super::owner::put_own_process, CliError, others::With, usage};
+use super::{super::owner::put_own_process, CliError, usage};
 use crate::{error::Error, service_type::Hold, value::Fields, word::is_variable};
 
 /// An environment variable, and the service type of its port.
@@ -37,6 +37,25 @@ impl FromStr for Variable {
         let [service_type, service_name] =
             [service_type, service_name].map(|word| word.map(str::to_owned));
         Ok(Self { name: name.to_owned(), service_type, service_name })
+    }
+}
+
+/// A variable with its value.
+#[derive(Clone, Debug)]
+pub(super) struct Set {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+impl FromStr for Set {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let (name, value) = text.split_once('=').ok_or_else(|| {
+            Error::invalid("which value does it get?").suggest("write NAME=VALUE")
+        })?;
+        let Variable { name, .. } = name.parse()?;
+        Ok(Self { name, value: value.to_owned() })
     }
 }
 
@@ -96,7 +115,7 @@ impl Leased<'_> {
 pub(super) fn have_one_value<'a>(
     given: &[Variable],
     leases: &[Leased],
-    with: impl Iterator<Item = &'a With>,
+    others: impl Iterator<Item = &'a str>,
 ) -> Result<(), CliError> {
     let clash = |name: &str, why: &str| {
         let error = Error::invalid(format!("the variable {name} {why}"));
@@ -117,8 +136,8 @@ pub(super) fn have_one_value<'a>(
         }
         ports.insert(name, port);
     }
-    for With { variable, .. } in with {
-        if ports.insert(variable.clone(), None).is_some() {
+    for variable in others {
+        if ports.insert(variable.to_owned(), None).is_some() {
             return Err(clash(
                 variable,
                 "is the name of something else that styxy tells the command",

@@ -44,9 +44,14 @@ pub(super) fn base(folder: &str, service_type: &str, name: Option<&str>) -> Stri
 }
 
 impl OnDemand<'_> {
+    /// The name of the server. It is that of no other, for no service has an empty name.
+    fn backend_name(&self) -> String {
+        format!("{}{BACKEND}", self.name.unwrap_or_default())
+    }
+
     /// The service behind the proxy, as `styxy port` takes it.
     fn backend(&self) -> String {
-        format!("{}:{}{BACKEND}", self.service_type, self.name.unwrap_or(self.service_type))
+        format!("{}:{}", self.service_type, self.backend_name())
     }
 
     /// The file of each unit, the socket first.
@@ -115,8 +120,15 @@ impl OnDemand<'_> {
 
     fn server(&self) -> String {
         let backend = self.backend();
-        let name = format!("--name={}{BACKEND}", self.name.unwrap_or(self.service_type));
-        let mut start = vec![self.styxy, "run", self.service_type, &name, "--"];
+        let name = format!("--name={}", self.backend_name());
+        // Only `styxy run` knows the port.
+        let is_filled = |(_, value): &&(String, String)| value.contains("{port");
+        let (filled, plain): (Vec<_>, Vec<_>) = self.environment.iter().partition(is_filled);
+        let filled: Vec<_> =
+            filled.into_iter().map(|(name, value)| format!("--setenv={name}={value}")).collect();
+        let mut start = vec![self.styxy, "run", self.service_type, &name];
+        start.extend(filled.iter().map(String::as_str));
+        start.push("--");
         start.extend(&self.command);
         let patience = self.patience.to_string();
         let ready = [
@@ -131,8 +143,7 @@ impl OnDemand<'_> {
             &patience,
             "--pid",
         ];
-        let environment = self.environment.iter();
-        let environment = environment.map(|(name, value)| {
+        let environment = plain.into_iter().map(|(name, value)| {
             format!("Environment={}\n", quoted(&format!("{name}={value}"), false))
         });
         format!(
@@ -197,7 +208,9 @@ mod tests {
             has_ipv6: true,
             idle: 600,
             patience: 60,
-            environment: vec![("PATH".to_owned(), "/a b:/100%$x".to_owned())],
+            environment: [("PATH", "/a b:/100%$x"), ("URL", "http://[::1]:{port}/$x")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .to_vec(),
             command: vec!["sh", "-c", "echo \"$PORT\" 50% \\ ; exec node"],
         }
     }
@@ -226,11 +239,22 @@ mod tests {
     }
 
     #[test]
+    fn a_service_without_a_name_has_a_server_of_its_own() {
+        let text = |name| OnDemand { name, ..server() }.files().map(|(_, text)| text);
+        let (unnamed, named) = (text(None), text(Some("dev")));
+        assert!(unnamed[1].contains("port dev:-backend "), "{}", unnamed[1]);
+        assert!(unnamed[2].contains("--name=-backend "), "{}", unnamed[2]);
+        assert!(named[2].contains("--name=dev-backend "), "{}", named[2]);
+    }
+
+    #[test]
     fn nothing_of_a_command_or_a_variable_is_systemds() {
         let [.., (_, text)] = server().files();
         let start = r#"-- sh -c "echo \"$$PORT\" 50%% \\ ; exec node""#;
         assert!(text.contains(start), "{text}");
         assert!(text.contains("Environment=\"PATH=/a b:/100%%$x\"\n"), "{text}");
+        assert!(text.contains("\"--setenv=URL=http://[::1]:{port}/$$x\" --"), "{text}");
+        assert!(!text.contains("Environment=URL") && !text.contains("Environment=\"URL"), "{text}");
         assert!(text.contains("WorkingDirectory=/home/dev/my shop\n"), "{text}");
     }
 }
