@@ -6,14 +6,23 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read},
     net::{TcpListener, TcpStream},
-    os::unix::process::CommandExt,
+    os::{
+        fd::AsRawFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use nix::{
-    sys::signal::{Signal, kill, killpg},
+    sys::{
+        signal::{Signal, kill, killpg},
+        socket::{
+            AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket,
+            sockopt,
+        },
+    },
     unistd::Pid,
 };
 use serde_json::Value as Json;
@@ -443,6 +452,46 @@ fn a_program_that_listens_elsewhere_is_told_of_and_nothing_of_that_stays() {
     // Whoever waits for the end of standard error waits for nobody else.
     let rest = child.end();
     assert!(!rest.contains("not on"), "{rest}");
+}
+
+#[test]
+fn a_program_that_was_given_a_port_of_those_for_connections_is_told_of() {
+    let home = Home::with_type();
+    // As styxy keeps a port for a server that will listen on it.
+    let kept = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    setsockopt(&kept, sockopt::ReuseAddr, &true).unwrap();
+    bind(kept.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let elsewhere = getsockname::<SockaddrIn>(kept.as_raw_fd()).unwrap().port();
+    let line = format!("python3 -m http.server {elsewhere} --bind 127.0.0.1 & wait");
+    let mut child = Group::of(home.styxy().args(["run", "mine", "--", "bash", "-c", &line]));
+    lines_until(&mut child, &format!("listens on port {elsewhere} and not on "));
+}
+
+#[test]
+fn who_has_the_port_that_a_script_names_is_told_when_the_command_has_ended() {
+    let home = Home::with_type();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = holder.local_addr().unwrap().port();
+    let shop = home.path("shop");
+    fs::create_dir_all(&shop).unwrap();
+    let scripts = format!(r#"{{"scripts": {{"dev": "PORT={port} ./serve"}}}}"#);
+    fs::write(shop.join("package.json"), scripts).unwrap();
+    fs::write(shop.join("npm"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::set_permissions(shop.join("npm"), fs::Permissions::from_mode(0o755)).unwrap();
+    let told = |npm: &str| {
+        let mut command = home.styxy();
+        command.args(["run", "mine", "--", npm, "run", "dev"]).current_dir(&shop);
+        said(&command.output().unwrap())
+    };
+    let sentence =
+        format!("port {port} stands in the script dev of package.json, and is in use by ");
+    let first = told("./npm");
+    assert!(first.contains(&sentence), "{first}");
+    assert!(first.contains(&format!("PID {}", std::process::id())), "{first}");
+    assert!(first.trim_end().ends_with("write $PORT there"), "{first}");
+    drop(holder);
+    let second = told("./npm");
+    assert!(!second.contains("stands in"), "{second}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ use std::{
 
 use serde_json::Value as Json;
 
-pub(super) use self::hints::{Hint, hint};
+pub(super) use self::hints::{Hint, hint, named};
 use crate::{
     config::{self, Program, Programs},
     service_type::Hold,

@@ -195,6 +195,8 @@ impl Run {
             help.fill(port);
         }
         let variable = variables.first().map_or("PORT", |(name, _)| name);
+        let named = env::current_dir().ok().and_then(|here| programs::named(&self.command, &here));
+        let named = named.map(|named| (named.port, named.place(variable)));
         let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
         let hint = needs_more.then(|| self.hint(programs, variable)).flatten();
         let sentences = [
@@ -214,7 +216,7 @@ impl Run {
             prepared.env(name, self.replacing.fill(value.as_ref(), own_variable, &variables));
         }
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
-        self.watch(&own, hint);
+        self.watch(&own, hint, named);
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
     }
@@ -294,14 +296,14 @@ impl Run {
     }
 
     /// Starts the watcher that checks whether the command listens on its port.
-    fn watch(&self, answer: &Json, hint: Option<Hint>) {
+    fn watch(&self, answer: &Json, hint: Option<Hint>, named: Option<(Port, (String, String))>) {
         let has_further = self.env.iter().any(|variable| variable.service_type.is_some());
         let is_watched = self.may_speak() && !self.plain && self.has_one_port() && !has_further;
         let port = answer["port"].as_u64().and_then(Port::new).filter(|_| is_watched);
         if let Some(port) = port.filter(|_| answer["protocol"] == "tcp") {
             let remedy = hint.map_or(IGNORES_PORT.to_owned(), |hint| hint.remedy());
             // The command can run without the watcher.
-            let _ = watch(port, &remedy);
+            let _ = watch(port, &remedy, named.filter(|(named, _)| *named != port));
         }
     }
 

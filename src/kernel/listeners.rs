@@ -109,6 +109,35 @@ pub fn is_listened_by(
     Ok((is_unread || has_docker) && with_programs(sockets).iter().any(may_be_theirs))
 }
 
+/// Whether a process was given this number, as an argument or in `PORT`, or one above it was, up to this ancestor. That of a
+/// debugger does not count.
+pub fn was_given(mut pid: u32, ancestor: u32, number: Port) -> bool {
+    let number = number.to_string();
+    loop {
+        let line = arguments(pid).unwrap_or_default().join(" ");
+        if names(&line, &number)
+            || process::variable(pid, "PORT").is_some_and(|port| port == number)
+        {
+            return true;
+        }
+        match process::parent(pid) {
+            Some(parent) if pid != ancestor && parent != 0 => pid = parent,
+            _ => return false,
+        }
+    }
+}
+
+/// Whether the number is in the command line: `--port 40000`, `localhost:40000`; not `--inspect=40000`.
+fn names(line: &str, number: &str) -> bool {
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    let is_debuggers = |word: &str| ["inspect", "debug", "jdwp"].iter().any(|it| word.contains(it));
+    words.iter().enumerate().any(|(at, word)| {
+        let before = at.checked_sub(1).map_or("", |before| words[before]);
+        let mut numbers = word.split(|c: char| !c.is_ascii_digit());
+        numbers.any(|it| it == number) && !is_debuggers(word) && !is_debuggers(before)
+    })
+}
+
 /// The TCP sockets that block a grant of the port without listening: bound ones, and outgoing connections.
 pub fn in_the_way(port: Port) -> io::Result<Vec<Listener>> {
     let (mut sockets, mut connections) = (Vec::new(), Vec::new());

@@ -159,6 +159,13 @@ pub fn read(folder: &Path, name: &str) -> Option<String> {
     folder::Project::at(folder)?.root().read(name)
 }
 
+/// The port that the command line of a server names; with `is_all` it is the whole command, so whatever it starts is the server.
+pub fn named_port(line: &str, is_all: bool) -> Option<Port> {
+    let env = Env::default();
+    let of_server = command::servers(line, &env).into_iter().find_map(|server| server.port);
+    of_server.or_else(|| command::port_of(line, &env).filter(|_| is_all))
+}
+
 /// The folder of a package of the workspace in this folder, by its path or by its name.
 pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
     let project = Project::at(folder)?;

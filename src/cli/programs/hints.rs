@@ -1,23 +1,24 @@
-//! Known programs that a command starts where styxy cannot add arguments: in a script of several commands,
-//! behind a shell, in another package of a workspace.
+//! Programs that a command starts where styxy cannot add arguments: in a script of several commands, behind a
+//! shell, in another package of a workspace.
 
 use std::{ffi::OsString, path::Path};
 
-use super::{Script, file_name, program_name, recognised};
-use crate::config::Programs;
+use super::{Script, file_name, manifest::named_port, program_name, recognised};
+use crate::{config::Programs, port::Port};
 
 /// How deeply scripts that run scripts are followed.
 const DEEPEST: usize = 4;
 
-/// A search for such a program.
-struct Search<'a> {
-    programs: &'a Programs,
-    /// The variable that has the port.
-    variable: &'a str,
-    is_set: &'a dyn Fn(&str) -> bool,
+/// A search for such a program in everything that a command starts.
+struct Search<'a, T> {
+    /// What is found in one of the commands, which is a part of this text.
+    look: &'a dyn Fn(&[&str], &str) -> Option<T>,
     /// The words of the command.
     words: &'a [&'a str],
 }
+
+/// What was found, and the script that it was found in.
+type Found<T> = Option<(T, Option<String>)>;
 
 /// A program that does not read its port, where styxy cannot add arguments.
 pub(in crate::cli) struct Hint {
@@ -58,12 +59,46 @@ pub(in crate::cli) fn hint(
     if words.iter().any(|word| word.contains("{port")) {
         return None;
     }
-    let search = Search { programs, variable, is_set: &is_set, words: &words };
-    search.in_command(folder)
+    let help = Help { programs, variable, is_set: &is_set, words: &words };
+    let look = |line: &[&str], text: &str| help.in_line(line, text);
+    let (hint, script) = Search { look: &look, words: &words }.in_command(folder)?;
+    Some(Hint { script, ..hint })
 }
 
-impl Search<'_> {
-    fn in_command(&self, folder: &Path) -> Option<Hint> {
+/// A port that a command line names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Named {
+    pub(in crate::cli) port: Port,
+    /// The script that names it.
+    script: Option<String>,
+}
+
+impl Named {
+    /// Where it stands, and what could stand there; `variable` is the one that has the leased port.
+    pub(in crate::cli) fn place(&self, variable: &str) -> (String, String) {
+        match &self.script {
+            Some(name) => (format!("the script {name} of package.json"), format!("${variable}")),
+            None => ("the command".to_owned(), "{port}".to_owned()),
+        }
+    }
+}
+
+/// The port that the server has which a command starts, if its command line or a script names one.
+pub(in crate::cli) fn named(command: &[OsString], folder: &Path) -> Option<Named> {
+    let words: Vec<&str> = command.iter().map(|word| word.to_str()).collect::<Option<_>>()?;
+    let look = |line: &[&str], text: &str| {
+        let is_given = line.iter().any(|word| word.contains('$') || word.contains("{port"));
+        let is_all = line.iter().copied().eq(text.split_ascii_whitespace());
+        named_port(&line.join(" "), is_all).filter(|_| !is_given)
+    };
+    let found = Search { look: &look, words: &words }.in_command(folder);
+    let whole = || look(&words, &words.join(" ")).map(|port| (port, None));
+    let (port, script) = found.or_else(whole)?;
+    Some(Named { port, script })
+}
+
+impl<T> Search<'_, T> {
+    fn in_command(&self, folder: &Path) -> Found<T> {
         let words = self.words;
         if let Some(script) = Script::of(words, folder) {
             return self.in_script(&script, 0);
@@ -76,17 +111,16 @@ impl Search<'_> {
         // concurrently 'vite' 'node api.js'; dotenv -- vite
         let quoted = words.iter().filter(|word| word.contains(' '));
         let mut quoted = quoted.filter_map(|word| self.in_text(word, folder, 0));
-        quoted.next().or_else(|| self.in_started(words, ""))
+        quoted.next().or_else(|| Some((self.in_started(words, "")?, None)))
     }
 
-    fn in_script(&self, script: &Script, depth: usize) -> Option<Hint> {
-        let mut hint = self.in_text(&script.text, &script.folder, depth)?;
-        hint.script.get_or_insert_with(|| script.name.clone());
-        Some(hint)
+    fn in_script(&self, script: &Script, depth: usize) -> Found<T> {
+        let (found, inner) = self.in_text(&script.text, &script.folder, depth)?;
+        Some((found, inner.or_else(|| Some(script.name.clone()))))
     }
 
     /// Checks each command of a shell command line.
-    fn in_text(&self, text: &str, folder: &Path, depth: usize) -> Option<Hint> {
+    fn in_text(&self, text: &str, folder: &Path, depth: usize) -> Found<T> {
         let mut folder = folder.to_owned();
         for segment in text.split(|c: char| "&|;()\n\"'`".contains(c)) {
             // vite 2> log # local
@@ -94,9 +128,9 @@ impl Search<'_> {
             let words = segment.split_ascii_whitespace().take_while(|word| !is_of_shell(word));
             let words: Vec<_> = words.collect();
             let words = words.strip_prefix(&["exec"]).unwrap_or(&words);
-            let hint = self.in_line(words, text).or_else(|| self.in_started(words, text));
-            if hint.is_some() {
-                return hint;
+            let found = (self.look)(words, text).or_else(|| self.in_started(words, text));
+            if let Some(found) = found {
+                return Some((found, None));
             }
             let Some((first, rest)) = words.split_first() else { continue };
             let scripts = match (program_name(first), rest) {
@@ -113,20 +147,33 @@ impl Search<'_> {
                 _ => Script::of(words, &folder).into_iter().collect::<Vec<_>>(),
             };
             let mut scripts = scripts.iter().filter(|_| depth < DEEPEST);
-            if let Some(hint) = scripts.find_map(|script| self.in_script(script, depth + 1)) {
-                return Some(hint);
+            let found = scripts.find_map(|script| self.in_script(script, depth + 1));
+            if found.is_some() {
+                return found;
             }
         }
         None
     }
 
     /// Checks the command that another one starts: `dotenv -- vite`. What styxy starts, it tells of itself.
-    fn in_started(&self, line: &[&str], text: &str) -> Option<Hint> {
+    fn in_started(&self, line: &[&str], text: &str) -> Option<T> {
         let at = line.iter().position(|word| *word == "--")?;
         let is_own = line[..at].iter().any(|word| file_name(word) == "styxy");
-        if is_own { None } else { self.in_line(&line[at + 1..], text) }
+        if is_own { None } else { (self.look)(&line[at + 1..], text) }
     }
+}
 
+/// A look for a program that needs help.
+struct Help<'a> {
+    programs: &'a Programs,
+    /// The variable that has the port.
+    variable: &'a str,
+    is_set: &'a dyn Fn(&str) -> bool,
+    /// The words of the command.
+    words: &'a [&'a str],
+}
+
+impl Help<'_> {
     /// Checks one command of a text, which may set the program's variable before:
     /// `export FLASK_RUN_PORT=$PORT; flask run`.
     fn in_line(&self, line: &[&str], text: &str) -> Option<Hint> {
@@ -181,7 +228,9 @@ mod tests {
             "build": "vite build && node post.js", "deno": "deno serve main.ts",
             "loop": "npm run loop", "in": "cd apps/web && npm run dev", "start": "npm run node",
             "node": "NODE_ENV=development vite", "env": "dotenv -e .env -- vite", "local": "vite # local",
-            "logged": "vite 2>&1 | tee log", "leased": "styxy run web -- vite"}}"#;
+            "logged": "vite 2>&1 | tee log", "leased": "styxy run web -- vite",
+            "fixed": "node seed.js && vite --port 4777", "deep": "npm run fixed", "prefixed": "PORT=4778 ./serve",
+            "wait": "psql -p 5432 -f x.sql && node api.js", "dev": "vite"}}"#;
         fs::write(folder.path().join("package.json"), scripts).unwrap();
         let scripts =
             r#"{"name": "@shop/web", "scripts": {"dev": "vite", "own": "vite --port 1"}}"#;
@@ -222,6 +271,32 @@ mod tests {
             "Vite, which the command starts, may not read PORT: write vite --port $PORT --strictPort"
         );
         assert!(hinted(&["concurrently", "npx vite", "node api.js"], folder.path()).is_some());
+    }
+
+    #[cfg(feature = "project")]
+    #[test]
+    fn the_port_that_a_command_or_its_script_names_is_found() {
+        let folder = workspace();
+        let named = |line: &str| {
+            let command: Vec<_> = line.split(' ').map(OsString::from).collect();
+            let named = named(&command, folder.path())?;
+            Some((named.port.get(), named.place("WEB").0))
+        };
+        let script = |name: &str| format!("the script {name} of package.json");
+        for (line, port, place) in [
+            ("npm run own -w @shop/web", 1, script("own")),
+            ("npm run fixed", 4777, script("fixed")),
+            ("npm run deep", 4777, script("fixed")),
+            ("npm run prefixed", 4778, script("prefixed")),
+            ("npm run dev -- --port 4779", 4779, "the command".to_owned()),
+            ("vite --port 4777 --strictPort", 4777, "the command".to_owned()),
+            ("./serve -p 4777", 4777, "the command".to_owned()),
+        ] {
+            assert_eq!(named(line), Some((port, place)), "{line}");
+        }
+        for line in ["npm run own", "npm run both", "npm run wait", "vite", "vite --port {port}"] {
+            assert_eq!(named(line), None, "{line}");
+        }
     }
 
     #[test]

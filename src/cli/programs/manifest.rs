@@ -2,7 +2,7 @@
 //! are none: a program is recognised by the command line alone.
 
 #[cfg(feature = "project")]
-pub(super) use crate::project::{member, read};
+pub(super) use crate::project::{member, named_port, read};
 
 #[cfg(not(feature = "project"))]
 pub(super) fn read(_: &std::path::Path, _: &str) -> Option<String> {
@@ -11,5 +11,10 @@ pub(super) fn read(_: &std::path::Path, _: &str) -> Option<String> {
 
 #[cfg(not(feature = "project"))]
 pub(super) fn member(_: &std::path::Path, _: &str) -> Option<std::path::PathBuf> {
+    None
+}
+
+#[cfg(not(feature = "project"))]
+pub(super) fn named_port(_: &str, _: bool) -> Option<crate::port::Port> {
     None
 }

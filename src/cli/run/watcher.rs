@@ -1,4 +1,5 @@
-//! Checks whether a command listens on its port: for ten seconds, in a separate process.
+//! Checks whether a command listens on its port, or has ended because another port that it names is in use: for ten
+//! seconds, in a separate process.
 
 use std::{
     collections::BTreeSet,
@@ -13,12 +14,15 @@ use std::{
 use clap::Args;
 
 use crate::{
-    cli::{port_users::users, say},
+    cli::{
+        port_users::{PortUser, users},
+        say,
+    },
     kernel::{
         detach::start_apart,
         diag, ephemeral_ports,
-        listeners::listeners,
-        process::{Process, is_of, start, variable},
+        listeners::{listeners, was_given},
+        process::{Process, ProcessError, is_of, start, variable},
     },
     port::{Port, PortRange, Protocol},
 };
@@ -40,10 +44,21 @@ pub(in crate::cli) struct Watcher {
     port: Port,
     /// What to do about it
     remedy: String,
+    /// Another port that its command line names
+    named: Option<Port>,
+    /// Where that stands
+    place: Option<String>,
+    /// What should stand there
+    instead: Option<String>,
 }
 
-/// Starts a watcher for the command that is about to replace this process.
-pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
+/// Starts a watcher for the command that is about to replace this process. `named` is another port that its command line names, with
+/// the place where that stands, and what should stand there.
+pub(super) fn watch(
+    port: Port,
+    remedy: &str,
+    named: Option<(Port, (String, String))>,
+) -> io::Result<()> {
     // The first process of a container would have to reap the watcher, and does not expect it.
     if process::id() == 1 || is_unread()? {
         return Ok(());
@@ -51,8 +66,11 @@ pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
     let pid = process::id();
     let started = start(pid).ok_or(io::ErrorKind::NotFound)?;
     let (pid, started, port) = (pid.to_string(), started.to_string(), port.to_string());
-    let words = ["watcher", &pid, &started, &port, "--", remedy].map(CString::new);
-    let words = words.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut words = ["watcher", &pid, &started, &port, "--", remedy].map(str::to_owned).to_vec();
+    if let Some((named, (place, instead))) = named {
+        words.extend([named.to_string(), place, instead]);
+    }
+    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
     let program = CString::new(env::current_exe()?.into_os_string().into_vec())?;
     start_apart(&program, &words)
 }
@@ -65,12 +83,20 @@ fn is_unread() -> io::Result<bool> {
 
 impl Watcher {
     pub(in crate::cli) fn run(self) {
-        // A process that cannot be opened cannot be watched.
-        let Ok(process) = Process::of_pid(self.pid) else { return };
+        let process = match Process::of_pid(self.pid) {
+            Ok(process) if process.start == self.started => process,
+            Ok(_) | Err(ProcessError::Gone) => return self.tell_of_named(),
+            // One that cannot be opened cannot be watched.
+            Err(_) => return,
+        };
         let end = Instant::now() + LIMIT;
         let (mut known, mut since) = (BTreeSet::new(), None);
-        while process.start == self.started && Instant::now() < end {
-            if process.ends_within(AGAIN) || diag::is_listened(self.port, Protocol::Tcp) {
+        while Instant::now() < end {
+            if process.ends_within(AGAIN) {
+                self.tell_of_named();
+                break;
+            }
+            if diag::is_listened(self.port, Protocol::Tcp) {
                 break;
             }
             // Finding the processes behind sockets is slow, so it is done only when the sockets have changed.
@@ -103,7 +129,27 @@ impl Watcher {
         }
     }
 
-    /// The ports on which the process or a descendant listens, except those from the kernel's ephemeral range.
+    /// Says who has the port that the command names, which has ended without listening on its own.
+    fn tell_of_named(&self) {
+        let (Some(port), Some(place), Some(instead)) = (self.named, &self.place, &self.instead)
+        else {
+            return;
+        };
+        let own = self.port.to_string();
+        let is_its = |pid: u32| variable(pid, "STYXY_PORT").is_some_and(|port| port == own);
+        let users = users(listeners(PortRange::only(port), Protocol::Tcp).unwrap_or_default());
+        // A server of its own may run on behind it.
+        let is_anothers = |user: &&PortUser| !user.program.as_ref().is_some_and(|p| is_its(p.pid));
+        if let Some(user) = users.iter().find(is_anothers) {
+            let who = user.describe();
+            say(&format!(
+                "port {port} stands in {place}, and is in use by {who}; write {instead} there"
+            ));
+        }
+    }
+
+    /// The ports on which the process or a descendant listens. Of the kernel's ephemeral range only those that it was given:
+    /// programs have sockets there for themselves.
     fn elsewhere(&self) -> BTreeSet<Port> {
         let listeners = listeners(PortRange::ALL, Protocol::Tcp).unwrap_or_default();
         let own = self.port.to_string();
@@ -112,11 +158,11 @@ impl Watcher {
             is_of(pid, self.pid) && variable(pid, "STYXY_PORT").is_none_or(|port| port == own)
         };
         let chosen = ephemeral_ports();
-        let is_chosen = |port: Port| chosen.is_some_and(|chosen| chosen.contains(port));
+        let may_be_chosen = |port: Port| chosen.is_some_and(|chosen| chosen.contains(port));
         let mut users = users(listeners);
         users.retain(|user| {
-            let is_its = user.program.as_ref().is_some_and(|program| is_its(program.pid));
-            is_its && !is_chosen(user.port)
+            let Some(pid) = user.program.as_ref().map(|program| program.pid) else { return false };
+            is_its(pid) && (!may_be_chosen(user.port) || was_given(pid, self.pid, user.port))
         });
         users.into_iter().map(|user| user.port).collect()
     }

@@ -304,3 +304,26 @@ fn the_proxy_of_a_container_is_anybodys_who_runs_docker() {
         assert_eq!(is_listened_by(is_meant, port, Protocol::Tcp).unwrap(), is_its, "{name}");
     }
 }
+
+#[test]
+fn the_number_that_a_server_was_given_is_in_its_arguments_or_above() {
+    for (line, is_named) in [
+        ("vite --port 40000", true),
+        ("flask run --port=40000", true),
+        ("gunicorn -b localhost:40000 app", true),
+        ("java -Dport=40000", true),
+        ("vite --port 4000", false),
+        ("vite --port 400001", false),
+        ("node --inspect=40000 x.js", false),
+        ("node --inspect 40000 x.js", false),
+        ("java -agentlib:jdwp=address=*:40000", false),
+        ("node --inspect=40000 x.js --port 40000", true),
+    ] {
+        assert_eq!(names(line, "40000"), is_named, "{line}");
+    }
+    let number = Port::new(40_000).unwrap();
+    let server = Holder::new("", &["serve", "40000"]);
+    assert!(was_given(server.pid(), server.pid(), number));
+    let own = std::process::id();
+    assert!(!was_given(own, own, number));
+}
