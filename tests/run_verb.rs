@@ -462,7 +462,8 @@ fn a_program_that_was_given_a_port_of_those_for_connections_is_told_of() {
     setsockopt(&kept, sockopt::ReuseAddr, &true).unwrap();
     bind(kept.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
     let elsewhere = getsockname::<SockaddrIn>(kept.as_raw_fd()).unwrap().port();
-    let line = format!("python3 -m http.server {elsewhere} --bind 127.0.0.1 & wait");
+    // It ends by itself if nothing is said.
+    let line = format!("python3 -m http.server {elsewhere} --bind 127.0.0.1 & sleep 60; kill $!");
     let mut child = Group::of(home.styxy().args(["run", "mine", "--", "bash", "-c", &line]));
     lines_until(&mut child, &format!("listens on port {elsewhere} and not on "));
 }
