@@ -157,9 +157,7 @@ impl Up {
         }
         let sentence = already::sentence(&others, services, project)?;
         if others.len() == planned.len() {
-            return Err(refused(format!(
-                "{sentence}; to start a second one on another port, add --again"
-            )));
+            return Err(refused(format!("{sentence}; add --again to start it all a second time")));
         }
         say(&sentence);
         let is_up: Vec<_> = holders.iter().map(Option::is_some).collect();
