@@ -17,6 +17,7 @@ pub const TESTS: &[Test] = &[
     ("audit_finds_events_by_each_of_their_fields", by_fields),
     ("audit_finds_events_by_their_times", by_times),
     ("audit_shows_an_event_that_came_twice_once_and_hostile_text_harmless", by_hand),
+    ("suggest_reads_in_the_journal_what_is_always_started_after_what", always_after),
     ("audit_follows_events_and_ends_with_its_reader_and_by_ctrl_c", follow),
     ("audit_tells_no_journal_from_one_that_may_not_be_read", no_journal),
     ("audit_reads_the_log_of_a_private_service_where_no_journald_runs", private_service),
@@ -109,6 +110,34 @@ fn by_times(machine: &Machine) {
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
         assert!(refused.stderr.contains("systemd.time(7)"), "{}", refused.stderr);
     }
+}
+
+fn always_after(machine: &Machine) {
+    machine.user("mkdir -p shop/.git; cd shop; styxy run dev -- true; styxy run database --name orders -- true").ok();
+    let follows = || {
+        let suggested = machine.user("cd shop && styxy suggest --json").ok();
+        let suggested: HashMap<String, Vec<Json>> = serde_json::from_str(&suggested).unwrap();
+        suggested["suggestions"].iter().map(|need| need["follows"].clone()).collect::<Vec<_>>()
+    };
+    let starts = || numbers(machine, "--action allocate").len();
+    eventually(LIMIT, "both are in the journal", || starts() == 2);
+    assert_eq!(follows(), [Json::Null, Json::Null], "once may be chance");
+    let state_id = audit(machine, "-n 1")[0]["state_id"].as_str().unwrap().to_owned();
+    for day in 1..4 {
+        for (minute, service) in [(1, "TYPE=dev"), (2, "TYPE=database\\nSTYXY_SERVICE_NAME=orders")]
+        {
+            let event = format!(
+                "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=allocate\\nSTYXY_STATE_ID={state_id}\\n\
+                 STYXY_SEQ={day}{minute}\\nSTYXY_TIME=2026-11-0{day}T10:0{minute}:00Z\\nSTYXY_OWNER=process 7\\n\
+                 STYXY_PROJECT_PATH=/home/dev/shop\\nSTYXY_SERVICE_{service}\\n' | logger --journald"
+            );
+            machine.user(&event).ok();
+        }
+    }
+    eventually(LIMIT, "all are in the journal", || starts() == 8);
+    assert_eq!(follows(), [Json::Null, json!("dev")]);
+    let suggested = machine.user("cd shop && styxy suggest dev");
+    assert!(suggested.stderr.contains("database:orders was started after it"), "{suggested:?}");
 }
 
 fn by_hand(machine: &Machine) {
