@@ -42,10 +42,7 @@ fn main() -> ExitCode {
         });
         trial.with_ignored_flag(needs_strace && !can_trace)
     });
-    let mut arguments = Arguments::from_args();
-    // One after the other: their types get the same ports, which a service finds held by another.
-    arguments.test_threads = Some(1);
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
 }
 
 fn new() {
@@ -101,7 +98,13 @@ type Types = BTreeMap<String, Vec<[u16; 2]>>;
 
 /// Kills the service at each call of each kind that the change makes, one after the other.
 fn killed_at_each_step(change: &Change) {
-    let home = Home::new();
+    // All types of this test, and none of another: a service would find their ports held by another.
+    let home = Home::with_ports(300);
+    home.configure(&format!(
+        r#"{{"auto_allocation": {{"min_port": {}, "max_port": {}}}}}"#,
+        home.port(0),
+        home.port(299)
+    ));
     // There are as many earlier versions as are kept, so that the oldest is deleted, too.
     let service = home.service();
     for i in 0..11 {

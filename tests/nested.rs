@@ -8,6 +8,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Output, Stdio},
+    thread,
 };
 
 use nix::sys::signal::Signal;
@@ -103,18 +104,20 @@ fn unshared(styxy: &Command, others: &[&str], script: &str) -> Command {
     command
 }
 
-/// A service without a bus, and one with.
-fn both(test: impl Fn(&Outside)) {
+/// A service without a bus, and at the same time one with.
+fn both(test: impl Fn(&Outside) + Sync) {
     let possible =
         Command::new("unshare").args(["-r", "--pid", "--fork", "--mount-proc", "true"]).status();
     if !possible.is_ok_and(|status| status.success()) {
         eprintln!("SKIPPED: unshare(1) cannot make namespaces here");
         return;
     }
-    test(&Outside::new(None));
-    if let Some(bus) = Bus::start() {
-        test(&Outside::new(Some(bus)));
-    }
+    thread::scope(|scope| {
+        scope.spawn(|| test(&Outside::new(None)));
+        if let Some(bus) = Bus::start() {
+            test(&Outside::new(Some(bus)));
+        }
+    });
 }
 
 const WAIT: &str = "echo here; read -r _ || :";

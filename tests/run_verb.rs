@@ -510,30 +510,32 @@ fn nobody_waits_for_the_look_at_a_command_that_has_ended() {
 
 #[test]
 fn a_program_that_listens_on_its_port_or_has_another_lease_is_not_told_of() {
-    let home = Home::with_type();
-    let elsewhere = home.port(7).to_string();
-    let styxy = home.styxy().get_program().to_str().unwrap().to_owned();
-    let inner =
-        format!("{styxy} run mine --name web --quiet -- python3 -m http.server {{port}} & wait");
-    let quiet = format!("python3 -m http.server {elsewhere} & wait");
-    let own = format!("python3 -m http.server {elsewhere} & python3 -m http.server $PORT & wait");
-    for options in [
-        ["--no-replace", "--", "bash", "-c", &inner],
-        ["--quiet", "--", "bash", "-c", &quiet],
-        ["--plain", "--", "bash", "-c", &quiet],
-        ["--grace=0", "--", "bash", "-c", &own],
-    ] {
-        let mut command = home.styxy();
-        let child = Group::of(command.args(["run", "mine"]).args(options));
-        // Python says that it serves when somebody asks, so it is asked of the kernel.
-        let is_there = || home.leases().iter().any(|lease| lease["state"] == "listening");
-        let listens = || TcpStream::connect(("127.0.0.1", home.port(7))).is_ok();
-        home.until(|| is_there() || listens());
-        thread::sleep(Duration::from_secs(3));
-        let told = child.end();
-        assert!(!told.contains("not on"), "{options:?}: {told}");
-        home.until(|| home.leases().is_empty() && !listens());
-    }
+    let inner = "$ITSELF run mine --name web --quiet -- python3 -m http.server {port} & wait";
+    let quiet = "python3 -m http.server $ELSEWHERE & wait";
+    let own = "python3 -m http.server $ELSEWHERE & python3 -m http.server $PORT & wait";
+    let runs =
+        [("--no-replace", inner), ("--quiet", quiet), ("--plain", quiet), ("--grace=0", own)];
+    // In a session they share a home, one after the other.
+    thread::scope(|scope| {
+        for (option, line) in runs {
+            scope.spawn(move || {
+                let home = Home::with_type();
+                let mut command = home.styxy();
+                command.env("ITSELF", home.styxy().get_program());
+                command.env("ELSEWHERE", home.port(7).to_string());
+                let command = command.args(["run", "mine", option, "--", "bash", "-c", line]);
+                let child = Group::of(command);
+                // Python says that it serves when somebody asks, so it is asked of the kernel.
+                let is_there = || home.leases().iter().any(|lease| lease["state"] == "listening");
+                let listens = || TcpStream::connect(("127.0.0.1", home.port(7))).is_ok();
+                home.until(|| is_there() || listens());
+                thread::sleep(Duration::from_secs(3));
+                let told = child.end();
+                assert!(!told.contains("not on"), "{option}: {told}");
+                home.until(|| home.leases().is_empty() && !listens());
+            });
+        }
+    });
 }
 
 #[test]
