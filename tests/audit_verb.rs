@@ -100,9 +100,13 @@ fn events_that_are_still_on_their_way_are_counted_beside_those_that_are_there() 
         (3, &["--print"], ""),
     ] {
         stand_in(&journal, Some(status(pending)));
-        let (shown, said) = audit(arguments);
-        assert_eq!(said, words, "{arguments:?}");
-        assert!(!shown.contains("on their way"), "{shown}");
+        // A service that does not answer at once is not waited for, and this one is slow on a busy machine.
+        journal.0.until(|| {
+            let (shown, said) = audit(arguments);
+            assert!(said.is_empty() || said == words, "{arguments:?}: {said}");
+            assert!(!shown.contains("on their way"), "{shown}");
+            said == words
+        });
     }
     let all: Vec<_> = (1..=10).map(|seq| event(seq, "allocate").to_string() + "\n").collect();
     stand_in(&journal, Some(status(3)));
@@ -113,7 +117,8 @@ fn events_that_are_still_on_their_way_are_counted_beside_those_that_are_there() 
     (stuck["audit_confirmed"], stuck["audit_note"]) = (false.into(), note.into());
     stand_in(&journal, Some(stuck));
     journal.write("journal", &all[..7].concat());
-    assert_eq!(audit(&["--json"]).1, format!("styxy: {note} (on the way: 3 events)\n"));
+    let words = format!("styxy: {note} (on the way: 3 events)\n");
+    journal.0.until(|| audit(&["--json"]).1 == words);
     stand_in(&journal, None);
     assert_eq!(audit(&["--json"]).1, "", "a service that does not answer is not waited for");
 }

@@ -37,7 +37,7 @@ async fn a_message_larger_than_any_request_is_refused_and_not_unpacked() {
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();
     let service = service_on(&home, &bus);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     call(&client, "Status", &()).await.unwrap();
     let before = peak(&service);
     let values = vec![Variant::U8(1); 2_000_000];
@@ -57,7 +57,7 @@ async fn a_property_that_cannot_be_set_is_said_to_be_read_only() {
     let Some(bus) = Bus::start() else { return };
     let home = Home::with_type();
     let service = service_on(&home, &bus);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     let set = async |property: &str| {
         let properties = Some("org.freedesktop.DBus.Properties");
         let body = (NAME, property, Variant::from(1_u32));
@@ -80,7 +80,7 @@ async fn leases_are_listed_part_by_part_at_every_door_and_none_is_left_out() {
     }
     let port = home.port(5).to_string();
     home.ok(&["allocate", "mine", "--new", "--protocol", "udp", "--port", &port]);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     let mut after = None;
     let mut parts = Vec::new();
     loop {

@@ -74,7 +74,7 @@ async fn a_unit_that_changes_four_hundred_times_at_once_is_watched_on_and_the_bu
     let mut command = home.styxy();
     command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
     let service = started(command);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     let options = HashMap::from([("unit", Variant::from("busy.service"))]);
     ask(&client, "Allocate", &("mine", options)).await;
 
@@ -159,7 +159,7 @@ async fn who_is_refused_the_socket_of_a_service_that_runs_does_not_share_its_lea
     let mut command = home.styxy();
     command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
     let service = started(command);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     let options = HashMap::from([("instance_id", Variant::from("one"))]);
     ask(&client, "Allocate", &("mine", options)).await;
     let options = HashMap::from([("instance_id", Variant::from("two"))]);

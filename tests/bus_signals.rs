@@ -32,7 +32,7 @@ async fn served(bus: &Bus) -> (Home, Child, Connection) {
     let mut command = home.styxy();
     command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
     let service = started(command);
-    (home, service, bus.connect().await)
+    (home, service, bus.client().await)
 }
 
 async fn signals(client: &Connection) -> MessageStream {

@@ -202,7 +202,7 @@ async fn taken_over_with_a_connection(
     let mut private = home.styxy();
     private.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
     let mut private = started(private);
-    let client = bus.connect().await;
+    let client = bus.client().await;
     let options = HashMap::from([("owner", zbus::Variant::from("connection"))]);
     let (name, path) = (Some("org.styxy.Styxy1"), "/org/styxy/Styxy1");
     client.call_method(name, path, name, "Allocate", &("mine", options)).await.unwrap();

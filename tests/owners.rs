@@ -631,11 +631,14 @@ fn guards_that_cannot_be_bound_are_not_tried_all_the_time() {
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
         line.unwrap().trim().parse::<u64>().unwrap()
     };
-    thread::sleep(Duration::from_secs(2));
-    let before = switches();
-    thread::sleep(Duration::from_secs(2));
-    let more = switches() - before;
-    assert!(more < 100, "{more} times in two seconds");
+    // On a busy machine the beginning takes longer.
+    home.until(|| {
+        let before = switches();
+        thread::sleep(Duration::from_secs(2));
+        let more = switches() - before;
+        eprintln!("{more} times in two seconds");
+        more < 100
+    });
     drop(listeners);
     end(service, Signal::SIGTERM);
 }

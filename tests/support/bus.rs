@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -88,6 +89,22 @@ impl Bus {
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
         Some(Self { daemon, address: address.trim_end().to_owned(), _folder: folder })
+    }
+
+    /// A connection to it, as soon as styxy is there: a service listens on its socket before.
+    pub async fn client(&self) -> zbus::Connection {
+        let client = self.connect().await;
+        let (bus, path) = (Some("org.freedesktop.DBus"), "/org/freedesktop/DBus");
+        let patience = Instant::now() + Duration::from_secs(60);
+        loop {
+            let is_there =
+                client.call_method(bus, path, bus, "NameHasOwner", &"org.styxy.Styxy1").await;
+            if is_there.unwrap().body().deserialize().unwrap() {
+                return client;
+            }
+            assert!(Instant::now() < patience, "styxy does not come to the bus");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// A connection to it.
