@@ -198,12 +198,15 @@ fn done(output: Output) -> Done {
     }
 }
 
-/// Waits until the condition holds; fails after a time that no machine needs.
+/// Waits until the condition holds; fails after a time that no machine needs. It looks less often as time goes by:
+/// to ask in a machine takes several processes, and other machines need the processors, too.
 #[track_caller]
 pub fn eventually(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
+    let mut pause = Duration::from_millis(50);
     while !condition() {
         assert!(start.elapsed() < limit, "not within {limit:?}: {what}");
-        thread::sleep(Duration::from_millis(50));
+        thread::sleep(pause);
+        pause = (pause * 5 / 4).min(Duration::from_millis(250));
     }
 }

@@ -320,7 +320,7 @@ fn upgrade(machine: &Machine) {
         .root(
             "cd /var/tmp && dpkg-deb -R styxy*.deb newer
              sed -i 's/^Version:.*/Version: 99/' newer/DEBIAN/control
-             dpkg-deb -b newer newer.deb && apt-get install -y ./newer.deb",
+             dpkg-deb -Znone -b newer newer.deb && apt-get install -y ./newer.deb",
         )
         .ok();
     assert_eq!(machine.root("dpkg-query -W -f '${Version}' styxy").ok(), "99");
