@@ -302,16 +302,7 @@ impl Broker {
                     continue;
                 }
             }
-            // What is leaving makes room before anybody is sent away or a range is made wider.
-            let leaving = match &decided {
-                Ok(None) => {
-                    inner.registry.leaving(|lease| lease.service_type == request.service_type)
-                }
-                Err(error) if error.kind == ErrorKind::PoolExhausted && !request.dry_run => {
-                    inner.registry.leaving(|_| true)
-                }
-                _ => Vec::new(),
-            };
+            let leaving = inner.leaving_for(request, &decided);
             if self.hurry(inner, &leaving) || !self.regain(inner, request, &decided, held) {
                 continue;
             }
@@ -524,6 +515,21 @@ impl Inner {
         let seen = Seen::of(Protocol::Tcp, PortRange::only(port));
         let looked = seen.map(|seen| look(&seen, port, &self.guards));
         matches!(looked, Ok(Err(Obstacle::InUse(InUse::Bound))))
+    }
+
+    /// What is leaving and makes room before anybody is sent away or a range is made wider.
+    fn leaving_for(
+        &self,
+        request: &AllocateRequest,
+        decided: &Result<Option<Planned>, Error>,
+    ) -> Vec<Owner> {
+        match decided {
+            Ok(None) => self.registry.leaving(|lease| lease.service_type == request.service_type),
+            Err(error) if error.kind == ErrorKind::PoolExhausted && !request.dry_run => {
+                self.registry.leaving(|_| true)
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// The owners of the leases because of which a request gets nothing, or another port than it asks for, or another slot
