@@ -32,9 +32,14 @@ enum When {
 use When::{Always, OnPort, With, Without};
 
 /// The programs, when they serve, their service types, and the ports that they take if told none; 0 for unknown.
-const TOOLS: [(&str, When, &str, u16); 97] = [
+const TOOLS: [(&str, When, &str, u16); 99] = [
     ("vite", Without(&["build", "optimize"]), "dev", 5173),
-    ("next", With(&["dev", "start"]), "dev", 3000),
+    (
+        "next",
+        Without(&["build", "export", "info", "lint", "telemetry", "typegen", "upgrade"]),
+        "dev",
+        3000,
+    ),
     ("nuxt", With(&["dev", "start", "preview"]), "dev", 3000),
     ("nuxi", With(&["dev", "start", "preview"]), "dev", 3000),
     ("astro", With(&["dev", "start", "preview"]), "dev", 4321),
@@ -43,6 +48,7 @@ const TOOLS: [(&str, When, &str, u16); 97] = [
     ("rspack", With(&["serve", "dev"]), "dev", 8080),
     ("rsbuild", With(&["dev", "preview"]), "dev", 3000),
     ("react-scripts", With(&["start"]), "dev", 3000),
+    ("react-scripts-ts", With(&["start"]), "dev", 3000),
     ("craco", With(&["start"]), "dev", 3000),
     ("remix", With(&["dev", "vite:dev"]), "dev", 3000),
     ("remix-serve", Always, "dev", 3000),
@@ -62,6 +68,7 @@ const TOOLS: [(&str, When, &str, u16); 97] = [
     ("live-server", Always, "dev", 8080),
     ("browser-sync", With(&["start"]), "dev", 3000),
     ("serve", Always, "dev", 3000),
+    ("sirv", Always, "dev", 8080),
     ("hugo", With(&["server", "serve"]), "dev", 1313),
     ("trunk", With(&["serve"]), "dev", 8080),
     ("rails", With(&["server", "s"]), "dev", 3000),
@@ -180,6 +187,10 @@ const WRAPPERS: [&str; 43] = [
     "yarn",
 ];
 
+/// Those of them that only set the environment of the program behind them.
+const ENVIRONMENTS: [&str; 7] =
+    ["cross-env", "dotenv", "dotenvx", "env", "env-cmd", "exec", "time"];
+
 /// Those of them that also start scripts, and their subcommands that no program follows.
 const MANAGERS: [&str; 5] = ["bun", "deno", "npm", "pnpm", "yarn"];
 const NO_PROGRAM: [&str; 10] =
@@ -199,23 +210,45 @@ pub(super) fn servers(line: &str, env: &Env) -> Vec<Server> {
     commands(line).iter().filter_map(|words| server(words, env)).collect()
 }
 
-/// The scripts of the same package that the command line starts; `*` may stand for a part of a name.
-pub(super) fn scripts(line: &str) -> Vec<String> {
+/// A script of the same package that a command line starts.
+#[derive(Debug, PartialEq)]
+pub(super) struct Call {
+    /// Its name; `*` may stand for a part of it.
+    pub(super) name: String,
+    /// What is appended to its command line.
+    pub(super) arguments: String,
+}
+
+/// The scripts that the command line starts.
+pub(super) fn scripts(line: &str) -> Vec<Call> {
     commands(line).iter().flat_map(|words| called(words)).collect()
 }
 
 /// The programs that the command line starts, without their folders.
 pub(super) fn programs(line: &str) -> Vec<String> {
-    let first = |words: &Vec<String>| {
-        let mut words = words.iter().map(|word| program(word));
-        let is_before = |word: &&str| {
-            word.is_empty()
-                || is_assignment(word)
-                || matches!(*word, "cross-env" | "env" | "exec" | "dotenv" | "time")
-        };
-        words.find(|word| !is_before(word)).map(str::to_owned)
-    };
-    commands(line).iter().filter_map(first).collect()
+    commands(line).iter().filter_map(|words| first_program(words)).collect()
+}
+
+/// The program of one command, behind what only sets its environment.
+fn first_program(words: &[String]) -> Option<String> {
+    let mut words = words.iter().map(String::as_str).filter(|word| !word.is_empty()).peekable();
+    while let Some(word) = words.next() {
+        if is_assignment(word) {
+            continue;
+        }
+        let name = program(word);
+        if !ENVIRONMENTS.contains(&name) {
+            return Some(name.to_owned());
+        }
+        // Of its options, those that name a file have that behind them.
+        while let Some(option) = words.next_if(|word| word.starts_with('-')) {
+            if option == "--" {
+                break;
+            }
+            words.next_if(|word| word.contains(".env"));
+        }
+    }
+    None
 }
 
 /// The port that the command line names, whatever program it starts.
@@ -234,7 +267,7 @@ fn commands(line: &str) -> Vec<Vec<String>> {
 }
 
 /// The scripts that one command starts.
-fn called(words: &[String]) -> Vec<String> {
+fn called(words: &[String]) -> Vec<Call> {
     let words = words.iter().map(String::as_str);
     let mut words = words.filter(|word| !word.is_empty()).skip_while(|word| {
         is_assignment(word) || matches!(program(word), "cross-env" | "env" | "exec" | "time")
@@ -254,16 +287,33 @@ fn called(words: &[String]) -> Vec<String> {
         // The scripts of other packages are looked at there.
         manager if MANAGERS.contains(&manager) && !rest.iter().any(|word| is_elsewhere(word)) => {
             let mut plain = plain();
-            match plain.next() {
-                Some("run" | "run-script" | "task") => plain.next().into_iter().collect(),
-                Some("start") => vec!["start"],
-                Some(name) if manager != "npm" => vec![name],
-                _ => Vec::new(),
-            }
+            let name = match plain.next() {
+                Some("run" | "run-script" | "task") => plain.next(),
+                Some("start") => Some("start"),
+                Some(name) if manager != "npm" => Some(name),
+                _ => None,
+            };
+            let call = name.map(|name| Call {
+                name: name.to_owned(),
+                arguments: arguments(manager, name, &rest),
+            });
+            return call.into_iter().collect();
         }
         _ => Vec::new(),
     };
-    names.into_iter().map(str::to_owned).collect()
+    let call = |name: &str| Call { name: name.to_owned(), arguments: String::new() };
+    names.into_iter().map(call).collect()
+}
+
+/// What a package manager appends to the command line of a script: npm what stands behind `--`, others all that stands
+/// behind the name.
+fn arguments(manager: &str, name: &str, rest: &[&str]) -> String {
+    let behind = |mark: &str| {
+        let at = rest.iter().position(|word| *word == mark)?;
+        Some(rest[at + 1..].to_vec())
+    };
+    let all = behind("--").or_else(|| behind(name).filter(|_| manager != "npm"));
+    all.unwrap_or_default().join(" ")
 }
 
 /// Whether an option of a package manager names other packages.

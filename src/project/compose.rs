@@ -81,6 +81,8 @@ const IMAGES: [(&str, &[&str]); 11] = [
             "coturn",
             "dragonfly",
             "elasticsearch",
+            "gotenberg",
+            "inbucket",
             "keydb",
             "localstack",
             "mailcatcher",
@@ -165,11 +167,14 @@ const FRONT: [&str; 12] = [
     "www",
 ];
 
+/// What keeps a container alive that runs no server.
+const SHELLS: [&str; 3] = ["sleep infinity", "tail -f /dev/null", "while sleep"];
+
 /// No real service publishes more.
 const MOST_PORTS: usize = 20;
 
 /// A port of a container, and the port of the machine that it is published on.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Published {
     container: Option<Port>,
     host: Option<Port>,
@@ -189,6 +194,8 @@ struct Service {
     build: Option<PathBuf>,
     ports: Vec<Published>,
     profiles: Vec<String>,
+    /// Whether it runs a shell of a dev container, in which people start something themselves.
+    is_shell: bool,
     /// Whether a file takes its ports away.
     is_closed: bool,
 }
@@ -198,13 +205,16 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
     IMAGES.iter().map(|(service_type, _)| *service_type)
 }
 
+/// What a service is if it is not the package that it is built from.
+pub(super) type Otherwise = Option<(&'static str, String)>;
+
 /// Adds the services of the Compose files. `add_built` gets those that are built in another folder of the project, which
 /// may be a package: the folder, the clue, and what the service is otherwise.
 pub(super) fn services(
     folder: &Folder<'_>,
     env: &Env,
     found: &mut Found,
-    mut add_built: impl FnMut(&Path, Clue, (&'static str, String)),
+    mut add_built: impl FnMut(&Path, Clue, Otherwise),
 ) {
     let mut services = Vec::new();
     for (file, env) in files(folder, env) {
@@ -222,7 +232,13 @@ pub(super) fn services(
     // Where the application runs in a container, too, nothing needs a port that is not published.
     let is_closed = services.iter().any(|service| service.build.is_some());
     services.retain(|service| !service.ports.is_empty() || !is_closed && !service.is_closed);
-    for service in services {
+    let package = folder.parsed("package.json", Tree::json).unwrap_or_default().1;
+    let name = package.get("name").text().and_then(|name| name.rsplit('/').next());
+    for mut service in services {
+        // The image of a release is the package, too.
+        if service.build.is_none() && name.is_some_and(|name| service.is_image(name)) {
+            service.build = Some(folder.place().to_owned());
+        }
         service.add(found, &mut add_built);
     }
 }
@@ -247,13 +263,11 @@ fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
         if has_none {
             files.extend(any().map(|(_, file)| file.clone()));
         }
-        let inner = [".devcontainer", "docker"].into_iter().flat_map(|inner| {
-            NAMES
-                .iter()
-                .flat_map(move |name| ENDINGS.map(|ending| format!("{inner}/{name}.{ending}")))
-        });
         if files.is_empty() {
-            files.extend(inner.into_iter().find(|name| folder.has_file(name)));
+            files = named_in_scripts(folder);
+        }
+        if files.is_empty() {
+            files.extend([".devcontainer", "docker"].iter().find_map(|inner| below(folder, inner)));
         }
     }
     let mut files: Vec<_> = files.into_iter().map(|file| (file, env.clone())).collect();
@@ -267,6 +281,39 @@ fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
     }
     files.truncate(MOST_FILES);
     files
+}
+
+/// The Compose file in a folder for such files: the one for development, else the usual one.
+fn below(folder: &Folder<'_>, inner: &str) -> Option<String> {
+    let names = folder.folder(Path::new(inner))?.names();
+    let variants: Vec<_> = names.iter().cloned().filter_map(variant).collect();
+    let of_variant = |wanted: &&str| {
+        let found = variants.iter().find(|(variant, _)| variant == wanted);
+        found.map(|(_, file)| file.clone())
+    };
+    let usual = NAMES.iter().flat_map(|name| ENDINGS.map(|ending| format!("{name}.{ending}")));
+    let usual = usual.into_iter().find(|name| names.contains(name));
+    let file = VARIANTS.iter().find_map(of_variant).or(usual)?;
+    Some(format!("{inner}/{file}"))
+}
+
+/// The files that a command line for `up` names with `-f`, in the first script or target that has one.
+fn named_in_scripts(folder: &Folder<'_>) -> Vec<String> {
+    let named = |line: &str| -> Vec<String> {
+        if !line.contains("compose") || !line.contains(" up") {
+            return Vec::new();
+        }
+        let words = line.split(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '='));
+        let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
+        let files = words.windows(2).filter(|pair| matches!(pair[0], "-f" | "--file"));
+        let files = files.filter_map(|pair| normal(Path::new(pair[1])));
+        let files = files.filter_map(|path| path.to_str().map(str::to_owned));
+        files.filter(|file| folder.has_file(file)).collect()
+    };
+    let scripts = ["package.json", "Makefile", "justfile", "Taskfile.yml"];
+    let scripts: Vec<_> = scripts.iter().filter_map(|file| folder.read(file)).collect();
+    let files = scripts.iter().flat_map(|text| text.lines()).map(named);
+    files.into_iter().find(|files| !files.is_empty()).unwrap_or_default()
 }
 
 /// The files that one includes, and their variables.
@@ -368,6 +415,11 @@ impl Service {
                 self.ports.push(published);
             }
         }
+        let command = match service.get("command") {
+            Tree::Text(line) => line.clone(),
+            words => words.texts().collect::<Vec<_>>().join(" "),
+        };
+        self.is_shell |= SHELLS.iter().any(|shell| command.contains(shell));
         self.profiles.extend(service.get("profiles").texts().map(str::to_owned));
     }
 
@@ -380,16 +432,20 @@ impl Service {
             build,
             ports: Vec::new(),
             profiles: Vec::new(),
+            is_shell: false,
             is_closed: false,
         }
     }
 
-    fn add(
-        self,
-        found: &mut Found,
-        add_built: &mut impl FnMut(&Path, Clue, (&'static str, String)),
-    ) {
-        let Self { name, place, image, build, ports, .. } = self;
+    /// Whether its image is called so.
+    fn is_image(&self, name: &str) -> bool {
+        let image = self.image.split('@').next().unwrap_or_default();
+        let last = image.rsplit('/').next().unwrap_or_default();
+        last.split(':').next() == Some(name)
+    }
+
+    fn add(self, found: &mut Found, add_built: &mut impl FnMut(&Path, Clue, Otherwise)) {
+        let Self { name, place, image, build, ports, is_shell, .. } = self;
         let by_name = || {
             let folder = build.as_ref().and_then(|folder| folder.file_name()?.to_str());
             known_name(&name).or_else(|| folder.and_then(known_name))
@@ -422,7 +478,10 @@ impl Service {
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
         match (&build, known, text::name(&name)) {
-            (Some(folder), None, Some(own)) => add_built(folder, clue, (service_type, own)),
+            // What people start in it is described by the package.
+            (Some(folder), ..) if is_shell => add_built(folder, clue, None),
+            _ if is_shell => {}
+            (Some(folder), None, Some(own)) => add_built(folder, clue, Some((service_type, own))),
             (_, _, own) => found.add(clue.named(own)),
         }
     }
@@ -532,6 +591,10 @@ pub(super) fn side(name: &str, mut ports: impl Iterator<Item = Port>) -> &'stati
 fn ports(list: &Tree, env: &Env) -> Vec<Published> {
     let published = list.list().iter().take(MOST_PORTS).filter_map(|entry| {
         let (published, host) = match entry {
+            // Which ports it has is set elsewhere.
+            Tree::Text(short) if short.starts_with('$') && env.resolve(short).is_empty() => {
+                (Some(Published::default()), short.as_str())
+            }
             Tree::Text(short) => (short_form(&env.resolve(short)), short.as_str()),
             long => (long_form(long, env), long.get("published").text().unwrap_or_default()),
         };

@@ -75,9 +75,26 @@ fn port(settings: &str, app: &str) -> Option<Port> {
     };
     settings.split("config ").skip(1).filter(of_app).find_map(|statement| {
         let value = expression(after(after(statement, "http:")?, "port:")?.trim_start());
+        // `http: [port: port]`, of a variable that was set before.
+        let is_variable = !value.is_empty() && value.chars().all(is_of_a_name);
+        let set = format!("\n{value} =");
+        let value = match after(settings, &set).filter(|_| is_variable) {
+            Some(set) => statement_of(set),
+            None => value,
+        };
         // In `String.to_integer(System.get_env("PORT") || "4000")`, the default comes last.
         text::words(value).filter_map(text::port).last()
     })
+}
+
+/// The rest of a statement: to the end of a line after which no operator goes on.
+fn statement_of(text: &str) -> &str {
+    let ends = text.match_indices('\n').map(|(at, _)| at);
+    let is_end = |at: &usize| {
+        let (before, after) = text.split_at(*at);
+        !before.trim().is_empty() && !after.trim_start().starts_with("||")
+    };
+    ends.into_iter().find(is_end).map_or(text, |end| &text[..end])
 }
 
 /// The expression that the text begins with, to the comma or the bracket after it.
@@ -106,6 +123,14 @@ mod tests {
             (
                 "config :shop, ShopWeb.Endpoint,\n  http: [ip: {127, 0, 0, 1}, port: 4001],\n  x: 1",
                 4001,
+            ),
+            (
+                "import Config\nport = System.get_env(\"PORT\") || 4007\nx = 1\nconfig :shop, E,\n  http: [port: port]",
+                4007,
+            ),
+            (
+                "\nport =\n  System.get_env(\"PORT\")\n  || \"4008\"\nconfig :shop, E, http: [port: port, ip: ip]",
+                4008,
             ),
             ("config :shop, E, http: [port: 4002, ip: {127, 0, 0, 1}]", 4002),
             (

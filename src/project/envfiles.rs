@@ -11,10 +11,11 @@ use super::{
 use crate::port::Port;
 
 /// The files in the order in which the first one counts; those that are only examples come last.
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     ".env.development.local",
     ".env.local",
     ".env.development",
+    ".env.dev",
     ".env",
     ".env.example",
     ".env.sample",

@@ -418,7 +418,9 @@ impl Folder<'_> {
     fn has_manifest(&self, except: &[&str]) -> bool {
         let mut names = MANIFESTS.iter().filter(|name| !except.contains(name));
         // The names of these vary.
-        let is_dotnet = |name: &String| name.ends_with(".csproj") || name.ends_with(".fsproj");
+        let is_dotnet = |name: &String| {
+            [".csproj", ".fsproj", ".sln", ".slnx"].iter().any(|ending| name.ends_with(ending))
+        };
         names.any(|name| self.left.step(1) && self.has_file(name))
             || self.names().iter().any(is_dotnet)
     }

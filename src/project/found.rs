@@ -75,6 +75,13 @@ impl Clue {
         self.protocol
     }
 
+    /// Makes a dev server one of documentation.
+    pub(super) fn make_documentation(&mut self) {
+        if self.service_type == "dev" {
+            self.service_type = "docs";
+        }
+    }
+
     /// The same as a service of another type, with a name.
     pub(super) fn otherwise(self, (service_type, name): (&'static str, String)) -> Self {
         Self { service_type, name: Some(name), ..self }

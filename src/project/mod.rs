@@ -272,7 +272,14 @@ struct Package<'a> {
 /// The variables that the files of a folder set, as its programs see them during development.
 fn environment(folder: &Folder<'_>) -> Env {
     let mut env = Env::default();
-    for name in [".env.development.local", ".env.local", ".env.development", ".flaskenv", ".env"] {
+    for name in [
+        ".env.development.local",
+        ".env.local",
+        ".env.development",
+        ".env.dev",
+        ".flaskenv",
+        ".env",
+    ] {
         env.add(Env::parse(&folder.read(name).unwrap_or_default()));
     }
     env
@@ -292,13 +299,11 @@ fn compose(packages: &mut [Package<'_>]) {
             packages.iter().position(|package| Some(package.folder.place()) == path.as_deref());
         // The first is the application itself; what else is built there is something else.
         let is_first = known.insert((own, clue.protocol()));
-        match own.filter(|own| *own == 0 || packages[*own].found.knows_web()) {
-            Some(own) => {
-                let found = &mut packages[own].found;
-                let otherwise = (!is_first || !found.knows_web()).then_some(otherwise);
-                found.web(clue, otherwise);
-            }
-            None => packages[at].found.add(clue.otherwise(otherwise)),
+        if let Some(own) = own.filter(|own| *own == 0 || packages[*own].found.knows_web()) {
+            let found = &mut packages[own].found;
+            found.web(clue, otherwise.filter(|_| !is_first || !found.knows_web()));
+        } else if let Some(otherwise) = otherwise {
+            packages[at].found.add(clue.otherwise(otherwise));
         }
     }
 }
@@ -344,6 +349,9 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
     weak.extend(tasks::hints(folder, env));
     weak.extend(editors::hints(folder, env));
     weak.extend(envfiles::hints(folder));
+    if node::is_documentation(&package) {
+        found.clues().for_each(Clue::make_documentation);
+    }
     let mut workspaces = Vec::new();
     workspaces.extend(members.is_some().then_some("package.json"));
     workspaces.extend(crates.is_some().then_some("Cargo.toml"));

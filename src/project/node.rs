@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::{
-    command::{self, Server},
+    command::{self, Call, Server},
     folder::Folder,
     found::{Clue, Found},
     is_web, js,
@@ -65,6 +65,19 @@ const OWN: [&str; 7] = ["dev", "develop", "start", "start:dev", "dev:start", "se
 /// Programs that run JavaScript, whatever it does.
 const RUNTIMES: [&str; 9] =
     ["babel-node", "bun", "deno", "node", "nodemon", "pm2", "ts-node", "ts-node-dev", "tsx"];
+
+/// How a `deno.json` imports Fresh.
+const FRESH: [&str; 3] = ["$fresh/", "@fresh/core", "fresh"];
+
+/// Packages with which documentation is written.
+const DOCUMENTATION: [&str; 6] = [
+    "@astrojs/starlight",
+    "@nuxt-themes/docus",
+    "docus",
+    "fumadocs-core",
+    "fumadocs-ui",
+    "nextra-theme-docs",
+];
 
 /// Parts of a script's name that say how it starts something.
 const STARTS: [&str; 6] = ["dev", "develop", "run", "serve", "start", "watch"];
@@ -132,7 +145,7 @@ impl<'a> Scripts<'a> {
 
     /// Adds the servers that they start, except those of scripts that something else starts.
     pub(super) fn servers(&self, env: &Env, started_already: &[String], found: &mut Found) {
-        let own = OWN.iter().map(|name| self.started(name, env));
+        let own = OWN.iter().map(|name| self.started(name, "", env));
         let own = own.into_iter().find(|started| !started.is_empty()).unwrap_or_default();
         let is_started =
             |started: &Started| started.by.iter().any(|by| started_already.contains(by));
@@ -162,7 +175,7 @@ impl<'a> Scripts<'a> {
             if is_own(script) || is_preview(script) {
                 continue;
             }
-            for started in self.started(script, env) {
+            for started in self.started(script, "", env) {
                 let server = &started.server;
                 let name = server.name.clone().or_else(|| part(script));
                 if is_another(server, name.as_deref(), &own, &known) && !is_started(&started) {
@@ -173,9 +186,9 @@ impl<'a> Scripts<'a> {
         }
     }
 
-    /// The servers that one of them starts, itself or by others.
-    pub(super) fn servers_of(&self, script: &str, env: &Env) -> Vec<Server> {
-        self.started(script, env).into_iter().map(|started| started.server).collect()
+    /// The servers that one of them starts with these arguments, itself or by others.
+    pub(super) fn servers_of(&self, script: &str, arguments: &str, env: &Env) -> Vec<Server> {
+        self.started(script, arguments, env).into_iter().map(|started| started.server).collect()
     }
 
     fn add(&self, started: &Started, name: Option<String>, found: &mut Found) {
@@ -212,16 +225,25 @@ impl<'a> Scripts<'a> {
     }
 
     /// The servers that a script starts.
-    fn started(&self, script: &str, env: &Env) -> Vec<Started> {
+    fn started(&self, script: &str, arguments: &str, env: &Env) -> Vec<Started> {
         let mut started = Vec::new();
-        self.follow(script, &mut Vec::new(), env, &mut started);
+        self.follow(script, arguments, &mut Vec::new(), env, &mut started);
         started
     }
 
-    fn follow(&self, script: &str, by: &mut Vec<String>, env: &Env, started: &mut Vec<Started>) {
+    /// Adds the servers that a script with these arguments starts; `by` are the scripts that lead to it.
+    fn follow(
+        &self,
+        script: &str,
+        arguments: &str,
+        by: &mut Vec<String>,
+        env: &Env,
+        started: &mut Vec<Started>,
+    ) {
         let Some(left) = self.steps.get().checked_sub(1) else { return };
         self.steps.set(left);
         let Some((_, line)) = self.lines.iter().find(|(name, _)| *name == script) else { return };
+        let line = format!("{line} {arguments}");
         if by.len() >= DEEPEST.into()
             || by.iter().any(|other| other == script)
             || started.len() > MOST
@@ -229,16 +251,20 @@ impl<'a> Scripts<'a> {
             return;
         }
         by.push(script.to_owned());
-        for server in command::servers(line, env) {
+        let servers = command::servers(&line, env);
+        // `pnpm with-env next dev` names the server itself.
+        let is_complete = !servers.is_empty();
+        for server in servers {
             started.push(Started { server, script: script.to_owned(), by: by.clone() });
         }
-        for name in command::scripts(line) {
+        for Call { name, arguments } in command::scripts(&line) {
+            let arguments = if is_complete { "" } else { &*arguments };
             let fits = |other: &str| match name.split_once('*') {
                 Some((start, end)) => other.starts_with(start) && other.ends_with(end),
                 None => other == name,
             };
             for (other, _) in self.lines.iter().filter(|(other, _)| fits(other)) {
-                self.follow(other, by, env, started);
+                self.follow(other, arguments, by, env, started);
             }
         }
         by.pop();
@@ -259,7 +285,7 @@ fn is_another(server: &Server, name: Option<&str>, own: &[Started], known: &[Ser
     } else {
         name.is_some()
             && server.port.is_some()
-            && known.iter().all(|other| other.tool != server.tool)
+            && known.iter().all(|other| other.tool != server.tool && other.port != server.port)
     }
 }
 
@@ -322,22 +348,25 @@ fn angular(folder: &Folder<'_>, found: &mut Found) {
     }
 }
 
-/// Adds what the `project.json` of nx shows: the target that serves.
+/// Adds what the `project.json` of nx shows: the target that serves, and that of Storybook.
 pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
     let Some((content, tree)) = folder.parsed("project.json", Tree::jsonc) else { return };
-    let target =
-        ["serve", "dev", "start"].into_iter().map(|name| (name, tree.get("targets").get(name)));
-    let Some((target, serve)) =
-        target.into_iter().find(|(_, target)| !matches!(target, Tree::Nothing))
-    else {
-        return;
-    };
+    let is_there = |name: &&str| tree.get("targets").has(name);
+    let serve = ["serve", "dev", "start"].into_iter().find(is_there);
+    for target in serve.into_iter().chain(Some("storybook").filter(is_there)) {
+        nx_target(target, &content, &tree, folder, found);
+    }
+}
+
+fn nx_target(target: &str, content: &str, tree: &Tree, folder: &Folder<'_>, found: &mut Found) {
+    let serve = tree.get("targets").get(target);
     let executor = match serve.get("executor") {
         Tree::Nothing => serve.get("builder"),
         executor => executor,
     };
     let executor = executor.text().unwrap_or_default();
     let servers = [
+        ("storybook", "storybook", 6006),
         ("next", "dev", 3000),
         ("vite", "dev", 4200),
         ("angular", "dev", 4200),
@@ -346,7 +375,6 @@ pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
         ("remix", "dev", 3000),
         ("nuxt", "dev", 3000),
         ("expo", "dev", 8081),
-        ("storybook", "storybook", 6006),
         ("node", "api", 0),
         ("nest", "api", 0),
     ];
@@ -364,8 +392,7 @@ pub(super) fn nx(folder: &Folder<'_>, found: &mut Found) {
         (None, None) => return,
     };
     let port = serve.get("options").get("port").text().and_then(text::port).or(port);
-    let place =
-        folder.at_line("project.json", &content, &["\"targets\"", &format!("\"{target}\"")]);
+    let place = folder.at_line("project.json", content, &["\"targets\"", &format!("\"{target}\"")]);
     let name = tree.get("name").text().unwrap_or_default();
     let clue =
         Clue::new(service_type, place, format!("nx: the target {target}")).on(port).usually(usual);
@@ -386,6 +413,14 @@ pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
             Clue::new(server.service_type, place, format!("the task {name} runs {}", server.tool));
         let clue = clue.named(server.name).on(server.port).usually(server.usual);
         return found.hint(clue.by(format!("deno task {name}")));
+    }
+    let fresh =
+        tree.get("imports").entries().iter().find(|(name, _)| FRESH.contains(&name.as_str()));
+    let task = ["dev", "start"].into_iter().find(|name| tasks.has(name));
+    if let (Some((import, _)), Some(task)) = (fresh, task) {
+        let place = folder.at_line(file, &content, &[&format!("\"{import}\"")]);
+        let clue = Clue::new("dev", place, "Fresh").usually(8000);
+        found.hint(clue.by(format!("deno task {task}")));
     }
 }
 
@@ -429,6 +464,12 @@ pub(super) fn dependencies(
             found.add(clue.usually(Some(usual).filter(|usual| *usual > 0)).by(command));
         }
     }
+}
+
+/// Whether the package is documentation, built with a tool that may also build something else.
+pub(super) fn is_documentation(package: &Tree) -> bool {
+    let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
+    DOCUMENTATION.iter().any(|name| groups.iter().any(|group| group.has(name)))
 }
 
 /// The members of the workspace whose root this is; `None` if it is not a root.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Need, Place, Process, command,
+    Need, Place, Process,
+    command::{self, Call},
     compose::side,
     folder::{Folder, normal},
     found::{Clue, Found},
@@ -83,10 +84,10 @@ pub(super) fn procfiles(
         let port = command::port_of(line, env);
         // In another folder, it is a script of the package there.
         let is_here = in_folder(line).0.as_os_str().is_empty();
-        for script in command::scripts(line).into_iter().filter(|_| is_here) {
-            let by_script = scripts.servers_of(&script, env);
+        for Call { name, arguments } in command::scripts(line).into_iter().filter(|_| is_here) {
+            let by_script = scripts.servers_of(&name, &arguments, env);
             if !by_script.is_empty() {
-                started.push(script);
+                started.push(name);
             }
             servers.extend(by_script);
         }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    Place, command,
+    Place,
+    command::{self, Call},
     compose::side,
     folder::Folder,
     found::{Clue, Found},
@@ -324,10 +325,11 @@ pub(super) fn processes(
         let line = format!("{} {line}", set.unwrap_or_default());
         let inner = value.get("working_dir").text().and_then(inner);
         let mut servers = command::servers(&line, env);
-        for script in command::scripts(&line).into_iter().filter(|_| inner.is_none()) {
-            let by_script = scripts.servers_of(&script, env);
+        let calls = command::scripts(&line).into_iter().filter(|_| inner.is_none());
+        for Call { name, arguments } in calls {
+            let by_script = scripts.servers_of(&name, &arguments, env);
             if !by_script.is_empty() {
-                started.push(script);
+                started.push(name);
             }
             servers.extend(by_script);
         }
