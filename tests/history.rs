@@ -69,7 +69,7 @@ fn what_ran_in_a_project_is_suggested_there_and_leased_by_env() {
     ok(&home, &shop, "run test -- true");
     assert_eq!(suggested(&home, &shop), is(&[("dev", true), ("database orders", true)]));
     let table = ok(&home, &shop, "suggest");
-    assert!(table.contains("it ran here, last seen just now"), "{table}");
+    assert!(table.contains("it had a port here, last seen just now"), "{table}");
     let port = |first: u16| home.port(first);
     let env = format!(
         "export PORT={0}\nexport DEV_PORT={0}\nexport DEV_URL=http://127.0.0.1:{0}\nexport ORDERS_PORT={1}",
@@ -175,7 +175,7 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
     fs::write(home.path("journal"), lines).unwrap();
     assert_eq!(proposed(&web), [None, Some("dev@web".to_owned())]);
     let table = out(&with_journal("suggest", &web));
-    assert!(table.contains("it ran here, last seen just now, each time after dev@web"), "{table}");
+    assert!(table.contains("it had a port here, last seen just now, each time after dev@web"), "{table}");
     let suggest = with_journal("suggest dev", &web);
     let expected = format!(
         "database:orders was started after it each time; it would get port {}",

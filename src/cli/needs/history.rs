@@ -67,7 +67,7 @@ fn seen_by(known: &Json, project: &Project, since: Timestamp) -> Option<Seen> {
     if !project.folder().join(package).is_dir() {
         return None;
     }
-    let program = known["program"].as_str().unwrap_or("it");
+    let program = known["program"].as_str().map(|program| format!("{program} ran here"));
     let need = Need {
         service_type: Cow::Owned(text(known, "service_type").to_owned()),
         service_name: name.map(str::to_owned),
@@ -77,7 +77,7 @@ fn seen_by(known: &Json, project: &Project, since: Timestamp) -> Option<Seen> {
         count: known["count"].as_u64().and_then(|count| count.try_into().ok()).unwrap_or(1),
         protocol: text(known, "protocol").parse().unwrap_or_default(),
         place: Place { file: String::new(), line: None },
-        because: format!("{program} ran here"),
+        because: program.unwrap_or_else(|| "it had a port here".to_owned()),
         command: None,
         variable: None,
     };
