@@ -175,7 +175,10 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
     fs::write(home.path("journal"), lines).unwrap();
     assert_eq!(proposed(&web), [None, Some("dev@web".to_owned())]);
     let table = out(&with_journal("suggest", &web));
-    assert!(table.contains("it had a port here, last seen just now, each time after dev@web"), "{table}");
+    assert!(
+        table.contains("it had a port here, last seen just now, each time after dev@web"),
+        "{table}"
+    );
     let suggest = with_journal("suggest dev", &web);
     let expected = format!(
         "database:orders was started after it each time; it would get port {}",

@@ -149,6 +149,11 @@ pub struct Needs {
     pub is_cut_short: bool,
 }
 
+/// The place of a service type in the order in which people think of their needs; those that are not known come first.
+pub fn rank(service_type: &str) -> Option<usize> {
+    ORDER.iter().position(|known| *known == service_type)
+}
+
 /// Whether services of this type are a project's own web server.
 pub fn is_web(service_type: &str) -> bool {
     matches!(service_type, "dev" | "api")
@@ -235,7 +240,7 @@ fn found_in(project: &Project, package: Option<&Path>) -> Needs {
     }
     let is_cut_short = project.is_cut_short() || needs.len() > MOST;
     needs.truncate(MOST);
-    needs.sort_by_key(|need| ORDER.iter().position(|known| *known == need.service_type));
+    needs.sort_by_key(|need| rank(&need.service_type));
     let processes = processes::all(&root, &needs).unwrap_or_else(|| by_command(&needs));
     Needs { needs, processes, skipped: project.skipped(), is_cut_short, is_declared: false }
 }

@@ -16,7 +16,7 @@ use crate::{
     },
     client::Call,
     lease::ProjectPath,
-    project::{Need, Place},
+    project::{Need, Place, rank},
     time::Timestamp,
     value::Fields,
 };
@@ -43,15 +43,17 @@ pub(super) struct Seen {
     pub(super) at: Timestamp,
 }
 
-/// The services of this project that were in use last month, those that were started last first. None, if the service
-/// does not know.
+/// The services of this project that were in use last month, in the order in which needs are listed, and of one type those
+/// that were started last first. None, if the service does not know.
 pub(super) fn seen(project: &Project) -> Vec<Seen> {
     let mut filter = Fields::default();
     filter.put("project_path", project.path().as_str());
     let remembered = ask(&Call::Remembered { filter }).unwrap_or_default();
     let since = Timestamp(Timestamp::now().0.saturating_sub(KNOWN_FOR));
     let remembered = remembered.as_array().into_iter().flatten();
-    remembered.filter_map(|known| seen_by(known, project, since)).collect()
+    let mut seen: Vec<_> = remembered.filter_map(|known| seen_by(known, project, since)).collect();
+    seen.sort_by_key(|seen| rank(&seen.need.service_type));
+    seen
 }
 
 /// What a remembered port says, if it was in use since then as that of a service, and not of one of its further leases.
