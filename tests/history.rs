@@ -113,6 +113,12 @@ fn what_ran_comes_before_what_files_show_and_changes_nothing_about_it() {
         api,
         format!("\nexport API_PORT={0}\nexport API_URL=http://127.0.0.1:{0}", home.port(3))
     );
+    // What would have the variable of another one has none, and no lease.
+    ok(&home, &shop, "run docs --name cache -- true");
+    assert_eq!(ok(&home, &shop, "env"), with_history);
+    let leased = home.leases();
+    let is_claim = |lease: &Json| lease["service_type"] == "docs" && lease["owner"] == "none";
+    assert!(!leased.iter().any(is_claim), "{leased:?}");
     // A file that says what there is has the last word.
     write("styxy.json", r#"{"services": {"dev": {"type": "dev"}, "cache": {"type": "database"}}}"#);
     assert_eq!(suggested(&home, &shop), is(&[("database cache", true), ("dev", false)]));
@@ -172,7 +178,7 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
         start(2, "database", "orders", None);
     }
     let lines: String = events.iter().map(|event| event.to_string() + "\n").collect();
-    fs::write(home.path("journal"), lines).unwrap();
+    fs::write(home.path("journal"), &lines).unwrap();
     assert_eq!(proposed(&web), [None, Some("dev@web".to_owned())]);
     let table = out(&with_journal("suggest", &web));
     assert!(
@@ -185,6 +191,14 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
         home.port(6)
     );
     assert!(said(&suggest).contains(&expected), "{suggest:?}");
+    // After a service was forgotten, nothing is known to follow it.
+    let forgotten = json!({
+        "STYXY_ACTION": "forget", "STYXY_SERVICE_TYPE": "dev", "STYXY_PROJECT_PATH": shop, "STYXY_PACKAGE_PATH": web,
+        "STYXY_TIME": "2026-11-03T11:00:00Z", "STYXY_STATE_ID": "x", "STYXY_SEQ": 400,
+    });
+    fs::write(home.path("journal"), format!("{lines}{forgotten}\n")).unwrap();
+    assert_eq!(proposed(&web), [None]);
+    fs::write(home.path("journal"), lines).unwrap();
     // For another service nothing is said.
     assert_eq!(said(&with_journal("suggest database", &web)), "");
     end(service, Signal::SIGTERM);

@@ -3,7 +3,7 @@
 mod file;
 mod names;
 
-use std::{env, path::PathBuf};
+use std::{collections::HashSet, env, path::PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
@@ -18,7 +18,11 @@ use super::{
     project::Project,
     refused, say, text, usage,
 };
-use crate::{client::Failure, error::Error, word::visible};
+use crate::{
+    client::Failure,
+    error::Error,
+    word::{as_variable, visible},
+};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
@@ -70,7 +74,8 @@ impl Env {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services: needs, notes, .. } = needs_with_history(&project)?;
+        let Needed { services: mut needs, notes, .. } = needs_with_history(&project)?;
+        drop_unnamed(&mut needs, project.path().as_str());
         notes.iter().for_each(|note| say(note));
         if needs.is_empty() {
             let project = visible(project.path().as_str());
@@ -143,6 +148,20 @@ impl Env {
     }
 }
 
+/// Drops the services that no file shows and whose variables the others have.
+fn drop_unnamed(services: &mut Vec<Json>, top: &str) {
+    let is_shown = |service: &Json| !service["file"].is_null();
+    let (shown, others): (Vec<_>, Vec<_>) = services.drain(..).partition(is_shown);
+    let known: HashSet<_> = variables(&shown, top).into_iter().map(|known| known.name).collect();
+    let named = others.iter().zip(labels(&others, top));
+    let is_new: Vec<_> =
+        named.map(|(_, label)| !known.contains(&format!("{}_PORT", as_variable(&label)))).collect();
+    services.extend(shown);
+    services.extend(
+        others.into_iter().zip(is_new).filter_map(|(service, is_new)| is_new.then_some(service)),
+    );
+}
+
 /// The variables of these services. Those that no file shows change nothing about the others.
 fn variables_of(services: Vec<Json>, top: &str, package: Option<&str>) -> Vec<Variable> {
     let is_shown = |service: &Json| !service["file"].is_null();
@@ -166,8 +185,9 @@ pub(super) fn leased(need: &Json) -> Result<Json, CliError> {
     options.put("claim", true);
     let answer = allocate(text(need, "service_type"), options)?;
     let mut lease = need.clone();
-    for note in notes(&answer) {
-        say(&note);
+    // What the service had already may well be listened on.
+    if answer["existing"] != true {
+        notes(&answer).iter().for_each(|note| say(note));
     }
     for key in ["port", "lease_id", "lease_ids", "existing"] {
         lease[key] = answer[key].clone();

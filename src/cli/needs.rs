@@ -238,7 +238,25 @@ pub(super) fn options_of(service: &Json) -> Fields {
     let protocol = service["protocol"].as_str().filter(|protocol| *protocol != "tcp");
     options.put_some("protocol", protocol.map(str::to_owned));
     let number = |key: &str| service[key].as_u64().and_then(|number| u16::try_from(number).ok());
-    options.put_some("port", number("port"));
+    // A port that it has anyway is not asked for: it may be only a substitute, and what is asked for is remembered.
+    let has_it = matches!(text(service, "reason"), "existing" | "remembered");
+    options.put_some("port", number("port").filter(|_| !has_it));
     options.put_some("count", number("count").filter(|count| *count > 1).map(u32::from));
     options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_a_service_has_anyway_is_not_asked_for() {
+        let port = |reason: &str| {
+            let options =
+                options_of(&json!({"service_type": "dev", "port": 3000, "reason": reason}));
+            options.get("port").is_some()
+        };
+        assert!(port("asked") && port("first_free") && port("preferred"));
+        assert!(!port("existing") && !port("remembered"));
+    }
 }

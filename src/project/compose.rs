@@ -37,6 +37,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
             "akhq",
             "commander",
             "express",
+            "jupyter",
             "pgadmin",
             "pgadmin4",
             "phpmyadmin",
@@ -61,6 +62,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
             "mssql",
             "mysql",
             "neo4j",
+            "oracle",
             "percona",
             "pgvecto",
             "pgvector",
@@ -170,6 +172,9 @@ const FRONT: [&str; 12] = [
 /// What keeps a container alive that runs no server.
 const SHELLS: [&str; 3] = ["sleep infinity", "tail -f /dev/null", "while sleep"];
 
+/// The ports that debuggers listen on: those of Node.js, the JVM, Python and Go.
+const DEBUGGERS: [u16; 5] = [9229, 9230, 5005, 5678, 2345];
+
 /// No real service publishes more.
 const MOST_PORTS: usize = 20;
 
@@ -185,10 +190,22 @@ struct Published {
     variable: Option<String>,
 }
 
+/// A file that counts.
+struct File {
+    /// Its path from the folder.
+    path: String,
+    /// Its variables.
+    env: Env,
+    /// The file that Compose must be given for it, unless it reads it by itself.
+    option: Option<String>,
+}
+
 /// A service, as all files together define it.
 struct Service {
     name: String,
     place: Place,
+    /// The file that Compose must be given for it.
+    option: Option<String>,
     image: String,
     /// The folder that its image is built from, from the root of the project.
     build: Option<PathBuf>,
@@ -217,11 +234,11 @@ pub(super) fn services(
     mut add_built: impl FnMut(&Path, Clue, Otherwise),
 ) {
     let mut services = Vec::new();
-    for (file, env) in files(folder, env) {
-        let Some(text) = folder.read(&file) else { continue };
+    for file in files(folder, env) {
+        let Some(text) = folder.read(&file.path) else { continue };
         // Tags say that a list replaces what other files have, instead of being added to it.
         let text = text.replace("ports: !override", "ports-override:");
-        read(folder, &file, &text.replace("ports: !reset", "ports-override:"), &env, &mut services);
+        read(folder, &file, &text.replace("ports: !reset", "ports-override:"), &mut services);
     }
     let active = env.get("COMPOSE_PROFILES").unwrap_or_default();
     let is_active = |service: &Service| {
@@ -243,9 +260,10 @@ pub(super) fn services(
     }
 }
 
-/// The files that count, in order, each with its variables; those that are included after those that include them.
-fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
+/// The files that count, in order; those that are included after those that include them.
+fn files(folder: &Folder<'_>, env: &Env) -> Vec<File> {
     let mut files: Vec<String> = Vec::new();
+    let is_named = env.get("COMPOSE_FILE").is_some();
     if let Some(named) = env.get("COMPOSE_FILE") {
         files.extend(named.split([':', ';']).map(str::to_owned));
     } else {
@@ -270,11 +288,15 @@ fn files(folder: &Folder<'_>, env: &Env) -> Vec<(String, Env)> {
             files.extend([".devcontainer", "docker"].iter().find_map(|inner| below(folder, inner)));
         }
     }
-    let mut files: Vec<_> = files.into_iter().map(|file| (file, env.clone())).collect();
+    let file = |path: String| {
+        let option = (!is_named && !is_usual(&path)).then(|| path.clone());
+        File { path, env: env.clone(), option }
+    };
+    let mut files: Vec<_> = files.into_iter().map(file).collect();
     let mut at = 0;
     while at < files.len().min(MOST_FILES) {
-        let included = included(folder, &files[at].0, &files[at].1);
-        let is_new = |(path, _): &(String, Env)| files.iter().all(|(known, _)| known != path);
+        let included = included(folder, &files[at]);
+        let is_new = |file: &File| files.iter().all(|known| known.path != file.path);
         let new: Vec<_> = included.into_iter().filter(is_new).collect();
         files.extend(new);
         at += 1;
@@ -316,8 +338,14 @@ fn named_in_scripts(folder: &Folder<'_>) -> Vec<String> {
     files.into_iter().find(|files| !files.is_empty()).unwrap_or_default()
 }
 
-/// The files that one includes, and their variables.
-fn included(folder: &Folder<'_>, file: &str, env: &Env) -> Vec<(String, Env)> {
+/// Whether Compose reads the file by itself.
+fn is_usual(path: &str) -> bool {
+    let stem = ENDINGS.iter().find_map(|ending| path.strip_suffix(ending)?.strip_suffix('.'));
+    stem.is_some_and(|stem| NAMES.contains(&stem.strip_suffix(".override").unwrap_or(stem)))
+}
+
+/// The files that one includes.
+fn included(folder: &Folder<'_>, File { path: file, env, option }: &File) -> Vec<File> {
     let (_, tree) = folder.parsed(file, Tree::yaml).unwrap_or_default();
     let place = Path::new(file).parent().unwrap_or(Path::new(""));
     let path = |path: &str| {
@@ -343,7 +371,7 @@ fn included(folder: &Folder<'_>, file: &str, env: &Env) -> Vec<(String, Env)> {
                 own.add(Env::parse(&folder.read(&name).unwrap_or_default()));
             }
             own.add(env.clone());
-            files.push((file, own));
+            files.push(File { path: file, env: own, option: option.clone() });
         }
     }
     files
@@ -365,7 +393,8 @@ fn is_for_others(variant: &str) -> bool {
 }
 
 /// Adds what a file says of services to what others have said.
-fn read(folder: &Folder<'_>, file: &str, text: &str, env: &Env, services: &mut Vec<Service>) {
+fn read(folder: &Folder<'_>, file: &File, text: &str, services: &mut Vec<Service>) {
+    let File { path: file, env, option } = file;
     let place = Path::new(file).parent().unwrap_or(Path::new(""));
     let tree = folder.parse(file, text, Tree::yaml);
     for (name, service) in tree.get("services").entries() {
@@ -375,7 +404,7 @@ fn read(folder: &Folder<'_>, file: &str, text: &str, env: &Env, services: &mut V
         }
         if at == services.len() {
             let place = folder.at_line(file, text, &["services", &format!("{name}:")]);
-            services.push(Service::new(name, place));
+            services.push(Service::new(name, place, option.clone()));
         }
         let known = &mut services[at];
         let extended = service.get("extends");
@@ -423,11 +452,12 @@ impl Service {
         self.profiles.extend(service.get("profiles").texts().map(str::to_owned));
     }
 
-    fn new(name: &str, place: Place) -> Self {
+    fn new(name: &str, place: Place, option: Option<String>) -> Self {
         let (name, image, build) = (name.to_owned(), String::new(), None);
         Self {
             name,
             place,
+            option,
             image,
             build,
             ports: Vec::new(),
@@ -445,7 +475,7 @@ impl Service {
     }
 
     fn add(self, found: &mut Found, add_built: &mut impl FnMut(&Path, Clue, Otherwise)) {
-        let Self { name, place, image, build, ports, is_shell, .. } = self;
+        let Self { name, place, option, image, build, mut ports, is_shell, .. } = self;
         let by_name = || {
             let folder = build.as_ref().and_then(|folder| folder.file_name()?.to_str());
             known_name(&name).or_else(|| folder.and_then(known_name))
@@ -462,8 +492,16 @@ impl Service {
             }
             _ => format!("the service {} is published", shown(&name)),
         };
-        // One server, one line: its first port.
-        let first = ports.into_iter().next();
+        // One server, one line: its usual port, or else the first that is not for a debugger.
+        let usual = known.and_then(|(_, word)| usual(word));
+        let container = |published: &Published| published.container.map(Port::get);
+        let at =
+            ports.iter().position(|published| usual.is_some() && container(published) == usual);
+        let is_served = |published: &Published| {
+            container(published).is_none_or(|port| !DEBUGGERS.contains(&port))
+        };
+        let at = at.or_else(|| ports.iter().position(is_served)).unwrap_or(0);
+        let first = (at < ports.len()).then(|| ports.swap_remove(at));
         let what = match &first {
             Some(Published { range: Some(range), .. }) => {
                 format!("{told} on {}, a range", shown(range))
@@ -472,9 +510,9 @@ impl Service {
             _ => told,
         };
         let clue = Clue::new(service_type, place, what)
-            .by(text::plain(&name).map(|name| format!("docker compose up {name}")))
+            .by(command(option.as_deref(), &name))
             .from(first.as_ref().and_then(|published| published.variable.clone()))
-            .usually(known.and_then(|(_, word)| usual(word)))
+            .usually(usual)
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
         match (&build, known, text::name(&name)) {
@@ -485,6 +523,15 @@ impl Service {
             (_, _, own) => found.add(clue.named(own)),
         }
     }
+}
+
+/// The command line that starts a service.
+fn command(option: Option<&str>, name: &str) -> Option<String> {
+    let name = text::plain(name)?;
+    Some(match option {
+        Some(file) => format!("docker compose -f {} up {name}", text::plain(file)?),
+        None => format!("docker compose up {name}"),
+    })
 }
 
 /// The port that a program takes if it is told none.
@@ -543,6 +590,8 @@ fn usual(word: &str) -> Option<u16> {
         ("temporal", 7233),
         ("vault", 8200),
         ("mssql", 1433),
+        ("oracle", 1521),
+        ("jupyter", 8888),
         ("cockroach", 26257),
     ];
     ports.into_iter().find(|(known, _)| *known == word).map(|(_, port)| port)
@@ -565,14 +614,19 @@ fn known(image: &str) -> Option<(&'static str, &'static str)> {
     let image = image.split('@').next().unwrap_or_default();
     let (owner, name) = image.rsplit_once('/').unwrap_or(("", image));
     let name = name.split(':').next().unwrap_or_default();
+    // Clients, which serve nothing.
+    if ["mc", "awscli", "aws-cli", "postgres-backup"].contains(&name) {
+        return None;
+    }
     let fits = |text: &str| {
         IMAGES.iter().find_map(|(service_type, known)| {
             let word = known.iter().find(|known| words(text).any(|word| word == **known))?;
             Some((*service_type, *word))
         })
     };
-    // Only the last part of the owner: the parts before it name the registry.
-    fits(name).or_else(|| fits(owner.rsplit('/').next().unwrap_or_default()))
+    // Only the last part of the owner: the parts before it, or one that is a host, name the registry.
+    let owner = owner.rsplit('/').next().filter(|owner| !owner.contains(['.', ':']));
+    fits(name).or_else(|| fits(owner.unwrap_or_default()))
 }
 
 /// Whether a service with an unknown image is an `api` or a `dev` server. Its name decides, else the port in

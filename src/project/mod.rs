@@ -238,6 +238,14 @@ fn found_in(project: &Project, package: Option<&Path>) -> Needs {
     for Package { folder, found, .. } in packages {
         needs.extend(found.needs(folder.place()));
     }
+    // The same container in the files of two packages is one.
+    let mut containers = HashSet::new();
+    needs.retain(|need| {
+        let is_container = need.port.is_some()
+            && need.command.as_ref().is_some_and(|line| line.starts_with("docker compose "));
+        !is_container
+            || containers.insert((need.service_type.clone(), need.service_name.clone(), need.port))
+    });
     let is_cut_short = project.is_cut_short() || needs.len() > MOST;
     needs.truncate(MOST);
     needs.sort_by_key(|need| rank(&need.service_type));

@@ -43,8 +43,8 @@ pub(super) struct Seen {
     pub(super) at: Timestamp,
 }
 
-/// The services of this project that were in use last month, in the order in which needs are listed, and of one type those
-/// that were started last first. None, if the service does not know.
+/// The services of this project that were in use last month, in the order in which needs are listed, and of one type by
+/// their names. None, if the service does not know.
 pub(super) fn seen(project: &Project) -> Vec<Seen> {
     let mut filter = Fields::default();
     filter.put("project_path", project.path().as_str());
@@ -52,7 +52,10 @@ pub(super) fn seen(project: &Project) -> Vec<Seen> {
     let since = Timestamp(Timestamp::now().0.saturating_sub(KNOWN_FOR));
     let remembered = remembered.as_array().into_iter().flatten();
     let mut seen: Vec<_> = remembered.filter_map(|known| seen_by(known, project, since)).collect();
-    seen.sort_by_key(|seen| rank(&seen.need.service_type));
+    // Not by their times: variables are numbered where two services have one name.
+    seen.sort_by_cached_key(|Seen { need, .. }| {
+        (rank(&need.service_type), need.service_name.clone(), need.package.clone())
+    });
     seen
 }
 
@@ -60,7 +63,7 @@ pub(super) fn seen(project: &Project) -> Vec<Seen> {
 fn seen_by(known: &Json, project: &Project, since: Timestamp) -> Option<Seen> {
     let at = text(known, "last_used").parse().ok().filter(|at| *at >= since)?;
     let name = known["service_name"].as_str();
-    let is_for_one_run = name.is_none() && known["claims"] == "named";
+    let is_for_one_run = known["claims"] == "named";
     if known["slot"] != 1 || is_for_one_run || name.is_some_and(|name| name.ends_with(BACKEND)) {
         return None;
     }
@@ -129,12 +132,15 @@ pub(super) fn name(service: &Json) -> String {
 
 /// Notes for each service which other one it follows: whenever that was started, this was started after it.
 pub(super) fn note_followed(project: &Project, services: &mut [Json]) {
-    let events = last_events(project, &["allocate", "reuse"], MOST_EVENTS);
-    let started = |event: &Entry| {
-        let at = started_by(event, services)?;
-        Some(Start { service: at, at: event.time })
-    };
-    let starts: Vec<_> = events.iter().filter_map(started).collect();
+    let mut starts: Vec<Start> = Vec::new();
+    for event in last_events(project, &["allocate", "reuse", "forget"], MOST_EVENTS) {
+        let Some(service) = started_by(&event, services) else { continue };
+        if event.get("action") == "forget" {
+            starts.retain(|start| start.service != service);
+        } else {
+            starts.push(Start { service, at: event.time });
+        }
+    }
     for (follower, leader) in followed(&starts, services.len()) {
         services[follower]["follows"] = name(&services[leader]).into();
     }
@@ -210,7 +216,7 @@ mod tests {
         let since = "2026-11-01T00:00:00Z".parse().unwrap();
         let known = json!({
             "service_type": "dev", "project_path": project.path(), "protocol": "tcp", "port": 3000, "slot": 1,
-            "count": 1, "last_used": "2026-11-01T00:00:00.000Z", "claims": "named", "service_name": "web",
+            "count": 1, "last_used": "2026-11-01T00:00:00.000Z", "claims": "all", "service_name": "web",
         });
         let is_seen = |change: Json| {
             let mut known = known.clone();
@@ -220,12 +226,12 @@ mod tests {
             seen_by(&known, &project, since).is_some()
         };
         assert!(is_seen(json!({})));
-        assert!(is_seen(json!({"service_name": null, "claims": "all"})));
+        assert!(is_seen(json!({"service_name": null})));
         for change in [
             json!({"last_used": "2026-10-31T23:59:59.999Z"}),
             json!({"last_used": null}),
             json!({"slot": 2}),
-            json!({"service_name": null}),
+            json!({"claims": "named"}),
             json!({"service_name": "web-backend"}),
             json!({"package_path": format!("{}/gone", project.path())}),
             json!({"package_path": "/elsewhere"}),
