@@ -490,6 +490,8 @@ fn who_has_the_port_that_a_script_names_is_told_when_the_command_has_ended() {
     assert!(first.contains(&sentence), "{first}");
     assert!(first.contains(&format!("PID {}", std::process::id())), "{first}");
     assert!(first.trim_end().ends_with("write $PORT there"), "{first}");
+    let none = told("./none/npm");
+    assert!(none.contains("cannot be run") && !none.contains("stands in"), "{none}");
     drop(holder);
     let second = told("./npm");
     assert!(!second.contains("stands in"), "{second}");

@@ -16,7 +16,8 @@ use std::{
     env,
     ffi::{OsStr, OsString},
     io,
-    os::unix::process::CommandExt,
+    os::unix::{ffi::OsStrExt, process::CommandExt},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -196,6 +197,8 @@ impl Run {
         }
         let variable = variables.first().map_or("PORT", |(name, _)| name);
         let named = env::current_dir().ok().and_then(|here| programs::named(&self.command, &here));
+        // A command that cannot be started needs no port.
+        let named = named.filter(|_| is_there(&self.command[0]));
         let named = named.map(|named| (named.port, named.place(variable)));
         let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
         let hint = needs_more.then(|| self.hint(programs, variable)).flatten();
@@ -413,6 +416,15 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
         "{service_type} runs once, and it has port {} ({held}): connect to it instead of starting another",
         answer["port"]
     )))
+}
+
+/// Whether there is such a program, as execvp(3) looks for it.
+fn is_there(program: &OsStr) -> bool {
+    let folders = env::var_os("PATH").unwrap_or_default();
+    if program.as_bytes().contains(&b'/') {
+        return Path::new(program).exists();
+    }
+    env::split_paths(&folders).any(|folder| folder.join(program).exists())
 }
 
 /// The correct command line, if the `--` before the command of `run` or `exec` is missing.

@@ -79,10 +79,15 @@ impl Process {
 
     /// Waits for its end, up to this limit. Returns whether it has ended.
     pub fn ends_within(&self, limit: Duration) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        let limit = Timespec::try_from(limit).unwrap_or_default();
-        poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
+        is_readable(&self.pidfd, limit)
     }
+}
+
+/// Whether a pidfd becomes readable within this limit, as it does when its process ends (`pidfd_open(2)`).
+fn is_readable(pidfd: &OwnedFd, limit: Duration) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN)];
+    let limit = Timespec::try_from(limit).unwrap_or_default();
+    poll(&mut fds, Some(&limit)).is_ok_and(|ready| ready > 0)
 }
 
 /// Whether a process is `ancestor` itself or one of its descendants.
@@ -136,12 +141,14 @@ fn stat<T: FromStr>(pid: u32, field: usize) -> Option<T> {
     fields.split_ascii_whitespace().nth(field - 3)?.parse().ok()
 }
 
-/// Whether the process with this PID and start time has ended. One that cannot be looked at counts as alive.
-pub fn has_ended(pid: u32, start: u64) -> bool {
-    match Process::of_pid(pid) {
-        Ok(process) | Err(ProcessError::Foreign(process)) => process.start != start,
-        Err(ProcessError::Gone) => true,
-        Err(ProcessError::Io(_)) => false,
+/// Whether the process with this PID and start time has ended. One of which `/proc` shows nothing, as with `hidepid`
+/// (proc(5)), counts as alive.
+pub fn has_ended(pid: u32, started: u64) -> bool {
+    match pidfd(pid) {
+        Ok(pidfd) => {
+            is_readable(&pidfd, Duration::ZERO) || start(pid).is_some_and(|now| now != started)
+        }
+        Err(error) => error == Errno::SRCH,
     }
 }
 
@@ -244,6 +251,20 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+
+    #[test]
+    fn a_process_has_ended_when_nobody_has_waited_for_it_yet_and_when_its_number_is_anothers() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, started) = (child.id(), start(child.id()).unwrap());
+        assert!(!has_ended(pid, started));
+        assert!(has_ended(pid, started + 1));
+        child.kill().unwrap();
+        assert!(Process::of_pid(pid).map_or(true, |p| p.ends_within(Duration::from_secs(60))));
+        assert!(has_ended(pid, started), "it is a zombie");
+        child.wait().unwrap();
+        assert!(has_ended(pid, started));
+        assert!(!has_ended(std::process::id(), start(std::process::id()).unwrap()));
+    }
 
     #[test]
     fn a_process_is_known_whatever_its_name_is() {
