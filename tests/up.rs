@@ -286,6 +286,9 @@ fn what_another_one_runs_is_not_started_again_unless_it_is_asked_for() {
         assert_eq!(said.contains(&format!("api (port {})", home.port(4))), is_of_api, "{said}");
         assert!(said.contains(&format!("up already: styxy up (PID {pid}) has run ")), "{said}");
     }
+    // Nobody else can have or see what tells one from the other.
+    let lock = home.state().join("up.lock");
+    assert_eq!(fs::metadata(&lock).unwrap().permissions().mode() & 0o777, 0o600);
     // It waits for the api of the other, and knows its port.
     let mut second = Up::start(&home, &top, &[]);
     second.until(&format!("styxy up (PID {pid}) has run them for "));

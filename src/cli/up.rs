@@ -19,7 +19,7 @@ use serde_json::{Value as Json, json};
 
 pub(super) use self::child::Keep;
 use self::{
-    already::Names,
+    already::Locks,
     plan::{Chosen, Planned, plan, without, words},
     together::Started,
 };
@@ -118,8 +118,8 @@ impl Up {
             except: self.except.clone(),
         };
         let planned = plan(processes, &labels, &chosen).map_err(|e| usage(&e))?;
-        let mut names = Names::default();
-        let planned = self.not_up(planned, &services, &project, &mut names)?;
+        let locks = Locks::open();
+        let planned = self.not_up(planned, &services, &project, &locks)?;
         if self.dry_run {
             return self.show(&planned, &services);
         }
@@ -130,7 +130,6 @@ impl Up {
         let leases = leases(&planned, services, &mut claims)?;
         let variables = variables(&leases, project.path().as_str());
         block_on(async {
-            names.answer()?;
             let mut up = Started::new(&project, &planned, &leases, &variables);
             up.run(self.keep, self.open).await
         })?
@@ -142,14 +141,14 @@ impl Up {
         planned: Vec<Planned>,
         services: &[Json],
         project: &Project,
-        names: &mut Names,
+        locks: &Locks,
     ) -> Result<Vec<Planned>, CliError> {
-        let mut holder = |planned: &Planned| match (self.again, self.dry_run) {
+        let holder = |planned: &Planned| match (self.again, self.dry_run) {
             (true, _) => None,
-            (false, true) => already::holder(project, planned),
-            (false, false) => names.take(project, planned),
+            (false, true) => locks.holder(project, planned),
+            (false, false) => locks.take(project, planned),
         };
-        let holders: Vec<_> = planned.iter().map(&mut holder).collect();
+        let holders: Vec<_> = planned.iter().map(holder).collect();
         let others = planned.iter().zip(&holders);
         let others: Vec<_> = others.filter_map(|(planned, pid)| Some((planned, (*pid)?))).collect();
         if others.is_empty() {

@@ -1,81 +1,89 @@
 //! What another `styxy up` of the project runs already.
 //!
-//! Each process has a name of its own among the abstract sockets (unix(7)), which belong to a network, as ports do. The kernel
-//! gives it to one `styxy up`, says which one that is, and takes it back when that ends.
+//! Each process is a byte of a file in the state folder, which no other user can open. The kernel gives the lock of that byte to one
+//! `styxy up`, says which one that is, and takes it back when that ends (fcntl(2), "Advisory record locking").
 
 use std::{
-    io::{self, ErrorKind},
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixListener, UnixStream},
-    },
+    fs::{File, OpenOptions},
+    os::unix::fs::OpenOptionsExt,
 };
 
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
 use serde_json::Value as Json;
 
 use super::plan::Planned;
 use crate::{
     cli::{CliError, lease::found, output::lasted, project::Project},
-    kernel::process::{age, uid},
+    kernel::process::age,
+    surroundings::user,
     value::Fields,
     word::fnv1a,
 };
 
-/// How often a name is tried that is taken, and then nobody's.
+/// The file, in the state folder.
+const FILE: &str = "up.lock";
+
+/// How often a lock is tried that somebody has, and then nobody.
 const TRIES: usize = 3;
 
-/// The names that this command has, until it is dropped.
-#[derive(Default)]
-pub(super) struct Names(Vec<UnixListener>);
+/// The locks that this command has, until it is dropped. There must be no other file of them in this process: the end of any of
+/// them would be the end of all locks.
+pub(super) struct Locks(Option<File>);
 
-impl Names {
-    /// Takes the name of a process, or returns the PID of the `styxy up` that has it. Where names cannot be had, nobody has any.
-    pub(super) fn take(&mut self, project: &Project, planned: &Planned) -> Option<u32> {
-        let address = address(project, planned).ok()?;
+impl Locks {
+    /// Opens the file. Where it cannot be opened, nobody has any lock.
+    pub(super) fn open() -> Self {
+        let file = user().state().and_then(|state| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            options.custom_flags(libc::O_NOFOLLOW).open(state.join(FILE)).ok()
+        });
+        Self(file)
+    }
+
+    /// Takes the lock of a process, or returns the PID of the `styxy up` that has it.
+    pub(super) fn take(&self, project: &Project, planned: &Planned) -> Option<u32> {
+        let file = self.0.as_ref()?;
         for _ in 0..TRIES {
-            match UnixListener::bind_addr(&address) {
-                Ok(name) => {
-                    self.0.push(name);
-                    return None;
-                }
-                Err(error) if error.kind() == ErrorKind::AddrInUse => {}
-                Err(_) => return None,
+            match fcntl(file, FcntlArg::F_SETLK(&lock(project, planned))) {
+                Err(Errno::EACCES | Errno::EAGAIN) => {}
+                // Not every file system has locks.
+                Ok(_) | Err(_) => return None,
             }
             // Else it has just ended.
-            if let Ok(holder) = holder_of(&address) {
-                return holder;
+            if let Some(holder) = self.holder(project, planned) {
+                return Some(holder);
             }
         }
         None
     }
 
-    /// Has those answered who ask whose the names are, or else some day nobody could ask.
-    pub(super) fn answer(self) -> io::Result<()> {
-        for name in self.0 {
-            name.set_nonblocking(true)?;
-            let name = tokio::net::UnixListener::from_std(name)?;
-            tokio::spawn(async move { while name.accept().await.is_ok() {} });
-        }
-        Ok(())
+    /// The PID of the `styxy up` that runs a process; 0 if that is not visible here.
+    pub(super) fn holder(&self, project: &Project, planned: &Planned) -> Option<u32> {
+        let mut lock = lock(project, planned);
+        fcntl(self.0.as_ref()?, FcntlArg::F_GETLK(&mut lock)).ok()?;
+        let is_free = i32::from(lock.l_type) == libc::F_UNLCK;
+        (!is_free).then(|| u32::try_from(lock.l_pid).unwrap_or(0))
     }
 }
 
-/// The PID of the `styxy up` that runs a process.
-pub(super) fn holder(project: &Project, planned: &Planned) -> Option<u32> {
-    holder_of(&address(project, planned).ok()?).ok()?
-}
-
-/// The process that has a name, unless it is another user's.
-fn holder_of(address: &SocketAddr) -> io::Result<Option<u32>> {
-    let other = getsockopt(&UnixStream::connect_addr(address)?, PeerCredentials)?;
-    Ok(u32::try_from(other.pid()).ok().filter(|_| other.uid() == uid()))
-}
-
-fn address(project: &Project, planned: &Planned) -> io::Result<SocketAddr> {
+/// The lock of the byte of a process.
+fn lock(project: &Project, planned: &Planned) -> libc::flock {
     let folder = planned.process.folder.display();
     let key = format!("{}\n{folder}\n{}", project.path().as_str(), planned.name);
-    SocketAddr::from_abstract_name(format!("styxy/up/{}/{:016x}", uid(), fnv1a(key.as_bytes())))
+    // Places in a file are positive.
+    let place = fnv1a(key.as_bytes()) >> 2;
+    libc::flock {
+        l_type: libc::F_WRLCK.try_into().expect("a small number"),
+        l_whence: libc::SEEK_SET.try_into().expect("a small number"),
+        l_start: place.try_into().unwrap_or_default(),
+        l_len: 1,
+        l_pid: 0,
+    }
 }
 
 /// Says which processes others run, given the PID of the `styxy up` that runs each: `web (port 3000) and jobs are up already …`.
@@ -95,11 +103,13 @@ pub(super) fn sentence(
             its.map(|(planned, _)| named(planned, pid, services, &leases)).collect();
         let (verb, them) = if names.len() == 1 { ("is", "it") } else { ("are", "them") };
         let since = age(pid).map(|age| format!(" for {}", lasted(age.as_secs())));
-        format!(
-            "{} {verb} up already: styxy up (PID {pid}) has run {them}{}",
-            names.join(", "),
-            since.unwrap_or_default()
-        )
+        let who = if pid == 0 {
+            "a styxy up that cannot be seen from here".to_owned()
+        } else {
+            format!("styxy up (PID {pid})")
+        };
+        let since = since.unwrap_or_default();
+        format!("{} {verb} up already: {who} has run {them}{since}", names.join(", "))
     };
     Ok(pids.into_iter().map(clause).collect::<Vec<_>>().join("; "))
 }
