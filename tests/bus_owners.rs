@@ -91,12 +91,7 @@ async fn a_unit_that_changes_four_hundred_times_at_once_is_watched_on_and_the_bu
 
     state.send_replace(Some("inactive"));
     changed(&manager).await;
-    let gone = async {
-        while leases(&client).await > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, gone).await.expect("its end was not noticed");
+    all_end(&client).await;
     end(service, Signal::SIGTERM);
 }
 
@@ -143,12 +138,7 @@ async fn the_port_of_a_socket_unit_is_released_by_nothing_but_its_end() {
     assert_eq!(leases(&client).await, 1);
     state.send_replace(Some("inactive"));
     changed(&manager).await;
-    let gone = async {
-        while leases(&client).await > 0 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(LIMIT, gone).await.expect("its end was not noticed");
+    all_end(&client).await;
     end(service, Signal::SIGTERM);
 }
 
@@ -176,6 +166,16 @@ async fn who_is_refused_the_socket_of_a_service_that_runs_does_not_share_its_lea
     assert_eq!(leases.len(), 1);
     assert!(!leases[0].contains_key("holders"), "{leases:?}");
     end(service, Signal::SIGTERM);
+}
+
+/// Waits until no lease is left.
+async fn all_end(client: &Connection) {
+    let gone = async {
+        while leases(client).await > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, gone).await.expect("its end was not noticed");
 }
 
 async fn leases(client: &Connection) -> usize {
