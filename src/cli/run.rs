@@ -31,7 +31,7 @@ use serde_json::Value as Json;
 pub(super) use self::arguments::{Replacing, environment, unless_off};
 pub(super) use self::watcher::Watcher;
 use self::{
-    nested::{Outer, outer},
+    nested::{outer, unused},
     others::With,
     variables::{Leased, Set, Variable, have_one_value},
     watcher::watch,
@@ -169,19 +169,16 @@ impl Run {
         let of_others = of_others.collect::<Result<Vec<_>, CliError>>()?;
         let (mut variables, mut own) = (Vec::new(), Json::Null);
         for (index, (leased, options)) in leases.into_iter().zip(asked).enumerate() {
-            let outer = match index {
-                0 => outer(leased.service_type, &options)?,
-                _ => Outer::Nothing,
-            };
-            let answer = match outer {
-                Outer::Same(lease) => lease,
-                Outer::Unused(lease) => {
-                    self.tell_of_outer(&lease);
-                    self.lease(leased.service_type, options)?
-                }
-                Outer::Nothing => self.lease(leased.service_type, options)?,
-            };
-            refuse_to_run_twice(&answer)?;
+            let answer = self.lease(leased.service_type, options)?;
+            let around = around.filter(|_| index == 0);
+            if around.is_none_or(|around| text(&answer, "lease_id") != around.to_string()) {
+                refuse_to_run_twice(&answer)?;
+            }
+            if let Some(around) = around
+                && let Some(lease) = unused(around, &answer)?
+            {
+                self.tell_of_outer(&lease);
+            }
             self.telling.tell(&answer, leased.variable, (index == 0).then_some(&self.wanted));
             if index == 0 {
                 variables = environment(leased.variable, &answer);
@@ -197,8 +194,6 @@ impl Run {
         }
         let variable = variables.first().map_or("PORT", |(name, _)| name);
         let named = env::current_dir().ok().and_then(|here| programs::named(&self.command, &here));
-        // A command that cannot be started needs no port.
-        let named = named.filter(|_| is_there(&self.command[0]));
         let named = named.map(|named| (named.port, named.place(variable)));
         let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
         let hint = needs_more.then(|| self.hint(programs, variable)).flatten();
