@@ -382,6 +382,47 @@ print(inner.stdout.strip() == os.environ['PORT'], 'leave out' in inner.stderr)
     assert_eq!(out(&both), "False False");
 }
 
+#[test]
+fn of_two_runs_within_another_at_once_only_the_first_uses_its_lease() {
+    let home = Home::with_type();
+    let script = r#"
+set -eu
+run() { "$0" run --quiet mine -- bash -c "$1"; }
+export first=$1/first second=$1/second third=$1/third
+exec 3> >(run 'echo $PORT >$first; read -r line || :')
+until [[ -s $first ]]; do sleep 0.01; done
+run 'echo $PORT >$second'
+exec 3>&-
+wait $!
+# Further inside, and once the first one has ended, it is the same lease.
+run "\"$0\" run --quiet mine -- sh -c 'echo \$PORT >\$third; :'; :"
+[[ $(<$first) == "$PORT" && $(<$second) != "$PORT" && $(<$third) == "$PORT" ]]
+echo "$PORT"
+"#;
+    let styxy = home.styxy().get_program().to_str().unwrap().to_owned();
+    let folder = home.path("");
+    let arguments = ["run", "mine", "--", "bash", "-c", script, &styxy, folder.to_str().unwrap()];
+    let output = home.run(&arguments);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(out(&output), home.port(0).to_string(), "{output:?}");
+}
+
+#[test]
+fn a_command_that_is_not_there_gets_no_port_and_is_no_history() {
+    let home = Home::with_type();
+    for command in ["nothing-is-called-so", "./nothing-is-called-so"] {
+        let output = home.run(&["run", "mine", "--", command]);
+        assert_eq!(output.status.code(), Some(127), "{output:?}");
+        assert!(
+            said(&output).starts_with(&format!("styxy: {command} cannot be run:")),
+            "{output:?}"
+        );
+    }
+    let leased = home.run(&["run", "mine", "--setenv", "PATH=/nowhere", "--", "true"]);
+    assert_eq!(leased.status.code(), Some(127));
+    assert!(said(&leased).contains("port"), "only then is it known: {leased:?}");
+}
+
 /// A command with all that it has started, which ends with the test.
 struct Group(Child);
 

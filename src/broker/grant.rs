@@ -279,12 +279,13 @@ impl Broker {
             let seq = inner.state.as_ref().ok().map(|state| state.store.seq());
             return Ok(Attempt::Granted(Granted::before(before), seq));
         }
-        let beside_claim;
-        let request = if request.use_claim && inner.claim_is_listened_on(request)? {
-            beside_claim = AllocateRequest { use_claim: false, ..request.clone() };
-            &beside_claim
-        } else {
-            request
+        let beside;
+        let request = match inner.beside_what_is_used(request, &held.owner)? {
+            Some(other) => {
+                beside = other;
+                &beside
+            }
+            None => request,
         };
         // Its sockets keep the ports until the lease is stored, and longer as guards.
         let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
@@ -499,6 +500,27 @@ struct Planned {
 }
 
 impl Inner {
+    /// The request without the claim, or the lease of the command around it, if somebody else uses that.
+    fn beside_what_is_used(
+        &self,
+        request: &AllocateRequest,
+        owner: &Owner,
+    ) -> Result<Option<AllocateRequest>, Error> {
+        let use_claim = request.use_claim && !self.claim_is_listened_on(request)?;
+        let within = request.within.filter(|id| self.is_around(*id, owner));
+        let is_same = (use_claim, within) == (request.use_claim, request.within);
+        Ok((!is_same).then(|| AllocateRequest { use_claim, within, ..request.clone() }))
+    }
+
+    /// Whether a lease is that of commands around this one, and nothing listens on its port yet.
+    fn is_around(&self, lease_id: LeaseId, owner: &Owner) -> bool {
+        self.registry.get(lease_id).is_ok_and(|lease| {
+            let mut others = lease.owners().filter(|other| !owners::has_ended(other));
+            others.all(|outer| owners::is_within(owner, outer))
+                && !diag::is_listened(lease.port, lease.protocol)
+        })
+    }
+
     /// Whether a server that nothing is known of runs on the port of the claim that the request would use.
     fn claim_is_listened_on(&self, request: &AllocateRequest) -> Result<bool, Error> {
         let Some(service_type) = self.registry.rules().types.0.get(&request.service_type) else {
@@ -549,7 +571,7 @@ impl Inner {
             }
             Ok(None) | Err(_) => request,
         };
-        self.registry.owners_in_the_way_of(request).into_iter().collect()
+        self.registry.owners_in_the_way_of(request, Timestamp::now()).into_iter().collect()
     }
 
     /// What ends when a claim moves to the port that it is asked for with. One that something listens on stays.

@@ -26,6 +26,7 @@ use clap::{
     Args,
     error::{ContextKind, ContextValue},
 };
+use nix::errno::Errno;
 use serde_json::Value as Json;
 
 pub(super) use self::arguments::{Replacing, environment, unless_off};
@@ -136,6 +137,10 @@ impl Run {
 
     pub(super) fn run(mut self) -> Result<(), CliError> {
         unless_off(&self.command)?;
+        // What cannot be started needs no port, and is not remembered as what ran here.
+        if !self.setenv.iter().any(|set| set.name == "PATH") && !is_there(&self.command[0]) {
+            return Err(not_started(&self.command[0], &Errno::ENOENT.into()));
+        }
         self.wanted.for_command(&self.command);
         let wanted = self.wanted.options()?;
         let leases = self.leases()?;
@@ -149,10 +154,12 @@ impl Run {
         let mut help = self.help(programs);
         let without_guard = help.as_ref().is_some_and(|help| help.has_no_guard);
         let hold = self.hold.or(without_guard.then_some(Hold::None));
+        let around = outer();
         let asked = leases.iter().enumerate().map(|(index, leased)| {
             let mut options = leased.options(wanted.clone(), hold, index == 0);
             if index == 0 {
                 programs::put_name(&self.command, &known, &mut options);
+                options.put_some("within", around.map(|id| id.to_string()));
             }
             options
         });
@@ -415,7 +422,7 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
 
 /// Whether there is such a program, as execvp(3) looks for it.
 fn is_there(program: &OsStr) -> bool {
-    let folders = env::var_os("PATH").unwrap_or_default();
+    let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     if program.as_bytes().contains(&b'/') {
         return Path::new(program).exists();
     }

@@ -128,9 +128,13 @@ pub fn named_from(from: Process, number: u32) -> Result<Process, ProcessError> {
 
 /// Whether one of two processes is the other one or descends from it.
 pub fn are_related(one: &Process, other: &Process) -> bool {
-    let are_related = is_of(one.pid, other.pid) || is_of(other.pid, one.pid);
-    // Only then their PIDs were theirs all the time.
-    are_related && !one.has_ended() && !other.has_ended()
+    descends(one, other) || descends(other, one)
+}
+
+/// Whether a process is another one or descends from it.
+pub fn descends(one: &Process, other: &Process) -> bool {
+    // Only if both live, their PIDs were theirs all the time.
+    is_of(one.pid, other.pid) && !one.has_ended() && !other.has_ended()
 }
 
 /// The parent of a process, whichever user runs it.

@@ -29,6 +29,7 @@ use zbus::Connection;
 use self::deadlines::Due;
 use crate::{
     kernel::{
+        ancestry,
         process::{self, Process, ProcessError},
         readable::readable,
     },
@@ -164,6 +165,18 @@ impl Owners {
 /// Whether this owner is a process that has ended, be it known already or not.
 pub fn has_ended(owner: &Owner) -> bool {
     matches!(owner, Owner::Process { pid, start } if process::has_ended(*pid, *start))
+}
+
+/// Whether this owner is a process that is the other one, or descends from it.
+pub fn is_within(owner: &Owner, outer: &Owner) -> bool {
+    let known = |owner: &Owner| match owner {
+        Owner::Process { pid, start } => {
+            process::Process::of_pid(*pid).ok().filter(|process| process.start == *start)
+        }
+        _ => None,
+    };
+    owner == outer
+        || matches!((known(owner), known(outer)), (Some(owner), Some(outer)) if ancestry::descends(&owner, &outer))
 }
 
 /// Waits until the session bus is there.

@@ -97,6 +97,9 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<Choice, Error> {
         let template = request.template_port(service_type, &self.rules.templates)?;
+        if let Some(lease) = self.around(request) {
+            return Ok(Choice::Existing(Arc::clone(lease)));
+        }
         if let Some(lease) = self.claim(request, service_type) {
             let other = request.port.filter(|port| *port != lease.port && !is_own(lease, request));
             let Some(port) = other else { return Ok(Choice::Existing(Arc::clone(lease))) };

@@ -48,6 +48,25 @@ impl Registry {
         of(Some(program)).or_else(|| of(None))
     }
 
+    /// The lease of the command around the caller, if a completed request is for its service. Whether others have it by now is
+    /// not known here.
+    pub fn around(&self, request: &AllocateRequest) -> Option<&Arc<Lease>> {
+        let lease = self.get(request.within?).ok()?;
+        let is_of_service = lease.service_type == request.service_type
+            && lease.service_name == request.service_name
+            && lease.project_path == request.project_path
+            && lease.package_path == request.package_path
+            && lease.instance_id == request.instance_id
+            && lease.singleton_key == request.singleton_key;
+        let is_as_asked = request.template.is_none()
+            && request.count == 1
+            && lease.block_id.is_none_or(|first| first == lease.lease_id)
+            && request.port.is_none_or(|port| port == lease.port)
+            && request.protocol() == lease.protocol
+            && request.hold.is_none_or(|hold| hold == lease.hold);
+        (is_of_service && is_as_asked && !lease.orphaned).then_some(lease)
+    }
+
     /// A claim that gives way to a request of this type, which finds no port: the oldest that nobody has used and that has lost
     /// its guard. Blocks neither give way nor make others do so.
     pub fn gives_way(

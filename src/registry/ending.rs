@@ -22,7 +22,7 @@ use crate::{
 /// gone only just before the first.
 pub const LOOKS: u32 = 4;
 /// How long a lease is young, in milliseconds.
-const NEW_MILLIS: u64 = 5_000;
+const YOUNG_MILLIS: u64 = 5_000;
 
 /// What happens to a lease that is due for a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,17 @@ pub fn spare_listened(changes: Vec<Change>, is_listened: impl Fn(&Lease) -> bool
         change => Some(change),
     };
     changes.into_iter().filter_map(spared).collect()
+}
+
+fn is_young(lease: &Lease, now: Timestamp) -> bool {
+    now.0.saturating_sub(lease.since.0) < YOUNG_MILLIS
+}
+
+/// Whether a request asks for the port of this lease by its number, and is of the same project.
+fn is_asked_for_by_its_project(lease: &Lease, request: &AllocateRequest) -> bool {
+    request.port == Some(lease.port)
+        && request.project_path.is_some()
+        && lease.project_path == request.project_path
 }
 
 impl Registry {
@@ -107,12 +118,10 @@ impl Registry {
         if self.leaving.remove(owner) {
             return OwnerEnded { ends, is_leaving: false };
         }
-        let is_new =
-            |lease: &Lease| !lease.orphaned && now.0.saturating_sub(lease.since.0) < NEW_MILLIS;
         let before = ends.len();
         ends.retain(|change| match change {
             Change::Expire { lease, reason: EndReason::OwnerGone, .. } => {
-                !is_new(lease) || is_listened(lease)
+                lease.orphaned || !is_young(lease, now) || is_listened(lease)
             }
             _ => true,
         });
@@ -141,15 +150,21 @@ impl Registry {
             let is_again = request.project_path.is_some()
                 && lease.project_path == request.project_path
                 && lease.service_name == request.service_name;
-            request.port == Some(lease.port)
+            is_asked_for_by_its_project(lease, request)
                 || lease.service_type == request.service_type && (is_again || is_single)
         })
     }
 
     /// The owners of the live leases on the port that a completed request asks for and in the slots of its service, up to
-    /// the first free one.
-    pub fn owners_in_the_way_of(&self, request: &AllocateRequest) -> HashSet<Owner> {
+    /// the first free one. Another project does not end a young lease, whose server may be about to listen.
+    pub fn owners_in_the_way_of(
+        &self,
+        request: &AllocateRequest,
+        now: Timestamp,
+    ) -> HashSet<Owner> {
         let asked = request.port.and_then(|port| self.at(port, request.protocol()));
+        let asked = asked
+            .filter(|lease| !is_young(lease, now) || is_asked_for_by_its_project(lease, request));
         let leases = asked.into_iter().chain(self.in_slots(request));
         leases.filter(|lease| !lease.orphaned).flat_map(|lease| lease.owners().cloned()).collect()
     }

@@ -440,4 +440,57 @@ mod tests {
         registry.change(4, AT.wall, &anew.change);
         assert_eq!(taken_back(&registry).len(), 1, "that answer is another one");
     }
+
+    fn of(project: &str) -> AllocateRequest {
+        AllocateRequest { project_path: Some(project.parse().unwrap()), ..request(None) }
+    }
+
+    /// Gives a new lease this owner.
+    fn owned(registry: &mut Registry, request: &AllocateRequest, pid: u32) -> Arc<Lease> {
+        let lease = granted(registry, request);
+        let owner = Owner::Process { pid, start: 1 };
+        let lease = Arc::new(Lease { owner, ..Lease::clone(&lease) });
+        registry.apply(2, AT.wall, &Change::Renew { lease: Arc::clone(&lease) });
+        lease
+    }
+
+    #[test]
+    fn only_its_own_project_ends_by_its_port_what_may_be_about_to_listen() {
+        let mut registry = registry(ports());
+        let lease = owned(&mut registry, &of("/shop"), 7);
+        let asks = |project| AllocateRequest { port: Some(lease.port), ..of(project) };
+        let is_in_the_way = |registry: &Registry, project, millis| {
+            let now = Timestamp(millis);
+            registry.owners_in_the_way_of(&asks(project), now).contains(&lease.owner)
+        };
+        assert!(is_in_the_way(&registry, "/shop", 0) && !is_in_the_way(&registry, "/other", 0));
+        assert!(is_in_the_way(&registry, "/other", 60_000), "it is not young");
+        assert!(registry.owner_ended(&lease.owner, AT.wall, |_| false).is_leaving);
+        let is_leaving = |project| !registry.leaving_in_the_way_of(&asks(project)).is_empty();
+        assert!(is_leaving("/shop") && !is_leaving("/other"));
+    }
+
+    #[test]
+    fn the_lease_of_the_command_around_a_request_is_its_own_if_it_is_for_the_same_service() {
+        let mut registry = registry(ports());
+        let lease = owned(&mut registry, &of("/shop"), 7);
+        let within = AllocateRequest { within: Some(lease.lease_id), ..of("/shop") };
+        let is_shared = |request: &AllocateRequest| {
+            let request = request.completed(&ports()).unwrap();
+            registry.around(&request).is_some()
+        };
+        assert!(is_shared(&within));
+        assert!(is_shared(&AllocateRequest { port: Some(lease.port), ..within.clone() }));
+        for other in [
+            AllocateRequest { within: None, ..within.clone() },
+            AllocateRequest { within: Some(LeaseId::from_number(3)), ..within.clone() },
+            AllocateRequest { service_name: Some("web".parse().unwrap()), ..within.clone() },
+            AllocateRequest { project_path: Some("/other".parse().unwrap()), ..within.clone() },
+            AllocateRequest { protocol: Some(Protocol::Udp), ..within.clone() },
+            AllocateRequest { count: 2, ..within.clone() },
+            AllocateRequest { port: lease.port.plus(1), ..within.clone() },
+        ] {
+            assert!(!is_shared(&other), "{other:?}");
+        }
+    }
 }

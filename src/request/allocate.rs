@@ -56,6 +56,9 @@ pub struct AllocateRequest {
     pub claim: bool,
     /// Whether to use the claim of the service, unless it is in use already.
     pub use_claim: bool,
+    /// The lease of the `styxy run` around the caller: the request gets that, if it is for the same service and only commands
+    /// around the caller have it.
+    pub within: Option<LeaseId>,
     /// Whether to answer what would happen, without changing anything.
     pub dry_run: bool,
     /// The fingerprint of the configuration that the caller sees; the request is refused if the service sees a
@@ -86,6 +89,7 @@ impl AllocateRequest {
             create: false,
             claim: false,
             use_claim: false,
+            within: None,
             dry_run: false,
             config_seen: None,
         }
@@ -120,6 +124,7 @@ impl AllocateRequest {
                 "create" => flag(key, &value).map(|v| request.create = v),
                 "claim" => flag(key, &value).map(|v| request.claim = v),
                 "use_claim" => flag(key, &value).map(|v| request.use_claim = v),
+                "within" => word(key, &value).map(|v| request.within = Some(v)),
                 "strict" => flag(key, &value).map(|v| request.strict = v),
                 "dry_run" => flag(key, &value).map(|v| request.dry_run = v),
                 "config_seen" => match &value {
@@ -184,7 +189,7 @@ impl AllocateRequest {
         Ok(self)
     }
 
-    const OPTIONS: [&str; 22] = [
+    const OPTIONS: [&str; 23] = [
         "lease_id",
         "service_name",
         "program",
@@ -205,6 +210,7 @@ impl AllocateRequest {
         "singleton_key",
         "claim",
         "use_claim",
+        "within",
         "create",
         "dry_run",
     ];

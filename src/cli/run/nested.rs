@@ -4,39 +4,32 @@ use std::env;
 
 use serde_json::Value as Json;
 
-use super::{super::lease::found, CliError};
+use super::{
+    super::{lease::found, text},
+    CliError,
+};
 use crate::{lease::LeaseId, value::Fields};
 
-/// The lease of the outer `styxy run`.
-pub(super) enum Outer {
-    /// A lease of the same service that nothing uses yet: it serves both.
-    Same(Json),
-    /// A lease of the same type that nothing uses yet, of another service.
-    Unused(Json),
-    /// No lease that matters here.
-    Nothing,
+/// The lease of the `styxy run` around this one, if the environment names one.
+pub(super) fn outer() -> Option<LeaseId> {
+    env::var("STYXY_LEASE_ID").ok()?.parse().ok()
 }
 
-/// Finds the lease of the outer `styxy run`, if the environment names one.
-pub(super) fn outer(service_type: &str, options: &Fields) -> Result<Outer, CliError> {
-    let id = env::var("STYXY_LEASE_ID").ok().and_then(|id| id.parse::<LeaseId>().ok());
-    let Some(id) = id else { return Ok(Outer::Nothing) };
-    let mut filter = Fields::default();
-    filter.put("lease_id", id.to_string());
-    let Some(lease) = found(filter)?.into_iter().next() else { return Ok(Outer::Nothing) };
-    let wanted = serde_json::to_value(options).unwrap_or_default();
-    let is_unused = ["reserved", "claimed"].iter().any(|state| lease["state"] == *state);
-    if !is_unused || lease["service_type"] != service_type {
-        return Ok(Outer::Nothing);
+/// That lease, if it is of the same type as the one that this command got, but another one, and nothing uses it.
+pub(super) fn unused(outer: LeaseId, answer: &Json) -> Result<Option<Json>, CliError> {
+    let outer = outer.to_string();
+    if text(answer, "lease_id") == outer {
+        return Ok(None);
     }
-    let is_same = |key: &str| wanted[key] == lease[key];
-    let may_be = |key: &str| wanted[key].is_null() || is_same(key);
-    // Without a name, the outer lease is named after the program that the outer one started, so the names differ.
-    let is_unnamed = wanted["service_name"].is_null() && !lease["program"].is_null();
-    let is_it =
-        ["project_path", "package_path", "instance_id", "singleton_key"].into_iter().all(is_same)
-            && (is_same("service_name") || is_unnamed)
-            && ["port", "protocol", "hold"].into_iter().all(may_be)
-            && ["count", "template"].into_iter().all(|key| wanted[key].is_null());
-    Ok(if is_it { Outer::Same(lease) } else { Outer::Unused(lease) })
+    let mut filter = Fields::default();
+    filter.put("lease_id", outer);
+    let lease = found(filter)?.into_iter().next();
+    let is_unused = |lease: &Json| {
+        // Another inner command may be about to listen there.
+        let has_one = lease["holders"].as_u64().is_none_or(|holders| holders == 1);
+        has_one
+            && ["reserved", "claimed"].iter().any(|state| lease["state"] == *state)
+            && lease["service_type"] == answer["service_type"]
+    };
+    Ok(lease.filter(is_unused))
 }
