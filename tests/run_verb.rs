@@ -60,6 +60,8 @@ fn what_is_asked_of_the_port_holds_for_a_variable_with_a_type() {
     let script = r#"echo "$WEB $STYXY_PORT ${#STYXY_LEASE_ID} {port}""#;
     let told = out(&home.run(&[&web[..], &["--", "bash", "-c", script]].concat()));
     assert_eq!(told, format!("{wanted} {wanted} 36 {wanted}"));
+    // Until then a server may be about to listen there.
+    home.until(|| home.leases().is_empty());
     home.ok(&["allocate", "mine", "--port", &wanted, "--project", "/other"]);
     let refused = home.run(&[&web[..], &["--", "true"]].concat());
     assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
@@ -510,7 +512,7 @@ fn a_program_that_was_given_a_port_of_those_for_connections_is_told_of() {
 }
 
 #[test]
-fn who_has_the_port_that_a_script_names_is_told_when_the_command_has_ended() {
+fn who_has_the_port_that_a_script_names_is_said_before_the_command_starts() {
     let home = Home::with_type();
     let holder = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = holder.local_addr().unwrap().port();
@@ -518,7 +520,7 @@ fn who_has_the_port_that_a_script_names_is_told_when_the_command_has_ended() {
     fs::create_dir_all(&shop).unwrap();
     let scripts = format!(r#"{{"scripts": {{"dev": "PORT={port} ./serve"}}}}"#);
     fs::write(shop.join("package.json"), scripts).unwrap();
-    fs::write(shop.join("npm"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::write(shop.join("npm"), "#!/bin/sh\necho npm is here >&2\n").unwrap();
     fs::set_permissions(shop.join("npm"), fs::Permissions::from_mode(0o755)).unwrap();
     let told = |npm: &str| {
         let mut command = home.styxy();
@@ -530,7 +532,7 @@ fn who_has_the_port_that_a_script_names_is_told_when_the_command_has_ended() {
     let first = told("./npm");
     assert!(first.contains(&sentence), "{first}");
     assert!(first.contains(&format!("PID {}", std::process::id())), "{first}");
-    assert!(first.trim_end().ends_with("write $PORT there"), "{first}");
+    assert!(first.ends_with("write $PORT there\nnpm is here\n"), "{first}");
     let none = told("./none/npm");
     assert!(none.contains("cannot be run") && !none.contains("stands in"), "{none}");
     drop(holder);

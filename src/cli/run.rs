@@ -41,7 +41,7 @@ use super::{
     CliError, ask,
     lease_options::{LeaseOptions, allocate, earlier, notes, runs_already},
     note,
-    port_users::{IGNORES_PORT, note_of},
+    port_users::{IGNORES_PORT, note_of, users},
     programs::{self, Help, Hint},
     refused, say, seconds, text, usage,
 };
@@ -49,8 +49,8 @@ use crate::{
     client::{self, Call},
     config::Programs,
     error::Error,
-    kernel::diag,
-    port::{Port, Protocol},
+    kernel::{diag, listeners::listeners},
+    port::{Port, PortRange, Protocol},
     request::MOST_PORTS,
     service_type::Hold,
     value::Fields,
@@ -200,13 +200,12 @@ impl Run {
             help.fill(port);
         }
         let variable = variables.first().map_or("PORT", |(name, _)| name);
-        let named = env::current_dir().ok().and_then(|here| programs::named(&self.command, &here));
-        let named = named.map(|named| (named.port, named.place(variable)));
         let needs_more = help.as_ref().is_none_or(|help| !help.adds()) && self.may_speak();
         let hint = needs_more.then(|| self.hint(programs, variable)).flatten();
         let sentences = [
             help.as_ref().and_then(Help::sentence),
             hint.as_ref().map(|hint| hint.sentence(variable)),
+            self.named_and_in_use(&own, variable),
         ];
         for sentence in sentences.into_iter().flatten().filter(|_| self.may_speak()) {
             say(&sentence);
@@ -221,7 +220,7 @@ impl Run {
             prepared.env(name, self.replacing.fill(value.as_ref(), own_variable, &variables));
         }
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
-        self.watch(&own, hint, named);
+        self.watch(&own, hint);
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
     }
@@ -300,15 +299,36 @@ impl Run {
         programs::hint(&self.command, programs, &folder, variable, |name| self.sets(name))
     }
 
-    /// Starts the watcher that checks whether the command listens on its port.
-    fn watch(&self, answer: &Json, hint: Option<Hint>, named: Option<(Port, (String, String))>) {
+    /// Whether it matters on which port the command listens.
+    fn is_watched(&self) -> bool {
         let has_further = self.env.iter().any(|variable| variable.service_type.is_some());
-        let is_watched = self.may_speak() && !self.plain && self.has_one_port() && !has_further;
-        let port = answer["port"].as_u64().and_then(Port::new).filter(|_| is_watched);
+        self.may_speak() && !self.plain && self.has_one_port() && !has_further
+    }
+
+    /// Who has the port that the command line, or its script, names instead of the leased one.
+    fn named_and_in_use(&self, answer: &Json, variable: &str) -> Option<String> {
+        let folder = env::current_dir().ok().filter(|_| self.is_watched())?;
+        let named = programs::named(&self.command, &folder)?;
+        let port = named.port;
+        if answer["port"] == port.get() || !diag::is_listened(port, Protocol::Tcp) {
+            return None;
+        }
+        let user =
+            users(listeners(PortRange::only(port), Protocol::Tcp).ok()?).into_iter().next()?;
+        let (place, instead) = named.place(variable);
+        let who = user.describe();
+        Some(format!(
+            "port {port} stands in {place}, and is in use by {who}; write {instead} there"
+        ))
+    }
+
+    /// Starts the watcher that checks whether the command listens on its port.
+    fn watch(&self, answer: &Json, hint: Option<Hint>) {
+        let port = answer["port"].as_u64().and_then(Port::new).filter(|_| self.is_watched());
         if let Some(port) = port.filter(|_| answer["protocol"] == "tcp") {
             let remedy = hint.map_or(IGNORES_PORT.to_owned(), |hint| hint.remedy());
             // The command can run without the watcher.
-            let _ = watch(port, &remedy, named.filter(|(named, _)| *named != port));
+            let _ = watch(port, &remedy);
         }
     }
 

@@ -1,5 +1,4 @@
-//! Checks whether a command listens on its port, or has ended because another port that it names is in use: for ten
-//! seconds, in a separate process.
+//! Checks whether a command listens on its port: for ten seconds, in a separate process.
 
 use std::{
     collections::BTreeSet,
@@ -14,15 +13,12 @@ use std::{
 use clap::Args;
 
 use crate::{
-    cli::{
-        port_users::{PortUser, users},
-        say,
-    },
+    cli::{port_users::users, say},
     kernel::{
         detach::start_apart,
         diag, ephemeral_ports,
         listeners::{listeners, was_given},
-        process::{Process, ProcessError, is_of, start, variable},
+        process::{Process, is_of, start, variable},
     },
     port::{Port, PortRange, Protocol},
 };
@@ -44,21 +40,10 @@ pub(in crate::cli) struct Watcher {
     port: Port,
     /// What to do about it
     remedy: String,
-    /// Another port that its command line names
-    named: Option<Port>,
-    /// Where that stands
-    place: Option<String>,
-    /// What should stand there
-    instead: Option<String>,
 }
 
-/// Starts a watcher for the command that is about to replace this process. `named` is another port that its command line names, with
-/// the place where that stands, and what should stand there.
-pub(super) fn watch(
-    port: Port,
-    remedy: &str,
-    named: Option<(Port, (String, String))>,
-) -> io::Result<()> {
+/// Starts a watcher for the command that is about to replace this process.
+pub(super) fn watch(port: Port, remedy: &str) -> io::Result<()> {
     // The first process of a container would have to reap the watcher, and does not expect it.
     if process::id() == 1 || is_unread()? {
         return Ok(());
@@ -66,11 +51,10 @@ pub(super) fn watch(
     let pid = process::id();
     let started = start(pid).ok_or(io::ErrorKind::NotFound)?;
     let (pid, started, port) = (pid.to_string(), started.to_string(), port.to_string());
-    let mut words = ["watcher", &pid, &started, &port, "--", remedy].map(str::to_owned).to_vec();
-    if let Some((named, (place, instead))) = named {
-        words.extend([named.to_string(), place, instead]);
-    }
-    let words = words.into_iter().map(CString::new).collect::<Result<Vec<_>, _>>()?;
+    let words = ["watcher", &pid, &started, &port, "--", remedy]
+        .into_iter()
+        .map(CString::new)
+        .collect::<Result<Vec<_>, _>>()?;
     let program = CString::new(env::current_exe()?.into_os_string().into_vec())?;
     start_apart(&program, &words)
 }
@@ -83,20 +67,12 @@ fn is_unread() -> io::Result<bool> {
 
 impl Watcher {
     pub(in crate::cli) fn run(self) {
-        let process = match Process::of_pid(self.pid) {
-            Ok(process) if process.start == self.started => process,
-            Ok(_) | Err(ProcessError::Gone) => return self.tell_of_named(),
-            // One that cannot be opened cannot be watched.
-            Err(_) => return,
-        };
+        let process = Process::of_pid(self.pid).ok();
+        let Some(process) = process.filter(|process| process.start == self.started) else { return };
         let end = Instant::now() + LIMIT;
         let (mut known, mut since) = (BTreeSet::new(), None);
         while Instant::now() < end {
-            if process.ends_within(AGAIN) {
-                self.tell_of_named();
-                break;
-            }
-            if diag::is_listened(self.port, Protocol::Tcp) {
+            if process.ends_within(AGAIN) || diag::is_listened(self.port, Protocol::Tcp) {
                 break;
             }
             // Finding the processes behind sockets is slow, so it is done only when the sockets have changed.
@@ -126,25 +102,6 @@ impl Watcher {
             } else {
                 since.get_or_insert_with(Instant::now);
             }
-        }
-    }
-
-    /// Says who has the port that the command names, which has ended without listening on its own.
-    fn tell_of_named(&self) {
-        let (Some(port), Some(place), Some(instead)) = (self.named, &self.place, &self.instead)
-        else {
-            return;
-        };
-        let own = self.port.to_string();
-        let is_its = |pid: u32| variable(pid, "STYXY_PORT").is_some_and(|port| port == own);
-        let users = users(listeners(PortRange::only(port), Protocol::Tcp).unwrap_or_default());
-        // A server of its own may run on behind it.
-        let is_anothers = |user: &&PortUser| !user.program.as_ref().is_some_and(|p| is_its(p.pid));
-        if let Some(user) = users.iter().find(is_anothers) {
-            let who = user.describe();
-            say(&format!(
-                "port {port} stands in {place}, and is in use by {who}; write {instead} there"
-            ));
         }
     }
 
