@@ -3,13 +3,17 @@
 mod file;
 mod names;
 
-use std::{collections::HashSet, env, path::PathBuf};
+use std::{
+    collections::HashSet,
+    env,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value as Json, json};
 
-use self::names::own_port;
 pub(super) use self::names::{Variable, further_ports, has_url, labels, variables};
+use self::names::{is_shown, own_port, port_of, port_variable};
 use super::{
     CliError, Output,
     lease_options::{allocate, notes},
@@ -18,11 +22,7 @@ use super::{
     project::Project,
     refused, say, text, usage,
 };
-use crate::{
-    client::Failure,
-    error::Error,
-    word::{as_variable, visible},
-};
+use crate::{client::Failure, error::Error, word::visible};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
@@ -74,10 +74,10 @@ impl Env {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services: mut needs, notes, .. } = needs_with_history(&project)?;
-        drop_unnamed(&mut needs, project.path().as_str());
+        let Needed { services, notes, .. } = needs_with_history(&project)?;
+        let services = labelled(services, project.path().as_str());
         notes.iter().for_each(|note| say(note));
-        if needs.is_empty() {
+        if services.is_empty() {
             let project = visible(project.path().as_str());
             return Err(refused(format!(
                 "no file in {project} says which ports it needs: lease one by its type, as in `styxy allocate dev`"
@@ -89,9 +89,9 @@ impl Env {
         }
         let mut refusal = None;
         let mut leases = Vec::new();
-        for need in needs {
+        for (label, need) in services {
             match if self.check { Ok(need) } else { leased(&need) } {
-                Ok(lease) => leases.push(lease),
+                Ok(lease) => leases.push((label, lease)),
                 // The others are of use without this one.
                 Err(CliError::Failure(refused @ Failure::Refused { .. }))
                     if self.file.is_none() =>
@@ -101,14 +101,16 @@ impl Env {
                 Err(error) => return Err(error),
             }
         }
-        leases.retain(|lease| lease["port"].is_u64());
+        leases.retain(|(_, lease)| lease["port"].is_u64());
         let package = project.package().map(|package| package.as_str());
-        let variables = variables_of(leases, project.path().as_str(), package);
-        self.write(&variables)?;
+        let own = own_port(leases.iter().map(|(_, lease)| lease), package);
+        let all =
+            own.into_iter().chain(variables(leases.iter().map(|(label, lease)| (label, lease))));
+        self.write(&all.collect::<Vec<_>>(), &project)?;
         refusal.map_or(Ok(()), |refusal| Err(refusal.into()))
     }
 
-    fn write(&self, variables: &[Variable]) -> Result<(), CliError> {
+    fn write(&self, variables: &[Variable], project: &Project) -> Result<(), CliError> {
         match (&self.file, self.check) {
             (Some(path), true) => {
                 let lines = self.lines(variables);
@@ -123,7 +125,8 @@ impl Env {
             }
             (Some(path), false) => {
                 let lines = self.lines(variables);
-                file::write(path, &lines).map_err(|error| file::refusal(path, &error))
+                file::write(path, &lines, Path::new(project.path().as_str()))
+                    .map_err(|error| file::refusal(path, &error))
             }
             (None, true) => check(variables),
             (None, false) if self.output.json || self.format == Some(Format::Json) => {
@@ -148,34 +151,15 @@ impl Env {
     }
 }
 
-/// Drops the services that no file shows and whose variables the others have.
-fn drop_unnamed(services: &mut Vec<Json>, top: &str) {
-    let is_shown = |service: &Json| !service["file"].is_null();
-    let (shown, others): (Vec<_>, Vec<_>) = services.drain(..).partition(is_shown);
-    let known: HashSet<_> = variables(&shown, top).into_iter().map(|known| known.name).collect();
-    let named = others.iter().zip(labels(&others, top));
-    let is_new: Vec<_> =
-        named.map(|(_, label)| !known.contains(&format!("{}_PORT", as_variable(&label)))).collect();
-    services.extend(shown);
-    services.extend(
-        others.into_iter().zip(is_new).filter_map(|(service, is_new)| is_new.then_some(service)),
-    );
-}
-
-/// The variables of these services. Those that no file shows change nothing about the others.
-fn variables_of(services: Vec<Json>, top: &str, package: Option<&str>) -> Vec<Variable> {
-    let is_shown = |service: &Json| !service["file"].is_null();
-    let (mut shown, mut others): (Vec<_>, Vec<_>) = services.into_iter().partition(is_shown);
-    if shown.is_empty() {
-        std::mem::swap(&mut shown, &mut others);
-    }
-    let own = own_port(&shown, package).into_iter();
-    let mut all: Vec<_> = own.chain(variables(&shown, top)).collect();
-    for variable in variables(&others, top) {
-        if all.iter().all(|known| known.name != variable.name) {
-            all.push(variable);
-        }
-    }
+/// The services, and what each is called. Those that no file shows come last, and are left out where another one has the
+/// variable.
+fn labelled(services: Vec<Json>, top: &str) -> Vec<(String, Json)> {
+    let (shown, others): (Vec<_>, Vec<_>) = services.into_iter().partition(is_shown);
+    let named = |services: Vec<Json>| labels(&services, top).into_iter().zip(services);
+    let mut all: Vec<_> = named(shown).collect();
+    let own = |(label, service): &(String, Json)| [port_of(label), port_variable(label, service)];
+    let known: HashSet<_> = all.iter().flat_map(own).collect();
+    all.extend(named(others).filter(|(label, _)| !known.contains(&port_of(label))));
     all
 }
 

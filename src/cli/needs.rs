@@ -38,7 +38,6 @@ pub(super) struct Needed {
 /// of the package and those that always follow them, unless it has none.
 pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
     let needs = read(project)?;
-    let notes = notes(&needs);
     let mut services = described_with_history(project, &needs)?;
     if services.iter().filter(|service| service["last_seen"].is_string()).count() > 1 {
         history::note_followed(project, &mut services);
@@ -54,7 +53,7 @@ pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
     put_ports(&mut services)?;
     services.sort_by_key(|service| service["last_seen"].is_null());
     // Their indices are those of other services.
-    Ok(Needed { services, processes: Vec::new(), notes })
+    Ok(Needed { processes: Vec::new(), ..needed(needs, services) })
 }
 
 /// The services that the whole project needs or used to run, wherever in it the command runs. Those that no file shows
@@ -63,7 +62,7 @@ pub(super) fn needs_with_history(project: &Project) -> Result<Needed, CliError> 
     let needs = read(project)?;
     let mut services = described_with_history(project, &needs)?;
     put_ports(&mut services)?;
-    Ok(Needed { services, notes: notes(&needs), processes: needs.processes })
+    Ok(needed(needs, services))
 }
 
 /// The services that the files of the whole project show.
@@ -74,9 +73,8 @@ pub(super) fn needs_of_all(project: &Project) -> Result<Needed, CliError> {
 /// The same without ports, and without a service to ask.
 pub(super) fn unasked(project: &Project) -> Result<Needed, CliError> {
     let needs = read(project)?;
-    let notes = notes(&needs);
     let services = described_each(project, &needs)?;
-    Ok(Needed { services, notes, processes: needs.processes })
+    Ok(needed(needs, services))
 }
 
 /// The same as its files show it, whatever its `styxy.json` says.
@@ -84,10 +82,16 @@ pub(super) fn found_in(project: &Project) -> Result<Needed, CliError> {
     suggested_each(project, project::found(project.folder(), inner(project)))
 }
 
-/// What keeps the list from being complete.
-fn notes(needs: &Needs) -> Vec<String> {
+/// The services of these needs, with what starts them, and what keeps the list from being complete.
+fn needed(needs: Needs, services: Vec<Json>) -> Needed {
     let skipped = needs.skipped.iter().map(ToString::to_string);
-    skipped.chain(needs.is_cut_short.then(|| CUT_SHORT.to_owned())).collect()
+    let notes = skipped.chain(needs.is_cut_short.then(|| CUT_SHORT.to_owned())).collect();
+    Needed { services, processes: needs.processes, notes }
+}
+
+/// Whether two objects are about one service of a project.
+pub(super) fn is_same_service(one: &Json, other: &Json) -> bool {
+    ["service_type", "service_name", "package_path"].iter().all(|key| one[*key] == other[*key])
 }
 
 fn read(project: &Project) -> Result<Needs, CliError> {
@@ -110,7 +114,7 @@ fn inner(project: &Project) -> Option<&Path> {
 fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
     let mut services = described_each(project, &needs)?;
     put_ports(&mut services)?;
-    Ok(Needed { services, notes: notes(&needs), processes: needs.processes })
+    Ok(needed(needs, services))
 }
 
 /// These needs as services, without ports.
@@ -127,12 +131,7 @@ fn described_with_history(project: &Project, needs: &Needs) -> Result<Vec<Json>,
     let mut services = described_each(project, needs)?;
     for Seen { need, at } in history::seen(project) {
         let mut service = described(project, &need)?;
-        let is_same = |other: &&mut Json| {
-            ["service_type", "service_name", "package_path"]
-                .iter()
-                .all(|key| other[*key] == service[*key])
-        };
-        if let Some(known) = services.iter_mut().find(is_same) {
+        if let Some(known) = services.iter_mut().find(|other| is_same_service(other, &service)) {
             known["last_seen"] = at.to_string().into();
         } else if !needs.is_declared {
             service["last_seen"] = at.to_string().into();

@@ -60,11 +60,11 @@ impl Suggest {
         options.put_some("protocol", self.protocol.map(Protocol::as_str));
         put_service_of(&project, &mut options);
         let suggestions = suggest(service_type, options)?;
-        let followers = needs::followers(&project, service_type, self.name.as_deref());
-        followers.iter().for_each(|follower| say(follower));
         if self.output.json {
             return print_list("suggestions", suggestions);
         }
+        let followers = needs::followers(&project, service_type, self.name.as_deref());
+        followers.iter().for_each(|follower| say(follower));
         let mut table = Table::new([table::short("PORT"), table::prose("WHY")]);
         for suggestion in suggestions.as_array().into_iter().flatten() {
             let held = suggestion["held"].as_str().map(|held| format!(" ({held})"));

@@ -128,7 +128,7 @@ impl Up {
         }
         let mut claims = Claims::default();
         let leases = leases(&planned, services, &mut claims)?;
-        let variables = variables(&leases, project.path().as_str());
+        let variables = variables(labels.iter().zip(&leases));
         block_on(async {
             let mut up = Started::new(&project, &planned, &leases, &variables);
             up.run(self.keep, self.open).await

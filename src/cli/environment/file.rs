@@ -4,7 +4,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::{self, Component, Path, PathBuf},
     process,
 };
 
@@ -16,6 +16,7 @@ use nix::{
 use crate::{
     cli::{CliError, refused},
     project::{BEGIN, END},
+    word::visible,
 };
 
 /// Whether the file has these lines, and no others, between its two lines.
@@ -25,14 +26,24 @@ pub(super) fn has(path: &Path, lines: &[String]) -> io::Result<bool> {
 }
 
 /// Replaces what is between its two lines, or adds them at the end. Servers restart when their environment is written, so
-/// nothing is if nothing changes. A link stays a link, and the file keeps its mode.
-pub(super) fn write(path: &Path, lines: &[String]) -> io::Result<()> {
+/// nothing is if nothing changes. A link stays a link, and the file keeps its mode. What a name in the project leads to must be
+/// there, too: its files may be somebody else's work.
+pub(super) fn write(path: &Path, lines: &[String], project: &Path) -> io::Result<()> {
     let old = read(path)?;
     let new = with(old.as_deref().unwrap_or_default(), lines)?;
     if old.as_ref() == Some(&new) {
         return Ok(());
     }
     let target = target(path);
+    let folder = fs::canonicalize(target.parent().filter(|p| *p != "").unwrap_or(Path::new(".")))?;
+    if is_below(path, project)? && !folder.starts_with(project) {
+        let target = folder.join(target.file_name().unwrap_or_default());
+        let problem = format!(
+            "it leads to {0}, which is not in the project: name that file if you mean it, as in --file {0}",
+            visible(&target.to_string_lossy())
+        );
+        return Err(io::Error::other(problem));
+    }
     // A file that was made read-only is not to be written.
     match access(&target, AccessFlags::W_OK) {
         Err(errno) if errno != Errno::ENOENT => return Err(errno.into()),
@@ -81,6 +92,18 @@ fn target(path: &Path) -> PathBuf {
     target
 }
 
+/// Whether a path names something in a folder, wherever its links lead.
+fn is_below(path: &Path, folder: &Path) -> io::Result<bool> {
+    let mut plain = PathBuf::new();
+    for part in path::absolute(path)?.components() {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+    }
+    Ok(plain.starts_with(folder))
+}
+
 /// The text with these lines between the two.
 fn with(text: &str, lines: &[String]) -> io::Result<String> {
     let all: Vec<&str> = text.split_inclusive('\n').collect();
@@ -112,6 +135,12 @@ mod tests {
 
     use super::*;
 
+    const NO_PROJECT: &str = "/no/project";
+
+    fn write(path: &Path, lines: &[String], project: &str) -> io::Result<()> {
+        super::write(path, lines, Path::new(project))
+    }
+
     fn lines(text: &str) -> Vec<String> {
         text.split(' ').map(str::to_owned).collect()
     }
@@ -122,16 +151,16 @@ mod tests {
         let path = folder.path().join(".env");
         fs::write(&path, "SECRET=1\n# mine").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        write(&path, &lines("A=1 B=2")).unwrap();
+        write(&path, &lines("A=1 B=2"), NO_PROJECT).unwrap();
         let first = format!("SECRET=1\n# mine\n{BEGIN}\nA=1\nB=2\n{END}\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), first);
         let inode = |path: &Path| fs::metadata(path).unwrap().ino();
         let before = inode(&path);
-        write(&path, &lines("A=1 B=2")).unwrap();
+        write(&path, &lines("A=1 B=2"), NO_PROJECT).unwrap();
         assert_eq!(inode(&path), before, "nothing has changed");
         fs::write(&path, format!("{first}LAST=1\n")).unwrap();
         assert!(has(&path, &lines("A=1 B=2")).unwrap() && !has(&path, &lines("A=1 B=3")).unwrap());
-        write(&path, &lines("A=3")).unwrap();
+        write(&path, &lines("A=3"), NO_PROJECT).unwrap();
         let second = format!("SECRET=1\n# mine\n{BEGIN}\nA=3\n{END}\nLAST=1\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), second);
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
@@ -143,7 +172,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(".env");
         fs::write(&path, "SECRET=1\r\n").unwrap();
-        write(&path, &lines("A=1")).unwrap();
+        write(&path, &lines("A=1"), NO_PROJECT).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("SECRET=1\r\n{BEGIN}\r\nA=1\r\n{END}\r\n"));
         assert!(has(&path, &lines("A=1")).unwrap());
@@ -155,10 +184,32 @@ mod tests {
         let [link, file] = ["link", "shared.env"].map(|name| folder.path().join(name));
         symlink("shared.env", &link).unwrap();
         for value in ["A=1", "A=2"] {
-            write(&link, &lines(value)).unwrap();
+            write(&link, &lines(value), NO_PROJECT).unwrap();
             assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
             assert_eq!(fs::read_to_string(&file).unwrap(), format!("{BEGIN}\n{value}\n{END}\n"));
         }
+    }
+
+    #[test]
+    fn no_link_in_a_project_leads_out_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let top = fs::canonicalize(folder.path()).unwrap();
+        let [shop, other] = ["shop", "other"].map(|name| top.join(name));
+        fs::create_dir(&shop).and_then(|()| fs::create_dir(&other)).unwrap();
+        let project = shop.to_str().unwrap();
+        symlink("../other/.env", shop.join(".env")).unwrap();
+        symlink("../other", shop.join("apps")).unwrap();
+        symlink("own", shop.join(".env.local")).unwrap();
+        for path in [".env", "apps/.env", "../shop/.env"] {
+            let error = write(&shop.join(path), &lines("A=1"), project).unwrap_err().to_string();
+            let remedy = format!("--file {}", other.join(".env").display());
+            assert!(error.ends_with(&remedy), "{error}");
+        }
+        assert!(!other.join(".env").exists());
+        write(&shop.join(".env.local"), &lines("A=1"), project).unwrap();
+        // Whoever names a file elsewhere means it.
+        write(&other.join(".env"), &lines("A=1"), project).unwrap();
+        write(&shop.join("../other/.env"), &lines("A=2"), project).unwrap();
     }
 
     #[test]
@@ -171,10 +222,10 @@ mod tests {
             format!("{BEGIN}\n{BEGIN}\n{END}\n"),
         ] {
             fs::write(&path, &text).unwrap();
-            assert!(write(&path, &lines("A=1")).is_err(), "{text}");
+            assert!(write(&path, &lines("A=1"), NO_PROJECT).is_err(), "{text}");
             assert!(!has(&path, &lines("A=1")).unwrap_or(false), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        assert!(write(Path::new("/dev/null"), &lines("A=1")).is_err());
+        assert!(write(Path::new("/dev/null"), &lines("A=1"), NO_PROJECT).is_err());
     }
 }

@@ -29,6 +29,10 @@ const OVER_HTTP: [&str; 11] = [
 const NOT_HTTP: [&str; 8] =
     ["CACHE", "DATABASE", "DB", "MONGO", "MONGODB", "MYSQL", "POSTGRES", "REDIS"];
 
+/// Last words of the names before `_URL` that tell programs whom to ask instead of their own service, as in `PIP_INDEX_URL` and
+/// `OPENAI_BASE_URL`: the files of a project must not decide that.
+const OF_TOOLS: [&str; 6] = ["BASE", "ENDPOINT", "INDEX", "MIRROR", "REGISTRY", "REPOSITORY"];
+
 /// A variable and its value.
 #[derive(Debug, PartialEq)]
 pub(in crate::cli) struct Variable {
@@ -36,30 +40,53 @@ pub(in crate::cli) struct Variable {
     pub(in crate::cli) value: String,
 }
 
-/// `PORT`: that of the only server of `package`, or of the project.
-pub(in crate::cli) fn own_port(services: &[Json], package: Option<&str>) -> Option<Variable> {
+/// Whether a file shows that there is this service.
+pub(in crate::cli) fn is_shown(service: &Json) -> bool {
+    !service["file"].is_null()
+}
+
+/// `PORT`: that of the only server of `package`, or of the project. Where files show servers, others do not count.
+pub(in crate::cli) fn own_port<'a>(
+    services: impl Iterator<Item = &'a Json> + Clone,
+    package: Option<&str>,
+) -> Option<Variable> {
+    let of_files = services.clone().any(is_shown);
     let own = |service: &&Json| {
-        is_server(service) && package.is_none_or(|package| text(service, "package_path") == package)
+        is_server(service)
+            && (!of_files || is_shown(service))
+            && package.is_none_or(|package| text(service, "package_path") == package)
     };
-    let mut servers = services.iter().filter(own);
+    let mut servers = services.filter(own);
     let only = servers.next().filter(|_| servers.next().is_none())?;
     Some(Variable { name: "PORT".to_owned(), value: only["port"].to_string() })
 }
 
-/// The variables for these services of the project in `top`: of each its port, and its URL if it has one.
-pub(in crate::cli) fn variables(services: &[Json], top: &str) -> Vec<Variable> {
+/// The variables for services that are called so: of each its port, and its URL if it has one.
+pub(in crate::cli) fn variables<'a>(
+    services: impl IntoIterator<Item = (&'a String, &'a Json)>,
+) -> Vec<Variable> {
     let mut variables = Vec::new();
-    for (service, name) in services.iter().zip(labels(services, top)) {
-        let name = as_variable(&name);
-        let own = service["variable"].as_str().filter(|own| *own != "PORT");
-        let port = own.map_or_else(|| format!("{name}_PORT"), str::to_owned);
+    for (label, service) in services {
+        let port = port_variable(label, service);
         variables.extend(further_ports(&port, service));
         variables.push(Variable { name: port, value: service["port"].to_string() });
-        if has_url(&name, service) {
-            variables.push(Variable { name: format!("{name}_URL"), value: url(service) });
+        if has_url(label, service) {
+            let name = format!("{}_URL", as_variable(label));
+            variables.push(Variable { name, value: url(service) });
         }
     }
     variables
+}
+
+/// The variable for the port of a service that is called so.
+pub(in crate::cli) fn port_of(label: &str) -> String {
+    format!("{}_PORT", as_variable(label))
+}
+
+/// The same, if the service has none of its own.
+pub(in crate::cli) fn port_variable(label: &str, service: &Json) -> String {
+    let own = service["variable"].as_str().filter(|own| *own != "PORT");
+    own.map_or_else(|| port_of(label), str::to_owned)
 }
 
 /// The ports of a service after its first, in variables that begin with the name of the first one's.
@@ -69,16 +96,20 @@ pub(in crate::cli) fn further_ports(name: &str, service: &Json) -> impl Iterator
     names.map(move |(place, name)| Variable { name, value: (first + place).to_string() })
 }
 
-/// Whether a service of this name is called by a URL of HTTP.
+/// Whether a service of this name is called by a URL of HTTP, and its variable means nothing else to any program.
 pub(in crate::cli) fn has_url(name: &str, service: &Json) -> bool {
-    // URLs of these names are read as those of databases.
-    !NOT_HTTP.contains(&as_variable(name).as_str())
+    let name = as_variable(name);
+    let is_of_tools = name.rsplit_once('_').is_some_and(|(of, last)| {
+        OF_TOOLS.contains(&last) || of == "GITHUB" && ["API", "SERVER"].contains(&last)
+    });
+    !NOT_HTTP.contains(&name.as_str())
+        && !is_of_tools
         && OVER_HTTP.contains(&text(service, "service_type"))
         && service["protocol"] != "udp"
 }
 
-/// What to call each service: by its name, or that of its process, or the folder of its package, or its type, and as no other. Of those that would be
-/// called the same, the only server of a package keeps the name.
+/// What to call each service: by its name, or that of its process, or the folder of its package, or its type, and as no
+/// other. Of those that would be called the same, the only server of a package keeps the name.
 pub(in crate::cli) fn labels(services: &[Json], top: &str) -> Vec<String> {
     let candidates = |service: &Json| {
         let service_type = text(service, "service_type");
@@ -148,8 +179,9 @@ mod tests {
     }
 
     fn told(services: &[Json], package: Option<&str>) -> Vec<String> {
-        let own = own_port(services, package).into_iter();
-        let variables = own.chain(variables(services, "/shop"));
+        let own = own_port(services.iter(), package).into_iter();
+        let labels = labels(services, "/shop");
+        let variables = own.chain(variables(labels.iter().zip(services)));
         variables.map(|Variable { name, value }| format!("{name}={value}")).collect()
     }
 
@@ -186,6 +218,15 @@ mod tests {
         let told = told(&services, None).join(" ");
         assert!(told.contains("HTTP_PORT=1 WEB_URL="), "{told}");
         assert!(!told.contains("DATABASE_URL") && !told.contains(" _PORT"), "{told}");
+    }
+
+    #[test]
+    fn no_name_of_a_service_says_whom_tools_ask() {
+        let has_url = |name: &str| has_url(name, &service("api", name, "", 1));
+        for name in ["openai-base", "pip.index", "github-api", "aws_endpoint", "npm-registry"] {
+            assert!(!has_url(name), "{name}");
+        }
+        assert!(["base", "index", "shop-api", "registry-ui"].into_iter().all(has_url));
     }
 
     #[test]

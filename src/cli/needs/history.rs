@@ -3,9 +3,9 @@
 
 use std::{borrow::Cow, path::Path};
 
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
-use super::{described, put_ports};
+use super::{described, is_same_service, put_ports};
 use crate::{
     cli::{
         ask,
@@ -103,12 +103,11 @@ pub(in crate::cli) fn followers(
     }
     note_followed(project, &mut services);
     let package = project.package().map(ProjectPath::as_str);
-    let is_leader = |service: &&Json| {
-        service["service_type"] == service_type
-            && service["service_name"].as_str() == service_name
-            && service["package_path"].as_str() == package
-    };
-    let Some(leader) = services.iter().find(is_leader).map(name) else { return Vec::new() };
+    let leader = json!({
+        "service_type": service_type, "service_name": service_name, "package_path": package,
+    });
+    let leader = services.iter().find(|service| is_same_service(service, &leader)).map(name);
+    let Some(leader) = leader else { return Vec::new() };
     services.retain(|service| service["follows"] == leader.as_str());
     if put_ports(&mut services).is_err() {
         return Vec::new();
@@ -205,8 +204,6 @@ fn followed(starts: &[Start], services: usize) -> Vec<(usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]

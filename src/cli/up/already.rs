@@ -17,7 +17,7 @@ use serde_json::Value as Json;
 
 use super::plan::Planned;
 use crate::{
-    cli::{CliError, lease::found, output::lasted, project::Project},
+    cli::{CliError, lease::found, needs::is_same_service, output::lasted, project::Project},
     kernel::process::age,
     surroundings::user,
     value::Fields,
@@ -118,9 +118,7 @@ pub(super) fn sentence(
 fn named(planned: &Planned, pid: u32, services: &[Json], leases: &[Json]) -> String {
     let service = planned.process.ports.first().map(|at| &services[*at]);
     let is_its = |lease: &&Json| {
-        let is_same = |key: &str| service.is_some_and(|service| service[key] == lease[key]);
-        lease["pid"] == pid
-            && ["service_type", "service_name", "package_path"].into_iter().all(is_same)
+        lease["pid"] == pid && service.is_some_and(|service| is_same_service(service, lease))
     };
     match leases.iter().find(is_its) {
         Some(lease) => format!("{} (port {})", planned.name, lease["port"]),
