@@ -513,6 +513,7 @@ impl Service {
             .by(command(option.as_deref(), &name))
             .from(first.as_ref().and_then(|published| published.variable.clone()))
             .usually(usual)
+            .inside(first.as_ref().and_then(|published| published.container))
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
         match (&build, known, text::name(&name)) {

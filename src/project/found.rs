@@ -15,6 +15,8 @@ pub(super) struct Clue {
     name: Option<String>,
     port: Option<Port>,
     usual: Option<Port>,
+    /// The port inside a container, if the service is published from one.
+    inside: Option<Port>,
     protocol: Protocol,
     place: Place,
     what: String,
@@ -26,9 +28,9 @@ impl Clue {
     /// A service of this type, where it is shown, and what shows it.
     pub(super) fn new(service_type: &'static str, place: Place, what: impl Into<String>) -> Self {
         let what = what.into();
-        let (name, port, usual, command, variable) = (None, None, None, None, None);
+        let (name, port, usual, inside, command, variable) = (None, None, None, None, None, None);
         let protocol = Protocol::Tcp;
-        Self { service_type, name, port, usual, protocol, place, what, command, variable }
+        Self { service_type, name, port, usual, inside, protocol, place, what, command, variable }
     }
 
     pub(super) fn named(self, name: impl Into<Option<String>>) -> Self {
@@ -43,6 +45,11 @@ impl Clue {
     /// The port that the program takes if it is told none.
     pub(super) fn usually(self, port: impl Into<Option<u16>>) -> Self {
         Self { usual: port.into().and_then(|port| Port::new(port.into())), ..self }
+    }
+
+    /// The port that it has inside a container.
+    pub(super) fn inside(self, port: impl Into<Option<Port>>) -> Self {
+        Self { inside: port.into(), ..self }
     }
 
     pub(super) fn over(self, protocol: Protocol) -> Self {
@@ -200,7 +207,13 @@ impl Found {
             return;
         }
         let unnamed = |known: &&mut Clue| known.is_web() && known.name.is_none();
-        let open = self.clues.iter_mut().filter(unnamed).filter(|known| known.port.is_none());
+        // A container that listens on another port than the program that is started here runs another one.
+        let may_be = |known: &&mut Clue| {
+            let usual = known.usual.filter(|_| known.command.is_some());
+            known.port.is_none()
+                && clue.inside.is_none_or(|inside| usual.is_none_or(|usual| usual == inside))
+        };
+        let open = self.clues.iter_mut().filter(unnamed).filter(may_be);
         // The API first, because a dev server has the port in its own configuration.
         if let Some(known) = open.min_by_key(|known| known.service_type != "api") {
             return known.fill(clue);

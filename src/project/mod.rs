@@ -300,6 +300,8 @@ fn environment(folder: &Folder<'_>) -> Env {
 
 /// Adds the services of the Compose files. One that is built in the folder of a package is that package's own server.
 fn compose(packages: &mut [Package<'_>]) {
+    // Not containers of others, whose images are not known.
+    let has_server: Vec<_> = packages.iter().map(|package| package.found.knows_web()).collect();
     let mut built = Vec::new();
     for (at, Package { folder, env, found }) in packages.iter_mut().enumerate() {
         compose::services(folder, env, found, |path, clue, otherwise| {
@@ -312,9 +314,9 @@ fn compose(packages: &mut [Package<'_>]) {
             packages.iter().position(|package| Some(package.folder.place()) == path.as_deref());
         // The first is the application itself; what else is built there is something else.
         let is_first = known.insert((own, clue.protocol()));
-        if let Some(own) = own.filter(|own| *own == 0 || packages[*own].found.knows_web()) {
-            let found = &mut packages[own].found;
-            found.web(clue, otherwise.filter(|_| !is_first || !found.knows_web()));
+        if let Some(own) = own.filter(|own| *own == 0 || has_server[*own]) {
+            let otherwise = otherwise.filter(|_| !is_first || !has_server[own]);
+            packages[own].found.web(clue, otherwise);
         } else if let Some(otherwise) = otherwise {
             packages[at].found.add(clue.otherwise(otherwise));
         }
