@@ -230,6 +230,29 @@ fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
 }
 
 #[test]
+fn a_protocol_alone_ends_and_forgets_nothing() {
+    let home = Home::with_type();
+    let service = home.service();
+    let body = r#"{"service_type": "mine", "project_path": "/shop"}"#;
+    assert_eq!(home.http("POST", "/allocate", body).status, 200);
+    for path in ["/leases", "/leases?protocol=tcp", "/memory", "/memory?protocol=tcp"] {
+        let answer = home.http("DELETE", path, "");
+        refused(&answer, 400, "InvalidArgument");
+        assert!(
+            answer.body["error"].as_str().unwrap().contains("would match everything"),
+            "{path}"
+        );
+    }
+    for (path, things) in [("/leases", "leases"), ("/memory", "remembered")] {
+        let answer = home.http("GET", path, "").body;
+        assert_eq!(answer[things].as_array().unwrap().len(), 1, "{answer}");
+        let both = format!("{path}?protocol=tcp&service_type=mine");
+        assert_eq!(home.http("DELETE", &both, "").status, 200);
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn what_is_given_twice_is_refused_and_changes_nothing() {
     let home = Home::with_type();
     let service = home.service();

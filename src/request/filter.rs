@@ -64,13 +64,14 @@ impl Filter {
         "block_id",
     ];
 
-    /// Refuses a filter that matches every lease, so that nobody ends all of them by mistake.
+    /// Refuses a filter that is empty or has only a protocol, so that nobody ends everything by mistake.
     pub fn some(self) -> Result<Self, Error> {
-        if self == Self::default() {
-            return Err(Error::invalid("an empty filter would mean every lease")
-                .suggest("name a port, project_path, instance_id, service_type or service_name"));
+        if self != (Self { protocol: self.protocol, ..Self::default() }) {
+            return Ok(self);
         }
-        Ok(self)
+        let filter = self.protocol.map_or("an empty filter", |_| "a protocol alone");
+        Err(Error::invalid(format!("{filter} would match everything"))
+            .suggest("add another key, such as port or project_path"))
     }
 
     /// Whether the lease matches.
