@@ -197,6 +197,52 @@ async fn both_doors_refuse_alike() {
 }
 
 #[tokio::test]
+async fn no_list_of_remembered_ports_is_cut_without_being_asked_to() {
+    const COUNT: u16 = 1_001;
+    let service = Service::start().await;
+    let mut names: Vec<_> = (0..COUNT).collect();
+    while !names.is_empty() {
+        // Together, because each waits until it is on the disk; and no more than the type has ports.
+        let some = names.split_off(names.len().saturating_sub(50)).into_iter().map(|name| {
+            let body = format!(
+                r#"{{"service_type": "dev", "service_name": "s{name}", "project_path": "/shop"}}"#
+            );
+            let service = &service;
+            async move { service.http("POST", "/allocate", &body).await.0 }
+        });
+        let granted = futures_util::future::join_all(some).await;
+        assert!(granted.iter().all(|status| *status == 200), "{granted:?}");
+        service.http("DELETE", "/leases?service_type=dev", "").await;
+    }
+    let (_, all) = service.http("GET", "/memory", "").await;
+    let all = all["remembered"].as_array().unwrap();
+    let seq = |known: &Json| known["seq"].as_u64().unwrap();
+    assert_eq!(all.len(), usize::from(COUNT));
+    assert!(all.is_sorted_by(|newer, older| seq(newer) > seq(older)), "{all:?}");
+    let reply = service.call("ListRemembered", &(options([]),)).await.unwrap();
+    let on_bus: Vec<Fields> = reply.body().deserialize().unwrap();
+    assert_eq!(on_bus.iter().map(json).collect::<Vec<_>>(), *all);
+    // In parts it is the same.
+    let mut parts = Vec::new();
+    loop {
+        let last = parts.last().map(|known| format!("&before={}", seq(known)));
+        let path = format!("/memory?limit=400{}", last.unwrap_or_default());
+        let (_, part) = service.http("GET", &path, "").await;
+        let part = part["remembered"].as_array().unwrap().clone();
+        if part.is_empty() {
+            break;
+        }
+        assert!(part.len() <= 400);
+        parts.extend(part);
+    }
+    assert_eq!(parts, *all);
+    let limit = options([("limit", 1_u32.into()), ("before", seq(&all[6]).into())]);
+    let reply = service.call("ListRemembered", &(limit,)).await.unwrap();
+    let on_bus: Vec<Fields> = reply.body().deserialize().unwrap();
+    assert_eq!(on_bus.iter().map(json).collect::<Vec<_>>(), all[7..8]);
+}
+
+#[tokio::test]
 async fn a_path_a_method_or_options_in_the_wrong_place_are_refused_in_json() {
     let service = Service::start().await;
     for (method, path, body, status) in [

@@ -16,7 +16,7 @@ use crate::{
     http::routes::read_options,
     project,
     registry::Registry,
-    request::{AllocateRequest, Ending, Filter, Listing, LookupRequest},
+    request::{AllocateRequest, Ending, Filter, Listing, LookupRequest, MemoryListing},
     state::{line, recover},
     value::Value,
 };
@@ -132,6 +132,7 @@ fn requests<K: AsRef<str> + Clone>(options: &[(K, Value)]) {
     let refusals = [
         AllocateRequest::parse("dev", options()).err(),
         Filter::parse(options()).err(),
+        MemoryListing::parse(options()).err(),
         LookupRequest::parse(options()).err(),
         Listing::parse(options()).err(),
         Ending::parse(options()).err(),

@@ -253,6 +253,23 @@ fn a_protocol_alone_ends_and_forgets_nothing() {
 }
 
 #[test]
+fn what_is_remembered_has_no_ids_that_could_be_asked_for() {
+    let home = Home::with_type();
+    let service = home.service();
+    let id = "00000000-0000-4000-8000-000000000000";
+    for key in ["lease_id", "lock_id", "block_id", "instance_id"] {
+        assert_eq!(home.http("GET", &format!("/leases?{key}={id}"), "").status, 200);
+        for method in ["GET", "DELETE"] {
+            let answer = home.http(method, &format!("/memory?{key}={id}&service_type=mine"), "");
+            refused(&answer, 400, "InvalidArgument");
+            let error = format!("there is no filter key for remembered ports {key:?}");
+            assert!(answer.body["error"].as_str().unwrap().contains(&error), "{:?}", answer.body);
+        }
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn what_is_given_twice_is_refused_and_changes_nothing() {
     let home = Home::with_type();
     let service = home.service();

@@ -19,13 +19,10 @@ use crate::{
     obstacle::Obstacle,
     port::{Port, PortRange, Protocol},
     registry::{Choice, Reason},
-    request::{AllocateRequest, Filter, Listing, LookupRequest},
-    service_type::{Created, ServiceType},
+    request::{AllocateRequest, Listing, LookupRequest, MemoryListing},
+    service_type::{Claims, Created, ServiceType},
     value::Fields,
 };
-
-/// The number of remembered ports in one answer.
-const MOST_REMEMBERED: usize = 1_000;
 
 impl Broker {
     /// The live leases that are meant, by port, each with its state at this moment.
@@ -57,23 +54,28 @@ impl Broker {
         }
     }
 
-    /// The remembered ports that are meant, those that were granted last first; no more than [`MOST_REMEMBERED`].
-    pub fn remembered(&self, filter: &Filter) -> Result<Vec<Fields>, Error> {
-        let mut inner = self.lock();
-        self.usable(&mut inner)?;
-        let types = &inner.registry.rules().types.0;
-        let newest = inner.registry.remembered(filter).take(MOST_REMEMBERED);
-        Ok(newest
-            .map(|(key, known)| {
-                let mut fields = key.fields();
-                fields.put("port", known.port.get());
-                fields.put_some("program", known.program.as_ref().map(ServiceName::as_str));
-                fields.put_some("last_used", known.used.map(|at| at.to_string()));
-                let claims = types.get(&key.service_type).map(|known| known.claims.as_str());
-                fields.put_some("claims", claims);
-                fields
-            })
-            .collect())
+    /// The remembered ports that are meant, those that were granted last first.
+    pub fn remembered(&self, listing: &MemoryListing) -> Result<Vec<Fields>, Error> {
+        let remembered = {
+            let mut inner = self.lock();
+            self.usable(&mut inner)?;
+            let types = &inner.registry.rules().types.0;
+            let newest = inner.registry.remembered(&listing.filter).map(|(key, known)| {
+                let claims = types.get(&key.service_type).map(|known| known.claims);
+                (Arc::clone(key), known.clone(), claims)
+            });
+            listing.page(newest, |(_, known, _)| known.age)
+        };
+        let fields = remembered.into_iter().map(|(key, known, claims)| {
+            let mut fields = key.fields();
+            fields.put("port", known.port.get());
+            fields.put("seq", known.age);
+            fields.put_some("program", known.program.as_ref().map(ServiceName::as_str));
+            fields.put_some("last_used", known.used.map(|at| at.to_string()));
+            fields.put_some("claims", claims.map(Claims::as_str));
+            fields
+        });
+        Ok(fields.collect())
     }
 
     /// Whether a port could be had now, and why not.

@@ -242,9 +242,16 @@ const TRIES: usize = 5;
 /// The first pause between such retries.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// How many remembered ports one answer may have, so that it fits into a message of the bus whatever their texts are.
+const PART: usize = 10_000;
+
 /// Calls the service over whichever transport reaches it, and starts one if there is none. Calls that depend on
 /// the configuration are answered according to what this command sees of it.
 pub async fn call(call: &Call) -> Result<Json, Failure> {
+    if let Call::Remembered { filter } = call {
+        let ask = async |filter| deliver(&Call::Remembered { filter }).await;
+        return in_parts(filter, PART, ask).await;
+    }
     let call = &named(call);
     let Some(saying) = sight::saying(call) else { return deliver(call).await };
     match deliver(&saying).await {
@@ -255,6 +262,29 @@ pub async fn call(call: &Call) -> Result<Json, Failure> {
         }
         answer => answer,
     }
+}
+
+/// All remembered ports that match, asked for part by part.
+async fn in_parts(
+    filter: &Fields,
+    most: usize,
+    ask: impl AsyncFn(Fields) -> Result<Json, Failure>,
+) -> Result<Json, Failure> {
+    let mut all = Vec::new();
+    let mut before = None;
+    loop {
+        let mut filter = filter.clone();
+        filter.put("limit", most as u64);
+        filter.put_some("before", before);
+        let Json::Array(part) = ask(filter).await? else { break };
+        before = part.last().and_then(|known| known["seq"].as_u64());
+        let is_last = part.len() < most || before.is_none();
+        all.extend(part);
+        if is_last {
+            break;
+        }
+    }
+    Ok(all.into())
 }
 
 /// The call; a request for a port gets the id of its lease.
@@ -421,4 +451,32 @@ pub async fn call_live(call: &Call) -> Option<Json> {
         })
     };
     waiting.patiently(ask).await.ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::value::Value;
+
+    #[tokio::test]
+    async fn what_is_remembered_is_read_to_its_end() {
+        let ages = [9, 7, 7, 7, 2, 1];
+        let ask = async |filter: Fields| {
+            let [limit, before] = ["limit", "before"].map(|key| match filter.get(key) {
+                Some(Value::U64(number)) => *number,
+                _ => u64::MAX,
+            });
+            let mut part: Vec<_> = ages.into_iter().filter(|age| *age < before).collect();
+            let limit = usize::try_from(limit).unwrap();
+            let last = part.get(limit - 1).copied().unwrap_or(0);
+            part.retain(|age| *age >= last);
+            Ok(part.iter().map(|age| json!({"seq": age})).collect())
+        };
+        let all: Json = ages.iter().map(|age| json!({"seq": age})).collect();
+        for most in 1..=7 {
+            assert_eq!(in_parts(&Fields::default(), most, &ask).await.unwrap(), all, "{most}");
+        }
+    }
 }

@@ -46,7 +46,9 @@ use crate::{
     kernel::{memory, probe},
     lease::{EndReason, Lease, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest},
+    request::{
+        AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, MemoryListing,
+    },
     value::Value,
 };
 
@@ -187,7 +189,7 @@ impl Styxy {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
         let _busy = self.broker.idle_tracker().busy();
-        let filter = Filter::parse(values(&filter)?)?;
+        let filter = Filter::of_memory(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.forget(filter, &client).await
     }
@@ -195,7 +197,7 @@ impl Styxy {
     #[zbus(out_args("remembered"))]
     fn list_remembered(&self, filter: Options<'_>) -> Result<Vec<Dict>, Error> {
         let _busy = self.broker.idle_tracker().busy();
-        bounded(self.broker.remembered(&Filter::parse(values(&filter)?)?)?)
+        bounded(self.broker.remembered(&MemoryListing::parse(values(&filter)?)?)?)
     }
 
     #[zbus(out_args("instance"))]

@@ -64,7 +64,7 @@ pub(super) fn bounded(list: Vec<Fields>) -> Result<Vec<Dict>, Error> {
         let message =
             format!("{} entries are more than fit into one message of the bus", list.len());
         return Err(Error::new(ErrorKind::LimitExceeded, message).suggest(
-            "ask for fewer at once, with a filter or with limit and after, as `styxy list` does",
+            "ask for fewer at once, with a filter or in parts by limit, as `styxy list` does",
         ));
     }
     Ok(list.into_iter().map(Dict).collect())

@@ -27,7 +27,10 @@ use crate::{
     error::{Error, ErrorKind},
     lease::{Client, EndReason, LeaseId},
     port::{Port, Protocol},
-    request::{AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, once},
+    request::{
+        AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, MemoryListing,
+        once,
+    },
     value::{Fields, Value},
     word::shortened,
 };
@@ -233,7 +236,8 @@ async fn forget(
     filter: Parameters,
 ) -> Answer {
     let mut fields = Fields::default();
-    fields.put("forgotten", broker.forget(read_filter(filter?)?, &client).await?);
+    fields
+        .put("forgotten", broker.forget(Filter::of_memory(read_query(filter?)?)?, &client).await?);
     Ok(Success(fields))
 }
 
@@ -241,7 +245,7 @@ async fn remembered(
     State(broker): State<Arc<Broker>>,
     filter: Parameters,
 ) -> Result<Response, Failure> {
-    let remembered = broker.remembered(&read_filter(filter?)?)?;
+    let remembered = broker.remembered(&MemoryListing::parse(read_query(filter?)?)?)?;
     Ok(Json(json!({"success": true, "remembered": remembered})).into_response())
 }
 
@@ -288,10 +292,6 @@ async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answ
     Ok(Success(broker.look_up(&LookupRequest::parse(read_query(service?)?)?)?))
 }
 
-fn read_filter(query: Query<Vec<(String, String)>>) -> Result<Filter, Error> {
-    Filter::parse(read_query(query)?)
-}
-
 /// The parameters of a query; an error if one is given twice. A query has only strings: what is a number or a
 /// flag in a body is converted.
 pub(super) fn read_query(
@@ -301,7 +301,9 @@ pub(super) fn read_query(
         ["claim", "create", "dry_run", "force", "origins", "strict", "use_claim"];
     let is_flag = |key: &str| FLAGS.contains(&key);
     let value = |key: &str, text: String| match (key, text.parse(), text.as_str()) {
-        ("port" | "count" | "ttl" | "pid" | "limit" | "after", Ok(number), _) => Value::U64(number),
+        ("port" | "count" | "ttl" | "pid" | "limit" | "after" | "before", Ok(number), _) => {
+            Value::U64(number)
+        }
         (key, _, "true") if is_flag(key) => Value::Bool(true),
         (key, _, "false") if is_flag(key) => Value::Bool(false),
         _ => Value::Str(text),

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     change::Change,
     error::Error,
-    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, Owner, Use},
+    lease::{EndReason, Holder, InstanceId, Lease, LeaseId, MemoryKey, Owner, Use},
     request::{AllocateRequest, Filter, LONGEST_TTL},
     time::{Moment, Timestamp},
 };
@@ -258,7 +258,7 @@ impl Registry {
     /// Forgets the matching remembered ports.
     pub fn forget_matching(&self, filter: &Filter) -> Vec<Change> {
         self.remembered(filter)
-            .map(|(key, known)| Change::Forget { key: key.clone(), port: known.port })
+            .map(|(key, known)| Change::Forget { key: MemoryKey::clone(key), port: known.port })
             .collect()
     }
 

@@ -273,10 +273,10 @@ impl Memory {
     pub(super) fn newest(
         &self,
         project: Option<&ProjectPath>,
-    ) -> impl Iterator<Item = (&MemoryKey, &Remembered)> {
+    ) -> impl Iterator<Item = (&Arc<MemoryKey>, &Remembered)> {
         let aged = project.map_or(Some(&self.by_age), |project| self.of_project.get(project));
         let keys = aged.into_iter().flat_map(|aged| aged.iter().rev());
-        keys.map(|(_, key)| (&**key, &self.by_key[key]))
+        keys.map(|(_, key)| (key, &self.by_key[key]))
     }
 
     /// How many keys are remembered.

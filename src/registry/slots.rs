@@ -119,7 +119,10 @@ impl Registry {
     }
 
     /// The remembered ports that match, those that were granted last first.
-    pub fn remembered(&self, filter: &Filter) -> impl Iterator<Item = (&MemoryKey, &Remembered)> {
+    pub fn remembered(
+        &self,
+        filter: &Filter,
+    ) -> impl Iterator<Item = (&Arc<MemoryKey>, &Remembered)> {
         let all = self.memory.newest(filter.project_path.as_ref());
         all.filter(|(key, known)| filter.matches_memory(key, known.port, known.program.as_ref()))
     }

@@ -29,13 +29,30 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Parses a filter from a door; the error names every invalid key.
+    /// Parses a filter for leases from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
+        Self::of_keys(keys, "filter key", &Self::KEYS)
+    }
+
+    /// Parses a filter for remembered ports, which have no ids.
+    pub fn of_memory<K: AsRef<str>>(
+        keys: impl IntoIterator<Item = (K, Value)>,
+    ) -> Result<Self, Error> {
+        Self::of_keys(keys, "filter key for remembered ports", &Self::OF_MEMORY)
+    }
+
+    fn of_keys<K: AsRef<str>>(
+        keys: impl IntoIterator<Item = (K, Value)>,
+        what: &str,
+        known: &[&str],
+    ) -> Result<Self, Error> {
         let mut problems = Problems::default();
         let mut filter = Self::default();
         for (key, value) in keys {
             let key = key.as_ref();
+            let known_as = if key == "lock_id" { "lease_id" } else { key };
             problems.note(match key {
+                _ if !known.contains(&known_as) => Err(unknown(what, key, known)),
                 "lease_id" | "lock_id" if filter.lease_id.is_some() => Err(Error::invalid(
                     "lease_id is given twice, for lock_id is another name of it",
                 )),
@@ -47,7 +64,7 @@ impl Filter {
                 "instance_id" => word(key, &value).map(|v| filter.instance_id = Some(v)),
                 "project_path" => word(key, &value).map(|v| filter.project_path = Some(v)),
                 "block_id" => word(key, &value).map(|v| filter.block_id = Some(v)),
-                _ => Err(unknown("filter key", key, &Self::KEYS)),
+                _ => Err(unknown(what, key, known)),
             });
         }
         problems.or(filter)
@@ -63,6 +80,9 @@ impl Filter {
         "project_path",
         "block_id",
     ];
+
+    const OF_MEMORY: [&str; 5] =
+        ["port", "protocol", "service_type", "service_name", "project_path"];
 
     /// Refuses a filter that is empty or has only a protocol, so that nobody ends everything by mistake.
     pub fn some(self) -> Result<Self, Error> {

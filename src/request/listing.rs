@@ -3,6 +3,11 @@ use std::sync::Arc;
 use super::{Filter, Problems, port, whole};
 use crate::{error::Error, lease::Lease, port::Port, value::Value};
 
+/// The number in `limit`.
+fn limit(value: &Value) -> Result<Option<usize>, Error> {
+    Ok(usize::try_from(whole("limit", value, u32::MAX.into())?).ok())
+}
+
 /// Which leases to list, and how many at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
@@ -24,10 +29,7 @@ impl Listing {
         let mut filter = Vec::new();
         for (key, value) in keys {
             match key.as_ref() {
-                key @ "limit" => {
-                    let limit = problems.note(whole(key, &value, u32::MAX.into()));
-                    listing.limit = limit.and_then(|limit| usize::try_from(limit).ok());
-                }
+                "limit" => listing.limit = problems.note(limit(&value)).flatten(),
                 key @ "after" => listing.after = problems.note(port(key, &value)),
                 _ => filter.push((key, value)),
             }
@@ -45,5 +47,69 @@ impl Listing {
             leases.truncate(leases.partition_point(|lease| lease.port <= last));
         }
         leases
+    }
+}
+
+/// Which remembered ports to list, and how many at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemoryListing {
+    /// Which of them.
+    pub filter: Filter,
+    /// The maximum number of ports in one answer. There may be more: what one change has granted is never split.
+    pub limit: Option<usize>,
+    /// Only ports that were last granted by an earlier change than this: before the last one of the previous answer.
+    pub before: Option<u64>,
+}
+
+impl MemoryListing {
+    /// Parses keys from a door; the error names every invalid key.
+    pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
+        let mut problems = Problems::default();
+        let mut listing = Self::default();
+        let mut filter = Vec::new();
+        for (key, value) in keys {
+            match key.as_ref() {
+                "limit" => listing.limit = problems.note(limit(&value)).flatten(),
+                key @ "before" => listing.before = problems.note(whole(key, &value, u64::MAX)),
+                _ => filter.push((key, value)),
+            }
+        }
+        listing.filter = problems.note(Filter::of_memory(filter)).unwrap_or_default();
+        problems.or(listing)
+    }
+
+    /// The requested page of what is remembered, newest first; `age` is the number of the change.
+    pub fn page<T>(&self, newest: impl Iterator<Item = T>, age: impl Fn(&T) -> u64) -> Vec<T> {
+        let mut page: Vec<T> = Vec::new();
+        for known in newest {
+            if self.before.is_some_and(|before| age(&known) >= before) {
+                continue;
+            }
+            let is_full = self.limit.is_some_and(|limit| page.len() >= limit);
+            if is_full && page.last().map(&age) != Some(age(&known)) {
+                break;
+            }
+            page.push(known);
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_change_has_granted_is_never_split() {
+        let ages = [9, 7, 7, 7, 2, 1];
+        let page = |limit, before| {
+            let listing = MemoryListing { limit, before, ..MemoryListing::default() };
+            listing.page(ages.into_iter(), |age| *age)
+        };
+        assert_eq!(page(None, None), ages);
+        assert_eq!(page(Some(1), None), [9]);
+        assert_eq!(page(Some(2), None), [9, 7, 7, 7]);
+        assert_eq!(page(Some(2), Some(7)), [2, 1]);
+        assert_eq!(page(Some(2), Some(1)), [0; 0]);
     }
 }

@@ -3,7 +3,7 @@
 //! - `allocate`: a request for a port
 //! - `ending`: which leases a client ends, and why
 //! - `filter`: which leases a request applies to
-//! - `listing`: which leases to list, and how many at once
+//! - `listing`: which leases or remembered ports to list, and how many at once
 //! - `lookup`: which service of a project to look up
 //! - `owner`: the owner of a lease, and instances
 //! - this file: parsing options
@@ -18,7 +18,7 @@ mod owner;
 pub use allocate::AllocateRequest;
 pub use ending::Ending;
 pub use filter::Filter;
-pub use listing::Listing;
+pub use listing::{Listing, MemoryListing};
 pub use lookup::LookupRequest;
 pub use owner::{InstanceRequest, OwnerRequest};
 
