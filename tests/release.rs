@@ -93,13 +93,24 @@ fn printed(output: &Output) -> Json {
 }
 
 #[tokio::test]
-async fn what_a_filter_means_is_released_by_one_call() {
+async fn what_a_filter_means_is_released_by_one_call_if_nobody_is_to_keep_it() {
     let Some(bus) = Bus::start() else { return };
-    let (output, asked) = run(&bus, &["--type", "mine", "--instance", "a", "-y", "--json"]).await;
+    let filter = ["--type", "mine", "--instance", "a", "-y", "--json"];
+    let (output, asked) = run(&bus, &[&filter[..], &["--all"]].concat()).await;
     assert!(output.status.success());
     assert_eq!(asked, ["List", "ReleaseMatching instance_id service_type"]);
     let all = (3_000..=3_002).map(|port| json!({"port": port, "lease_id": id(port)}));
     assert_eq!(printed(&output), json!({"leases": all.collect::<Json>()}));
+}
+
+#[tokio::test]
+async fn what_a_filter_means_and_has_ended_meanwhile_is_no_failure() {
+    let Some(bus) = Bus::start() else { return };
+    let (output, asked) = run(&bus, &["--type", "mine", "-y", "--json"]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(asked, ["List", "Release 3000", "Release 3001", "Release 3002"]);
+    let told = [3_000, 3_002].map(|port| json!({"port": port, "lease_id": id(port)}));
+    assert_eq!(printed(&output), json!({"leases": told}));
 }
 
 #[tokio::test]

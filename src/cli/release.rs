@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     client::{Call, Failure},
-    error::Error,
+    error::{Error, ErrorKind},
     port::{Port, Protocol},
     value::Fields,
 };
@@ -45,7 +45,7 @@ pub(super) struct Release {
     #[arg(long)]
     protocol: Option<Protocol>,
     /// Also from the command that uses what `styxy allocate` has leased
-    #[arg(long, requires = "which")]
+    #[arg(long)]
     all: bool,
     /// Do not ask, even if there are several
     #[arg(long, short)]
@@ -57,10 +57,9 @@ pub(super) struct Release {
 impl Release {
     pub(super) fn run(self) -> Result<(), CliError> {
         let mut common = Fields::default();
-        if let Some(named) = &self.project {
-            let project = Project::or_current(named.as_ref()).map_err(|e| usage(&e))?;
-            common.put("project_path", project.path().as_str());
-        }
+        let project = self.project.as_ref().map(|named| Project::or_current(named.as_ref()));
+        let project = project.transpose().map_err(|e| usage(&e))?;
+        common.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         common.put_some("service_type", self.service_type.clone());
         common.put_some("instance_id", self.instance.clone());
         common.put_some("protocol", self.protocol.map(Protocol::as_str));
@@ -89,18 +88,18 @@ impl Release {
                 }
             }
         }
-        self.release_each(&leases, self.all, failures)
+        self.release_each(&leases, failures)
     }
 
-    /// Releases the matching leases with one call: all of them, or none.
+    /// Releases the matching leases, with `--all` by one call: all of them, or none.
     fn release_matching(&self, filter: Fields) -> Result<(), CliError> {
         let leases = found(filter.clone())?;
         if leases.is_empty() {
             return self.tell(&leases);
         }
-        // The service releases all or none, and refuses the port of a socket of systemd.
-        if leases.iter().any(is_of_socket) {
-            return self.release_each(&leases, true, Vec::new());
+        // Such a call is refused if one of them is that of a socket of systemd.
+        if !self.all || leases.iter().any(is_of_socket) {
+            return self.release_each(&leases, Vec::new());
         }
         if leases.len() > 1 && !self.yes && !agreed(&leases)? {
             return Err(CliError::No);
@@ -109,25 +108,22 @@ impl Release {
         self.tell(&leases)
     }
 
-    /// Releases as many of these leases as possible, with `all` also from the commands that use them; `failures` are the errors
-    /// of finding them.
-    fn release_each(
-        &self,
-        leases: &[Json],
-        all: bool,
-        mut failures: Vec<CliError>,
-    ) -> Result<(), CliError> {
+    /// Releases as many of these leases as possible; `failures` are the errors of finding them.
+    fn release_each(&self, leases: &[Json], mut failures: Vec<CliError>) -> Result<(), CliError> {
         if self.which.len().max(1) < leases.len() && !self.yes && !agreed(leases)? {
             return Err(CliError::No);
         }
         let mut released = Vec::new();
         for lease in leases {
-            match release_one(lease, all) {
+            match release_one(lease, self.all) {
                 Ok(lease) => released.push(lease),
+                // What a filter matches may end at any time, as it was to.
+                Err(CliError::Failure(gone))
+                    if self.which.is_empty() && gone.is(ErrorKind::NoSuchLease) => {}
                 Err(stop) => failures.push(stop),
             }
         }
-        if !released.is_empty() {
+        if !released.is_empty() || failures.is_empty() {
             self.tell(&released)?;
         }
         let last = failures.pop();
@@ -145,7 +141,13 @@ impl Release {
             }
             return print(&leases.iter().map(line).collect::<Vec<_>>().join("\n"));
         }
-        let answer = |lease: &Json| json!({"port": lease["port"], "lease_id": lease["lease_id"]});
+        let answer = |lease: &Json| {
+            let mut answer = json!({"port": lease["port"], "lease_id": lease["lease_id"]});
+            if lease["kept"].is_object() {
+                answer["kept"] = true.into();
+            }
+            answer
+        };
         match leases {
             // A single named lease is not printed as a list.
             [only] if self.which.len() == 1 => print_json(&answer(only)),
@@ -165,7 +167,7 @@ fn release_one(lease: &Json, all: bool) -> Result<Json, CliError> {
         return Ok(lease);
     }
     lease["port"] = release(&lease)?["port"].take();
-    if lease["claim"] == true && lease["owner"] != "none" {
+    if lease["claim"] == true {
         lease["kept"] = found(filter)?.into_iter().next().unwrap_or_default();
     }
     Ok(lease)

@@ -546,6 +546,40 @@ fn what_is_released_while_a_command_uses_it_stays_the_commands() {
 }
 
 #[test]
+fn what_a_filter_matches_while_a_command_uses_it_stays_the_commands_as_well() {
+    for filter in [&["--project"][..], &["--type", "mine"], &["--instance", "a7"]] {
+        let home = Home::with_type();
+        let release = |more: &[&str]| home.ok(&[&["release"], filter, &["--yes"], more].concat());
+        let of = ["--instance", "a7"];
+        let claims =
+            ["web", "api"].map(|name| home.allocated(&[&of[..], &["--name", name]].concat()));
+        let [web, api] = claims.each_ref().map(|claim| claim["port"].to_string());
+        let (run, _) = home.running(&["--name", "web", "--instance", "a7"]);
+        let released = release(&[]);
+        let mut lines: Vec<_> = released.lines().collect();
+        lines.sort_unstable_by_key(|line| line.len());
+        assert_eq!(lines[0], format!("released port {api} of mine api"));
+        let kept = lines[1].strip_prefix(&format!("released port {web} of mine web; "));
+        let kept = kept.expect(&released);
+        assert!(kept.contains(&format!("[{}]", run.id())), "who has it: {kept}");
+        assert!(kept.ends_with("uses it until it ends (not with --all)"), "{kept}");
+        assert_eq!(lines.len(), 2);
+        let leases = home.leases();
+        assert_eq!((leases.len(), &leases[0]["pid"]), (1, &json!(run.id())));
+        // Programs are told, too.
+        home.allocated(&["--name", "web", "--instance", "a7"]);
+        let released: Json = serde_json::from_str(&release(&["--json"])).unwrap();
+        let lease_id = &claims[0]["lease_id"];
+        let kept = json!({"port": claims[0]["port"], "lease_id": lease_id, "kept": true});
+        assert_eq!(released, json!({"leases": [kept]}));
+        home.allocated(&["--name", "web", "--instance", "a7"]);
+        assert_eq!(release(&["--all"]), format!("released port {web} of mine web"));
+        assert!(home.leases().is_empty());
+        home.end(run);
+    }
+}
+
+#[test]
 fn what_is_asked_of_a_block_is_asked_of_each_of_its_ports() {
     let home = Home::with_type();
     let block = |more: &[&str]| home.allocated(&[&["--count", "2"], more].concat());
