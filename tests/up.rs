@@ -439,6 +439,24 @@ fn the_process_of_a_procfile_is_called_the_same_everywhere() {
 }
 
 #[test]
+fn init_says_which_folder_the_file_cannot_name() {
+    let (home, top) = project(&json!({"web": {"type": "dev"}}));
+    fs::remove_file(top.join("styxy.json")).unwrap();
+    let odd = top.join("apps/w\u{1b}x");
+    fs::create_dir_all(&odd).unwrap();
+    let script = r#"{"scripts": {"dev": "vite"}}"#;
+    fs::write(odd.join("package.json"), script).unwrap();
+    fs::write(top.join("package.json"), r#"{"workspaces": ["apps/*"]}"#).unwrap();
+    let refused = run(&home, &top, &["init", "--yes"]);
+    let words = "styxy: styxy.json cannot name the folder apps/w\\u{1b}x, whose name has control characters or \
+                 is not UTF-8: rename it\n";
+    assert_eq!((support::said(&refused).as_str(), refused.status.code()), (words, Some(1)));
+    assert!(!top.join("styxy.json").exists());
+    fs::rename(odd, top.join("apps/wx")).unwrap();
+    assert_eq!(run(&home, &top, &["init", "--yes"]).status.code(), Some(0));
+}
+
+#[test]
 fn init_shows_the_file_and_writes_it_once() {
     let (home, top) = project(&json!({"web": {"type": "dev"}}));
     let file = top.join("styxy.json");

@@ -21,7 +21,7 @@ use crate::{
     lease::ServiceName,
     port::{Port, Protocol},
     project::declared::{self, Declaration, Declared, FILE, SCHEMA_URL},
-    word::{as_variable, visible},
+    word::{as_variable, disturbs, visible},
 };
 
 /// Write the services of this project into styxy.json
@@ -54,6 +54,15 @@ impl Init {
             say(&format!("no file in {project} says which ports it needs: this is an example"));
         }
         let declared = services(&needed, &project);
+        // What is not UTF-8 is shown with a replacement character.
+        let is_odd = |c| disturbs(c) || c == char::REPLACEMENT_CHARACTER;
+        let mut folders = declared.services.iter().filter_map(|(_, it)| it.folder.as_deref());
+        if let Some(folder) = folders.find(|folder| folder.contains(is_odd)) {
+            return Err(refused(format!(
+                "{FILE} cannot name the folder {}, whose name has control characters or is not UTF-8: rename it",
+                visible(folder)
+            )));
+        }
         let content = content(&declared);
         if let Some(problem) = declared::problems(&content, project.folder()).first() {
             return Err(refused(format!(
