@@ -115,7 +115,8 @@ fn allocate_grants_what_the_verb_would() {
     let forget = || {
         home.ok(&["release", "--type", "mine", "--yes"]);
         home.ok(&["forget"]);
-        home.ok(&["forget", "--project", "/b"]);
+        // Refused if nothing is known of it.
+        home.run(&["forget", "--project", "/b"]);
     };
     for (arguments, words) in [
         (json!({}), vec!["--owner", &me]),
@@ -429,6 +430,15 @@ fn a_refusal_is_a_tool_error_in_the_words_of_the_verb() {
         let refusal = session.refused("allocate", &arguments);
         let output = home.run(&[&["allocate", "--new"], words.as_slice()].concat());
         let printed = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(printed, format!("styxy: {refusal}\n"), "{arguments}");
+    }
+    for (arguments, words) in [
+        (json!({"service_type": "mien"}), ["--type", "mien"]),
+        (json!({"project_path": "/no/such"}), ["--project", "/no/such"]),
+    ] {
+        let refusal = session.refused("list", &arguments);
+        let printed =
+            String::from_utf8(home.run(&[&["list"], &words[..]].concat()).stderr).unwrap();
         assert_eq!(printed, format!("styxy: {refusal}\n"), "{arguments}");
     }
     let left = home.leases();

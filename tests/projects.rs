@@ -36,6 +36,60 @@ fn leases(home: &Home, filter: &[&str]) -> Vec<Json> {
     home.list("leases", &[&["list"], filter].concat())
 }
 
+/// The verbs that take a filter and find nothing.
+const FILTERING: [&[&str]; 4] =
+    [&["list"], &["list", "--json"], &["release", "--yes"], &["forget"]];
+
+#[test]
+fn a_type_that_does_not_exist_is_no_success() {
+    let home = Home::with_type();
+    let lamp = folder(&home, "lamp");
+    for verb in FILTERING {
+        ok_in(&home, &lamp, &[verb, &["--type", "mine"]].concat());
+        let typo = run_in(&home, &lamp, &[verb, &["--type", "mien"]].concat());
+        let said = String::from_utf8(typo.stderr).unwrap();
+        assert_eq!((typo.status.code(), &*typo.stdout), (Some(1), &b""[..]), "{verb:?}: {said}");
+        assert!(said.contains("there is no service type"), "{said}");
+        assert!(said.contains("did you mean") && said.contains("mine"), "{said}");
+    }
+}
+
+#[test]
+fn a_lease_and_a_remembered_port_may_outlive_their_type_and_their_folder() {
+    let home = Home::with_type();
+    let gone = folder(&home, "gone");
+    let name = gone.to_str().unwrap();
+    for project in [name, &name.replace("gone", "gnoe")] {
+        home.ok(&["allocate", "mine", "--project", project]);
+    }
+    home.configure("{}");
+    home.ok(&["config", "reload"]);
+    fs::remove_dir(&gone).unwrap();
+    assert!(!home.ok(&["types"]).contains("mine"));
+    let filter = ["--project", name, "--type", "mine"];
+    assert_eq!(leases(&home, &filter).len(), 1);
+    // The state is what does not match.
+    let state = [&["list", "--state", "orphaned"], &filter[..]].concat();
+    assert_eq!(home.ok(&state), "no lease matches");
+    home.ok(&[&["release"], &filter[..]].concat());
+    for verb in ["list", "release"] {
+        assert_eq!(home.ok(&[&[verb], &filter[..]].concat()), "no lease matches");
+    }
+    assert_eq!(home.ok(&[&["forget"], &filter[..]].concat()), "forgot 1 port");
+    for verb in FILTERING {
+        let none = home.run(&[verb, &["--project", name]].concat());
+        let said = String::from_utf8(none.stderr).unwrap();
+        assert_eq!(none.status.code(), Some(2), "{verb:?}: {said}");
+        assert!(said.contains("there is no folder"), "{said}");
+        assert!(said.contains("nothing is leased or remembered for it"), "{said}");
+        assert!(said.contains("did you mean") && said.contains("/gnoe"), "{said}");
+    }
+    // A folder whose path only a stand-in can name is one.
+    let odd = folder(&home, "two\nlines");
+    assert_eq!(home.ok(&["list", "--project", odd.to_str().unwrap()]), "no lease matches");
+    assert_eq!(home.run(&["list", "--package", "apps/nope"]).status.code(), Some(2));
+}
+
 #[test]
 fn in_a_folder_that_is_gone_no_verb_means_all_projects() {
     let home = Home::with_type();

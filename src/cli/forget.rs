@@ -1,6 +1,8 @@
 use clap::Args;
 
-use super::{CliError, Output, ask, counted, print, print_json, project::Project, usage};
+use super::{
+    CliError, Output, ask, counted, print, print_json, project::Project, typos::refuse_typos, usage,
+};
 use crate::{client::Call, port::Port, value::Fields};
 
 /// Forget the ports that are remembered for a project
@@ -30,7 +32,10 @@ impl Forget {
         filter.put_some("service_type", self.service_type);
         filter.put_some("service_name", self.name);
         filter.put_some("port", self.port.map(Port::get));
-        let answer = ask(&Call::Forget { filter })?;
+        let answer = ask(&Call::Forget { filter: filter.clone() })?;
+        if answer["forgotten"] == 0 {
+            refuse_typos(&filter, Some(&project))?;
+        }
         if self.output.json {
             return print_json(&answer);
         }

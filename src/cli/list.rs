@@ -15,6 +15,7 @@ use super::{
     short,
     table::{self, Cell, Colour, Table},
     text,
+    typos::refuse_typos,
     unit::BACKEND,
     usage,
 };
@@ -68,12 +69,14 @@ impl List {
         filter.put_some("service_type", self.service_type);
         filter.put_some("service_name", self.name);
         filter.put_some("instance_id", self.instance);
-        let wanted =
-            Selection { call: Call::List { filter }, package: self.package, state: self.state };
-        if self.watch {
-            return watch(&wanted);
-        }
+        let wanted = Selection { filter, package: self.package, state: self.state };
         let leases = wanted.leases()?;
+        if leases.as_array().is_some_and(Vec::is_empty) {
+            refuse_typos(&wanted.filter, project.as_ref())?;
+        }
+        if self.watch {
+            return watch(&wanted, wanted.draw(&leases));
+        }
         if self.output.json {
             return print_list("leases", leases);
         }
@@ -83,14 +86,14 @@ impl List {
 
 /// The leases to list.
 struct Selection {
-    call: Call,
+    filter: Fields,
     package: Option<Project>,
     state: Option<String>,
 }
 
 impl Selection {
     fn leases(&self) -> Result<Json, CliError> {
-        let mut leases = ask(&self.call)?;
+        let mut leases = ask(&Call::List { filter: self.filter.clone() })?;
         if let Some(leases) = leases.as_array_mut() {
             leases.retain(|lease| {
                 self.package.as_ref().is_none_or(|package| is_of_package(lease, package))
@@ -101,7 +104,7 @@ impl Selection {
     }
 
     fn draw(&self, leases: &Json) -> String {
-        let is_filtered = self.state.is_some() || is_filtered(&self.call);
+        let is_filtered = self.state.is_some() || !self.filter.0.is_empty();
         draw(leases, is_filtered)
     }
 
@@ -115,9 +118,8 @@ pub(super) fn is_of_package(lease: &Json, package: &Project) -> bool {
     lease["package_path"].as_str() == package.package().map(ProjectPath::as_str)
 }
 
-fn watch(wanted: &Selection) -> Result<(), CliError> {
-    // Errors that occur at once are reported before the screen is taken over.
-    let mut now = wanted.drawn()?;
+/// Keeps showing the table, which is drawn already: errors that occur at once are reported before the screen is taken over.
+fn watch(wanted: &Selection, mut now: String) -> Result<(), CliError> {
     if let Some(mut screen) = Screen::take()? {
         loop {
             screen.draw(&now)?;
@@ -138,10 +140,6 @@ fn watch(wanted: &Selection) -> Result<(), CliError> {
             }
         };
     }
-}
-
-fn is_filtered(call: &Call) -> bool {
-    matches!(call, Call::List { filter } if !filter.0.is_empty())
 }
 
 fn draw(leases: &Json, is_filtered: bool) -> String {

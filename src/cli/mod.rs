@@ -45,6 +45,7 @@ mod status;
 mod suggest;
 mod table;
 mod types;
+mod typos;
 mod unit;
 #[cfg(feature = "project")]
 mod up;
@@ -374,8 +375,12 @@ fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
 
 /// Turns a wrong argument into an error of the same form as the service's.
 fn usage(error: &Error) -> CliError {
-    let kind = Some(ErrorKind::InvalidArgument);
-    let suggestions = error.suggestions.clone();
+    failure(&Error { kind: ErrorKind::InvalidArgument, ..error.clone() })
+}
+
+/// Turns an error of the command itself into one of the same form as the service's.
+fn failure(error: &Error) -> CliError {
+    let (kind, suggestions) = (Some(error.kind), error.suggestions.clone());
     CliError::Failure(Failure::Refused { kind, message: error.to_string(), suggestions })
 }
 

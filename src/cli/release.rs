@@ -11,7 +11,9 @@ use super::{
     list::owner,
     print, print_json, print_list,
     project::Project,
-    refused, text, usage,
+    refused, text,
+    typos::refuse_typos,
+    usage,
 };
 use crate::{
     client::{Call, Failure},
@@ -70,7 +72,7 @@ impl Release {
                         .suggest("name a port or a lease, or give --project, --type or --instance"),
                 ));
             }
-            return self.release_matching(common);
+            return self.release_matching(common, project.as_ref());
         }
         let (mut leases, mut failures): (Vec<Json>, Vec<CliError>) = Default::default();
         for which in &self.which {
@@ -92,9 +94,10 @@ impl Release {
     }
 
     /// Releases the matching leases, with `--all` by one call: all of them, or none.
-    fn release_matching(&self, filter: Fields) -> Result<(), CliError> {
+    fn release_matching(&self, filter: Fields, project: Option<&Project>) -> Result<(), CliError> {
         let leases = found(filter.clone())?;
         if leases.is_empty() {
+            refuse_typos(&filter, project)?;
             return self.tell(&leases);
         }
         // Such a call is refused if one of them is that of a socket of systemd.

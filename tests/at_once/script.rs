@@ -68,6 +68,8 @@ const WRONG: &[(&[&str], May)] = &[
     (&["renew", "00000000-0000-4000-8000-000000000000"], (1, "no live lease")),
     (&["lsit"], (2, "'list'")),
     (&["list", "--type", "no such"], (2, "service_type")),
+    (&["list", "--type", "wbe"], (1, "did you mean \"web\"?")),
+    (&["list", "--project", "/no/such/folder"], (2, "there is no folder")),
     (&["list", "--mine", "--project", "/"], (2, "cannot be used with")),
     (&["check", "0"], (2, "from 1 to 65535")),
     (&["check", "70000"], (2, "from 1 to 65535")),
@@ -347,7 +349,8 @@ impl Agent<'_> {
             .lock()
             .unwrap()
             .retain(|held| held.lease.agent != self.number || !which(&held.lease));
-        self.styxy(arguments, DONE);
+        // The agent's own type appears with its first lease.
+        self.styxy(arguments, &[(0, ""), (1, "there is no service type")]);
     }
 
     fn renew(&mut self) {

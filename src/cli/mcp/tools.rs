@@ -17,7 +17,9 @@ use super::{
         project::Project,
         refused, release,
         service::Named,
-        suggest, text, usage,
+        suggest, text,
+        typos::refuse_typos,
+        usage,
     },
     Effect, Tool, answers,
 };
@@ -213,9 +215,12 @@ impl Tool for List {
         filter.put_some("project_path", project.as_ref().map(|p| p.path().as_str()));
         filter.put_some("service_type", self.service_type);
         filter.put_some("instance_id", self.instance_id);
-        let mut leases = lease::found(filter)?;
-        if let Some(package) = project.filter(|_| self.package.is_some()) {
-            leases.retain(|lease| is_of_package(lease, &package));
+        let mut leases = lease::found(filter.clone())?;
+        if let Some(package) = project.as_ref().filter(|_| self.package.is_some()) {
+            leases.retain(|lease| is_of_package(lease, package));
+        }
+        if leases.is_empty() {
+            refuse_typos(&filter, project.as_ref())?;
         }
         Ok(json!({"leases": leases}))
     }
