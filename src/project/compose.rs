@@ -4,12 +4,16 @@
 //! `COMPOSE_FILE` names, and what these include. Files for development (`compose.dev.yml`) count, too; any other
 //! only if there is no usual one. See <https://docs.docker.com/compose/how-tos/multiple-compose-files/>.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    Place,
+    Place, command,
     folder::{Folder, normal},
-    found::{Clue, Found},
+    found::{BESIDE, Clue, Found},
+    is_web,
     text::{self, Env, shown, words},
     tree::Tree,
 };
@@ -25,6 +29,8 @@ const VARIANTS: [&str; 5] = ["override", "dev", "development", "local", "devcont
 /// No real project has more files, or services.
 const MOST_FILES: usize = 10;
 const MOST_SERVICES: usize = 200;
+/// The longest command line.
+const LONGEST: usize = 4096;
 
 /// Words in the names of images, by service type. The first row that matches decides: `redis-exporter` is not
 /// Redis.
@@ -124,6 +130,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
         "monitoring",
         &[
             "alertmanager",
+            "flower",
             "grafana",
             "jaeger",
             "kibana",
@@ -153,7 +160,7 @@ const PURPOSES: [(&str, &[&str]); 4] = [
 ];
 
 /// Words in the name of a service that tell on which side of a web application it is.
-const BACK: [&str; 6] = ["api", "backend", "gateway", "graphql", "rest", "server"];
+pub(super) const BACK: [&str; 6] = ["api", "backend", "gateway", "graphql", "rest", "server"];
 const FRONT: [&str; 12] = [
     "admin",
     "app",
@@ -172,8 +179,52 @@ const FRONT: [&str; 12] = [
 /// What keeps a container alive that runs no server.
 const SHELLS: [&str; 3] = ["sleep infinity", "tail -f /dev/null", "while sleep"];
 
-/// The ports that debuggers listen on: those of Node.js, the JVM, Python and Go.
-const DEBUGGERS: [u16; 5] = [9229, 9230, 5005, 5678, 2345];
+/// Words in command lines of what takes its work from a queue or a clock, and listens nowhere.
+const WORKERS: [&str; 21] = [
+    "artisan horizon",
+    "bin/jobs",
+    "celery",
+    "celerybeat",
+    "delayed_job",
+    "dramatiq",
+    "good_job",
+    "jobs:work",
+    "messenger:consume",
+    "qcluster",
+    "queue:listen",
+    "queue:work",
+    "resque",
+    "rq worker",
+    "rqscheduler",
+    "rqworker",
+    "run_huey",
+    "schedule:run",
+    "schedule:work",
+    "sidekiq",
+    "solid_queue:start",
+];
+
+/// Words in the names of services that do something once and end.
+const ONCE: [&str; 9] = [
+    "bootstrap",
+    "init",
+    "migrate",
+    "migration",
+    "migrations",
+    "migrator",
+    "seed",
+    "seeder",
+    "setup",
+];
+
+/// Images of clients, which serve nothing.
+const CLIENTS: [&str; 4] = ["mc", "awscli", "aws-cli", "postgres-backup"];
+
+/// Images in which the code of a mounted folder runs.
+const RUNTIMES: [&str; 12] = [
+    "bun", "composer", "deno", "elixir", "golang", "gradle", "maven", "node", "php", "python",
+    "ruby", "rust",
+];
 
 /// No real service publishes more.
 const MOST_PORTS: usize = 20;
@@ -209,6 +260,12 @@ struct Service {
     image: String,
     /// The folder that its image is built from, from the root of the project.
     build: Option<PathBuf>,
+    /// The folders that it mounts, and that of its Dockerfile.
+    mounts: Vec<PathBuf>,
+    entrypoint: String,
+    command: String,
+    /// The services that it waits for until they have ended.
+    awaited: Vec<String>,
     ports: Vec<Published>,
     profiles: Vec<String>,
     /// Whether it runs a shell of a dev container, in which people start something themselves.
@@ -225,13 +282,19 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
 /// What a service is if it is not the package that it is built from.
 pub(super) type Otherwise = Option<(&'static str, String)>;
 
-/// Adds the services of the Compose files. `add_built` gets those that are built in another folder of the project, which
-/// may be a package: the folder, the clue, and what the service is otherwise.
+/// The folders whose code a service runs, as far as it says: that of its image, and others.
+pub(super) struct Code {
+    pub(super) build: Option<PathBuf>,
+    pub(super) mounts: Vec<PathBuf>,
+}
+
+/// Adds the services of the Compose files. `add_built` gets those that run the code of a folder of the project, which
+/// may be a package: the folders, the clue, and what the service is otherwise.
 pub(super) fn services(
     folder: &Folder<'_>,
     env: &Env,
     found: &mut Found,
-    mut add_built: impl FnMut(&Path, Clue, Otherwise),
+    mut add_built: impl FnMut(Code, Clue, Otherwise),
 ) {
     let mut services = Vec::new();
     for file in files(folder, env) {
@@ -249,6 +312,18 @@ pub(super) fn services(
     // Where the application runs in a container, too, nothing needs a port that is not published.
     let is_closed = services.iter().any(|service| service.build.is_some());
     services.retain(|service| !service.ports.is_empty() || !is_closed && !service.is_closed);
+    let ended: Vec<String> = services.iter().flat_map(|s| s.awaited.clone()).collect();
+    services.retain(|service| !service.is_worker(env) && !service.ends(&ended));
+    // A port is published once: what has those of another service took them over with its definition.
+    let mut published = HashSet::new();
+    let mut is_new = |port: &Published| {
+        port.host.is_none_or(|host| published.insert((host, port.protocol == Protocol::Udp)))
+    };
+    services.retain(|service| {
+        // Each is recorded.
+        let new = service.ports.iter().filter(|port| is_new(port)).count();
+        service.ports.is_empty() || new > 0
+    });
     let package = folder.parsed("package.json", Tree::json).unwrap_or_default().1;
     let name = package.get("name").text().and_then(|name| name.rsplit('/').next());
     for mut service in services {
@@ -256,7 +331,7 @@ pub(super) fn services(
         if service.build.is_none() && name.is_some_and(|name| service.is_image(name)) {
             service.build = Some(folder.place().to_owned());
         }
-        service.add(found, &mut add_built);
+        service.add(env, found, &mut add_built);
     }
 }
 
@@ -408,16 +483,24 @@ fn read(folder: &Folder<'_>, file: &File, text: &str, services: &mut Vec<Service
         }
         let known = &mut services[at];
         let extended = service.get("extends");
-        let base = extended.get("file").text().and_then(|base| {
-            let base = normal(&place.join(env.resolve(base)))?;
-            Some(folder.parsed(base.to_str()?, Tree::yaml)?.1)
+        let base = extended.get("file").text().map(|base| {
+            let base = normal(&place.join(env.resolve(base)));
+            let base = base.and_then(|base| folder.parsed(base.to_str()?, Tree::yaml));
+            base.unwrap_or_default().1
         });
-        let name = extended.get("service").text().unwrap_or(name);
-        if let Some(base) = base {
-            known.extend(base.get("services").get(name), folder, place, env);
+        if *extended != Tree::Nothing {
+            let name = extended.get("service").text().or_else(|| extended.text()).unwrap_or(name);
+            let base = base.as_ref().unwrap_or(&tree).get("services").get(name);
+            known.extend(base, folder, place, env);
         }
         known.extend(service, folder, place, env);
     }
+}
+
+/// A command line, which may be a list of words.
+fn line(value: &Tree) -> String {
+    let words = value.text().into_iter().chain(value.texts().take(LONGEST));
+    words.flat_map(|word| word.chars().chain([' '])).take(LONGEST).collect()
 }
 
 impl Service {
@@ -432,9 +515,21 @@ impl Service {
             build @ Tree::Map(_) => Some(env.resolve(build.get("context").text().unwrap_or("."))),
             _ => None,
         };
+        let at = folder.place().join(place);
+        let dockerfile = service.get("build").get("dockerfile").text();
+        let dockerfile = dockerfile
+            .and_then(|file| Path::new(file).parent())
+            .map(|folder| at.join(context.as_deref().unwrap_or_default()).join(folder));
         if let Some(context) = context {
-            self.build = Some(folder.place().join(place).join(context));
+            self.build = Some(at.join(context));
         }
+        let volumes = service.get("volumes").list().iter().take(MOST_PORTS);
+        let sources = volumes.filter_map(|volume| match volume {
+            Tree::Text(short) => Some(env.resolve(short).split(':').next()?.to_owned()),
+            long => Some(env.resolve(long.get("source").text()?)),
+        });
+        let mounts = sources.filter(|source| source.starts_with('.')).map(|source| at.join(source));
+        self.mounts.extend(mounts.chain(dockerfile));
         if service.has("ports-override") {
             self.ports = ports(service.get("ports-override"), env);
             self.is_closed = self.ports.is_empty();
@@ -444,11 +539,18 @@ impl Service {
                 self.ports.push(published);
             }
         }
-        let command = match service.get("command") {
-            Tree::Text(line) => line.clone(),
-            words => words.texts().collect::<Vec<_>>().join(" "),
-        };
-        self.is_shell |= SHELLS.iter().any(|shell| command.contains(shell));
+        for (name, own) in [("entrypoint", &mut self.entrypoint), ("command", &mut self.command)] {
+            let line = line(service.get(name));
+            if !line.trim().is_empty() {
+                *own = line;
+            }
+        }
+        self.is_shell |= SHELLS.iter().any(|shell| line(service.get("command")).contains(shell));
+        let awaited =
+            service.get("depends_on").entries().iter().take(MOST_SERVICES).filter(|(_, until)| {
+                until.get("condition").text() == Some("service_completed_successfully")
+            });
+        self.awaited.extend(awaited.map(|(name, _)| name.clone()));
         self.profiles.extend(service.get("profiles").texts().map(str::to_owned));
     }
 
@@ -460,6 +562,10 @@ impl Service {
             option,
             image,
             build,
+            mounts: Vec::new(),
+            entrypoint: String::new(),
+            command: String::new(),
+            awaited: Vec::new(),
             ports: Vec::new(),
             profiles: Vec::new(),
             is_shell: false,
@@ -469,25 +575,48 @@ impl Service {
 
     /// Whether its image is called so.
     fn is_image(&self, name: &str) -> bool {
-        let image = self.image.split('@').next().unwrap_or_default();
-        let last = image.rsplit('/').next().unwrap_or_default();
-        last.split(':').next() == Some(name)
+        self.image_name() == name
     }
 
-    fn add(self, found: &mut Found, add_built: &mut impl FnMut(&Path, Clue, Otherwise)) {
-        let Self { name, place, option, image, build, mut ports, is_shell, .. } = self;
+    fn image_name(&self) -> &str {
+        let image = self.image.split('@').next().unwrap_or_default();
+        let last = image.rsplit('/').next().unwrap_or_default();
+        last.split(':').next().unwrap_or_default()
+    }
+
+    /// Whether its command works on a queue or by a clock, and starts no server beside that.
+    fn is_worker(&self, env: &Env) -> bool {
+        let line = format!("{} {}", self.entrypoint, self.command);
+        let works = WORKERS.iter().any(|words| text::line(&line, &[words]).is_some());
+        works && !line.contains("flower") && command::servers(&line, env).is_empty()
+    }
+
+    /// Whether it ends when it has done something. `ended` are those for whose end another waits.
+    fn ends(&self, ended: &[String]) -> bool {
+        let is_once = || words(&self.name).any(|word| ONCE.contains(&word));
+        let is_client = || CLIENTS.contains(&self.image_name());
+        ended.contains(&self.name) || self.ports.is_empty() && (is_client() || is_once())
+    }
+
+    fn add(self, env: &Env, found: &mut Found, add_built: &mut impl FnMut(Code, Clue, Otherwise)) {
+        let runs_code =
+            self.build.is_some() || words(self.image_name()).any(|word| RUNTIMES.contains(&word));
+        let by_command = command::servers(&self.command, env).into_iter();
+        let by_command = by_command.map(|server| (server.service_type, server.tool));
+        let by_command = by_command.filter(|_| runs_code).find(|(known, _)| !is_web(known));
+        let Self { name, place, option, image, build, mounts, mut ports, is_shell, .. } = self;
         let by_name = || {
             let folder = build.as_ref().and_then(|folder| folder.file_name()?.to_str());
             known_name(&name).or_else(|| folder.and_then(known_name))
         };
-        let known = known(&image).or_else(by_name);
+        let known = known(&image).or(by_command).or_else(by_name);
         let service_type = match known {
             Some((service_type, _)) => service_type,
             None if ports.is_empty() => return,
             None => side(&name, ports.iter().filter_map(|published| published.container)),
         };
         let told = match known {
-            Some((_, word)) if !image.is_empty() => {
+            Some((_, word)) if !image.is_empty() || by_command.is_some() => {
                 format!("the service {} runs {word}", shown(&name))
             }
             _ => format!("the service {} is published", shown(&name)),
@@ -497,9 +626,8 @@ impl Service {
         let container = |published: &Published| published.container.map(Port::get);
         let at =
             ports.iter().position(|published| usual.is_some() && container(published) == usual);
-        let is_served = |published: &Published| {
-            container(published).is_none_or(|port| !DEBUGGERS.contains(&port))
-        };
+        let is_served =
+            |published: &Published| container(published).is_none_or(|port| !BESIDE.contains(&port));
         let at = at.or_else(|| ports.iter().position(is_served)).unwrap_or(0);
         let first = (at < ports.len()).then(|| ports.swap_remove(at));
         let what = match &first {
@@ -510,24 +638,27 @@ impl Service {
             _ => told,
         };
         let clue = Clue::new(service_type, place, what)
-            .by(command(option.as_deref(), &name))
+            .by(up(option.as_deref(), &name))
             .from(first.as_ref().and_then(|published| published.variable.clone()))
             .usually(usual)
             .inside(first.as_ref().and_then(|published| published.container))
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
-        match (&build, known, text::name(&name)) {
+        let code = Code { build, mounts };
+        match (known, text::name(&name)) {
             // What people start in it is described by the package.
-            (Some(folder), ..) if is_shell => add_built(folder, clue, None),
+            _ if is_shell && code.build.is_some() => add_built(code, clue, None),
             _ if is_shell => {}
-            (Some(folder), None, Some(own)) => add_built(folder, clue, Some((service_type, own))),
-            (_, _, own) => found.add(clue.named(own)),
+            (None, Some(own)) if runs_code => add_built(code, clue, Some((service_type, own))),
+            // The package may show the same.
+            _ if by_command.is_some() && found.knows(service_type) => found.complete(clue),
+            (_, own) => found.add(clue.named(own)),
         }
     }
 }
 
 /// The command line that starts a service.
-fn command(option: Option<&str>, name: &str) -> Option<String> {
+fn up(option: Option<&str>, name: &str) -> Option<String> {
     let name = text::plain(name)?;
     Some(match option {
         Some(file) => format!("docker compose -f {} up {name}", text::plain(file)?),
@@ -573,6 +704,7 @@ fn usual(word: &str) -> Option<u16> {
         ("adminer", 8080),
         ("grafana", 3000),
         ("prometheus", 9090),
+        ("flower", 5555),
         ("jaeger", 16686),
         ("zipkin", 9411),
         ("kibana", 5601),
@@ -615,8 +747,7 @@ fn known(image: &str) -> Option<(&'static str, &'static str)> {
     let image = image.split('@').next().unwrap_or_default();
     let (owner, name) = image.rsplit_once('/').unwrap_or(("", image));
     let name = name.split(':').next().unwrap_or_default();
-    // Clients, which serve nothing.
-    if ["mc", "awscli", "aws-cli", "postgres-backup"].contains(&name) {
+    if CLIENTS.contains(&name) {
         return None;
     }
     let fits = |text: &str| {

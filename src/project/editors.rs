@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{
     address, command,
     folder::Folder,
-    found::Clue,
+    found::{BESIDE, Clue},
     label,
     tasks::inner,
     text::{self, Env, shown},
@@ -51,7 +51,8 @@ fn forwarded(folder: &Folder<'_>) -> Vec<Weak> {
     for entry in ports.take(MOST) {
         // `db:5432` is the port of another container.
         let (host, number) = entry.rsplit_once(':').unwrap_or(("", entry));
-        let Some(port) = text::port(number).filter(|port| known.insert(*port)) else { continue };
+        let port = text::port(number).filter(|port| !BESIDE.contains(&port.get()));
+        let Some(port) = port.filter(|port| known.insert(*port)) else { continue };
         let about =
             if attributes.has(entry) { attributes.get(entry) } else { attributes.get(number) };
         if about.get("onAutoForward").text() == Some("ignore") {

@@ -8,6 +8,12 @@ use crate::port::{Port, Protocol};
 /// No real project has more needs; this stops an attack.
 const MOST: usize = 200;
 
+/// The port on which tools make the browser reload. It is never that of a service of its own.
+const RELOAD: u16 = 35729;
+/// The ports that tools listen on beside a server: the debuggers of Node.js, the JVM, Python and Go, and what reloads a
+/// browser.
+pub(super) const BESIDE: [u16; 7] = [9229, 9230, 5005, 5678, 2345, RELOAD, 24678];
+
 /// What a file shows of a service.
 #[derive(Clone, Debug)]
 pub(super) struct Clue {
@@ -129,6 +135,9 @@ struct Web {
 impl Found {
     /// Adds a service, or adds what is new to the same one if that exists.
     pub(super) fn add(&mut self, clue: Clue) {
+        if clue.port.is_some_and(|port| port.get() == RELOAD) {
+            return;
+        }
         let is_room = self.clues.len() < MOST;
         let same = |known: &&mut Clue| {
             (known.service_type, &known.name, known.protocol)
@@ -215,7 +224,9 @@ impl Found {
         };
         let open = self.clues.iter_mut().filter(unnamed).filter(may_be);
         // The API first, because a dev server has the port in its own configuration.
-        if let Some(known) = open.min_by_key(|known| known.service_type != "api") {
+        let listens = clue.inside.or(port);
+        let order = |known: &&mut Clue| (known.usual != listens, known.service_type != "api");
+        if let Some(known) = open.min_by_key(order) {
             return known.fill(clue);
         }
         let is_first = !self.knows_web();

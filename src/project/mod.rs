@@ -46,6 +46,7 @@ mod tree;
 mod weak;
 mod xml;
 
+use compose::Code;
 use folder::{Folder, Project, normal};
 use found::{Clue, Found};
 use text::Env;
@@ -304,14 +305,22 @@ fn compose(packages: &mut [Package<'_>]) {
     let has_server: Vec<_> = packages.iter().map(|package| package.found.knows_web()).collect();
     let mut built = Vec::new();
     for (at, Package { folder, env, found }) in packages.iter_mut().enumerate() {
-        compose::services(folder, env, found, |path, clue, otherwise| {
-            built.push((at, normal(path), clue, otherwise));
+        compose::services(folder, env, found, |code, clue, otherwise| {
+            built.push((at, code, clue, otherwise));
         });
     }
     let mut known = HashSet::new();
-    for (at, path, clue, otherwise) in built {
-        let own =
-            packages.iter().position(|package| Some(package.folder.place()) == path.as_deref());
+    for (at, Code { build, mounts }, clue, otherwise) in built {
+        let package = |path: &PathBuf| {
+            let path = normal(path)?;
+            packages.iter().position(|package| package.folder.place() == path)
+        };
+        let mounts = mounts.iter().filter_map(package);
+        let build = build.as_ref().and_then(package);
+        // The root says least of whose server it is.
+        let mut own: Vec<usize> = build.into_iter().chain(mounts).collect();
+        own.sort_by_key(|own| *own == 0);
+        let own = own.into_iter().find(|own| has_server[*own]).or(build);
         // The first is the application itself; what else is built there is something else.
         let is_first = known.insert((own, clue.protocol()));
         if let Some(own) = own.filter(|own| *own == 0 || has_server[*own]) {

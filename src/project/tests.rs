@@ -273,6 +273,51 @@ fn a_container_of_the_project_itself_is_no_second_need() {
 }
 
 #[test]
+fn what_works_on_a_queue_or_ends_is_no_need_and_a_port_is_published_once() {
+    let db = "  db: {image: postgres, ports: [5432:5432]}\n";
+    for (service, expected) in [
+        ("queue: {image: redis, command: php artisan queue:work}", None),
+        ("db-worker: {image: postgres, ports: [1:1], command: [celery, -A, a, worker]}", None),
+        ("db-setup: {image: postgres}", None),
+        ("db-setup: {image: postgres, ports: [5433:5432]}", Some("database db-setup 5433")),
+        ("buckets: {image: minio/mc}", None),
+        ("minio-buckets: {image: minio/mc}", None),
+        ("db-copy: {extends: db}", None),
+        (
+            "warm: {image: redis}\n  a: {depends_on: {warm: {condition: service_completed_successfully}}}",
+            None,
+        ),
+        (
+            "warm: {image: redis}\n  a: {depends_on: {warm: {condition: service_healthy}}}",
+            Some("infrastructure warm -"),
+        ),
+        (
+            "monitor: {image: a, ports: [5555:5555], command: celery flower}",
+            Some("api monitor 5555"),
+        ),
+    ] {
+        let compose = format!("services:\n{db}  {service}\n");
+        let told = told(&[("compose.yaml", &compose)]);
+        let mut others = told.iter().filter(|need| *need != "database db 5432");
+        assert_eq!(others.next().map(String::as_str), expected, "{service}");
+    }
+    let notebook = [
+        ("compose.yaml", "services: {lab: {build: ., command: jupyter lab, ports: [8889:8888]}}"),
+        ("package.json", &script("vite")),
+    ];
+    assert_eq!(told(&notebook), ["dev - -", "ui lab 8889"]);
+    let mounted = [
+        (
+            "compose.yaml",
+            "services: {front: {image: 'node:22', volumes: ['./web:/app'], ports: [5173:5173]}}",
+        ),
+        ("web/package.json", &script("vite")),
+        (".git/HEAD", ""),
+    ];
+    assert_eq!(told(&mounted), ["dev - 5173 web"]);
+}
+
+#[test]
 fn variables_of_a_compose_file_come_from_the_env_file() {
     let files = [
         (".env", "# local\nexport DB_PORT=\"5439\"\nPASSWORD=secret\n"),
