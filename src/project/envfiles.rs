@@ -4,7 +4,7 @@ use super::{
     Place, address,
     folder::Folder,
     found::Clue,
-    label,
+    is_web, label,
     text::{self, Env, shown},
     weak::Weak,
 };
@@ -26,18 +26,25 @@ const PUBLIC: [&str; 7] =
     ["EXPO_PUBLIC_", "GATSBY_", "NEXT_PUBLIC_", "NUXT_PUBLIC_", "PUBLIC_", "REACT_APP_", "VITE_"];
 
 /// Words that tell that a port is not the one of the service, or not the one for development.
-const OTHERS: [&str; 17] = [
+const OTHERS: [&str; 24] = [
     "admin",
+    "advertise",
     "debug",
     "e2e",
+    "gossip",
     "grpc",
+    "health",
     "hmr",
     "inspect",
     "livereload",
     "management",
+    "p2p",
+    "pprof",
     "prod",
     "production",
+    "raft",
     "remote",
+    "rpc",
     "shadow",
     "smtp",
     "ssl",
@@ -45,6 +52,10 @@ const OTHERS: [&str; 17] = [
     "test",
     "ws",
 ];
+
+/// Words in the names of variables that have an address, and those of them that say that something listens on it.
+const ADDRESSES: [&str; 4] = ["ADDR", "ADDRESS", "BIND", "LISTEN"];
+const LISTENS: [&str; 2] = ["BIND", "LISTEN"];
 
 /// The schemes of URLs that tell the service, and the ports that it takes if told none.
 const SCHEMES: [(&str, &str, u16); 11] = [
@@ -101,6 +112,13 @@ pub(super) fn hints(folder: &Folder<'_>) -> Vec<Weak> {
                 Weak::port(folder.place(), clue)
             });
         }
+        let address = names.iter().find_map(|(name, place)| {
+            Some(named(name, place, "api", of_address(name, &value(name)?)?))
+        });
+        // A server that no library shows is most likely one of these.
+        let is_compiled = || folder.has_file("go.mod") || folder.has_file("Cargo.toml");
+        let kind = if is_compiled() { Weak::likely } else { Weak::port };
+        weak.extend(address.map(|clue| kind(folder.place(), clue)));
         for (name, place) in &names {
             let Some(value) = value(name) else { continue };
             let Some(url) = address::parse(&value).filter(|url| url.is_local) else { continue };
@@ -131,6 +149,25 @@ fn of_port(name: &str) -> Option<&'static str> {
     label::service_type(service).filter(|_| !is_other(name))
 }
 
+/// The port that a variable with an address gives to the project's own server: `LISTEN_ADDR=:8080`. An address of another
+/// host, or of this machine where nothing says that it is listened on, is that of something to connect to.
+fn of_address(name: &str, value: &str) -> Option<Port> {
+    let has =
+        |known: &[&str]| text::words(name).flat_map(|w| w.split('_')).any(|w| known.contains(&w));
+    let listens = has(&LISTENS);
+    let is_own = label::service_type(name).is_none_or(is_web);
+    if !has(&ADDRESSES) || !is_own || is_other(name) {
+        return None;
+    }
+    let (host, port) = value.rsplit_once(':').or(listens.then_some(("", value)))?;
+    let is_here = match host {
+        "" | "0.0.0.0" | "[::]" | "*" => true,
+        "localhost" | "127.0.0.1" | "[::1]" => listens || label::service_type(name) == Some("api"),
+        _ => false,
+    };
+    text::port(port).filter(|_| is_here)
+}
+
 /// The service type of a variable with the URL of a web server.
 fn of_url(name: &str) -> Option<&'static str> {
     let name = of_all(name);
@@ -152,6 +189,31 @@ fn of_all(name: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_the_servers_if_it_is_one_to_listen_on() {
+        for (name, value, expected) in [
+            ("LISTEN_ADDR", ":8090", 8090),
+            ("LISTEN_ADDR", "127.0.0.1:8090", 8090),
+            ("TALLY_HTTP_LISTEN", "[::]:8090", 8090),
+            ("BIND", "0.0.0.0:8090", 8090),
+            ("LISTEN", "8090", 8090),
+            ("SERVER_ADDR", "localhost:8090", 8090),
+            ("ADDR", ":8090", 8090),
+            ("ADDR", "localhost:8090", 0),
+            ("PEER_ADDR", "localhost:8090", 0),
+            ("UPSTREAM_ADDRESS", "example.org:8090", 0),
+            ("METRICS_ADDR", ":8090", 0),
+            ("GRPC_LISTEN", ":8090", 0),
+            ("REDIS_BIND", "0.0.0.0:8090", 0),
+            ("MAC_ADDRESS", "00:11:22:33:44:55", 0),
+            ("STREET_ADDRESS", "8090", 0),
+            ("BIND", "0.0.0.0", 0),
+            ("HTTP_PORT", ":8090", 0),
+        ] {
+            assert_eq!(of_address(name, value), Port::new(expected), "{name}={value}");
+        }
+    }
 
     #[test]
     fn the_name_of_a_variable_tells_the_service() {
