@@ -1,7 +1,10 @@
 //! Command lines of scripts and Procfiles: which server they start, and on which port.
 
+use std::path::{Path, PathBuf};
+
 use super::{
     ORDER,
+    tasks::inner,
     text::{self, Env},
 };
 use crate::port::Port;
@@ -17,6 +20,23 @@ pub(super) struct Server {
     pub(super) usual: Option<u16>,
     /// The name that the command line gives it: `styxy run dev --name web -- vite`.
     pub(super) name: Option<String>,
+    /// The configuration file that the command line names.
+    pub(super) config: Option<String>,
+}
+
+/// A command, and the folder that its line goes to first; empty for the one that the line is for.
+#[derive(Default)]
+struct Command {
+    folder: PathBuf,
+    words: Vec<String>,
+}
+
+/// What a command line starts in another package: what it names of the package, and the server or at least its port.
+pub(super) struct Elsewhere {
+    /// Its name, or its folder from this one.
+    pub(super) package: String,
+    pub(super) server: Option<Server>,
+    pub(super) port: Option<Port>,
 }
 
 /// When a program is a server.
@@ -32,7 +52,7 @@ enum When {
 use When::{Always, OnPort, With, Without};
 
 /// The programs, when they serve, their service types, and the ports that they take if told none; 0 for unknown.
-const TOOLS: [(&str, When, &str, u16); 99] = [
+const TOOLS: [(&str, When, &str, u16); 100] = [
     ("vite", Without(&["build", "optimize"]), "dev", 5173),
     (
         "next",
@@ -44,6 +64,7 @@ const TOOLS: [(&str, When, &str, u16); 99] = [
     ("nuxi", With(&["dev", "start", "preview"]), "dev", 3000),
     ("astro", With(&["dev", "start", "preview"]), "dev", 4321),
     ("webpack-dev-server", Always, "dev", 8080),
+    ("shakapacker-dev-server", Always, "dev", 3035),
     ("webpack", With(&["serve"]), "dev", 8080),
     ("rspack", With(&["serve", "dev"]), "dev", 8080),
     ("rsbuild", With(&["dev", "preview"]), "dev", 3000),
@@ -193,6 +214,20 @@ const ENVIRONMENTS: [&str; 7] =
 
 /// Those of them that also start scripts, and their subcommands that no program follows.
 const MANAGERS: [&str; 5] = ["bun", "deno", "npm", "pnpm", "yarn"];
+
+/// Their words that the name or the folder of a package follows.
+const NAMING: [&str; 10] = [
+    "--scope",
+    "-C",
+    "-F",
+    "-w",
+    "--cwd",
+    "--dir",
+    "--filter",
+    "--prefix",
+    "--workspace",
+    "workspace",
+];
 const NO_PROGRAM: [&str; 10] =
     ["add", "build", "ci", "create", "i", "install", "remove", "rm", "run", "upgrade"];
 
@@ -207,7 +242,46 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
 
 /// The servers that the command line starts, in order.
 pub(super) fn servers(line: &str, env: &Env) -> Vec<Server> {
-    commands(line).iter().filter_map(|words| server(words, env)).collect()
+    commands(line).iter().filter_map(|command| server(&command.words, env)).collect()
+}
+
+/// The same without those that it starts in other folders.
+pub(super) fn servers_here(line: &str, env: &Env) -> Vec<Server> {
+    let commands = commands(line);
+    let here = commands.iter().filter(|command| command.is_here());
+    here.filter_map(|command| server(&command.words, env)).collect()
+}
+
+/// What the command line starts in other packages, if it says what that is or on which port.
+pub(super) fn elsewhere(line: &str, env: &Env) -> Vec<Elsewhere> {
+    let started = commands(line).into_iter().filter_map(|Command { folder, words }| {
+        let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+        let plain: Vec<&str> = words.iter().map(String::as_str).collect();
+        let in_folder = folder.to_str().filter(|folder| !folder.is_empty());
+        let package = in_folder.or_else(|| named_package(&plain))?.to_owned();
+        let server = in_folder.and_then(|_| server(&words, env));
+        let port = server.as_ref().and_then(|server| server.port).or_else(|| port(&plain, env));
+        (server.is_some() || port.is_some()).then_some(Elsewhere { package, server, port })
+    });
+    started.collect()
+}
+
+/// The package that a command line of a package manager is for: `pnpm --filter api dev`.
+fn named_package<'w>(words: &[&'w str]) -> Option<&'w str> {
+    let runs = |word: &&str| MANAGERS.contains(&program(word)) || ["lerna", "turbo"].contains(word);
+    let at = words.iter().position(runs)?;
+    let package = words.iter().enumerate().skip(at + 1).find_map(|(at, word)| {
+        let next = || words.get(at + 1).copied();
+        match word.split_once('=') {
+            Some((option, package)) if NAMING.contains(&option) => Some(package),
+            None if NAMING.contains(word) => next(),
+            _ => None,
+        }
+    })?;
+    // Of `./apps/web...` and `{apps/web}` the path counts.
+    let package = package.trim_end_matches("...").trim_matches(['{', '}', '^']);
+    let is_one = !package.is_empty() && !package.contains('*') && !package.starts_with(['-', '!']);
+    is_one.then_some(package)
 }
 
 /// A script of the same package that a command line starts.
@@ -221,12 +295,13 @@ pub(super) struct Call {
 
 /// The scripts that the command line starts.
 pub(super) fn scripts(line: &str) -> Vec<Call> {
-    commands(line).iter().flat_map(|words| called(words)).collect()
+    let commands = commands(line);
+    commands.iter().filter(|command| command.is_here()).flat_map(|c| called(&c.words)).collect()
 }
 
 /// The programs that the command line starts, without their folders.
 pub(super) fn programs(line: &str) -> Vec<String> {
-    commands(line).iter().filter_map(|words| first_program(words)).collect()
+    commands(line).iter().filter_map(|command| first_program(&command.words)).collect()
 }
 
 /// The program of one command, behind what only sets its environment.
@@ -254,16 +329,30 @@ fn first_program(words: &[String]) -> Option<String> {
 /// The port that the command line names, whatever program it starts.
 pub(super) fn port_of(line: &str, env: &Env) -> Option<Port> {
     let commands = commands(line);
-    commands
-        .iter()
-        .find_map(|words| port(&words.iter().map(String::as_str).collect::<Vec<_>>(), env))
+    commands.iter().find_map(|command| {
+        port(&command.words.iter().map(String::as_str).collect::<Vec<_>>(), env)
+    })
 }
 
-fn commands(line: &str) -> Vec<Vec<String>> {
+fn commands(line: &str) -> Vec<Command> {
     let line: String = line.chars().take(LONGEST).collect();
     let mut commands = Vec::new();
-    split(&line, DEEPEST, &mut commands);
+    split(&line, Path::new(""), DEEPEST, &mut commands);
     commands
+}
+
+impl Command {
+    fn is_here(&self) -> bool {
+        self.folder.as_os_str().is_empty()
+    }
+
+    /// The folder in which the next command of the line runs.
+    fn next(&self) -> PathBuf {
+        let mut words = self.words.iter().filter(|word| !word.is_empty());
+        let is_move = words.next().is_some_and(|word| word == "cd");
+        let inner = words.next().filter(|_| is_move).and_then(|path| inner(path));
+        inner.map_or_else(|| self.folder.clone(), |inner| self.folder.join(inner))
+    }
 }
 
 /// The scripts that one command starts.
@@ -319,21 +408,7 @@ fn arguments(manager: &str, name: &str, rest: &[&str]) -> String {
 /// Whether an option of a package manager names other packages.
 fn is_elsewhere(option: &str) -> bool {
     let option = option.split('=').next().unwrap_or(option);
-    [
-        "-w",
-        "--workspace",
-        "-ws",
-        "--workspaces",
-        "-F",
-        "--filter",
-        "-r",
-        "--recursive",
-        "-C",
-        "--cwd",
-        "--dir",
-        "--prefix",
-    ]
-    .contains(&option)
+    NAMING.contains(&option) || ["-ws", "--workspaces", "-r", "--recursive"].contains(&option)
 }
 
 /// The type and the name in `styxy run TYPE --name NAME -- COMMAND`.
@@ -349,19 +424,30 @@ fn leased(words: &[&str]) -> Option<(&'static str, Option<String>)> {
     Some((service_type, name.and_then(text::name)))
 }
 
-/// Adds the words of each command of the line. A quoted string with a space in it is a command of its own if it
-/// follows a program that starts others.
-fn split(line: &str, deep: u8, commands: &mut Vec<Vec<String>>) {
+/// Adds each command of the line, which is for this folder. A quoted string with a space in it is a command of its own if
+/// it follows a program that starts others.
+fn split(line: &str, start: &Path, deep: u8, commands: &mut Vec<Command>) {
     let mut words: Vec<String> = Vec::new();
     let mut word = String::new();
     let mut inner = Vec::new();
-    let mut chars = line.chars();
+    let mut folder = start.to_owned();
+    // The folders outside of the parentheses that are open.
+    let mut outer = Vec::new();
+    let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
         match c {
             ' ' | '\t' | '\n' | '\r' => words.push(std::mem::take(&mut word)),
             ';' | '&' | '|' | '(' | ')' => {
                 words.push(std::mem::take(&mut word));
-                commands.push(std::mem::take(&mut words));
+                let command = Command { folder: folder.clone(), words: std::mem::take(&mut words) };
+                folder = command.next();
+                commands.push(command);
+                match c {
+                    '&' if chars.next_if_eq(&'&').is_none() => start.clone_into(&mut folder),
+                    '(' => outer.push(folder.clone()),
+                    ')' => folder = outer.pop().unwrap_or_else(|| start.to_owned()),
+                    _ => {}
+                }
             }
             '"' | '\'' => {
                 let quoted: String = chars.by_ref().take_while(|end| *end != c).collect();
@@ -369,7 +455,7 @@ fn split(line: &str, deep: u8, commands: &mut Vec<Vec<String>>) {
                 let starts_many = words.iter().any(|word| word == "concurrently");
                 let is_command = is_wrapped && (starts_many || quoted.contains(' '));
                 if is_command && word.is_empty() && deep > 0 {
-                    split(&quoted, deep - 1, &mut inner);
+                    split(&quoted, &folder, deep - 1, &mut inner);
                 } else {
                     word.push_str(&quoted);
                 }
@@ -378,7 +464,7 @@ fn split(line: &str, deep: u8, commands: &mut Vec<Vec<String>>) {
         }
     }
     words.push(word);
-    commands.push(words);
+    commands.push(Command { folder, words });
     commands.append(&mut inner);
 }
 
@@ -397,11 +483,12 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
         };
         let (tool, usual) = started.map_or(("styxy", None), |server| (server.tool, server.usual));
         let port = port(&words, env);
-        return Some(Server { service_type, tool, port, usual, name });
+        return Some(Server { service_type, tool, port, usual, name, config: None });
     }
     let is_wrapper = WRAPPERS.contains(&first);
     let last = if is_wrapper { words.len() } else { start + 1 };
     let port = || port(&words, env);
+    let config = || option(&words, &["--config", "-c"]).map(str::to_owned);
     let mut on_port = None;
     for at in start..last {
         let word = program(words[at]);
@@ -429,10 +516,20 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
         }
         let port = port().or_else(|| address(tool, rest, env));
         let usual = Some(*usual).filter(|usual| *usual > 0);
-        return starts.then_some(Server { service_type, tool, port, usual, name: None });
+        let (name, config) = (None, config());
+        return starts.then_some(Server { service_type, tool, port, usual, name, config });
     }
     let (tool, service_type) = on_port?;
-    Some(Server { service_type, tool, port: Some(port()?), usual: None, name: None })
+    let port = Some(port()?);
+    Some(Server { service_type, tool, port, usual: None, name: None, config: None })
+}
+
+/// The value of one of these options.
+fn option<'w>(words: &[&'w str], names: &[&str]) -> Option<&'w str> {
+    words.iter().enumerate().find_map(|(at, word)| match word.split_once('=') {
+        Some((name, value)) => names.contains(&name).then_some(value),
+        None => words.get(at + 1).copied().filter(|_| names.contains(word)),
+    })
 }
 
 fn is_assignment(word: &str) -> bool {
@@ -465,6 +562,8 @@ fn port(words: &[&str], env: &Env) -> Option<Port> {
             "--bind" | "-b" | "--listen" | "-l" | "--address" | "--dev-addr" | "-S" => {
                 behind(value?)
             }
+            // Of mkdocs; of others it has no port.
+            "-a" => behind(value.filter(|value| value.contains(':'))?),
             _ => name.strip_prefix("-p").and_then(number),
         }
     });

@@ -95,7 +95,7 @@ const NO_PARTS: [&str; 32] = [
 ];
 
 /// How a file is parsed.
-type Parser = fn(&str) -> Result<Tree, Mistake>;
+pub(super) type Parser = fn(&str) -> Result<Tree, Mistake>;
 
 /// A folder of the project: its root, or a package in it.
 #[derive(Clone)]
@@ -248,6 +248,16 @@ impl Folder<'_> {
     /// The first of these files that exists, and its content.
     pub(super) fn first<'n>(&self, names: &[&'n str]) -> Option<(&'n str, String)> {
         names.iter().find_map(|name| Some((*name, self.read(name)?)))
+    }
+
+    /// What the first of these files says in the nearest folder above this one that has any of them.
+    pub(super) fn above(&self, names: &[&str], parse: Parser) -> Option<Tree> {
+        let folders = self.path.ancestors().skip(1).take_while(|f| f.starts_with(self.root));
+        let mut folders = folders.map(|folder| self.with(folder.to_owned()));
+        folders.find_map(|folder| {
+            let (name, content) = folder.first(names)?;
+            Some(folder.parse(name, &content, parse))
+        })
     }
 
     /// The names in this folder, in order, without hidden ones.

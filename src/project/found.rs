@@ -84,8 +84,19 @@ impl Clue {
         self.usual
     }
 
+    pub(super) fn is_named(&self) -> bool {
+        self.name.is_some()
+    }
+
     pub(super) fn protocol(&self) -> Protocol {
         self.protocol
+    }
+
+    /// Changes the port that the program takes if it is told none from one to another.
+    pub(super) fn usual_instead(&mut self, of: u16, usual: u16) {
+        if self.usual.is_some_and(|port| port.get() == of) {
+            self.usual = Port::new(usual.into());
+        }
     }
 
     /// Makes a dev server one of documentation.

@@ -351,7 +351,8 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
     let (by_processes, elsewhere) = tasks::processes(folder, &scripts, env, &mut found);
     started.extend(by_processes);
     weak.extend(elsewhere);
-    scripts.servers(env, &started, &mut found);
+    let leaves_port = scripts.servers(env, &started, &mut found);
+    weak.extend(scripts.elsewhere(members.as_deref().unwrap_or_default(), env));
     node::deno(folder, env, &mut found);
     node::nx(folder, &mut found);
     node::configs(folder, &scripts, env, &mut found);
@@ -373,6 +374,9 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
     weak.extend(tasks::hints(folder, env));
     weak.extend(editors::hints(folder, env));
     weak.extend(envfiles::hints(folder));
+    if node::has_old_vite(&package) {
+        found.clues().for_each(|clue| clue.usual_instead(5173, 3000));
+    }
     if node::is_documentation(&package) {
         found.clues().for_each(Clue::make_documentation);
     }
@@ -383,7 +387,9 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
     let members = members.chain(node::deno_members(folder)).chain(dotnet::members(folder));
     let members = members.chain(jvm::members(folder)).chain(elixir::members(folder)).collect();
     let own = Env::parse(&folder.read(".env").unwrap_or_default());
-    if let Some(port) = own.get("PORT").and_then(text::port) {
+    // Vite does not read it: it is that of a server which is not known otherwise.
+    let is_others = leaves_port && !found.knows("api");
+    if let Some(port) = own.get("PORT").and_then(text::port).filter(|_| !is_others) {
         let clue = Clue::new("dev", folder.at(".env"), format!("PORT={port}"));
         found.web(clue.on(port), None);
     }

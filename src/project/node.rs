@@ -1,15 +1,24 @@
 //! The needs of a JavaScript project: `package.json` and the configuration of its tools.
 
-use std::cell::Cell;
+use std::{
+    borrow::Cow,
+    cell::Cell,
+    path::{Path, PathBuf},
+};
 
 use super::{
-    command::{self, Call, Server},
-    folder::Folder,
+    Place,
+    command::{self, Call, Elsewhere, Server},
+    compose::{BACK, side},
+    folder::{Folder, normal},
     found::{Clue, Found},
     is_web, js,
+    tasks::is_for_others,
     text::{self, Env, shown},
     tree::Tree,
+    weak::Weak,
 };
+use crate::port::Port;
 
 /// Packages for servers, their service types, and the ports that they take if told none (0 for unknown); the
 /// most telling ones first.
@@ -66,7 +75,24 @@ const OWN: [&str; 7] = ["dev", "develop", "start", "start:dev", "dev:start", "se
 const RUNTIMES: [&str; 9] =
     ["babel-node", "bun", "deno", "node", "nodemon", "pm2", "ts-node", "ts-node-dev", "tsx"];
 
-/// How a `deno.json` imports Fresh.
+/// Tools that also only build. What a runtime starts beside them is another server, which does not have their port.
+const BUNDLERS: [&str; 2] = ["vite", "webpack"];
+/// All programs that only build, where they are no server.
+const BUILDERS: [&str; 6] = ["esbuild", "rollup", "tsc", "tsup", "vite", "webpack"];
+
+/// Programs that serve a folder, and the words that say that it is one that was built.
+const STATIC: [&str; 3] = ["http-server", "serve", "sirv"];
+const BUILT: [&str; 4] = ["build", "dist", "out", "_site"];
+
+/// The names of scripts for development, beside which what was built is only looked at.
+const DEVELOPS: [&str; 4] = ["dev", "develop", "start:dev", "dev:start"];
+
+/// What run-script-os appends to the name of a script, with the one for Linux first.
+const SYSTEMS: [&str; 9] =
+    ["linux", "nix", "default", "darwin", "mac", "macos", "osx", "win32", "windows"];
+
+const DENO: [&str; 2] = ["deno.json", "deno.jsonc"];
+/// How they import Fresh.
 const FRESH: [&str; 3] = ["$fresh/", "@fresh/core", "fresh"];
 
 /// Packages with which documentation is written.
@@ -87,6 +113,8 @@ const STARTS: [&str; 6] = ["dev", "develop", "run", "serve", "start", "watch"];
 const DEEPEST: u8 = 4;
 const MOST: usize = 50;
 const MOST_STEPS: usize = 2_000;
+/// The number of scripts that are searched for what they start elsewhere.
+const MOST_LINES: usize = 200;
 
 #[cfg(test)]
 pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
@@ -94,12 +122,13 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
     PACKAGES.iter().map(|(_, service_type, _)| *service_type).chain(configs)
 }
 
-/// The scripts of a `package.json`.
+/// The scripts of a `package.json`, or the tasks of a `deno.json`.
 pub(super) struct Scripts<'a> {
     folder: &'a Folder<'a>,
+    file: &'a str,
     manifest: &'a str,
     manager: &'static str,
-    lines: Vec<(&'a str, &'a str)>,
+    lines: Vec<(&'a str, Cow<'a, str>)>,
     /// How many more of them are looked at.
     steps: Cell<usize>,
 }
@@ -116,7 +145,7 @@ struct Started {
 impl<'a> Scripts<'a> {
     pub(super) fn new(folder: &'a Folder<'a>, manifest: &'a str, package: &'a Tree) -> Self {
         let entries = package.get("scripts").entries().iter();
-        let lines = entries.filter_map(|(name, line)| Some((name.as_str(), line.text()?)));
+        let lines = entries.filter_map(|(name, line)| Some((name.as_str(), line.text()?.into())));
         let manager = package.get("packageManager").text().unwrap_or_default();
         let locks = [
             ("pnpm-lock.yaml", "pnpm"),
@@ -128,7 +157,19 @@ impl<'a> Scripts<'a> {
         let named = ["pnpm", "yarn", "bun"].into_iter().find(|name| manager.starts_with(name));
         let manager = named.or_else(|| by_lock().map(|(_, name)| name)).unwrap_or("npm");
         let steps = Cell::new(MOST_STEPS);
-        Self { folder, manifest, manager, lines: lines.collect(), steps }
+        Self { folder, file: "package.json", manifest, manager, lines: lines.collect(), steps }
+    }
+
+    /// The tasks of this file. One starts those that it depends on.
+    fn of_deno(folder: &'a Folder<'a>, file: &'a str, manifest: &'a str, tasks: &'a Tree) -> Self {
+        let line = |(name, task): &'a (String, Tree)| {
+            let own = task.text().or_else(|| task.get("command").text()).unwrap_or_default();
+            let needed = task.get("dependencies").texts().take(MOST);
+            let needed: String = needed.flat_map(|task| ["deno task ", task, " & "]).collect();
+            (name.as_str(), Cow::from(needed + own))
+        };
+        let lines = tasks.entries().iter().map(line).collect();
+        Self { folder, file, manifest, manager: "deno", lines, steps: Cell::new(MOST_STEPS) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -137,14 +178,45 @@ impl<'a> Scripts<'a> {
 
     /// Whether one of them may start the package's own server: by a runtime, which tells nothing of what it runs.
     pub(super) fn start_something(&self) -> bool {
-        let own = self.lines.iter().filter(|(name, _)| OWN.contains(name));
-        own.into_iter().any(|(_, line)| {
-            command::programs(line).iter().any(|program| RUNTIMES.contains(&program.as_str()))
-        })
+        OWN.iter().any(|name| self.is_runtime(name))
     }
 
-    /// Adds the servers that they start, except those of scripts that something else starts.
-    pub(super) fn servers(&self, env: &Env, started_already: &[String], found: &mut Found) {
+    /// Whether this one starts something by a runtime.
+    fn is_runtime(&self, script: &str) -> bool {
+        self.line(script).is_some_and(is_by_runtime)
+    }
+
+    fn line(&self, script: &str) -> Option<&str> {
+        self.lines.iter().find(|(name, _)| *name == script).map(|(_, line)| &**line)
+    }
+
+    /// Whether they only build with this tool. It is known that none of them serves with it.
+    fn only_build(&self, tool: &str) -> bool {
+        let runs = |line: &str| line.split_whitespace().any(|word| word == tool);
+        BUNDLERS.contains(&tool) && self.lines.iter().any(|(_, line)| runs(line))
+    }
+
+    /// Whether a server is there to look at what was built: with this command line a script starts the tool.
+    fn is_preview(&self, script: &str, line: &str, tool: &str) -> bool {
+        let others = || DEVELOPS.iter().filter(|name| **name != script);
+        STATIC.contains(&tool)
+            && text::words(line).any(|word| BUILT.contains(&word))
+            && (others().any(|name| self.is_runtime(name))
+                || line.split(tool).next().is_some_and(|before| before.contains("build"))
+                    && others().any(|name| self.line(name).is_some()))
+    }
+
+    /// The port in the configuration file that a command line names.
+    fn configured(&self, server: &Server, env: &Env) -> Option<Port> {
+        let tool = BUNDLERS.iter().find(|tool| server.tool.starts_with(**tool))?;
+        let (.., sections) = CONFIGS.iter().find(|(stem, ..)| stem.starts_with(tool))?;
+        let content = self.folder.read(server.config.as_deref()?)?;
+        js::port(&content, sections, env)
+    }
+
+    /// Adds the servers that they start, except those of scripts that something else starts. Returns whether they leave
+    /// the variable PORT to a server that only a runtime starts.
+    pub(super) fn servers(&self, env: &Env, started_already: &[String], found: &mut Found) -> bool {
         let own = OWN.iter().map(|name| self.started(name, "", env));
         let own = own.into_iter().find(|started| !started.is_empty()).unwrap_or_default();
         let is_started =
@@ -171,7 +243,9 @@ impl<'a> Scripts<'a> {
             OWN.contains(&script) || own.iter().any(|own| own.by.iter().any(|by| by == script))
         };
         let is_preview = |script: &str| script.contains("preview") || script.contains("build");
-        for (script, _) in &self.lines {
+        // Others are the same for another system.
+        let is_preview = |script: &str| is_preview(script) || self.is_of_system(script);
+        for (script, _) in self.lines.iter().take(MOST_STEPS) {
             if is_own(script) || is_preview(script) {
                 continue;
             }
@@ -184,6 +258,57 @@ impl<'a> Scripts<'a> {
                 }
             }
         }
+        let is_bundler = |own: &Started| BUNDLERS.iter().any(|b| own.server.tool.starts_with(b));
+        own.iter().any(is_bundler) && self.start_something()
+    }
+
+    /// Whether another script runs this one, on the system after which it is named.
+    fn is_of_system(&self, script: &str) -> bool {
+        base(script).is_some_and(|base| self.line(base).is_some())
+    }
+
+    /// What they start in other packages of the project, each with the port that they give it. `members` are those of the
+    /// workspace.
+    pub(super) fn elsewhere(&self, members: &[Folder<'_>], env: &Env) -> Vec<Weak> {
+        let own = OWN.iter().filter_map(|name| Some((*name, self.line(name)?)));
+        let others = self.lines.iter().map(|(name, line)| (*name, &**line));
+        let others = others.filter(|(name, _)| !OWN.contains(name) && !is_for_others(name));
+        let lines = own.chain(others).take(MOST_LINES);
+        let started = lines.flat_map(|(script, line)| {
+            command::elsewhere(line, env).into_iter().map(move |started| (script, started))
+        });
+        let mut names: Option<Vec<_>> = None;
+        let weak =
+            started.take(MOST).filter_map(|(script, Elsewhere { package, server, port })| {
+                let names = names.get_or_insert_with(|| members.iter().map(named).collect());
+                let place = self.package(&package, names)?;
+                let (what, service_type) = match &server {
+                    Some(server) => (format!("runs {}", server.tool), server.service_type),
+                    None => ("sets a port".to_owned(), side(&package, [].into_iter())),
+                };
+                let what = format!("the script {} {what}", shown(script));
+                let clue = Clue::new(service_type, self.place(script), what).on(port);
+                let name = Path::new(&package).file_name().and_then(|name| name.to_str());
+                let clue = clue.named(name.and_then(text::name)).by(self.command(script));
+                Some(Weak::own(place, clue.usually(server.and_then(|server| server.usual))))
+            });
+        weak.collect()
+    }
+
+    /// The folder of a package that a command line names.
+    fn package(&self, package: &str, members: &[(String, PathBuf)]) -> Option<PathBuf> {
+        let is_called_so = |(name, place): &&(String, PathBuf)| {
+            name.strip_suffix(package).is_some_and(|scope| scope.is_empty() || scope.ends_with('/'))
+                || place.ends_with(package)
+        };
+        let path = normal(&self.folder.place().join(package));
+        let path = path.filter(|_| self.folder.has_folder(package));
+        path.or_else(|| members.iter().find(is_called_so).map(|(_, place)| place.clone()))
+    }
+
+    fn place(&self, script: &str) -> Place {
+        let group = if self.manager == "deno" { "\"tasks\"" } else { "\"scripts\"" };
+        self.folder.at_line(self.file, self.manifest, &[group, &format!("\"{script}\"")])
     }
 
     /// The servers that one of them starts with these arguments, itself or by others.
@@ -193,16 +318,12 @@ impl<'a> Scripts<'a> {
 
     fn add(&self, started: &Started, name: Option<String>, found: &mut Found) {
         let Started { server, script, by } = started;
-        let place = self.folder.at_line(
-            "package.json",
-            self.manifest,
-            &["\"scripts\"", &format!("\"{script}\"")],
-        );
-        let what = format!("the script {} runs {}", shown(script), server.tool);
+        let kind = if self.manager == "deno" { "task" } else { "script" };
+        let what = format!("the {kind} {} runs {}", shown(script), server.tool);
         // Of a script that starts several, the one that starts only this.
         let run = if name.is_some() { Some(script) } else { by.first() };
         let run = run.map_or(script.as_str(), String::as_str);
-        let clue = Clue::new(server.service_type, place, what)
+        let clue = Clue::new(server.service_type, self.place(script), what)
             .named(server.name.clone().or(name))
             .on(server.port)
             .usually(server.usual)
@@ -212,16 +333,29 @@ impl<'a> Scripts<'a> {
 
     /// The command line that runs a script.
     fn command(&self, script: &str) -> Option<String> {
-        match script {
-            "start" => Some(format!("{} start", self.manager)),
-            script => text::plain(script).map(|script| format!("{} run {script}", self.manager)),
+        match (self.manager, script) {
+            ("deno", script) => text::plain(script).map(|script| format!("deno task {script}")),
+            (manager, "start") => Some(format!("{manager} start")),
+            (manager, script) => {
+                text::plain(script).map(|script| format!("{manager} run {script}"))
+            }
         }
     }
 
     /// What starts the package's own server, whatever that is.
     fn own_command(&self) -> Option<String> {
-        let script = OWN.iter().find(|own| self.lines.iter().any(|(name, _)| name == *own))?;
+        let builds = |line| command::programs(line).iter().all(|p| BUILDERS.contains(&p.as_str()));
+        let script = OWN.iter().find(|name| self.line(name).is_some_and(|line| !builds(line)))?;
         self.command(script)
+    }
+
+    /// What starts the server behind the dev server of a front end, if a script is named after it.
+    fn back_command(&self) -> Option<String> {
+        let is_back = |name: &str| text::words(name).any(|word| BACK.contains(&word));
+        let is_it = |(name, line): &&(&str, Cow<'_, str>)| {
+            is_back(name) && !is_for_others(name) && is_by_runtime(line)
+        };
+        self.lines.iter().find(is_it).and_then(|(script, _)| self.command(script))
     }
 
     /// The servers that a script starts.
@@ -242,7 +376,7 @@ impl<'a> Scripts<'a> {
     ) {
         let Some(left) = self.steps.get().checked_sub(1) else { return };
         self.steps.set(left);
-        let Some((_, line)) = self.lines.iter().find(|(name, _)| *name == script) else { return };
+        let Some(line) = self.line(script) else { return };
         let line = format!("{line} {arguments}");
         if by.len() >= DEEPEST.into()
             || by.iter().any(|other| other == script)
@@ -251,7 +385,25 @@ impl<'a> Scripts<'a> {
             return;
         }
         by.push(script.to_owned());
-        let servers = command::servers(&line, env);
+        let mut servers = command::servers_here(&line, env);
+        servers.retain(|server| !self.is_preview(script, &line, server.tool));
+        for server in &mut servers {
+            server.port = server.port.or_else(|| self.configured(server, env));
+        }
+        let runs_by_system = |program: &String| ["run-script-os", "run-os"].contains(&&**program);
+        if command::programs(&line).iter().any(runs_by_system) {
+            // One may be for several: `dev:darwin:linux`.
+            let is_for = |name: &str, system| {
+                base(name) == Some(script) && name.split(':').skip(1).any(|part| part == system)
+            };
+            let mut names = SYSTEMS.iter().filter_map(|system| {
+                let mut names = self.lines.iter().map(|(name, _)| *name).take(MOST_STEPS);
+                names.find(|name| is_for(name, *system))
+            });
+            if let Some(name) = names.next() {
+                self.follow(name, arguments, by, env, started);
+            }
+        }
         // `pnpm with-env next dev` names the server itself.
         let is_complete = !servers.is_empty();
         for server in servers {
@@ -289,6 +441,12 @@ fn is_another(server: &Server, name: Option<&str>, own: &[Started], known: &[Ser
     }
 }
 
+/// The name of the script without the systems that this one is for.
+fn base(script: &str) -> Option<&str> {
+    let (base, _) = script.rsplit_once(':').filter(|(_, system)| SYSTEMS.contains(system))?;
+    self::base(base).or(Some(base))
+}
+
 /// The part of a larger project that a script starts: `dev:web` starts `web`.
 fn part(script: &str) -> Option<String> {
     let (left, right) = script.split_once([':', '-'])?;
@@ -303,7 +461,7 @@ fn part(script: &str) -> Option<String> {
 /// Adds what the configuration files of the tools show. Of a package whose scripts start no server they say
 /// only with what it is built.
 pub(super) fn configs(folder: &Folder<'_>, scripts: &Scripts<'_>, env: &Env, found: &mut Found) {
-    let is_built_only = !scripts.is_empty() && !scripts.start_something();
+    let starts_nothing = !scripts.is_empty() && !scripts.start_something();
     for (stem, tool, service_type, usual, sections) in CONFIGS {
         let names = ENDINGS.map(|ending| format!("{stem}.{ending}"));
         let Some(name) = names.iter().find(|name| folder.has_file(name)) else { continue };
@@ -315,6 +473,7 @@ pub(super) fn configs(folder: &Folder<'_>, scripts: &Scripts<'_>, env: &Env, fou
         };
         let place = folder.at_line(name, &content, &["port"]);
         let clue = Clue::new(service_type, place, what).on(port).usually(usual);
+        let is_built_only = starts_nothing || scripts.only_build(stem.trim_end_matches(".config"));
         if is_built_only { found.complete(clue) } else { found.hint(clue) }
     }
     angular(folder, found);
@@ -401,23 +560,29 @@ fn nx_target(target: &str, content: &str, tree: &Tree, folder: &Folder<'_>, foun
 
 /// Adds the tasks of a `deno.json`.
 pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
-    let Some((file, content)) = folder.first(&["deno.json", "deno.jsonc"]) else { return };
+    let Some((file, content)) = folder.first(&DENO) else { return };
     let tree = folder.parse(file, &content, Tree::jsonc);
     let tasks = tree.get("tasks");
-    for name in OWN {
-        let task = tasks.get(name);
-        let line = task.text().or_else(|| task.get("command").text()).unwrap_or_default();
-        let Some(server) = command::servers(line, env).into_iter().next() else { continue };
-        let place = folder.at_line(file, &content, &["\"tasks\"", &format!("\"{name}\"")]);
-        let clue =
-            Clue::new(server.service_type, place, format!("the task {name} runs {}", server.tool));
-        let clue = clue.named(server.name).on(server.port).usually(server.usual);
-        return found.hint(clue.by(format!("deno task {name}")));
+    let mut started = Found::default();
+    Scripts::of_deno(folder, file, &content, tasks).servers(env, &[], &mut started);
+    // A package.json beside it may start the same.
+    let is_known = found.knows_web();
+    for clue in started.clues() {
+        if is_known { found.hint(clue.clone()) } else { found.add(clue.clone()) }
     }
-    let fresh =
-        tree.get("imports").entries().iter().find(|(name, _)| FRESH.contains(&name.as_str()));
+    if started.knows_web() {
+        return;
+    }
+    let imported = |tree: &Tree| {
+        let imports = tree.get("imports").entries().iter();
+        imports.map(|(name, _)| name.clone()).find(|name| FRESH.contains(&name.as_str()))
+    };
+    // The root of a workspace may import it for the members, of which one with routes uses it.
+    let shared = || imported(&tree).or_else(|| imported(&folder.above(&DENO, Tree::jsonc)?));
+    let own = imported(&tree).filter(|_| !tree.has("workspace"));
+    let import = own.or_else(|| shared().filter(|_| folder.has_folder("routes")));
     let task = ["dev", "start"].into_iter().find(|name| tasks.has(name));
-    if let (Some((import, _)), Some(task)) = (fresh, task) {
+    if let (Some(import), Some(task)) = (import, task) {
         let place = folder.at_line(file, &content, &[&format!("\"{import}\"")]);
         let clue = Clue::new("dev", place, "Fresh").usually(8000);
         found.hint(clue.by(format!("deno task {task}")));
@@ -426,9 +591,7 @@ pub(super) fn deno(folder: &Folder<'_>, env: &Env, found: &mut Found) {
 
 /// The members of the workspace of a `deno.json`.
 pub(super) fn deno_members<'a>(folder: &Folder<'a>) -> Vec<Folder<'a>> {
-    let Some((file, content)) = folder.first(&["deno.json", "deno.jsonc"]) else {
-        return Vec::new();
-    };
+    let Some((file, content)) = folder.first(&DENO) else { return Vec::new() };
     let tree = folder.parse(file, &content, Tree::jsonc);
     let patterns = match tree.get("workspace") {
         object @ Tree::Map(_) => object.get("members"),
@@ -446,24 +609,46 @@ pub(super) fn dependencies(
     package: &Tree,
     found: &mut Found,
 ) {
-    if !scripts.is_empty() && !scripts.start_something() {
-        return;
-    }
+    let back = scripts.back_command();
+    let starts_something = scripts.is_empty() || scripts.start_something();
     let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
     for (dependency, service_type, usual) in PACKAGES {
         let is_web = is_web(service_type);
-        // One server of its own is enough: a front end may well depend on express.
-        let is_known = if is_web { found.knows_web() } else { found.knows(service_type) };
+        // One server of its own is enough, for a front end may well depend on express; unless a script starts another.
+        let is_behind = back.is_some() && service_type == "api" && found.knows("dev");
+        let is_known =
+            if is_web && !is_behind { found.knows_web() } else { found.knows(service_type) };
         let is_dependency = groups.iter().any(|group| group.has(dependency));
-        let is_tool_only = !is_web && !scripts.is_empty();
-        if is_dependency && !is_known && !is_tool_only {
+        let is_tool_only = !is_web && !scripts.is_empty()
+            || scripts.only_build(dependency.trim_end_matches("-dev-server"));
+        if is_dependency && !is_known && !is_tool_only && (starts_something || is_behind) {
             let place =
                 folder.at_line("package.json", scripts.manifest, &[&format!("\"{dependency}\"")]);
             let clue = Clue::new(service_type, place, format!("depends on {dependency}"));
-            let command = is_web.then(|| scripts.own_command()).flatten();
+            let behind = back.clone().filter(|_| is_behind);
+            let command = behind.or_else(|| scripts.own_command().filter(|_| is_web));
             found.add(clue.usually(Some(usual).filter(|usual| *usual > 0)).by(command));
         }
     }
+}
+
+/// Whether a command line starts something by a runtime.
+fn is_by_runtime(line: &str) -> bool {
+    command::programs(line).iter().any(|program| RUNTIMES.contains(&program.as_str()))
+}
+
+/// The name of the package in a folder, and the folder.
+fn named(folder: &Folder<'_>) -> (String, PathBuf) {
+    let (_, package) = folder.parsed("package.json", Tree::json).unwrap_or_default();
+    (package.get("name").text().unwrap_or_default().to_owned(), folder.place().to_owned())
+}
+
+/// Whether the package depends on a version of Vite that has another usual port than those of today: before the third.
+pub(super) fn has_old_vite(package: &Tree) -> bool {
+    let groups = ["dependencies", "devDependencies"].map(|group| package.get(group));
+    let range = groups.iter().find_map(|group| group.get("vite").text()).unwrap_or_default();
+    let range = range.trim_start_matches(['^', '~', '=', 'v', ' ']);
+    matches!(range.split(['.', ' ']).next(), Some("1" | "2"))
 }
 
 /// Whether the package is documentation, built with a tool that may also build something else.

@@ -87,8 +87,8 @@ pub(super) fn hints(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
     weak
 }
 
-/// Whether the name of a task tells that it is not for development.
-fn is_for_others(name: &str) -> bool {
+/// Whether the name of a task or a script tells that it is not for development.
+pub(super) fn is_for_others(name: &str) -> bool {
     let others =
         ["build", "ci", "deploy", "e2e", "preview", "prod", "production", "staging", "test"];
     text::words(name).any(|word| others.contains(&word))

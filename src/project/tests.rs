@@ -140,6 +140,82 @@ fn parts_of_a_project_have_names_and_variants_of_a_script_do_not() {
     assert_eq!(told(&[("package.json", package)]), ["api - -"]);
 }
 
+/// The command line of each need, behind its type and its port.
+fn commands(files: &[(&str, &str)]) -> Vec<String> {
+    let needs = needs(folder(files).path()).needs;
+    let line = |need: Need| {
+        let port = need.port.map_or_else(|| "-".to_owned(), |port| port.to_string());
+        format!("{} {port}: {}", need.service_type, need.command.unwrap_or_default())
+    };
+    needs.into_iter().map(line).collect()
+}
+
+#[test]
+fn each_server_has_the_script_that_starts_it() {
+    for (package, env, expected) in [
+        (
+            r#"{"scripts": {"dev": "webpack --watch", "start": "node build/app.js"},
+                "dependencies": {"koa": "2", "webpack-dev-server": "5"}}"#,
+            "PORT=4000",
+            &["api 4000: npm start"][..],
+        ),
+        (
+            r#"{"scripts": {"dev": "vite", "server": "nodemon app.js"},
+                "dependencies": {"express": "5", "vite": "6"}}"#,
+            "PORT=4000",
+            &["dev -: npm run dev", "api 4000: npm run server"],
+        ),
+        (
+            r#"{"scripts": {"dev": "vite dev", "build": "vite build", "start": "node build/app.js"},
+                "devDependencies": {"vite": "6"}}"#,
+            "PORT=4000",
+            &["dev -: npm run dev"],
+        ),
+        (
+            r#"{"scripts": {"dev": "vite"}, "devDependencies": {"vite": "6"}}"#,
+            "PORT=4000",
+            &["dev 4000: npm run dev"],
+        ),
+        (
+            r#"{"scripts": {"dev": "run-script-os", "dev:nix": "vite -p 1", "dev:win32": "vite -p 2"}}"#,
+            "",
+            &["dev 1: npm run dev"],
+        ),
+        (
+            r#"{"scripts": {"start": "run-os", "start:windows": "ng serve", "start:darwin:linux": "ng serve --port 3"}}"#,
+            "",
+            &["dev 3: npm start"],
+        ),
+    ] {
+        assert_eq!(commands(&[("package.json", package), (".env", env)]), expected, "{package}");
+    }
+}
+
+#[test]
+fn what_a_script_starts_in_another_folder_is_that_folders() {
+    let web = ("web/package.json", r#"{"name": "@acme/web", "scripts": {"dev": "next dev"}}"#);
+    for (line, expected) in [
+        ("cd web && next dev -p 3100", "dev - 3100 web"),
+        ("(cd web && next dev -p 3100)", "dev - 3100 web"),
+        ("PORT=3100 npm --prefix web run dev", "dev - 3100 web"),
+        ("PORT=3100 yarn workspace @acme/web dev", "dev - 3100 web"),
+        ("pnpm -F web... dev --port=3100", "dev - 3100 web"),
+        ("PORT=3100 turbo run dev --filter ./web", "dev - 3100 web"),
+        ("PORT=3100 pnpm --filter ./web/* dev", "dev - - web"),
+        ("PORT=3100 pnpm --filter none dev", "dev - - web"),
+        ("PORT=3100 pnpm -r dev", "dev - - web"),
+    ] {
+        let package = serde_json::json!({"workspaces": ["web"], "scripts": {"dev": line}});
+        assert_eq!(told(&[("package.json", &package.to_string()), web]), [expected], "{line}");
+    }
+    let here = script("cd web && npm run build; cd .. && (cd web && true) && vite --port 3100");
+    assert_eq!(told(&[("package.json", &here), web])[0], "dev - 3100 web");
+    let folders =
+        r#"{"scripts": {"dev:a": "cd a && php -S :8001", "dev:b": "cd b && php -S :8002"}}"#;
+    let folders = [("package.json", folders), ("a/index.php", ""), ("b/index.php", "")];
+    assert_eq!(told(&folders), ["dev a 8001", "dev b 8002"]);
+}
+
 #[test]
 fn the_port_of_a_preview_is_not_the_dev_servers() {
     let package = r#"{"scripts": {"preview": "vite preview --port 4173", "dev": "vite"}}"#;

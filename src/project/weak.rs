@@ -3,7 +3,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::found::{Clue, Found};
+use super::{
+    found::{Clue, Found},
+    is_web,
+};
 
 /// No real project has more; this stops an attack.
 const MOST: usize = 500;
@@ -26,6 +29,8 @@ enum Counts {
     AsNamed,
     /// It is about the package's own web server.
     AsWeb,
+    /// The same; and if there is none, or the folder is no package, it is a service of its own.
+    AsOwn,
     /// It is a service of its own if there is none in the project.
     IfAlone,
 }
@@ -59,6 +64,11 @@ impl Weak {
         Self { folder: folder.into(), clue, counts: Counts::AsWeb }
     }
 
+    /// The server of a folder. The clue has a name and a command for the case that the folder is no package.
+    pub(super) fn own(folder: impl Into<PathBuf>, clue: Clue) -> Self {
+        Self { folder: folder.into(), clue, counts: Counts::AsOwn }
+    }
+
     /// A port of which nothing else is known.
     pub(super) fn unknown(folder: impl Into<PathBuf>, clue: Clue) -> Self {
         Self { folder: folder.into(), clue, counts: Counts::IfAlone }
@@ -68,9 +78,12 @@ impl Weak {
 /// Adds what counts, when everything else was found. Each package is given by its folder, from the root of the
 /// project.
 pub(super) fn settle(weak: Vec<Weak>, packages: &mut [(&Path, &mut Found)]) {
-    for Weak { folder, clue, counts } in weak.into_iter().take(MOST) {
+    for Weak { folder, mut clue, counts } in weak.into_iter().take(MOST) {
         let package = |folder| packages.iter().position(|(place, _)| *place == folder);
         let Some(own) = folder.ancestors().find_map(package) else { continue };
+        if matches!(counts, Counts::AsOwn) && packages[own].0 == folder {
+            clue = elsewhere(&clue).named(None);
+        }
         if is_taken(&clue, counts, own, packages) {
             continue;
         }
@@ -80,11 +93,13 @@ pub(super) fn settle(weak: Vec<Weak>, packages: &mut [(&Path, &mut Found)]) {
         let known: Vec<usize> = packages.iter().enumerate().filter_map(knows).collect();
         let is_alone = all(packages).next().is_none();
         let found = &mut *packages[own].1;
+        let is_another = clue.is_named() || !is_web(clue.service_type()) || !found.knows_web();
         match (counts, &known[..]) {
             (Counts::AsNamed, _) => found.add(clue),
-            (Counts::AsWeb, _) if found.knows_web() => found.web(clue, None),
+            (Counts::AsOwn, _) if is_another => found.add(clue),
+            (Counts::AsWeb | Counts::AsOwn, _) if found.knows_web() => found.web(clue, None),
             (Counts::AsWeb | Counts::IfAlone, _) if is_alone => found.add(clue),
-            (Counts::AsWeb | Counts::IfAlone, _) => {}
+            (Counts::AsWeb | Counts::AsOwn | Counts::IfAlone, _) => {}
             (_, known) if known.contains(&own) => found.complete(clue),
             (_, [only]) => packages[*only].1.complete(elsewhere(&clue)),
             (Counts::IfNoOther, []) => found.add(clue),
@@ -100,7 +115,7 @@ fn is_taken(clue: &Clue, counts: Counts, own: usize, packages: &mut [(&Path, &mu
         return true;
     }
     let is_usual = |known: &&mut Clue| known.port().is_none() && known.usual() == Some(port);
-    let is_any = matches!(counts, Counts::AsWeb | Counts::IfAlone);
+    let is_any = matches!(counts, Counts::AsWeb | Counts::AsOwn | Counts::IfAlone);
     let is_it = |known: &&mut Clue| {
         is_usual(known) && (is_any || known.service_type() == clue.service_type())
     };

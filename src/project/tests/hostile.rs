@@ -172,9 +172,35 @@ fn hostile_files_of_the_allowed_size_end_soon_and_break_nothing() {
     let merges: Vec<_> = (1..40)
         .map(|n| format!("x-a{n}: &a{n} {{<<: [*a{0}, *a{0}], b{n}: 1}}\n", n - 1))
         .collect();
+    // Scripts with names that are looked for among all others, and many that name a package.
+    let names: Vec<_> = (0..40_000).map(|n| format!("\"api{n}:linux\": \"node\"")).collect();
+    let names = format!(r#"{{"scripts": {{{}}}}}"#, names.join(", "));
+    let packages: Vec<_> =
+        (0..200).map(|n| format!("\"{n}\": \"{}\"", "PORT=1 yarn -C a x;".repeat(200))).collect();
+    let packages = format!(r#"{{"scripts": {{{}}}}}"#, packages.join(", "));
+    let tasks: Vec<_> = (0..200)
+        .map(|n| {
+            format!("\"{n}\": {{\"dependencies\": [{}\"0\"]}}", "\"dev\", \"1\", ".repeat(300))
+        })
+        .collect();
+    let tasks = format!(r#"{{"tasks": {{"dev": "deno task 0", {}}}}}"#, tasks.join(", "));
+    let commands: Vec<_> = (0..200)
+        .map(|n| format!("  s{n}: {{command: *c, image: redis, depends_on: *d}}\n"))
+        .collect();
+    let awaited: Vec<_> = (0..9_000).map(|n| format!("s{n}: {{condition: x}}")).collect();
+    let commands = format!(
+        "x-c: &c '{}'\nx-d: &d {{{}}}\nservices:\n{}",
+        "celer ".repeat(100_000),
+        awaited.join(", "),
+        commands.concat()
+    );
     let merges = format!("x-a0: &a0 {{b: 1}}\n{}services: {{web: {{<<: *a39}}}}", merges.concat());
     for (name, text) in [
         ("package.json", scripts),
+        ("package.json", names),
+        ("package.json", packages),
+        ("deno.json", tasks),
+        ("compose.yaml", commands),
         ("compose.yaml", merges),
         ("compose.yaml", bomb),
         ("compose.yaml", "[".repeat(most)),
@@ -237,7 +263,7 @@ fn patterns_end_after_so_many_steps_and_it_is_said_that_there_may_be_more() {
 }
 
 /// Files that are examined, and the start of one that is worth parsing.
-const FILES: [(&str, &str); 16] = [
+const FILES: [(&str, &str); 22] = [
     ("package.json", "{\"scripts\": {\"dev\": \""),
     ("package.json", "{\"workspaces\": [\""),
     ("pnpm-workspace.yaml", "packages:\n  - "),
@@ -254,6 +280,12 @@ const FILES: [(&str, &str); 16] = [
     ("Procfile", "web: vite "),
     (".env", "PORT="),
     ("manage.py", "django"),
+    ("package.json", "{\"workspaces\": [\"a\"], \"scripts\": {\"dev\": \"PORT=1 pnpm -F "),
+    ("Taskfile.yml", "tasks:\n  dev:\n    vars: {PORT: 1}\n    cmds: ['vite --port {{"),
+    ("deno.json", "{\"tasks\": {\"dev\": {\"dependencies\": [\""),
+    (".flaskenv", "FLASK_RUN_PORT="),
+    (".env", "LISTEN_ADDR="),
+    ("compose.yaml", "services:\n  a:\n    image: node\n    volumes: [.:/a]\n    extends: "),
 ];
 
 fn content() -> impl Strategy<Value = Vec<u8>> {
