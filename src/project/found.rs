@@ -141,6 +141,8 @@ struct Web {
     clue: Clue,
     /// What it is, if it turns out to be a different server.
     otherwise: Option<(&'static str, String)>,
+    /// Whether it is a server beside those that have names.
+    is_certain: bool,
 }
 
 impl Found {
@@ -190,6 +192,16 @@ impl Found {
         known.map(|known| known.fill(clue)).is_some()
     }
 
+    /// The dev server without a port that takes one of these if it is told none.
+    pub(super) fn usually(&mut self, ports: &[u16]) -> Option<&mut Clue> {
+        let is_it = |known: &&mut Clue| {
+            known.service_type == "dev"
+                && known.port.is_none()
+                && known.usual.is_some_and(|port| ports.contains(&port.get()))
+        };
+        self.clues.iter_mut().find(is_it)
+    }
+
     /// Whether there is a service of this type.
     pub(super) fn knows(&self, service_type: &str) -> bool {
         self.clues.iter().any(|known| known.service_type == service_type)
@@ -208,7 +220,15 @@ impl Found {
     /// Records a clue about the folder's own web server, which other files describe better.
     pub(super) fn web(&mut self, clue: Clue, otherwise: Option<(&'static str, String)>) {
         if self.web.len() < MOST {
-            self.web.push(Web { clue, otherwise });
+            self.web.push(Web { clue, otherwise, is_certain: false });
+        }
+    }
+
+    /// Records the same where what starts it also starts the servers that were found, which are others.
+    pub(super) fn web_beside(&mut self, clue: Clue) {
+        let is_certain = self.knows_web();
+        if self.web.len() < MOST {
+            self.web.push(Web { clue, otherwise: None, is_certain });
         }
     }
 
@@ -221,7 +241,7 @@ impl Found {
     }
 
     fn settle(&mut self, web: Web) {
-        let Web { clue, otherwise } = web;
+        let Web { clue, otherwise, is_certain } = web;
         let port = clue.port;
         if port.is_some() && self.clues.iter().any(|known| known.is_web() && known.port == port) {
             return;
@@ -246,6 +266,11 @@ impl Found {
                 self.add(clue.otherwise((service_type, name)));
             }
             None if is_first => self.add(Clue { service_type: "dev", ..clue }),
+            // Beside the dev server of a front end it is the API.
+            None if is_certain && !self.clues.iter().any(|c| c.is_web() && c.name.is_none()) => {
+                let service_type = if self.knows("dev") { "api" } else { "dev" };
+                self.add(Clue { service_type, ..clue });
+            }
             _ => {}
         }
     }
@@ -254,6 +279,16 @@ impl Found {
 impl Clue {
     fn is_web(&self) -> bool {
         is_web(self.service_type)
+    }
+
+    /// Is the service of another clue, which knows it better, and keeps the name and the command that it has.
+    pub(super) fn refine(&mut self, other: Self) {
+        if self.name.is_none() {
+            self.name.clone_from(&other.name);
+            self.command.clone_from(&other.command);
+        }
+        self.usual = other.usual;
+        self.fill(other);
     }
 
     /// Takes what it does not have yet, and records where the port comes from.

@@ -1,7 +1,7 @@
 //! The needs of projects in Python, Ruby, Rust and Go.
 
 use super::{
-    folder::Folder,
+    folder::{Folder, Parser},
     found::{Clue, Found},
     text::{self, Env},
     tree::Tree,
@@ -53,6 +53,20 @@ const GO: [(&str, u16); 7] = [
     ("google.golang.org/grpc", 0),
 ];
 
+/// Adds the port of `flask run`. A Procfile beside it is for where the project is deployed.
+pub(super) fn flask(folder: &Folder<'_>, found: &mut Found) {
+    let port = |content: &str| text::port(Env::parse(content).get("FLASK_RUN_PORT")?);
+    let set = [".flaskenv", ".env"].into_iter().find_map(|file| {
+        let content = folder.read(file)?;
+        Some((file, port(&content)?, content))
+    });
+    if let Some((file, port, content)) = set {
+        let place = folder.at_line(file, &content, &["FLASK_RUN_PORT"]);
+        let clue = Clue::new("api", place, format!("FLASK_RUN_PORT={port}"));
+        found.add(clue.on(port).usually(5000).by("flask run".to_owned()));
+    }
+}
+
 pub(super) fn python(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     if folder.read("manage.py").is_some_and(|text| text.contains("django")) {
         let clue = Clue::new("api", folder.at("manage.py"), "Django").usually(8000);
@@ -99,6 +113,7 @@ fn depends_on_python<'r>(
         .collect();
     let has = |known: &str| names.iter().any(|name| name == known);
     depends_on(file, content, &PYTHON, has, folder, found);
+    // Also where a folder above sets it.
     if has("flask")
         && let Some(port) = env.get("FLASK_RUN_PORT").and_then(text::port)
     {
@@ -133,10 +148,12 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
         let quoted = [format!("gem \"{gem}\""), format!("gem '{gem}'")];
         gems.lines().any(|line| quoted.iter().any(|start| line.trim_start().starts_with(start)))
     };
+    let has_bundler = bundler(folder, has("vite_rails") || has("vite_ruby"), found);
     if has("rails") {
         let place = folder.at_line("Gemfile", &gems, &["rails"]);
         let clue = Clue::new("dev", place, "depends on rails").usually(3000);
-        found.hint(clue.by("bin/rails server".to_owned()));
+        let clue = clue.by("bin/rails server".to_owned());
+        if has_bundler { found.add(clue) } else { found.hint(clue) }
     } else if folder.has_file("bin/rails") {
         let clue = Clue::new("dev", folder.at("bin/rails"), "Rails").usually(3000);
         found.hint(clue.by("bin/rails server".to_owned()));
@@ -162,6 +179,41 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
         let service_type = if found.knows("api") && !found.knows("dev") { "api" } else { "dev" };
         found.hint(Clue::new(service_type, place, what).on(port));
     }
+}
+
+/// Gives the server of the bundler beside Rails its name and the port in its settings; returns whether there is one.
+fn bundler(folder: &Folder<'_>, has_vite: bool, found: &mut Found) -> bool {
+    type Row = (&'static str, Parser, &'static str, &'static str, &'static [u16], u16);
+    const ROWS: [Row; 3] = [
+        ("config/vite.json", Tree::json, "vite", "bin/vite dev", &[5173], 3036),
+        ("config/webpacker.yml", Tree::yaml, "webpack", "bin/webpack-dev-server", &[8080], 3035),
+        (
+            "config/shakapacker.yml",
+            Tree::yaml,
+            "webpack",
+            "bin/shakapacker-dev-server",
+            &[8080, 3035],
+            3035,
+        ),
+    ];
+    let mut is_there = false;
+    for (file, parse, name, command, usual, by_default) in ROWS {
+        let Some((content, settings)) = folder.parsed(file, parse) else { continue };
+        let settings = settings.get("development");
+        let own = settings.get("port").text().or(settings.get("dev_server").get("port").text());
+        let port = own.and_then(text::port);
+        let place = folder.at_line(file, &content, &["development", "port"]);
+        let what = port.map_or_else(|| name.to_owned(), |port| format!("{name} on port {port}"));
+        let clue = Clue::new("dev", place, what).on(port).by(command.to_owned());
+        let clue = clue.usually(by_default).named(name.to_owned());
+        match found.usually(usual) {
+            Some(known) => known.refine(clue),
+            None if has_vite && name == "vite" => found.add(clue),
+            None => continue,
+        }
+        is_there = true;
+    }
+    is_there
 }
 
 /// Adds what the dependencies of the package show; returns the members of the workspace if this is its root.

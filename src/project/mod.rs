@@ -347,6 +347,9 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
     let (manifest, package) = folder.parsed("package.json", Tree::json).unwrap_or_default();
     let scripts = node::Scripts::new(folder, &manifest, &package);
     let members = node::members(folder, &package);
+    if !folder.has_file("Procfile.dev") {
+        manifests::flask(folder, &mut found);
+    }
     let mut started = processes::procfiles(folder, &scripts, env, &mut found);
     let (by_processes, elsewhere) = tasks::processes(folder, &scripts, env, &mut found);
     started.extend(by_processes);

@@ -79,6 +79,8 @@ pub(super) fn procfiles(
     let mut started = Vec::new();
     let mut ports = HashSet::new();
     let Some((file, content)) = folder.first(&FILES) else { return started };
+    // What the process web is, if its command line does not tell.
+    let mut web = None;
     for (number, process, line) in lines(&content) {
         let mut servers = command::servers(line, env);
         let port = command::port_of(line, env);
@@ -109,9 +111,12 @@ pub(super) fn procfiles(
             let clue = clue.on(port).by(command);
             match name {
                 Some(name) => found.add(clue.otherwise((side(process, [].into_iter()), name))),
-                None => found.web(clue, None),
+                None => web = Some(clue),
             }
         }
+    }
+    if let Some(clue) = web {
+        found.web_beside(clue);
     }
     started
 }

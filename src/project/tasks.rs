@@ -256,9 +256,8 @@ fn plain(text: &str) -> String {
         let mut plain = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             let variable = part.split_once(end);
-            let variable = variable.map(|(name, rest)| (name.trim().trim_start_matches('.'), rest));
-            match variable.filter(|(name, _)| is_name(name)) {
-                Some((name, rest)) => plain.extend(["${", &name.replace('-', "_"), "}", rest]),
+            match variable.and_then(|(name, rest)| Some((expanded(name)?, rest))) {
+                Some((variable, rest)) => plain.extend([&*variable, rest]),
                 None => plain.extend([start, part]),
             }
         }
@@ -266,13 +265,31 @@ fn plain(text: &str) -> String {
     })
 }
 
+/// `${NAME}` for a name as make, just and Task write it, and `${NAME:-value}` for one that Task gives a default.
+fn expanded(template: &str) -> Option<String> {
+    let words: Vec<&str> = template.split_whitespace().collect();
+    let (name, default) = match words[..] {
+        [name] => (name, None),
+        [name, "|", "default", value] | ["default", value, name] => (name, Some(value)),
+        _ => return None,
+    };
+    let name = Some(name.trim_start_matches('.')).filter(|name| is_name(name))?.replace('-', "_");
+    let default = default.map(|value| format!(":-{}", value.trim_matches(['"', '\''])));
+    Some(format!("${{{name}{}}}", default.unwrap_or_default()))
+}
+
 /// The tasks of Task or of mise.
 fn structured(file: &Tree) -> Tasks {
     let mut found = Tasks::default();
     for group in ["vars", "env"] {
         let values = file.get(group).entries().iter().take(MOST);
-        let lines =
-            values.filter_map(|(name, value)| Some(format!("{name}={}", plain(value.text()?))));
+        let lines = values.filter_map(|(name, value)| {
+            let value = plain(value.text()?);
+            // `PORT: '{{.PORT | default 8080}}'` takes it from the environment.
+            let default = value.strip_prefix(&format!("${{{name}:-"));
+            let default = default.and_then(|default| default.strip_suffix('}'));
+            Some(format!("{name}={}", default.unwrap_or(&value)))
+        });
         found.env.add(Env::parse(&lines.collect::<Vec<_>>().join("\n")));
     }
     for (name, value) in file.get("tasks").entries().iter().take(MOST) {
@@ -280,11 +297,23 @@ fn structured(file: &Tree) -> Tasks {
         let folder = value.get("dir").text().map(|dir| format!("cd {dir} && ")).unwrap_or_default();
         let port = value.get("env").get("PORT").text().map(|port| format!("PORT={port} "));
         let before = folder + port.as_deref().unwrap_or_default();
+        // Its own variables, of which ports count.
+        let own = value.get("vars").entries().iter().take(MOST_NAMES);
+        let own =
+            own.filter_map(|(name, value)| Some((name, text::port(value.text()?)?.to_string())));
+        let own: Vec<_> = own.collect();
+        let set = |line: String| {
+            own.iter().fold(line, |line, (name, port)| {
+                let line = line.replace(&format!("{{{{.{name}}}}}"), port);
+                line.replace(&format!("{{{{ .{name} }}}}"), port)
+            })
+        };
         let commands = [value, value.get("cmds"), value.get("cmd"), value.get("run")];
         for command in commands.into_iter().flat_map(items) {
             if let Some(line) = command.text().or_else(|| command.get("cmd").text()) {
-                let line = line.trim().replace("\\\n", " ").replace('\n', " ; ");
-                task.add(&format!("{before}{line}"));
+                let line: String = line.trim().chars().take(LONGEST).collect();
+                let line = line.replace("\\\n", " ").replace('\n', " ; ");
+                task.add(&set(format!("{before}{line}")));
             }
         }
         let needed = [value.get("deps"), value.get("depends"), value.get("cmds")];
