@@ -130,6 +130,13 @@ impl HolderId {
     }
 }
 
+/// The same id as that of a lease, wherever requests take either.
+impl From<HolderId> for LeaseId {
+    fn from(HolderId(uuid): HolderId) -> Self {
+        Self(uuid)
+    }
+}
+
 /// Where a request takes the id of a lease, it also takes that of a holder.
 impl From<LeaseId> for HolderId {
     fn from(LeaseId(uuid): LeaseId) -> Self {

@@ -112,7 +112,12 @@ pub(crate) fn is_variable(name: &str) -> bool {
 /// Whether a project may name a variable so for a port. Others, such as `PATH`, change what the programs of a shell do.
 #[cfg(feature = "project")]
 pub(crate) fn is_port_variable(name: &str) -> bool {
-    is_variable(name) && name.to_ascii_uppercase().contains("PORT")
+    let is_word = |word: &str| match word.strip_suffix("PORT") {
+        // REPORT, SUPPORT
+        Some(before) => !["EX", "IM", "PASS", "RE", "SUP", "TRANS", "VIEW"].contains(&before),
+        None => word == "PORTS",
+    };
+    is_variable(name) && name.to_ascii_uppercase().split('_').any(is_word)
 }
 
 /// A text as the beginning of a variable's name: `MY_API` for `my-api`.

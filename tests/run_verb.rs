@@ -390,7 +390,7 @@ fn of_two_runs_within_another_at_once_only_the_first_uses_its_lease() {
     let script = r#"
 set -eu
 run() { "$0" run --quiet mine -- bash -c "$1"; }
-export first=$1/first second=$1/second third=$1/third
+export first=$1/first second=$1/second third=$1/third fourth=$1/fourth fifth=$1/fifth
 exec 3> >(run 'echo $PORT >$first; read -r line || :')
 until [[ -s $first ]]; do sleep 0.01; done
 run 'echo $PORT >$second'
@@ -398,6 +398,11 @@ exec 3>&-
 wait $!
 # Further inside, and once the first one has ended, it is the same lease.
 run "\"$0\" run --quiet mine -- sh -c 'echo \$PORT >\$third; :'; :"
+# What was started before the command itself became another one is beside it.
+"$0" run --quiet mine -- bash -c '
+    { until [[ -s $fourth ]]; do sleep 0.01; done; "$0" run --quiet mine -- bash -c "echo \$PORT >\$fifth"; } &
+    exec "$0" run --quiet mine -- bash -c "echo \$PORT >\$fourth; wait; until [[ -s \$fifth ]]; do sleep 0.01; done"' "$0"
+[[ $(<$fourth) == "$PORT" && $(<$fifth) != "$PORT" ]]
 [[ $(<$first) == "$PORT" && $(<$second) != "$PORT" && $(<$third) == "$PORT" ]]
 echo "$PORT"
 "#;

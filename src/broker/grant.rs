@@ -15,7 +15,7 @@ use crate::{
     kernel::{
         self, clock,
         diag::{self, Seen},
-        probe,
+        probe, process,
     },
     lease::{Client, EndReason, HolderId, Lease, LeaseId, MemoryKey, Owner, Use},
     obstacle::{InUse, Obstacle},
@@ -483,6 +483,11 @@ impl Broker {
             if is_repeated {
                 name.into_iter().for_each(|name| inner.registry.note_repeated(name));
             }
+            if request.within == Some(lease.lease_id)
+                && lease.owners().any(|known| *known == held.owner)
+            {
+                inner.note_replaced(lease.lease_id, &held.owner);
+            }
             answer.lease = Arc::new(seen);
             answer.outcome = Outcome::Existing;
             (answer.holder, answer.name, answer.is_new) = (holder, name, is_new);
@@ -515,10 +520,33 @@ impl Inner {
     /// Whether a lease is that of commands around this one, and nothing listens on its port yet.
     fn is_around(&self, lease_id: LeaseId, owner: &Owner) -> bool {
         self.registry.get(lease_id).is_ok_and(|lease| {
-            let mut others = lease.owners().filter(|other| !owners::has_ended(other));
-            others.all(|outer| owners::is_within(owner, outer))
+            let mut living = lease.owners().filter(|other| !owners::has_ended(other)).peekable();
+            // The last one may have left a server that is about to listen.
+            living.peek().is_some()
+                && living.all(|outer| owners::is_within(owner, outer))
+                && !self.is_beside_replaced(lease_id, owner)
                 && !diag::is_listened(lease.port, lease.protocol)
         })
+    }
+
+    /// Whether a process is, or comes from, one that was there before its parent became the command that has the lease:
+    /// `styxy run … & exec styxy run …`
+    fn is_beside_replaced(&self, lease_id: LeaseId, owner: &Owner) -> bool {
+        let Some((by, since)) = self.replaced.get(&lease_id) else { return false };
+        let (Owner::Process { pid, .. }, Owner::Process { pid: of, .. }) = (owner, by) else {
+            return false;
+        };
+        let is_older = process::start_below(*pid, *of).is_none_or(|start| start <= *since);
+        by != owner && is_older && !owners::has_ended(by)
+    }
+
+    /// Notes that an owner of a lease runs another command in its own place.
+    fn note_replaced(&mut self, lease_id: LeaseId, owner: &Owner) {
+        let registry = &self.registry;
+        self.replaced.retain(|known, _| registry.get(*known).is_ok());
+        if let Some(now) = process::ticks() {
+            self.replaced.insert(lease_id, (owner.clone(), now));
+        }
     }
 
     /// Whether a server that nothing is known of runs on the port of the claim that the request would use.

@@ -159,6 +159,9 @@ struct Inner {
     in_hand: InHand,
     /// Whether this service has taken over the guards and owners of the previous one.
     is_resumed: bool,
+    /// For each lease the last owner that runs another command in its own place, and since when, in clock ticks: what it started
+    /// before that is not inside of it.
+    replaced: HashMap<LeaseId, (Owner, u64)>,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
     /// Until when the registry's hint of ports in use is valid.
@@ -219,6 +222,7 @@ impl Broker {
                 kept: places.guards,
                 in_hand: InHand::default(),
                 is_resumed: false,
+                replaced: HashMap::new(),
                 heartbeats: HashMap::new(),
                 hint_until: None,
                 signals: Some(signals),

@@ -18,6 +18,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
+use super::clock;
 use crate::word::harmless;
 
 /// A process with its pidfd: its PID cannot be reused while the pidfd reports it as alive.
@@ -102,6 +103,17 @@ pub fn is_of(mut pid: u32, ancestor: u32) -> bool {
     true
 }
 
+/// When the child of `ancestor` was started that a process is, or descends from, in clock ticks since boot.
+pub fn start_below(mut pid: u32, ancestor: u32) -> Option<u64> {
+    loop {
+        match parent(pid)? {
+            parent if parent == ancestor => return start(pid),
+            0 => return None,
+            parent => pid = parent,
+        }
+    }
+}
+
 /// Reads a file of `/proc/PID`. A command name in it may be invalid UTF-8: the kernel truncates it to 15 bytes.
 fn read(pid: u32, file: &str) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
@@ -124,6 +136,13 @@ pub fn starter(pid: u32) -> Option<Arc<str>> {
 /// When a process was started, in clock ticks since boot.
 pub fn start(pid: u32) -> Option<u64> {
     stat(pid, 22)
+}
+
+/// The time since boot as the starts of processes have it, in clock ticks (proc(5)).
+pub fn ticks() -> Option<u64> {
+    let ticks = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let since_boot = clock::now().0 + clock::asleep();
+    Some(since_boot * ticks / 1_000)
 }
 
 /// How long a process has run.

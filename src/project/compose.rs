@@ -17,7 +17,10 @@ use super::{
     text::{self, Env, shown, words},
     tree::Tree,
 };
-use crate::port::{Port, Protocol};
+use crate::{
+    port::{Port, Protocol},
+    word::is_port_variable,
+};
 
 /// The usual names without their ending, in the order in which Compose looks for them, and the endings.
 const NAMES: [&str; 2] = ["compose", "docker-compose"];
@@ -797,7 +800,7 @@ fn variable(text: &str) -> Option<String> {
         .chars()
         .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
         .collect();
-    (name.ends_with("PORT") && name.len() < 100).then_some(name)
+    (is_port_variable(&name) && name.len() < 100).then_some(name)
 }
 
 /// `[address:][host:]container[/protocol]`, with ranges.

@@ -175,12 +175,14 @@ impl Registry {
         request: &AllocateRequest,
         shared: Option<&Lease>,
     ) -> Result<(), Error> {
-        let named = request.lease_id.and_then(|id| self.named(id).ok());
-        match named {
-            Some((lease, _)) if shared.is_none_or(|shared| shared.lease_id != lease.lease_id) => {
-                Err(name_is_taken(lease))
-            }
-            _ => Ok(()),
+        // The first holder gets an id that is derived from it, which must be free, too.
+        let ids = request.lease_id.map(|id| [id, HolderId::first_of(id).into()]);
+        let mut named = ids.iter().flatten().filter_map(|id| self.named(*id).ok());
+        let is_other =
+            |lease: &Lease| shared.is_none_or(|shared| shared.lease_id != lease.lease_id);
+        match named.find(|(lease, _)| is_other(lease)) {
+            Some((lease, _)) => Err(name_is_taken(lease)),
+            None => Ok(()),
         }
     }
 
@@ -439,6 +441,19 @@ mod tests {
         assert!(anew.is_new && !anew.is_repeated);
         registry.change(4, AT.wall, &anew.change);
         assert_eq!(taken_back(&registry).len(), 1, "that answer is another one");
+    }
+
+    #[test]
+    fn no_id_is_taken_whose_first_holder_would_be_called_like_another_lease() {
+        let mut registry = registry(ports());
+        let lease = granted(&mut registry, &request(Some(7)));
+        let first = LeaseId::from(HolderId::first_of(lease.lease_id));
+        let named = |lease_id| AllocateRequest { lease_id: Some(lease_id), ..request(None) };
+        for taken in [lease.lease_id, first] {
+            assert!(registry.name_is_free(&named(taken), None).is_err(), "{taken}");
+            assert!(registry.name_is_free(&named(taken), Some(&lease)).is_ok(), "{taken}");
+        }
+        assert!(registry.name_is_free(&named(LeaseId::from_number(8)), None).is_ok());
     }
 
     fn of(project: &str) -> AllocateRequest {

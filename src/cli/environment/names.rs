@@ -31,7 +31,19 @@ const NOT_HTTP: [&str; 8] =
 
 /// Last words of the names before `_URL` that tell programs whom to ask instead of their own service, as in `PIP_INDEX_URL` and
 /// `OPENAI_BASE_URL`: the files of a project must not decide that.
-const OF_TOOLS: [&str; 6] = ["BASE", "ENDPOINT", "INDEX", "MIRROR", "REGISTRY", "REPOSITORY"];
+const OF_TOOLS: [&str; 11] = [
+    "BASE",
+    "DOWNLOAD",
+    "ENDPOINT",
+    "INDEX",
+    "MIRROR",
+    "PUBLISH",
+    "REGISTRY",
+    "REPOSITORY",
+    "REQUEST",
+    "UPLOAD",
+    "WEBHOOK",
+];
 
 /// A variable and its value.
 #[derive(Debug, PartialEq)]
@@ -100,7 +112,8 @@ pub(in crate::cli) fn further_ports(name: &str, service: &Json) -> impl Iterator
 pub(in crate::cli) fn has_url(name: &str, service: &Json) -> bool {
     let name = as_variable(name);
     let is_of_tools = name.rsplit_once('_').is_some_and(|(of, last)| {
-        OF_TOOLS.contains(&last) || of == "GITHUB" && ["API", "SERVER"].contains(&last)
+        let is_of_ci = ["CI", "GITHUB"].contains(&of) && ["API", "SERVER"].contains(&last);
+        OF_TOOLS.contains(&last) || is_of_ci
     });
     !NOT_HTTP.contains(&name.as_str())
         && !is_of_tools
@@ -223,7 +236,9 @@ mod tests {
     #[test]
     fn no_name_of_a_service_says_whom_tools_ask() {
         let has_url = |name: &str| has_url(name, &service("api", name, "", 1));
-        for name in ["openai-base", "pip.index", "github-api", "aws_endpoint", "npm-registry"] {
+        for name in
+            ["openai-base", "pip.index", "github-api", "ci_server", "aws_endpoint", "uv-publish"]
+        {
             assert!(!has_url(name), "{name}");
         }
         assert!(["base", "index", "shop-api", "registry-ui"].into_iter().all(has_url));

@@ -214,7 +214,7 @@ impl<'a> Started<'a> {
             let mut run = vec![env::current_exe()?.into_os_string(), "run".into()];
             run.push(text(lease, "service_type").into());
             if let Some(name) = lease["service_name"].as_str() {
-                run.extend(["--name".into(), name.into()]);
+                run.push(format!("--name={name}").into());
             }
             if lease["protocol"] != "tcp" {
                 run.extend(["--protocol".into(), text(lease, "protocol").into()]);
