@@ -72,7 +72,7 @@ fn what_ran_in_a_project_is_suggested_there_and_leased_by_env() {
     assert!(table.contains("it had a port here, last seen just now"), "{table}");
     let port = |first: u16| home.port(first);
     let env = format!(
-        "export PORT={0}\nexport DEV_PORT={0}\nexport DEV_URL=http://127.0.0.1:{0}\nexport ORDERS_PORT={1}",
+        "export PORT={0}\nexport DEV_PORT={0}\nexport DEV_URL=http://localhost:{0}\nexport ORDERS_PORT={1}",
         port(0),
         port(6)
     );

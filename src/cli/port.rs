@@ -103,18 +103,35 @@ impl Find {
             _ if self.output.json => print_json(&lease),
             Format::Json => print_json(&lease),
             Format::Port => print(&lease["port"].to_string()),
-            Format::Url => print(&url(&lease)),
+            Format::Url => print(&url_now(&lease)),
             Format::Address => print(&address(&lease)?),
             Format::Env => print(&format!("{}={}", variable(&lease), lease["port"])),
         }
     }
 }
 
-/// The URL of a server on the port of that lease.
+/// Types whose servers are opened in a browser. Many of them, such as Vite, listen on only one of the addresses of `localhost`,
+/// and browsers try all.
+const IN_BROWSERS: [&str; 6] = ["dev", "docs", "hub", "monitoring", "storybook", "ui"];
+
+fn is_in_browsers(lease: &Json) -> bool {
+    IN_BROWSERS.contains(&text(lease, "service_type"))
+}
+
+/// The URL of a server on the port of that lease, whether it listens yet or not.
 pub(super) fn url(lease: &Json) -> String {
-    let host = probe::loopback();
-    let host = if host.is_ipv6() { format!("[{host}]") } else { host.to_string() };
+    let host = match probe::loopback() {
+        _ if is_in_browsers(lease) => "localhost".to_owned(),
+        IpAddr::V6(host) => format!("[{host}]"),
+        IpAddr::V4(host) => host.to_string(),
+    };
     format!("http://{host}:{}", lease["port"])
+}
+
+/// The URL of the server that listens on the port of that lease now, if one does.
+pub(super) fn url_now(lease: &Json) -> String {
+    let now = address(lease).ok().filter(|now| now.starts_with('[') && !is_in_browsers(lease));
+    now.map_or_else(|| url(lease), |address| format!("http://{address}"))
 }
 
 /// The address and port of its server for a client on this machine: 127.0.0.1, unless it listens on `::1` alone.
@@ -213,6 +230,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_browsers_open_is_localhost_and_what_programs_call_is_an_address() {
+        let dev = json!({"service_type": "dev", "port": 3000});
+        assert_eq!(url(&dev), "http://localhost:3000");
+        let listener = std::net::TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let api = json!({"service_type": "api", "port": port});
+        assert_eq!(url(&api), format!("http://127.0.0.1:{port}"));
+        assert_eq!(url_now(&api), format!("http://[::1]:{port}"), "it listens there alone");
+    }
 
     #[test]
     fn a_variable_is_called_after_the_service() {

@@ -96,7 +96,7 @@ pub(super) struct Run {
     /// PACKAGE is the folder of its package, from the top of the project
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with: Vec<With>,
-    /// The same as a URL: http://127.0.0.1:PORT
+    /// The same as a URL, as `styxy port --format url` prints it
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
     with_url: Vec<With>,
     /// Set this variable for the command; {port} in it is replaced as in the arguments

@@ -207,17 +207,19 @@ mod tests {
             service("docs", "", "", 4100),
             service("test", "", "apps/web", 9200),
         ];
-        let url = |port: u16| format!("URL={}", url(&json!({"port": port})));
+        let url = |service_type: &str, port: u16| {
+            format!("URL={}", url(&json!({"service_type": service_type, "port": port})))
+        };
         let own = told(&services, Some("/shop/apps/web"));
         assert_eq!(own[..2], ["PORT=3000", "WEB_PORT=3000"]);
         let expected = [
             "WEB_PORT=3000".to_owned(),
-            format!("WEB_{}", url(3000)),
+            format!("WEB_{}", url("dev", 3000)),
             "BACK_END_PORT=8000".to_owned(),
-            format!("BACK_END_{}", url(8000)),
+            format!("BACK_END_{}", url("api", 8000)),
             "DB_PORT=5432".to_owned(),
             "DOCS_PORT=4100".to_owned(),
-            format!("DOCS_{}", url(4100)),
+            format!("DOCS_{}", url("docs", 4100)),
             "WEB_TEST_PORT=9200".to_owned(),
         ];
         assert_eq!(told(&services, None), expected, "two servers, no PORT");

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value as Json;
 
 use super::{
-    super::{port::url, project::Project, service::Named},
+    super::{port::url_now, project::Project, service::Named},
     CliError, usage,
     variables::Variable,
 };
@@ -61,7 +61,7 @@ impl With {
 
     /// The variable and its value, the port or its URL.
     pub(super) fn value(&self, is_url: bool, lease: &Json) -> (String, String) {
-        (self.variable.clone(), if is_url { url(lease) } else { lease["port"].to_string() })
+        (self.variable.clone(), if is_url { url_now(lease) } else { lease["port"].to_string() })
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     cli::{
         CliError,
         environment::{Variable, further_ports, has_url},
-        port::{is_listened, port_of, url},
+        port::{is_listened, port_of, url_now},
         port_users::users,
         project::Project,
         say, text,
@@ -267,7 +267,7 @@ impl<'a> Started<'a> {
                 *is_ready = true;
                 let seconds = self.begin.elapsed().as_secs_f32();
                 let place = if has_url(&planned.name, lease) {
-                    url(lease)
+                    url_now(lease)
                 } else {
                     format!("port {}", lease["port"])
                 };
@@ -366,7 +366,11 @@ impl<'a> Started<'a> {
         let browser = env::var_os("BROWSER").filter(|browser| !browser.is_empty());
         let browser = browser.unwrap_or_else(|| "xdg-open".into());
         let mut command = Command::new(&browser);
-        command.arg(url(lease)).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .arg(url_now(lease))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         if let Err(error) = command.spawn() {
             say(&format!("{} cannot be run: {error}", visible(&browser.to_string_lossy())));
         }
