@@ -302,13 +302,18 @@ impl Change {
         }
     }
 
-    /// The lease, if the change shows that it is in use, or was until now: it has an owner or a listener.
-    pub fn shows_use_of(&self) -> Option<&Lease> {
+    /// The lease, if the change at this time shows that it is in use, or was until now: see [`Lease::is_in_use`].
+    pub fn shows_use_of(&self, at: Timestamp) -> Option<&Lease> {
         let lease = self.lease()?;
         let is_used = match self {
-            Self::Claim { .. } => lease.used == Use::Once,
             Self::Expire { reason: EndReason::NotDurable, .. } => false,
-            _ => lease.orphaned || lease.is_owned(),
+            // A claim that a server uses, or has used.
+            Self::Claim { .. } | Self::Reuse { .. } | Self::Leave { .. }
+                if lease.used == Use::Once =>
+            {
+                true
+            }
+            _ => lease.is_in_use(at),
         };
         is_used.then_some(lease)
     }

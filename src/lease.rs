@@ -66,6 +66,9 @@ fn plain(path: &str) -> Cow<'_, str> {
     plain.to_string_lossy().into_owned().into()
 }
 
+/// How long a lease is young, in milliseconds.
+const YOUNG_MILLIS: u64 = 5_000;
+
 /// The id of a lease: a UUID of version 4 (RFC 9562).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -435,6 +438,16 @@ impl Lease {
     /// Whether it is a claim that somebody has asked for, who may have written its port down.
     pub fn is_asked_for(&self) -> bool {
         self.claim && self.holders().any(|holder| holder.owner.is_none())
+    }
+
+    /// Whether it was granted only just before this time.
+    pub fn is_young(&self, at: Timestamp) -> bool {
+        at.0.saturating_sub(self.since.0) < YOUNG_MILLIS
+    }
+
+    /// Whether it is in use at this time: it has a listener, or an owner, and is not young: what ends at once was only tried.
+    pub fn is_in_use(&self, at: Timestamp) -> bool {
+        self.orphaned || self.is_owned() && !self.is_young(at)
     }
 
     /// Whether it is an unused claim without an owner or a time limit: it loses its guard after a while, and

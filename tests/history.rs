@@ -41,6 +41,20 @@ fn ok(home: &Home, folder: &Path, line: &str) -> String {
     out(&output)
 }
 
+/// Runs these services together, for long enough to count as used.
+#[track_caller]
+fn used(home: &Home, folder: &Path, services: &[&str]) {
+    let start = |service: &&str| {
+        let line = format!("run {service} --quiet -- sleep 3.1");
+        home.styxy().args(line.split(' ')).current_dir(folder).spawn().unwrap()
+    };
+    let started: Vec<_> = services.iter().map(start).collect();
+    for mut child in started {
+        assert!(child.wait().unwrap().success(), "{services:?}");
+    }
+    home.until(|| home.leases().iter().all(|lease| lease["owner"] == "none"));
+}
+
 /// What is suggested, each as its name, and whether it was seen.
 fn suggested(home: &Home, folder: &Path) -> Vec<(String, bool)> {
     let all = listed("suggestions", ok(home, folder, "suggest --json"));
@@ -61,12 +75,11 @@ fn what_ran_in_a_project_is_suggested_there_and_leased_by_env() {
     let shop = project(&home);
     let service = home.service();
     assert!(ok(&home, &shop, "suggest").contains("name a type"), "nothing ran here yet");
-    ok(&home, &shop, "run dev -- true");
-    ok(&home, &shop, "run database --name orders -- true");
-    // Two at once are one service; what was only asked for did not run; a port for one test run is of no use later.
-    ok(&home, &shop, &format!("run dev -- {} run dev -- true", env!("CARGO_BIN_EXE_styxy")));
+    // What was only tried or asked for did not run.
+    assert!(!run(&home, &shop, "run api -- false").status.success());
     ok(&home, &shop, "allocate docs");
-    ok(&home, &shop, "run test -- true");
+    // Two at once are one service; a port for one test run is of no use later.
+    used(&home, &shop, &["dev", "dev", "database --name orders", "test"]);
     assert_eq!(suggested(&home, &shop), is(&[("dev", true), ("database orders", true)]));
     let table = ok(&home, &shop, "suggest");
     assert!(table.contains("it had a port here, last seen just now"), "{table}");
@@ -103,8 +116,7 @@ fn what_ran_comes_before_what_files_show_and_changes_nothing_about_it() {
     write("package.json", r#"{"scripts": {"dev": "vite"}}"#);
     write("compose.yaml", "services:\n  cache: {image: postgres, ports: ['5432']}\n");
     let env = ok(&home, &shop, "env");
-    ok(&home, &shop, "run database --name cache -- true");
-    ok(&home, &shop, "run api -- true");
+    used(&home, &shop, &["database --name cache", "api"]);
     let seen = [("database cache", true), ("api", true), ("dev", false)];
     assert_eq!(suggested(&home, &shop), is(&seen));
     let with_history = ok(&home, &shop, "env");
@@ -114,7 +126,7 @@ fn what_ran_comes_before_what_files_show_and_changes_nothing_about_it() {
         format!("\nexport API_PORT={0}\nexport API_URL=http://127.0.0.1:{0}", home.port(3))
     );
     // What would have the variable of another one has none, and no lease.
-    ok(&home, &shop, "run docs --name cache -- true");
+    used(&home, &shop, &["docs --name cache"]);
     assert_eq!(ok(&home, &shop, "env"), with_history);
     let leased = home.leases();
     let is_claim = |lease: &Json| lease["service_type"] == "docs" && lease["owner"] == "none";
@@ -134,7 +146,7 @@ fn what_ran_in_a_folder_that_is_gone_is_not_suggested() {
     let web = shop.join("web");
     fs::create_dir(&web).unwrap();
     fs::write(web.join("go.mod"), "").unwrap();
-    ok(&home, &web, "run dev -- true");
+    used(&home, &web, &["dev"]);
     assert_eq!(suggested(&home, &shop), is(&[("dev", true)]));
     fs::remove_dir_all(&web).unwrap();
     assert_eq!(suggested(&home, &shop), []);
@@ -152,8 +164,8 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
     let web = shop.join("web");
     fs::create_dir(&web).unwrap();
     fs::write(web.join("package.json"), r#"{"scripts": {"dev": "vite"}}"#).unwrap();
-    ok(&home, &shop, "run database --name orders -- true");
-    ok(&home, &web, "run dev -- true");
+    used(&home, &shop, &["database --name orders"]);
+    used(&home, &web, &["dev"]);
     let with_journal = |line: &str, folder: &Path| {
         let path = home.path("bin").display().to_string() + ":/usr/bin:/bin";
         let styxy = &mut home.styxy();

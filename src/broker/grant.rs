@@ -521,8 +521,8 @@ impl Inner {
     fn is_around(&self, lease_id: LeaseId, owner: &Owner) -> bool {
         self.registry.get(lease_id).is_ok_and(|lease| {
             let mut living = lease.owners().filter(|other| !owners::has_ended(other)).peekable();
-            // The last one may have left a server that is about to listen.
-            living.peek().is_some()
+            // The last one may have left a server that is about to listen. A claim may have had none.
+            (living.peek().is_some() || lease.owners().next().is_none())
                 && living.all(|outer| owners::is_within(owner, outer))
                 && !self.is_beside_replaced(lease_id, owner)
                 && !diag::is_listened(lease.port, lease.protocol)

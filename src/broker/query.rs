@@ -18,9 +18,10 @@ use crate::{
     lease::{EndReason, Instance, Lease, Owner, ServiceName, Use},
     obstacle::Obstacle,
     port::{Port, PortRange, Protocol},
-    registry::{Choice, Reason},
+    registry::{Choice, Reason, Remembered},
     request::{AllocateRequest, Listing, LookupRequest, MemoryListing},
     service_type::{Claims, Created, ServiceType},
+    time::Timestamp,
     value::Fields,
 };
 
@@ -56,13 +57,18 @@ impl Broker {
 
     /// The remembered ports that are meant, those that were granted last first.
     pub fn remembered(&self, listing: &MemoryListing) -> Result<Vec<Fields>, Error> {
+        let now = Timestamp::now();
         let remembered = {
             let mut inner = self.lock();
             self.usable(&mut inner)?;
             let types = &inner.registry.rules().types.0;
             let newest = inner.registry.remembered(&listing.filter).map(|(key, known)| {
                 let claims = types.get(&key.service_type).map(|known| known.claims);
-                (Arc::clone(key), known.clone(), claims)
+                let lease = inner.registry.at(known.port, key.protocol);
+                let is_its = |lease: &&Arc<Lease>| lease.memory_key().as_ref() == Some(&**key);
+                let is_in_use = lease.filter(is_its).is_some_and(|lease| lease.is_in_use(now));
+                let used = if is_in_use { Some(now) } else { known.used };
+                (Arc::clone(key), Remembered { used, ..known.clone() }, claims)
             });
             listing.page(newest, |(_, known, _)| known.age)
         };

@@ -21,8 +21,6 @@ use crate::{
 /// How often an unused lease is checked within its time limit. It ends at the check after these, for a listener may have
 /// gone only just before the first.
 pub const LOOKS: u32 = 4;
-/// How long a lease is young, in milliseconds.
-const YOUNG_MILLIS: u64 = 5_000;
 
 /// What happens to a lease that is due for a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,10 +54,6 @@ pub fn spare_listened(changes: Vec<Change>, is_listened: impl Fn(&Lease) -> bool
         change => Some(change),
     };
     changes.into_iter().filter_map(spared).collect()
-}
-
-fn is_young(lease: &Lease, now: Timestamp) -> bool {
-    now.0.saturating_sub(lease.since.0) < YOUNG_MILLIS
 }
 
 /// Whether a request asks for the port of this lease by its number, and is of the same project.
@@ -121,7 +115,7 @@ impl Registry {
         let before = ends.len();
         ends.retain(|change| match change {
             Change::Expire { lease, reason: EndReason::OwnerGone, .. } => {
-                lease.orphaned || !is_young(lease, now) || is_listened(lease)
+                lease.orphaned || !lease.is_young(now) || is_listened(lease)
             }
             _ => true,
         });
@@ -164,7 +158,7 @@ impl Registry {
     ) -> HashSet<Owner> {
         let asked = request.port.and_then(|port| self.at(port, request.protocol()));
         let asked = asked
-            .filter(|lease| !is_young(lease, now) || is_asked_for_by_its_project(lease, request));
+            .filter(|lease| !lease.is_young(now) || is_asked_for_by_its_project(lease, request));
         let leases = asked.into_iter().chain(self.in_slots(request));
         leases.filter(|lease| !lease.orphaned).flat_map(|lease| lease.owners().cloned()).collect()
     }

@@ -268,7 +268,7 @@ impl Registry {
             | Change::ConfigError { .. }
             | Change::Recover { .. } => {}
         }
-        if let Some(key) = change.shows_use_of().and_then(Lease::memory_key) {
+        if let Some(key) = change.shows_use_of(at).and_then(Lease::memory_key) {
             self.memory.note_use(&key, at);
         }
     }
