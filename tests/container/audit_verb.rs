@@ -113,7 +113,8 @@ fn by_times(machine: &Machine) {
 }
 
 fn always_after(machine: &Machine) {
-    machine.user("mkdir -p shop/.git; cd shop; styxy run dev -- true; styxy run database --name orders -- true").ok();
+    // For long enough to count as used.
+    machine.user("mkdir -p shop/.git; cd shop; styxy run dev -- sleep 5.1 & styxy run database --name orders -- sleep 5.1; wait").ok();
     let follows = || {
         let suggested = machine.user("cd shop && styxy suggest --json").ok();
         let suggested: HashMap<String, Vec<Json>> = serde_json::from_str(&suggested).unwrap();
@@ -121,6 +122,7 @@ fn always_after(machine: &Machine) {
     };
     let starts = || numbers(machine, "--action allocate").len();
     eventually(LIMIT, "both are in the journal", || starts() == 2);
+    eventually(LIMIT, "both were in use", || follows().len() == 2);
     assert_eq!(follows(), [Json::Null, Json::Null], "once may be chance");
     let state_id = audit(machine, "-n 1")[0]["state_id"].as_str().unwrap().to_owned();
     for day in 1..4 {
