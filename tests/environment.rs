@@ -13,7 +13,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use serde_json::Value as Json;
-use support::{Home, end, listed};
+use support::{Home, end, listed, said};
 
 /// A home whose types have ports that no other test has, and in it two worktrees of a project: a web server with
 /// a port of its own, an API, and two databases.
@@ -93,10 +93,18 @@ fn asked_again_the_services_of_a_worktree_have_the_same_ports_and_those_of_anoth
 fn a_port_that_somebody_else_has_is_replaced_and_what_is_leased_stays() {
     let (home, [one, two]) = two_worktrees();
     let foreign = [19, 10].map(|index| TcpListener::bind(("127.0.0.1", home.port(index))).unwrap());
+    let output = run(&home, &one, &["env"]);
+    let why = format!(
+        "port {} for dev@apps/web, and not {named}, which apps/web/package.json names: TCP port {named} is in use by ",
+        home.port(0),
+        named = home.port(19)
+    );
+    assert!(said(&output).contains(&why), "{output:?}");
     let first = ports(&home, &one);
     assert_eq!(first, [0, 5, 11, 12].map(|index| home.port(index)));
     drop(foreign);
     assert_eq!(ports(&home, &one), first);
+    assert_eq!(said(&run(&home, &one, &["env"])), "", "it is said once");
     // A server of its own does not move it, either.
     let _own = TcpListener::bind(("127.0.0.1", first[1])).unwrap();
     assert_eq!(ports(&home, &one), first);
@@ -182,7 +190,9 @@ fn a_file_is_written_when_something_has_changed_and_a_check_says_whether() {
     assert_eq!(fs::metadata(&file).unwrap().ino(), inode);
     // The port is another one now.
     ok(&home, &one, &["allocate", "database", "--name", "b", "--port", &home.port(14).to_string()]);
-    assert!(!is_true(&check(&["--file", ".env.local"])));
+    let differs = check(&["--file", ".env.local"]);
+    assert!(!is_true(&differs));
+    assert!(said(&differs).contains(&format!("(B_PORT={})", home.port(14))), "{differs:?}");
     let told = check(&[]);
     let told = String::from_utf8(told.stderr).unwrap();
     assert!(
@@ -233,7 +243,9 @@ fn one_service_without_a_port_does_not_keep_the_others_from_theirs() {
     // Nor does a type that has no port at all.
     ok(&home, &one, &["release", "database:a"]);
     ok(&home, &one, &["allocate", "database", "--name", "other"]);
-    let shown = listed("suggestions", ok(&home, &one, &["suggest", "--json"]));
+    let suggested = run(&home, &one, &["suggest", "--json"]);
+    assert!(said(&suggested).contains("database:a gets no port: "), "{suggested:?}");
+    let shown = listed("suggestions", suggested.stdout);
     assert_eq!(shown.iter().filter(|need| need["port"].is_null()).count(), 2, "{shown:?}");
     let printed = run(&home, &one, &["env"]);
     assert!(String::from_utf8_lossy(&printed.stdout).contains("WEB_PORT="), "{printed:?}");

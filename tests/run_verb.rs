@@ -538,6 +538,11 @@ fn who_has_the_port_that_a_script_names_is_said_before_the_command_starts() {
     assert!(first.contains(&sentence), "{first}");
     assert!(first.contains(&format!("PID {}", std::process::id())), "{first}");
     assert!(first.ends_with("write $PORT there\nnpm is here\n"), "{first}");
+    let mut command = home.styxy();
+    command.args(["run", "mine", "--", "./npm", "fixed", &port.to_string()]).current_dir(&shop);
+    let by_place = said(&command.output().unwrap());
+    let sentence = format!("port {port} stands in the command, and is in use by ");
+    assert!(by_place.contains(&sentence) && by_place.contains("write {port} there"), "{by_place}");
     let none = told("./none/npm");
     assert!(none.contains("cannot be run") && !none.contains("stands in"), "{none}");
     drop(holder);

@@ -249,7 +249,7 @@ fn a_second_signal_kills_what_does_not_end() {
     up.signal(Signal::SIGTERM);
     // The server ends, the shell does not.
     home.until(|| !is_served(home.port(0)));
-    thread::sleep(Duration::from_millis(300));
+    up.until("waiting for deaf to end; at a second Ctrl-C, or in");
     assert!(up.child.try_wait().unwrap().is_none());
     up.signal(Signal::SIGINT);
     let (status, lines) = up.end();

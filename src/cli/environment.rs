@@ -16,13 +16,14 @@ pub(super) use self::names::{Variable, further_ports, has_url, labels, variables
 use self::names::{is_shown, own_port, port_of, port_variable};
 use super::{
     CliError, Output,
+    check::why_not,
     lease_options::{allocate, notes},
-    needs::{Needed, needs_with_history, options_of},
+    needs::{Needed, name, needs_with_history, options_of},
     print, print_json,
     project::Project,
     refused, say, text, usage,
 };
-use crate::{client::Failure, error::Error, word::visible};
+use crate::{client::Failure, error::Error, port::Port, word::visible};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
@@ -114,12 +115,14 @@ impl Env {
         match (&self.file, self.check) {
             (Some(path), true) => {
                 let lines = self.lines(variables);
-                if file::has(path, &lines).map_err(|error| file::refusal(path, &error))? {
-                    return Ok(());
-                }
+                let lacks =
+                    file::lacks(path, &lines).map_err(|error| file::refusal(path, &error))?;
+                let Some(lacks) = lacks else { return Ok(()) };
+                let lacks =
+                    if lacks.is_empty() { "it has others".to_owned() } else { lacks.join(", ") };
                 let path = path.display();
                 say(&format!(
-                    "{path} has not the ports of the project; `styxy env --file {path}` writes them"
+                    "{path} has not the ports of the project ({lacks}); `styxy env --file {path}` writes them"
                 ));
                 Err(CliError::No)
             }
@@ -176,7 +179,25 @@ pub(super) fn leased(need: &Json) -> Result<Json, CliError> {
     for key in ["port", "lease_id", "lease_ids", "existing"] {
         lease[key] = answer[key].clone();
     }
+    if lease["existing"] != true {
+        say_why_another(&lease);
+    }
     Ok(lease)
+}
+
+/// Says why a service gets another port than the one that the project names.
+pub(super) fn say_why_another(lease: &Json) {
+    let named = lease["wants"].as_u64().and_then(Port::new);
+    let Some(named) = named.filter(|named| lease["port"] != named.get()) else { return };
+    let protocol = text(lease, "protocol").parse().unwrap_or_default();
+    let why = why_not(named, protocol).unwrap_or_else(|| {
+        "another service had it last (`styxy forget` makes it forgotten)".to_owned()
+    });
+    let (service, file) = (name(lease), text(lease, "file"));
+    say(&format!(
+        "port {} for {service}, and not {named}, which {file} names: {why}",
+        lease["port"]
+    ));
 }
 
 /// Fails if the environment has other values.

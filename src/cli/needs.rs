@@ -7,7 +7,7 @@ use std::{collections::HashSet, path::Path};
 use serde_json::{Value as Json, json};
 
 use self::history::Seen;
-pub(super) use self::history::followers;
+pub(super) use self::history::{followers, name};
 use super::{CliError, ask, project::Project, text, usage};
 use crate::{
     client::{Call, Failure},
@@ -32,6 +32,8 @@ pub(super) struct Needed {
     pub(super) processes: Vec<Process>,
     /// Why there may be more, for people.
     pub(super) notes: Vec<String>,
+    /// Which get no port, and why.
+    pub(super) refusals: Vec<String>,
 }
 
 /// The services that a project needs or used to run, those that it ran last month first. In the folder of a package, those
@@ -50,10 +52,10 @@ pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
             |service: &Json| leaders.iter().any(|leader| service["follows"] == leader.as_str());
         services.retain(|service| is_here(service) || follows_one(service));
     }
-    put_ports(&mut services)?;
+    let refusals = put_ports(&mut services)?;
     services.sort_by_key(|service| service["last_seen"].is_null());
     // Their indices are those of other services.
-    Ok(Needed { processes: Vec::new(), ..needed(needs, services) })
+    Ok(Needed { processes: Vec::new(), refusals, ..needed(needs, services) })
 }
 
 /// The services that the whole project needs or used to run, wherever in it the command runs. Those that no file shows
@@ -61,8 +63,8 @@ pub(super) fn needs(project: &Project) -> Result<Needed, CliError> {
 pub(super) fn needs_with_history(project: &Project) -> Result<Needed, CliError> {
     let needs = read(project)?;
     let mut services = described_with_history(project, &needs)?;
-    put_ports(&mut services)?;
-    Ok(needed(needs, services))
+    let refusals = put_ports(&mut services)?;
+    Ok(Needed { refusals, ..needed(needs, services) })
 }
 
 /// The services that the files of the whole project show.
@@ -86,7 +88,7 @@ pub(super) fn found_in(project: &Project) -> Result<Needed, CliError> {
 fn needed(needs: Needs, services: Vec<Json>) -> Needed {
     let skipped = needs.skipped.iter().map(ToString::to_string);
     let notes = skipped.chain(needs.is_cut_short.then(|| CUT_SHORT.to_owned())).collect();
-    Needed { services, processes: needs.processes, notes }
+    Needed { services, processes: needs.processes, notes, refusals: Vec::new() }
 }
 
 /// Whether two objects are about one service of a project.
@@ -113,8 +115,8 @@ fn inner(project: &Project) -> Option<&Path> {
 /// These needs, each with a port of its own.
 fn suggested_each(project: &Project, needs: Needs) -> Result<Needed, CliError> {
     let mut services = described_each(project, &needs)?;
-    put_ports(&mut services)?;
-    Ok(needed(needs, services))
+    let refusals = put_ports(&mut services)?;
+    Ok(Needed { refusals, ..needed(needs, services) })
 }
 
 /// These needs as services, without ports.
@@ -142,13 +144,23 @@ fn described_with_history(project: &Project, needs: &Needs) -> Result<Vec<Json>,
     Ok(services)
 }
 
-/// Gives each a port that no other has, where there is one.
-fn put_ports(services: &mut [Json]) -> Result<(), CliError> {
+/// Gives each a port that no other has, where there is one, and says why there is none.
+fn put_ports(services: &mut [Json]) -> Result<Vec<String>, CliError> {
     let mut taken = HashSet::new();
     // A port that the project names is that service's, whatever its place in the list.
     let (named, others): (Vec<_>, Vec<_>) =
         services.iter_mut().partition(|service| service["wants"].is_u64());
-    named.into_iter().chain(others).try_for_each(|service| put_port(service, &mut taken))
+    let mut refusals = Vec::new();
+    for service in named.into_iter().chain(others) {
+        match put_port(service, &mut taken) {
+            // The others are of use without this one.
+            Err(CliError::Failure(failure @ Failure::Refused { .. })) => {
+                refusals.push(format!("{} gets no port: {failure}", history::name(service)));
+            }
+            result => result?,
+        }
+    }
+    Ok(refusals)
 }
 
 /// Notes which process starts each service.
@@ -211,11 +223,7 @@ fn put_port(service: &mut Json, taken: &mut HashSet<u64>) -> Result<(), CliError
         options.put("count", enough.min(MOST_PORTS.into()));
         ask(&Call::Suggest { service_type, options })
     };
-    let answer = match answer {
-        // There is none: the others are of use without this one.
-        Err(CliError::Failure(Failure::Refused { .. })) => return Ok(()),
-        answer => answer?,
-    };
+    let answer = answer?;
     let ports = |found: &Json| found["port"].as_u64().map(|first| first..first + count);
     let is_new = |found: &&Json| {
         ports(found).is_some_and(|mut ports| ports.all(|port| !taken.contains(&port)))

@@ -229,7 +229,7 @@ impl Run {
     fn tell_of_outer(&self, lease: &Json) {
         if self.may_speak() {
             let sentence = format!(
-                "the styxy run around this one has leased port {} for another {}, which nothing uses: leave \
+                "the styxy run around this one has leased port {} for another {}, which nothing uses yet: leave \
                  out one of the two, or have both run in one folder with one --name",
                 lease["port"],
                 text(lease, "service_type")
@@ -441,7 +441,7 @@ pub(super) fn refuse_to_run_twice(answer: &Json) -> Result<(), CliError> {
 }
 
 /// Whether there is such a program, as execvp(3) looks for it.
-fn is_there(program: &OsStr) -> bool {
+pub(super) fn is_there(program: &OsStr) -> bool {
     let folders = env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
     if program.as_bytes().contains(&b'/') {
         return Path::new(program).exists();

@@ -77,8 +77,8 @@ impl Suggest {
     }
 
     fn of_project(&self, project: &Project) -> Result<(), CliError> {
-        let Needed { services: found, notes, .. } = needs::needs(project)?;
-        notes.iter().for_each(|note| say(note));
+        let Needed { services: found, notes, refusals, .. } = needs::needs(project)?;
+        notes.iter().chain(&refusals).for_each(|note| say(note));
         if self.output.json {
             return print_list("suggestions", found);
         }

@@ -12,16 +12,20 @@ use std::{
 };
 
 use clap::Args;
+use nix::errno::Errno;
 use serde_json::json;
 
 pub(super) use self::text::BACKEND;
 use self::text::{OnDemand, base};
 use super::{
     CliError, Output,
+    check::why_not,
     port::url,
     print, print_json,
     project::Project,
-    refused, say, seconds,
+    refused,
+    run::{is_there, not_started},
+    say, seconds,
     suggest::{put_service_of, suggest},
     usage,
 };
@@ -29,7 +33,7 @@ use crate::{
     client::unit::{control, systemctl},
     error::Error,
     lease::ServiceName,
-    port::Port,
+    port::{Port, Protocol},
     surroundings::user,
     value::Fields,
     word::{disturbs, is_variable, visible},
@@ -108,6 +112,9 @@ impl Unit {
         format!("{}{BACKEND}", name.unwrap_or_default())
             .parse::<ServiceName>()
             .map_err(|e| usage(&e))?;
+        if !is_there(self.command[0].as_ref()) {
+            return Err(not_started(self.command[0].as_ref(), &Errno::ENOENT.into()));
+        }
         let environment = self.environment()?;
         let [styxy, proxy] = [env::current_exe()?, proxy()?].map(text_of);
         let (styxy, proxy) = (styxy?, proxy?);
@@ -171,8 +178,15 @@ impl Unit {
         options.put("count", 1_u32);
         put_service_of(project, &mut options);
         let suggestions = suggest(&self.service_type, options)?;
-        let port = suggestions[0]["port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        port.ok_or_else(|| refused(format!("no port of type {} is free", self.service_type)))
+        let port = suggestions[0]["port"].as_u64().and_then(Port::new);
+        let none = || refused(format!("no port of type {} is free", self.service_type));
+        let port = port.ok_or_else(none)?;
+        if let Some(asked) = self.port.filter(|asked| *asked != port) {
+            let why = why_not(asked, Protocol::Tcp);
+            let why = why.unwrap_or_else(|| format!("port {asked} was in use"));
+            say(&format!("port {port}, and not {asked}: {why}"));
+        }
+        Ok(port.get())
     }
 
     /// PATH, and the named variables.

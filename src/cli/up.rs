@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     CliError, Output, ask, block_on,
-    environment::{labels, leased, variables},
+    environment::{labels, leased, say_why_another, variables},
     lease_options::allocate,
     needs::{Needed, needs_of_all, options_of, unasked},
     owner::put_own_process,
@@ -97,8 +97,8 @@ impl Up {
         if self.project.is_none() {
             project.refuse_if_others_write()?;
         }
-        let Needed { services, processes, notes } = needs_of_all(&project)?;
-        notes.iter().for_each(|note| say(note));
+        let Needed { services, processes, notes, refusals } = needs_of_all(&project)?;
+        notes.iter().chain(&refusals).for_each(|note| say(note));
         if processes.is_empty() {
             let file = project.folder().join(FILE);
             let folder = visible(&project.folder().to_string_lossy());
@@ -262,6 +262,7 @@ fn leases(
         for key in ["port", "lease_id"] {
             lease[key] = answer[key].clone();
         }
+        say_why_another(&lease);
         Ok(lease)
     };
     services.into_iter().enumerate().map(lease).collect()

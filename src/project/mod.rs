@@ -169,7 +169,10 @@ pub fn read(folder: &Path, name: &str) -> Option<String> {
 pub fn named_port(line: &str, is_all: bool) -> Option<Port> {
     let env = Env::default();
     let of_server = command::servers(line, &env).into_iter().find_map(|server| server.port);
-    of_server.or_else(|| command::port_of(line, &env).filter(|_| is_all))
+    // node server.js 3000
+    let last = || line.split_ascii_whitespace().skip(1).last().and_then(text::port);
+    let last = || last().filter(|port| port.get() >= 1_024);
+    of_server.or_else(|| command::port_of(line, &env).or_else(last).filter(|_| is_all))
 }
 
 /// The folder of a package of the workspace in this folder, by its path or by its name.

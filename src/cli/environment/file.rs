@@ -19,10 +19,15 @@ use crate::{
     word::visible,
 };
 
-/// Whether the file has these lines, and no others, between its two lines.
-pub(super) fn has(path: &Path, lines: &[String]) -> io::Result<bool> {
-    let old = read(path)?;
-    Ok(old.as_deref().is_some_and(|old| with(old, lines).is_ok_and(|new| new == old)))
+/// Those of these lines that the file has not; `None` if it has them, and no others, between its two lines.
+pub(super) fn lacks<'a>(path: &Path, lines: &'a [String]) -> io::Result<Option<Vec<&'a str>>> {
+    let old = read(path)?.unwrap_or_default();
+    if with(&old, lines).is_ok_and(|new| new == old) {
+        return Ok(None);
+    }
+    let known: Vec<_> = old.lines().map(str::trim_end).collect();
+    let lines = lines.iter().map(String::as_str);
+    Ok(Some(lines.filter(|line| !known.contains(line)).collect()))
 }
 
 /// Replaces what is between its two lines, or adds them at the end. Servers restart when their environment is written, so
@@ -159,7 +164,9 @@ mod tests {
         write(&path, &lines("A=1 B=2"), NO_PROJECT).unwrap();
         assert_eq!(inode(&path), before, "nothing has changed");
         fs::write(&path, format!("{first}LAST=1\n")).unwrap();
-        assert!(has(&path, &lines("A=1 B=2")).unwrap() && !has(&path, &lines("A=1 B=3")).unwrap());
+        assert_eq!(lacks(&path, &lines("A=1 B=2")).unwrap(), None);
+        assert_eq!(lacks(&path, &lines("A=1 B=3")).unwrap(), Some(vec!["B=3"]));
+        assert_eq!(lacks(&path, &lines("A=1")).unwrap(), Some(vec![]), "it has others, too");
         write(&path, &lines("A=3"), NO_PROJECT).unwrap();
         let second = format!("SECRET=1\n# mine\n{BEGIN}\nA=3\n{END}\nLAST=1\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), second);
@@ -175,7 +182,7 @@ mod tests {
         write(&path, &lines("A=1"), NO_PROJECT).unwrap();
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("SECRET=1\r\n{BEGIN}\r\nA=1\r\n{END}\r\n"));
-        assert!(has(&path, &lines("A=1")).unwrap());
+        assert_eq!(lacks(&path, &lines("A=1")).unwrap(), None);
     }
 
     #[test]
@@ -223,7 +230,7 @@ mod tests {
         ] {
             fs::write(&path, &text).unwrap();
             assert!(write(&path, &lines("A=1"), NO_PROJECT).is_err(), "{text}");
-            assert!(!has(&path, &lines("A=1")).unwrap_or(false), "{text}");
+            assert!(lacks(&path, &lines("A=1")).unwrap().is_some(), "{text}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
         assert!(write(Path::new("/dev/null"), &lines("A=1"), NO_PROJECT).is_err());

@@ -120,7 +120,7 @@ pub(in crate::cli) fn followers(
 }
 
 /// What a service is called in this project: `dev:web@apps/web`.
-pub(super) fn name(service: &Json) -> String {
+pub(in crate::cli) fn name(service: &Json) -> String {
     let part = |mark: &str, key: &str| match text(service, key) {
         "" => String::new(),
         part => format!("{mark}{part}"),

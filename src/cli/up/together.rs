@@ -63,6 +63,7 @@ pub(super) struct Started<'a> {
     /// How the first one ended.
     first: Option<(usize, ExitStatus)>,
     is_told_to_wait: bool,
+    is_told_of_end: bool,
 }
 
 enum State {
@@ -94,8 +95,19 @@ impl<'a> Started<'a> {
     ) -> Self {
         let states = planned.iter().map(|_| State::Waiting).collect();
         let (begin, ending, first) = (Instant::now(), None, None);
-        let is_told_to_wait = false;
-        Self { project, planned, leases, variables, states, begin, ending, first, is_told_to_wait }
+        let (is_told_to_wait, is_told_of_end) = (false, false);
+        Self {
+            project,
+            planned,
+            leases,
+            variables,
+            states,
+            begin,
+            ending,
+            first,
+            is_told_to_wait,
+            is_told_of_end,
+        }
     }
 
     pub(super) async fn run(&mut self, keep: bool, mut open: bool) -> Result<(), CliError> {
@@ -139,6 +151,7 @@ impl<'a> Started<'a> {
                     if self.ending.is_some_and(|end| Instant::now() >= end) {
                         self.end(Signal::SIGKILL);
                     }
+                    self.say_who_does_not_end();
                 }
             }
         }
@@ -301,6 +314,25 @@ impl<'a> Started<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Says what is waited for at the end, once it takes long.
+    fn say_who_does_not_end(&mut self) {
+        let Some(end) = self.ending.filter(|_| !self.is_told_of_end) else { return };
+        if Instant::now() + GRACE < end + LAST_WORDS {
+            return;
+        }
+        self.is_told_of_end = true;
+        let running = self.planned.iter().zip(&self.states);
+        let running = running.filter(|(_, state)| matches!(state, State::Running { .. }));
+        let names: Vec<_> = running.map(|(planned, _)| planned.name.as_str()).collect();
+        let left = end.saturating_duration_since(Instant::now()).as_secs_f32().round();
+        if !names.is_empty() {
+            let names = names.join(", ");
+            say(&format!(
+                "waiting for {names} to end; at a second Ctrl-C, or in {left} s, by SIGKILL"
+            ));
+        }
     }
 
     /// Notes which processes have ended.
