@@ -86,7 +86,8 @@ fn written(machine: &Machine) {
 
 fn broken(machine: &Machine) {
     project(machine);
-    let missing = machine.user("cd 'my shop' && styxy unit dev --name none -- ./nothing-is-called-so");
+    let missing =
+        machine.user("cd 'my shop' && styxy unit dev --name none -- ./nothing-is-called-so");
     assert_eq!(missing.code, Some(127), "{missing:?}");
     let line = "cd 'my shop' && styxy unit dev --name bad -- false";
     let url = machine.user(line).ok().trim().to_owned();

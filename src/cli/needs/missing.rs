@@ -9,6 +9,7 @@ use crate::error::Error;
 pub(super) struct Needed {
     pub(super) services: Vec<Json>,
     pub(super) notes: Vec<String>,
+    pub(super) refusals: Vec<String>,
 }
 
 pub(super) fn needs(_: &Project) -> Result<Needed, CliError> {
