@@ -46,7 +46,7 @@ enum When {
     With(&'static [&'static str]),
     /// Without any of these.
     Without(&'static [&'static str]),
-    /// If a port is given.
+    /// If a port is given, or the program that it runs is called `server`.
     OnPort,
 }
 use When::{Always, OnPort, With, Without};
@@ -520,7 +520,12 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
         return starts.then_some(Server { service_type, tool, port, usual, name, config });
     }
     let (tool, service_type) = on_port?;
-    let port = Some(port()?);
+    let port = port();
+    // node src/server.js
+    let is_server = |word: &&str| word.rsplit('/').next().is_some_and(|w| w.starts_with("server."));
+    if port.is_none() && !words.iter().any(is_server) {
+        return None;
+    }
     Some(Server { service_type, tool, port, usual: None, name: None, config: None })
 }
 
