@@ -44,15 +44,17 @@ enum When {
     Always,
     /// With one of these words.
     With(&'static [&'static str]),
+    /// With all of these words.
+    All(&'static [&'static str]),
     /// Without any of these.
     Without(&'static [&'static str]),
     /// If a port is given, or the program that it runs is called `server`.
     OnPort,
 }
-use When::{Always, OnPort, With, Without};
+use When::{All, Always, OnPort, With, Without};
 
 /// The programs, when they serve, their service types, and the ports that they take if told none; 0 for unknown.
-const TOOLS: [(&str, When, &str, u16); 100] = [
+const TOOLS: [(&str, When, &str, u16); 106] = [
     ("vite", Without(&["build", "optimize"]), "dev", 5173),
     (
         "next",
@@ -118,12 +120,16 @@ const TOOLS: [(&str, When, &str, u16); 100] = [
     ("vitepress", With(&["dev", "serve", "preview"]), "docs", 5173),
     ("vuepress", With(&["dev"]), "docs", 8080),
     ("mkdocs", With(&["serve"]), "docs", 8000),
+    ("mintlify", With(&["dev"]), "docs", 3000),
+    ("mint", With(&["dev"]), "docs", 3000),
     ("ladle", With(&["serve"]), "ui", 61000),
     ("histoire", With(&["dev"]), "ui", 6006),
     ("streamlit", With(&["run"]), "ui", 8501),
     ("wrangler", With(&["dev"]), "functions", 8787),
     ("func", With(&["start"]), "functions", 7071),
-    ("firebase", With(&["emulators:start", "emulators:exec", "serve"]), "hub", 4400),
+    ("firebase", With(&["emulators:start", "emulators:exec"]), "hub", 4400),
+    ("firebase", All(&["serve", "functions"]), "functions", 5000),
+    ("firebase", With(&["serve"]), "dev", 5000),
     ("postgres", Always, "database", 5432),
     ("mongod", Always, "database", 27017),
     ("redis-server", Always, "infrastructure", 6379),
@@ -152,6 +158,8 @@ const TOOLS: [(&str, When, &str, u16); 100] = [
     ("medusa", With(&["develop", "start"]), "api", 9000),
     ("directus", With(&["start"]), "api", 8055),
     ("deno", With(&["serve"]), "api", 8000),
+    ("air", OnPort, "api", 0),
+    ("bun", OnPort, "api", 0),
     ("node", OnPort, "api", 0),
     ("nodemon", OnPort, "api", 0),
     ("tsx", OnPort, "api", 0),
@@ -230,6 +238,9 @@ const NAMING: [&str; 10] = [
 ];
 const NO_PROGRAM: [&str; 10] =
     ["add", "build", "ci", "create", "i", "install", "remove", "rm", "run", "upgrade"];
+
+/// The endings of files that Bun runs.
+const SOURCES: [&str; 8] = [".cjs", ".cts", ".js", ".jsx", ".mjs", ".mts", ".ts", ".tsx"];
 
 /// The rest of a longer command line is ignored, and quotes that are nested deeper are not parsed.
 const LONGEST: usize = 4096;
@@ -496,28 +507,30 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
         if MANAGERS.contains(&first) && NO_PROGRAM.contains(&word) && !is_of_deno {
             break;
         }
-        let Some((tool, when, service_type, usual)) = TOOLS.iter().find(|(tool, ..)| *tool == word)
-        else {
-            continue;
-        };
         let rest = &words[at + 1..];
-        let starts = match when {
-            Always => true,
-            With(needed) => rest.iter().any(|word| needed.contains(word)),
-            Without(refused) => !rest.iter().any(|word| refused.contains(word)),
-            OnPort => {
-                on_port = on_port.or(Some((tool, service_type)));
+        let mut rows = TOOLS.iter().filter(|(tool, ..)| *tool == word).peekable();
+        match rows.peek() {
+            None => continue,
+            Some((tool, OnPort, service_type, _)) => {
+                // Bun also starts scripts and tools.
+                if *tool != "bun" || is_source_run(rest) {
+                    on_port = on_port.or(Some((tool, service_type)));
+                }
                 continue;
             }
-        };
-        // deno run npm:vite
-        if !starts && WRAPPERS.contains(tool) {
-            continue;
+            Some(_) => {}
         }
+        let Some((tool, _, service_type, usual)) = rows.find(|(_, when, ..)| when.is_met(rest))
+        else {
+            // deno run npm:vite
+            if WRAPPERS.contains(&word) {
+                continue;
+            }
+            return None;
+        };
         let port = port().or_else(|| address(tool, rest, env));
         let usual = Some(*usual).filter(|usual| *usual > 0);
-        let (name, config) = (None, config());
-        return starts.then_some(Server { service_type, tool, port, usual, name, config });
+        return Some(Server { service_type, tool, port, usual, name: None, config: config() });
     }
     let (tool, service_type) = on_port?;
     let port = port();
@@ -527,6 +540,26 @@ fn server(words: &[String], env: &Env) -> Option<Server> {
         return None;
     }
     Some(Server { service_type, tool, port, usual: None, name: None, config: None })
+}
+
+impl When {
+    /// Whether the program serves with these words behind it.
+    fn is_met(&self, rest: &[&str]) -> bool {
+        match self {
+            Always => true,
+            With(needed) => rest.iter().any(|word| needed.contains(word)),
+            All(needed) => needed.iter().all(|word| rest.contains(word)),
+            Without(refused) => !rest.iter().any(|word| refused.contains(word)),
+            OnPort => false,
+        }
+    }
+}
+
+/// Whether these words behind `bun` have it run a file, not a script or its tests.
+fn is_source_run(rest: &[&str]) -> bool {
+    let is_other = |word: &str| word == "test" || word != "run" && NO_PROGRAM.contains(&word);
+    let mut words = rest.iter().take_while(|word| !is_other(word));
+    words.any(|word| SOURCES.iter().any(|ending| word.ends_with(ending)))
 }
 
 /// The value of one of these options.

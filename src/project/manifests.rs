@@ -67,6 +67,9 @@ pub(super) fn flask(folder: &Folder<'_>, found: &mut Found) {
     }
 }
 
+/// Gems for what Rack serves, as its config.ru says.
+const RACK: [&str; 6] = ["sinatra", "roda", "grape", "cuba", "rackup", "rack"];
+
 pub(super) fn python(folder: &Folder<'_>, env: &Env, found: &mut Found) {
     if folder.read("manage.py").is_some_and(|text| text.contains("django")) {
         let clue = Clue::new("api", folder.at("manage.py"), "Django").usually(8000);
@@ -143,12 +146,14 @@ fn depends_on(
 }
 
 pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
+    let is_rack = folder.has_file("config.ru");
     let gems = folder.read("Gemfile").unwrap_or_default();
     let has = |gem: &str| {
         let quoted = [format!("gem \"{gem}\""), format!("gem '{gem}'")];
         gems.lines().any(|line| quoted.iter().any(|start| line.trim_start().starts_with(start)))
     };
     let has_bundler = bundler(folder, has("vite_rails") || has("vite_ruby"), found);
+    let rack = RACK.iter().find(|gem| is_rack && has(gem) && !has("jekyll"));
     if has("rails") {
         let place = folder.at_line("Gemfile", &gems, &["rails"]);
         let clue = Clue::new("dev", place, "depends on rails").usually(3000);
@@ -157,6 +162,10 @@ pub(super) fn ruby(folder: &Folder<'_>, found: &mut Found) {
     } else if folder.has_file("bin/rails") {
         let clue = Clue::new("dev", folder.at("bin/rails"), "Rails").usually(3000);
         found.hint(clue.by("bin/rails server".to_owned()));
+    } else if let Some(gem) = rack {
+        let place = folder.at_line("Gemfile", &gems, &[gem]);
+        let clue = Clue::new("api", place, format!("config.ru, for {gem}")).usually(9292);
+        found.hint(clue.by("bundle exec rackup".to_owned()));
     } else if has("sinatra") {
         let place = folder.at_line("Gemfile", &gems, &["sinatra"]);
         found.hint(Clue::new("api", place, "depends on sinatra").usually(4567));

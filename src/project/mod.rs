@@ -368,6 +368,11 @@ fn look<'a>(folder: &Folder<'a>, env: &Env, weak: &mut Vec<weak::Weak>) -> Look<
         node::dependencies(folder, &scripts, &package, &mut found);
     }
     manifests::python(folder, env, &mut found);
+    let is_python = ["pyproject.toml", "requirements.txt"].iter().any(|file| folder.has_file(file));
+    if let Some(command) = scripts.python_command().filter(|_| is_python) {
+        let clue = Clue::new("api", folder.at("package.json"), "runs Python");
+        found.complete(clue.by(command));
+    }
     manifests::ruby(folder, &mut found);
     let crates = manifests::rust(folder, &mut found);
     manifests::go(folder, &mut found);

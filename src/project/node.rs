@@ -75,6 +75,9 @@ const OWN: [&str; 7] = ["dev", "develop", "start", "start:dev", "dev:start", "se
 const RUNTIMES: [&str; 9] =
     ["babel-node", "bun", "deno", "node", "nodemon", "pm2", "ts-node", "ts-node-dev", "tsx"];
 
+/// Programs that run Python.
+const PYTHONS: [&str; 6] = ["pdm", "pipenv", "poetry", "python", "python3", "uv"];
+
 /// Tools that also only build. What a runtime starts beside them is another server, which does not have their port.
 const BUNDLERS: [&str; 2] = ["vite", "webpack"];
 /// All programs that only build, where they are no server.
@@ -349,13 +352,50 @@ impl<'a> Scripts<'a> {
         self.command(script)
     }
 
-    /// What starts the server behind the dev server of a front end, if a script is named after it.
+    /// What starts the package's own server by running a file in Python.
+    pub(super) fn python_command(&self) -> Option<String> {
+        let runs = |line: &str| {
+            let program = command::programs(line).pop();
+            program.is_some_and(|program| PYTHONS.contains(&&*program))
+                && line
+                    .split_whitespace()
+                    .any(|word| Path::new(word).extension() == Some("py".as_ref()))
+        };
+        let script = OWN.iter().find(|name| self.line(name).is_some_and(runs))?;
+        self.command(script)
+    }
+
+    /// What starts the server behind the dev server of a front end, if a script is named after it, or runs both.
     fn back_command(&self) -> Option<String> {
         let is_back = |name: &str| text::words(name).any(|word| BACK.contains(&word));
         let is_it = |(name, line): &&(&str, Cow<'_, str>)| {
             is_back(name) && !is_for_others(name) && is_by_runtime(line)
         };
-        self.lines.iter().find(is_it).and_then(|(script, _)| self.command(script))
+        let named = self.lines.iter().find(is_it).map(|(script, _)| *script);
+        let script = named.or_else(|| OWN.iter().find_map(|own| self.runs_beside(own)))?;
+        self.command(script)
+    }
+
+    /// The script by which this one starts something by a runtime beside something else; perhaps itself.
+    fn runs_beside<'s>(&'s self, script: &'s str) -> Option<&'s str> {
+        let line = self.line(script)?;
+        // Of commands after each other only the last one lasts.
+        let parts: Vec<&str> = line.split(" & ").collect();
+        let mut lasting = parts.iter().filter_map(|part| part.rsplit("&&").next());
+        let starter = ["concurrently", "run-p", "npm-run-all -p", "npm-run-all --parallel"];
+        let starter = starter.iter().find(|name| line.contains(**name));
+        let Some(starter) = starter else {
+            return (parts.len() > 1 && lasting.any(is_by_runtime)).then_some(script);
+        };
+        let beside = format!("{starter} {}", line.split_once(starter)?.1);
+        if is_by_runtime(&beside) {
+            return Some(script);
+        }
+        let called = command::scripts(&beside).into_iter().take(MOST).filter_map(|call| {
+            let (name, line) = self.lines.iter().find(|(name, _)| *name == call.name)?;
+            (is_by_runtime(line) && !is_for_others(name)).then_some(*name)
+        });
+        called.into_iter().next()
     }
 
     /// The servers that a script starts.
@@ -429,6 +469,9 @@ fn is_another(server: &Server, name: Option<&str>, own: &[Started], known: &[Ser
     if server.name.is_some() {
         // `styxy run` leases a port for it.
         true
+    } else if server.service_type == "test" {
+        // Tests are looked at when there is a reason.
+        false
     } else if !is_web(server.service_type) {
         known.iter().all(|other| other.service_type != server.service_type)
     } else if own.is_empty() {

@@ -42,7 +42,12 @@ pub(super) fn all(root: &Folder<'_>, needs: &[Need]) -> Option<Vec<Process>> {
             all.map(|(at, _)| at).collect()
         };
         let by: [&dyn Fn(&Need) -> bool; 3] = [&is_shown_here, &is_own, &is_called_so];
-        let ports = by.into_iter().map(of).find(|ports| !ports.is_empty()).unwrap_or_default();
+        let mut ports = by.into_iter().map(of).find(|ports| !ports.is_empty()).unwrap_or_default();
+        // A dev server that another file shows is not that of a process beside the API: it only runs for development.
+        let is_api = |at: &usize| needs[*at].service_type == "api";
+        if ports.iter().any(is_api) && !ports.iter().any(|at| is_shown_here(&needs[*at])) {
+            ports.retain(is_api);
+        }
         let (name, command) = (text::name(name), command.to_owned());
         Process { name, command, folder, ports, after: Vec::new() }
     });

@@ -83,6 +83,17 @@ pub(super) fn hints(folder: &Folder<'_>, env: &Env) -> Vec<Weak> {
             }
         }
         weak.extend(started);
+        let runs_air = |task: &&Task| {
+            let here =
+                task.lines.iter().map(|line| plain(line)).filter(|line| place(folder, line).1);
+            let mut programs = here.flat_map(|line| command::programs(&line));
+            !is_for_others(&task.name) && is_plain(&task.name) && programs.any(|name| name == "air")
+        };
+        // It starts a program again whenever its code changes, whatever that is.
+        if let Some(Task { name, .. }) = tasks.tasks.iter().find(runs_air) {
+            let clue = Clue::new("api", at(&[name, "air"]), format!("{} runs air", shown(name)));
+            weak.push(Weak::port(folder.place(), clue.by(format!("{run} {name}"))));
+        }
     }
     weak
 }

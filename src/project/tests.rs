@@ -339,6 +339,52 @@ fn only_the_first_compose_file_counts() {
 }
 
 #[test]
+fn what_starts_a_server_is_told_by_scripts_and_targets_that_do_not_say_what_it_is() {
+    let python = ("pyproject.toml", "[project]\ndependencies = ['fastapi']");
+    let go = ("go.mod", "require github.com/gin-gonic/gin v1");
+    let run = script("npm run clean && cd .. && uv run python api/serve.py");
+    let lint = script("uv run ruff check . && python --version");
+    for (files, expected) in [
+        ([python, ("package.json", &*run)], Some("npm run dev")),
+        ([python, ("package.json", &*lint)], None),
+        ([go, ("Makefile", "watch:\n\t@PORT=1 air -c .air.toml\n")], Some("make watch")),
+        ([go, ("Makefile", "deploy:\n\tair\n")], None),
+        ([go, ("Makefile", "watch:\n\techo air\n")], None),
+    ] {
+        let needs = needs(folder(&files).path()).needs;
+        let [need] = &needs[..] else { panic!("{needs:?}") };
+        assert_eq!((&*need.service_type, need.command.as_deref()), ("api", expected), "{files:?}");
+    }
+}
+
+#[test]
+fn a_procfile_for_production_starts_the_api_and_not_the_dev_server_beside_it() {
+    let package = serde_json::json!({
+        "scripts": {
+            "dev": "concurrently \"vite\" \"nodemon server.js\"",
+            "start": "node build/server.js",
+        },
+        "dependencies": {"koa": "2"},
+    });
+    let package = package.to_string();
+    let found =
+        needs(folder(&[("package.json", &package), ("Procfile", "web: yarn start")]).path());
+    assert_eq!(short(&found.needs), ["dev - -", "api - -"]);
+    assert_eq!(found.processes[0].ports, [1]);
+}
+
+#[test]
+fn tests_that_have_a_page_are_no_need_unless_they_run_beside_the_server() {
+    let package = |dev: &str| {
+        serde_json::json!({"scripts": {"dev": dev, "test-e2e-ui": "playwright test --ui"}})
+            .to_string()
+    };
+    assert_eq!(told(&[("package.json", &package("vite"))]), ["dev - -"]);
+    let both = package("concurrently \"vite\" \"npm run test-e2e-ui\"");
+    assert_eq!(told(&[("package.json", &both)]), ["dev - -", "test - -"]);
+}
+
+#[test]
 fn a_container_of_the_project_itself_is_no_second_need() {
     let files = [
         ("requirements.txt", "Flask[async]>=3 # web\n"),
