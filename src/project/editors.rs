@@ -79,7 +79,8 @@ fn forwarded(folder: &Folder<'_>) -> Vec<Weak> {
             unknown = unknown.or(Some(Weak::unknown(folder.place(), clue.on(port))));
         }
     }
-    weak.extend(unknown);
+    // A single port is that of a single server.
+    weak.extend(unknown.map(|weak| if known.len() == 1 { weak.only() } else { weak }));
     weak
 }
 

@@ -385,6 +385,25 @@ fn tests_that_have_a_page_are_no_need_unless_they_run_beside_the_server() {
 }
 
 #[test]
+fn one_forwarded_port_is_that_of_the_only_server() {
+    let container = |ports: &str| format!("{{\"forwardPorts\": [{ports}]}}");
+    let go = ("go.mod", "require github.com/go-chi/chi v1");
+    let vite = script("vite --port 4000");
+    let next = ("web/package.json", &*script("next dev"));
+    for (file, others, ports, expected) in [
+        (go, None, "8765", &["api - 8765"][..]),
+        (go, None, "8765, 8766", &["api - -"]),
+        (("package.json", &*vite), None, "8765", &["dev - 4000"]),
+        (go, Some(next), "8765", &["dev - - web", "api - -"]),
+    ] {
+        let container = container(ports);
+        let mut files = vec![file, (".git/HEAD", ""), (".devcontainer.json", &*container)];
+        files.extend(others);
+        assert_eq!(told(&files), expected, "{files:?}");
+    }
+}
+
+#[test]
 fn a_container_of_the_project_itself_is_no_second_need() {
     let files = [
         ("requirements.txt", "Flask[async]>=3 # web\n"),

@@ -33,6 +33,8 @@ enum Counts {
     AsOwn,
     /// It is a service of its own if there is none in the project.
     IfAlone,
+    /// The same; and it is that of the project's only web server, if nothing else says which that has.
+    IfOnly,
 }
 
 impl Weak {
@@ -69,6 +71,11 @@ impl Weak {
         Self { folder: folder.into(), clue, counts: Counts::AsOwn }
     }
 
+    /// The same, and it is the only one.
+    pub(super) fn only(self) -> Self {
+        Self { counts: Counts::IfOnly, ..self }
+    }
+
     /// A port of which nothing else is known.
     pub(super) fn unknown(folder: impl Into<PathBuf>, clue: Clue) -> Self {
         Self { folder: folder.into(), clue, counts: Counts::IfAlone }
@@ -98,7 +105,13 @@ pub(super) fn settle(weak: Vec<Weak>, packages: &mut [(&Path, &mut Found)]) {
             (Counts::AsNamed, _) => found.add(clue),
             (Counts::AsOwn, _) if is_another => found.add(clue),
             (Counts::AsWeb | Counts::AsOwn, _) if found.knows_web() => found.web(clue, None),
-            (Counts::AsWeb | Counts::IfAlone, _) if is_alone => found.add(clue),
+            (Counts::AsWeb | Counts::IfAlone | Counts::IfOnly, _) if is_alone => found.add(clue),
+            (Counts::IfOnly, _) => {
+                let mut web = all(packages).filter(|known| is_web(known.service_type()));
+                if let (Some(only), None) = (web.next(), web.next()) {
+                    only.fill(elsewhere(&clue));
+                }
+            }
             (Counts::AsWeb | Counts::AsOwn | Counts::IfAlone, _) => {}
             (_, known) if known.contains(&own) => found.complete(clue),
             (_, [only]) => packages[*only].1.complete(elsewhere(&clue)),
@@ -115,7 +128,7 @@ fn is_taken(clue: &Clue, counts: Counts, own: usize, packages: &mut [(&Path, &mu
         return true;
     }
     let is_usual = |known: &&mut Clue| known.port().is_none() && known.usual() == Some(port);
-    let is_any = matches!(counts, Counts::AsWeb | Counts::AsOwn | Counts::IfAlone);
+    let is_any = !matches!(counts, Counts::IfKnown | Counts::IfNoOther | Counts::AsNamed);
     let is_it = |known: &&mut Clue| {
         is_usual(known) && (is_any || known.service_type() == clue.service_type())
     };
