@@ -59,6 +59,7 @@ const IMAGES: [(&str, &[&str]); 11] = [
         "database",
         &[
             "arangodb",
+            "azure-sql-edge",
             "cassandra",
             "clickhouse",
             "cockroach",
@@ -179,6 +180,19 @@ const FRONT: [&str; 12] = [
     "www",
 ];
 
+/// Further ports of containers that tools outside use beside the main one, by the word in the image: `http` stands for
+/// whatever is published on 80. With the ending for the name of each.
+const FURTHER: [(&str, u16, &str); 8] = [
+    ("clickhouse", 9000, "native"),
+    ("http", 443, "https"),
+    ("mailcatcher", 1025, "smtp"),
+    ("maildev", 1025, "smtp"),
+    ("mailhog", 1025, "smtp"),
+    ("mailpit", 1025, "smtp"),
+    ("minio", 9001, "console"),
+    ("rabbitmq", 15672, "console"),
+];
+
 /// What keeps a container alive that runs no server.
 const SHELLS: [&str; 3] = ["sleep infinity", "tail -f /dev/null", "while sleep"];
 
@@ -234,14 +248,14 @@ const MOST_PORTS: usize = 20;
 
 /// A port of a container, and the port of the machine that it is published on.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Published {
-    container: Option<Port>,
-    host: Option<Port>,
+pub(super) struct Published {
+    pub(super) container: Option<Port>,
+    pub(super) host: Option<Port>,
     protocol: Protocol,
     /// The range as it is written, if it is one.
     range: Option<String>,
     /// The variable that has the port of the machine.
-    variable: Option<String>,
+    pub(super) variable: Option<String>,
 }
 
 /// A file that counts.
@@ -285,10 +299,16 @@ pub(super) fn service_types() -> impl Iterator<Item = &'static str> {
 /// What a service is if it is not the package that it is built from.
 pub(super) type Otherwise = Option<(&'static str, String)>;
 
-/// The folders whose code a service runs, as far as it says: that of its image, and others.
+/// Whose code a service runs, as far as it says.
 pub(super) struct Code {
+    /// Whether it is code of the project at all, and not that of an image from elsewhere.
+    pub(super) is_own: bool,
+    /// The folder of its image, and others.
     pub(super) build: Option<PathBuf>,
     pub(super) mounts: Vec<PathBuf>,
+    /// The name of the service, or of the image from elsewhere.
+    pub(super) name: String,
+    pub(super) ports: Vec<Published>,
 }
 
 /// Adds the services of the Compose files. `add_built` gets those that run the code of a folder of the project, which
@@ -329,9 +349,16 @@ pub(super) fn services(
     });
     let package = folder.parsed("package.json", Tree::json).unwrap_or_default().1;
     let name = package.get("name").text().and_then(|name| name.rsplit('/').next());
+    let names: Vec<&str> = name.into_iter().chain(folder.name()).collect();
+    let mut add_built = |code: Code, clue, otherwise| {
+        // `shop-web` is `web` of the project `shop`.
+        let part = names.iter().find_map(|name| code.name.strip_prefix(name)?.strip_prefix('-'));
+        let name = part.unwrap_or(&code.name).to_owned();
+        add_built(Code { name, ..code }, clue, otherwise);
+    };
     for mut service in services {
         // The image of a release is the package, too.
-        if service.build.is_none() && name.is_some_and(|name| service.is_image(name)) {
+        if service.build.is_none() && names.iter().any(|name| service.is_image(name)) {
             service.build = Some(folder.place().to_owned());
         }
         service.add(env, found, &mut add_built);
@@ -607,6 +634,7 @@ impl Service {
         let by_command = command::servers(&self.command, env).into_iter();
         let by_command = by_command.map(|server| (server.service_type, server.tool));
         let by_command = by_command.filter(|_| runs_code).find(|(known, _)| !is_web(known));
+        let image_name = self.image_name().to_owned();
         let Self { name, place, option, image, build, mounts, mut ports, is_shell, .. } = self;
         let by_name = || {
             let folder = build.as_ref().and_then(|folder| folder.file_name()?.to_str());
@@ -633,6 +661,27 @@ impl Service {
             |published: &Published| container(published).is_none_or(|port| !BESIDE.contains(&port));
         let at = at.or_else(|| ports.iter().position(is_served)).unwrap_or(0);
         let first = (at < ports.len()).then(|| ports.swap_remove(at));
+        let word = match (known, first.as_ref().and_then(container)) {
+            (_, Some(80)) => "http",
+            (known, _) => known.map_or("", |(_, word)| word),
+        };
+        let further = FURTHER.iter().filter(|(of, ..)| *of == word && !is_shell).filter_map(
+            |(_, port, ending)| {
+                let is_it = |published: &&Published| {
+                    container(published) == Some(*port) && published.protocol == Protocol::Tcp
+                };
+                let Published { host, variable, .. } = ports.iter().find(is_it)?;
+                let what = format!(
+                    "the service {} is published on {}, too ({ending})",
+                    shown(&name),
+                    (*host)?
+                );
+                let clue = Clue::new(service_type, place.clone(), what);
+                let clue = clue.named(text::name(&format!("{name}-{ending}"))).on(*host);
+                Some(clue.from(variable.clone()).by(up(option.as_deref(), &name)))
+            },
+        );
+        let further: Vec<Clue> = further.collect();
         let what = match &first {
             Some(Published { range: Some(range), .. }) => {
                 format!("{told} on {}, a range", shown(range))
@@ -647,16 +696,19 @@ impl Service {
             .inside(first.as_ref().and_then(|published| published.container))
             .on(first.as_ref().and_then(|published| published.host))
             .over(first.as_ref().map_or(Protocol::Tcp, |published| published.protocol));
-        let code = Code { build, mounts };
+        let called = if runs_code { name.clone() } else { image_name };
+        let ports = first.into_iter().chain(ports).collect();
+        let code = Code { is_own: runs_code, build, mounts, name: called, ports };
         match (known, text::name(&name)) {
             // What people start in it is described by the package.
             _ if is_shell && code.build.is_some() => add_built(code, clue, None),
             _ if is_shell => {}
-            (None, Some(own)) if runs_code => add_built(code, clue, Some((service_type, own))),
+            (None, Some(own)) => add_built(code, clue, Some((service_type, own))),
             // The package may show the same.
             _ if by_command.is_some() && found.knows(service_type) => found.complete(clue),
             (_, own) => found.add(clue.named(own)),
         }
+        further.into_iter().for_each(|clue| found.add(clue));
     }
 }
 
@@ -704,6 +756,7 @@ fn usual(word: &str) -> Option<u16> {
         ("mailpit", 8025),
         ("mailhog", 8025),
         ("maildev", 1080),
+        ("mailcatcher", 1080),
         ("adminer", 8080),
         ("grafana", 3000),
         ("prometheus", 9090),
@@ -726,6 +779,7 @@ fn usual(word: &str) -> Option<u16> {
         ("temporal", 7233),
         ("vault", 8200),
         ("mssql", 1433),
+        ("azure-sql-edge", 1433),
         ("oracle", 1521),
         ("jupyter", 8888),
         ("cockroach", 26257),
@@ -755,8 +809,8 @@ fn known(image: &str) -> Option<(&'static str, &'static str)> {
     }
     let fits = |text: &str| {
         IMAGES.iter().find_map(|(service_type, known)| {
-            let word = known.iter().find(|known| words(text).any(|word| word == **known))?;
-            Some((*service_type, *word))
+            let is_it = |known: &&&str| text == **known || words(text).any(|word| word == **known);
+            Some((*service_type, *known.iter().find(is_it)?))
         })
     };
     // Only the last part of the owner: the parts before it, or one that is a host, name the registry.
@@ -792,9 +846,22 @@ fn ports(list: &Tree, env: &Env) -> Vec<Published> {
     published.collect()
 }
 
-/// The variable with which the port of the machine begins: `WEB_PORT` in `${WEB_PORT:-8080}:80`.
+/// The variable with which the port of the machine begins: `WEB_PORT` in `${WEB_PORT:-8080}:80`, with or without an
+/// address before it.
 fn variable(text: &str) -> Option<String> {
-    let rest = text.trim().strip_prefix('$')?;
+    let mut open = 0_usize;
+    let parts: Vec<&str> = text
+        .split(|c| {
+            match c {
+                '{' => open += 1,
+                '}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            c == ':' && open == 0
+        })
+        .collect();
+    let host = parts.len().saturating_sub(2);
+    let rest = parts.get(host)?.trim().strip_prefix('$')?;
     let name: String = rest
         .trim_start_matches('{')
         .chars()

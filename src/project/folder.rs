@@ -175,6 +175,10 @@ impl Folder<'_> {
         self.path.strip_prefix(self.root).unwrap_or(Path::new(""))
     }
 
+    pub(super) fn name(&self) -> Option<&str> {
+        self.path.file_name()?.to_str()
+    }
+
     /// The path of a file from the root, for messages.
     pub(super) fn file(&self, name: &str) -> String {
         shown(&self.place().join(name).to_string_lossy())

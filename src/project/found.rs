@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Need, Place, is_web};
+use super::{Need, Place, compose::Published, is_web};
 use crate::port::{Port, Protocol};
 
 /// No real project has more needs; this stops an attack.
@@ -60,6 +60,16 @@ impl Clue {
 
     pub(super) fn over(self, protocol: Protocol) -> Self {
         Self { protocol, ..self }
+    }
+
+    /// The same on another port of its container.
+    pub(super) fn published(self, port: &Published) -> Self {
+        if self.inside == port.container && self.port == port.host {
+            return self;
+        }
+        let what = port.host.map_or(self.what.clone(), |port| format!("a container on {port}"));
+        let Published { container, host, variable, .. } = port;
+        Self { what, ..self }.inside(*container).on(*host).from(variable.clone())
     }
 
     /// The command line that starts it, in the folder of the package.
@@ -212,6 +222,22 @@ impl Found {
         self.clues.iter().any(Clue::is_web)
     }
 
+    /// Those of a container's ports that are those of the folder's own web servers.
+    pub(super) fn served<'p>(&self, ports: &'p [Published]) -> Vec<&'p Published> {
+        let own = |port: Port| self.clues.iter().any(|known| known.is_web() && known.is_on(port));
+        let is_own = |port: &&Published| {
+            port.container.is_some_and(own)
+                || port.host.is_some_and(|port| port.get() != 80 && own(port))
+        };
+        ports.iter().filter(is_own).collect()
+    }
+
+    /// Whether the folder's own web server may be the one with these ports.
+    pub(super) fn may_serve(&self, ports: &[Published]) -> bool {
+        let is_open = |known: &Clue| known.is_web() && known.port.or(known.usual).is_none();
+        self.clues.iter().any(is_open) || !self.served(ports).is_empty()
+    }
+
     /// Everything that was found.
     pub(super) fn clues(&mut self) -> impl Iterator<Item = &mut Clue> {
         self.clues.iter_mut().chain(self.web.iter_mut().map(|web| &mut web.clue))
@@ -250,8 +276,9 @@ impl Found {
         // A container that listens on another port than the program that is started here runs another one.
         let may_be = |known: &&mut Clue| {
             let usual = known.usual.filter(|_| known.command.is_some());
-            known.port.is_none()
-                && clue.inside.is_none_or(|inside| usual.is_none_or(|usual| usual == inside))
+            let is_it =
+                |inside| usual.is_none_or(|usual| known.is_on(inside) || Some(usual) == port);
+            known.port.is_none() && clue.inside.is_none_or(is_it)
         };
         let open = self.clues.iter_mut().filter(unnamed).filter(may_be);
         // The API first, because a dev server has the port in its own configuration.
@@ -289,6 +316,15 @@ impl Clue {
         }
         self.usual = other.usual;
         self.fill(other);
+    }
+
+    /// Whether it listens on this port, here or in a container. There another server, on 80, takes the place of the one that
+    /// PHP has for development.
+    fn is_on(&self, port: Port) -> bool {
+        let is_php = ["composer ", "php ", "symfony "].iter().any(|program| {
+            self.command.as_ref().is_some_and(|command| command.starts_with(program))
+        });
+        self.port.or(self.usual) == Some(port) || is_php && port.get() == 80
     }
 
     /// Takes what it does not have yet, and records where the port comes from.

@@ -46,7 +46,7 @@ mod tree;
 mod weak;
 mod xml;
 
-use compose::Code;
+use compose::{Code, Published};
 use folder::{Folder, Project, normal};
 use found::{Clue, Found};
 use text::Env;
@@ -313,7 +313,7 @@ fn compose(packages: &mut [Package<'_>]) {
         });
     }
     let mut known = HashSet::new();
-    for (at, Code { build, mounts }, clue, otherwise) in built {
+    for (at, Code { is_own, build, mounts, name, ports }, clue, otherwise) in built {
         let package = |path: &PathBuf| {
             let path = normal(path)?;
             packages.iter().position(|package| package.folder.place() == path)
@@ -323,16 +323,50 @@ fn compose(packages: &mut [Package<'_>]) {
         // The root says least of whose server it is.
         let mut own: Vec<usize> = build.into_iter().chain(mounts).collect();
         own.sort_by_key(|own| *own == 0);
-        let own = own.into_iter().find(|own| has_server[*own]).or(build);
+        let served = |own: usize| -> Vec<&Published> {
+            let found = Some(&packages[own].found).filter(|_| has_server[own]);
+            found.map(|found| found.served(&ports)).unwrap_or_default()
+        };
+        let own =
+            own.into_iter().find(|own| has_server[*own] && (is_own || !served(*own).is_empty()));
+        let own = own.or_else(|| called(packages, &name, &ports)).or(build);
+        let served = own.map(served).unwrap_or_default();
         // The first is the application itself; what else is built there is something else.
         let is_first = known.insert((own, clue.protocol()));
         if let Some(own) = own.filter(|own| *own == 0 || has_server[*own]) {
             let otherwise = otherwise.filter(|_| !is_first || !has_server[own]);
-            packages[own].found.web(clue, otherwise);
+            for published in &served {
+                packages[own].found.web(clue.clone().published(published), otherwise.clone());
+            }
+            if served.is_empty() {
+                packages[own].found.web(clue, otherwise);
+            }
         } else if let Some(otherwise) = otherwise {
             packages[at].found.add(clue.otherwise(otherwise));
         }
     }
+}
+
+/// The package that a container of this name with these ports runs: the one called so, or the only one that has its port and
+/// is called like a part of it, or it like a part of that.
+fn called(packages: &[Package<'_>], name: &str, ports: &[Published]) -> Option<usize> {
+    let is_part = |long: &str, short: &str| {
+        long.strip_suffix(short).is_some_and(|rest| rest.ends_with(['-', '_']))
+    };
+    let fits = |Package { folder, found, .. }: &Package<'_>, is_same: bool| {
+        let folder = folder.place().file_name().and_then(|folder| folder.to_str());
+        let Some(folder) = folder else { return false };
+        if is_same {
+            folder == name && found.may_serve(ports)
+        } else {
+            let is_similar = is_part(folder, name) || is_part(name, folder);
+            is_similar && !found.served(ports).is_empty()
+        }
+    };
+    [true, false].into_iter().find_map(|is_same| {
+        let mut fitting = (0..packages.len()).filter(|at| fits(&packages[*at], is_same));
+        fitting.next().filter(|_| fitting.next().is_none())
+    })
 }
 
 /// What one folder shows.

@@ -318,6 +318,8 @@ fn every_service_of_a_compose_file_that_has_a_port_is_a_need() {
         "infrastructure cache 6379",
         "infrastructure dns 53",
         "messaging queue 5672",
+        // Its management is published, too.
+        "messaging queue-console 15672",
         "monitoring metrics 9090",
     ];
     for name in ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"] {
@@ -326,7 +328,7 @@ fn every_service_of_a_compose_file_that_has_a_port_is_a_need() {
     let reasons = reasons(&[("compose.yaml", COMPOSE)]);
     assert_eq!(reasons[2], "compose.yaml: the service db runs postgres on 5433");
     assert_eq!(
-        reasons[6],
+        reasons[7],
         "compose.yaml: the service metrics runs prometheus on 9090-9092, a range"
     );
 }
@@ -336,6 +338,75 @@ fn only_the_first_compose_file_counts() {
     let other = "services: {db: {image: mysql, ports: ['3307:3306']}}";
     let files = [("docker-compose.yml", COMPOSE), ("compose.yaml", other)];
     assert_eq!(told(&files), ["database db 3307"]);
+}
+
+#[test]
+fn a_container_that_is_called_like_the_project_or_has_its_port_is_no_second_need() {
+    let gems = ("shop/Gemfile", "gem 'rails'");
+    let compose = |service: &str| format!("services: {{app: {service}}}");
+    let own = compose("{image: ghcr.io/me/shop, ports: ['3000:3000']}");
+    let other = compose("{image: ghcr.io/me/mill, ports: ['3000:4000']}");
+    let mounted = "{image: built, volumes: ['.:/app'], ports: ['9999:9999', '3001:3000']}";
+    let elsewhere = compose("{image: built, volumes: ['.:/app'], ports: ['9999:9999']}");
+    for (compose, expected) in [
+        (own, &["dev - 3000"][..]),
+        (other, &["dev - -", "dev app 3000"]),
+        (compose(mounted), &["dev - 3001"]),
+        (elsewhere, &["dev - -", "dev app 9999"]),
+    ] {
+        let folder = folder(&[gems, ("shop/compose.yaml", &compose)]);
+        let mut told = short(&needs(&folder.path().join("shop")).needs);
+        told.sort_by_key(|line| !line.contains(" - "));
+        assert_eq!(told, expected, "{compose}");
+    }
+}
+
+#[test]
+fn a_container_is_the_only_package_that_is_called_like_a_part_of_it() {
+    let package = |folder: &str| {
+        (
+            format!("{folder}/pom.xml"),
+            format!(
+                "<dependency><artifactId>spring-boot-starter-web</artifactId></dependency><module>{folder}</module>"
+            ),
+        )
+    };
+    let settings = |folder: &str| {
+        (format!("{folder}/src/main/resources/application.yml"), "server: {port: 7001}".to_owned())
+    };
+    let compose = |image: &str, port: u16| {
+        (
+            "compose.yaml".to_owned(),
+            format!("services: {{x: {{image: {image}, ports: ['{port}:{port}']}}}}"),
+        )
+    };
+    let root = (
+        "pom.xml".to_owned(),
+        "<packaging>pom</packaging><modules><module>a-web</module><module>b-web</module></modules>"
+            .to_owned(),
+    );
+    for (image, port, is_second) in [
+        ("me/a-web", 7001, false),
+        ("me/shop-a-web", 7001, false),
+        // Either of them.
+        ("me/web", 7001, true),
+        ("me/a-web", 7002, true),
+        ("me/aa-web", 7001, true),
+        ("me/shop-a-web", 7002, true),
+    ] {
+        let files = [
+            root.clone(),
+            package("a-web"),
+            settings("a-web"),
+            package("b-web"),
+            settings("b-web"),
+            compose(image, port),
+        ];
+        let files: Vec<(&str, &str)> =
+            files.iter().map(|(name, text)| (&**name, &**text)).collect();
+        let is_there = told(&files).iter().any(|need| *need == format!("api x {port}"));
+        assert_eq!(is_there, is_second, "{image} on {port}: {:?}", told(&files));
+    }
 }
 
 #[test]
@@ -575,7 +646,7 @@ fn members_may_lie_at_any_depth_and_so_may_the_package_that_is_asked_in() {
 
 #[test]
 fn the_variable_of_a_port_is_told_and_what_a_shell_would_run_is_no_command() {
-    let compose = "services:\n  image: {image: redis, ports: ['6390:6379']}\n  mydb: {image: mysql, ports: ['${MY_PORT:-3307}:3306']}\n\
+    let compose = "services:\n  image: {image: redis, ports: ['${IP:-127.0.0.1}:6390:6379']}\n  mydb: {image: mysql, ports: ['${HOST_IP:-127.0.0.1}:${MY_PORT:-3307}:3306']}\n\
         \x20 db: {image: postgres, ports: [{target: 5432, published: '$DB_PORT'}]}\n  x$(id): {image: nginx, ports: ['81:80']}\n";
     let needs = needs(folder(&[("compose.yaml", compose)]).path()).needs;
     let told: Vec<_> = needs
