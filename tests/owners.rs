@@ -270,7 +270,8 @@ fn a_command_that_ended_at_once_gets_its_port_when_it_is_started_again() {
     let again = ended_at_once(&home, &web);
     assert_eq!(port(&again), port(&first));
     let port = port(&first);
-    let strictly = ended_at_once(&home, &json!({"port": port, "strict": true}));
+    let strictly = json!({"port": port, "strict": true, "project_path": "/shop"});
+    let strictly = ended_at_once(&home, &strictly);
     assert_eq!(strictly["port"], port);
     until(&home, &strictly, None);
     end(service, Signal::SIGTERM);
@@ -707,7 +708,7 @@ fn leases_are_released_together_by_what_they_have_in_common() {
         &|_| "service_name=web".to_owned(),
         &|_| "instance_id=agent".to_owned(),
         &|_| "project_path=%2Fhome%2Fdev%2Fshop".to_owned(),
-        &|_| "protocol=udp".to_owned(),
+        &|_| "project_path=%2Fhome%2Fdev%2Fshop&protocol=udp".to_owned(),
         &|lease| format!("port={}", port(lease)),
         &|lease| format!("lease_id={}", id(lease)),
         &|_| "service_type=mine&service_name=web&protocol=udp".to_owned(),
@@ -723,7 +724,9 @@ fn leases_are_released_together_by_what_they_have_in_common() {
     let block = allocate(&home, json!({"count": 3}));
     assert_eq!(release(&format!("?block_id={}", id(&block))).body["released"], 3);
     let lease = allocate(&home, meant);
-    for wrong in ["", "?", "?prot=udp", "?port=0", "?service_name=web&service_nam=web"] {
+    for wrong in
+        ["", "?", "?protocol=udp", "?prot=udp", "?port=0", "?service_name=web&service_nam=web"]
+    {
         refused(&release(wrong), 400, "InvalidArgument");
     }
     assert_eq!(release("?service_name=api&protocol=udp").body["released"], 0, "all must hold");

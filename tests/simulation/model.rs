@@ -235,11 +235,16 @@ impl Model {
             _ => {}
         }
         let used = match change {
-            Change::Claim { lease } => Some(lease).filter(|lease| lease.used == Use::Once),
             Change::Expire { reason: EndReason::NotDurable, .. } => None,
-            _ => {
-                change.lease().filter(|l| l.orphaned || l.holders().any(|h| h.owner != Owner::None))
+            Change::Claim { lease } | Change::Reuse { lease } | Change::Leave { lease, .. }
+                if lease.used == Use::Once =>
+            {
+                Some(lease)
             }
+            _ => change.lease().filter(|lease| {
+                let is_owned = lease.holders().any(|holder| holder.owner != Owner::None);
+                lease.orphaned || is_owned && at.0 - lease.since.0 >= 5_000
+            }),
         };
         let known = used.and_then(|lease| self.memory.get_mut(&lease.memory_key()?));
         if let Some(known) = known {
