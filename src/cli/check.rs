@@ -64,6 +64,15 @@ pub(super) fn why_not(port: Port, protocol: Protocol) -> Option<String> {
     })
 }
 
+/// Why it is another port than the requested one; `None` if it is that one.
+pub(super) fn why_another(asked: Port, got: &Json, protocol: Protocol) -> Option<String> {
+    if *got == asked.get() {
+        return None;
+    }
+    // If it is free by now, it was in use a moment ago.
+    Some(why_not(asked, protocol).unwrap_or_else(|| format!("port {asked} was in use")))
+}
+
 /// The program that listens on a port.
 pub(super) fn who_listens(port: Port, protocol: Protocol) -> Option<String> {
     let users = users(listeners(PortRange::only(port), protocol).ok()?);

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 
 use super::{
     CliError, ask,
-    check::{who_listens, why_not},
+    check::{who_listens, why_another, why_not},
     lease::of_same_service,
     programs,
     project::Project,
@@ -114,13 +114,7 @@ impl LeaseOptions {
 
     /// Why the port is not the requested one; `None` if it is, or if none was requested.
     pub(super) fn why_another(&self, answer: &Json) -> Option<String> {
-        let asked = self.port?;
-        if answer["port"] == asked.get() {
-            return None;
-        }
-        let protocol = self.protocol.unwrap_or_default();
-        // If it is free by now, it was in use a moment ago.
-        Some(why_not(asked, protocol).unwrap_or_else(|| format!("port {asked} was in use")))
+        why_another(self.port?, &answer["port"], self.protocol.unwrap_or_default())
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) use self::text::BACKEND;
 use self::text::{OnDemand, base};
 use super::{
     CliError, Output,
-    check::why_not,
+    check::why_another,
     port::url,
     print, print_json,
     project::Project,
@@ -178,12 +178,12 @@ impl Unit {
         options.put("count", 1_u32);
         put_service_of(project, &mut options);
         let suggestions = suggest(&self.service_type, options)?;
-        let port = suggestions[0]["port"].as_u64().and_then(Port::new);
+        let got = &suggestions[0]["port"];
         let none = || refused(format!("no port of type {} is free", self.service_type));
-        let port = port.ok_or_else(none)?;
-        if let Some(asked) = self.port.filter(|asked| *asked != port) {
-            let why = why_not(asked, Protocol::Tcp);
-            let why = why.unwrap_or_else(|| format!("port {asked} was in use"));
+        let port = got.as_u64().and_then(Port::new).ok_or_else(none)?;
+        if let Some(asked) = self.port
+            && let Some(why) = why_another(asked, got, Protocol::Tcp)
+        {
             say(&format!("port {port}, and not {asked}: {why}"));
         }
         Ok(port.get())

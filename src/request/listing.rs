@@ -3,9 +3,24 @@ use std::sync::Arc;
 use super::{Filter, Problems, port, whole};
 use crate::{error::Error, lease::Lease, port::Port, value::Value};
 
-/// The number in `limit`.
-fn limit(value: &Value) -> Result<Option<usize>, Error> {
-    Ok(usize::try_from(whole("limit", value, u32::MAX.into())?).ok())
+/// The keys of a list: `limit`, where the part begins, and the filter of the rest.
+fn parse<K: AsRef<str>, T>(
+    keys: impl IntoIterator<Item = (K, Value)>,
+    (start, read): (&str, impl Fn(&Value) -> Result<T, Error>),
+    of_filter: impl FnOnce(Vec<(K, Value)>) -> Result<Filter, Error>,
+) -> Result<(Filter, Option<usize>, Option<T>), Error> {
+    let mut problems = Problems::default();
+    let (mut limit, mut begins, mut rest) = (None, None, Vec::new());
+    for (key, value) in keys {
+        match key.as_ref() {
+            "limit" => limit = problems.note(whole("limit", &value, u32::MAX.into())),
+            key if key == start => begins = problems.note(read(&value)),
+            _ => rest.push((key, value)),
+        }
+    }
+    let filter = problems.note(of_filter(rest)).unwrap_or_default();
+    let limit = limit.and_then(|limit| limit.try_into().ok());
+    problems.or((filter, limit, begins))
 }
 
 /// Which leases to list, and how many at once.
@@ -24,18 +39,9 @@ pub struct Listing {
 impl Listing {
     /// Parses keys from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
-        let mut problems = Problems::default();
-        let mut listing = Self::default();
-        let mut filter = Vec::new();
-        for (key, value) in keys {
-            match key.as_ref() {
-                "limit" => listing.limit = problems.note(limit(&value)).flatten(),
-                key @ "after" => listing.after = problems.note(port(key, &value)),
-                _ => filter.push((key, value)),
-            }
-        }
-        listing.filter = problems.note(Filter::parse(filter)).unwrap_or_default();
-        problems.or(listing)
+        let after = ("after", |value: &_| port("after", value));
+        let (filter, limit, after) = parse(keys, after, Filter::parse)?;
+        Ok(Self { filter, limit, after })
     }
 
     /// The requested page of the leases, which are sorted by port.
@@ -64,18 +70,9 @@ pub struct MemoryListing {
 impl MemoryListing {
     /// Parses keys from a door; the error names every invalid key.
     pub fn parse<K: AsRef<str>>(keys: impl IntoIterator<Item = (K, Value)>) -> Result<Self, Error> {
-        let mut problems = Problems::default();
-        let mut listing = Self::default();
-        let mut filter = Vec::new();
-        for (key, value) in keys {
-            match key.as_ref() {
-                "limit" => listing.limit = problems.note(limit(&value)).flatten(),
-                key @ "before" => listing.before = problems.note(whole(key, &value, u64::MAX)),
-                _ => filter.push((key, value)),
-            }
-        }
-        listing.filter = problems.note(Filter::of_memory(filter)).unwrap_or_default();
-        problems.or(listing)
+        let before = ("before", |value: &_| whole("before", value, u64::MAX));
+        let (filter, limit, before) = parse(keys, before, Filter::of_memory)?;
+        Ok(Self { filter, limit, before })
     }
 
     /// The requested page of what is remembered, newest first; `age` is the number of the change.
