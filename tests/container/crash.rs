@@ -34,6 +34,9 @@ pub const TESTS: &[Test] = &[
     ("a_service_by_hand_replaces_a_dead_socket_and_not_a_live_one", by_hand),
 ];
 
+/// Generous; nothing here takes more than a few seconds.
+const LIMIT: Duration = Duration::from_secs(60);
+
 /// More ports than any of these tests wants.
 const MANY_PORTS: &str = r#"{"service_types": {"dev": {"port_range": [20000, 20899]}}}"#;
 
@@ -196,7 +199,7 @@ fn by_hand(machine: &Machine) {
     let end = |mut service: Child| {
         service.kill().unwrap();
         service.wait().unwrap();
-        eventually(Duration::from_secs(10), "nobody listens", || curl("/status").code == Some(7));
+        eventually(LIMIT, "nobody listens", || curl("/status").code == Some(7));
         machine.user("test -S run/http.sock").ok();
     };
 
@@ -214,7 +217,7 @@ fn by_hand(machine: &Machine) {
     assert!(own.starts_with("/home/dev/other-state/") && own.ends_with("/http.sock"), "{own}");
     let word = "a socket is missing: a live service listens on /home/dev/run/http.sock already";
     let told = || machine.user("journalctl -q -t styxy -o cat").ok().contains(word);
-    eventually(Duration::from_secs(10), "the journal has it", told);
+    eventually(LIMIT, "the journal has it", told);
     machine.user(&format!("curl -sS --unix-socket {own} http://localhost/status")).ok();
     third.kill().unwrap();
     third.wait().unwrap();

@@ -109,7 +109,7 @@ fn burst(machine: &Machine) {
 #[track_caller]
 fn assert_ended(machine: &Machine, ports: &RangeInclusive<u16>, ended: &BTreeSet<u16>) {
     let left = ports.len() - ended.len();
-    eventually(Duration::from_secs(5), "the leases of the dead have ended", || {
+    eventually(LIMIT, "the leases of the dead have ended", || {
         status(machine, "leases") == left as u64
     });
     assert_eq!(status(machine, "guards"), left as u64);

@@ -170,7 +170,7 @@ pub async fn inside() -> Json {
 
     let mut told = Vec::new();
     loop {
-        let next = tokio::time::timeout(Duration::from_secs(20), signals.next()).await;
+        let next = tokio::time::timeout(Duration::from_secs(60), signals.next()).await;
         let message = next.unwrap_or_else(|_| panic!("no more signals after {told:?}"));
         let message = message.unwrap().unwrap();
         let name = message.header().member().unwrap().to_string();
