@@ -654,6 +654,12 @@ pub struct Instance {
     pub heartbeat: Option<u64>,
     /// When it registered.
     pub since: Timestamp,
+    /// The folder that it works in, if it said so. It is only a name.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub working_directory: Option<ProjectPath>,
+    /// What else it said of itself.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl Instance {

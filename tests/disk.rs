@@ -178,10 +178,15 @@ fn newer() {
         assert!(error.contains(words), "{error}");
     }
     assert!(home.ok(&["status"]).contains("styxy 9.3.0"));
+    let health = home.http("GET", "/health", "");
+    assert_eq!((health.status, &health.body["status"]), (503, &json!("unhealthy")), "{health:?}");
+    assert!(health.body["warnings"].to_string().contains("styxy 9.3.0"), "{health:?}");
     let doctor = String::from_utf8(home.run(&["doctor"]).stdout).unwrap();
     assert!(doctor.contains("styxy 9.3.0"), "{doctor}");
     assert_eq!(fs::read_to_string(&log).unwrap(), text);
     fs::remove_file(log).unwrap();
+    let health = home.http("GET", "/health", "");
+    assert_eq!((health.status, &health.body["status"]), (200, &json!("healthy")), "{health:?}");
     assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
     end(service, Signal::SIGTERM);
 }

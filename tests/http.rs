@@ -168,9 +168,10 @@ fn a_port_is_granted_listed_checked_and_released() {
     );
 
     let released = home.http("DELETE", &format!("/allocate/{id}"), "");
+    let message = format!("Port {port} released");
     assert_eq!(
         released.body,
-        json!({"success": true, "port": port, "lease_id": id, "lock_id": id})
+        json!({"success": true, "port": port, "lease_id": id, "lock_id": id, "message": message})
     );
     refused(&home.http("DELETE", &format!("/allocate/{id}"), ""), 404, "NoSuchLease");
     let status = home.http("GET", "/status", "");

@@ -9,9 +9,20 @@ use crate::{
     kernel::clock,
     lease::{Instance, InstanceId},
     owners::deadlines::Due,
-    request::InstanceRequest,
+    port::Port,
+    request::{Filter, InstanceRequest},
     time::{Moment, Timestamp},
 };
+
+/// An instance, and what is known of it.
+pub struct Registered {
+    /// The instance.
+    pub instance: Arc<Instance>,
+    /// When its last heartbeat came, or when it registered, if this service has heard none.
+    pub heard: Timestamp,
+    /// The ports of its leases.
+    pub ports: Vec<Port>,
+}
 
 impl Broker {
     /// Registers an instance, or registers it again.
@@ -26,6 +37,8 @@ impl Broker {
             owner: held.owner.clone(),
             heartbeat: request.heartbeat,
             since: Timestamp::now(),
+            working_directory: request.working_directory.clone(),
+            metadata: request.metadata.clone(),
         });
         let mut inner = self.lock();
         let inner = &mut *inner;
@@ -45,13 +58,35 @@ impl Broker {
         Ok(instance)
     }
 
-    /// Records a heartbeat.
-    pub fn heartbeat(&self, instance_id: &InstanceId) -> Result<(), Error> {
+    /// Records a heartbeat; returns its time.
+    pub fn heartbeat(&self, instance_id: &InstanceId) -> Result<Timestamp, Error> {
         let mut inner = self.lock();
         self.usable(&mut inner)?;
         let instance = Arc::clone(inner.registry.instance(instance_id)?);
         self.beat(&mut inner, &instance);
-        Ok(())
+        let now = Timestamp::now();
+        inner.heard.insert(instance_id.clone(), now);
+        Ok(now)
+    }
+
+    /// All instances, and what is known of them.
+    pub fn registered(&self) -> Result<Vec<Registered>, Error> {
+        let mut inner = self.lock();
+        self.usable(&mut inner)?;
+        let instances = inner.registry.instances();
+        let all = instances.into_iter().map(|instance| {
+            let id = &instance.instance_id;
+            let heard = inner.heard.get(id).copied().unwrap_or(instance.since);
+            let filter = Filter { instance_id: Some(id.clone()), ..Filter::default() };
+            let ports = inner.registry.list(&filter).iter().map(|lease| lease.port).collect();
+            Registered { instance, heard, ports }
+        });
+        Ok(all.collect())
+    }
+
+    /// How many instances are registered.
+    pub fn instance_count(&self) -> usize {
+        self.lock().registry.instance_count()
     }
 
     pub(super) fn beat(&self, inner: &mut Inner, instance: &Instance) {

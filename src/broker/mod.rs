@@ -37,6 +37,7 @@ mod waiting;
 
 use instances::Beat;
 
+pub use instances::Registered;
 pub use owner::Caller;
 
 use std::{
@@ -44,6 +45,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Instant,
 };
 
 use tokio::sync::{
@@ -117,6 +119,7 @@ pub struct Broker {
     sight: Sight,
     boot_id: String,
     /// A std mutex, because nothing awaits while it is held, and it is held for microseconds.
+    started: Instant,
     inner: Mutex<Inner>,
     idle_tracker: IdleTracker,
     owners: Owners,
@@ -164,6 +167,8 @@ struct Inner {
     replaced: HashMap<LeaseId, (Owner, u64)>,
     /// The last heartbeat of each instance that sends them.
     heartbeats: HashMap<InstanceId, Beat>,
+    /// When this service last heard of each instance by a heartbeat.
+    heard: HashMap<InstanceId, Timestamp>,
     /// Until when the registry's hint of ports in use is valid.
     hint_until: Option<Moment>,
     signals: Option<mpsc::UnboundedSender<Record>>,
@@ -204,6 +209,7 @@ impl Broker {
         let unopened = OpenError::Io(places.state.clone(), unopened);
         let broker = Arc::new_cyclic(|this: &Weak<Self>| Self {
             boot_id: process::boot_id(),
+            started: Instant::now(),
             inner: Mutex::new(Inner {
                 claim: places.claim,
                 registry: Registry::new(config.rules()),
@@ -224,6 +230,7 @@ impl Broker {
                 is_resumed: false,
                 replaced: HashMap::new(),
                 heartbeats: HashMap::new(),
+                heard: HashMap::new(),
                 hint_until: None,
                 signals: Some(signals),
                 changes: Some(changes),

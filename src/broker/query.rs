@@ -1,6 +1,6 @@
 //! What can be asked without changing anything.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     Broker, Inner, State, backlog,
@@ -8,6 +8,7 @@ use super::{
     search::{Search, look},
 };
 use crate::{
+    auto_allocation::Placement,
     change::Change,
     config::{self, Origin},
     error::Error,
@@ -291,6 +292,20 @@ impl Broker {
         fields
     }
 
+    /// How long this service has run.
+    pub fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The range that the port of a lease is in and how that found its place, if the type is an automatic one.
+    pub fn automatic_range(&self, lease: &Lease) -> Option<(PortRange, Placement)> {
+        let inner = self.lock();
+        let service_type = inner.registry.rules().types.0.get(&lease.service_type)?;
+        let placement = service_type.created.as_ref()?.placement;
+        let range = service_type.ranges().find(|range| range.contains(lease.port))?;
+        Some((range, placement))
+    }
+
     /// How many leases are live.
     pub fn lease_count(&self) -> u32 {
         count(self.lock().registry.len())
@@ -309,7 +324,7 @@ impl Broker {
     }
 
     /// How long without a lease and without a client until the service ends; zero for never.
-    pub fn idle_exit(&self) -> std::time::Duration {
+    pub fn idle_exit(&self) -> Duration {
         self.lock().config.idle_exit
     }
 }

@@ -71,6 +71,7 @@ impl Broker {
     }
 
     fn await_no_heartbeats(&self, inner: &mut Inner, instance_id: &InstanceId) {
+        inner.heard.remove(instance_id);
         if inner.heartbeats.remove(instance_id).is_some() {
             self.deadlines.remove(&Due::Instance(instance_id.clone()));
         }

@@ -71,10 +71,18 @@ async fn ask(
 }
 
 fn of_call(call: &Call, mut answer: Json) -> Result<Json, Failure> {
-    let answer = match part(call) {
+    let mut answer = match part(call) {
         Some(part) => answer[part].take(),
         None => answer,
     };
+    if let Json::Object(fields) = &mut answer {
+        let only_there = only_over_http(call);
+        fields.retain(|key, _| !only_there.contains(&key.as_str()));
+        if matches!(call, Call::Allocate { .. }) {
+            let has_range = fields.contains_key("port_range");
+            fields.retain(|key, value| !value.is_null() && (has_range || key != "auto_allocated"));
+        }
+    }
     answer::checked(call, answer)
 }
 
@@ -95,13 +103,35 @@ async fn connect_to(doors: impl Iterator<Item = Door>) -> Result<(UnixStream, Pa
     Err(closed.join("; "))
 }
 
+/// The keys of an answer that clients of styxy 1.x know: the same answer over the bus has none of them.
+fn only_over_http(call: &Call) -> &'static [&'static str] {
+    match call {
+        Call::Allocate { .. } => &[
+            "success",
+            "lock_id",
+            "lockId",
+            "message",
+            "allocated_range",
+            "chunk_size",
+            "placement",
+            "existingInstanceId",
+            "existingPid",
+            "allocatedAt",
+        ],
+        Call::Release { .. } => &["success", "lock_id", "message"],
+        Call::Check { .. } => &["success", "allocated_to", "system_usage"],
+        Call::Status => &["success", "status", "uptime", "allocations", "instances"],
+        _ => &["success"],
+    }
+}
+
 /// The part of an answer that the call requested.
 fn part(call: &Call) -> Option<&'static str> {
     match call {
         Call::List { .. } | Call::CleanUp { .. } => Some("leases"),
         Call::Instances => Some("instances"),
         Call::Remembered { .. } => Some("remembered"),
-        Call::Suggest { .. } => Some("suggestions"),
+        Call::Suggest { .. } => Some("details"),
         Call::Types => Some("service_types"),
         Call::Configuration { .. } => Some("configuration"),
         Call::Backups => Some("backups"),
@@ -185,6 +215,7 @@ fn request(call: &Call) -> Request<Body> {
         .expect("an escaped path is a path")
 }
 
+/// Sends a request; the answer is all of its body.
 async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::BrokenOff(format!("the service broke off: {error}"))
@@ -196,7 +227,7 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
     let is_success = answer.status().is_success();
     let body = to_bytes(Body::new(answer.into_body()), LONGEST_ANSWER).await;
     connection.abort();
-    let mut answer: Json = body
+    let answer: Json = body
         .map_err(|error| broken(&error))
         .and_then(|body| serde_json::from_slice(&body).map_err(|error| broken(&error)))?;
     if !is_success {
@@ -210,11 +241,6 @@ async fn exchange(stream: UnixStream, request: Request<Body>) -> Result<Json, Fa
             message = format!("{message}; {first}");
         }
         return Err(Failure::Refused { kind, message, suggestions });
-    }
-    // These fields exist in HTTP only.
-    if let Json::Object(fields) = &mut answer {
-        fields.remove("success");
-        fields.remove("lock_id");
     }
     Ok(answer)
 }

@@ -216,7 +216,7 @@ impl Styxy {
 
     fn heartbeat(&self, instance_id: &str) -> Result<(), Error> {
         let _busy = self.broker.idle_tracker().busy();
-        self.broker.heartbeat(&instance_id.parse()?)
+        self.broker.heartbeat(&instance_id.parse()?).map(drop)
     }
 
     #[zbus(out_args("instances"))]

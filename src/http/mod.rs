@@ -3,6 +3,7 @@
 //!
 //! - [`routes`]: the requests
 //! - `types`: the requests about service types and the configuration
+//! - `v1`: what clients of styxy 1.x know beside these
 //! - `bounds`: how much the service reads, and how long it waits for it
 //! - `connection`: one connection
 //! - `worded`: adding a body to hyper's own refusals
@@ -12,6 +13,7 @@ mod bounds;
 mod connection;
 pub mod routes;
 mod types;
+mod v1;
 mod worded;
 
 use std::sync::Arc;

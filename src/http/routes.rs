@@ -21,7 +21,7 @@ use serde::{
 };
 use serde_json::{Value as Body, json};
 
-use super::{bounds, connection::Peer, types};
+use super::{bounds, connection::Peer, types, v1};
 use crate::{
     broker::{Broker, Caller},
     error::{Error, ErrorKind},
@@ -58,7 +58,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/allocate/{lock_id}", bare(delete(release)))
         .route("/allocate/{lock_id}/renew", of_body(put(renew)))
         .route("/leases", of_query(get(list).delete(release_matching)))
-        .route("/allocations", of_query(get(list_allocations).delete(release_matching)))
+        .route("/allocations", of_query(get(v1::allocations).delete(release_matching)))
         .route("/lookup", of_query(get(look_up)))
         .route("/cleanup", of_body(post(clean_up)))
         .route("/memory", of_query(get(remembered).delete(forget)))
@@ -77,26 +77,27 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/config/reload", bare(post(types::reload)))
         .route("/restart", bare(post(restart)))
         .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::disable()))
+        .merge(v1::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(bounds::read_body))
         .with_state(broker)
 }
 
-type Route = MethodRouter<Arc<Broker>>;
+pub(super) type Route = MethodRouter<Arc<Broker>>;
 
 /// A route whose options are in the body. A query is refused, so that no option is silently ignored.
-fn of_body(route: Route) -> Route {
+pub(super) fn of_body(route: Route) -> Route {
     route.route_layer(middleware::from_fn(refuse_query))
 }
 
 /// A route whose options are in the query. A body is refused.
-fn of_query(route: Route) -> Route {
+pub(super) fn of_query(route: Route) -> Route {
     route.route_layer(middleware::from_fn(refuse_body))
 }
 
 /// A route without options.
-fn bare(route: Route) -> Route {
+pub(super) fn bare(route: Route) -> Route {
     of_body(of_query(route))
 }
 
@@ -145,8 +146,9 @@ async fn allocate(
     Extension(caller): Extension<Caller>,
     Extension(peer): Extension<Arc<Peer>>,
     body: Result<Bytes, BytesRejection>,
-) -> Answer {
-    let (service_type, options) = read_body(&body?)?;
+) -> Result<Response, Failure> {
+    let (service_type, mut options) = read_body(&body?)?;
+    v1::take_preferred_port(&mut options)?;
     let request = AllocateRequest::parse(&service_type, options)?;
     if peer.has_hung_up() {
         return Err(nobody_reads());
@@ -157,11 +159,7 @@ async fn allocate(
         return Err(nobody_reads());
     }
     peer.answer(granted.shares());
-    let mut fields = granted.fields();
-    if !granted.lease_id().is_empty() {
-        fields.put("lock_id", granted.lease_id());
-    }
-    Ok(Success(fields))
+    Ok(v1::granted(&broker, &granted))
 }
 
 async fn release(
@@ -176,6 +174,7 @@ async fn release(
     fields.put("port", lease.port.get());
     fields.put("lease_id", lease_id.to_string());
     fields.put("lock_id", lease_id.to_string());
+    fields.put("message", format!("Port {} released", lease.port));
     Ok(Success(fields))
 }
 
@@ -218,16 +217,21 @@ async fn clean_up(
         match (key.as_str(), value) {
             ("older_than", Value::U64(seconds)) => older_than = seconds,
             ("dry_run", Value::Bool(flag)) => dry_run = flag,
+            ("force", Value::Bool(true)) => older_than = 0,
+            ("force", Value::Bool(false)) => {}
             _ => {
                 let message =
-                    "the body may have older_than in seconds and dry_run, and nothing else";
+                    "the body may have older_than in seconds, force and dry_run, and nothing else";
                 return Err(Error::invalid(message).into());
             }
         }
     }
     let leases = broker.clean_up(older_than, dry_run, &client)?;
     let leases: Vec<_> = leases.iter().map(|lease| lease.fields()).collect();
-    Ok(Json(json!({"success": true, "leases": leases})).into_response())
+    let cleaned = if dry_run { 0 } else { leases.len() };
+    let message = format!("Cleaned up {cleaned} stale allocations");
+    let answer = json!({"success": true, "leases": leases, "cleaned": cleaned, "message": message});
+    Ok(Json(answer).into_response())
 }
 
 async fn forget(
@@ -272,20 +276,8 @@ async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answ
 }
 
 async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
-    list_as("leases", &broker, filter)
-}
-
-/// The same for clients of version 1.
-async fn list_allocations(
-    State(broker): State<Arc<Broker>>,
-    filter: Parameters,
-) -> Result<Response, Failure> {
-    list_as("allocations", &broker, filter)
-}
-
-fn list_as(key: &str, broker: &Broker, filter: Parameters) -> Result<Response, Failure> {
     let leases = broker.list(&Listing::parse(read_query(filter?)?)?)?;
-    Ok(Json(json!({"success": true, key: leases})).into_response())
+    Ok(Json(json!({"success": true, "leases": leases})).into_response())
 }
 
 async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answer {
@@ -315,7 +307,11 @@ pub(super) fn read_query(
     once(values.collect())
 }
 
-async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters) -> Answer {
+async fn check(
+    State(broker): State<Arc<Broker>>,
+    port: Part,
+    query: Parameters,
+) -> Result<Response, Failure> {
     let Path(port) = port?;
     let port: Port = port.parse()?;
     let mut protocol = Protocol::default();
@@ -330,13 +326,23 @@ async fn check(State(broker): State<Arc<Broker>>, port: Part, query: Parameters)
             }
         }
     }
-    Ok(Success(broker.check(port, protocol)?))
+    let checked = broker.check(port, protocol)?;
+    let mut answer = json!(checked);
+    answer["success"] = true.into();
+    let lease = match checked.get("lease") {
+        Some(Value::Fields(lease)) => Some(lease),
+        _ => None,
+    };
+    v1::put_usage(&mut answer, port, lease);
+    Ok(Json(answer).into_response())
 }
 
-async fn status(State(broker): State<Arc<Broker>>) -> Success {
-    let mut fields = broker.status();
-    fields.put("transport", "http");
-    Success(fields)
+async fn status(State(broker): State<Arc<Broker>>) -> Response {
+    let mut status = json!(broker.status());
+    status["success"] = true.into();
+    status["transport"] = "http".into();
+    v1::put_status(&broker, &mut status);
+    Json(status).into_response()
 }
 
 /// The client has closed the connection: a grant would belong to nobody.
@@ -387,7 +393,10 @@ async fn unknown_path(uri: Uri) -> Failure {
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
-             POST /config/reload, PUT /config/seen and POST /restart",
+             POST /config/reload, PUT /config/seen and POST /restart; those of styxy 1.x are \
+             POST /instance/register, GET /instance/list, PUT /instance/{instance_id}/heartbeat, POST /register-instance, \
+             GET /scan, GET /health, GET /observe/{port}, GET /observe/all, GET /observation-stats \
+             and GET /circuit-breakers",
         ),
     }
 }
@@ -485,6 +494,13 @@ pub(super) struct Failure {
     status: StatusCode,
     code: &'static str,
     error: Error,
+}
+
+impl Failure {
+    /// The same refusal as that of something which does not exist.
+    pub(super) fn not_found(error: Error) -> Self {
+        Self { status: StatusCode::NOT_FOUND, ..error.into() }
+    }
 }
 
 impl From<Error> for Failure {

@@ -10,7 +10,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::routes::{Answer, Failure, Parameters, Part, Success, read_options, read_query};
+use super::{
+    routes::{Answer, Failure, Parameters, Part, Success, read_options, read_query},
+    v1::service_types,
+};
 use crate::{
     broker::Broker,
     config::Seen,
@@ -20,6 +23,9 @@ use crate::{
     value::{Fields, Value},
     word::shortened,
 };
+
+/// How many ports are suggested if a request does not say how many.
+const SUGGESTIONS: u64 = 5;
 
 pub(super) async fn types(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
     let types = broker.service_types()?;
@@ -52,10 +58,24 @@ pub(super) async fn suggest(
     query: Parameters,
 ) -> Result<Response, Failure> {
     let Path(service_type) = service_type?;
-    let request = AllocateRequest::parse(&service_type, read_query(query?)?)?;
+    let mut options = read_query(query?)?;
+    if options.iter().all(|(key, _)| key != "count") {
+        options.push(("count".to_owned(), Value::U64(SUGGESTIONS)));
+    }
+    let request = AllocateRequest::parse(&service_type, options)?;
     let suggestions = broker.suggest(&request)?;
-    let suggestions: Vec<_> = suggestions.iter().map(|suggestion| suggestion.fields()).collect();
-    Ok(Json(json!({"success": true, "suggestions": suggestions})).into_response())
+    let ports: Vec<_> = suggestions.iter().map(|suggestion| suggestion.port.get()).collect();
+    let details: Vec<_> = suggestions.iter().map(|suggestion| suggestion.fields()).collect();
+    let message = format!("Found {} available port(s)", ports.len());
+    let answer = json!({
+        "success": true,
+        "service_type": service_type,
+        "count": ports.len(),
+        "suggestions": ports,
+        "details": details,
+        "message": message,
+    });
+    Ok(Json(answer).into_response())
 }
 
 pub(super) async fn config(
@@ -70,7 +90,9 @@ pub(super) async fn config(
         }
     }
     let config = broker.configuration(origins);
-    Ok(Json(json!({"success": true, "configuration": config})).into_response())
+    let types = service_types(&config);
+    let answer = json!({"success": true, "configuration": config, "service_types": types});
+    Ok(Json(answer).into_response())
 }
 
 pub(super) async fn set_auto_allocation(

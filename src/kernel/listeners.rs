@@ -174,7 +174,7 @@ fn order(sockets: &mut Vec<Socket>) {
 }
 
 /// The name of a user, or the number if there is no name.
-fn user(uid: u32) -> Arc<str> {
+pub(crate) fn user(uid: u32) -> Arc<str> {
     match User::from_uid(Uid::from_raw(uid)) {
         Ok(Some(user)) => visible(&user.name).into(),
         _ => uid.to_string().into(),

@@ -196,6 +196,8 @@ mod tests {
             owner: process(1),
             heartbeat: None,
             since: Timestamp(0),
+            working_directory: None,
+            metadata: None,
         }));
         registry
     }

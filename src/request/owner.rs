@@ -3,7 +3,7 @@ use std::{os::fd::OwnedFd, sync::Arc};
 use super::{LONGEST_HEARTBEAT, Problems, mismatch, unknown, whole, word};
 use crate::{
     error::Error,
-    lease::{InstanceId, UnitName},
+    lease::{InstanceId, ProjectPath, UnitName},
     value::Value,
     word::shortened,
 };
@@ -35,6 +35,10 @@ pub struct InstanceRequest {
     pub owner: OwnerRequest,
     /// The longest time until its next heartbeat, in seconds.
     pub heartbeat: Option<u64>,
+    /// The folder that it works in.
+    pub working_directory: Option<ProjectPath>,
+    /// What else it says of itself.
+    pub metadata: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
 impl InstanceRequest {
@@ -61,7 +65,7 @@ impl InstanceRequest {
                 "nothing tells when the instance ends: give a heartbeat in seconds, a pid or a pidfd",
             )));
         }
-        problems.or(Self { instance_id, owner, heartbeat })
+        problems.or(Self { instance_id, owner, heartbeat, working_directory: None, metadata: None })
     }
 }
 

@@ -387,6 +387,8 @@ impl World {
                     owner: self.process(agent),
                     heartbeat: Some(60),
                     since: self.wall,
+                    working_directory: None,
+                    metadata: None,
                 });
                 self.commit(vec![Change::RegisterInstance { instance }]);
             }

@@ -116,6 +116,8 @@ impl Fleet {
                 owner: if is_process { owner.clone() } else { Owner::None },
                 heartbeat: Some(60),
                 since: Timestamp(serial),
+                working_directory: None,
+                metadata: None,
             });
             self.service.commit(vec![Change::RegisterInstance { instance }]);
         }

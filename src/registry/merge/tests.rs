@@ -189,6 +189,8 @@ fn instances_come_along_and_no_more_is_remembered_than_there_is_room_for() {
             owner: Owner::None,
             heartbeat: Some(60),
             since: Timestamp(0),
+            working_directory: None,
+            metadata: None,
         })
     };
     let mut rules = Config::built_in().rules();
