@@ -100,7 +100,8 @@ fn whole(key: &str, value: &Value, most: u64) -> Result<u64, Error> {
         .ok_or_else(|| mismatch(key, &format!("a whole number from 1 to {most}"), value))
 }
 
-fn port(key: &str, value: &Value) -> Result<Port, Error> {
+/// The port in the value of this key.
+pub(crate) fn port(key: &str, value: &Value) -> Result<Port, Error> {
     number(value)
         .and_then(Port::new)
         .ok_or_else(|| mismatch(key, "a number from 1 to 65535", value))

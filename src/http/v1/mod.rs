@@ -30,7 +30,7 @@ use crate::{
         grant::{Granted, Outcome},
     },
     error::Error,
-    request::Listing,
+    request::{Listing, port},
     time::Timestamp,
     value::{Fields, Value},
 };
@@ -67,12 +67,13 @@ pub(super) fn take_preferred_port(options: &mut [(String, Value)]) -> Result<(),
     }
     for (key, value) in options {
         if key == "preferred_port" {
-            "port".clone_into(key);
             if let Value::Str(digits) = value
                 && let Ok(number) = digits.parse()
             {
                 *value = Value::U64(number);
             }
+            port(key, value)?;
+            "port".clone_into(key);
         }
     }
     Ok(())
@@ -112,7 +113,7 @@ pub(super) fn granted(broker: &Broker, granted: &Granted) -> Response {
     answer["success"] = true.into();
     if granted.outcome == Outcome::Existing {
         answer["lockId"] = answer["lock_id"].clone();
-        answer["existingInstanceId"] = answer["instance_id"].clone();
+        answer["existingInstanceId"] = or(&answer["instance_id"], NO_INSTANCE);
         answer["existingPid"] = answer["pid"].clone();
         answer["allocatedAt"] = lease.since.0.into();
     } else {
@@ -134,10 +135,6 @@ pub(super) async fn allocations(
 /// A lease as 1.x shows it, whose keys were spelled in two ways.
 fn allocation(lease: &Fields) -> Body {
     let mut shown = json!(lease);
-    let or = |value: &Body, missing: &str| match value {
-        Body::Null => missing.into(),
-        value => value.clone(),
-    };
     shown["service_name"] = or(&shown["service_name"], NO_NAME);
     shown["instance_id"] = or(&shown["instance_id"], NO_INSTANCE);
     for (key, another) in [
@@ -154,6 +151,10 @@ fn allocation(lease: &Fields) -> Body {
         shown[another] = shown[key].clone();
     }
     shown
+}
+
+fn or(value: &Body, missing: &str) -> Body {
+    if value.is_null() { missing.into() } else { value.clone() }
 }
 
 // ---- the service -------------------------------------------------------------------------------------------------
@@ -211,7 +212,10 @@ async fn health(State(broker): State<Arc<Broker>>) -> Response {
                 "instances": broker.instance_count(),
             },
             "state_manager": {"status": in_words(is_healthy), "problem": problem},
-            "audit": {"status": in_words(status["audit_confirmed"] == true), "waiting": status["audit_pending"]},
+            "audit": {
+                "status": if status["audit_confirmed"] == true { "healthy" } else { "warning" },
+                "waiting": status["audit_pending"],
+            },
         },
         "config": {"service_types_loaded": status["service_types"]},
         "warnings": warnings,

@@ -16,7 +16,7 @@ use serde_json::{Value as Body, json};
 
 use super::{
     super::routes::{Failure, Parameters, Part, read_query},
-    NO_INSTANCE, allocation,
+    NO_INSTANCE, allocation, or,
 };
 use crate::{
     broker::Broker,
@@ -65,10 +65,7 @@ impl Ports {
         let socket = self.listeners.get(&port)?;
         let none = Body::Null;
         let lease = self.lease(port).unwrap_or(&none);
-        let or_unknown = |value: &Body| match value {
-            Body::Null => UNKNOWN.into(),
-            value => value.clone(),
-        };
+        let or_unknown = |value| or(value, UNKNOWN);
         let process = process(socket, self.lease(port));
         Some(json!({
             "port": port.get(),
