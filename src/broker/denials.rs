@@ -6,6 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Broker, Inner};
 use crate::{
     change::{Change, Denial},
+    error::ErrorKind,
     kernel::clock,
     lease::{Client, Transport},
     owners::deadlines::Due,
@@ -81,9 +82,10 @@ impl Denials {
 
 impl Broker {
     /// Logs a refusal. If that fails, the refusal stands all the same.
-    pub(super) fn denied(&self, denial: Denial, client: &Client) {
+    pub(super) fn denied(&self, denial: Denial, kind: ErrorKind, client: &Client) {
         let mut inner = self.lock();
         let inner = &mut *inner;
+        inner.counts.refused(kind);
         if inner.denials.is_full() {
             self.tell_denials(inner, Moment(u64::MAX));
         }

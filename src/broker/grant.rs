@@ -1,6 +1,6 @@
 //! Granting.
 
-use std::{os::fd::OwnedFd, sync::Arc};
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 
 use super::{
     Broker, Inner,
@@ -168,6 +168,7 @@ impl Broker {
         caller: &Caller,
         hand_over: bool,
     ) -> Result<Granted, Error> {
+        let start = Instant::now();
         self.sight.check(request.config_seen.as_deref())?;
         let client = &caller.client;
         let mut held = self.resolve_owner(&request.owner, caller).await?;
@@ -175,13 +176,16 @@ impl Broker {
         let (mut granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
             if refused && !request.dry_run {
-                self.denied(Denial::new(request, error), client);
+                self.denied(Denial::new(request, error), error.kind, client);
             }
         })?;
         if let Some(seq) = durable {
             let outcome = self.durable(seq).await;
             self.conclude(&granted, outcome.is_ok());
             outcome?;
+        }
+        if granted.outcome == Outcome::New {
+            self.lock().counts.granted(start.elapsed());
         }
         if request.claim && granted.outcome == Outcome::Existing && granted.note.is_none() {
             let Lease { port, protocol, lease_id, .. } = *granted.lease;
@@ -312,6 +316,7 @@ impl Broker {
                 Err(error) => error.kind == ErrorKind::PoolExhausted,
             };
             if !is_short || !self.have_one_give_way(inner, request) {
+                inner.counts.conflicts(search.conflicts);
                 break (decided?, search);
             }
         };

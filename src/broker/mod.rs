@@ -14,6 +14,7 @@
 //! - `merging`: taking over the state of other registries
 //! - `ending`: what happens when an owner or a listener is gone, or a deadline has passed
 //! - `query`: read-only requests
+//! - [`metrics`]: what is counted
 //! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
 //! - `waiting`: requests that wait for room
@@ -26,6 +27,7 @@ mod instances;
 mod leases;
 mod leaving;
 mod merging;
+pub mod metrics;
 mod owner;
 mod query;
 mod search;
@@ -84,6 +86,7 @@ use crate::{
 };
 
 use denials::Denials;
+use metrics::Counts;
 use settling::InHand;
 use sight::Sight;
 use unsettled::Unsettled;
@@ -145,6 +148,7 @@ struct Inner {
     refusal: Option<String>,
     /// What was remembered before grants that are not durable yet.
     unsettled: Unsettled,
+    counts: Counts,
     /// Repeated refusals.
     denials: Denials,
     guards: Guards,
@@ -219,6 +223,7 @@ impl Broker {
                 state: Err(unopened),
                 refusal: None,
                 unsettled: Unsettled::default(),
+                counts: Counts::default(),
                 denials: Denials::default(),
                 guards: Guards::default(),
                 max_guards: guard::most(),
@@ -401,6 +406,7 @@ impl Broker {
         let makes_room = records.iter().any(|record| record.change.is_end());
         for record in records {
             self.put_in_force(inner, &record);
+            inner.counts.note(&record.change);
             if let Some(signals) = &inner.signals {
                 // Without a bus nobody listens.
                 let _ = signals.send(record);

@@ -339,9 +339,7 @@ fn listed(leases: &[Arc<Lease>]) -> Vec<Fields> {
             let comm = comms.entry(*pid).or_insert_with(|| process::comm(*pid));
             fields.put_some("comm", comm.as_deref());
         }
-        let is_listened = |listened: &Listened| listened.contains(lease) && !is_taken(lease);
-        let listening = listened.known().map(is_listened);
-        fields.put("state", state(lease, listening));
+        fields.put("state", state_now(lease, &listened));
         fields
     });
     fields.collect()
@@ -369,6 +367,12 @@ fn state(lease: &Lease, is_listened_on: Option<bool>) -> &'static str {
         (_, Some(false)) => "reserved",
         (false, None) => "unknown",
     }
+}
+
+/// The same at this moment.
+pub(super) fn state_now(lease: &Lease, listened: &Listened) -> &'static str {
+    let is_listened = |listened: &Listened| listened.contains(lease) && !is_taken(lease);
+    state(lease, listened.known().map(is_listened))
 }
 
 /// A port that the next request would get.

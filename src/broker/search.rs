@@ -20,6 +20,8 @@ pub(super) struct Search {
     way: Mode,
     /// What was found in use is not asked about again.
     busy: PortSet,
+    /// How many ports were found in use by trying them.
+    pub(super) conflicts: usize,
     /// How many more ports may be in use until the search is out of patience.
     patience: usize,
 }
@@ -49,7 +51,7 @@ impl Search {
     }
 
     fn new(way: Mode) -> Self {
-        Self { way, busy: PortSet::default(), patience: FEW_IN_USE }
+        Self { way, busy: PortSet::default(), conflicts: 0, patience: FEW_IN_USE }
     }
 
     /// Whether too many ports were in use to go on one by one. From then on every port is said to be in
@@ -95,6 +97,7 @@ impl Search {
             Err(obstacle) => {
                 sockets.clear();
                 self.busy.insert(port);
+                self.conflicts += 1;
                 self.patience -= 1;
                 Err(obstacle)
             }

@@ -395,7 +395,7 @@ async fn unknown_path(uri: Uri) -> Failure {
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
              POST /config/reload, PUT /config/seen and POST /restart; those of styxy 1.x are \
              POST /instance/register, GET /instance/list, PUT /instance/{instance_id}/heartbeat, POST /register-instance, \
-             GET /scan, GET /health, GET /observe/{port}, GET /observe/all, GET /observation-stats \
+             GET /scan, GET /health, GET /metrics, GET /observe/{port}, GET /observe/all, GET /observation-stats \
              and GET /circuit-breakers",
         ),
     }

@@ -177,6 +177,11 @@ impl Store {
         Ok(Opened { store, damage, other_boot })
     }
 
+    /// The length of the current log, in bytes.
+    pub fn log_length(&self) -> u64 {
+        self.length
+    }
+
     /// The number of the last change.
     pub fn seq(&self) -> u64 {
         self.header.seq

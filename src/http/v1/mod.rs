@@ -5,10 +5,12 @@
 //! to a request for a port has each of the two once.
 //!
 //! - `instances`: registered instances
+//! - `metrics`: what is counted
 //! - `sockets`: what listens on ports
 //! - this file: leases, service types, and how the service is doing
 
 mod instances;
+mod metrics;
 mod sockets;
 
 use std::sync::Arc;
@@ -48,6 +50,7 @@ pub(super) fn router() -> Router<Arc<Broker>> {
         .route("/instance/register", of_body(post(instances::register)))
         .route("/instance/{instance_id}/heartbeat", bare(put(instances::heartbeat)))
         .route("/register-instance", of_body(post(instances::register_process)))
+        .route("/metrics", of_query(get(metrics::metrics)))
         .route("/scan", of_query(get(sockets::scan)))
         .route("/observe/all", bare(get(sockets::observe_all)))
         .route("/observe/{port}", bare(get(sockets::observe)))

@@ -1,0 +1,312 @@
+//! What is counted since the start of the service, and how it stands now, for `GET /metrics`.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs,
+    time::Duration,
+};
+
+use nix::unistd::{SysconfVar, sysconf};
+
+use super::{Broker, ending::Listened, query::state_now};
+use crate::{
+    change::Change,
+    error::{Error, ErrorKind},
+    request::Filter,
+    service_type::ServiceTypeName,
+    value::{Fields, Value},
+};
+
+/// How many service types are told apart: automatic ones come and go without end.
+const MOST_TYPES: usize = 1_000;
+
+/// The name that all further ones share. No type can have it.
+const OTHERS: &str = "(others)";
+
+/// The upper bounds of the times of grants that are counted together, in seconds.
+const BOUNDS: [f64; 13] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.1,
+    1.0, 10.0,
+];
+
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    allocations: HashMap<ServiceTypeName, u64>,
+    /// Those of the types that are not told apart.
+    other_allocations: u64,
+    reuses: u64,
+    releases: BTreeMap<&'static str, u64>,
+    orphans: u64,
+    renewals: u64,
+    refusals: BTreeMap<&'static str, u64>,
+    conflicts: u64,
+    auto_allocations: u64,
+    undone: u64,
+    grants: Times,
+}
+
+/// How long something took, how often.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Times {
+    /// How often.
+    pub count: u64,
+    /// How long in all, in seconds.
+    pub sum: f64,
+    /// How often it took no longer than each bound, and longer than the bound before; the last is without bound.
+    pub buckets: [(f64, u64); BOUNDS.len() + 1],
+}
+
+/// A number, or several that differ in their labels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metric {
+    /// Its name, without the prefix and without the unit.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// Whether it can only grow.
+    pub is_counter: bool,
+    /// Whether it counts bytes.
+    pub is_in_bytes: bool,
+    /// The labels of each number.
+    pub samples: Vec<(Vec<(&'static str, String)>, f64)>,
+}
+
+/// All that is measured.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// Counters and gauges.
+    pub metrics: Vec<Metric>,
+    /// How long grants took.
+    pub grants: Times,
+}
+
+impl Counts {
+    /// Counts a change that was made.
+    pub(super) fn note(&mut self, change: &Change) {
+        match change {
+            Change::Allocate { lease, .. } => self.allocated(&lease.service_type),
+            Change::Reuse { .. } => self.reuses += 1,
+            Change::Release { reason, .. } | Change::Expire { reason, .. } => {
+                *self.releases.entry(reason.as_str()).or_default() += 1;
+            }
+            Change::Orphan { .. } => self.orphans += 1,
+            Change::Renew { .. } => self.renewals += 1,
+            Change::AutoAllocate { .. } => self.auto_allocations += 1,
+            Change::UndoAutoAllocation { .. } => self.undone += 1,
+            _ => {}
+        }
+    }
+
+    fn allocated(&mut self, service_type: &ServiceTypeName) {
+        let has_room = self.allocations.len() < MOST_TYPES;
+        match self.allocations.get_mut(service_type) {
+            Some(count) => *count += 1,
+            None if has_room => {
+                self.allocations.insert(service_type.clone(), 1);
+            }
+            None => self.other_allocations += 1,
+        }
+    }
+
+    /// Counts a refusal.
+    pub(super) fn refused(&mut self, kind: ErrorKind) {
+        *self.refusals.entry(kind.names().code).or_default() += 1;
+    }
+
+    /// Counts ports that were to be granted and are in use by other programs.
+    pub(super) fn conflicts(&mut self, count: usize) {
+        self.conflicts += count as u64;
+    }
+
+    /// Counts a grant that took so long.
+    pub(super) fn granted(&mut self, time: Duration) {
+        self.grants.note(time);
+    }
+
+    fn metrics(&self) -> Vec<Metric> {
+        let mut allocations: Vec<_> =
+            self.allocations.iter().map(|(name, count)| (name.as_str(), *count)).collect();
+        allocations.sort_unstable();
+        allocations
+            .extend((self.other_allocations > 0).then_some((OTHERS, self.other_allocations)));
+        let plain = |count: u64| vec![(Vec::new(), number(count))];
+        let counter = |name, help, samples| Metric {
+            name,
+            help,
+            is_counter: true,
+            is_in_bytes: false,
+            samples,
+        };
+        vec![
+            counter("allocations", "Leases granted.", labelled("service_type", allocations)),
+            counter("reuses", "Requests that got a lease that was there.", plain(self.reuses)),
+            counter("releases", "Leases ended.", labelled("reason", self.releases.clone())),
+            counter("orphans", "Owners that ended while something listened.", plain(self.orphans)),
+            counter("renewals", "Time limits restarted.", plain(self.renewals)),
+            counter(
+                "refusals",
+                "Requests for a port refused.",
+                labelled("code", self.refusals.clone()),
+            ),
+            counter(
+                "port_conflicts_detected",
+                "Ports that were to be granted and were in use by other programs.",
+                plain(self.conflicts),
+            ),
+            counter(
+                "auto_allocations",
+                "Ranges made for service types.",
+                plain(self.auto_allocations),
+            ),
+            counter(
+                "auto_allocations_undone",
+                "Automatic service types removed.",
+                plain(self.undone),
+            ),
+        ]
+    }
+}
+
+impl Times {
+    fn note(&mut self, time: Duration) {
+        let seconds = time.as_secs_f64();
+        self.count += 1;
+        self.sum += seconds;
+        let at = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        self.buckets[at].1 += 1;
+    }
+
+    /// The same, with the bounds.
+    fn bounded(mut self) -> Self {
+        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+        self.buckets.iter_mut().zip(bounds).for_each(|(bucket, bound)| bucket.0 = bound);
+        self
+    }
+}
+
+impl Broker {
+    /// All that is measured. Leases are counted by their states, for which the kernel is asked once for each protocol.
+    pub fn metrics(&self) -> Result<Metrics, Error> {
+        let (leases, counts, grants, instances, log) = {
+            let mut inner = self.lock();
+            self.usable(&mut inner)?;
+            let log = inner.state.as_ref().map_or(0, |state| state.store.log_length());
+            let leases = inner.registry.list(&Filter::default());
+            (
+                leases,
+                inner.counts.metrics(),
+                inner.counts.grants.bounded(),
+                inner.registry.instance_count(),
+                log,
+            )
+        };
+        let mut by_state = BTreeMap::<(&str, &str), u64>::new();
+        let listened = Listened::default();
+        for lease in &leases {
+            let state = state_now(lease, &listened);
+            *by_state.entry((lease.service_type.as_str(), state)).or_default() += 1;
+        }
+        let by_state = by_state.into_iter().map(|((service_type, state), count)| {
+            (
+                vec![("service_type", service_type.to_owned()), ("state", state.to_owned())],
+                number(count),
+            )
+        });
+        let gauge = |name, help, samples| Metric {
+            name,
+            help,
+            is_counter: false,
+            is_in_bytes: false,
+            samples,
+        };
+        let plain = |value: f64| vec![(Vec::new(), value)];
+        let status = self.status();
+        let of_status = |name, key, help| gauge(name, help, plain(counted(&status, key)));
+        let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
+        let mut metrics = counts;
+        metrics.extend([
+            gauge("leases", "Live leases.", by_state.collect()),
+            of_status("guards", "guards", "Ports that the service keeps bound."),
+            of_status("guards_limit", "guards_limit", "Ports that it may keep bound."),
+            of_status(
+                "remembered_ports",
+                "remembered_ports",
+                "Ports that are remembered for services.",
+            ),
+            of_status("ports", "ports", "Ports in the ranges of all service types."),
+            of_status(
+                "automatic_types",
+                "automatic_types",
+                "Service types that got a range of their own accord.",
+            ),
+            of_status(
+                "audit_events_waiting",
+                "audit_pending",
+                "Events that are not confirmed to be in the journal.",
+            ),
+            of_status("configuration_errors", "config_problems", "Problems of the configuration."),
+            gauge("instances", "Registered instances.", plain(number(instances as u64))),
+            gauge("build_info", "The program; always 1.", vec![(version, 1.0)]),
+            gauge("uptime_seconds", "Time since the start.", plain(self.uptime().as_secs_f64())),
+            Metric {
+                is_in_bytes: true,
+                ..gauge("state_log", "Length of the log of changes.", plain(number(log)))
+            },
+        ]);
+        metrics.extend(resident().map(|bytes| Metric {
+            is_in_bytes: true,
+            ..gauge("resident_memory", "Memory in use (statm of proc(5)).", plain(number(bytes)))
+        }));
+        Ok(Metrics { metrics, grants })
+    }
+}
+
+/// Numbers that differ in one label.
+fn labelled<'a>(
+    label: &'static str,
+    counts: impl IntoIterator<Item = (&'a str, u64)>,
+) -> Vec<(Vec<(&'static str, String)>, f64)> {
+    let counts = counts.into_iter();
+    counts.map(|(value, count)| (vec![(label, value.to_owned())], number(count))).collect()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no count gets beyond 53 bits")]
+fn number(count: u64) -> f64 {
+    count as f64
+}
+
+/// A number of the status, or the length of one of its lists.
+fn counted(status: &Fields, key: &str) -> f64 {
+    match status.get(key) {
+        Some(Value::U32(count)) => f64::from(*count),
+        Some(Value::U64(count)) => number(*count),
+        Some(Value::Strings(list)) => number(list.len() as u64),
+        _ => 0.0,
+    }
+}
+
+/// The memory of this process that is in use, in bytes.
+fn resident() -> Option<u64> {
+    let statm = fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
+    let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_counted_under_the_first_bound_that_it_does_not_exceed() {
+        let mut times = Times::default();
+        for micros in [10, 11, 1_000, 60_000_000] {
+            times.note(Duration::from_micros(micros));
+        }
+        let counted: Vec<_> = times.bounded().buckets.into_iter().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(counted, [(0.000_01, 1), (0.000_025, 1), (0.001, 1), (f64::INFINITY, 1)]);
+        assert_eq!(times.count, 4);
+        assert!((times.sum - 60.001_021).abs() < 1e-9, "{}", times.sum);
+    }
+}
