@@ -5,6 +5,8 @@
 //! of the test, `$digits 3` its digits, `$range 0 9` such ports as a range; `$list`, `$number`, `$text`, `$time` and `$uuid` are any of
 //! their kind; another name is what a row before has kept of its answer with `keep`.
 
+#[path = "v1/mutated.rs"]
+mod mutated;
 mod support;
 
 use std::{collections::BTreeMap, fs, net::TcpListener, path::Path};
@@ -123,7 +125,8 @@ impl Table {
     }
 }
 
-fn holds(name: &str) {
+/// A home with a type of ten ports, one that runs once, and room for automatic types.
+fn configured() -> Home {
     let home = Home::with_ports(40);
     home.configure(
         &json!({
@@ -138,6 +141,12 @@ fn holds(name: &str) {
         })
         .to_string(),
     );
+    home
+}
+
+#[track_caller]
+fn holds(name: &str) {
+    let home = configured();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/v1").join(name);
     let rows: Vec<Row> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert!(!rows.is_empty());
