@@ -25,7 +25,7 @@ pub fn http(machine: &Machine) {
 
     let (status, suggested) = ask(machine, "GET", "/suggest/grafana?count=2", "");
     assert_eq!(status, 200, "{suggested}");
-    let ports = suggested["suggestions"].as_array().unwrap().iter();
+    let ports = suggested["details"].as_array().unwrap().iter();
     let ports: Vec<_> = ports.map(|s| (s["port"].clone(), s["reason"].clone())).collect();
     let first_free = json!("first_free");
     assert_eq!(ports, [(json!(11511), first_free.clone()), (json!(11512), first_free)]);
