@@ -21,6 +21,7 @@ use crate::{
     request::AllocateRequest,
     service_type::ServiceTypeName,
     time::Timestamp,
+    token::TokenHash,
 };
 
 /// A change with its number.
@@ -171,6 +172,11 @@ pub enum Change {
     },
     /// Another registry of this user was merged into this one.
     Merge(Merge),
+    /// The HTTP door over TCP has another token, or its first one.
+    SetToken {
+        /// Its SHA-256.
+        sha256: TokenHash,
+    },
 }
 
 /// The effect of a grant on the port that is remembered for its slot.
@@ -247,8 +253,9 @@ impl Asker {
 /// A refused request, and why it was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denial {
-    /// The requested service type.
-    pub service_type: ServiceTypeName,
+    /// The requested service type; `None` if the request was not even read.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub service_type: Option<ServiceTypeName>,
     /// The name of the service, or else its program.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub service_name: Option<ServiceName>,
@@ -274,7 +281,7 @@ impl Denial {
     /// The record of a refused request.
     pub fn new(request: &AllocateRequest, error: &Error) -> Self {
         Self {
-            service_type: request.service_type.clone(),
+            service_type: Some(request.service_type.clone()),
             service_name: request.service_name.clone().or_else(|| request.program.clone()),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),

@@ -13,6 +13,7 @@ mod watchdog;
 use std::{
     env, fmt,
     io::{self, Write},
+    net::TcpListener as PassedTcpListener,
     os::unix::net::UnixListener as PassedListener,
     path::PathBuf,
     pin::pin,
@@ -27,6 +28,7 @@ use tokio::{
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
+    task::JoinHandle,
 };
 
 use self::{
@@ -75,6 +77,9 @@ pub const EXIT_TAKEN: u8 = 69;
 
 /// The exit status that asks for an immediate restart: `EX_TEMPFAIL`, and `RestartForceExitStatus=`.
 pub const EXIT_AGAIN: u8 = 75;
+
+/// The variable with which a service that is started by hand asks for no token over TCP.
+const SKIP_AUTH: &str = "STYXY_SKIP_AUTH";
 
 /// How long to wait at the end for calls in progress.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -163,7 +168,7 @@ async fn serve(
 ) -> Result<End, Failure> {
     // First of all: a signal during the start must not kill the service.
     let signals = Signals::new()?;
-    let Inherited { listener, portserver, guards } = inherited;
+    let Inherited { listener, further, guards } = inherited;
     let (broker, events) = Broker::start(Places {
         state: home.state.clone(),
         config: home.config.clone(),
@@ -176,7 +181,6 @@ async fn serve(
     tokio::spawn(async move { run.run(events).await });
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, home)?;
-    let portserver = portserver.map(home::listener).transpose()?;
     let (stop, stopping) = watch::channel(false);
     let mut life = Life {
         broker: Arc::clone(&broker),
@@ -206,9 +210,7 @@ async fn serve(
             tokio::spawn(http::serve(listener, backlog, Arc::clone(&broker), stopping.clone()))
         })
         .collect();
-    doors.extend(portserver.map(|listener| {
-        tokio::spawn(portserver::serve(listener, Arc::clone(&broker), stopping.clone()))
-    }));
+    doors.extend(further.serve(&broker, &stopping)?);
     if !is_activated && let Some(path) = sockets.first_own() {
         // Whoever started the service waits for this line, and may be gone before a second one.
         let _ = writeln!(io::stdout(), "{READY} {}", path.display());
@@ -423,10 +425,41 @@ async fn quiet(broker: &Broker, idle: Option<Duration>) {
 struct Inherited {
     /// The socket of `styxy.socket`.
     listener: Option<PassedListener>,
-    /// The socket of `styxy-portserver.socket`, if that is enabled.
-    portserver: Option<PassedListener>,
+    /// Those that the user has enabled.
+    further: Further,
     /// The guards of a service before this one.
     guards: Kept,
+}
+
+/// The sockets that are off by default.
+#[derive(Default)]
+struct Further {
+    /// That of `styxy-portserver.socket`.
+    portserver: Option<PassedListener>,
+    /// That of `styxy-tcp.socket`.
+    tcp: Option<PassedTcpListener>,
+}
+
+impl Further {
+    fn count(&self) -> usize {
+        usize::from(self.portserver.is_some()) + usize::from(self.tcp.is_some())
+    }
+
+    /// Accepts connections until `stop` is set.
+    fn serve(
+        self,
+        broker: &Arc<Broker>,
+        stop: &watch::Receiver<bool>,
+    ) -> io::Result<impl Iterator<Item = JoinHandle<()>>> {
+        let portserver = self.portserver.map(home::listener).transpose()?.map(|listener| {
+            tokio::spawn(portserver::serve(listener, Arc::clone(broker), stop.clone()))
+        });
+        let tcp = self.tcp.map(home::tcp_listener).transpose()?.map(|listener| {
+            let (broker, stop) = (Arc::clone(broker), stop.clone());
+            tokio::spawn(http::serve_tcp(listener, broker, needs_no_token(), stop))
+        });
+        Ok(portserver.into_iter().chain(tcp))
+    }
 }
 
 impl Inherited {
@@ -439,7 +472,9 @@ impl Inherited {
             if name == "http" {
                 inherited.listener = descriptors.take_unix_listener(index)?;
             } else if name == "portserver" {
-                inherited.portserver = descriptors.take_unix_listener(index)?;
+                inherited.further.portserver = descriptors.take_unix_listener(index)?;
+            } else if name == "tcp" {
+                inherited.further.tcp = descriptors.take_tcp_listener(index)?;
             } else {
                 inherited.guards.add(name, |kind| {
                     let (family, kind) = match kind {
@@ -451,7 +486,7 @@ impl Inherited {
                 });
             }
         }
-        let known = inherited.guards.len() + usize::from(inherited.portserver.is_some());
+        let known = inherited.guards.len() + inherited.further.count();
         if inherited.listener.is_none() && descriptors.len() > known {
             return Err(Failure::other(format!(
                 "systemd passed descriptors named {names:?}, but none is named \"http\": \
@@ -460,6 +495,17 @@ impl Inherited {
         }
         Ok(inherited)
     }
+}
+
+/// Whether requests over TCP need no token, for tests of clients. Only somebody who starts the service by hand can
+/// want that: the environment of a unit comes from many places.
+fn needs_no_token() -> bool {
+    let is_so =
+        !manager::started_this_process() && env::var(SKIP_AUTH).is_ok_and(|value| value == "true");
+    if is_so {
+        tracing::warn!("{SKIP_AUTH} is set: requests over TCP need no token");
+    }
+    is_so
 }
 
 /// Keeps the line of `systemctl --user status` and the mark of leases up to date, at most once a second; only

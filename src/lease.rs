@@ -684,6 +684,8 @@ pub enum Transport {
     Dbus,
     /// HTTP on the Unix socket.
     Http,
+    /// HTTP over TCP.
+    Tcp,
     /// The socket of the port server for tests.
     Portserver,
 }
@@ -694,6 +696,7 @@ impl Transport {
         match self {
             Self::Dbus => "dbus",
             Self::Http => "http",
+            Self::Tcp => "tcp",
             Self::Portserver => "portserver",
         }
     }
@@ -703,6 +706,7 @@ impl Transport {
         match self {
             Self::Dbus => "the session bus",
             Self::Http => "its HTTP socket",
+            Self::Tcp => "HTTP over TCP",
             Self::Portserver => "the socket of its port server",
         }
     }

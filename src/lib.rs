@@ -21,7 +21,7 @@
 //! The basic types, which cannot hold invalid values:
 //! - [`port`]: ports, protocols, ranges; [`port_set`]: sets of ports. [`service_type`]: classes of services.
 //!   [`lease`]: leases and their fields. [`time`]: points in time. [`request`]: what a client can request.
-//!   [`value`]: values as they cross a door.
+//!   [`value`]: values as they cross a door. [`token`]: the secret of the HTTP door over TCP.
 //! - [`change`]: the changes of the state. [`error`]: the one table of errors. [`obstacle`]: why a port cannot be
 //!   granted.
 //!
@@ -81,5 +81,6 @@ pub mod socket;
 pub mod state;
 pub mod surroundings;
 pub mod time;
+pub mod token;
 pub mod value;
 mod word;

@@ -17,6 +17,8 @@ impl Port {
     pub const MIN: Self = Self(NonZeroU16::MIN);
     /// The highest port.
     pub const MAX: Self = Self(NonZeroU16::MAX);
+    /// The port of the HTTP door over TCP: the one that clients of styxy 1.x know.
+    pub const HTTP: Self = Self(NonZeroU16::new(9876).unwrap());
 
     /// Returns the port with this number; `None` for 0 and above 65535.
     pub fn new(number: u64) -> Option<Self> {
@@ -44,9 +46,11 @@ impl Port {
         BAD_PORTS.binary_search(&self.get()).is_ok()
     }
 
-    /// All ports that browsers refuse to connect to.
-    pub fn refused_by_browsers() -> impl Iterator<Item = Self> {
-        BAD_PORTS.into_iter().filter_map(|number| Self::new(number.into()))
+    /// The ports that are granted only if they are asked for by number: those that browsers refuse to connect to, and that
+    /// of the HTTP door.
+    pub fn never_chosen() -> impl Iterator<Item = Self> {
+        let refused = BAD_PORTS.into_iter().filter_map(|number| Self::new(number.into()));
+        refused.chain([Self::HTTP])
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 
@@ -20,12 +20,52 @@ pub enum Backlog {
     Systemds,
 }
 
+/// A socket that accepts connections.
+pub(crate) trait Listener: Sized {
+    /// A connection.
+    type Stream;
+
+    /// Waits for a connection.
+    async fn accept(&self) -> io::Result<Self::Stream>;
+
+    /// The connections that wait to be accepted now, of a socket that nobody else has.
+    fn waiting(self) -> Vec<Self::Stream> {
+        Vec::new()
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+
+    fn waiting(self) -> Vec<UnixStream> {
+        let Ok(listener) = self.into_std() else { return Vec::new() };
+        let streams = std::iter::from_fn(|| listener.accept().ok());
+        let ready = streams.map(|(stream, _)| {
+            stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream))
+        });
+        ready.flatten().collect()
+    }
+}
+
+/// Always from systemd.
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
 /// Accepts connections until `stop` is set. The place of a connection is to be dropped when it is closed.
-pub(crate) async fn accept_each(
-    listener: UnixListener,
+pub(crate) async fn accept_each<L: Listener>(
+    listener: L,
     backlog: Backlog,
     mut stop: watch::Receiver<bool>,
-    converse: impl Fn(UnixStream, Option<OwnedSemaphorePermit>),
+    converse: impl Fn(L::Stream, Option<OwnedSemaphorePermit>),
 ) {
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     loop {
@@ -41,23 +81,18 @@ pub(crate) async fn accept_each(
             () = stopped(&mut stop) => break,
         }
     }
-    if backlog == Backlog::Ours
-        && let Ok(listener) = listener.into_std()
-    {
-        while let Ok((stream, _)) = listener.accept() {
-            let stream = stream.set_nonblocking(true).and_then(|()| UnixStream::from_std(stream));
-            stream.into_iter().for_each(|stream| converse(stream, None));
-        }
+    if backlog == Backlog::Ours {
+        listener.waiting().into_iter().for_each(|stream| converse(stream, None));
     }
 }
 
 /// Accepts a connection when there is room for one more.
-async fn accept(
-    listener: &UnixListener,
+async fn accept<L: Listener>(
+    listener: &L,
     room: &Arc<Semaphore>,
-) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+) -> io::Result<(L::Stream, OwnedSemaphorePermit)> {
     let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    Ok((listener.accept().await?.0, place))
+    Ok((listener.accept().await?, place))
 }
 
 /// Waits until `stop` is set.

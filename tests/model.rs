@@ -27,8 +27,8 @@ use styxy::{
 /// All ports of these tests. A word of the registry's bitmaps begins among them, at 5056.
 const PORTS: RangeInclusive<u16> = 5054..=5064;
 
-/// Those of them that browsers refuse (<https://fetch.spec.whatwg.org/#port-blocking>).
-const REFUSED_BY_BROWSERS: [u16; 2] = [5060, 5061];
+/// Those that browsers refuse (<https://fetch.spec.whatwg.org/#port-blocking>), and that of the HTTP door.
+const NEVER_CHOSEN: [u16; 3] = [5060, 5061, 9876];
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
@@ -160,7 +160,7 @@ impl Model {
         let ascending = ascending.map(port);
         let mut ports = service_type.preferred_ports.clone();
         ports.extend(ascending);
-        ports.retain(|port| !REFUSED_BY_BROWSERS.contains(&port.get()));
+        ports.retain(|port| !NEVER_CHOSEN.contains(&port.get()));
         // A stable sort, and `None` comes before all ages.
         ports.sort_by_key(|port| {
             self.memory.iter().rposition(|k| k.key.protocol == protocol && k.port == *port)
@@ -597,6 +597,14 @@ fn a_port_that_browsers_refuse_is_granted_only_when_asked_for_by_number() {
     both.allocate(&of("/a")).expect("5062 is free");
     assert_eq!(both.allocate(&of("/b")).unwrap_err().kind, ErrorKind::PoolExhausted);
     assert_eq!(both.get(&asking(5060)), 5060);
+}
+
+#[test]
+fn the_port_of_the_http_door_is_granted_only_when_asked_for_by_number() {
+    let mut both = dev(9876..=9877, &[9876]);
+    assert_eq!(both.allocate(&of("/a")), Ok(Choice::Port(port(9877))));
+    assert_eq!(both.allocate(&of("/b")).unwrap_err().kind, ErrorKind::PoolExhausted);
+    assert_eq!(both.get(&asking(9876)), 9876);
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! The contract of styxy 1.x over HTTP: `tests/v1/*.json` are tables of requests and answers, each sent in order to one
-//! service.
+//! service on the Unix socket, and to another one over TCP.
 //!
 //! An answer has at least the keys of its row. A text that begins with `$` stands for a value: `$port 3` is the fourth port
 //! of the test, `$digits 3` its digits, `$range 0 9` such ports as a range; `$list`, `$number`, `$text`, `$time` and `$uuid` are any of
@@ -8,6 +8,8 @@
 #[path = "v1/mutated.rs"]
 mod mutated;
 mod support;
+#[path = "support/tcp.rs"]
+mod tcp;
 
 use std::{collections::BTreeMap, fs, net::TcpListener, path::Path};
 
@@ -15,6 +17,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use support::{Home, end};
+use tcp::Door;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,6 +46,8 @@ fn ok() -> u16 {
 
 struct Table {
     home: Home,
+    /// The door over TCP, if the requests are sent there.
+    door: Option<Door>,
     kept: BTreeMap<String, Json>,
 }
 
@@ -107,7 +112,10 @@ impl Table {
         });
         let path: String = path.collect();
         let body = if body.is_null() { String::new() } else { self.filled(&body).to_string() };
-        let got = self.home.http(method, &path, &body);
+        let got = match &self.door {
+            None => self.home.http(method, &path, &body),
+            Some(door) => door.http(method, &path, &body),
+        };
         assert_eq!(got.status, status, "{request} {body}: {got:?}");
         if let Some(mistake) = self.mistake(&answer, &got.body) {
             panic!("{request} {body}: {mistake}\n{:#}", got.body);
@@ -146,13 +154,24 @@ fn configured() -> Home {
 
 #[track_caller]
 fn holds(name: &str) {
+    holds_there(name, false);
+    holds_there(name, true);
+}
+
+#[track_caller]
+fn holds_there(name: &str, over_tcp: bool) {
     let home = configured();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/v1").join(name);
     let rows: Vec<Row> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
     assert!(!rows.is_empty());
-    let service = home.service();
+    let (service, door) = if over_tcp {
+        let (service, door) = Door::open(&home);
+        (service, Some(door))
+    } else {
+        (home.service(), None)
+    };
     let listener = TcpListener::bind(("127.0.0.1", home.port(9))).unwrap();
-    let mut table = Table { home, kept: BTreeMap::new() };
+    let mut table = Table { home, door, kept: BTreeMap::new() };
     rows.into_iter().for_each(|row| table.check(row));
     drop(listener);
     end(service, Signal::SIGTERM);

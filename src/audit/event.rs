@@ -55,9 +55,11 @@ pub const CONFIG_ERROR: &str = "4415a3450fa34b1eb9bb2190cc85cb7d";
 pub const RECOVER: &str = "41370c45c5f8443e8ea378327c3b7b6c";
 /// Another registry of the user was merged into this one.
 pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
+/// The HTTP door over TCP has another token.
+pub const SET_TOKEN: &str = "b8b7727c2f0a41bd8fffd9108bf347ed";
 
 /// The actions of events, as in `STYXY_ACTION`.
-pub const ACTIONS: [&str; 20] = [
+pub const ACTIONS: [&str; 21] = [
     "allocate",
     "reuse",
     "leave",
@@ -78,6 +80,7 @@ pub const ACTIONS: [&str; 20] = [
     "config_error",
     "recover",
     "merge",
+    "set_token",
 ];
 
 /// An event: a message for people, and the `STYXY_` fields for programs.
@@ -121,6 +124,7 @@ impl Event {
             Change::ConfigError { reason } => config_error(reason),
             Change::Recover { reason } => recover(reason),
             Change::Merge(taken) => merge(taken),
+            Change::SetToken { .. } => set_token(),
         };
         event.fields.put("STYXY_SEQ", record.seq);
         event.fields.put("STYXY_STATE_ID", state_id);
@@ -322,9 +326,12 @@ fn end_instance(instance: &Instance, reason: &str) -> Event {
 fn deny(denial: &Denial) -> Event {
     let Denial { service_type, reason, count, .. } = denial;
     let times = if *count > 1 { format!(", {count} times in a minute") } else { String::new() };
-    let message = format!("Refused a port to {service_type}: {reason}{times}");
+    let message = match service_type {
+        Some(service_type) => format!("Refused a port to {service_type}: {reason}{times}"),
+        None => format!("Refused a request over TCP: {reason}{times}"),
+    };
     let mut event = Event::new(DENY, "deny", message)
-        .with("STYXY_SERVICE_TYPE", Some(denial.service_type.as_str()))
+        .with("STYXY_SERVICE_TYPE", service_type.as_ref().map(|name| name.as_str()))
         .with("STYXY_SERVICE_NAME", denial.service_name.as_ref().map(|name| name.as_str()))
         .with("STYXY_INSTANCE_ID", denial.instance_id.as_ref().map(|id| id.as_str()))
         .with("STYXY_PROJECT_PATH", denial.project_path.as_ref().map(|path| path.as_str()))
@@ -333,6 +340,10 @@ fn deny(denial: &Denial) -> Event {
     event.fields.put_some("STYXY_PORT", denial.port.map(|port| port.get()));
     event.fields.put_some("STYXY_COUNT", (*count > 1).then_some(*count));
     event
+}
+
+fn set_token() -> Event {
+    Event::new(SET_TOKEN, "set_token", "The token for HTTP over TCP was set".to_owned())
 }
 
 fn config_reload(
@@ -431,6 +442,7 @@ mod tests {
             CONFIG_ERROR,
             RECOVER,
             MERGE,
+            SET_TOKEN,
         ];
         for id in ids {
             assert!(catalog.contains(&format!("-- {id}\n")), "{id}");
@@ -447,7 +459,7 @@ mod tests {
             ACTIONS.into_iter().filter(|action| !["reuse", "leave"].contains(action)).collect();
         assert_eq!(changes, actions, "{unknown}");
         let denial = Denial {
-            service_type: "dev".parse().unwrap(),
+            service_type: "dev".parse().ok(),
             service_name: None,
             instance_id: None,
             project_path: None,

@@ -6,7 +6,6 @@ use std::{collections::HashMap, sync::Arc};
 use super::{Broker, Inner};
 use crate::{
     change::{Change, Denial},
-    error::ErrorKind,
     kernel::clock,
     lease::{Client, Transport},
     owners::deadlines::Due,
@@ -30,7 +29,7 @@ struct Kind {
     transport: Transport,
     uid: Option<u32>,
     comm: Option<Arc<str>>,
-    service_type: ServiceTypeName,
+    service_type: Option<ServiceTypeName>,
     port: Option<Port>,
     reason: String,
 }
@@ -81,11 +80,11 @@ impl Denials {
 }
 
 impl Broker {
-    /// Logs a refusal. If that fails, the refusal stands all the same.
-    pub(super) fn denied(&self, denial: Denial, kind: ErrorKind, client: &Client) {
+    /// Logs a refusal with this code. If that fails, the refusal stands all the same.
+    pub(super) fn denied(&self, denial: Denial, code: &'static str, client: &Client) {
         let mut inner = self.lock();
         let inner = &mut *inner;
-        inner.counts.refused(kind);
+        inner.counts.refused(code);
         if inner.denials.is_full() {
             self.tell_denials(inner, Moment(u64::MAX));
         }
@@ -115,7 +114,7 @@ mod tests {
 
     fn denial(port: u64) -> Denial {
         Denial {
-            service_type: "dev".parse().unwrap(),
+            service_type: "dev".parse().ok(),
             service_name: None,
             instance_id: None,
             project_path: None,

@@ -176,7 +176,7 @@ impl Broker {
         let (mut granted, durable) = attempt.inspect_err(|error| {
             let refused = !matches!(error.kind, ErrorKind::InvalidArgument | ErrorKind::Storage);
             if refused && !request.dry_run {
-                self.denied(Denial::new(request, error), error.kind, client);
+                self.denied(Denial::new(request, error), error.kind.names().code, client);
             }
         })?;
         if let Some(seq) = durable {

@@ -11,7 +11,7 @@ use nix::unistd::{SysconfVar, sysconf};
 use super::{Broker, ending::Listened, query::state_now};
 use crate::{
     change::Change,
-    error::{Error, ErrorKind},
+    error::Error,
     request::Filter,
     service_type::ServiceTypeName,
     value::{Fields, Value},
@@ -109,9 +109,9 @@ impl Counts {
         }
     }
 
-    /// Counts a refusal.
-    pub(super) fn refused(&mut self, kind: ErrorKind) {
-        *self.refusals.entry(kind.names().code).or_default() += 1;
+    /// Counts a refusal by its code.
+    pub(super) fn refused(&mut self, code: &'static str) {
+        *self.refusals.entry(code).or_default() += 1;
     }
 
     /// Counts ports that were to be granted and are in use by other programs.

@@ -19,6 +19,7 @@
 //! - `unsettled`: what was remembered before grants that are not durable yet
 //! - `waiting`: requests that wait for room
 
+mod access;
 mod backlog;
 mod denials;
 mod ending;

@@ -2,13 +2,13 @@
 
 use std::{collections::HashMap, os::fd::OwnedFd, sync::Arc};
 
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::Broker;
 use crate::{
     error::{Error, ErrorKind},
     kernel::{
-        ancestry, network,
+        ancestry, diag, network,
         process::{self, Process, ProcessError},
     },
     lease::{Client, LeaseId, Owner, Transport},
@@ -43,6 +43,13 @@ impl Caller {
         let pidfd = pid.and_then(|pid| process::peer(stream, pid)).map(Arc::new);
         let client = Self::client(transport, pid, Some(credentials.uid()));
         Some(Self { client, connection: None, pidfd })
+    }
+
+    /// The peer of a TCP connection. The kernel tells its user, but not its process.
+    pub fn of_connection(stream: &TcpStream) -> Self {
+        let ends = stream.peer_addr().and_then(|peer| Ok((peer, stream.local_addr()?)));
+        let uid = ends.ok().and_then(|(peer, local)| diag::user_of(peer, local));
+        Self { client: Self::client(Transport::Tcp, None, uid), connection: None, pidfd: None }
     }
 
     /// Why nothing that the peer of a socket asks for is answered, if that is so.

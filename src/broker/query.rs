@@ -284,6 +284,7 @@ impl Broker {
             inner.problems.iter().map(ToString::to_string).collect::<Vec<_>>(),
         );
         fields.put("idle_exit_seconds", inner.config.idle_exit.as_secs());
+        fields.put_some("token", inner.registry.token().map(|token| token.fingerprint()));
         drop(inner);
         fields.put("private", !self.sight.is_unit);
         let layers = sandbox::layers(&self.own);

@@ -41,7 +41,7 @@ impl Inner {
         let _ =
             diag::all_sockets(Protocol::Both, PortRange::ALL, |socket| in_use.insert(socket.port));
         // Ports that are granted only by number are of no use either.
-        Port::refused_by_browsers().for_each(|port| in_use.insert(port));
+        Port::never_chosen().for_each(|port| in_use.insert(port));
         self.registry.plan(request, &in_use, kernel::ephemeral_ports(), Timestamp::now())
     }
 

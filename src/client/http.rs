@@ -192,6 +192,9 @@ fn request(call: &Call) -> Request<Body> {
         Call::TakeConfiguration { seen } => {
             (Method::PUT, "/config/seen".to_owned(), Body::from(json!(seen).to_string()))
         }
+        Call::SetToken { sha256 } => {
+            (Method::PUT, "/token".to_owned(), Body::from(json!({"sha256": sha256}).to_string()))
+        }
         Call::SetAutoAllocation { enabled } => {
             let body = json!({"enabled": enabled}).to_string();
             (Method::PUT, "/config/auto-allocation".to_owned(), Body::from(body))

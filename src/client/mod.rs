@@ -41,6 +41,7 @@ use crate::{
     lease::{LeaseId, Transport},
     port::{Port, Protocol},
     surroundings::user,
+    token::TokenHash,
     value::Fields,
 };
 
@@ -125,6 +126,11 @@ pub enum Call {
         /// What it sees.
         seen: Seen,
     },
+    /// Set the token of the HTTP door over TCP.
+    SetToken {
+        /// Its SHA-256.
+        sha256: TokenHash,
+    },
     /// Enable or disable ranges for unknown types.
     SetAutoAllocation {
         /// Whether they are enabled.
@@ -169,6 +175,7 @@ impl Call {
             | Self::Suggest { .. }
             | Self::Types
             | Self::Status
+            | Self::SetToken { .. }
             | Self::Configuration { .. }
             | Self::Backups
             | Self::Check { .. } => true,

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    net::TcpListener,
     os::unix::{fs::MetadataExt, net::UnixListener},
     path::{Path, PathBuf},
 };
@@ -164,6 +165,12 @@ impl Sockets {
 pub(super) fn listener(listener: UnixListener) -> io::Result<tokio::net::UnixListener> {
     listener.set_nonblocking(true)?;
     tokio::net::UnixListener::from_std(listener)
+}
+
+/// The same for TCP.
+pub(super) fn tcp_listener(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
 }
 
 fn inode(path: &Path) -> Option<u64> {

@@ -275,6 +275,7 @@ fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
         }
         Change::Forget { .. }
         | Change::Deny(_)
+        | Change::SetToken { .. }
         | Change::ConfigError { .. }
         | Change::Recover { .. } => Vec::new(),
     })

@@ -355,6 +355,17 @@ impl Styxy {
         Ok(Dict(self.broker.take_configuration(seen, &client).await?))
     }
 
+    async fn set_token(
+        &self,
+        sha256: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let _busy = self.broker.idle_tracker().busy();
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.set_token(sha256.parse()?, &client)
+    }
+
     #[zbus(out_args("status"))]
     fn status(&self) -> Dict {
         let _busy = self.broker.idle_tracker().busy();

@@ -17,7 +17,10 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use tokio::{net::UnixStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+};
 use tower_service::Service;
 
 use super::{OBSERVER, worded::Worded};
@@ -41,7 +44,7 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    fn new(stream: &UnixStream) -> Self {
+    fn new(stream: &impl AsFd) -> Self {
         // Without a spare descriptor, the peer counts as present.
         let socket = stream.as_fd().try_clone_to_owned().ok();
         Self { socket, granted: Mutex::default() }
@@ -67,7 +70,7 @@ impl Peer {
 
 /// Serves a connection until it is closed, or, if the service stops, until the current answer is written.
 pub(super) async fn serve(
-    stream: UnixStream,
+    stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
     caller: Caller,
     router: Router,
     broker: Arc<Broker>,

@@ -1,14 +1,16 @@
-//! The door over HTTP. It only translates; the broker decides. Only the user can use the socket: others are
-//! refused.
+//! The door over HTTP, on a Unix socket and, if the user wants it, over TCP. It only translates; the broker decides. Only
+//! the user can use the socket, and over TCP whoever has the user's token: others are refused.
 //!
 //! - [`routes`]: the requests
+//! - `access`: which requests over TCP are answered
 //! - `types`: the requests about service types and the configuration
 //! - `v1`: what clients of styxy 1.x know beside these
 //! - `bounds`: how much the service reads, and how long it waits for it
 //! - `connection`: one connection
 //! - `worded`: adding a body to hyper's own refusals
-//! - this file: the socket
+//! - this file: the sockets
 
+mod access;
 mod bounds;
 mod connection;
 pub mod routes;
@@ -18,12 +20,13 @@ mod worded;
 
 use std::sync::Arc;
 
-use axum::Router;
+use axum::{Router, middleware};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, watch},
 };
 
+use self::access::Access;
 use crate::{
     broker::{Broker, Caller},
     lease::Transport,
@@ -45,6 +48,29 @@ pub async fn serve(
     let stopping = stop.clone();
     socket::accept_each(listener, backlog, stop, |stream, place| {
         converse(stream, &router, &broker, stopping.clone(), place);
+    })
+    .await;
+}
+
+/// The same over TCP, on a socket from systemd. With `is_open`, requests need no token.
+pub async fn serve_tcp(
+    listener: TcpListener,
+    broker: Arc<Broker>,
+    is_open: bool,
+    stop: watch::Receiver<bool>,
+) {
+    let access = Access { broker: Arc::clone(&broker), is_open };
+    let router = routes::router(Arc::clone(&broker))
+        .layer(middleware::from_fn_with_state(access, access::check));
+    let stopping = stop.clone();
+    socket::accept_each(listener, Backlog::Systemds, stop, |stream: TcpStream, place| {
+        let caller = Caller::of_connection(&stream);
+        let (router, broker) = (router.clone(), Arc::clone(&broker));
+        let serve = connection::serve(stream, caller, router, broker, stopping.clone());
+        tokio::spawn(async move {
+            serve.await;
+            drop(place);
+        });
     })
     .await;
 }

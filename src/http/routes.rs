@@ -41,6 +41,9 @@ pub(super) const LARGEST_BODY: usize = 10_000;
 /// The path where commands pass on the configuration as they see it: only its bodies may be larger.
 pub(super) const SEEN: &str = "/config/seen";
 
+/// The path where a command hands over the hash of the token for TCP.
+pub(super) const TOKEN: &str = "/token";
+
 /// The default minimum age, in seconds, of the leases to clean up, which nobody seems to need. The same as that
 /// of `styxy cleanup`, so that a server that is just being started keeps its port.
 const CLEAN_UP_OLDER_THAN: u64 = 3_600;
@@ -77,6 +80,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/config/reload", bare(post(types::reload)))
         .route("/restart", bare(post(restart)))
         .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::disable()))
+        .route(TOKEN, of_body(put(set_token)))
         .merge(v1::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
@@ -381,6 +385,18 @@ async fn restart(State(broker): State<Arc<Broker>>) -> Success {
     Success(fields)
 }
 
+async fn set_token(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let [(_, Value::Str(sha256))] = &read_options(&body?)?[..] else {
+        return Err(Error::invalid("the body must have sha256, a string, and nothing else").into());
+    };
+    broker.set_token(sha256.parse()?, &client)?;
+    Ok(Success(Fields::default()))
+}
+
 async fn unknown_path(uri: Uri) -> Failure {
     let message = format!("there is no path {:?}", shortened(uri.path()));
     Failure {
@@ -393,7 +409,7 @@ async fn unknown_path(uri: Uri) -> Failure {
              POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
-             POST /config/reload, PUT /config/seen and POST /restart; those of styxy 1.x are \
+             POST /config/reload, PUT /config/seen, PUT /token and POST /restart; those of styxy 1.x are \
              POST /instance/register, GET /instance/list, PUT /instance/{instance_id}/heartbeat, POST /register-instance, \
              GET /scan, GET /health, GET /metrics, GET /observe/{port}, GET /observe/all, GET /observation-stats \
              and GET /circuit-breakers",
@@ -497,6 +513,10 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
+        Self { status, code, error }
+    }
+
     /// The same refusal as that of something which does not exist.
     pub(super) fn not_found(error: Error) -> Self {
         Self { status: StatusCode::NOT_FOUND, ..error.into() }

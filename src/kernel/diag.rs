@@ -143,6 +143,23 @@ pub fn is_of_others(port: Port, protocol: Protocol) -> bool {
     asked.is_ok() && is_of_others
 }
 
+/// The user who created the TCP socket of this machine with these two addresses; `None` if there is none, or the kernel
+/// does not answer.
+pub fn user_of(local: SocketAddr, peer: SocketAddr) -> Option<u32> {
+    let mut user = None;
+    let request = wire::of_connection(local, peer);
+    let answered = Dumps::open().and_then(|mut dumps| {
+        dumps.ask_once(&request, |message| {
+            // In place of a connection that is gone, the kernel finds a listener on its port.
+            let socket = socket_of(Protocol::Tcp, message)?;
+            let is_it = |role| matches!(role, Role::Connection { to, .. } if to == peer);
+            user = socket.filter(|socket| is_it(socket.role)).map(|socket| socket.uid);
+            Ok(())
+        })
+    });
+    answered.ok().and(user)
+}
+
 /// All ports.
 pub fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()
@@ -421,6 +438,18 @@ pub(super) mod tests {
             let port = Port::new(client.local_addr().unwrap().port().into()).unwrap();
             let seen = Seen::of(Protocol::Tcp, PortRange::only(port)).unwrap();
             assert_eq!(seen.obstacle(port), Some(Obstacle::InUse(InUse::Connection)), "{address}");
+        }
+    }
+
+    #[test]
+    fn the_user_of_a_connection_is_found_by_its_addresses() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (own, peer) = (client.local_addr().unwrap(), client.peer_addr().unwrap());
+            assert_eq!(user_of(own, peer), Some(nix::unistd::geteuid().as_raw()), "{address}");
+            // There is a listener on that port, but no such connection.
+            assert_eq!(user_of(peer, peer), None, "{address}");
         }
     }
 

@@ -57,6 +57,7 @@ use crate::{
     request::Filter,
     service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
     time::Timestamp,
+    token::TokenHash,
 };
 
 /// The rules of the registry; they come from the configuration.
@@ -107,7 +108,7 @@ impl Rules {
 #[derive(Clone, Debug)]
 pub struct Registry {
     rules: Rules,
-    /// Excluded ports and those that browsers refuse: not granted unless asked for by number.
+    /// Excluded ports, and those that are never chosen: not granted unless asked for by number.
     avoided: PortSet,
     leases: HashMap<LeaseId, Arc<Lease>>,
     tcp: Leased,
@@ -128,6 +129,8 @@ pub struct Registry {
     idle: usize,
     memory: Memory,
     audited_config: AuditedConfig,
+    /// The hash of the token of the HTTP door over TCP.
+    token: Option<TokenHash>,
     /// Leases of another registry that ended while it was being merged into this one.
     ended_elsewhere: HashSet<LeaseId>,
     /// Ports that were recently found in use, and are tried last.
@@ -170,6 +173,7 @@ impl Registry {
             idle: 0,
             memory: Memory::default(),
             audited_config: AuditedConfig::default(),
+            token: None,
             ended_elsewhere: HashSet::new(),
             in_use: PortSet::default(),
             repeated: HashSet::new(),
@@ -210,6 +214,16 @@ impl Registry {
     /// Restores it from a snapshot.
     pub fn set_audited_config(&mut self, audited_config: AuditedConfig) {
         self.audited_config = audited_config;
+    }
+
+    /// The hash of the token of the HTTP door over TCP, if it has one.
+    pub fn token(&self) -> Option<TokenHash> {
+        self.token
+    }
+
+    /// Restores it from a snapshot.
+    pub fn set_token(&mut self, token: TokenHash) {
+        self.token = Some(token);
     }
 
     /// Makes a change. `seq` is its number, by which remembered ports age, and `at` when it happened. What is not
@@ -262,6 +276,7 @@ impl Registry {
                 self.memory.forget_type(service_type);
             }
             Change::Merge(merge) => self.take_over(seq, merge),
+            Change::SetToken { sha256 } => self.set_token(*sha256),
             Change::AutoAllocate { .. }
             | Change::Deny(_)
             | Change::ConfigReload { .. }
@@ -552,6 +567,6 @@ fn single(rules: &Rules) -> impl Iterator<Item = &ServiceTypeName> {
 
 fn avoided(rules: &Rules) -> PortSet {
     let mut avoided = rules.excluded.clone();
-    Port::refused_by_browsers().for_each(|port| avoided.insert(port));
+    Port::never_chosen().for_each(|port| avoided.insert(port));
     avoided
 }

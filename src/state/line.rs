@@ -10,6 +10,7 @@ use crate::{
     port::Port,
     registry::{AuditedConfig, Substitute},
     time::Timestamp,
+    token::TokenHash,
     word::visible,
 };
 
@@ -42,6 +43,8 @@ pub enum Line {
     /// The configuration as it was last logged (in a snapshot).
     #[serde(rename = "told")]
     AuditedConfig(AuditedConfig),
+    /// The hash of the token of the HTTP door over TCP (in a snapshot).
+    Token(TokenHash),
     /// Damage that was found when the snapshot was written (in a snapshot).
     Damage(Damage),
     /// The last line of a snapshot, with the number of lines between it and the header.
@@ -57,6 +60,7 @@ impl Line {
                 | Self::Memory(_)
                 | Self::Instance(_)
                 | Self::AuditedConfig(_)
+                | Self::Token(_)
                 | Self::Damage(_)
         )
     }

@@ -280,6 +280,10 @@ impl Recovered {
                 registry.set_audited_config(audited);
                 0
             }
+            Line::Token(token) => {
+                registry.set_token(token);
+                0
+            }
             Line::Damage(damage) => {
                 self.pending.push(damage);
                 0

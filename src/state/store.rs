@@ -19,6 +19,7 @@ use crate::{
     change::{Change, Record},
     lease::{Instance, Lease},
     registry::{AuditedConfig, Registry},
+    token::TokenHash,
 };
 
 /// How many former names of a state folder are kept.
@@ -336,6 +337,7 @@ impl Store {
                 .collect(),
             instances: registry.instances(),
             audited_config: registry.audited_config().clone(),
+            token: registry.token(),
             damage: Vec::new(),
         }
     }
@@ -406,6 +408,7 @@ pub struct Snapshot {
     memory: Vec<RememberedPort>,
     instances: Vec<Arc<Instance>>,
     audited_config: AuditedConfig,
+    token: Option<TokenHash>,
     damage: Vec<Damage>,
 }
 
@@ -438,7 +441,13 @@ impl Snapshot {
         let memory = self.memory.iter().map(|memory| Line::Memory(memory.clone()));
         let instances = self.instances.iter().map(|instance| Line::Instance((**instance).clone()));
         let damage = self.damage.iter().map(|damage| Line::Damage(damage.clone()));
-        let parts = [self.leases.len(), self.memory.len(), self.instances.len(), self.damage.len()];
+        let parts = [
+            self.leases.len(),
+            self.memory.len(),
+            self.instances.len(),
+            self.damage.len(),
+            usize::from(self.token.is_some()),
+        ];
         let count = parts.iter().sum::<usize>() + 1;
         let mut buffer = Vec::new();
         for line in std::iter::once(Line::Header(self.header.clone()))
@@ -446,6 +455,7 @@ impl Snapshot {
             .chain(memory)
             .chain(instances)
             .chain(damage)
+            .chain(self.token.map(Line::Token))
             .chain([Line::AuditedConfig(self.audited_config.clone())])
             .chain([Line::End(count)])
         {

@@ -14,6 +14,7 @@ use crate::{
     port::Port,
     registry::Registry,
     time::Timestamp,
+    token::TokenHash,
 };
 
 struct Home {
@@ -414,6 +415,23 @@ fn a_snapshot_replaces_the_logs_before_it_once_the_audit_has_read_them() {
     assert!(!home.file("log.00000001").exists());
     drop(service);
     assert_eq!(home.open().ports(), [3000, 3001].into());
+}
+
+#[test]
+fn the_hash_of_the_token_is_in_the_log_and_in_the_snapshot() {
+    let home = Home::new();
+    let sha256 = TokenHash::of("0123456789abcdef0123456789abcdef");
+    let mut service = home.open();
+    service.change(Change::SetToken { sha256 });
+    drop(service);
+    let mut service = home.open();
+    assert_eq!(service.registry.token(), Some(sha256));
+    service.compact();
+    service.store.spare(2).delete().unwrap();
+    assert!(!home.file("log.00000001").exists());
+    drop(service);
+    let service = home.open();
+    assert_eq!((service.registry.token(), service.damage), (Some(sha256), Vec::new()));
 }
 
 #[test]

@@ -19,7 +19,6 @@ use std::{
     env,
     fs::{self, OpenOptions},
     io::{BufRead, BufReader, Read, Seek, Write},
-    net::Shutdown,
     ops::Range,
     os::{
         linux::net::SocketAddrExt,
@@ -357,14 +356,25 @@ fn exchange(stream: UnixStream, method: &str, path: &str, body: &str) -> Answer 
 }
 
 /// `None` if the other end closes without an answer.
-fn try_exchange(mut stream: UnixStream, method: &str, path: &str, body: &str) -> Option<Answer> {
+fn try_exchange(stream: UnixStream, method: &str, path: &str, body: &str) -> Option<Answer> {
+    exchange_with(stream, "", method, path, body)
+}
+
+/// The same with further headers, of which one may be `Host`.
+pub fn exchange_with(
+    mut stream: impl Read + Write,
+    headers: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Option<Answer> {
     let length = body.len();
+    let host = if headers.contains("Host: ") { "" } else { "Host: localhost\r\n" };
     // A refusal may come before the whole body is sent.
     let _ = write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\nContent-Length: {length}\r\n\r\n{body}"
     );
-    let _ = stream.shutdown(Shutdown::Write);
     let mut text = Vec::new();
     let _ = stream.read_to_end(&mut text);
     let text = String::from_utf8_lossy(&text);

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    net::{IpAddr, SocketAddr},
     os::fd::{AsRawFd, OwnedFd},
 };
 
@@ -14,6 +15,7 @@ use crate::port::PortRange;
 // linux/netlink.h, linux/sock_diag.h, linux/inet_diag.h, netinet/in.h
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+const NLM_F_REQUEST: u16 = 1;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const HEADER: usize = 16;
 const TCPDIAG_GETSOCK: u16 = 18;
@@ -21,6 +23,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_S_GE: u8 = 2;
 const INET_DIAG_BC_S_LE: u8 = 3;
+const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 
 /// The sockets that a dump lists.
@@ -54,11 +57,40 @@ fn by_family(family: AddressFamily, protocol: u8, states: u32) -> Vec<u8> {
     message(SOCK_DIAG_BY_FAMILY, &[&head, &states.to_ne_bytes(), &[0; 48]])
 }
 
+/// The request for one TCP socket, by its addresses: an `inet_diag_req_v2` whose `inet_diag_sockid` is full. The cookie
+/// is `INET_DIAG_NOCOOKIE`.
+pub(super) fn of_connection(local: SocketAddr, peer: SocketAddr) -> Vec<u8> {
+    let family = if local.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let octets = |address: SocketAddr| {
+        let mut octets = [0; 16];
+        match address.ip() {
+            IpAddr::V4(ip) => octets[..4].copy_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => octets = ip.octets(),
+        }
+        octets
+    };
+    let body: [&[u8]; 8] = [
+        &[family as u8, IPPROTO_TCP, 0, 0],
+        &u32::MAX.to_ne_bytes(),
+        &local.port().to_be_bytes(),
+        &peer.port().to_be_bytes(),
+        &octets(local),
+        &octets(peer),
+        &[0; 4],
+        &[0xff; 8],
+    ];
+    flagged(SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, &body)
+}
+
 /// A request for a dump.
 fn message(kind: u16, body: &[&[u8]]) -> Vec<u8> {
+    flagged(kind, NLM_F_REQUEST_DUMP, body)
+}
+
+fn flagged(kind: u16, flags: u16, body: &[&[u8]]) -> Vec<u8> {
     let mut message = vec![0; 4];
     message.extend(kind.to_ne_bytes());
-    message.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
     message.resize(HEADER, 0);
     body.iter().for_each(|part| message.extend(*part));
     set_length(message)
@@ -121,6 +153,18 @@ impl Dumps {
                 return Ok(());
             }
         }
+    }
+
+    /// Requests what is answered by one message, and calls `told` for it.
+    pub(super) fn ask_once(
+        &mut self,
+        request: &[u8],
+        mut told: impl FnMut(&[u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let socket = self.socket.as_raw_fd();
+        sendto(socket, request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let length = recv(socket, &mut self.buffer, MsgFlags::empty())?;
+        messages(&self.buffer[..length], &mut told).map(drop)
     }
 }
 
