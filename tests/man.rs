@@ -30,6 +30,7 @@ const CONFIGURATION: &str = "styxy_config.5";
 const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";
 const PORTSERVER: &str = "styxy-portserver.socket.8";
+const TCP: &str = "styxy-tcp.socket.8";
 
 fn main() -> ExitCode {
     let has_groff = Command::new("groff").arg("--version").stdout(Stdio::null()).status().is_ok();
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    let others = [BUS, CONFIGURATION, PROJECT, UNITS, PORTSERVER];
+    let others = [BUS, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP];
     pages.extend(others.map(|name| (name.to_owned(), by_hand(name))));
     pages
 }

@@ -123,6 +123,7 @@ impl Doctor {
         block_on(units::bus(&mut findings, &units))?;
         drop(watch);
         units::socket(&mut findings, &units);
+        units::tcp(&mut findings);
         configuration(&mut findings);
         block_on(service(&mut findings, &units))?;
         ephemeral(&mut findings);

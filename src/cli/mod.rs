@@ -17,6 +17,7 @@ mod environment;
 mod exec;
 mod forget;
 mod generator;
+mod http;
 #[cfg(feature = "project")]
 mod init;
 mod instances;
@@ -44,6 +45,7 @@ mod service;
 mod status;
 mod suggest;
 mod table;
+mod token;
 mod types;
 mod typos;
 mod unit;
@@ -119,6 +121,8 @@ enum Verb {
     Watch(watch::Watch),
     Cleanup(cleanup::Cleanup),
     Config(config::Config),
+    Http(http::Http),
+    Token(token::Token),
     Status(status::Status),
     Doctor(doctor::Doctor),
     Renew(renew::Renew),
@@ -267,6 +271,8 @@ pub fn run() -> ExitCode {
         Verb::Watch(verb) => verb.run(),
         Verb::Cleanup(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
+        Verb::Http(verb) => verb.run(),
+        Verb::Token(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),

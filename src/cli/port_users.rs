@@ -24,7 +24,7 @@ pub(super) struct PortUser {
     pub(super) protocol: Protocol,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) user: Arc<str>,
-    uid: u32,
+    pub(super) uid: u32,
     role: Role,
     pub(super) program: Option<Arc<Program>>,
 }

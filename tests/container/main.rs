@@ -33,6 +33,7 @@ mod race;
 mod recipes;
 mod registry;
 mod sandbox;
+mod tcp;
 mod types;
 
 use libtest_mimic::{Arguments, Trial};
@@ -67,6 +68,7 @@ fn main() {
         recipes::TESTS,
         registry::TESTS,
         sandbox::TESTS,
+        tcp::TESTS,
         types::TESTS,
     ]
     .concat();

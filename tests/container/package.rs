@@ -88,6 +88,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/lib/systemd/user/styxy-login.service",
             "644 root /usr/lib/systemd/user/styxy-portserver.socket",
             "644 root /usr/lib/systemd/user/styxy-restart.service",
+            "644 root /usr/lib/systemd/user/styxy-tcp.socket",
             "644 root /usr/lib/systemd/user/styxy.service",
             "644 root /usr/lib/systemd/user/styxy.socket",
             "644 root /usr/share/bash-completion/completions/styxy",
@@ -114,6 +115,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/man/man5/styxy_config.5.gz",
             "644 root /usr/share/man/man7/styxy-recipes.7.gz",
             "644 root /usr/share/man/man8/styxy-portserver.socket.8.gz",
+            "644 root /usr/share/man/man8/styxy-tcp.socket.8.gz",
             "644 root /usr/share/man/man8/styxy.service.8.gz",
             "644 root /usr/share/man/man8/styxy.socket.8.gz",
             "644 root /usr/share/styxy/config.schema.json",
@@ -129,7 +131,7 @@ fn files_and_units(machine: &Machine) {
 
     let verified =
         machine.user("systemd-analyze --user --man=no verify styxy.service styxy-failed.service styxy-login.service \
-                      styxy.socket styxy-portserver.socket styxy-restart.service 2>&1");
+                      styxy.socket styxy-portserver.socket styxy-tcp.socket styxy-restart.service 2>&1");
     let verified = verified.ok();
     // systemd 254 and later know it.
     let lines = verified.lines().filter(|line| !line.contains("Unknown key 'RestartMode'"));

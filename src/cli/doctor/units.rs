@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::MetadataExt, time::Duration};
 use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
-use super::Findings;
+use super::{super::http, Findings};
 use crate::{
     client::{
         self,
@@ -16,6 +16,9 @@ use crate::{
 };
 
 const SOCKET: &str = "styxy.socket";
+
+/// The sockets that are off until the user enables them.
+const FURTHER: [&str; 2] = ["styxy-portserver.socket", http::UNIT];
 
 /// How long the bus may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -125,6 +128,12 @@ pub(super) fn fix(findings: &mut Findings) {
             return findings.warning("fix", trouble, "see below");
         }
     }
+    for name in FURTHER {
+        let is_enabled = Unit::ask(name).is_some_and(|unit| unit.is("UnitFileState", "enabled"));
+        if is_enabled && let Err(trouble) = control(&["start", name]) {
+            findings.warning("fix", trouble, "see below");
+        }
+    }
     findings.ok("fix", "the manager has reloaded its units and started the service");
 }
 
@@ -178,6 +187,17 @@ pub(super) fn socket(findings: &mut Findings, units: &Units) {
         }
         // Reported already, or created by the next service.
         (Err(_), _) => {}
+    }
+}
+
+/// Checks the socket for HTTP over TCP, if it is in use.
+pub(super) fn tcp(findings: &mut Findings) {
+    let Some(unit) = Unit::ask(http::UNIT) else { return };
+    if unit.is("ActiveState", "active") {
+        findings.ok("http", format!("the service listens on {}", http::url()));
+    } else if unit.is("UnitFileState", "enabled") {
+        let message = http::taken().unwrap_or_else(|| format!("{} does not listen", http::UNIT));
+        findings.error("http", message, format!("systemctl --user restart {}", http::UNIT));
     }
 }
 
