@@ -20,7 +20,7 @@ use crate::{
     port::Protocol,
     request::{AllocateRequest, OwnerRequest},
     service_type::Hold,
-    socket::{self, Backlog},
+    socket::{self, Backlog, Place},
 };
 
 /// How long a client may take to send its request.
@@ -34,18 +34,21 @@ const LONGEST: u64 = 64;
 pub async fn serve(listener: UnixListener, broker: Arc<Broker>, stop: watch::Receiver<bool>) {
     socket::accept_each(listener, Backlog::Systemds, stop, |stream, place| {
         let broker = Arc::clone(&broker);
-        tokio::spawn(async move {
-            converse(stream, &broker).await;
-            drop(place);
-        });
+        async move {
+            tokio::select! {
+                () = converse(stream, &broker, &place) => {}
+                () = place.dismissed() => {}
+            }
+        }
     })
     .await;
 }
 
-async fn converse(mut stream: UnixStream, broker: &Arc<Broker>) {
+async fn converse(mut stream: UnixStream, broker: &Arc<Broker>, place: &Arc<Place>) {
     let _observer = broker.idle_tracker().observer();
     let Some(caller) = Caller::of_peer(&stream, Transport::Portserver) else { return };
     let Ok(Some(pid)) = timeout(SILENCE, read(&mut stream)).await else { return };
+    let _busy = place.busy();
     // Not before: what is unread resets the connection.
     if caller.why_refused().is_some() {
         return;

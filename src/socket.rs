@@ -1,14 +1,19 @@
 //! The sockets of the doors: accepting connections, a bounded number of them at once.
 
+mod room;
+
 use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::watch,
 };
 
-/// The most connections of a socket that are open at once. Others wait until one is closed, which a silent one soon
-/// is. Each takes up to three descriptors, and without free descriptors the service could grant nothing.
+pub(crate) use self::room::Place;
+use self::room::Room;
+
+/// The most connections of a socket that are open at once. One more has that closed which has been silent for longest. Each
+/// takes up to three descriptors, and without free descriptors the service could grant nothing.
 const MOST_CONNECTIONS: usize = 512;
 
 /// Who serves the connections that wait on a socket when this service ends.
@@ -60,18 +65,20 @@ impl Listener for TcpListener {
     }
 }
 
-/// Accepts connections until `stop` is set. The place of a connection is to be dropped when it is closed.
-pub(crate) async fn accept_each<L: Listener>(
+/// Accepts connections until `stop` is set, and serves each in the background.
+pub(crate) async fn accept_each<L: Listener, Served>(
     listener: L,
     backlog: Backlog,
     mut stop: watch::Receiver<bool>,
-    converse: impl Fn(L::Stream, Option<OwnedSemaphorePermit>),
-) {
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    converse: impl Fn(L::Stream, Arc<Place>) -> Served,
+) where
+    Served: Future<Output = ()> + Send + 'static,
+{
+    let room = Room::new(MOST_CONNECTIONS);
     loop {
         tokio::select! {
             accepted = accept(&listener, &room) => match accepted {
-                Ok((stream, place)) => converse(stream, Some(place)),
+                Ok(stream) => drop(tokio::spawn(converse(stream, room.enter()))),
                 Err(error) => {
                     // Out of descriptors, most likely: let some connections end first.
                     tracing::warn!("a connection could not be accepted: {error}");
@@ -82,17 +89,16 @@ pub(crate) async fn accept_each<L: Listener>(
         }
     }
     if backlog == Backlog::Ours {
-        listener.waiting().into_iter().for_each(|stream| converse(stream, None));
+        for stream in listener.waiting() {
+            tokio::spawn(converse(stream, room.enter()));
+        }
     }
 }
 
-/// Accepts a connection when there is room for one more.
-async fn accept<L: Listener>(
-    listener: &L,
-    room: &Arc<Semaphore>,
-) -> io::Result<(L::Stream, OwnedSemaphorePermit)> {
-    let place = Arc::clone(room).acquire_owned().await.map_err(io::Error::other)?;
-    Ok((listener.accept().await?, place))
+/// Accepts a connection when there is room for one more, or one that can make room.
+async fn accept<L: Listener>(listener: &L, room: &Room) -> io::Result<L::Stream> {
+    room.available().await;
+    listener.accept().await
 }
 
 /// Waits until `stop` is set.

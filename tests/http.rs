@@ -447,6 +447,33 @@ fn silent_connections_leave_descriptors_for_the_rest() {
 }
 
 #[test]
+fn half_requests_keep_nobody_waiting() {
+    let home = Home::with_type();
+    let service = home.service();
+    for half in [
+        "GET /status HTTP/1.1\r\nHost: loc",
+        "POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{",
+    ] {
+        let stream = |_| {
+            let mut stream = UnixStream::connect(home.socket()).unwrap();
+            let _ = stream.write_all(half.as_bytes());
+            stream
+        };
+        let halves: Vec<_> = (0..700).map(stream).collect();
+        // Those would be given up only after 10 and 30 seconds.
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        write!(stream, "GET /status HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        drop(halves);
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_killed_service_has_lost_nothing() {
     let home = Home::with_type();
     let service = home.service();

@@ -29,7 +29,7 @@ use crate::{
     idle::CallGuard,
     lease::EndReason,
     registry::granting::Share,
-    socket::stopped,
+    socket::{Place, stopped},
 };
 
 /// How long a connection may be silent: between requests, or within the head of a request.
@@ -71,6 +71,7 @@ impl Peer {
 /// Serves a connection until it is closed, or, if the service stops, until the current answer is written.
 pub(super) async fn serve(
     stream: impl AsyncRead + AsyncWrite + AsFd + Unpin,
+    place: Arc<Place>,
     caller: Caller,
     router: Router,
     broker: Arc<Broker>,
@@ -87,6 +88,7 @@ pub(super) async fn serve(
         request.extensions_mut().insert(caller.client.clone());
         request.extensions_mut().insert(caller.clone());
         request.extensions_mut().insert(Arc::clone(&peer));
+        request.extensions_mut().insert(Arc::clone(&place));
         let (answer, stopping) = (router.clone().call(request), stop.clone());
         async move {
             let mut answer = answer.await?;
@@ -104,17 +106,18 @@ pub(super) async fn serve(
         .serve_connection(Worded::new(TokioIo::new(stream)), service);
     let mut connection = std::pin::pin!(connection);
     let mut stopping = stop.clone();
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
+    let is_whole = tokio::select! {
+        result = connection.as_mut() => result.is_ok(),
+        () = place.dismissed() => false,
         () = stopped(&mut stopping) => {
             // A connection that was only just accepted has a request on its way, which would be lost.
             if !matches!(*lock(&asked), Asked::Nothing) {
                 connection.as_mut().graceful_shutdown();
             }
-            connection.await
+            connection.await.is_ok()
         }
     };
-    if result.is_err() {
+    if !is_whole {
         broker.take_back(&mem::take(&mut *peer.lock()), EndReason::NotDelivered);
     }
     drop(observer);

@@ -20,10 +20,10 @@ mod worded;
 
 use std::sync::Arc;
 
-use axum::{Router, middleware};
+use axum::middleware;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
 };
 
 use self::access::Access;
@@ -46,8 +46,18 @@ pub async fn serve(
 ) {
     let router = routes::router(Arc::clone(&broker));
     let stopping = stop.clone();
-    socket::accept_each(listener, backlog, stop, |stream, place| {
-        converse(stream, &router, &broker, stopping.clone(), place);
+    socket::accept_each(listener, backlog, stop, |stream: UnixStream, place| {
+        let caller = Caller::of_peer(&stream, Transport::Http);
+        let router = match caller.as_ref().and_then(Caller::why_refused) {
+            Some(error) => routes::refusing(&error),
+            None => router.clone(),
+        };
+        let (broker, stop) = (Arc::clone(&broker), stopping.clone());
+        async move {
+            if let Some(caller) = caller {
+                connection::serve(stream, place, caller, router, broker, stop).await;
+            }
+        }
     })
     .await;
 }
@@ -66,31 +76,7 @@ pub async fn serve_tcp(
     socket::accept_each(listener, Backlog::Systemds, stop, |stream: TcpStream, place| {
         let caller = Caller::of_connection(&stream);
         let (router, broker) = (router.clone(), Arc::clone(&broker));
-        let serve = connection::serve(stream, caller, router, broker, stopping.clone());
-        tokio::spawn(async move {
-            serve.await;
-            drop(place);
-        });
+        connection::serve(stream, place, caller, router, broker, stopping.clone())
     })
     .await;
-}
-
-/// Serves a connection in the background.
-fn converse(
-    stream: UnixStream,
-    router: &Router,
-    broker: &Arc<Broker>,
-    stop: watch::Receiver<bool>,
-    place: Option<OwnedSemaphorePermit>,
-) {
-    let Some(caller) = Caller::of_peer(&stream, Transport::Http) else { return };
-    let router = match caller.why_refused() {
-        Some(error) => routes::refusing(&error),
-        None => router.clone(),
-    };
-    let serve = connection::serve(stream, caller, router, Arc::clone(broker), stop);
-    tokio::spawn(async move {
-        serve.await;
-        drop(place);
-    });
 }
