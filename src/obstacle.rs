@@ -17,6 +17,8 @@ pub enum Obstacle {
     Excluded,
     /// Something on the machine has it.
     InUse(InUse),
+    /// The request is for a port that a server of this user listens on, and none does.
+    NoListener,
     /// Ordinary users may not bind it (`ip_unprivileged_port_start`, see ip(7)).
     Privileged,
     /// The system lacks the resources to find out, for this or any other port.
@@ -55,6 +57,7 @@ impl Obstacle {
             Self::Leased(_) => "leased",
             Self::Excluded => "excluded",
             Self::InUse(_) => "in_use",
+            Self::NoListener => "no_listener",
             Self::Privileged => "privileged",
             Self::Shortage(_) => "shortage",
         }
@@ -86,6 +89,7 @@ impl Obstacle {
             Self::InUse(InUse::Connection) => {
                 format!("{protocol} port {port} is in use by an outgoing connection")
             }
+            Self::NoListener => format!("nobody listens on {protocol} port {port}"),
             Self::Privileged => {
                 format!("port {port} is reserved for privileged programs by the kernel")
             }

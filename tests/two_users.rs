@@ -50,6 +50,7 @@ const TESTS: &[Test] = &[
     ("two_users_never_get_the_same_port", UP, two_services),
     ("a_port_that_another_user_was_granted_meanwhile_ends_the_lease", UP, taken),
     ("a_server_of_another_user_is_not_that_of_a_claim_without_a_guard", UP, foreign),
+    ("a_server_of_another_user_is_not_adopted", UP, adopted),
     ("looking_at_a_port_binds_nothing", UP, looking),
     ("a_port_of_an_outgoing_connection_is_named_as_such", UP, outgoing),
     ("a_range_is_placed_among_the_kernels_ports_if_there_is_no_other_place", ALL_EPHEMERAL, placed),
@@ -520,6 +521,54 @@ fn foreign() {
     assert_eq!(allocated(), 20_001);
     assert_eq!(lease("port"), 20_001);
     drop(server);
+}
+
+/// Listens as a user, until it is ended.
+const LISTENS: &str =
+    "import socket, time; s = socket.create_server(('127.0.0.2', 20000)); time.sleep(60)";
+
+/// Asks a service as a user; what it prints is the status.
+const ASKS: &str = r"
+import socket, sys
+s = socket.socket(socket.AF_UNIX)
+s.connect(sys.argv[1])
+head = f'POST /allocate HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {len(sys.argv[2])}\r\n\r\n'
+s.sendall((head + sys.argv[2]).encode())
+print(s.makefile().readline().split()[1])
+";
+
+/// A server's port is adopted by its own user, and by nobody else; not if both listen, either.
+fn adopted() {
+    if user(0).is_none() {
+        eprintln!("SKIPPED: a second user needs root");
+        return;
+    }
+    let user = User::new(0, "20000, 20009");
+    let python = |arguments: &[&str]| {
+        let mut command = Command::new("python3");
+        command.arg("-c").args(arguments);
+        as_user(command, 0)
+    };
+    let adopt = |dry_run: bool| {
+        let body = json!({
+            "service_type": "mine", "port": 20_000, "strict": true, "adopt": true, "dry_run": dry_run,
+        });
+        let socket = user.home.socket();
+        let asked = python(&[ASKS, socket.to_str().unwrap(), &body.to_string()]).output().unwrap();
+        support::out(&asked)
+    };
+    let server = listener("127.0.0.1", 20_000);
+    assert_eq!([true, false].map(adopt), ["409", "409"]);
+    drop(server);
+    assert_eq!([true, false].map(adopt), ["400", "400"], "nobody listens");
+    let mut own = python(&[LISTENS]).spawn().unwrap();
+    user.home.until(|| adopt(true) == "200");
+    let server = listener("127.0.0.1", 20_000);
+    assert_eq!(adopt(false), "409", "two listen");
+    drop(server);
+    assert_eq!(adopt(false), "200");
+    own.kill().unwrap();
+    own.wait().unwrap();
 }
 
 /// Counts the calls of a service while the work is done, by their names.

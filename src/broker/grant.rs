@@ -291,13 +291,12 @@ impl Broker {
             }
             None => request,
         };
-        // Its sockets keep the ports until the lease is stored, and longer as guards.
-        let search = || if request.dry_run { Search::looking() } else { Search::reserving() };
         let in_the_way = inner.registry.leaving_in_the_way_of(request);
         self.hurry(inner, &in_the_way);
         let mut are_owners_known = request.dry_run;
         let (decided, mut search) = loop {
-            let mut search = search();
+            // Its sockets keep the ports until the lease is stored, and longer as guards.
+            let mut search = Search::of(request);
             let decided = inner.decide(request, hand_over, &mut search);
             // The end of an owner may not have been heard of yet: a command that is started again at once is the same service.
             if !std::mem::replace(&mut are_owners_known, true) {

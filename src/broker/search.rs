@@ -3,10 +3,15 @@
 use std::{collections::HashMap, os::fd::OwnedFd};
 
 use crate::{
-    kernel::{diag::Seen, guard::Guards, probe},
+    kernel::{
+        diag::{self, Seen},
+        guard::Guards,
+        probe,
+    },
     obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
     port_set::PortSet,
+    request::AllocateRequest,
 };
 
 /// After how many ports in use the kernel is asked which ones are.
@@ -30,6 +35,8 @@ pub(super) struct Search {
 enum Mode {
     /// By what the kernel shows, asked once for all ports when the first is asked about.
     Look(Option<Seen>),
+    /// By whether a server of this user listens.
+    Adopt,
     /// By binding them; the sockets of each, the one for TCP last.
     Reserve(HashMap<Port, Vec<OwnedFd>>),
 }
@@ -46,8 +53,17 @@ impl Search {
     }
 
     /// Reserves the ports that are free.
-    pub(super) fn reserving() -> Self {
+    fn reserving() -> Self {
         Self::new(Mode::Reserve(HashMap::new()))
+    }
+
+    /// The way for this request.
+    pub(super) fn of(request: &AllocateRequest) -> Self {
+        match request {
+            AllocateRequest { adopt: true, .. } => Self::new(Mode::Adopt),
+            AllocateRequest { dry_run: true, .. } => Self::looking(),
+            _ => Self::reserving(),
+        }
     }
 
     fn new(way: Mode) -> Self {
@@ -81,6 +97,7 @@ impl Search {
                 let seen = Seen::of(protocol, PortRange::ALL).map_err(Obstacle::Shortage)?;
                 return look(unseen.insert(seen), port, guards);
             }
+            Mode::Adopt => return diag::adopt(port),
             Mode::Reserve(sockets) => sockets,
         };
         if sockets.contains_key(&port) {
@@ -112,7 +129,7 @@ impl Search {
     /// The socket that reserves the port; with both protocols the one for TCP.
     pub(super) fn take(&mut self, port: Port) -> Option<OwnedFd> {
         match &mut self.way {
-            Mode::Look(_) => None,
+            Mode::Look(_) | Mode::Adopt => None,
             Mode::Reserve(sockets) => sockets.remove(&port)?.pop(),
         }
     }

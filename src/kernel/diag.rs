@@ -160,6 +160,26 @@ pub fn user_of(local: SocketAddr, peer: SocketAddr) -> Option<u32> {
     answered.ok().and(user)
 }
 
+/// Whether a server of this user listens on the TCP port, and nobody else's; else what is in the way of a lease for
+/// that server.
+pub fn adopt(port: Port) -> Result<(), Obstacle> {
+    let user = nix::unistd::geteuid().as_raw();
+    let (mut is_own, mut is_of_others) = (false, false);
+    let asked = sockets(Protocol::Tcp, PortRange::only(port), |socket| {
+        is_own |= socket.uid == user;
+        is_of_others |= socket.uid != user;
+    });
+    match asked {
+        // Whose listener it is, if there is one, is unknown.
+        Err(error) => {
+            Err(Shortage::of(&error).map_or(Obstacle::InUse(InUse::Socket), Obstacle::Shortage))
+        }
+        Ok(()) if is_of_others => Err(Obstacle::InUse(InUse::Listener)),
+        Ok(()) if is_own => Ok(()),
+        Ok(()) => Err(Obstacle::NoListener),
+    }
+}
+
 /// All ports.
 pub fn all_ports() -> PortSet {
     std::iter::once(PortRange::ALL).collect()

@@ -398,9 +398,15 @@ fn refused(port: Port, request: &AllocateRequest, obstacle: &Obstacle) -> Error 
         Obstacle::InUse(InUse::Connection) => {
             error.suggest("wait until it ends, or ask without strict to get another port")
         }
+        // Whoever else listens there goes on.
+        Obstacle::InUse(_) if request.adopt => {
+            error.suggest("ask without adopt and strict to get another port")
+        }
         Obstacle::InUse(_) => {
             error.suggest("stop that program, or ask without strict to get another port")
         }
+        Obstacle::NoListener => Error { kind: ErrorKind::InvalidArgument, ..error }
+            .suggest("start the server first, or ask without adopt to reserve the port"),
         Obstacle::Excluded | Obstacle::Privileged | Obstacle::Shortage(_) => {
             error.suggest("ask for another port, or without strict to get any")
         }

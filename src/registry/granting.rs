@@ -21,6 +21,9 @@ use crate::{
 /// The note where the port cannot be guarded.
 const UDP_IS_NOT_HELD: &str = "the port is not held: another program can take it until yours binds it (`styxy exec` hands over the bound socket)";
 
+/// The note where a server has the port already.
+const CANNOT_BE_HELD: &str = "the port is not guarded: a server listens on it already";
+
 /// What a request gets, before anything is changed.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -340,6 +343,9 @@ fn hold(
 ) -> (Hold, Option<String>) {
     if hand_over {
         return (Hold::Socket, None);
+    }
+    if request.adopt {
+        return (Hold::None, Some(CANNOT_BE_HELD.to_owned()));
     }
     let wanted = request.hold.unwrap_or(service_type.hold);
     // UDP has no way to hold a port and let a server bind it, too.

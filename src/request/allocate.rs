@@ -59,6 +59,8 @@ pub struct AllocateRequest {
     /// The lease of the `styxy run` around the caller: the request gets that, if it is for the same service and only commands
     /// around the caller have it.
     pub within: Option<LeaseId>,
+    /// Whether the lease is for the server that listens on the requested TCP port already.
+    pub adopt: bool,
     /// Whether to answer what would happen, without changing anything.
     pub dry_run: bool,
     /// The fingerprint of the configuration that the caller sees; the request is refused if the service sees a
@@ -90,6 +92,7 @@ impl AllocateRequest {
             claim: false,
             use_claim: false,
             within: None,
+            adopt: false,
             dry_run: false,
             config_seen: None,
         }
@@ -126,6 +129,7 @@ impl AllocateRequest {
                 "use_claim" => flag(key, &value).map(|v| request.use_claim = v),
                 "within" => word(key, &value).map(|v| request.within = Some(v)),
                 "strict" => flag(key, &value).map(|v| request.strict = v),
+                "adopt" => flag(key, &value).map(|v| request.adopt = v),
                 "dry_run" => flag(key, &value).map(|v| request.dry_run = v),
                 "config_seen" => match &value {
                     Value::Str(seen) => {
@@ -157,6 +161,7 @@ impl AllocateRequest {
             )));
         }
         problems.note(request.package_is_inside());
+        problems.note(request.adopts_one_port());
         if (request.claim || request.use_claim) && request.project_path.is_none() {
             problems
                 .note::<()>(Err(Error::invalid("a claim is that of a project: give project_path")));
@@ -181,15 +186,15 @@ impl AllocateRequest {
                 "one socket is handed over at a time: ask for one port and one protocol",
             ));
         }
-        if self.hold.is_some() || self.dry_run || self.lease_id.is_some() {
+        if self.hold.is_some() || self.dry_run || self.lease_id.is_some() || self.adopt {
             return Err(Error::invalid(
-                "a socket that is handed over takes neither hold nor dry_run nor lease_id",
+                "a socket that is handed over takes neither hold nor dry_run nor lease_id nor adopt",
             ));
         }
         Ok(self)
     }
 
-    const OPTIONS: [&str; 23] = [
+    const OPTIONS: [&str; 24] = [
         "lease_id",
         "service_name",
         "program",
@@ -212,6 +217,7 @@ impl AllocateRequest {
         "use_claim",
         "within",
         "create",
+        "adopt",
         "dry_run",
     ];
 
@@ -236,7 +242,11 @@ impl AllocateRequest {
                 "ask without it, or set service_types.{name}.instance_behavior to \"single\""
             )));
         }
-        Ok(Self { protocol: Some(self.protocol.unwrap_or(service_type.protocol)), ..self.clone() })
+        let protocol = self.protocol.unwrap_or(service_type.protocol);
+        if self.adopt && protocol != Protocol::Tcp {
+            return Err(not_tcp().suggest("ask with protocol tcp, or without adopt"));
+        }
+        Ok(Self { protocol: Some(protocol), ..self.clone() })
     }
 
     /// The port that the template of the request stands for: the template's offset from the type's first
@@ -290,6 +300,26 @@ impl AllocateRequest {
             .suggest("leave it out for the project itself"))
     }
 
+    /// Checks that a request to adopt a port names exactly one, and asks for nothing that would reserve it.
+    fn adopts_one_port(&self) -> Result<(), Error> {
+        let problem = match self {
+            Self { adopt: false, .. } => return Ok(()),
+            Self { port: None, .. } | Self { strict: false, .. } => {
+                "adopt is for a port that a server listens on already: give port and strict"
+            }
+            Self { count: 2.., .. } => "adopt is for one port at a time: ask without count",
+            Self { protocol: Some(Protocol::Udp | Protocol::Both), .. } => return Err(not_tcp()),
+            Self { hold: Some(Hold::Guard), .. } => {
+                "a port that a server listens on already cannot be guarded: adopt takes hold none"
+            }
+            _ if self.claim || self.use_claim || self.within.is_some() => {
+                "adopt makes a new lease: give it without claim, use_claim and within"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::invalid(problem))
+    }
+
     /// The key that the granted port will be remembered under if no other lease of the service is live; `None`
     /// without a project.
     pub fn memory_key(&self) -> Option<MemoryKey> {
@@ -304,4 +334,9 @@ impl AllocateRequest {
             slot: 1,
         })
     }
+}
+
+/// The refusal to adopt a port of another protocol: UDP has no listeners to tell servers from clients.
+fn not_tcp() -> Error {
+    Error::invalid("adopt is for TCP: of a UDP socket nobody can say whether it is a server's")
 }

@@ -9,6 +9,7 @@ use styxy::{
     lease::{Lease, LeaseId, Owner, Use},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter},
+    service_type::Hold,
 };
 
 use crate::{
@@ -120,8 +121,8 @@ fn obligations(service: &Service) {
     let limits: HashMap<_, _> =
         service.model.leases().filter_map(|lease| Some((lease.lease_id, limit(lease)?))).collect();
     assert_eq!(service.begun.limits, limits);
-    // A claim that nobody has used for long is not.
-    let is_kept = |lease: &&Arc<Lease>| lease.protocol != Protocol::Udp && lease.used != Use::Idle;
+    // A claim that nobody has used for long is not. Which lease gets a guard is judged when it is granted.
+    let is_kept = |lease: &&Arc<Lease>| lease.hold == Hold::Guard && lease.used != Use::Idle;
     let guarded = service.model.leases().filter(is_kept);
     assert_eq!(service.begun.guarded, guarded.map(|lease| lease.lease_id).collect());
     assert_eq!(service.begun.heartbeats, service.model.instances.keys().cloned().collect());

@@ -257,11 +257,27 @@ impl Fleet {
         if !is_single && self.random.permille(300) {
             let asks = self.random.permille(500);
             (request.claim, request.use_claim) = (asks, !asks);
+            if asks && request.template.is_none() && self.random.permille(100) {
+                let range = ranges.first().copied();
+                request.port = range.map(|range| self.port_of(range.first(), range.len()));
+            }
             if !owner.is_none() {
                 request.owner = OwnerRequest::Connection;
             }
         }
         request.strict = request.port.is_some() && self.random.permille(300);
+        let is_new = !request.claim && !request.use_claim && request.count == 1;
+        if is_new && !self.service.busy.is_empty() && self.random.permille(20) {
+            // Most servers that listen have a lease already.
+            let (part, listened) = *self.random.of(&self.service.busy);
+            if part == 0 {
+                let port =
+                    if self.random.permille(900) { Some(listened) } else { listened.plus(1) };
+                (request.port, request.template) = (port, None);
+                (request.strict, request.adopt) = (port.is_some(), port.is_some());
+                request.protocol = Some(Protocol::Tcp);
+            }
+        }
         self.service.allocate(&request, &owner);
     }
 

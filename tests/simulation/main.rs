@@ -165,6 +165,7 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
         exhausted,
         yielded,
         moved,
+        adopted,
         over_limit,
         released,
         expired,
@@ -182,6 +183,7 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
     assert!(at_times.into_iter().all(|count| count > OPERATIONS as u64 / 20_000), "{at_times:?}");
     assert!(yielded > OPERATIONS as u64 / 100_000, "{yielded}");
     assert!(moved > OPERATIONS as u64 / 100_000, "{moved}");
+    assert!(adopted > OPERATIONS as u64 / 100_000, "{adopted}");
 }
 
 /// Flat: after all these operations the median block takes at most half as long again as that of a fleet

@@ -16,7 +16,7 @@ use styxy::{
     port_set::PortSet,
     registry::{Choice, Remembered, Rules, granting::Decision},
     request::{AllocateRequest, OwnerRequest},
-    service_type::{InstanceBehavior, ServiceTypeName},
+    service_type::{Hold, InstanceBehavior, ServiceTypeName},
     time::Timestamp,
 };
 
@@ -424,15 +424,22 @@ impl Model {
     // What must hold of answers.
 
     fn is_free(&self, port: Port, protocol: Protocol) -> bool {
-        !self.excluded[place(port)]
-            && !self.is_leased(port, protocol)
-            && !self.is_busy(port, protocol)
+        self.is_nobodys(port, protocol) && !self.is_busy(port, protocol)
     }
 
+    /// Whether it is neither leased nor excluded.
+    fn is_nobodys(&self, port: Port, protocol: Protocol) -> bool {
+        !self.excluded[place(port)] && !self.is_leased(port, protocol)
+    }
+
+    /// Whether the request can have it: of a server that is to be adopted, the port that it listens on.
     fn are_free(&self, first: Port, request: &AllocateRequest) -> bool {
+        let protocol = request.protocol();
         (0..request.count).all(|offset| {
             let port = first.plus(offset);
-            port.is_some_and(|port| self.is_free(port, request.protocol()))
+            port.is_some_and(|port| {
+                self.is_nobodys(port, protocol) && self.is_busy(port, protocol) == request.adopt
+            })
         })
     }
 
@@ -473,7 +480,12 @@ impl Model {
         let wants = self.live + usize::from(request.count);
         let is_full = || !request.strict && !exists && asked.is_none() && !room();
         let choice = match answer {
-            Ok(Some(decision)) => Ok(&decision.choice),
+            Ok(Some(decision)) => {
+                // A listener is in the way of a guard, and UDP has none.
+                let can_be_held = !request.adopt && request.protocol() != Protocol::Udp;
+                assert_eq!(decision.hold == Hold::Guard, can_be_held, "{request:?}");
+                Ok(&decision.choice)
+            }
             Ok(None) => return assert!(is_full(), "there is room for {request:?}"),
             Err(error) => Err(error),
         };
@@ -515,8 +527,15 @@ impl Model {
                 ErrorKind::PortInUse => {
                     let is_used = |l: &Arc<Lease>| l.orphaned || l.owners().next().is_some();
                     let stays = request.port.is_some() && claim.is_some_and(is_used);
-                    let strictly = request.strict && (exists || asked.is_none());
+                    let is_unused = |port| self.is_nobodys(port, request.protocol());
+                    let waits = request.adopt && !exists && request.port.is_some_and(is_unused);
+                    let strictly = request.strict && (exists || asked.is_none()) && !waits;
                     assert!(stays || strictly || self.is_of_another_protocol(request), "{error:?}");
+                }
+                ErrorKind::InvalidArgument if request.adopt => {
+                    let protocol = request.protocol();
+                    let waits = |port| self.is_free(port, protocol);
+                    assert!(request.port.is_some_and(waits), "{request:?}: {error:?}");
                 }
                 ErrorKind::PoolExhausted => {
                     assert!(is_full(), "there is room for {request:?}: {error:?}");

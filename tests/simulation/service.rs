@@ -34,6 +34,7 @@ const MOST_CHUNKS: usize = 8;
 pub struct Counts {
     pub granted: u64,
     pub blocks: u64,
+    pub adopted: u64,
     pub shared: u64,
     pub left: u64,
     pub refused: u64,
@@ -149,7 +150,10 @@ impl Service {
         let ask = |port| {
             probes += 1;
             assert!(!self.model.is_leased(port, protocol), "port {port} is probed needlessly");
-            if self.model.is_busy(port, protocol) {
+            let is_busy = self.model.is_busy(port, protocol);
+            if request.adopt {
+                if is_busy { Ok(()) } else { Err(Obstacle::NoListener) }
+            } else if is_busy {
                 Err(Obstacle::InUse(InUse::Socket))
             } else {
                 Ok(())
@@ -211,6 +215,7 @@ impl Service {
         };
         let mut changes: Vec<_> = new.map(grant).collect();
         self.counts.granted += 1;
+        self.counts.adopted += u64::from(decision.request.adopt);
         self.counts.blocks += u64::from(changes.len() > 1);
         changes.extend(ends);
         self.commit(changes);
