@@ -29,6 +29,7 @@ use nix::{
 };
 use serde_json::{Value as Json, json};
 use styxy::{
+    client::v1,
     kernel::{diag::Seen, probe},
     obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
@@ -51,6 +52,7 @@ const TESTS: &[Test] = &[
     ("a_port_that_another_user_was_granted_meanwhile_ends_the_lease", UP, taken),
     ("a_server_of_another_user_is_not_that_of_a_claim_without_a_guard", UP, foreign),
     ("a_server_of_another_user_is_not_adopted", UP, adopted),
+    ("only_the_users_own_daemon_of_styxy_1_gets_the_token", UP, older_daemon),
     ("looking_at_a_port_binds_nothing", UP, looking),
     ("a_port_of_an_outgoing_connection_is_named_as_such", UP, outgoing),
     ("a_range_is_placed_among_the_kernels_ports_if_there_is_no_other_place", ALL_EPHEMERAL, placed),
@@ -523,6 +525,16 @@ fn foreign() {
     drop(server);
 }
 
+/// A process that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Listens as a user, until it is ended.
 const LISTENS: &str =
     "import socket, time; s = socket.create_server(('127.0.0.2', 20000)); time.sleep(60)";
@@ -561,14 +573,95 @@ fn adopted() {
     assert_eq!([true, false].map(adopt), ["409", "409"]);
     drop(server);
     assert_eq!([true, false].map(adopt), ["400", "400"], "nobody listens");
-    let mut own = python(&[LISTENS]).spawn().unwrap();
+    let own = Running(python(&[LISTENS]).spawn().unwrap());
     user.home.until(|| adopt(true) == "200");
     let server = listener("127.0.0.1", 20_000);
     assert_eq!(adopt(false), "409", "two listen");
     drop(server);
     assert_eq!(adopt(false), "200");
-    own.kill().unwrap();
-    own.wait().unwrap();
+    drop(own);
+}
+
+/// Answers as the daemon of styxy 1.x: to who has the token, and notes what it was asked. It also listens on 20003.
+const OLDER: &str = r"
+import http.server, socket, sys
+log, allocations = sys.argv[1:]
+server = socket.create_server(('127.0.0.1', 20003))
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        asked = self.path + ' ' + self.headers.get('Authorization', 'nothing')
+        with open(log, 'a') as file:
+            print(asked, file=file)
+        is_good = asked == '/allocations Bearer ' + '5' * 64
+        self.send_response(200 if is_good else 401)
+        self.end_headers()
+        self.wfile.write(allocations.encode() if is_good else b'{}')
+http.server.HTTPServer(('127.0.0.1', 9876), Handler).serve_forever()
+";
+
+fn older_daemon() {
+    let user = User::new(0, "20000, 20009");
+    let folder = user.home.path(".styxy");
+    let log = user.home.path("log");
+    fs::create_dir(&folder).unwrap();
+    // In a new folder, styxy 1.x never wrote its state.
+    fs::write(folder.join("auth.token"), "5".repeat(64)).unwrap();
+    if let Some(uid) = self::user(0) {
+        chown(&folder, Some(uid), None).unwrap();
+        chown(folder.join("auth.token"), Some(uid), None).unwrap();
+    }
+    let allocations = json!({"allocations": [{
+        "port": 20_003, "lockId": "6e1f9c4e-9df7-4f0e-8e2b-0f3f0e6f3a11", "serviceType": "mine",
+        "serviceName": "web", "instanceId": "default", "projectPath": "/shop",
+    }]});
+    let start = |which: Option<u32>| {
+        let mut command = Command::new("python3");
+        let log = log.to_str().unwrap();
+        command.args(["-c", OLDER, log, &allocations.to_string()]).stderr(Stdio::null());
+        if let Some(which) = which {
+            command = as_user(command, which);
+        }
+        let daemon = Running(command.spawn().unwrap());
+        user.home.until(|| TcpStream::connect(("127.0.0.1", 9876)).is_ok());
+        daemon
+    };
+    let asked = || fs::read_to_string(&log).unwrap_or_default();
+    if self::user(0).is_some() {
+        let others = start(None);
+        fs::write(folder.join("config.json"), "{}").unwrap();
+        let import = user.json(&["import"]);
+        assert_eq!((&import["leases"], &import["daemon"]), (&json!([]), &Json::Null));
+        let told = import["left_out"].to_string();
+        assert!(told.contains("does not get your token"), "{told}");
+        assert_eq!(asked(), "");
+        fs::remove_file(folder.join("config.json")).unwrap();
+        drop(others);
+    }
+    let daemon = start(Some(0));
+    let pid = daemon.0.id();
+    let import = user.json(&["import", "--yes"]);
+    assert_eq!(import["daemon"]["pid"], pid, "{import:#}");
+    assert_eq!(import["leases"][0]["port"], 20_003);
+    let lease = &user.json(&["list"])["leases"][0];
+    assert_eq!((&lease["state"], &lease["pid"]), (&json!("listening"), &json!(pid)));
+    assert_eq!(lease["lease_id"], "6e1f9c4e-9df7-4f0e-8e2b-0f3f0e6f3a11");
+    assert_eq!(asked(), format!("/allocations Bearer {}\n", "5".repeat(64)));
+    let (is_done, said) = user.run(&["import"]);
+    assert!(is_done && said.contains(&format!("`kill {pid}` ends it")), "{said}");
+    fs::write(folder.join("auth.token"), "6".repeat(64)).unwrap();
+    let (is_done, said) = user.run(&["import"]);
+    assert!(!is_done && said.contains("no config.json and no daemon.state"), "{said}");
+    assert!(said.contains("9876: it does not accept the token"), "{said}");
+    drop(daemon);
+
+    // Another one has taken its place between the look and the connection.
+    let listener = TcpListener::bind(("127.0.0.1", v1::PORT)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    assert!(runtime.block_on(v1::allocations("secret", || false)).is_err());
+    drop(runtime);
+    let mut received = String::new();
+    listener.accept().unwrap().0.read_to_string(&mut received).unwrap();
+    assert_eq!(received, "");
 }
 
 /// Counts the calls of a service while the work is done, by their names.

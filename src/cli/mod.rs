@@ -18,6 +18,7 @@ mod exec;
 mod forget;
 mod generator;
 mod http;
+mod import;
 #[cfg(feature = "project")]
 mod init;
 mod instances;
@@ -127,6 +128,7 @@ enum Verb {
     Doctor(doctor::Doctor),
     Renew(renew::Renew),
     Forget(forget::Forget),
+    Import(import::Import),
     Agents(agents::Agents),
     #[cfg(feature = "mcp")]
     Mcp(mcp::Mcp),
@@ -277,6 +279,7 @@ pub fn run() -> ExitCode {
         Verb::Doctor(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
+        Verb::Import(verb) => verb.run(),
         Verb::Agents(verb) => verb.run(),
         #[cfg(feature = "mcp")]
         Verb::Mcp(verb) => verb.run(),

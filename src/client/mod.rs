@@ -12,6 +12,7 @@
 //! - [`private`]: starting a service
 //! - [`skew`]: a service that is older than the command
 //! - `sight`: passing on configuration that the service cannot see
+//! - [`v1`]: the daemon of styxy 1.x, for `styxy import`
 //! - [`waiting`]: how long a command waits, and what it says meanwhile
 //! - [`watch`]: following changes
 
@@ -23,6 +24,7 @@ mod sight;
 mod skew;
 mod trouble;
 pub mod unit;
+pub mod v1;
 mod waiting;
 pub mod watch;
 

@@ -170,6 +170,9 @@ fn home() -> Home {
     fs::create_dir(home.path("shop")).unwrap();
     let services = r#"{"services": {"web": {"type": "dev", "command": "true"}}}"#;
     fs::write(home.path("shop/styxy.json"), services).unwrap();
+    fs::create_dir(home.path("old")).unwrap();
+    let config = r#"{"service_types": {"lamps": {"range": [48000, 48009]}, "odd": {}}}"#;
+    fs::write(home.path("old/config.json"), config).unwrap();
     home.ok(&["allocate", "unheard-of"]);
     home.ok(&["release", "--type", "unheard-of", "--yes"]);
     home

@@ -45,7 +45,7 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         (_, "template") => |_| templates(),
         (_, "range") => |_| ranges(),
         ("restore", "version") => |_| backups(),
-        (_, "file" | "export") => paths,
+        (_, "file" | "export") | ("import", "folder") => paths,
         (_, "protocol") => |_| words(&["tcp", "udp", "both"]),
         (_, "hold") => |_| words(&["guard", "none"]),
         (_, "owner") => |_| words(&["none", "parent", "session", "pid:", "unit:"]),
