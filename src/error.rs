@@ -29,6 +29,8 @@ pub enum ErrorKind {
     PoolExhausted,
     /// No live lease has this id.
     NoSuchLease,
+    /// No instance has registered with this id, or it is gone.
+    NoSuchInstance,
     /// The lease has no time limit to restart.
     NoTimeLimit,
     /// Ranges for unknown types are disabled.
@@ -107,12 +109,13 @@ pub struct ErrorNames {
 
 impl ErrorKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::InvalidArgument,
         Self::UnknownServiceType,
         Self::PortInUse,
         Self::PoolExhausted,
         Self::NoSuchLease,
+        Self::NoSuchInstance,
         Self::NoTimeLimit,
         Self::AutoAllocationDisabled,
         Self::LimitExceeded,
@@ -130,6 +133,7 @@ impl ErrorKind {
             Self::PortInUse => ("PortInUse", 409, 1),
             Self::PoolExhausted => ("PoolExhausted", 503, 1),
             Self::NoSuchLease => ("NoSuchLease", 404, 1),
+            Self::NoSuchInstance => ("NoSuchInstance", 404, 1),
             Self::NoTimeLimit => ("NoTimeLimit", 409, 1),
             Self::AutoAllocationDisabled => ("AutoAllocationDisabled", 403, 1),
             Self::LimitExceeded => ("LimitExceeded", 429, 1),

@@ -666,7 +666,7 @@ fn an_instance_lives_as_long_as_its_process_or_its_heartbeats() {
     };
     let beat = || home.http("POST", "/instances/beating/heartbeat", "");
     refused(&register("nobody", &json!({})), 400, "InvalidArgument");
-    refused(&beat(), 400, "InvalidArgument");
+    refused(&beat(), 404, "NoSuchInstance");
     assert_eq!(register("living", &json!({"pid": process.pid()})).status, 200);
     assert_eq!(register("beating", &json!({"heartbeat": 3})).body["heartbeat"], 3);
     let instances = home.http("GET", "/instances", "").body["instances"].clone();

@@ -655,7 +655,7 @@ fn older_daemon() {
     drop(daemon);
 
     // Another one has taken its place between the look and the connection.
-    let listener = TcpListener::bind(("127.0.0.1", v1::PORT)).unwrap();
+    let listener = TcpListener::bind(("127.0.0.1", Port::HTTP.get())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     assert!(runtime.block_on(v1::allocations("secret", || false)).is_err());
     drop(runtime);

@@ -57,6 +57,24 @@ pub struct Times {
     pub buckets: [(f64, u64); BOUNDS.len() + 1],
 }
 
+/// What may become of a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// It only grows.
+    Counter,
+    /// It goes up and down.
+    Gauge,
+}
+
+/// A unit, which is the end of the name of a metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Seconds.
+    Seconds,
+}
+
 /// A number, or several that differ in their labels.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metric {
@@ -64,10 +82,10 @@ pub struct Metric {
     pub name: &'static str,
     /// What it says.
     pub help: &'static str,
-    /// Whether it can only grow.
-    pub is_counter: bool,
-    /// Whether it counts bytes.
-    pub is_in_bytes: bool,
+    /// Whether it can fall.
+    pub kind: Kind,
+    /// What it counts, unless that is in its name.
+    pub unit: Option<Unit>,
     /// The labels of each number.
     pub samples: Vec<(Vec<(&'static str, String)>, f64)>,
 }
@@ -131,13 +149,8 @@ impl Counts {
         allocations
             .extend((self.other_allocations > 0).then_some((OTHERS, self.other_allocations)));
         let plain = |count: u64| vec![(Vec::new(), number(count))];
-        let counter = |name, help, samples| Metric {
-            name,
-            help,
-            is_counter: true,
-            is_in_bytes: false,
-            samples,
-        };
+        let counter =
+            |name, help, samples| Metric { name, help, kind: Kind::Counter, unit: None, samples };
         vec![
             counter("allocations", "Leases granted.", labelled("service_type", allocations)),
             counter("reuses", "Requests that got a lease that was there.", plain(self.reuses)),
@@ -213,12 +226,11 @@ impl Broker {
                 number(count),
             )
         });
-        let gauge = |name, help, samples| Metric {
-            name,
-            help,
-            is_counter: false,
-            is_in_bytes: false,
-            samples,
+        let gauge =
+            |name, help, samples| Metric { name, help, kind: Kind::Gauge, unit: None, samples };
+        let measured = |unit, name, help, value| Metric {
+            unit: Some(unit),
+            ..gauge(name, help, vec![(Vec::new(), value)])
         };
         let plain = |value: f64| vec![(Vec::new(), value)];
         let status = self.status();
@@ -248,16 +260,13 @@ impl Broker {
             of_status("configuration_errors", "config_problems", "Problems of the configuration."),
             gauge("instances", "Registered instances.", plain(number(instances as u64))),
             gauge("build_info", "The program; always 1.", vec![(version, 1.0)]),
-            gauge("uptime_seconds", "Time since the start.", plain(self.uptime().as_secs_f64())),
-            Metric {
-                is_in_bytes: true,
-                ..gauge("state_log", "Length of the log of changes.", plain(number(log)))
-            },
+            measured(Unit::Seconds, "uptime", "Time since the start.", self.uptime().as_secs_f64()),
+            measured(Unit::Bytes, "state_log", "Length of the log of changes.", number(log)),
         ]);
-        metrics.extend(resident().map(|bytes| Metric {
-            is_in_bytes: true,
-            ..gauge("resident_memory", "Memory in use (statm of proc(5)).", plain(number(bytes)))
-        }));
+        let help = "Memory in use (statm of proc(5)).";
+        metrics.extend(
+            resident().map(|bytes| measured(Unit::Bytes, "resident_memory", help, number(bytes))),
+        );
         Ok(Metrics { metrics, grants })
     }
 }

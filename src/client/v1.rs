@@ -12,8 +12,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value as Json;
 use tokio::{net::TcpStream, time::timeout};
 
-/// The port that it always listens on, at 127.0.0.1.
-pub const PORT: u16 = 9876;
+use crate::port::Port;
+
 /// The time that it has to answer. It never takes long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer, in bytes.
@@ -29,7 +29,7 @@ const LONGEST: usize = 4 << 20;
 /// Why there are none.
 pub async fn allocations(token: &str, is_own: impl Fn() -> bool) -> Result<Json, String> {
     let ask = async {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT)).await;
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, Port::HTTP.get())).await;
         let stream = stream.map_err(|error| format!("it cannot be reached: {error}"))?;
         if !is_own() {
             return Err("it ended meanwhile".to_owned());
@@ -46,7 +46,7 @@ async fn exchange(stream: TcpStream, token: &str) -> Result<Json, String> {
         .map_err(|_| "the token in auth.token has characters that no token has".to_owned())?;
     token.set_sensitive(true);
     let request = Request::get("/allocations")
-        .header("host", format!("127.0.0.1:{PORT}"))
+        .header("host", format!("127.0.0.1:{}", Port::HTTP))
         .header(AUTHORIZATION, token)
         .body(Body::empty())
         .map_err(|error| broken(&error))?;

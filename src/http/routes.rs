@@ -516,11 +516,6 @@ impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
         Self { status, code, error }
     }
-
-    /// The same refusal as that of something which does not exist.
-    pub(super) fn not_found(error: Error) -> Self {
-        Self { status: StatusCode::NOT_FOUND, ..error.into() }
-    }
 }
 
 impl From<Error> for Failure {

@@ -478,7 +478,8 @@ impl Registry {
     /// The instance of that name.
     pub fn instance(&self, instance_id: &InstanceId) -> Result<&Arc<Instance>, Error> {
         self.instances.get(instance_id).ok_or_else(|| {
-            Error::invalid(format!("no instance {instance_id} is registered"))
+            let message = format!("no instance {instance_id} is registered");
+            Error::new(ErrorKind::NoSuchInstance, message)
                 .suggest("register it first; its heartbeats may have come too late")
         })
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value as Body, json};
 use super::super::routes::{Failure, Part};
 use crate::{
     broker::{Broker, Caller, Registered},
-    error::{Error, ErrorKind},
+    error::Error,
     request::{InstanceRequest, OwnerRequest},
 };
 
@@ -42,16 +42,31 @@ impl Registration {
             .map_err(|error| Error::invalid(format!("the body is no registration: {error}")))
     }
 
-    fn request(self, instance_id: &str, owner: OwnerRequest) -> Result<InstanceRequest, Error> {
+    /// Registers the instance by this name.
+    async fn carry_out(
+        self,
+        instance_id: &str,
+        owner: OwnerRequest,
+        message: &str,
+        broker: &Broker,
+        caller: &Caller,
+    ) -> Result<Response, Failure> {
         let metadata = self.metadata.filter(|metadata| !metadata.is_empty());
         if metadata.as_ref().is_some_and(|known| json!(known).to_string().len() > LARGEST_METADATA)
         {
             let message = format!("metadata has more than {LARGEST_METADATA} bytes");
-            return Err(Error::invalid(message));
+            return Err(Error::invalid(message).into());
         }
-        let working_directory = self.working_directory.map(|path| path.parse()).transpose()?;
-        let instance_id = instance_id.parse()?;
-        Ok(InstanceRequest { instance_id, owner, heartbeat: None, working_directory, metadata })
+        let request = InstanceRequest {
+            instance_id: instance_id.parse()?,
+            owner,
+            heartbeat: None,
+            working_directory: self.working_directory.map(|path| path.parse()).transpose()?,
+            metadata,
+        };
+        broker.register_instance(&request, caller).await?;
+        let answer = json!({"success": true, "instance_id": instance_id, "message": message});
+        Ok(Json(answer).into_response())
     }
 }
 
@@ -65,11 +80,8 @@ pub(super) async fn register(
     let Some(instance_id) = registration.instance_id.clone() else {
         return Err(Error::invalid("instance_id is required").into());
     };
-    let request = registration.request(&instance_id, OwnerRequest::None)?;
-    broker.register_instance(&request, &caller).await?;
     let message = format!("Instance {instance_id} registered");
-    Ok(Json(json!({"success": true, "instance_id": instance_id, "message": message}))
-        .into_response())
+    registration.carry_out(&instance_id, OwnerRequest::None, &message, &broker, &caller).await
 }
 
 /// Registers an instance by its name, or as that of a process, with which it ends.
@@ -87,11 +99,8 @@ pub(super) async fn register_process(
             return Err(Error::invalid(message).into());
         }
     };
-    let request = registration.request(&instance_id, owner)?;
-    broker.register_instance(&request, &caller).await?;
     let message = "Instance registered successfully";
-    Ok(Json(json!({"success": true, "instance_id": instance_id, "message": message}))
-        .into_response())
+    registration.carry_out(&instance_id, owner, message, &broker, &caller).await
 }
 
 pub(super) async fn heartbeat(
@@ -99,11 +108,7 @@ pub(super) async fn heartbeat(
     instance_id: Part,
 ) -> Result<Response, Failure> {
     let Path(instance_id) = instance_id?;
-    // What is wrong with the request now is that there is no such instance.
-    let at = broker.heartbeat(&instance_id.parse()?).map_err(|error| match error.kind {
-        ErrorKind::InvalidArgument => Failure::not_found(error),
-        _ => error.into(),
-    })?;
+    let at = broker.heartbeat(&instance_id.parse()?)?;
     let answer =
         json!({"success": true, "instance_id": instance_id, "last_heartbeat": at.to_string()});
     Ok(Json(answer).into_response())

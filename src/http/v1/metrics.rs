@@ -23,7 +23,7 @@ use super::super::routes::{Failure, Parameters, read_query};
 use crate::{
     broker::{
         Broker,
-        metrics::{Metric, Metrics},
+        metrics::{self, Kind, Metric, Metrics},
     },
     error::Error,
     value::Value,
@@ -101,18 +101,23 @@ fn registry(metrics: Metrics) -> Registry {
 
 impl Collector for Metrics {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        for Metric { name, help, is_counter, is_in_bytes, samples } in &self.metrics {
-            let kind = if *is_counter { MetricType::Counter } else { MetricType::Gauge };
-            let unit = is_in_bytes.then_some(Unit::Bytes);
-            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), kind)?;
+        for Metric { name, help, kind, unit, samples } in &self.metrics {
+            let shown = match kind {
+                Kind::Counter => MetricType::Counter,
+                Kind::Gauge => MetricType::Gauge,
+            };
+            let unit = unit.map(|unit| match unit {
+                metrics::Unit::Bytes => Unit::Bytes,
+                metrics::Unit::Seconds => Unit::Seconds,
+            });
+            let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), shown)?;
             for (labels, value) in samples {
                 let labels: Vec<_> =
                     labels.iter().map(|(label, value)| (*label, value.as_str())).collect();
                 let mut sample = metric.encode_family(&labels)?;
-                if *is_counter {
-                    sample.encode_counter::<NoLabelSet, _, f64>(value, None)?;
-                } else {
-                    sample.encode_gauge(value)?;
+                match kind {
+                    Kind::Counter => sample.encode_counter::<NoLabelSet, _, f64>(value, None)?,
+                    Kind::Gauge => sample.encode_gauge(value)?,
                 }
             }
         }
@@ -142,16 +147,20 @@ fn whole(value: f64) -> Body {
 /// As 1.x named and grouped them: a counter by its name with its labels.
 fn json(metrics: &Metrics) -> Body {
     let (mut counters, mut gauges) = (Map::new(), Map::new());
-    for Metric { name, is_counter, is_in_bytes, samples, .. } in &metrics.metrics {
-        let unit = if *is_in_bytes { "_bytes" } else { "" };
-        let total = if *is_counter { "_total" } else { "" };
+    for Metric { name, kind, unit, samples, .. } in &metrics.metrics {
+        let unit = match unit {
+            Some(metrics::Unit::Bytes) => "_bytes",
+            Some(metrics::Unit::Seconds) => "_seconds",
+            None => "",
+        };
+        let total = if *kind == Kind::Counter { "_total" } else { "" };
         for (labels, value) in samples {
             let labels: Vec<_> =
                 labels.iter().map(|(label, value)| format!("{label}={value:?}")).collect();
             let labels =
                 if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
             let name = format!("{name}{unit}{total}{labels}");
-            if *is_counter {
+            if *kind == Kind::Counter {
                 counters.insert(name, whole(*value));
             } else {
                 gauges.insert(name, json!({"value": whole(*value)}));

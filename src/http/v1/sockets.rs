@@ -27,7 +27,7 @@ use crate::{
         process::comm,
     },
     port::{Port, PortRange, Protocol},
-    request::Listing,
+    request::{Filter, Listing},
     time::Timestamp,
     value::{Fields, Value},
     word::shortened,
@@ -48,7 +48,10 @@ struct Ports {
 impl Ports {
     fn of(broker: &Broker, range: PortRange) -> Result<Self, Failure> {
         let listeners = listeners(range)?;
-        let leases = broker.list(&Listing::default())?;
+        // Of one port only its leases are needed, and whether they are listened on.
+        let only = Some(range.first()).filter(|_| range.len() == 1);
+        let filter = Filter { port: only, ..Filter::default() };
+        let leases = broker.list(&Listing { filter, ..Listing::default() })?;
         let leases = leases.iter().map(allocation).filter(|lease| lease["protocol"] != "udp");
         let leases =
             leases.filter_map(|lease| Some((lease["port"].as_u64().and_then(Port::new)?, lease)));
