@@ -7,7 +7,7 @@
 
 mod bus;
 mod home;
-pub mod log;
+mod log;
 mod watchdog;
 
 use std::{
@@ -154,7 +154,7 @@ pub fn run(options: &Options) -> Result<End, Failure> {
         // Until now stderr went to the waiting command.
         log::begin(folder_of_log)?;
     }
-    let log = folder_of_log.map(log::path);
+    let log = folder_of_log.map(audit::past::log::path);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, inherited, &home, claim, log))
 }

@@ -8,10 +8,12 @@
 //! - [`sink`]: where events go: journald, or JSON lines on stderr
 //! - [`journal`]: reading back the events that arrived
 //! - [`outbox`]: pacing, confirming, repeating
+//! - [`past`]: finding the events of the past
 
 pub mod event;
 pub mod journal;
 pub mod outbox;
+pub mod past;
 pub mod sink;
 
 pub use outbox::{Outbox, Status};

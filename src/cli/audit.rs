@@ -1,4 +1,8 @@
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde_json::json;
@@ -6,27 +10,29 @@ use serde_json::json;
 use super::{
     CliError, Output, counted, print, print_json, print_list, project::Project, refused, say, usage,
 };
-use crate::{client::Failure, error::Error, word::visible};
+use crate::{
+    audit::past::{
+        self, EVENTS, Entry, Found, Limits, PastError, Query, Reading, Sources,
+        journal::{self, Contents},
+        log,
+    },
+    client::{Failure, Watch},
+    surroundings::user,
+    word::visible,
+};
 
-mod entry;
 mod export;
-mod journal;
-mod log;
-pub(super) mod query;
+mod query;
 mod show;
 mod stats;
 mod underway;
 
-pub(super) use entry::Entry;
 use export::Target;
-use journal::{Contents, Found, JournalError};
-use query::{Mine, Query, Reading};
+use query::QueryOptions;
 use show::Here;
 use stats::Stats;
 use underway::Underway;
 
-/// The default number of events to show.
-const LINES: usize = 200;
 /// The default number of past events that --follow shows first, as in tail(1).
 const LINES_BEFORE: usize = 10;
 
@@ -36,7 +42,7 @@ const LINES_BEFORE: usize = 10;
 #[derive(Debug, Args)]
 pub(super) struct Audit {
     #[command(flatten)]
-    query: Query,
+    query: QueryOptions,
     #[command(flatten)]
     amount: Amount,
     /// Count events by action and type, with the top projects and the busiest hours
@@ -68,14 +74,14 @@ struct Amount {
 
 impl Audit {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let (query, last) = (&self.query, self.last());
+        let (query, last) = (&self.query.query(), self.last());
         if self.print {
             let reading = match (self.amount.follow, last) {
                 (true, last) => Reading::Follow(last),
                 (false, None) => Reading::All,
                 (false, Some(last)) => Reading::Last(last),
             };
-            return self.print_line(&query.arguments(reading, &Mine::here()));
+            return self.print_line(&query.arguments(reading, &sources().mine));
         }
         let here = Here::new();
         if self.amount.follow {
@@ -120,7 +126,7 @@ impl Audit {
     fn last(&self) -> Option<usize> {
         let is_all =
             self.amount.all || self.query.since.is_some() || self.stats || self.export.is_some();
-        let usual = if self.amount.follow { LINES_BEFORE } else { LINES };
+        let usual = if self.amount.follow { LINES_BEFORE } else { EVENTS };
         self.amount.lines.or((!is_all).then_some(usual))
     }
 
@@ -133,26 +139,33 @@ impl Audit {
     }
 
     fn follow(&self, query: &Query, last: Option<usize>, here: &Here) -> Result<(), CliError> {
-        let log = log::path();
+        let sources = sources();
         let instead = || {
-            if log::read().is_empty() {
+            if !past::has_log(&sources, &WATCHED).unwrap_or(false) {
                 return String::new();
             }
-            format!("; `tail -f {}` shows what a private service does", log.display())
+            format!("; `tail -f {}` shows what a private service does", path_of_log().display())
         };
-        match journal::holds(query) {
-            Ok(Contents::Nothing) => return Err(absent(&(NO_ENTRY.to_owned() + &instead()))),
+        match journal::holds(query, &sources.mine, &WATCHED) {
+            Ok(Contents::Nothing) => return Err(stop(PastError::Empty, &instead())),
             Ok(Contents::Events | Contents::Others) => {}
-            Err(trouble) => return Err(stop(trouble, &instead())),
+            Err(error) => return Err(stop(error, &instead())),
         }
-        let ended = journal::follow(query, last, |event| {
+        let stdout = io::stdout();
+        let limits =
+            Limits { wanted_by: &[stdout.as_fd()], most_bytes: None, watch: || Box::new(|| {}) };
+        let followed = journal::follow(query, last, &sources.mine, &limits, |event| {
             if self.output.json {
                 print(&event.to_json().to_string())
             } else {
                 print(&here.line(event))
             }
-        })?;
-        ended.map_err(|trouble| stop(trouble, ""))
+        });
+        match followed {
+            Ok(printed) => printed,
+            Err(PastError::Unwanted) => Err(CliError::Output(io::ErrorKind::BrokenPipe.into())),
+            Err(error) => Err(stop(error, "")),
+        }
     }
 
     fn export(&self, file: &Path, entries: &[Entry]) -> Result<(), CliError> {
@@ -176,37 +189,35 @@ impl Audit {
     }
 }
 
-const NO_ENTRY: &str = "journalctl finds no entry at all";
+/// A person waits: if journalctl takes long, it is said.
+const WATCHED: Limits<'static> = Limits {
+    wanted_by: &[],
+    most_bytes: None,
+    watch: || {
+        let watch = Watch::over(journal::PROGRAM);
+        Box::new(move || watch.goes_on())
+    },
+};
+
+/// Where the events of this user are.
+fn sources() -> Sources {
+    let user = user();
+    Sources::of(user.uid(), user.state().as_deref())
+}
+
+fn path_of_log() -> PathBuf {
+    log::path(&user().state().unwrap_or_default())
+}
 
 /// Reads the events from the journal or, if it has none of styxy or cannot be read, from the log of a private
-/// service.
+/// service, and says so.
 pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError> {
-    let (why, nothing) = match journal::read(query, last) {
-        Ok(found) if !found.entries.is_empty() => return Ok(found),
-        Ok(found) => match journal::holds(query) {
-            Ok(Contents::Events) => return Ok(found),
-            Ok(Contents::Others) => ("the journal has no event of styxy", Ok(found)),
-            Ok(Contents::Nothing) => ("the journal has no entry", Err(absent(NO_ENTRY))),
-            Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
-        },
-        Err(trouble @ (JournalError::Usage(_) | JournalError::Failed(_))) => {
-            return Err(stop(trouble, ""));
-        }
-        Err(trouble) => ("the journal cannot be asked", Err(stop(trouble, ""))),
-    };
-    let entries = log::read();
-    if entries.is_empty() {
-        return nothing;
+    let found = past::find(query, last, &sources(), &WATCHED).map_err(|error| stop(error, ""))?;
+    if let Some(why) = found.instead {
+        let log = path_of_log();
+        let log = log.display();
+        say(&format!("{why}; these events are from {log}, the log of a private service"));
     }
-    let found = log::select(entries, query, last, &Here::new().now).map_err(|text| {
-        let why = format!("{text:?} is not a time that is understood without a journal");
-        usage(
-            &Error::invalid(why)
-                .suggest("give one such as \"2026-11-23 09:00\" or \"2 hours ago\""),
-        )
-    })?;
-    let log = log::path();
-    say(&format!("{why}; these events are from {}, the log of a private service", log.display()));
     Ok(found)
 }
 
@@ -214,39 +225,27 @@ pub(super) fn find(query: &Query, last: Option<usize>) -> Result<Found, CliError
 #[cfg_attr(not(feature = "project"), expect(dead_code))]
 pub(super) fn last_events(project: &Project, actions: &[&str], most: usize) -> Vec<Entry> {
     let actions = actions.iter().map(|action| (*action).to_owned()).collect();
-    let query = Query { actions, projects: vec![project.clone()], ..Query::default() };
-    let found = journal::read(&query, Some(most)).ok().filter(|found| !found.entries.is_empty());
-    let found =
-        found.or_else(|| log::select(log::read(), &query, Some(most), &Here::new().now).ok());
-    found.unwrap_or_default().entries
+    let query = Query { actions, projects: vec![project.path().clone()], ..Query::default() };
+    past::last(&query, most, &sources(), &WATCHED)
 }
 
-/// The error for a failed query of the journal, with what to do about it.
-fn stop(trouble: JournalError, instead: &str) -> CliError {
-    match trouble {
-        JournalError::Absent(error) => {
-            absent(&format!("journalctl cannot be run ({error}){instead}"))
+/// The error for a failed query, with what to do about it.
+fn stop(error: PastError, instead: &str) -> CliError {
+    match error {
+        PastError::System(error) => CliError::System(error),
+        PastError::Absent(_) | PastError::Empty => {
+            CliError::Failure(Failure::Unreachable(format!(
+                "{error}{instead}; styxy writes to the journal where systemd-journald runs, \
+                 and where it doesn't, a private service writes to {}",
+                path_of_log().display()
+            )))
         }
-        JournalError::Unreadable(words) => refused(format!(
-            "the journal cannot be read ({words}); to let this user read it: \
-             Storage=persistent in journald.conf(5), or the group systemd-journal{instead}"
-        )),
-        JournalError::Usage(words) => {
-            let error = Error::invalid(format!("journalctl says: {words}"));
-            usage(&error.suggest(
-                "systemd.time(7) has the forms of times: \"2026-11-23 09:00\", yesterday, \"1 hour ago\"",
-            ))
+        PastError::Failed(_) => {
+            refused(format!("{error}; `styxy audit --print` shows the command"))
         }
-        JournalError::Failed(words) => refused(format!(
-            "the journal cannot be asked: {words}; `styxy audit --print` shows the command"
-        )),
+        _ => match error.of_query() {
+            Some(error) => usage(&error),
+            None => refused(format!("{error}{instead}")),
+        },
     }
-}
-
-fn absent(why: &str) -> CliError {
-    CliError::Failure(Failure::Unreachable(format!(
-        "there is no journal to ask: {why}; styxy writes to the journal where systemd-journald runs, \
-         and where it doesn't, a private service writes to {}",
-        log::path().display()
-    )))
 }

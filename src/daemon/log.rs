@@ -5,31 +5,15 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
     os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use nix::unistd::{dup2_stderr, dup2_stdout};
 
+use crate::audit::past::log::{KEPT, older, path};
+
 /// A longer log is rotated by the next service.
 const LONG: u64 = 1024 * 1024;
-
-/// The number of rotated logs that are kept.
-const KEPT: u32 = 4;
-
-/// The log that a service of this state folder writes to.
-pub fn path(state: &Path) -> PathBuf {
-    state.join("service.log")
-}
-
-/// The paths of all logs, the oldest first.
-pub fn all(state: &Path) -> Vec<PathBuf> {
-    let older = (1..=KEPT).rev().map(|age| older(state, age));
-    older.chain([path(state)]).collect()
-}
-
-fn older(state: &Path, age: u32) -> PathBuf {
-    state.join(format!("service.log.{age}"))
-}
 
 /// Redirects stderr to the log in this folder, whose lock the caller holds, or to nowhere.
 pub(super) fn begin(state: Option<&Path>) -> io::Result<()> {
@@ -66,6 +50,7 @@ pub(super) fn close_stdout() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::past::log::all;
 
     #[test]
     fn a_long_log_is_set_aside_and_the_oldest_goes() {

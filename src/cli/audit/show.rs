@@ -3,14 +3,11 @@
 use jiff::{Zoned, tz::TimeZone};
 use unicode_width::UnicodeWidthStr;
 
-use super::{
-    super::{
-        short,
-        table::{self, Column, Table, end_of},
-    },
-    entry::Entry,
+use super::super::{
+    short,
+    table::{self, Column, Table, end_of},
 };
-use crate::time::Timestamp;
+use crate::{audit::past::Entry, time::Timestamp};
 
 const COLUMNS: [Column; 8] = [
     table::short("TIME"),

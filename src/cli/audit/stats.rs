@@ -9,9 +9,9 @@ use super::{
         counted, short,
         table::{self, Column, Table},
     },
-    entry::Entry,
     show::Here,
 };
+use crate::audit::past::Entry;
 
 /// The most projects, and the most hours, that are shown.
 const MOST: usize = 10;

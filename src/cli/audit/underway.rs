@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::{entry::Entry, query::Query};
 use crate::{
+    audit::past::{Entry, Query},
     cli::{block_on, counted, status},
     client::{self, Call},
 };

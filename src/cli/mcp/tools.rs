@@ -8,9 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     super::{
-        CliError, ask,
-        audit::{self, query::Query},
-        check, counted, lease, lease_options,
+        CliError, ask, audit, check, counted, lease, lease_options,
         list::is_of_package,
         needs,
         owner::{Owner, put_own_process},
@@ -24,7 +22,10 @@ use super::{
     Effect, Tool, answers,
 };
 use crate::{
-    audit::event::ACTIONS,
+    audit::{
+        event::ACTIONS,
+        past::{Query, query::known_action},
+    },
     client::Call,
     error::Error,
     lease::ProjectPath,
@@ -356,21 +357,13 @@ impl Tool for Audit {
     type Answer = answers::Events;
 
     fn answer(self) -> Result<Json, CliError> {
-        if let Some(action) = self.action.as_deref().filter(|action| !ACTIONS.contains(action)) {
-            let error = Error::invalid(format!("there is no action {action:?}"));
-            let known = ACTIONS.join(", ");
-            return Err(usage(&error.suggest(format!("the known ones are {known}"))));
-        }
+        let action = self.action.as_deref().map(known_action).transpose().map_err(|e| usage(&e))?;
+        let of_project = self.project_path.map(|path| project(Some(path))).transpose()?;
         let query = Query {
-            actions: self.action.into_iter().collect(),
+            actions: action.into_iter().collect(),
             types: parsed(self.service_type)?,
             ports: self.port.into_iter().collect(),
-            projects: self
-                .project_path
-                .map(|path| project(Some(path)))
-                .transpose()?
-                .into_iter()
-                .collect(),
+            projects: of_project.iter().map(|project| project.path().clone()).collect(),
             instances: parsed(self.instance_id)?,
             since: self.since,
             until: self.until,

@@ -7,13 +7,8 @@ use serde_json::{Value as Json, json};
 
 use super::{described, is_same_service, put_ports};
 use crate::{
-    cli::{
-        ask,
-        audit::{Entry, last_events},
-        project::Project,
-        text,
-        unit::BACKEND,
-    },
+    audit::past::Entry,
+    cli::{ask, audit::last_events, project::Project, text, unit::BACKEND},
     client::Call,
     lease::ProjectPath,
     project::{Need, Place, rank},

@@ -2,39 +2,25 @@
 
 use std::{
     collections::BinaryHeap,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, Read},
     process::{Child, ChildStdout, Command, Stdio},
     thread::{self, JoinHandle},
 };
 
-use serde_json::Value as Json;
-
 use super::{
-    CliError,
+    Found, PastError,
     entry::{Entry, Seen, in_order},
+    lines::{Limits, Lines},
     query::{Mine, Query, Reading},
 };
-use crate::{client::Watch, time::Timestamp, word::harmless};
+use crate::{time::Timestamp, word::harmless};
 
 /// The command that reads the journal.
-pub(super) const PROGRAM: &str = "journalctl";
-
-/// Why the journal cannot be queried.
-#[derive(Debug)]
-pub(super) enum JournalError {
-    /// `journalctl` is missing or cannot be run.
-    Absent(io::Error),
-    /// This user may not read any of its files.
-    Unreadable(String),
-    /// `journalctl` rejected a time.
-    Usage(String),
-    /// Another failure, in the words of `journalctl`.
-    Failed(String),
-}
+pub const PROGRAM: &str = "journalctl";
 
 /// What the journal contains, as far as this user may read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Contents {
+pub enum Contents {
     /// Entries of styxy.
     Events,
     /// Entries of others.
@@ -43,49 +29,39 @@ pub(super) enum Contents {
     Nothing,
 }
 
-/// The result of a query.
-#[derive(Debug, Default)]
-pub(in crate::cli) struct Found {
-    /// Each event once, the oldest first.
-    pub entries: Vec<Entry>,
-    /// Whether there may be older ones beyond the requested number.
-    pub is_part: bool,
-}
-
-impl Found {
-    /// The events as `--json` shows them.
-    pub fn to_json(&self) -> Json {
-        self.entries.iter().map(Entry::to_json).collect()
-    }
-}
-
 /// Reads the matching events that the journal has now, or only the last N of them.
-pub(super) fn read(query: &Query, last: Option<usize>) -> Result<Found, JournalError> {
+pub fn read(
+    query: &Query,
+    last: Option<usize>,
+    mine: &Mine,
+    limits: &Limits<'_>,
+) -> Result<Found, PastError> {
     let reading = last.map_or(Reading::All, Reading::Last);
-    let mut journalctl = Running::start(&query.arguments(reading, &Mine::here()))?;
-    let watch = Watch::over(PROGRAM);
+    let mut journalctl = Running::start(&query.arguments(reading, mine))?;
+    let goes_on = (limits.watch)();
     let mut newest = last.map(Newest::new);
-    let mut entries = Vec::new();
+    let (mut entries, mut size) = (Vec::new(), 0);
     let mut is_part = false;
-    for line in BufReader::new(&mut journalctl.output).split(b'\n') {
-        let Ok(line) = line else { break };
-        watch.goes_on();
-        let Some(entry) = Entry::read(&line) else { continue };
-        is_part = newest.as_mut().is_some_and(|newest| newest.has_enough(&entry));
-        if is_part {
-            break;
+    'reading: while let Some(lines) = journalctl.output.next(limits)? {
+        for line in lines.split(|byte| *byte == b'\n') {
+            goes_on();
+            let Some(entry) = Entry::read(line) else { continue };
+            size += entry.size();
+            let has_enough = newest.as_mut().is_some_and(|newest| newest.has_enough(&entry));
+            if has_enough || limits.are_exceeded_by(size) {
+                is_part = true;
+                break 'reading;
+            }
+            entries.push(entry);
         }
-        entries.push(entry);
     }
-    if is_part {
-        journalctl.end();
-    } else {
+    if !is_part {
         journalctl.finish()?;
     }
     let mut entries = in_order(entries);
     let spare = last.map_or(0, |last| entries.len().saturating_sub(last));
     entries.drain(..spare);
-    Ok(Found { entries, is_part: is_part || spare > 0 })
+    Ok(Found { entries, is_part: is_part || spare > 0, instead: None })
 }
 
 /// Decides when enough entries have been read, the last to arrive first. An event may have happened long before
@@ -120,118 +96,106 @@ impl Newest {
     }
 }
 
-/// Calls `each` for every event as it arrives, until nobody reads the output or journalctl ends.
-pub(super) fn follow(
+/// Calls `each` for every event as it arrives, until nobody wants more, `each` fails, or journalctl ends.
+pub fn follow<E>(
     query: &Query,
     lines: Option<usize>,
-    mut each: impl FnMut(&Entry) -> Result<(), CliError>,
-) -> Result<Result<(), JournalError>, CliError> {
-    let mut journalctl =
-        match Running::start(&query.arguments(Reading::Follow(lines), &Mine::here())) {
-            Ok(journalctl) => journalctl,
-            Err(trouble) => return Ok(Err(trouble)),
-        };
+    mine: &Mine,
+    limits: &Limits<'_>,
+    mut each: impl FnMut(&Entry) -> Result<(), E>,
+) -> Result<Result<(), E>, PastError> {
+    let mut journalctl = Running::start(&query.arguments(Reading::Follow(lines), mine))?;
     let mut seen = Seen::default();
-    let mut rest = Vec::new();
-    let result = loop {
-        match crate::cli::reader::wait_for(&journalctl.output) {
-            Ok(true) => {}
-            Ok(false) => break Err(CliError::Output(io::ErrorKind::BrokenPipe.into())),
-            Err(error) => break Err(CliError::System(error)),
-        }
-        let mut chunk = [0; 16 * 1024];
-        match journalctl.output.read(&mut chunk) {
-            Ok(0) => return Ok(journalctl.finish()),
-            Ok(count) => rest.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => break Err(CliError::System(error)),
-        }
-        let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let lines: Vec<u8> = rest.drain(..whole).collect();
+    while let Some(lines) = journalctl.output.next(limits)? {
         let entries = lines.split(|byte| *byte == b'\n').filter_map(Entry::read);
         let mut entries = entries.filter(|entry| seen.is_new(entry));
         if let Err(stop) = entries.try_for_each(|entry| each(&entry)) {
-            break Err(stop);
+            return Ok(Err(stop));
         }
-    };
-    journalctl.end();
-    result.map(Ok)
+    }
+    journalctl.finish()?;
+    Ok(Ok(()))
 }
 
 /// Returns what the journal contains, to explain an empty result.
-pub(super) fn holds(query: &Query) -> Result<Contents, JournalError> {
+pub fn holds(query: &Query, mine: &Mine, limits: &Limits<'_>) -> Result<Contents, PastError> {
     let has = |matches: &[String]| {
         let arguments = ["--quiet", "--no-pager", "--output=json", "--lines=1"];
         let arguments = arguments.map(str::to_owned).into_iter().chain(matches.iter().cloned());
         let arguments: Vec<_> = arguments.collect();
         let mut journalctl = Running::start(&arguments)?;
-        let _watch = Watch::over(PROGRAM);
-        let mut output = Vec::new();
-        // Output that cannot be read counts as empty.
-        let _ = journalctl.output.read_to_end(&mut output);
+        let _goes_on = (limits.watch)();
+        let mut is_there = false;
+        while journalctl.output.next(limits)?.is_some() {
+            is_there = true;
+        }
         journalctl.finish()?;
-        Ok(!output.is_empty())
+        Ok(is_there)
     };
-    Ok(match has(&query.whose(&Mine::here()))? {
+    Ok(match has(&query.whose(mine))? {
         true => Contents::Events,
         false if has(&[])? => Contents::Others,
         false => Contents::Nothing,
     })
 }
 
-/// A running `journalctl`.
+/// A running `journalctl`; it is killed when this is dropped.
+#[derive(Debug)]
 struct Running {
     child: Child,
-    output: ChildStdout,
-    complaints: JoinHandle<String>,
+    output: Lines<ChildStdout>,
+    complaints: Option<JoinHandle<String>>,
 }
 
 impl Running {
-    fn start(arguments: &[String]) -> Result<Self, JournalError> {
+    fn start(arguments: &[String]) -> Result<Self, PastError> {
         let mut child = Command::new(PROGRAM)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .map_err(JournalError::Absent)?;
+            .map_err(PastError::Absent)?;
         let (Some(output), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(JournalError::Absent(io::ErrorKind::BrokenPipe.into()));
+            return Err(PastError::Absent(io::ErrorKind::BrokenPipe.into()));
         };
+        let mut journalctl = Self { child, output: Lines::of(output), complaints: None };
         // Read in a thread, so that journalctl never blocks on a full pipe.
-        let complaints = thread::spawn(move || {
+        let complaints = thread::Builder::new().spawn(move || {
             let mut text = Vec::new();
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).trim().to_owned()
         });
-        Ok(Self { child, output, complaints })
-    }
-
-    /// Kills it before it is done.
-    fn end(mut self) {
-        // It may have exited by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        journalctl.complaints = Some(complaints.map_err(PastError::System)?);
+        Ok(journalctl)
     }
 
     /// Waits until it exits; returns the error that it printed, if it failed.
-    fn finish(mut self) -> Result<(), JournalError> {
-        let status = self.child.wait().map_err(JournalError::Absent)?;
+    fn finish(mut self) -> Result<(), PastError> {
+        let status = self.child.wait().map_err(PastError::Absent)?;
         if status.success() {
             return Ok(());
         }
-        let complaints = self.complaints.join().unwrap_or_default();
-        let complaints = match complaints.lines().next_back() {
+        let complaints = self.complaints.take().and_then(|complaints| complaints.join().ok());
+        let complaints = match complaints.unwrap_or_default().lines().next_back() {
             Some(last) => harmless(last),
             None => format!("{PROGRAM}: {status}"),
         };
         Err(if complaints.contains("insufficient permissions") {
-            JournalError::Unreadable(complaints)
+            PastError::Unreadable(complaints)
         } else if ["timestamp", "--since", "--until"].iter().any(|word| complaints.contains(word)) {
-            JournalError::Usage(complaints)
+            PastError::Usage(complaints)
         } else {
-            JournalError::Failed(complaints)
+            PastError::Failed(complaints)
         })
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have exited by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

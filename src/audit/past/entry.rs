@@ -11,7 +11,7 @@ use crate::{time::Timestamp, word::harmless};
 
 /// An event, as read from the journal or from a log.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct Entry {
+pub struct Entry {
     /// The fields by their short names (`port` for `STYXY_PORT`), and `message` and `message_id`. Control
     /// characters are replaced.
     fields: BTreeMap<String, String>,
@@ -61,6 +61,11 @@ impl Entry {
     /// Its number, if it has one.
     pub fn seq(&self) -> Option<u64> {
         self.number.as_ref().map(|(_, seq)| *seq)
+    }
+
+    /// The length of its fields and their names, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.fields.iter().map(|(word, value)| word.len() + value.len()).sum()
     }
 
     /// The event as a JSON object.
