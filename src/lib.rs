@@ -32,7 +32,7 @@
 //!
 //! The modules that the broker uses, which do not depend on each other:
 //! - [`kernel`]: everything that asks Linux. [`state`]: the log and the snapshot. [`audit`]: writing to the
-//!   journal. [`config`]: the layers of the configuration.
+//!   journal, and reading past events. [`config`]: the layers of the configuration.
 //! - [`owners`]: what ends leases: processes, units, connections, deadlines.
 //!
 //! The doors, which translate and make no decisions:

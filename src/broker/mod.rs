@@ -14,6 +14,7 @@
 //! - `merging`: taking over the state of other registries
 //! - `ending`: what happens when an owner or a listener is gone, or a deadline has passed
 //! - `query`: read-only requests
+//! - [`past`]: reading past events
 //! - [`metrics`]: what is counted
 //! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
@@ -30,6 +31,7 @@ mod leaving;
 mod merging;
 pub mod metrics;
 mod owner;
+pub mod past;
 mod query;
 mod search;
 mod settling;
@@ -88,6 +90,7 @@ use crate::{
 
 use denials::Denials;
 use metrics::Counts;
+use past::Reading;
 use settling::InHand;
 use sight::Sight;
 use unsettled::Unsettled;
@@ -129,6 +132,7 @@ pub struct Broker {
     owners: Owners,
     deadlines: Deadlines,
     waiting: Waiting,
+    reading: Reading,
     /// Whether something waits for the end of a listener.
     awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
@@ -250,6 +254,7 @@ impl Broker {
             owners: Owners::new(sender),
             deadlines: Deadlines::default(),
             waiting: Waiting::default(),
+            reading: Reading::default(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });

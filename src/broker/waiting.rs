@@ -114,6 +114,7 @@ impl Broker {
     pub fn end_waiting(&self) {
         self.waiting.places.close();
         self.waiting.note_room();
+        self.end_reading();
     }
 
     /// How many requests wait.

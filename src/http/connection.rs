@@ -58,6 +58,11 @@ impl Peer {
         poll(&mut socket, Some(&at_once)).is_ok_and(|count| count > 0)
     }
 
+    /// Its socket, which shows when it hangs up.
+    pub(super) fn socket(&self) -> Option<OwnedFd> {
+        self.socket.as_ref().and_then(|socket| socket.try_clone().ok())
+    }
+
     /// Records a grant whose answer is about to be written.
     pub(super) fn answer(&self, shares: Vec<Share>) {
         *self.lock() = shares;

@@ -350,7 +350,7 @@ async fn status(State(broker): State<Arc<Broker>>) -> Response {
 }
 
 /// The client has closed the connection: a grant would belong to nobody.
-fn nobody_reads() -> Failure {
+pub(super) fn nobody_reads() -> Failure {
     Error::invalid("the client has closed the connection before it was answered").into()
 }
 
@@ -411,7 +411,7 @@ async fn unknown_path(uri: Uri) -> Failure {
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
              POST /config/reload, PUT /config/seen, PUT /token and POST /restart; those of styxy 1.x are \
              POST /instance/register, GET /instance/list, PUT /instance/{instance_id}/heartbeat, POST /register-instance, \
-             GET /scan, GET /health, GET /metrics, GET /observe/{port}, GET /observe/all, GET /observation-stats \
+             GET /scan, GET /health, GET /metrics, GET /audit, GET /observe/{port}, GET /observe/all, GET /observation-stats \
              and GET /circuit-breakers",
         ),
     }
@@ -515,6 +515,11 @@ pub(super) struct Failure {
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
         Self { status, code, error }
+    }
+
+    /// The refusal of a request that the journal does not answer at the moment.
+    pub(super) fn no_journal(error: Error) -> Self {
+        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "JournalUnavailable", error }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `styxy audit` against a real journal.
+//! `styxy audit`, and `GET /audit`, against a real journal.
 
 use std::{
     collections::HashMap,
@@ -16,6 +16,8 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("audit_finds_events_by_each_of_their_fields", by_fields),
     ("audit_finds_events_by_their_times", by_times),
+    ("audit_over_http_finds_what_the_command_finds", over_http),
+    ("audit_over_http_ends_with_its_client_and_after_a_while", in_vain),
     ("audit_shows_an_event_that_came_twice_once_and_hostile_text_harmless", by_hand),
     ("suggest_reads_in_the_journal_what_is_always_started_after_what", always_after),
     ("audit_follows_events_and_ends_with_its_reader_and_by_ctrl_c", follow),
@@ -110,6 +112,76 @@ fn by_times(machine: &Machine) {
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
         assert!(refused.stderr.contains("systemd.time(7)"), "{}", refused.stderr);
     }
+}
+
+/// What the service, in its sandbox, answers to that query: the status and the body.
+fn http(machine: &Machine, parameters: &str) -> (u64, Json) {
+    let url = format!("http://localhost/audit{parameters}");
+    let socket = "$XDG_RUNTIME_DIR/styxy/http.sock";
+    let get = format!("curl -sS -w ' %{{http_code}}' --unix-socket {socket} '{url}'");
+    let answer = machine.user(&get).ok();
+    let (body, status) = answer.rsplit_once(' ').unwrap();
+    (status.parse().unwrap(), serde_json::from_str(body).unwrap())
+}
+
+fn over_http(machine: &Machine) {
+    some_events(machine);
+    // What does not name the state is no event of this user's service.
+    let forged = "printf 'SYSLOG_IDENTIFIER=styxy\\nSTYXY_ACTION=deny\\nSTYXY_REASON=forged\\n' | logger --journald";
+    machine.user(forged).ok();
+    eventually(LIMIT, "all is in the journal", || machine.events().len() == 5);
+    for (parameters, question, count) in [
+        ("", "", 4),
+        ("?action=release&action=deny", "--action release,deny", 2),
+        ("?service_type=api", "--type api", 1),
+        ("?port=3000&port=8000&action=allocate", "--port 3000,8000 --action allocate", 2),
+        ("?project_path=/home/dev/shop", "--project shop", 2),
+        ("?instance_id=agent-7", "--instance agent-7", 1),
+        ("?limit=3", "-n 3", 3),
+        ("?since=1+hour+ago", "--since '1 hour ago'", 4),
+        ("?until=yesterday", "--until yesterday", 0),
+    ] {
+        let (status, answer) = http(machine, parameters);
+        assert_eq!((status, &answer["enabled"]), (200, &json!(true)), "{parameters}: {answer}");
+        assert_eq!(answer["recent_events"], json!(audit(machine, question)), "{parameters}");
+        assert_eq!(answer["recent_events"].as_array().unwrap().len(), count, "{parameters}");
+        assert_eq!(answer["truncated"], parameters.contains("limit"), "{parameters}: {answer}");
+    }
+    for parameters in ["?since=soon", "?since=tomorrow&until=yesterday"] {
+        let (status, answer) = http(machine, parameters);
+        assert_eq!((status, &answer["code"]), (400, &json!("InvalidArgument")), "{answer}");
+        assert!(answer.to_string().contains("systemd.time(7)"), "{answer}");
+    }
+    machine.root("chmod -x /usr/bin/journalctl").ok();
+    let (status, answer) = http(machine, "");
+    assert_eq!((status, &answer["enabled"]), (200, &json!(false)), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("journalctl cannot be run"), "{answer}");
+}
+
+fn in_vain(machine: &Machine) {
+    some_events(machine);
+    let readers = || machine.user("pgrep -f 'sleep [4]711'").stdout.lines().count();
+    // Only where the last events are asked for.
+    let slow = "cd /usr/bin && mv journalctl journalctl.own && cat >journalctl <<'end' && chmod 755 journalctl
+#!/bin/sh
+case \" $* \" in
+*' --reverse '*) exec sleep 4711 ;;
+esac
+exec journalctl.own \"$@\"
+end";
+    machine.root(slow).ok();
+    let mut client = machine.start(
+        "curl -sS --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost/audit & echo $! >client; wait",
+    );
+    eventually(LIMIT, "the journal is being read", || readers() == 1);
+    machine.user("kill $(cat client)").ok();
+    client.wait().unwrap();
+    eventually(LIMIT, "nobody reads it any more", || readers() == 0);
+    let (status, answer) = http(machine, "");
+    assert_eq!((status, &answer["code"]), (503, &json!("JournalUnavailable")), "{answer}");
+    assert!(answer["error"].as_str().unwrap().contains("within 20 s"), "{answer}");
+    eventually(LIMIT, "nobody reads it any more", || readers() == 0);
+    machine.user("styxy audit --all").ok();
 }
 
 fn always_after(machine: &Machine) {

@@ -15,7 +15,7 @@ use super::support::{Home, dice::Dice, end};
 
 const REQUESTS: usize = 10_000;
 
-const TEMPLATES: [(&str, &str, &str); 22] = [
+const TEMPLATES: [(&str, &str, &str); 23] = [
     (
         "POST",
         "/allocate",
@@ -49,6 +49,7 @@ const TEMPLATES: [(&str, &str, &str); 22] = [
     ("GET", "/health", ""),
     ("GET", "/metrics?format=prometheus", ""),
     ("GET", "/suggest/mine?count=3", ""),
+    ("GET", "/audit?action=deny&port=3000&limit=2", ""),
     ("GET", "/lookup?project_path=/srv/shop&service_type=mine", ""),
 ];
 

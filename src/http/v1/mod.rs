@@ -4,11 +4,13 @@
 //! Some of them are shell scripts that look for `"port":[0-9]*` and `"lock_id":"[^"]*"`: JSON stays compact, and the answer
 //! to a request for a port has each of the two once.
 //!
+//! - `audit`: past events
 //! - `instances`: registered instances
 //! - `metrics`: what is counted
 //! - `sockets`: what listens on ports
 //! - this file: leases, service types, and how the service is doing
 
+mod audit;
 mod instances;
 mod metrics;
 mod sockets;
@@ -44,6 +46,7 @@ const NO_INSTANCE: &str = "default";
 /// The paths that are known from 1.x alone.
 pub(super) fn router() -> Router<Arc<Broker>> {
     Router::new()
+        .route("/audit", of_query(get(audit::audit)))
         .route("/circuit-breakers", bare(get(circuit_breakers)))
         .route("/health", bare(get(health)))
         .route("/instance/list", bare(get(instances::list)))
