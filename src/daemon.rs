@@ -436,13 +436,13 @@ struct Inherited {
 struct Further {
     /// That of `styxy-portserver.socket`.
     portserver: Option<PassedListener>,
-    /// That of `styxy-tcp.socket`.
-    tcp: Option<PassedTcpListener>,
+    /// Those of `styxy-tcp.socket`, for IPv4 and IPv6.
+    tcp: Vec<PassedTcpListener>,
 }
 
 impl Further {
     fn count(&self) -> usize {
-        usize::from(self.portserver.is_some()) + usize::from(self.tcp.is_some())
+        usize::from(self.portserver.is_some()) + self.tcp.len()
     }
 
     /// Accepts connections until `stop` is set.
@@ -454,9 +454,10 @@ impl Further {
         let portserver = self.portserver.map(home::listener).transpose()?.map(|listener| {
             tokio::spawn(portserver::serve(listener, Arc::clone(broker), stop.clone()))
         });
-        let tcp = self.tcp.map(home::tcp_listener).transpose()?.map(|listener| {
-            let (broker, stop) = (Arc::clone(broker), stop.clone());
-            tokio::spawn(http::serve_tcp(listener, broker, needs_no_token(), stop))
+        let is_open = !self.tcp.is_empty() && needs_no_token();
+        let tcp = self.tcp.into_iter().map(home::tcp_listener).collect::<io::Result<Vec<_>>>()?;
+        let tcp = tcp.into_iter().map(move |listener| {
+            tokio::spawn(http::serve_tcp(listener, Arc::clone(broker), is_open, stop.clone()))
         });
         Ok(portserver.into_iter().chain(tcp))
     }
@@ -474,7 +475,7 @@ impl Inherited {
             } else if name == "portserver" {
                 inherited.further.portserver = descriptors.take_unix_listener(index)?;
             } else if name == "tcp" {
-                inherited.further.tcp = descriptors.take_tcp_listener(index)?;
+                inherited.further.tcp.extend(descriptors.take_tcp_listener(index)?);
             } else {
                 inherited.guards.add(name, |kind| {
                     let (family, kind) = match kind {

@@ -81,6 +81,11 @@ fn off(machine: &Machine) {
     machine.user("styxy http enable").ok();
     assert_eq!(machine.user(&format!("cat {FILE}")).ok(), token);
 
+    // As often as somebody likes.
+    for _ in 0..8 {
+        machine.user("styxy http disable && styxy http enable").ok();
+    }
+    assert_eq!(with_token(machine, LEASES).0, 200);
     machine.user("styxy http disable").ok();
     assert!(is_off(), "also the service has left the port");
     eventually(LIMIT, "the lease goes on", || {
@@ -173,6 +178,13 @@ fn others(machine: &Machine) {
     // The user namespace of the sandbox has no name for other users.
     let other = Json::from("65534");
     assert_eq!(denied, [("NoToken".into(), other.clone()), ("WrongToken".into(), other)]);
+
+    // To many programs, localhost is ::1.
+    let listen = "python3 -c 'import socket; s = socket.socket(socket.AF_INET6); s.bind((\"::1\", 9876)); s.listen()'";
+    assert!(eve(listen).stderr.contains("Address already in use"));
+    let everywhere = listen.replace("s.bind((\"::1\"", "s.setsockopt(41, 26, 1); s.bind((\"::\"");
+    assert!(eve(&everywhere).stderr.contains("Address already in use"));
+    assert_eq!(with_token(machine, "-6 http://localhost:9876/leases").0, 200);
 
     // There is one port.
     let refused = eve("styxy http enable");
