@@ -6,12 +6,12 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use tokio::{
-    sync::{Semaphore, watch},
-    task::spawn_blocking,
+    sync::{Semaphore, oneshot, watch},
     time::timeout,
 };
 
@@ -61,13 +61,15 @@ impl From<io::Error> for Unread {
 }
 
 impl Broker {
-    /// Reads the last of the user's events that match. The reading ends when the reader hangs up, if it is known.
-    pub async fn past_events(
+    /// Reads the last of the user's events that match, and shows them, which may take long, too. The reading ends when the
+    /// reader hangs up, if it is known.
+    pub async fn past_events<T: Send + 'static>(
         &self,
         query: Query,
         last: usize,
         reader: Option<OwnedFd>,
-    ) -> Result<Found, Unread> {
+        show: impl FnOnce(&Found) -> T + Send + 'static,
+    ) -> Result<T, Unread> {
         let mut is_over = self.reading.is_over.subscribe();
         let state = self.state.clone();
         let found = async {
@@ -75,11 +77,14 @@ impl Broker {
             let turn = turn.await.map_err(|_| Unread::Ending)?;
             // Closed when this is dropped, whatever the reason: then nobody waits for the answer.
             let (wanted, _wanting) = io::pipe()?;
-            let found = spawn_blocking(move || {
+            let (tell, told) = oneshot::channel();
+            thread::Builder::new().spawn(move || {
                 let _turn = turn;
-                read(&query, last, state, &wanted, reader.as_ref())
-            });
-            found.await.map_err(io::Error::other)?.map_err(Unread::Past)
+                let found = read(&query, last, state, &wanted, reader.as_ref());
+                // Without anybody who waits, nothing is to be told.
+                let _ = tell.send(found.map(|found| show(&found)));
+            })?;
+            told.await.map_err(io::Error::other)?.map_err(Unread::Past)
         };
         tokio::select! {
             found = timeout(PATIENCE, found) => found.unwrap_or(Err(Unread::Late(PATIENCE))),
@@ -114,6 +119,8 @@ mod tests {
     use super::*;
     use crate::broker::Places;
 
+    fn drop_it(_: &Found) {}
+
     /// A service that reads as much as it may.
     async fn busy() -> (TempDir, Arc<Broker>, impl Sized) {
         let folder = tempfile::tempdir().unwrap();
@@ -126,17 +133,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_turn_is_refused_after_a_while() {
         let (_folder, broker, _all) = busy().await;
-        let found = broker.past_events(Query::default(), 1, None).await;
+        let found = broker.past_events(Query::default(), 1, None, drop_it).await;
         assert!(matches!(found, Err(Unread::Late(limit)) if limit == PATIENCE), "{found:?}");
     }
 
     #[tokio::test]
     async fn a_service_that_ends_does_not_wait_for_the_journal() {
         let (_folder, broker, _all) = busy().await;
-        let found = broker.past_events(Query::default(), 1, None);
+        let found = broker.past_events(Query::default(), 1, None, drop_it);
         let (found, ()) = tokio::join!(found, async { broker.end_waiting() });
         assert!(matches!(found, Err(Unread::Ending)), "{found:?}");
-        let found = broker.past_events(Query::default(), 1, None).await;
+        let found = broker.past_events(Query::default(), 1, None, drop_it).await;
         assert!(matches!(found, Err(Unread::Ending)), "nor for the next one: {found:?}");
     }
 }

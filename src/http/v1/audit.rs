@@ -8,7 +8,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value as Body, json};
-use tokio::task::spawn_blocking;
 
 use super::super::{
     connection::Peer,
@@ -33,12 +32,10 @@ pub(super) async fn audit(
 ) -> Result<Response, Failure> {
     let Query(parameters) = parameters?;
     let (query, limit) = read(parameters)?;
-    match broker.past_events(query, limit, peer.socket()).await {
-        // Ten thousand events take long to be written down, and other requests must not wait.
-        Ok(found) => {
-            let written = spawn_blocking(move || Json(answer(&found)).into_response()).await;
-            written.map_err(|error| unavailable(&error.to_string()))
-        }
+    // Ten thousand events take long to be written down, and other requests must not wait.
+    let written = |found: &Found| Json(answer(found)).into_response();
+    match broker.past_events(query, limit, peer.socket(), written).await {
+        Ok(written) => Ok(written),
         Err(Unread::Past(error)) if error.is_no_journal() => {
             let message = error.to_string();
             let answer = json!({
