@@ -62,6 +62,7 @@ fn without_a_token_the_status_tells_only_that_the_service_runs() {
     assert_eq!(told, json!({"success": true, "status": "running"}));
     let told = door.http("GET", "/status", "").body;
     assert!(told["pid"].is_number() && told["leases"] == 0, "{told}");
+    refused(&door.http_with("", "DELETE", "/status", ""), 401, "NoToken");
     // A wrong token is no missing one.
     let wrong = "Authorization: Bearer wrong\r\n";
     refused(&door.http_with(wrong, "GET", "/status", ""), 401, "WrongToken");
@@ -199,6 +200,31 @@ fn failed_tries_are_one_event_for_each_user_and_minute_and_never_lock_out_the_ow
     ] {
         assert_eq!(denied[0][key], value, "{key}: {:#}", denied[0]);
     }
+}
+
+#[test]
+fn silent_connections_keep_nobody_from_the_door() {
+    let home = Home::with_type();
+    let (service, door) = Door::open(&home);
+    for half in
+        ["", "GET /status HTTP/1.1\r\nHost: loc", "GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"]
+    {
+        let stream = |_| {
+            let mut stream = door.connect();
+            let _ = stream.write_all(half.as_bytes());
+            stream
+        };
+        let silent: Vec<_> = (0..700).map(stream).collect();
+        let mut stream = door.connect();
+        stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        let token = &door.token;
+        write!(stream, "GET /leases HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {token}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{half:?}: {answer}");
+        drop(silent);
+    }
+    end(service, Signal::SIGTERM);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::{
     kernel::listeners::listeners,
     port::{Port, PortRange, Protocol},
     surroundings,
+    token::Token,
 };
 
 /// The unit of the socket.
@@ -68,17 +69,17 @@ impl Http {
 
 fn enable(output: Output) -> Result<(), CliError> {
     let unit = unit().map_err(refused)?;
-    if !unit.is("ActiveState", "active")
-        && let Some(taken) = taken()
-    {
-        return Err(refused(taken));
+    if !unit.is("ActiveState", "active") {
+        until_closed();
+        if let Some(taken) = taken() {
+            return Err(refused(taken));
+        }
     }
     let file = TokenFile::find()?;
-    let token = file.read_or_make()?;
-    hand_over(token.hash())?;
-    if let Err(why) = control(&["enable", "--now", UNIT]) {
+    let token = file.hand_over(hand_over)?;
+    if let Err(why) = control(&["--quiet", "enable", "--now", UNIT]) {
         // At the next login it would fail again.
-        let _ = control(&["disable", UNIT]);
+        let _ = control(&["--quiet", "disable", UNIT]);
         return Err(refused(taken().unwrap_or(why)));
     }
     if output.json {
@@ -96,12 +97,8 @@ fn enable(output: Output) -> Result<(), CliError> {
 
 fn disable(output: Output) -> Result<(), CliError> {
     unit().map_err(refused)?;
-    control(&["disable", "--now", UNIT]).map_err(refused)?;
-    // The service has the socket until it has been restarted.
-    let end = Instant::now() + RESTART;
-    while is_open() && Instant::now() < end {
-        thread::sleep(EVERY);
-    }
+    control(&["--quiet", "disable", "--now", UNIT]).map_err(refused)?;
+    until_closed();
     if output.json {
         return print_json(&json!({"enabled": false, "url": url()}));
     }
@@ -117,21 +114,22 @@ fn status(output: Output) -> Result<(), CliError> {
         Err(why) => Some(why),
     };
     let file = TokenFile::find()?;
-    let token = file.read()?;
+    let read = file.read();
+    let token = read.as_ref().ok().and_then(Option::as_ref);
     let running = block_on(client::call_running(&Call::Status))??.ok();
     // Without a running service it is not known which token the next one will accept.
     let is_known = running.map(|(status, _)| {
-        token.as_ref().is_some_and(|token| status["token"] == token.hash().fingerprint())
+        token.is_some_and(|token| status["token"] == token.hash().fingerprint())
     });
     if output.json {
         return print_json(&json!({
             "enabled": is_enabled,
             "listening": listens,
             "url": url(),
-            "file": token.as_ref().map(|_| file.path()),
-            "token": token.as_ref().map(|token| token.masked()),
+            "file": token.map(|_| file.path()),
+            "token": token.map(Token::masked),
             "token_is_known": is_known,
-            "obstacle": obstacle,
+            "obstacle": obstacle.or(read.err()),
         }));
     }
     let place = short(&file.path().to_string_lossy());
@@ -142,13 +140,14 @@ fn status(output: Output) -> Result<(), CliError> {
         (false, false) if obstacle.is_some() => "HTTP over TCP is off".to_owned(),
         (false, false) => "HTTP over TCP is off: `styxy http enable` switches it on".to_owned(),
     }];
-    lines.push(match (&token, is_known) {
-        (None, _) => format!("there is no token in {place}"),
-        (Some(token), Some(false)) => format!(
+    lines.push(match (&read, is_known) {
+        (Err(why), _) => why.clone(),
+        (Ok(None), _) => format!("there is no token in {place}"),
+        (Ok(Some(token)), Some(false)) => format!(
             "the service does not know the token in {place} ({}): `styxy http enable` hands it over",
             token.masked()
         ),
-        (Some(token), _) => format!("the token is in {place} ({})", token.masked()),
+        (Ok(Some(token)), _) => format!("the token is in {place} ({})", token.masked()),
     });
     lines.extend(obstacle);
     print(&folded(&lines.join("\n")))
@@ -176,6 +175,14 @@ fn unit() -> Result<Unit, String> {
         ));
     }
     Ok(unit)
+}
+
+/// Waits until the service does not listen any more: it has the socket until it has been restarted.
+fn until_closed() {
+    let end = Instant::now() + RESTART;
+    while is_open() && Instant::now() < end {
+        thread::sleep(EVERY);
+    }
 }
 
 /// Whether a service of this user listens on the port.

@@ -30,6 +30,7 @@ mod mcp;
 #[cfg_attr(not(feature = "project"), path = "needs/missing.rs")]
 mod needs;
 mod output;
+mod own;
 mod owner;
 mod port;
 mod port_users;

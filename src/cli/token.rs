@@ -42,7 +42,7 @@ impl Token {
         let file = TokenFile::find()?;
         match self.what {
             What::Show { output } => {
-                let Some(token) = file.read()? else {
+                let Some(token) = file.read().map_err(refused)? else {
                     return Err(refused(
                         "there is no token yet: `styxy http enable` makes one".to_owned(),
                     ));

@@ -10,7 +10,7 @@ use axum::{
     Extension, Json,
     extract::{Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
         header::{AUTHORIZATION, CONNECTION, HOST, ORIGIN, WWW_AUTHENTICATE},
         request::Parts,
     },
@@ -131,7 +131,7 @@ pub(super) async fn check(
         None => match authenticated(&parts.headers, &access.broker) {
             Ok(()) => return next.run(Request::from_parts(parts, body)).await,
             // Whoever looks for the service finds it, and learns nothing else.
-            Err(Refusal::NoToken | Refusal::Unset) if parts.uri.path() == "/status" => {
+            Err(Refusal::NoToken | Refusal::Unset) if is_status(&parts) => {
                 return Json(json!({"success": true, "status": "running"})).into_response();
             }
             Err(refusal) => refusal,
@@ -142,6 +142,10 @@ pub(super) async fn check(
         tokio::time::sleep(PAUSE).await;
     }
     refusal.into_response()
+}
+
+fn is_status(parts: &Parts) -> bool {
+    parts.uri.path() == "/status" && [Method::GET, Method::HEAD].contains(&parts.method)
 }
 
 /// Why a request is not answered whatever its token is.

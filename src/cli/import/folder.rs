@@ -1,18 +1,13 @@
 //! The files of styxy 1.x. What somebody else can have written in them is not taken.
 
 use std::{
-    fs::{self, Metadata},
+    fs,
     io::{self, Read},
-    os::unix::fs::MetadataExt,
     path::Path,
 };
 
-use nix::unistd::{Gid, Group};
-
-use crate::{
-    atomic_file,
-    kernel::{listeners::user, process},
-};
+use super::super::own::only_own;
+use crate::atomic_file;
 
 /// Checks that the folder exists, and that nobody else can put files into it. It may be a link: people keep such folders in
 /// other places.
@@ -57,30 +52,4 @@ pub(super) fn read(folder: &Path, name: &str, most: u64) -> Result<Option<String
         Ok(text) => Ok(Some(text)),
         Err(_) => Err("is not UTF-8: save it as UTF-8".to_owned()),
     }
-}
-
-/// Checks that only this user and root can have written it. Where each user has a group of their own, as on most
-/// distributions, styxy 1.x made its files writable for that group.
-fn only_own(metadata: &Metadata) -> Result<(), String> {
-    let (owner, mode) = (metadata.uid(), metadata.mode());
-    if owner != process::uid() && owner != 0 {
-        let name = user(owner);
-        return Err(format!(
-            "belongs to {name}: run this command as {name}, or make it yours (chown)"
-        ));
-    }
-    if mode & 0o002 != 0 {
-        return Err("can be changed by every user: look at it, and then `chmod o-w` it".to_owned());
-    }
-    if mode & 0o020 != 0 && !is_own_group(metadata.gid()) {
-        return Err("can be changed by its group: look at it, and then `chmod g-w` it".to_owned());
-    }
-    Ok(())
-}
-
-/// Whether it is the group of this user alone: it has the same name, and no other members.
-fn is_own_group(gid: u32) -> bool {
-    let own = user(process::uid());
-    let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-    group.is_some_and(|group| *group.name == *own && group.mem.iter().all(|name| **name == *own))
 }

@@ -1,16 +1,17 @@
 //! The file with the token: that of styxy 1.x, where its clients look for it.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::super::{CliError, refused};
+use nix::fcntl::{Flock, FlockArg};
+
+use super::super::{CliError, own::only_own, refused};
 use crate::{
     atomic_file,
-    error::Error,
     surroundings::user,
     token::{Token, TokenHash},
 };
@@ -36,35 +37,45 @@ impl TokenFile {
     }
 
     /// The token; `None` if there is no file.
-    pub(in crate::cli) fn read(&self) -> Result<Option<Token>, CliError> {
+    ///
+    /// # Errors
+    ///
+    /// Why the file is not used, and what to do.
+    pub(in crate::cli) fn read(&self) -> Result<Option<Token>, String> {
+        if let Ok(folder) = fs::metadata(self.folder()) {
+            only_own(&folder).map_err(|why| format!("{} {why}", self.folder().display()))?;
+        }
         let file = match atomic_file::open(&self.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.0.is_symlink() => {
+                return Ok(None);
+            }
             file => file.map_err(|error| self.unusable(&error))?,
         };
         let metadata = file.metadata().map_err(|error| self.unusable(&error))?;
+        if metadata.uid() != user().uid() {
+            return Err(self.refused("it is another user's"));
+        }
         if metadata.mode() & 0o077 != 0 {
             return Err(self.refused("others may read or write it"));
         }
-        let mut text = String::new();
-        let read = file.take(LARGEST).read_to_string(&mut text);
+        let mut bytes = Vec::new();
+        let read = file.take(LARGEST).read_to_end(&mut bytes);
         read.map_err(|error| self.unusable(&error))?;
-        let token = text.parse().map_err(|error: Error| self.refused(&error.message))?;
-        Ok(Some(token))
+        let token = String::from_utf8_lossy(&bytes).parse();
+        token.map(Some).map_err(|error: crate::error::Error| self.refused(&error.message))
     }
 
-    /// Its token, or a new one if there is none.
-    pub(in crate::cli) fn read_or_make(&self) -> Result<Token, CliError> {
-        if let Some(token) = self.read()? {
+    /// Has `tell` tell the service the token; makes one if there is none.
+    pub(in crate::cli) fn hand_over(
+        &self,
+        tell: impl FnOnce(TokenHash) -> Result<(), CliError>,
+    ) -> Result<Token, CliError> {
+        let _lock = self.lock().map_err(|error| refused(self.unusable(&error)))?;
+        if let Some(token) = self.read().map_err(refused)? {
+            tell(token.hash())?;
             return Ok(token);
         }
-        let token = new()?;
-        match self.make(&token) {
-            // Another command was faster.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.read()?.ok_or_else(|| self.unusable(&error))
-            }
-            made => made.map(|()| token).map_err(|error| self.unusable(&error)),
-        }
+        self.put(tell)
     }
 
     /// Replaces the token, if `tell` can tell the service about it.
@@ -72,52 +83,57 @@ impl TokenFile {
         &self,
         tell: impl FnOnce(TokenHash) -> Result<(), CliError>,
     ) -> Result<Token, CliError> {
-        let token = new()?;
-        self.make_folder().map_err(|error| self.unusable(&error))?;
-        // Once the service knows the new one, the file must not fail.
+        let _lock = self.lock().map_err(|error| refused(self.unusable(&error)))?;
+        self.put(tell)
+    }
+
+    fn put(&self, tell: impl FnOnce(TokenHash) -> Result<(), CliError>) -> Result<Token, CliError> {
+        let token = Token::random().map_err(|error| CliError::System(error.into()))?;
+        let unusable = |error| refused(self.unusable(&error));
+        // Once the service knows the token, the file must not fail.
         let partial = self.0.with_extension("new");
-        let _ = fs::remove_file(&partial);
-        let done = write(&partial, &token).map_err(|error| self.unusable(&error));
+        let done = write(&partial, &token).map_err(unusable);
         let done = done
             .and_then(|()| tell(token.hash()))
-            .and_then(|()| fs::rename(&partial, &self.0).map_err(|error| self.unusable(&error)));
+            .and_then(|()| fs::rename(&partial, &self.0).map_err(unusable));
         if done.is_err() {
             let _ = fs::remove_file(&partial);
         }
         done.map(|()| token)
     }
 
-    /// Makes the file, which must not exist. It appears with its content.
-    fn make(&self, token: &Token) -> io::Result<()> {
-        self.make_folder()?;
-        let partial = self.0.with_extension(format!("{}.new", std::process::id()));
-        let made = write(&partial, token).and_then(|()| fs::hard_link(&partial, &self.0));
-        let _ = fs::remove_file(&partial);
-        made
+    fn folder(&self) -> &Path {
+        self.0.parent().unwrap_or(&self.0)
     }
 
-    fn make_folder(&self) -> io::Result<()> {
-        let folder = self.0.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    /// Keeps other commands from changing the token, so that the file and the service agree. Makes the folder if there is
+    /// none.
+    fn lock(&self) -> io::Result<Flock<File>> {
+        DirBuilder::new().recursive(true).mode(0o700).create(self.folder())?;
+        let folder = File::open(self.folder())?;
+        Flock::lock(folder, FlockArg::LockExclusive).map_err(|(_, error)| error.into())
     }
 
-    fn unusable(&self, error: &io::Error) -> CliError {
-        refused(format!("the token cannot be kept in {}: {error}", self.0.display()))
+    fn unusable(&self, error: &io::Error) -> String {
+        let path = self.0.display();
+        format!(
+            "the token cannot be kept in {path}: {error}; it must be a file of yours, in a folder of yours: move away what \
+             is in its place, then try again"
+        )
     }
 
-    fn refused(&self, why: &str) -> CliError {
-        refused(format!(
-            "{} is not used, because {why}: `styxy token rotate` replaces it",
-            self.0.display()
-        ))
+    fn refused(&self, why: &str) -> String {
+        format!("{} is not used, because {why}: `styxy token rotate` replaces it", self.0.display())
     }
 }
 
-fn new() -> Result<Token, CliError> {
-    Token::random().map_err(|error| CliError::System(error.into()))
-}
-
+/// Writes a file that is only the user's.
 fn write(path: &Path, token: &Token) -> io::Result<()> {
+    // What a command that was killed has left.
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(token.reveal().as_bytes())?;
     file.sync_all()
