@@ -6,6 +6,7 @@ use std::{
 };
 
 use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::socket::{Backlog, listen};
 use styxy::token::{Token, TokenHash};
 
 use super::support::{Answer, Home, exchange_with, started};
@@ -53,6 +54,8 @@ impl Door {
 pub fn service(home: &Home, variables: &[(&str, &str)]) -> (Child, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
+    // As systemd does it. Rust's own has room for 128 connections that wait, and the kernel lets others come again seconds later.
+    listen(&listener, Backlog::MAXCONN).unwrap();
     let styxy = home.styxy();
     let mut command = Command::new("sh");
     // The variable names the process itself. The events go to its log.
