@@ -5,9 +5,13 @@
 //!
 //! [`Registry::apply`]: crate::registry::Registry::apply
 
+mod announced;
+
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+pub use announced::Announced;
 
 use crate::{
     auto_allocation::Placement,

@@ -6,13 +6,11 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::time::Instant;
 use zbus::{
     Connection, Message, Variant,
     fdo::{self, RequestNameFlags},
     object_server::{Interface, SignalEmitter},
-    wire::DynamicType,
 };
 
 use super::{
@@ -21,7 +19,7 @@ use super::{
 };
 use crate::{
     broker::Broker,
-    change::{Change, Record, TypeRanges},
+    change::{Announced, Change, Record},
     lease::Lease,
     surroundings::machine,
 };
@@ -232,57 +230,27 @@ impl Properties {
 
 /// The signals for a change.
 fn signals(change: &Change) -> zbus::Result<Vec<Message>> {
-    let id = |lease: &Lease| lease.lease_id.to_string();
-    let of_lease = |member, lease: &Lease| {
-        signal(member, &(lease.port.get(), id(lease), Dict(lease.fields())))
-    };
-    Ok(match change {
-        Change::Allocate { lease, .. } => vec![of_lease("LeaseGranted", lease)?],
-        Change::Merge(merge) => {
-            let told = merge.leases.iter().map(|lease| of_lease("LeaseGranted", lease));
-            told.collect::<zbus::Result<_>>()?
-        }
-        Change::Release { lease, reason } | Change::Expire { lease, reason, .. } => {
-            let body = (lease.port.get(), id(lease), reason.as_str(), Dict(lease.fields()));
-            vec![signal("LeaseReleased", &body)?]
-        }
-        // A further range is not a new type.
-        Change::AutoAllocate { range, ranges, .. } if ranges.first() != Some(range) => Vec::new(),
-        Change::AutoAllocate { service_type, .. } => {
-            vec![signal("ServiceTypeAdded", &service_type.as_str())?]
-        }
-        Change::UndoAutoAllocation { service_type, .. } => {
-            vec![signal("ServiceTypeRemoved", &service_type.as_str())?]
-        }
-        Change::ConfigReload { added, removed, .. } => {
-            let added = added.iter().map(|TypeRanges { service_type, .. }| {
-                signal("ServiceTypeAdded", &service_type.as_str())
-            });
-            let removed = removed.iter().map(|name| signal("ServiceTypeRemoved", &name.as_str()));
-            added.chain(removed).collect::<zbus::Result<_>>()?
-        }
-        Change::Orphan { lease } => vec![of_lease("LeaseOrphaned", lease)?],
-        Change::Reuse { lease }
-        | Change::Leave { lease, .. }
-        | Change::Claim { lease }
-        | Change::Renew { lease } => vec![of_lease("LeaseChanged", lease)?],
-        Change::RegisterInstance { instance } => {
-            let body = (instance.instance_id.as_str(), Dict(instance.fields()));
-            vec![signal("InstanceAdded", &body)?]
-        }
-        Change::EndInstance { instance, reason } => {
-            vec![signal("InstanceRemoved", &(instance.instance_id.as_str(), reason.as_str()))?]
-        }
-        Change::Forget { .. }
-        | Change::Deny(_)
-        | Change::SetToken { .. }
-        | Change::ConfigError { .. }
-        | Change::Recover { .. } => Vec::new(),
-    })
+    change.announced().into_iter().map(signal).collect()
 }
 
-fn signal<B: Serialize + DynamicType>(member: &str, body: &B) -> zbus::Result<Message> {
-    Message::signal(PATH, NAME, member).build(body)
+fn signal(announced: Announced<'_>) -> zbus::Result<Message> {
+    let id = |lease: &Lease| lease.lease_id.to_string();
+    let message = Message::signal(PATH, NAME, announced.signal());
+    match announced {
+        Announced::Granted(lease) | Announced::Orphaned(lease) | Announced::Changed(lease) => {
+            message.build(&(lease.port.get(), id(lease), Dict(lease.fields())))
+        }
+        Announced::Released(lease, reason) => {
+            message.build(&(lease.port.get(), id(lease), reason.as_str(), Dict(lease.fields())))
+        }
+        Announced::InstanceAdded(instance) => {
+            message.build(&(instance.instance_id.as_str(), Dict(instance.fields())))
+        }
+        Announced::InstanceRemoved(instance, reason) => {
+            message.build(&(instance.instance_id.as_str(), reason))
+        }
+        Announced::TypeAdded(name) | Announced::TypeRemoved(name) => message.build(&name.as_str()),
+    }
 }
 
 #[cfg(test)]
