@@ -9,8 +9,8 @@ use tokio::{
     sync::watch,
 };
 
-pub(crate) use self::room::Place;
 use self::room::Room;
+pub(crate) use self::room::{Busy, Place};
 
 /// The most connections of a socket that are open at once. One more has that closed which has been silent for longest. Each
 /// takes up to three descriptors, and without free descriptors the service could grant nothing.

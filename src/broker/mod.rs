@@ -15,6 +15,7 @@
 //! - `ending`: what happens when an owner or a listener is gone, or a deadline has passed
 //! - `query`: read-only requests
 //! - [`past`]: reading past events
+//! - [`following`]: following changes as they are made
 //! - [`metrics`]: what is counted
 //! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
@@ -24,6 +25,7 @@ mod access;
 mod backlog;
 mod denials;
 mod ending;
+pub mod following;
 pub mod grant;
 mod instances;
 mod leases;
@@ -89,6 +91,7 @@ use crate::{
 };
 
 use denials::Denials;
+use following::{Followers, Live};
 use metrics::Counts;
 use past::Reading;
 use settling::InHand;
@@ -133,6 +136,7 @@ pub struct Broker {
     deadlines: Deadlines,
     waiting: Waiting,
     reading: Reading,
+    followers: Followers,
     /// Whether something waits for the end of a listener.
     awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
@@ -183,6 +187,7 @@ struct Inner {
     signals: Option<mpsc::UnboundedSender<Record>>,
     /// The receiving end, until a door takes it; changes made before that are not lost.
     changes: Option<UnboundedReceiver<Record>>,
+    live: Live,
 }
 
 #[derive(Debug)]
@@ -244,6 +249,7 @@ impl Broker {
                 hint_until: None,
                 signals: Some(signals),
                 changes: Some(changes),
+                live: Live::default(),
             }),
             state: places.state,
             log: places.log,
@@ -255,6 +261,7 @@ impl Broker {
             deadlines: Deadlines::default(),
             waiting: Waiting::default(),
             reading: Reading::default(),
+            followers: Followers::default(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });
@@ -413,6 +420,7 @@ impl Broker {
         for record in records {
             self.put_in_force(inner, &record);
             inner.counts.note(&record.change);
+            inner.live.send(&record);
             if let Some(signals) = &inner.signals {
                 // Without a bus nobody listens.
                 let _ = signals.send(record);

@@ -115,6 +115,7 @@ impl Broker {
         self.waiting.places.close();
         self.waiting.note_room();
         self.end_reading();
+        self.end_following();
     }
 
     /// How many requests wait.

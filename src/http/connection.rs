@@ -27,7 +27,8 @@ use super::{OBSERVER, worded::Worded};
 use crate::{
     broker::{Broker, Caller},
     idle::CallGuard,
-    lease::EndReason,
+    kernel::readable::closed,
+    lease::{EndReason, Transport},
     registry::granting::Share,
     socket::{Place, stopped},
 };
@@ -56,6 +57,18 @@ impl Peer {
         let mut socket = [PollFd::new(socket, PollFlags::empty())];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut socket, Some(&at_once)).is_ok_and(|count| count > 0)
+    }
+
+    /// Waits until it has closed its socket. Over TCP that looks the same as shutting down its sending side.
+    pub(super) async fn hung_up(&self, over: Transport) {
+        let closed = self.socket().map(|socket| closed(socket, over == Transport::Tcp));
+        if let Some(closed) = closed
+            && closed.await.is_ok()
+        {
+            return;
+        }
+        // It cannot be known.
+        std::future::pending::<()>().await;
     }
 
     /// Its socket, which shows when it hangs up.

@@ -3,6 +3,7 @@
 //!
 //! - [`routes`]: the requests
 //! - `access`: which requests over TCP are answered
+//! - `events`: the stream of changes
 //! - `types`: the requests about service types and the configuration
 //! - `v1`: what clients of styxy 1.x know beside these
 //! - `bounds`: how much the service reads, and how long it waits for it
@@ -13,6 +14,7 @@
 mod access;
 mod bounds;
 mod connection;
+mod events;
 pub mod routes;
 mod types;
 mod v1;

@@ -21,7 +21,7 @@ use serde::{
 };
 use serde_json::{Value as Body, json};
 
-use super::{bounds, connection::Peer, types, v1};
+use super::{bounds, connection::Peer, events, types, v1};
 use crate::{
     broker::{Broker, Caller},
     error::{Error, ErrorKind},
@@ -69,6 +69,7 @@ pub fn router(broker: Arc<Broker>) -> Router {
         .route("/instances/{instance_id}", of_body(put(register)))
         .route("/instances/{instance_id}/heartbeat", bare(post(heartbeat)))
         .route("/check/{port}", of_query(get(check)))
+        .route("/events", bare(get(events::events)))
         .route("/status", bare(get(status)))
         .route("/types", bare(get(types::types)))
         .route("/types/{service_type}", of_query(delete(types::undo)))
@@ -406,7 +407,7 @@ async fn unknown_path(uri: Uri) -> Failure {
             "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
              PUT /allocate/{lock_id}/renew, GET and DELETE /leases (or /allocations), GET /lookup, POST /cleanup, GET and DELETE /memory, \
              GET /instances, PUT /instances/{instance_id}, \
-             POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /status, GET /types, \
+             POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /events, GET /status, GET /types, \
              DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
              PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
              POST /config/reload, PUT /config/seen, PUT /token and POST /restart; those of styxy 1.x are \

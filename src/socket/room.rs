@@ -59,8 +59,8 @@ impl Room {
         places.taken += 1;
         drop(places);
         let place =
-            Place { room: Arc::clone(self), leave: Arc::default(), number: Mutex::default() };
-        place.wait();
+            Place { room: Arc::clone(self), leave: Arc::default(), standing: Mutex::default() };
+        place.wait(&mut place.lock());
         Arc::new(place)
     }
 }
@@ -69,14 +69,23 @@ impl Room {
 pub(crate) struct Place {
     room: Arc<Room>,
     leave: Arc<Notify>,
+    standing: Mutex<Standing>,
+}
+
+#[derive(Default)]
+struct Standing {
+    /// How many things it is busy with.
+    busy: usize,
     /// The number in the order of those that wait; `None` while it is busy.
-    number: Mutex<Option<u64>>,
+    number: Option<u64>,
 }
 
 impl Place {
     /// Marks the connection as busy with a request until the result is dropped. It is not told to close meanwhile.
     pub(crate) fn busy(self: &Arc<Self>) -> Busy {
-        self.stop_waiting();
+        let mut standing = self.lock();
+        standing.busy += 1;
+        self.stop_waiting(&mut standing);
         Busy(Arc::clone(self))
     }
 
@@ -85,28 +94,28 @@ impl Place {
         loop {
             self.leave.notified().await;
             // A request may have come at that moment.
-            if self.lock().is_some() {
+            if self.lock().busy == 0 {
                 return;
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<u64>> {
-        self.number.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait(&self) {
+    fn wait(&self, standing: &mut Standing) {
         let mut places = self.room.lock();
         let number = places.next;
         places.next += 1;
         places.waiting.insert(number, Arc::clone(&self.leave));
+        standing.number = Some(number);
         drop(places);
-        *self.lock() = Some(number);
         self.room.changed.notify_one();
     }
 
-    fn stop_waiting(&self) {
-        if let Some(number) = self.lock().take() {
+    fn stop_waiting(&self, standing: &mut Standing) {
+        if let Some(number) = standing.number.take() {
             self.room.lock().waiting.remove(&number);
         }
     }
@@ -114,7 +123,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.stop_waiting();
+        self.stop_waiting(&mut self.lock());
         self.room.lock().taken -= 1;
         self.room.changed.notify_one();
     }
@@ -125,7 +134,11 @@ pub(crate) struct Busy(Arc<Place>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.wait();
+        let mut standing = self.0.lock();
+        standing.busy -= 1;
+        if standing.busy == 0 {
+            self.0.wait(&mut standing);
+        }
     }
 }
 
@@ -166,6 +179,18 @@ mod tests {
         room.available().await;
         let left = room.lock();
         assert_eq!((left.taken, left.waiting.len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_busy_as_long_as_anything_of_it_is() {
+        let room = Room::new(1);
+        let place = room.enter();
+        let (one, other) = (place.busy(), place.busy());
+        let mut available = pin!(room.available());
+        drop(one);
+        assert!(poll!(&mut available).is_pending());
+        drop(other);
+        assert!(poll!(&mut available).is_ready());
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@
 //! - [`store`]: appending, syncing, compacting
 //! - [`recover`]: reading the state at the start, and handling damage
 //! - [`writer`]: the disk thread, which makes it durable
-//! - [`reader`]: the log as the audit reads it
+//! - [`reader`]: the log as the audit and followers read it
 
 pub mod line;
 pub mod lock;

@@ -1,4 +1,4 @@
-//! The log as the audit reads it: record after record, across generations, while it grows.
+//! The log as the audit and followers read it: record after record, across generations, while it grows.
 
 use std::{
     collections::VecDeque,
@@ -11,10 +11,12 @@ use std::{
 use super::{
     Kind, Name, files,
     line::{self, Line},
+    recover,
 };
 use crate::{atomic_file, change::Record};
 
 /// A place in the log.
+#[derive(Debug)]
 pub struct Reader {
     folder: PathBuf,
     generation: u64,
@@ -49,6 +51,17 @@ impl Reader {
             chunk: Vec::new(),
             records: VecDeque::new(),
         }
+    }
+
+    /// A reader at the start of the newest file that has all records behind that one; `None` if there is no such file any
+    /// more. Its first records may be older.
+    pub fn after(folder: &Path, seq: u64) -> io::Result<Option<Self>> {
+        for name in files(folder)?.into_iter().rev().filter(|name| name.kind == Kind::Log) {
+            if recover::header(&name.path(folder)).is_some_and(|header| header.seq <= seq) {
+                return Self::behind(folder, name, 0).map(Some);
+            }
+        }
+        Ok(None)
     }
 
     /// A reader that starts at this offset of one file.

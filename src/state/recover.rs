@@ -497,14 +497,18 @@ fn first_line(path: &Path) -> Option<Vec<u8>> {
     (first.pop()? == b'\n').then_some(first)
 }
 
+/// The first line of a file, if it can be read.
+pub(super) fn header(path: &Path) -> Option<Header> {
+    match line::read(&first_line(path)?) {
+        Ok(Line::Header(header)) => Some(header),
+        _ => None,
+    }
+}
+
 /// The names of a state folder, the present one first; none if it cannot be read. Only looks.
 pub fn ids(folder: &Path) -> Vec<String> {
     let names = files(folder).unwrap_or_default();
-    let header =
-        names.iter().rev().find_map(|name| match line::read(&first_line(&name.path(folder))?) {
-            Ok(Line::Header(header)) => Some(header),
-            _ => None,
-        });
+    let header = names.iter().rev().find_map(|name| header(&name.path(folder)));
     header.map(|header| header.state_ids()).unwrap_or_default()
 }
 
