@@ -47,6 +47,8 @@
 //! - [`cli`]: one file per verb. [`client`]: how a command reaches the service. [`project`]: which services a
 //!   project folder will need; a feature, on by default.
 
+#[cfg(any(test, feature = "mcp"))]
+mod answers;
 pub mod atomic_file;
 pub mod audit;
 pub mod auto_allocation;

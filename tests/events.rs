@@ -69,7 +69,7 @@ impl<S: Read> Events<S> {
         let lines = self.lines();
         for line in &lines {
             match line.split_once(": ").unwrap() {
-                ("event", text) => name = text.to_owned(),
+                ("event", text) => text.clone_into(&mut name),
                 ("id", text) => id = Some(text.parse().unwrap()),
                 ("data", text) => data = serde_json::from_str(text).unwrap(),
                 ("retry", text) => assert_eq!(text, "1000"),
@@ -116,7 +116,7 @@ fn release(home: &Home, granted: &Json) {
 #[test]
 fn what_changes_is_told_as_it_happens_with_the_number_of_the_change() {
     let home = Home::with_growth();
-    let _service = home.service();
+    let service = home.service();
     let mut events = Events::of(&home, None);
     let now = events.ready().unwrap();
     // A type that is not configured gets a range.
@@ -132,6 +132,7 @@ fn what_changes_is_told_as_it_happens_with_the_number_of_the_change() {
     release(&home, &granted);
     let told = events.expect("lease_released", now + 4);
     assert_eq!((&told["reason"], &told["port"]), (&json!("released"), &granted["port"]));
+    end(service, Signal::SIGTERM);
 }
 
 #[test]
@@ -146,7 +147,7 @@ fn a_client_that_comes_again_gets_what_it_has_missed_also_after_a_kill() {
     allocate(&home, "b");
     release(&home, &first);
     end(service, Signal::SIGKILL);
-    let _service = home.service();
+    let service = home.service();
     allocate(&home, "c");
 
     let mut events = Events::of(&home, Some(&(now + 1).to_string()));
@@ -161,12 +162,13 @@ fn a_client_that_comes_again_gets_what_it_has_missed_also_after_a_kill() {
     assert_eq!(events.ready(), Some(now + 5), "nothing was missed");
     allocate(&home, "e");
     events.expect("lease_granted", now + 6);
+    end(service, Signal::SIGTERM);
 }
 
 #[test]
 fn who_comes_with_a_number_that_the_log_does_not_have_is_told_to_list_again() {
     let home = Home::with_type();
-    let _service = home.service();
+    let service = home.service();
     let mut granted = allocate(&home, "a");
     let mut now = Events::of(&home, None).ready().unwrap();
     for unknown in ["1000000", "18446744073709551615", "99999999999999999999", "-1", "seven"] {
@@ -179,12 +181,13 @@ fn who_comes_with_a_number_that_the_log_does_not_have_is_told_to_list_again() {
         events.expect("lease_granted", now + 2);
         now += 2;
     }
+    end(service, Signal::SIGTERM);
 }
 
 #[test]
 fn what_was_deleted_from_the_log_cannot_be_told_any_more() {
     let home = Home::with_type();
-    let _service = home.service_with_log();
+    let service = home.service_with_log();
     let first = Events::of(&home, None).ready().unwrap();
     // The log is begun again after a quarter of a megabyte, and deleted when its events have been told.
     let is_there = || {
@@ -200,23 +203,25 @@ fn what_was_deleted_from_the_log_cannot_be_told_any_more() {
     });
     let logs = fs::read_dir(home.state()).unwrap().flatten();
     assert!(logs.filter(|file| file.file_name() == "log.00000001").count() == 0);
+    end(service, Signal::SIGTERM);
 }
 
 #[test]
 fn a_client_that_reads_late_misses_nothing() {
     let home = Home::with_type();
-    let _service = home.service();
+    let service = home.service();
     let mut events = Events::of(&home, None);
     let now = events.ready().unwrap();
     // More than what fits into the socket's buffer and what is kept in memory, less than what makes the log begin again.
-    const ROUNDS: u64 = 330;
-    for _ in 0..ROUNDS {
+    let rounds = 330;
+    for _ in 0..rounds {
         release(&home, &allocate(&home, "a"));
     }
-    for number in 0..ROUNDS {
+    for number in 0..rounds {
         events.expect("lease_granted", now + 2 * number + 1);
         events.expect("lease_released", now + 2 * number + 2);
     }
+    end(service, Signal::SIGTERM);
 }
 
 /// A home whose service ends when it has been idle for a second.
@@ -294,7 +299,7 @@ fn a_service_that_ends_ends_the_streams() {
 #[test]
 fn streams_are_bounded_and_never_closed_for_other_connections() {
     let home = Home::with_type();
-    let _service = home.service();
+    let service = home.service();
     let mut streams: Vec<_> = (0..128).map(|_| Events::of(&home, None)).collect();
     let now: Vec<_> = streams.iter_mut().map(Events::ready).collect();
     let one_more = home.http("GET", "/events", "");
@@ -315,4 +320,5 @@ fn streams_are_bounded_and_never_closed_for_other_connections() {
         stream.read_line(&mut head).unwrap();
         head.contains(" 200 ")
     });
+    end(service, Signal::SIGTERM);
 }

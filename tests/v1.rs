@@ -5,14 +5,22 @@
 //! of the test, `$digits 3` its digits, `$range 0 9` such ports as a range; `$list`, `$number`, `$text`, `$time` and `$uuid` are any of
 //! their kind; another name is what a row before has kept of its answer with `keep`.
 
+#[path = "v1/document.rs"]
+mod document;
 #[path = "v1/mutated.rs"]
 mod mutated;
 mod support;
 #[path = "support/tcp.rs"]
 mod tcp;
 
-use std::{collections::BTreeMap, fs, net::TcpListener, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::TcpListener,
+    path::Path,
+};
 
+use document::Document;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -45,6 +53,7 @@ fn ok() -> u16 {
 }
 
 struct Table {
+    document: Document,
     home: Home,
     /// The door over TCP, if the requests are sent there.
     door: Option<Door>,
@@ -104,8 +113,8 @@ impl Table {
 
     fn check(&mut self, Row { request, body, status, answer, keep, once, without }: Row) {
         let (method, path) = request.split_once(' ').unwrap();
-        let path = path.split_inclusive(['/', '=', '&']).map(|part| {
-            let word = part.trim_end_matches(['/', '=', '&']);
+        let path = path.split_inclusive(['/', '?', '=', '&']).map(|part| {
+            let word = part.trim_end_matches(['/', '?', '=', '&']);
             let meant = self.meant(&word.replace('+', " "));
             let meant = meant.as_str().map_or_else(|| meant.to_string(), str::to_owned);
             format!("{meant}{}", &part[word.len()..])
@@ -117,6 +126,9 @@ impl Table {
             Some(door) => door.http(method, &path, &body),
         };
         assert_eq!(got.status, status, "{request} {body}: {got:?}");
+        if let Err(mistake) = self.document.check(method, &path, &got) {
+            panic!("{request} {body}: {mistake}\n{:#}", got.body);
+        }
         if let Some(mistake) = self.mistake(&answer, &got.body) {
             panic!("{request} {body}: {mistake}\n{:#}", got.body);
         }
@@ -171,7 +183,7 @@ fn holds_there(name: &str, over_tcp: bool) {
         (home.service(), None)
     };
     let listener = TcpListener::bind(("127.0.0.1", home.port(9))).unwrap();
-    let mut table = Table { home, door, kept: BTreeMap::new() };
+    let mut table = Table { document: Document::read(), home, door, kept: BTreeMap::new() };
     rows.into_iter().for_each(|row| table.check(row));
     drop(listener);
     end(service, Signal::SIGTERM);
@@ -180,6 +192,34 @@ fn holds_there(name: &str, over_tcp: bool) {
 #[test]
 fn ports_are_allocated_listed_and_released() {
     holds("allocations.json");
+}
+
+#[test]
+fn what_is_new_is_as_it_is_described() {
+    holds("today.json");
+}
+
+#[test]
+fn every_operation_of_the_document_is_in_a_table() {
+    let document = Document::read();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/v1");
+    let tables = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let tables = tables.filter(|path| path.extension().is_some_and(|end| end == "json"));
+    let answered: BTreeSet<_> = tables
+        .flat_map(|path| {
+            let rows: Vec<Row> = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            rows.into_iter().filter(|row| row.status == 200)
+        })
+        .filter_map(|row| {
+            let (method, path) = row.request.split_once(' ').unwrap();
+            document.operation(method, path).map(|operation| operation["operationId"].to_string())
+        })
+        .collect();
+    // tests/events.rs, tests/sight.rs, tests/token.rs
+    let elsewhere = ["events", "takeConfiguration", "setToken"].map(|id| format!("{id:?}"));
+    let all = document.operations().into_iter().filter(|id| !elsewhere.contains(id));
+    let missing: Vec<_> = all.filter(|id| !answered.contains(id)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The door over HTTP, on a Unix socket and, if the user wants it, over TCP. It only translates; the broker decides. Only
 //! the user can use the socket, and over TCP whoever has the user's token: others are refused.
 //!
+//! - `operations`: the table of requests
 //! - [`routes`]: the requests
+//! - `api`: what the requests take and answer, for the `OpenAPI` document
 //! - `access`: which requests over TCP are answered
 //! - `events`: the stream of changes
 //! - `types`: the requests about service types and the configuration
@@ -12,9 +14,12 @@
 //! - this file: the sockets
 
 mod access;
+#[cfg(test)]
+mod api;
 mod bounds;
 mod connection;
 mod events;
+mod operations;
 pub mod routes;
 mod types;
 mod v1;

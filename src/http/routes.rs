@@ -6,22 +6,20 @@ use axum::{
     Extension, Json, Router,
     body::Bytes,
     extract::{
-        DefaultBodyLimit, Path, Query, Request, State,
+        Path, Query, State,
         rejection::{BytesRejection, PathRejection, QueryRejection},
     },
-    http::{Method, StatusCode, Uri},
-    middleware::{self, Next},
+    http::{Method, StatusCode, Uri, header::CONTENT_TYPE},
+    middleware,
     response::{IntoResponse, Response},
-    routing::{MethodRouter, delete, get, post, put},
 };
-use hyper::body::Body as _;
 use serde::{
     Deserialize, Deserializer,
     de::{MapAccess, Visitor},
 };
 use serde_json::{Value as Body, json};
 
-use super::{bounds, connection::Peer, events, types, v1};
+use super::{bounds, connection::Peer, operations, v1};
 use crate::{
     broker::{Broker, Caller},
     error::{Error, ErrorKind},
@@ -44,6 +42,9 @@ pub(super) const SEEN: &str = "/config/seen";
 /// The path where a command hands over the hash of the token for TCP.
 pub(super) const TOKEN: &str = "/token";
 
+/// See [`document`]. A test makes it of the operations and the types of their options and answers.
+const DOCUMENT: &str = include_str!("../../config/openapi.json");
+
 /// The default minimum age, in seconds, of the leases to clean up, which nobody seems to need. The same as that
 /// of `styxy cleanup`, so that a server that is just being started keeps its port.
 const CLEAN_UP_OLDER_THAN: u64 = 3_600;
@@ -56,89 +57,11 @@ pub(super) fn refusing(error: &Error) -> Router {
 
 /// The routes.
 pub fn router(broker: Arc<Broker>) -> Router {
-    Router::new()
-        .route("/allocate", of_body(post(allocate)))
-        .route("/allocate/{lock_id}", bare(delete(release)))
-        .route("/allocate/{lock_id}/renew", of_body(put(renew)))
-        .route("/leases", of_query(get(list).delete(release_matching)))
-        .route("/allocations", of_query(get(v1::allocations).delete(release_matching)))
-        .route("/lookup", of_query(get(look_up)))
-        .route("/cleanup", of_body(post(clean_up)))
-        .route("/memory", of_query(get(remembered).delete(forget)))
-        .route("/instances", bare(get(instances)))
-        .route("/instances/{instance_id}", of_body(put(register)))
-        .route("/instances/{instance_id}/heartbeat", bare(post(heartbeat)))
-        .route("/check/{port}", of_query(get(check)))
-        .route("/events", bare(get(events::events)))
-        .route("/status", bare(get(status)))
-        .route("/types", bare(get(types::types)))
-        .route("/types/{service_type}", of_query(delete(types::undo)))
-        .route("/suggest/{service_type}", of_query(get(types::suggest)))
-        .route("/config", of_query(get(types::config)))
-        .route("/config/auto-allocation", of_body(put(types::set_auto_allocation)))
-        .route("/config/backups", bare(get(types::backups)))
-        .route("/config/restore", of_body(post(types::restore)))
-        .route("/config/reload", bare(post(types::reload)))
-        .route("/restart", bare(post(restart)))
-        .route(SEEN, of_body(put(types::seen)).layer(DefaultBodyLimit::disable()))
-        .route(TOKEN, of_body(put(set_token)))
-        .merge(v1::router())
+    operations::router()
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(bounds::read_body))
         .with_state(broker)
-}
-
-pub(super) type Route = MethodRouter<Arc<Broker>>;
-
-/// A route whose options are in the body. A query is refused, so that no option is silently ignored.
-pub(super) fn of_body(route: Route) -> Route {
-    route.route_layer(middleware::from_fn(refuse_query))
-}
-
-/// A route whose options are in the query. A body is refused.
-pub(super) fn of_query(route: Route) -> Route {
-    route.route_layer(middleware::from_fn(refuse_body))
-}
-
-/// A route without options.
-pub(super) fn bare(route: Route) -> Route {
-    of_body(of_query(route))
-}
-
-async fn refuse_query(request: Request, next: Next) -> Response {
-    if request.uri().query().is_none_or(str::is_empty) {
-        return next.run(request).await;
-    }
-    let error = Error::invalid(format!("{} takes no parameters", named(&request)));
-    Failure::from(error.suggest("send options, if it has any, as JSON in the body")).into_response()
-}
-
-async fn refuse_body(request: Request, next: Next) -> Response {
-    if request.body().is_end_stream() {
-        return next.run(request).await;
-    }
-    let name = named(&request);
-    let (parts, body) = request.into_parts();
-    let Ok(bytes) = axum::body::to_bytes(body, LARGEST_BODY).await else {
-        return too_large(LARGEST_BODY).into_response();
-    };
-    // Some clients always send an object, even without options.
-    match read_options(&bytes) {
-        Ok(options) if options.is_empty() => {
-            next.run(Request::from_parts(parts, axum::body::Body::empty())).await
-        }
-        _ => {
-            let error = Error::invalid(format!("{name} takes no body"));
-            let error = error.suggest("send options, if it has any, as parameters: ?key=value");
-            Failure::from(error).into_response()
-        }
-    }
-}
-
-/// The method and the path of a request, for messages.
-fn named(request: &Request) -> String {
-    format!("{} {}", shortened(request.method().as_str()), shortened(request.uri().path()))
 }
 
 pub(super) type Answer = Result<Success, Failure>;
@@ -146,7 +69,7 @@ pub(super) type Answer = Result<Success, Failure>;
 pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 pub(super) type Part = Result<Path<String>, PathRejection>;
 
-async fn allocate(
+pub(super) async fn allocate(
     State(broker): State<Arc<Broker>>,
     Extension(caller): Extension<Caller>,
     Extension(peer): Extension<Arc<Peer>>,
@@ -167,7 +90,7 @@ async fn allocate(
     Ok(v1::granted(&broker, &granted))
 }
 
-async fn release(
+pub(super) async fn release(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     lock_id: Part,
@@ -183,7 +106,7 @@ async fn release(
     Ok(Success(fields))
 }
 
-async fn renew(
+pub(super) async fn renew(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     lock_id: Part,
@@ -201,7 +124,7 @@ async fn renew(
     Ok(Success(broker.renew(lock_id.parse()?, ttl, &client)?.fields()))
 }
 
-async fn release_matching(
+pub(super) async fn release_matching(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     filter: Parameters,
@@ -212,7 +135,7 @@ async fn release_matching(
     Ok(Success(fields))
 }
 
-async fn clean_up(
+pub(super) async fn clean_up(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
@@ -239,7 +162,7 @@ async fn clean_up(
     Ok(Json(answer).into_response())
 }
 
-async fn forget(
+pub(super) async fn forget(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     filter: Parameters,
@@ -250,7 +173,7 @@ async fn forget(
     Ok(Success(fields))
 }
 
-async fn remembered(
+pub(super) async fn remembered(
     State(broker): State<Arc<Broker>>,
     filter: Parameters,
 ) -> Result<Response, Failure> {
@@ -258,12 +181,12 @@ async fn remembered(
     Ok(Json(json!({"success": true, "remembered": remembered})).into_response())
 }
 
-async fn instances(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+pub(super) async fn instances(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
     let instances = broker.instances()?;
     Ok(Json(json!({"success": true, "instances": instances})).into_response())
 }
 
-async fn register(
+pub(super) async fn register(
     State(broker): State<Arc<Broker>>,
     Extension(caller): Extension<Caller>,
     instance_id: Part,
@@ -274,18 +197,21 @@ async fn register(
     Ok(Success(broker.register_instance(&request, &caller).await?.fields()))
 }
 
-async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answer {
+pub(super) async fn heartbeat(State(broker): State<Arc<Broker>>, instance_id: Part) -> Answer {
     let Path(instance_id) = instance_id?;
     broker.heartbeat(&instance_id.parse()?)?;
     Ok(Success(Fields::default()))
 }
 
-async fn list(State(broker): State<Arc<Broker>>, filter: Parameters) -> Result<Response, Failure> {
+pub(super) async fn list(
+    State(broker): State<Arc<Broker>>,
+    filter: Parameters,
+) -> Result<Response, Failure> {
     let leases = broker.list(&Listing::parse(read_query(filter?)?)?)?;
     Ok(Json(json!({"success": true, "leases": leases})).into_response())
 }
 
-async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answer {
+pub(super) async fn look_up(State(broker): State<Arc<Broker>>, service: Parameters) -> Answer {
     Ok(Success(broker.look_up(&LookupRequest::parse(read_query(service?)?)?)?))
 }
 
@@ -312,7 +238,7 @@ pub(super) fn read_query(
     once(values.collect())
 }
 
-async fn check(
+pub(super) async fn check(
     State(broker): State<Arc<Broker>>,
     port: Part,
     query: Parameters,
@@ -342,7 +268,7 @@ async fn check(
     Ok(Json(answer).into_response())
 }
 
-async fn status(State(broker): State<Arc<Broker>>) -> Response {
+pub(super) async fn status(State(broker): State<Arc<Broker>>) -> Response {
     let mut status = json!(broker.status());
     status["success"] = true.into();
     status["transport"] = "http".into();
@@ -380,13 +306,18 @@ pub(super) fn too_large(most: usize) -> Failure {
     }
 }
 
-async fn restart(State(broker): State<Arc<Broker>>) -> Success {
+pub(super) async fn restart(State(broker): State<Arc<Broker>>) -> Success {
     let mut fields = Fields::default();
     fields.put("restarting", broker.restart());
     Success(fields)
 }
 
-async fn set_token(
+/// The document that describes all of this, in `OpenAPI` 3.1.
+pub(super) async fn document() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT)
+}
+
+pub(super) async fn set_token(
     State(broker): State<Arc<Broker>>,
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
@@ -403,18 +334,8 @@ async fn unknown_path(uri: Uri) -> Failure {
     Failure {
         status: StatusCode::NOT_FOUND,
         code: "NotFound",
-        error: Error::invalid(message).suggest(
-            "the paths are POST /allocate, DELETE /allocate/{lock_id}, \
-             PUT /allocate/{lock_id}/renew, GET and DELETE /leases (or /allocations), GET /lookup, POST /cleanup, GET and DELETE /memory, \
-             GET /instances, PUT /instances/{instance_id}, \
-             POST /instances/{instance_id}/heartbeat, GET /check/{port}, GET /events, GET /status, GET /types, \
-             DELETE /types/{service_type}, GET /suggest/{service_type}, GET /config, \
-             PUT /config/auto-allocation, GET /config/backups, POST /config/restore, \
-             POST /config/reload, PUT /config/seen, PUT /token and POST /restart; those of styxy 1.x are \
-             POST /instance/register, GET /instance/list, PUT /instance/{instance_id}/heartbeat, POST /register-instance, \
-             GET /scan, GET /health, GET /metrics, GET /audit, GET /observe/{port}, GET /observe/all, GET /observation-stats \
-             and GET /circuit-breakers",
-        ),
+        error: Error::invalid(message)
+            .suggest(format!("GET /openapi.json describes what there is: {}", operations::known())),
     }
 }
 

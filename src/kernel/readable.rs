@@ -11,7 +11,7 @@ pub async fn readable(descriptor: OwnedFd) -> io::Result<()> {
     register(descriptor, Interest::READABLE)?.readable().await.map(drop)
 }
 
-/// Waits until the other side has closed a socket: a Unix socket (`EPOLLHUP`, epoll_ctl(2)), or with `sending`, which is
+/// Waits until the other side has closed a socket: a Unix socket (`EPOLLHUP`, `epoll_ctl(2)`), or with `sending`, which is
 /// all that TCP shows, its sending side (`EPOLLRDHUP`).
 pub async fn closed(socket: OwnedFd, sending: bool) -> io::Result<()> {
     let interest = if sending { Interest::READABLE } else { Interest::WRITABLE };

@@ -120,6 +120,7 @@ fn files_and_units(machine: &Machine) {
             "644 root /usr/share/man/man8/styxy.socket.8.gz",
             "644 root /usr/share/styxy/config.schema.json",
             "644 root /usr/share/styxy/default.json",
+            "644 root /usr/share/styxy/openapi.json",
             "644 root /usr/share/styxy/programs.json",
             "644 root /usr/share/styxy/project.schema.json",
             "644 root /usr/share/zsh/vendor-completions/_styxy",

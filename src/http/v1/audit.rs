@@ -25,7 +25,7 @@ use crate::{
 const MOST_EVENTS: usize = 10_000;
 
 /// The last events that match. Only those of the user.
-pub(super) async fn audit(
+pub(in crate::http) async fn audit(
     State(broker): State<Arc<Broker>>,
     Extension(peer): Extension<Arc<Peer>>,
     parameters: Parameters,

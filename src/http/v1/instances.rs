@@ -71,7 +71,7 @@ impl Registration {
 }
 
 /// Registers an instance for good.
-pub(super) async fn register(
+pub(in crate::http) async fn register(
     State(broker): State<Arc<Broker>>,
     Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
@@ -85,7 +85,7 @@ pub(super) async fn register(
 }
 
 /// Registers an instance by its name, or as that of a process, with which it ends.
-pub(super) async fn register_process(
+pub(in crate::http) async fn register_process(
     State(broker): State<Arc<Broker>>,
     Extension(caller): Extension<Caller>,
     body: Result<Bytes, BytesRejection>,
@@ -103,7 +103,7 @@ pub(super) async fn register_process(
     registration.carry_out(&instance_id, owner, message, &broker, &caller).await
 }
 
-pub(super) async fn heartbeat(
+pub(in crate::http) async fn heartbeat(
     State(broker): State<Arc<Broker>>,
     instance_id: Part,
 ) -> Result<Response, Failure> {
@@ -114,7 +114,7 @@ pub(super) async fn heartbeat(
     Ok(Json(answer).into_response())
 }
 
-pub(super) async fn list(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+pub(in crate::http) async fn list(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
     let instances = broker.registered()?;
     let instances = instances.iter().map(|Registered { instance, heard, ports }| {
         json!({

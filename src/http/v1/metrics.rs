@@ -74,7 +74,7 @@ impl Form {
     }
 }
 
-pub(super) async fn metrics(
+pub(in crate::http) async fn metrics(
     State(broker): State<Arc<Broker>>,
     parameters: Parameters,
     headers: HeaderMap,

@@ -18,16 +18,20 @@ mod sockets;
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
-    routing::{get, post, put},
 };
 use serde_json::{Value as Body, json};
 
-pub(super) use self::sockets::put_usage;
-use super::routes::{Failure, Parameters, Success, bare, of_body, of_query, read_query};
+pub(super) use self::{
+    audit::audit,
+    instances::{heartbeat, list as list_instances, register, register_process},
+    metrics::metrics,
+    sockets::{observation_stats, observe, observe_all, put_usage, scan},
+};
+use super::routes::{Failure, Parameters, Success, read_query};
 use crate::{
     broker::{
         Broker,
@@ -42,23 +46,6 @@ use crate::{
 /// What clients expect as the name of a service and of an instance where a lease has none: they take both for texts.
 const NO_NAME: &str = "unnamed-service";
 const NO_INSTANCE: &str = "default";
-
-/// The paths that are known from 1.x alone.
-pub(super) fn router() -> Router<Arc<Broker>> {
-    Router::new()
-        .route("/audit", of_query(get(audit::audit)))
-        .route("/circuit-breakers", bare(get(circuit_breakers)))
-        .route("/health", bare(get(health)))
-        .route("/instance/list", bare(get(instances::list)))
-        .route("/instance/register", of_body(post(instances::register)))
-        .route("/instance/{instance_id}/heartbeat", bare(put(instances::heartbeat)))
-        .route("/register-instance", of_body(post(instances::register_process)))
-        .route("/metrics", of_query(get(metrics::metrics)))
-        .route("/scan", of_query(get(sockets::scan)))
-        .route("/observe/all", bare(get(sockets::observe_all)))
-        .route("/observe/{port}", bare(get(sockets::observe)))
-        .route("/observation-stats", bare(get(sockets::observation_stats)))
-}
 
 // ---- leases ------------------------------------------------------------------------------------------------------
 
@@ -194,7 +181,7 @@ pub(super) fn service_types(configuration: &Body) -> Body {
 }
 
 /// Whether ports can be granted: 200 if so, else 503.
-async fn health(State(broker): State<Arc<Broker>>) -> Response {
+pub(super) async fn health(State(broker): State<Arc<Broker>>) -> Response {
     // This is what opens the state again if it could not be used.
     let unusable = broker.instances().err().map(|error| error.message);
     let status = json!(broker.status());
@@ -231,6 +218,6 @@ async fn health(State(broker): State<Arc<Broker>>) -> Response {
 }
 
 /// 1.x gave up asking other programs about ports after some failures. This service asks the kernel.
-async fn circuit_breakers() -> Response {
+pub(super) async fn circuit_breakers() -> Response {
     Json(json!({"success": true, "circuit_breakers": {}})).into_response()
 }

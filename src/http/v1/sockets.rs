@@ -131,7 +131,7 @@ pub(in crate::http) fn put_usage(checked: &mut Body, port: Port, lease: Option<&
 }
 
 /// What is in use in a range.
-pub(super) async fn scan(
+pub(in crate::http) async fn scan(
     State(broker): State<Arc<Broker>>,
     bounds: Parameters,
 ) -> Result<Response, Failure> {
@@ -168,7 +168,7 @@ pub(super) async fn scan(
     Ok(Json(scanned).into_response())
 }
 
-pub(super) async fn observe(
+pub(in crate::http) async fn observe(
     State(broker): State<Arc<Broker>>,
     port: Part,
 ) -> Result<Response, Failure> {
@@ -183,7 +183,9 @@ pub(super) async fn observe(
     Ok(Json(answer).into_response())
 }
 
-pub(super) async fn observe_all(State(broker): State<Arc<Broker>>) -> Result<Response, Failure> {
+pub(in crate::http) async fn observe_all(
+    State(broker): State<Arc<Broker>>,
+) -> Result<Response, Failure> {
     let observations = Ports::of(&broker, PortRange::ALL)?.observations();
     let answer = json!({
         "success": true,
@@ -194,7 +196,7 @@ pub(super) async fn observe_all(State(broker): State<Arc<Broker>>) -> Result<Res
     Ok(Json(answer).into_response())
 }
 
-pub(super) async fn observation_stats(
+pub(in crate::http) async fn observation_stats(
     State(broker): State<Arc<Broker>>,
 ) -> Result<Response, Failure> {
     let observations = Ports::of(&broker, PortRange::ALL)?.observations();

@@ -1,0 +1,176 @@
+//! The table of operations: the router, the answer to an unknown path and the `OpenAPI` document are made of it.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    handler::Handler,
+    http::Method,
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, MethodRouter, on},
+};
+use hyper::body::Body as _;
+
+use super::{
+    events,
+    routes::{self, Failure, LARGEST_BODY, SEEN, TOKEN, read_options, too_large},
+    types, v1,
+};
+use crate::{broker::Broker, error::Error, word::shortened};
+
+type Route = MethodRouter<Arc<Broker>>;
+
+/// What a client can ask for.
+pub(super) struct Operation {
+    /// Its name in the document.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is written down by a test"))]
+    pub(super) id: &'static str,
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    takes: Takes,
+    route: fn(MethodFilter) -> Route,
+}
+
+/// Where an operation has its options. Others are refused, so that none is silently ignored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Takes {
+    Body,
+    Query,
+    Nothing,
+}
+
+/// Every operation. The paths of styxy 1.x that there is something newer for are the last ones.
+pub(super) const OPERATIONS: [Operation; 41] = {
+    use Takes::{Body, Nothing, Query};
+    const GET: Method = Method::GET;
+    const POST: Method = Method::POST;
+    const PUT: Method = Method::PUT;
+    const DELETE: Method = Method::DELETE;
+    [
+        op("allocate", POST, "/allocate", Body, |m| on(m, routes::allocate)),
+        op("release", DELETE, "/allocate/{lock_id}", Nothing, |m| on(m, routes::release)),
+        op("renew", PUT, "/allocate/{lock_id}/renew", Body, |m| on(m, routes::renew)),
+        op("list", GET, "/leases", Query, |m| on(m, routes::list)),
+        op("releaseMatching", DELETE, "/leases", Query, |m| on(m, routes::release_matching)),
+        op("lookUp", GET, "/lookup", Query, |m| on(m, routes::look_up)),
+        op("cleanUp", POST, "/cleanup", Body, |m| on(m, routes::clean_up)),
+        op("listRemembered", GET, "/memory", Query, |m| on(m, routes::remembered)),
+        op("forget", DELETE, "/memory", Query, |m| on(m, routes::forget)),
+        op("listInstances", GET, "/instances", Nothing, |m| on(m, routes::instances)),
+        op("registerInstance", PUT, "/instances/{instance_id}", Body, |m| on(m, routes::register)),
+        op("heartbeat", POST, "/instances/{instance_id}/heartbeat", Nothing, |m| {
+            on(m, routes::heartbeat)
+        }),
+        op("check", GET, "/check/{port}", Query, |m| on(m, routes::check)),
+        op("suggest", GET, "/suggest/{service_type}", Query, |m| on(m, types::suggest)),
+        op("events", GET, "/events", Nothing, |m| on(m, events::events)),
+        op("audit", GET, "/audit", Query, |m| on(m, v1::audit)),
+        op("status", GET, "/status", Nothing, |m| on(m, routes::status)),
+        op("health", GET, "/health", Nothing, |m| on(m, v1::health)),
+        op("metrics", GET, "/metrics", Query, |m| on(m, v1::metrics)),
+        op("listTypes", GET, "/types", Nothing, |m| on(m, types::types)),
+        op("undoType", DELETE, "/types/{service_type}", Query, |m| on(m, types::undo)),
+        op("configuration", GET, "/config", Query, |m| on(m, types::config)),
+        op("setAutoAllocation", PUT, "/config/auto-allocation", Body, |m| {
+            on(m, types::set_auto_allocation)
+        }),
+        op("listBackups", GET, "/config/backups", Nothing, |m| on(m, types::backups)),
+        op("restoreBackup", POST, "/config/restore", Body, |m| on(m, types::restore)),
+        op("reload", POST, "/config/reload", Nothing, |m| on(m, types::reload)),
+        op("takeConfiguration", PUT, SEEN, Body, |m| {
+            on(m, types::seen.layer(DefaultBodyLimit::disable()))
+        }),
+        op("setToken", PUT, TOKEN, Body, |m| on(m, routes::set_token)),
+        op("restart", POST, "/restart", Nothing, |m| on(m, routes::restart)),
+        op("openapi", GET, "/openapi.json", Nothing, |m| on(m, routes::document)),
+        op("listAllocations", GET, "/allocations", Query, |m| on(m, v1::allocations)),
+        op("releaseAllocations", DELETE, "/allocations", Query, |m| {
+            on(m, routes::release_matching)
+        }),
+        op("scan", GET, "/scan", Query, |m| on(m, v1::scan)),
+        op("listRegistered", GET, "/instance/list", Nothing, |m| on(m, v1::list_instances)),
+        op("register", POST, "/instance/register", Body, |m| on(m, v1::register)),
+        op("putHeartbeat", PUT, "/instance/{instance_id}/heartbeat", Nothing, |m| {
+            on(m, v1::heartbeat)
+        }),
+        op("registerProcess", POST, "/register-instance", Body, |m| on(m, v1::register_process)),
+        op("observeAll", GET, "/observe/all", Nothing, |m| on(m, v1::observe_all)),
+        op("observe", GET, "/observe/{port}", Nothing, |m| on(m, v1::observe)),
+        op("observationStats", GET, "/observation-stats", Nothing, |m| {
+            on(m, v1::observation_stats)
+        }),
+        op("circuitBreakers", GET, "/circuit-breakers", Nothing, |m| on(m, v1::circuit_breakers)),
+    ]
+};
+
+const fn op(
+    id: &'static str,
+    method: Method,
+    path: &'static str,
+    takes: Takes,
+    route: fn(MethodFilter) -> Route,
+) -> Operation {
+    Operation { id, method, path, takes, route }
+}
+
+/// The routes of all operations.
+pub(super) fn router() -> Router<Arc<Broker>> {
+    OPERATIONS.iter().fold(Router::new(), |router, operation| {
+        let method = MethodFilter::try_from(operation.method.clone());
+        let route = (operation.route)(method.expect("the methods of the table are known"));
+        let route = match operation.takes {
+            Takes::Body => route.route_layer(middleware::from_fn(refuse_query)),
+            Takes::Query => route.route_layer(middleware::from_fn(refuse_body)),
+            Takes::Nothing => route
+                .route_layer(middleware::from_fn(refuse_body))
+                .route_layer(middleware::from_fn(refuse_query)),
+        };
+        router.route(operation.path, route)
+    })
+}
+
+/// The methods and paths, for whoever asks for another one.
+pub(super) fn known() -> String {
+    let known: Vec<_> = OPERATIONS
+        .iter()
+        .map(|Operation { method, path, .. }| format!("{method} {path}"))
+        .collect();
+    known.join(", ")
+}
+
+async fn refuse_query(request: Request, next: Next) -> Response {
+    if request.uri().query().is_none_or(str::is_empty) {
+        return next.run(request).await;
+    }
+    let error = Error::invalid(format!("{} takes no parameters", named(&request)));
+    Failure::from(error.suggest("send options, if it has any, as JSON in the body")).into_response()
+}
+
+async fn refuse_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    let name = named(&request);
+    let (parts, body) = request.into_parts();
+    let Ok(bytes) = axum::body::to_bytes(body, LARGEST_BODY).await else {
+        return too_large(LARGEST_BODY).into_response();
+    };
+    // Some clients always send an object, even without options.
+    match read_options(&bytes) {
+        Ok(options) if options.is_empty() => {
+            next.run(Request::from_parts(parts, axum::body::Body::empty())).await
+        }
+        _ => {
+            let error = Error::invalid(format!("{name} takes no body"));
+            let error = error.suggest("send options, if it has any, as parameters: ?key=value");
+            Failure::from(error).into_response()
+        }
+    }
+}
+
+/// The method and the path of a request, for messages.
+fn named(request: &Request) -> String {
+    format!("{} {}", shortened(request.method().as_str()), shortened(request.uri().path()))
+}
