@@ -11,9 +11,9 @@ use super::{
     lease::{short_id, shown},
     print, print_list,
     project::Project,
-    screen::Screen,
+    screen::{Event, Screen},
     short,
-    table::{self, Cell, Colour, Table},
+    table::{self, Cell, Colour, Column, Table},
     text,
     typos::refuse_typos,
     unit::BACKEND,
@@ -123,8 +123,14 @@ fn watch(wanted: &Selection, mut now: String) -> Result<(), CliError> {
     if let Some(mut screen) = Screen::take()? {
         loop {
             screen.draw(&now)?;
-            let Some(taken) = screen.wait(EVERY)? else { return Ok(()) };
-            screen = taken;
+            match screen.wait(Some(EVERY), None)? {
+                Event::Typed(keys) if keys.contains(&b'q') => return Ok(()),
+                Event::Signal(signal) => match screen.obey(signal)? {
+                    Some(taken) => screen = taken,
+                    None => return Ok(()),
+                },
+                _ => {}
+            }
             client::begin_again();
             now = wanted.drawn()?;
         }

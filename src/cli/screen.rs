@@ -2,8 +2,10 @@
 
 use std::{
     env,
-    io::{self, IsTerminal, Read, Write},
-    os::fd::AsFd,
+    io::{self, IsTerminal, Write},
+    os::fd::{AsFd, BorrowedFd},
+    panic,
+    sync::{Mutex, Once, PoisonError},
     time::Duration,
 };
 
@@ -13,6 +15,7 @@ use nix::sys::{
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
     process::getpgrp,
     termios::{
         LocalModes, OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
@@ -37,17 +40,41 @@ const SIGNALS: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
-/// A terminal that has been taken over.
+/// What must be restored, while the terminal is taken over. Not in [`Screen`]: a panic restores it, too, and a
+/// program that then aborts drops nothing.
+static TAKEN: Mutex<Option<Before>> = Mutex::new(None);
+
+/// The terminal before it was taken over.
+struct Before {
+    /// The settings of the keyboard, if they were changed.
+    keys: Option<Termios>,
+}
+
+/// A terminal that has been taken over. Only one exists at a time.
 pub(super) struct Screen {
     signals: SignalFd,
-    keys: Option<Keys>,
+    has_keys: bool,
+}
+
+/// What ended a wait.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// These bytes were typed.
+    Typed(Vec<u8>),
+    /// Nobody can type any more: the terminal is gone.
+    HungUp,
+    /// A signal arrived, and has had no effect yet.
+    Signal(Signal),
+    /// The other descriptor can be read.
+    Readable,
+    /// The time is over.
+    Timeout,
 }
 
 impl Screen {
     /// Takes over the terminal; `None` if stdout is not a terminal, or a dumb one.
     pub(super) fn take() -> io::Result<Option<Self>> {
-        let is_dumb = env::var_os("TERM").is_none_or(|term| term == "dumb");
-        if is_dumb || !io::stdout().is_terminal() {
+        if is_dumb() || !io::stdout().is_terminal() {
             return Ok(None);
         }
         // Like every full-screen program: a background job stops until it is in the foreground.
@@ -59,7 +86,10 @@ impl Screen {
         signals.thread_block()?;
         let signals =
             SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        let screen = Self { signals, keys: Keys::take() };
+        restore_in_a_panic();
+        let before = Before { keys: take_keys() };
+        let screen = Self { signals, has_keys: before.keys.is_some() };
+        *TAKEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
         write(TAKE)?;
         Ok(Some(screen))
     }
@@ -83,94 +113,163 @@ impl Screen {
         write(&(drawn + "\x1b[J"))
     }
 
-    /// Waits this long, or until the terminal is resized; `None` if the user has pressed `q`. A signal that
-    /// ends or stops this process takes effect after the terminal is restored; when the process continues, it
-    /// takes over the terminal again.
-    pub(super) fn wait(mut self, time: Duration) -> io::Result<Option<Self>> {
-        let seconds = time.as_secs().try_into().unwrap_or(i64::MAX);
-        let time = Timespec { tv_sec: seconds, tv_nsec: time.subsec_nanos().into() };
+    /// Waits for an event: at most this long, if there is a limit, and also until this descriptor can be read.
+    pub(super) fn wait(
+        &mut self,
+        limit: Option<Duration>,
+        other: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Event> {
+        let limit = limit.map(|limit| Timespec {
+            tv_sec: limit.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: limit.subsec_nanos().into(),
+        });
         let input = io::stdin();
-        let mut ready = [
-            PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(input.as_fd(), PollFlags::IN),
-        ];
-        let watched = if self.keys.is_some() { &mut ready[..] } else { &mut ready[..1] };
-        poll(watched, Some(&time))?;
-        if self.keys.is_some() && !ready[1].revents().is_empty() {
-            match Keys::read() {
-                Ok(Some(keys)) if keys.contains(&b'q') => return Ok(None),
-                Ok(Some(_)) => {}
-                // The terminal is gone.
-                Ok(None) | Err(_) => self.keys = None,
-            }
-        }
-        while let Some(signal) = self.signals.read_signal()? {
+        let keys = self.has_keys.then(|| input.as_fd());
+        let watched = [Some(self.signals.as_fd()), keys, other];
+        let mut ready: Vec<_> =
+            watched.iter().flatten().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        match poll(&mut ready, limit.as_ref()) {
+            // A signal that is not read from the descriptor, such as SIGCHLD.
+            Err(Errno::INTR) => return Ok(Event::Timeout),
+            result => result?,
+        };
+        if let Some(signal) = self.signals.read_signal()? {
             let number = i32::try_from(signal.ssi_signo).unwrap_or_default();
-            match Signal::try_from(number)? {
-                Signal::SIGWINCH => {}
-                // After a SIGSTOP, another program may have changed the terminal, or this job may be in the
-                // foreground again.
-                Signal::SIGCONT => {
-                    drop(self);
-                    return Self::take();
-                }
-                signal => {
-                    drop(self);
-                    SigSet::from_iter([signal]).thread_unblock()?;
-                    raise(signal)?;
-                    // Reached after a stop, or if the signal is ignored: then whoever started this process
-                    // does not want the signal to end it.
-                    return Self::take();
-                }
-            }
+            return Ok(Event::Signal(Signal::try_from(number)?));
         }
-        Ok(Some(self))
+        if self.has_keys && !ready[1].revents().is_empty() {
+            return Ok(if let Ok(Some(typed)) = typed() {
+                Event::Typed(typed)
+            } else {
+                self.has_keys = false;
+                Event::HungUp
+            });
+        }
+        let is_readable = ready.last().is_some_and(|last| !last.revents().is_empty());
+        Ok(if other.is_some() && is_readable { Event::Readable } else { Event::Timeout })
+    }
+
+    /// Lets a signal have its effect, after the terminal is restored. If the process continues, it takes over the
+    /// terminal again.
+    pub(super) fn obey(self, signal: Signal) -> io::Result<Option<Self>> {
+        if signal == Signal::SIGWINCH {
+            return Ok(Some(self));
+        }
+        drop(self);
+        // After a SIGSTOP, another program may have changed the terminal, or this job may be in the foreground
+        // again: it is only taken again.
+        if signal != Signal::SIGCONT {
+            SigSet::from_iter([signal]).thread_unblock()?;
+            raise(signal)?;
+            // Reached after a stop, or if the signal is ignored: then whoever started this process does not want
+            // the signal to end it.
+        }
+        Self::take()
     }
 }
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // An error cannot be reported to anyone.
-        let _ = write(GIVE_BACK);
+        give_back();
     }
 }
 
-/// The keyboard: keys are read at once and not echoed.
-struct Keys {
-    before: Termios,
+/// Whether the terminal cannot move its cursor.
+fn is_dumb() -> bool {
+    env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
 
-impl Keys {
-    /// Takes over the keyboard; `None` if stdin is not a terminal, or another job is in the foreground: a
-    /// background job that changes the terminal is stopped (termios(3), `SIGTTOU`).
-    fn take() -> Option<Self> {
-        let before = tcgetattr(io::stdin()).ok()?;
-        if tcgetpgrp(io::stdin()).ok()? != getpgrp() {
-            return None;
-        }
-        let mut now = before.clone();
-        now.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
-        tcsetattr(io::stdin(), OptionalActions::Now, &now).ok()?;
-        Some(Self { before })
-    }
-
-    /// Reads the pressed keys; `None` at end of file.
-    fn read() -> io::Result<Option<Vec<u8>>> {
-        let mut typed = vec![0; 64];
-        let length = io::stdin().read(&mut typed)?;
-        typed.truncate(length);
-        Ok((length > 0).then_some(typed))
+/// Restores the terminal, if it is taken over.
+fn give_back() {
+    let Some(before) = TAKEN.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+    // An error cannot be reported to anyone.
+    let _ = write(GIVE_BACK);
+    if let Some(keys) = before.keys {
+        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &keys);
     }
 }
 
-impl Drop for Keys {
-    fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
+/// From now on, a panic restores the terminal before it is reported.
+fn restore_in_a_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |panic| {
+            give_back();
+            report(panic);
+        }));
+    });
+}
+
+/// Takes over the keyboard, so that keys are read at once and not echoed; the settings before. `None` if stdin is
+/// not a terminal, or another job is in the foreground: a background job that changes the terminal is stopped
+/// (termios(3), `SIGTTOU`).
+fn take_keys() -> Option<Termios> {
+    let before = tcgetattr(io::stdin()).ok()?;
+    if tcgetpgrp(io::stdin()).ok()? != getpgrp() {
+        return None;
     }
+    let mut now = before.clone();
+    now.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
+    tcsetattr(io::stdin(), OptionalActions::Now, &now).ok()?;
+    Some(before)
+}
+
+/// Reads what was typed; `None` at end of file.
+fn typed() -> io::Result<Option<Vec<u8>>> {
+    let mut typed = vec![0; 1_024];
+    // Not through the buffer of the standard library: poll(2) does not see what is there.
+    let length = rustix::io::read(io::stdin(), &mut typed)?;
+    typed.truncate(length);
+    Ok((length > 0).then_some(typed))
 }
 
 fn write(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        process::{Command, Stdio},
+    };
+
+    use nix::pty::openpty;
+
+    use super::*;
+
+    /// Set where this test is to panic.
+    const CHILD: &str = "STYXY_TEST_PANICS";
+
+    #[test]
+    fn a_panic_is_reported_on_a_terminal_that_was_given_back() {
+        if env::var_os(CHILD).is_some() {
+            let _screen = Screen::take().unwrap().unwrap();
+            panic!("on purpose");
+        }
+        let Ok(pty) = openpty(None, None) else { panic!("no terminals") };
+        let before = tcgetattr(&pty.slave).unwrap();
+        let end = || Stdio::from(pty.slave.try_clone().unwrap());
+        let name = "cli::screen::tests::a_panic_is_reported_on_a_terminal_that_was_given_back";
+        // The test is in the foreground of the terminal.
+        let mut child = Command::new("setsid");
+        child.arg("--ctty").arg(env::current_exe().unwrap()).args(["--exact", name, "--nocapture"]);
+        child.env(CHILD, "").env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
+        assert!(!child.status().unwrap().success());
+        let after = tcgetattr(&pty.slave).unwrap();
+        assert_eq!(after.local_modes, before.local_modes);
+        drop((child, pty.slave));
+        let (mut said, mut part) = (Vec::new(), [0; 4_096]);
+        let terminal = File::from(pty.master);
+        // The end is EIO, as nobody has the other end open.
+        while let Ok(length @ 1..) = rustix::io::read(&terminal, &mut part) {
+            said.extend(&part[..length]);
+        }
+        let said = String::from_utf8_lossy(&said);
+        let places = [TAKE, GIVE_BACK, "on purpose"].map(|what| said.find(what));
+        assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}: {said}");
+    }
 }
