@@ -35,7 +35,7 @@ use serde_json::Value as Json;
 use self::waiting::Waiting;
 pub use self::{
     sight::show,
-    waiting::{Patience, Watch, begin_again, set_patience},
+    waiting::{Patience, Watch, begin_again, set_patience, tell_by},
 };
 use crate::{
     config::Seen,

@@ -43,6 +43,13 @@ pub fn set_patience(patience: Patience) {
     *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) = Some((patience, Instant::now()));
 }
 
+/// From now on, tells the user in this way what the command is waiting for.
+pub fn tell_by(tell: fn(&str)) {
+    if let Some((patience, _)) = &mut *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {
+        patience.tell = tell;
+    }
+}
+
 /// Restarts the time: for the next step of a long-running command, or after the user was asked something.
 pub fn begin_again() {
     if let Some((_, since)) = &mut *PATIENCE.lock().unwrap_or_else(PoisonError::into_inner) {

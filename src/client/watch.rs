@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use nix::sys::signal::{Signal, raise};
 use serde_json::Value as Json;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal as Suspension, SignalKind, signal},
     sync::mpsc,
 };
 use zbus::{AsyncDrop, Connection, MatchRule, MessageStream, fdo::DBusProxy};
@@ -35,13 +35,31 @@ const EVERY: Duration = Duration::from_millis(500);
 /// With this many events that the reader has not received, a watcher is behind.
 const MOST_BEHIND: usize = 10_000;
 
-/// Reports every event until nobody receives them; each is an object with the `event`.
+/// Reports every event until nobody receives them; each is an object with the `event`. Ctrl-Z stops this process
+/// when nothing can pile up in the bus.
 pub async fn watch(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+    let suspension = signal(SignalKind::from_raw(Signal::SIGTSTP as i32)).ok();
+    follow(reader, Known::default(), suspension).await
+}
+
+/// The same, with what has changed since the reader got this list of leases. Whoever calls this must end it before
+/// this process is stopped.
+pub async fn changes_since(leases: &Json, reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+    let mut known = Known::default();
+    known.compare(leases);
+    follow(reader, known, None).await
+}
+
+async fn follow(
+    reader: mpsc::Sender<Json>,
+    known: Known,
+    suspension: Option<Suspension>,
+) -> Result<(), Failure> {
     let waiting = Waiting::default();
     waiting.on("the session bus");
     match waiting.patiently(async { Ok(bus_of_the_service().await) }).await? {
-        Some(bus) => signals(&bus, reader).await,
-        None => differences(reader).await,
+        Some(bus) => signals(&bus, reader, known, suspension).await,
+        None => differences(reader, known).await,
     }
 }
 
@@ -55,10 +73,13 @@ async fn bus_of_the_service() -> Option<Connection> {
     is_known.then_some(bus)
 }
 
-async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Failure> {
+async fn signals(
+    bus: &Connection,
+    reader: mpsc::Sender<Json>,
+    mut known: Known,
+    mut suspension: Option<Suspension>,
+) -> Result<(), Failure> {
     let gone = || Failure::Unreachable("the session bus is gone".to_owned());
-    let mut stop = signal(SignalKind::from_raw(Signal::SIGTSTP as i32)).ok();
-    let mut known = Known::default();
     let mut waiting = VecDeque::new();
     let mut stream = None;
     // A service that was killed has not reported its last changes.
@@ -96,7 +117,7 @@ async fn signals(bus: &Connection, reader: mpsc::Sender<Json>) -> Result<(), Fai
                 unsubscribe(&mut stream).await;
             }
             () = reader.closed() => return Ok(()),
-            () = stopped(stop.as_mut()) => {
+            () = stopped(suspension.as_mut()) => {
                 unsubscribe(&mut stream).await;
                 // Without a reply, the bus might not have processed the removal yet.
                 let _ = bus.call_method(Some("org.freedesktop.DBus"), "/", Some("org.freedesktop.DBus.Peer"), "Ping", &()).await;
@@ -114,7 +135,7 @@ async fn next(stream: Option<&mut MessageStream>) -> Option<zbus::Result<zbus::M
 }
 
 /// Waits for Ctrl-Z.
-async fn stopped(stop: Option<&mut tokio::signal::unix::Signal>) {
+async fn stopped(stop: Option<&mut Suspension>) {
     if let Some(stop) = stop
         && stop.recv().await.is_some()
     {
@@ -157,8 +178,7 @@ async fn list(bus: &Connection) -> Option<Json> {
     bus::call_to(&service, &Call::List { filter: Fields::default() }).await.ok()
 }
 
-async fn differences(reader: mpsc::Sender<Json>) -> Result<(), Failure> {
-    let mut known = Known::default();
+async fn differences(reader: mpsc::Sender<Json>, mut known: Known) -> Result<(), Failure> {
     loop {
         begin_again();
         let waiting = Waiting::default();
