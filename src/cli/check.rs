@@ -27,18 +27,13 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> Result<(), CliError> {
-        let Checked { answer, users, elsewhere } = check(self.port, self.protocol)?;
+        let checked = check(self.port, self.protocol)?;
         if self.output.json {
-            print_json(&answer)?;
+            print_json(&checked.answer)?;
         } else {
-            for line in lines(&answer, &users) {
-                print(&line)?;
-            }
-            if let Some(instead) = instead(&elsewhere) {
-                print(&format!("nothing listens on it: {instead}; {IGNORES_PORT}"))?;
-            }
+            checked.lines().iter().try_for_each(|line| print(line))?;
         }
-        if answer["available"] == true { Ok(()) } else { Err(CliError::No) }
+        if checked.answer["available"] == true { Ok(()) } else { Err(CliError::No) }
     }
 }
 
@@ -50,6 +45,27 @@ pub(super) struct Checked {
     users: Vec<PortUser>,
     /// The ports that the owner of its lease listens on instead.
     elsewhere: Vec<PortUser>,
+}
+
+impl Checked {
+    /// The result for people.
+    fn lines(&self) -> Vec<String> {
+        let mut lines = lines(&self.answer, &self.users);
+        lines.extend(
+            instead(&self.elsewhere)
+                .map(|instead| format!("nothing listens on it: {instead}; {IGNORES_PORT}")),
+        );
+        lines
+    }
+}
+
+/// What is said about the port of a lease.
+pub(super) fn lines_about(lease: &Json) -> Result<Vec<String>, CliError> {
+    let port = lease["port"].as_u64().and_then(Port::new);
+    let (Some(port), Ok(protocol)) = (port, text(lease, "protocol").parse()) else {
+        return Ok(Vec::new());
+    };
+    Ok(check(port, protocol)?.lines())
 }
 
 /// Why a port was not granted, with the program that uses it; `None` if it is available by now.

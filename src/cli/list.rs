@@ -153,41 +153,49 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
     if leases.is_empty() {
         return if is_filtered { "no lease matches" } else { "no port is leased" }.to_owned();
     }
-    let mut table = Table::new([
-        table::short("PORT"),
-        table::short("STATE"),
-        table::text("TYPE"),
-        table::text("NAME"),
-        table::path("PROJECT"),
-        table::text("OWNER"),
-        table::number("AGE"),
-        table::short("LEASE"),
-    ]);
+    let mut table = Table::new(COLUMNS);
     let shown = shown(leases);
     for lease in with_backends(leases) {
-        let state = text(lease, "state");
-        let colour = match state {
-            "listening" => Some(Colour::Green),
-            "orphaned" => Some(Colour::Yellow),
-            _ => None,
-        };
-        table.row([
-            format!("{}/{}", lease["port"], text(lease, "protocol")).into(),
-            Cell::painted(state, colour),
-            text(lease, "service_type").into(),
-            text(lease, "service_name").into(),
-            // The folder of a package is inside the project, and more specific.
-            short(lease["package_path"].as_str().unwrap_or(text(lease, "project_path"))).into(),
-            owner(lease).into(),
-            ago(text(lease, "since")).into(),
-            short_id(lease, shown).into(),
-        ]);
+        table.row(row(lease, shown));
     }
     table.draw()
 }
 
+/// The columns of the table.
+pub(super) const COLUMNS: [Column; 8] = [
+    table::short("PORT"),
+    table::short("STATE"),
+    table::text("TYPE"),
+    table::text("NAME"),
+    table::path("PROJECT"),
+    table::text("OWNER"),
+    table::number("AGE"),
+    table::short("LEASE"),
+];
+
+/// A lease in these columns, with so many characters of its id.
+pub(super) fn row(lease: &Json, shown: usize) -> [Cell; COLUMNS.len()] {
+    let state = text(lease, "state");
+    let colour = match state {
+        "listening" => Some(Colour::Green),
+        "orphaned" => Some(Colour::Yellow),
+        _ => None,
+    };
+    [
+        format!("{}/{}", lease["port"], text(lease, "protocol")).into(),
+        Cell::painted(state, colour),
+        text(lease, "service_type").into(),
+        text(lease, "service_name").into(),
+        // The folder of a package is inside the project, and more specific.
+        short(lease["package_path"].as_str().unwrap_or(text(lease, "project_path"))).into(),
+        owner(lease).into(),
+        ago(text(lease, "since")).into(),
+        short_id(lease, shown).into(),
+    ]
+}
+
 /// The leases, each followed by that of the server behind it, if `styxy unit` has made one.
-fn with_backends(leases: &[Json]) -> Vec<&Json> {
+pub(super) fn with_backends(leases: &[Json]) -> Vec<&Json> {
     let is_behind = |lease: &Json, front: &Json| {
         let name = text(front, "service_name");
         let is_same = |key: &str| lease[key] == front[key];

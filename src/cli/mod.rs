@@ -48,6 +48,7 @@ mod status;
 mod suggest;
 mod table;
 mod token;
+mod top;
 mod types;
 mod typos;
 mod unit;
@@ -109,6 +110,7 @@ enum Verb {
     Allocate(allocate::Allocate),
     Release(release::Release),
     List(list::List),
+    Top(top::Top),
     Port(port::Find),
     Check(check::Check),
     Scan(scan::Scan),
@@ -260,6 +262,7 @@ pub fn run() -> ExitCode {
         Verb::Allocate(verb) => verb.run(),
         Verb::Release(verb) => verb.run(),
         Verb::List(verb) => verb.run(),
+        Verb::Top(verb) => verb.run(),
         Verb::Port(verb) => verb.run(),
         Verb::Check(verb) => verb.run(),
         Verb::Scan(verb) => verb.run(),

@@ -176,6 +176,11 @@ fn release_one(lease: &Json, all: bool) -> Result<Json, CliError> {
     Ok(lease)
 }
 
+/// Releases a lease as if it were named by its id, without `--all`, and says so.
+pub(super) fn released(lease: &Json) -> Result<String, CliError> {
+    release_one(lease, false).map(|lease| line(&lease))
+}
+
 /// Whether a unit owns it that systemd listens for.
 fn is_of_socket(lease: &Json) -> bool {
     lease["state"] != "orphaned" && text(lease, "unit").ends_with(".socket")

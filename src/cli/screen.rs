@@ -94,6 +94,11 @@ impl Screen {
         Ok(Some(screen))
     }
 
+    /// Whether typed keys can be read: stdin is a terminal, and this job is in its foreground.
+    pub(super) fn has_keys(&self) -> bool {
+        self.has_keys
+    }
+
     /// Shows as much of the text as there is room for.
     pub(super) fn draw(&self, text: &str) -> io::Result<()> {
         // A size of 0 means that nobody has set it.
@@ -175,7 +180,7 @@ impl Drop for Screen {
 }
 
 /// Whether the terminal cannot move its cursor.
-fn is_dumb() -> bool {
+pub(super) fn is_dumb() -> bool {
     env::var_os("TERM").is_none_or(|term| term == "dumb")
 }
 

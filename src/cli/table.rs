@@ -6,7 +6,7 @@
 //! whatever is widest shrinks. In a pipe or a file, and on a terminal of unknown size, everything is printed
 //! in full.
 
-use std::io;
+use std::{io, ops::Range};
 
 use rustix::termios::{Winsize, tcgetwinsize};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
@@ -14,7 +14,10 @@ use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use super::output::colours;
 
 /// The space between two columns.
-const GAP: &str = "  ";
+pub(super) const GAP: &str = "  ";
+
+/// So much of a text or a path must be seen for [`Table::fits`].
+const LEAST: usize = 8;
 
 /// A column.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,26 @@ enum Kind {
     Text,
     /// Sentences.
     Prose,
+}
+
+impl Kind {
+    /// As much of the text as there is room for.
+    fn cut(self, text: &str, width: usize) -> String {
+        if self == Self::Path { end_of(text, width) } else { beginning_of(text, width) }
+    }
+
+    /// The text as it is shown, aligned in a column of this width.
+    fn fill(self, text: &str, shown: &str, width: usize) -> String {
+        let room = " ".repeat(width.saturating_sub(text.width()));
+        if self == Self::Number { room + shown } else { shown.to_owned() + &room }
+    }
+}
+
+impl Column {
+    /// What its header says.
+    pub(super) const fn title(&self) -> &'static str {
+        self.title
+    }
 }
 
 /// A column of short values, which are cut last.
@@ -74,8 +97,8 @@ pub(super) enum Colour {
 /// A cell: one column of a row.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cell {
-    text: String,
-    colour: Option<Colour>,
+    pub(super) text: String,
+    pub(super) colour: Option<Colour>,
 }
 
 impl Cell {
@@ -128,6 +151,44 @@ impl<const N: usize> Table<N> {
             self.lines(&row, &widths, |line| line)
         });
         header.into_iter().chain(rows).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The header and these rows, each a line: the cells of the columns that are not empty, cut and filled to the
+    /// width of their column. Together with a [`GAP`] between two they are at most so wide, unless even a column of
+    /// width 1 is too much. For tables without prose.
+    pub(super) fn fitted(&self, most: usize, rows: Range<usize>) -> Vec<Vec<Cell>> {
+        let widths = self.widths(Some(most));
+        let header = self.columns.map(|column| Cell::from(column.title));
+        let rows = rows.filter_map(|row| self.rows.get(row));
+        let fitted = |row: &[Cell; N]| {
+            let cells = (0..N).filter(|index| widths[*index] > 0);
+            let fitted = cells.map(|index| {
+                let kind = self.columns[index].kind;
+                let cut = kind.cut(&row[index].text, widths[index]);
+                Cell { text: kind.fill(&cut, &cut, widths[index]), colour: row[index].colour }
+            });
+            fitted.collect()
+        };
+        [&header].into_iter().chain(rows).map(fitted).collect()
+    }
+
+    /// Whether a screen of this width has room for it: nothing short is cut, and of a text or a path a part is
+    /// seen that says something.
+    pub(super) fn fits(&self, most: usize) -> bool {
+        let natural = self.widths(None);
+        let least = |index: usize| match self.columns[index].kind {
+            Kind::Path | Kind::Text | Kind::Prose => natural[index].min(LEAST),
+            Kind::Short | Kind::Number => natural[index],
+        };
+        let used = (0..N).filter(|index| natural[*index] > 0);
+        used.map(|index| least(index) + GAP.len()).sum::<usize>() <= most + GAP.len()
+    }
+
+    /// Empties the column with this title, so that the others have its room.
+    pub(super) fn without(&mut self, title: &str) {
+        for index in (0..N).filter(|index| self.columns[*index].title == title) {
+            self.rows.iter_mut().for_each(|row| row[index] = Cell::default());
+        }
     }
 
     /// The width of each column; 0 if it is empty.
@@ -183,8 +244,7 @@ impl<const N: usize> Table<N> {
             let (text, width) = (row[index].text.as_str(), widths[index]);
             match self.columns[index].kind {
                 Kind::Prose => text.lines().flat_map(|line| wrapped(line, width)).collect(),
-                Kind::Path => vec![end_of(text, width)],
-                _ => vec![beginning_of(text, width)],
+                kind => vec![kind.cut(text, width)],
             }
         });
         let height = parts.iter().map(Vec::len).max().unwrap_or(0);
@@ -192,12 +252,8 @@ impl<const N: usize> Table<N> {
             .map(|line| {
                 let cells = (0..N).filter(|index| widths[*index] > 0).map(|index| {
                     let text = parts[index].get(line).map_or("", String::as_str);
-                    let room = " ".repeat(widths[index].saturating_sub(text.width()));
-                    let text = painted(text, row[index].colour);
-                    match self.columns[index].kind {
-                        Kind::Number => room + &text,
-                        _ => text + &room,
-                    }
+                    let painted = painted(text, row[index].colour);
+                    self.columns[index].kind.fill(text, &painted, widths[index])
                 });
                 style(cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned())
             })
@@ -263,6 +319,27 @@ pub(super) fn end_of(path: &str, width: usize) -> String {
         from = at;
     }
     format!("…{}", &path[from..])
+}
+
+/// Wraps a text to lines that are at most so wide: between words, or else within a word.
+pub(super) fn broken(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for mut line in wrapped(text, width) {
+        while line.width() > width {
+            let mut used = 0;
+            let mut fits = |c: char| {
+                used += c.width().unwrap_or(0);
+                used <= width
+            };
+            // A character that is wider than the line has one of its own.
+            let first = line.chars().next().map_or(0, char::len_utf8);
+            let at = line.find(|c| !fits(c)).unwrap_or(line.len()).max(first);
+            let rest = line.split_off(at);
+            lines.push(std::mem::replace(&mut line, rest));
+        }
+        lines.push(line);
+    }
+    lines
 }
 
 /// Wraps a text between words. A word that is wider than a line has a line of its own.

@@ -128,6 +128,9 @@ pub const CASES: &[Case] = &[
     json("list --project /lamp --type mine --json", 0, "leases"),
     json("list --instance a-1 --json", 0, "leases"),
     endless("list --watch", ""),
+    // No terminal is there.
+    text("top", 1),
+    text("top web", 2),
     text("check {free}", 0),
     text("check {port}", 1),
     text("check 65536", 2),

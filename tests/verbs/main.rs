@@ -105,8 +105,9 @@ fn every_verb_helps_and_says_what_each_argument_is() {
 #[test]
 fn every_verb_takes_json() {
     each_verb(&Cli::command(), &mut |path, verb| {
-        // The daemon has no answer, a shell reads the other, and the third speaks JSON anyway.
-        let is_other = ["styxy daemon", "styxy completions", "styxy mcp"].contains(&path);
+        // The daemon has no answer, a shell reads the second, the third speaks JSON anyway, and a page is for people.
+        let others = ["styxy daemon", "styxy completions", "styxy mcp", "styxy top"];
+        let is_other = others.contains(&path);
         let is_leaf = !verb.has_subcommands() && !is_other;
         let takes_it = verb.get_arguments().any(|argument| argument.get_long() == Some("json"));
         assert!(takes_it || !is_leaf, "{path} does not take --json");
