@@ -20,7 +20,7 @@
 //!
 //! The basic types, which cannot hold invalid values:
 //! - [`port`]: ports, protocols, ranges; [`port_set`]: sets of ports. [`service_type`]: classes of services.
-//!   [`lease`]: leases and their fields. [`time`]: points in time. [`request`]: what a client can request.
+//!   [`lease`]: leases and their fields. [`time`]: points in time; [`histogram`]: how long things take. [`request`]: what a client can request.
 //!   [`value`]: values as they cross a door. [`token`]: the secret of the HTTP door over TCP.
 //! - [`change`]: the changes of the state. [`error`]: the one table of errors. [`obstacle`]: why a port cannot be
 //!   granted.
@@ -65,6 +65,7 @@ pub mod error;
 #[cfg(all(any(test, fuzzing), feature = "project"))]
 pub mod fuzz;
 pub mod handover;
+pub mod histogram;
 pub mod http;
 pub mod idle;
 pub mod kernel;

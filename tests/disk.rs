@@ -136,14 +136,21 @@ fn failures() {
     end(service, Signal::SIGTERM);
 }
 
+/// What whoever watches it by its metrics learns; they are there, whatever is wrong with the state.
+fn is_writable(home: &Home) -> bool {
+    let metrics = home.http("GET", "/metrics", "").body;
+    metrics["gauges"]["state_writable"]["value"] == 1
+}
+
 fn full() {
     let home = Home::with_type();
     let service = home.service();
     let problem = || home.http("GET", "/status", "").body["state_problem"].clone();
-    assert!(problem().is_null());
+    assert!(problem().is_null() && is_writable(&home));
     let tracer = failing(&service, "pwrite64:error=ENOSPC");
     assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 507);
     assert!(problem().as_str().unwrap().contains("No space left"), "{}", problem());
+    assert!(!is_writable(&home));
     stop(tracer);
     assert_eq!(home.http("POST", "/allocate", &request("/a")).status, 200);
     assert!(problem().is_null());
@@ -178,6 +185,7 @@ fn newer() {
         assert!(error.contains(words), "{error}");
     }
     assert!(home.ok(&["status"]).contains("styxy 9.3.0"));
+    assert!(!is_writable(&home));
     let health = home.http("GET", "/health", "");
     assert_eq!((health.status, &health.body["status"]), (503, &json!("unhealthy")), "{health:?}");
     assert!(health.body["warnings"].to_string().contains("styxy 9.3.0"), "{health:?}");

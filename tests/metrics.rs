@@ -7,6 +7,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener},
     os::unix::net::UnixStream,
+    process::Command,
 };
 
 use nix::sys::signal::Signal;
@@ -90,6 +91,13 @@ fn everything_that_happens_is_counted_once() {
     is("styxy_grant_seconds_bucket{le=\"+Inf\"}", 2.0);
     is("styxy_leases{service_type=\"mine\",state=\"claimed\"}", 1.0);
     is("styxy_guards", 1.0);
+    // The first one is an increase of what was 0.
+    is("styxy_refusals_total{code=\"PoolExhausted\"}", 0.0);
+    is("styxy_audit_stalled", 0.0);
+    is("styxy_state_writable", 1.0);
+    // What was remembered for the claim was on disk before the answer.
+    assert!(now["styxy_state_flush_seconds_count"] >= 1.0, "{text}");
+    assert!(now["styxy_state_flush_seconds_sum"] > 0.0, "{text}");
     assert!(now["styxy_port_conflicts_detected_total"] >= 1.0, "{text}");
     assert!(
         now["styxy_state_log_bytes"] > 100.0 && now["styxy_resident_memory_bytes"] > 1e6,
@@ -98,6 +106,31 @@ fn everything_that_happens_is_counted_once() {
     let version = format!("styxy_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     is(&version, 1.0);
     drop(listener);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn watched_owners_are_counted_by_their_kind() {
+    let home = Home::with_type();
+    let service = home.service();
+    let watched = || {
+        let (_, text) = scrape(&home, "text/plain");
+        let series = series(&text);
+        ["connection", "process", "unit"]
+            .map(|kind| series[&format!("styxy_watched_owners{{kind=\"{kind}\"}}")].to_string())
+    };
+    let is = |processes: &str| watched() == ["0", processes, "0"];
+    assert!(is("0"), "{:?}", watched());
+    let mut owner = Command::new("sleep").arg("infinity").spawn().unwrap();
+    let of = json!({"service_type": "mine", "owner": "process", "pid": owner.id()}).to_string();
+    // An owner counts once, however much it owns.
+    let granted = [(); 2].map(|()| home.http("POST", "/allocate", &of));
+    let watches = is("1");
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    assert!(granted.iter().all(|answer| answer.status == 200), "{granted:?}");
+    assert!(watches, "{:?}", watched());
+    home.until(|| is("0"));
     end(service, Signal::SIGTERM);
 }
 
@@ -113,6 +146,7 @@ fn whoever_scrapes_gets_the_format_that_it_names_first() {
         text.ends_with("# EOF\n") && text.contains("# UNIT styxy_grant_seconds seconds\n"),
         "{text}"
     );
+    assert!(text.contains("# UNIT styxy_state_flush_seconds seconds\n"), "{text}");
     assert!(text.contains("# TYPE styxy_reuses counter\nstyxy_reuses_total 0"), "{text}");
     assert_eq!(scrape(&home, "*/*").0, "application/json");
     end(service, Signal::SIGTERM);

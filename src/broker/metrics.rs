@@ -10,8 +10,10 @@ use nix::unistd::{SysconfVar, sysconf};
 
 use super::{Broker, ending::Listened, query::state_now};
 use crate::{
+    audit::outbox::Arrival,
     change::Change,
-    error::Error,
+    error::ErrorKind,
+    histogram::Histogram,
     request::Filter,
     service_type::ServiceTypeName,
     value::{Fields, Value},
@@ -23,10 +25,12 @@ const MOST_TYPES: usize = 1_000;
 /// The name that all further ones share. No type can have it.
 const OTHERS: &str = "(others)";
 
-/// The upper bounds of the times of grants that are counted together, in seconds.
-const BOUNDS: [f64; 13] = [
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.1,
-    1.0, 10.0,
+/// Refusals that are there before the first one: Prometheus takes a number that appears for no increase.
+const REFUSALS: [ErrorKind; 4] = [
+    ErrorKind::PortInUse,
+    ErrorKind::PoolExhausted,
+    ErrorKind::LimitExceeded,
+    ErrorKind::AutoAllocationDisabled,
 ];
 
 /// What has happened since the start.
@@ -43,18 +47,7 @@ pub(super) struct Counts {
     conflicts: u64,
     auto_allocations: u64,
     undone: u64,
-    grants: Times,
-}
-
-/// How long something took, how often.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Times {
-    /// How often.
-    pub count: u64,
-    /// How long in all, in seconds.
-    pub sum: f64,
-    /// How often it took no longer than each bound, and longer than the bound before; the last is without bound.
-    pub buckets: [(f64, u64); BOUNDS.len() + 1],
+    grants: Histogram,
 }
 
 /// What may become of a number.
@@ -90,13 +83,24 @@ pub struct Metric {
     pub samples: Vec<(Vec<(&'static str, String)>, f64)>,
 }
 
+/// How long something took. The unit is seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timing {
+    /// Its name, without the prefix and without the unit.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// The times.
+    pub times: Histogram,
+}
+
 /// All that is measured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
     /// Counters and gauges.
     pub metrics: Vec<Metric>,
-    /// How long grants took.
-    pub grants: Times,
+    /// How long things took.
+    pub timings: Vec<Timing>,
 }
 
 impl Counts {
@@ -139,10 +143,12 @@ impl Counts {
 
     /// Counts a grant that took so long.
     pub(super) fn granted(&mut self, time: Duration) {
-        self.grants.note(time);
+        self.grants.observe(time);
     }
 
     fn metrics(&self) -> Vec<Metric> {
+        let mut refusals = BTreeMap::from(REFUSALS.map(|kind| (kind.names().code, 0)));
+        refusals.extend(&self.refusals);
         let mut allocations: Vec<_> =
             self.allocations.iter().map(|(name, count)| (name.as_str(), *count)).collect();
         allocations.sort_unstable();
@@ -157,11 +163,7 @@ impl Counts {
             counter("releases", "Leases ended.", labelled("reason", self.releases.clone())),
             counter("orphans", "Owners that ended while something listened.", plain(self.orphans)),
             counter("renewals", "Time limits restarted.", plain(self.renewals)),
-            counter(
-                "refusals",
-                "Requests for a port refused.",
-                labelled("code", self.refusals.clone()),
-            ),
+            counter("refusals", "Requests refused.", labelled("code", refusals)),
             counter(
                 "port_conflicts_detected",
                 "Ports that were to be granted and were in use by other programs.",
@@ -181,37 +183,23 @@ impl Counts {
     }
 }
 
-impl Times {
-    fn note(&mut self, time: Duration) {
-        let seconds = time.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        let at = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
-        self.buckets[at].1 += 1;
-    }
-
-    /// The same, with the bounds.
-    fn bounded(mut self) -> Self {
-        let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
-        self.buckets.iter_mut().zip(bounds).for_each(|(bucket, bound)| bucket.0 = bound);
-        self
-    }
-}
-
 impl Broker {
-    /// All that is measured. Leases are counted by their states, for which the kernel is asked once for each protocol.
-    pub fn metrics(&self) -> Result<Metrics, Error> {
-        let (leases, counts, grants, instances, log) = {
+    /// All that is measured. Leases are counted by their states, for which the kernel is asked once for each protocol. A state
+    /// that can't be used is one of the things that are measured.
+    pub fn metrics(&self) -> Metrics {
+        let (leases, counts, grants, instances, log, flushes, is_stalled) = {
             let mut inner = self.lock();
-            self.usable(&mut inner)?;
-            let log = inner.state.as_ref().map_or(0, |state| state.store.log_length());
-            let leases = inner.registry.list(&Filter::default());
+            // It is tried again, as for each request.
+            let _ = self.usable(&mut inner);
+            let state = inner.state.as_ref().ok();
             (
-                leases,
+                inner.registry.list(&Filter::default()),
                 inner.counts.metrics(),
-                inner.counts.grants.bounded(),
+                inner.counts.grants,
                 inner.registry.instance_count(),
-                log,
+                state.map_or(0, |state| state.store.log_length()),
+                state.map(|state| state.writer.flushes()).unwrap_or_default(),
+                state.is_some_and(|state| state.outbox.status().arrival == Arrival::Waiting),
             )
         };
         let mut by_state = BTreeMap::<(&str, &str), u64>::new();
@@ -239,6 +227,11 @@ impl Broker {
         let mut metrics = counts;
         metrics.extend([
             gauge("leases", "Live leases.", by_state.collect()),
+            gauge(
+                "watched_owners",
+                "Owners whose end ends leases.",
+                labelled("kind", self.owners.count()),
+            ),
             of_status("guards", "guards", "Ports that the service keeps bound."),
             of_status("guards_limit", "guards_limit", "Ports that it may keep bound."),
             of_status(
@@ -257,17 +250,39 @@ impl Broker {
                 "audit_pending",
                 "Events that are not confirmed to be in the journal.",
             ),
+            gauge(
+                "audit_stalled",
+                "Whether the journal takes no events: 1, else 0.",
+                plain(number(is_stalled.into())),
+            ),
             of_status("configuration_errors", "config_problems", "Problems of the configuration."),
             gauge("instances", "Registered instances.", plain(number(instances as u64))),
             gauge("build_info", "The program; always 1.", vec![(version, 1.0)]),
             measured(Unit::Seconds, "uptime", "Time since the start.", self.uptime().as_secs_f64()),
+            gauge(
+                "state_writable",
+                "Whether changes can be stored: 1, else 0.",
+                plain(number((status.get("state_problem").is_none()).into())),
+            ),
             measured(Unit::Bytes, "state_log", "Length of the log of changes.", number(log)),
         ]);
         let help = "Memory in use (statm of proc(5)).";
         metrics.extend(
             resident().map(|bytes| measured(Unit::Bytes, "resident_memory", help, number(bytes))),
         );
-        Ok(Metrics { metrics, grants })
+        let timings = vec![
+            Timing {
+                name: "grant",
+                help: "Time that a grant took, from the request to the answer.",
+                times: grants,
+            },
+            Timing {
+                name: "state_flush",
+                help: "Time until the log of changes was on disk (fdatasync(2)).",
+                times: flushes,
+            },
+        ];
+        Metrics { metrics, timings }
     }
 }
 
@@ -301,21 +316,4 @@ fn resident() -> Option<u64> {
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     let page = sysconf(SysconfVar::PAGE_SIZE).ok()??;
     Some(pages * u64::try_from(page).ok()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_time_is_counted_under_the_first_bound_that_it_does_not_exceed() {
-        let mut times = Times::default();
-        for micros in [10, 11, 1_000, 60_000_000] {
-            times.note(Duration::from_micros(micros));
-        }
-        let counted: Vec<_> = times.bounded().buckets.into_iter().filter(|(_, n)| *n > 0).collect();
-        assert_eq!(counted, [(0.000_01, 1), (0.000_025, 1), (0.001, 1), (f64::INFINITY, 1)]);
-        assert_eq!(times.count, 4);
-        assert!((times.sum - 60.001_021).abs() < 1e-9, "{}", times.sum);
-    }
 }

@@ -13,7 +13,7 @@ mod signals;
 pub mod units;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt, io,
     os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -151,6 +151,15 @@ impl Owners {
         if let Some(task) = self.watched.lock().remove(owner) {
             task.abort();
         }
+    }
+
+    /// How many owners of each kind are watched, by the kind's name ([`Owner::as_str`]); those that can be are all there.
+    pub fn count(&self) -> BTreeMap<&'static str, u64> {
+        let mut counts = BTreeMap::from(["connection", "process", "unit"].map(|kind| (kind, 0)));
+        for owner in self.watched.lock().keys() {
+            *counts.entry(owner.as_str()).or_default() += 1;
+        }
+        counts
     }
 
     /// Stops watching all owners, and drops the bus.

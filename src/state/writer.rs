@@ -22,6 +22,8 @@ use std::{
 
 use tokio::sync::{oneshot, watch};
 
+use crate::histogram::Histogram;
+
 /// How long changes that may wait are gathered.
 const GATHER: Duration = Duration::from_millis(100);
 /// When a snapshot in place of a broken log is tried again; the pause doubles up to [`RARELY`].
@@ -121,6 +123,8 @@ pub struct Writer {
 struct Shared {
     wanted: Mutex<Orders>,
     changed: Condvar,
+    /// How long each sync of a log took. It is apart, because the progress is copied for each change.
+    flushes: Mutex<Histogram>,
 }
 
 #[derive(Default)]
@@ -145,6 +149,10 @@ impl std::fmt::Debug for Orders {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Orders> {
         self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn flushes(&self) -> MutexGuard<'_, Histogram> {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -206,6 +214,11 @@ impl Writer {
     /// How far the changes are durable.
     pub fn progress(&self) -> Progress {
         self.progress.borrow().clone()
+    }
+
+    /// How long each sync of a log has taken, also of those that failed.
+    pub fn flushes(&self) -> Histogram {
+        *self.shared.flushes()
     }
 
     /// Replaces a broken log at once, and syncs what is pending.
@@ -304,7 +317,13 @@ impl Worker {
     }
 
     fn sync(&mut self, logs: &[Arc<LogFile>], seq: u64) {
-        let synced = logs.iter().try_for_each(|log| log.sync()).map_err(Arc::new);
+        let flush = |log: &Arc<LogFile>| {
+            let start = Instant::now();
+            let synced = log.sync();
+            self.shared.flushes().observe(start.elapsed());
+            synced
+        };
+        let synced = logs.iter().try_for_each(flush).map_err(Arc::new);
         self.progress.send_modify(|progress| match &synced {
             Ok(()) => progress.durable = progress.durable.max(seq),
             Err(error) => {
@@ -366,6 +385,7 @@ mod tests {
         assert_eq!(writer.progress().durable, 7);
         // Long ago.
         writer.until(2).await.unwrap();
+        assert_eq!(writer.flushes().count(), 1);
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ use super::super::routes::{Failure, Parameters, read_query};
 use crate::{
     broker::{
         Broker,
-        metrics::{self, Kind, Metric, Metrics},
+        metrics::{self, Kind, Metric, Metrics, Timing},
     },
     error::Error,
     value::Value,
@@ -80,7 +80,7 @@ pub(in crate::http) async fn metrics(
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let form = Form::of(parameters, &headers)?;
-    let metrics = broker.metrics()?;
+    let metrics = broker.metrics();
     let mut body = String::new();
     let (media_type, written) = match form {
         Form::Json => return Ok(Json(json(&metrics)).into_response()),
@@ -121,16 +121,17 @@ impl Collector for Metrics {
                 }
             }
         }
-        let (help, unit) =
-            ("Time that a grant took, from the request to the answer.", Unit::Seconds);
-        encoder
-            .encode_descriptor("grant", help, Some(&unit), MetricType::Histogram)?
-            .encode_histogram::<NoLabelSet>(
-                self.grants.sum,
-                self.grants.count,
-                &self.grants.buckets,
-                None,
-            )
+        for Timing { name, help, times } in &self.timings {
+            encoder
+                .encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?
+                .encode_histogram::<NoLabelSet>(
+                    times.sum(),
+                    times.count(),
+                    &times.buckets(),
+                    None,
+                )?;
+        }
+        Ok(())
     }
 }
 
@@ -167,17 +168,17 @@ fn json(metrics: &Metrics) -> Body {
             }
         }
     }
-    let grants = &metrics.grants;
-    let buckets = grants.buckets.iter().map(|(bound, count)| (bound.to_string(), json!(count)));
+    let histograms = metrics.timings.iter().map(|Timing { name, times, .. }| {
+        let buckets = times.buckets().map(|(bound, count)| (bound.to_string(), json!(count)));
+        let buckets = Map::from_iter(buckets);
+        let histogram = json!({"count": times.count(), "sum": times.sum(), "buckets": buckets});
+        (format!("{name}_seconds"), histogram)
+    });
     json!({
         "success": true,
         "counters": counters,
         "gauges": gauges,
-        "histograms": {"grant_seconds": {
-            "count": grants.count,
-            "sum": grants.sum,
-            "buckets": buckets.collect::<Map<_, _>>(),
-        }},
+        "histograms": histograms.collect::<Map<_, _>>(),
         "system": {"pid": std::process::id()},
     })
 }
