@@ -4,31 +4,13 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{Read, Write},
-    net::{Shutdown, TcpListener},
-    os::unix::net::UnixStream,
+    net::TcpListener,
     process::Command,
 };
 
 use nix::sys::signal::Signal;
 use serde_json::json;
 use support::{Home, end};
-
-/// What one scrape gets, and its media type.
-fn scrape(home: &Home, accept: &str) -> (String, String) {
-    let mut stream = UnixStream::connect(home.socket()).unwrap();
-    let request = format!(
-        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: {accept}\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).unwrap();
-    stream.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    let media = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
-    (media.to_owned(), body.to_owned())
-}
 
 /// The number of each series of the text format, which is checked by its rules: every series belongs to a metric that has a
 /// HELP and a TYPE before it, each only once, and no series comes twice.
@@ -77,7 +59,7 @@ fn everything_that_happens_is_counted_once() {
     let id = other["lease_id"].as_str().unwrap();
     assert_eq!(home.http("DELETE", &format!("/allocate/{id}"), "").status, 200);
 
-    let (media, text) = scrape(&home, "text/plain;version=0.0.4;q=0.3,*/*;q=0.1");
+    let (media, text) = home.scrape("text/plain;version=0.0.4;q=0.3,*/*;q=0.1");
     assert_eq!(media, "text/plain; version=0.0.4; charset=utf-8");
     let now = series(&text);
     let is = |name: &str, value: f64| {
@@ -114,7 +96,7 @@ fn watched_owners_are_counted_by_their_kind() {
     let home = Home::with_type();
     let service = home.service();
     let watched = || {
-        let (_, text) = scrape(&home, "text/plain");
+        let (_, text) = home.scrape("text/plain");
         let series = series(&text);
         ["connection", "process", "unit"]
             .map(|kind| series[&format!("styxy_watched_owners{{kind=\"{kind}\"}}")].to_string())
@@ -140,7 +122,7 @@ fn whoever_scrapes_gets_the_format_that_it_names_first() {
     let service = home.service();
     let prometheus =
         "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.1";
-    let (media, text) = scrape(&home, prometheus);
+    let (media, text) = home.scrape(prometheus);
     assert_eq!(media, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     assert!(
         text.ends_with("# EOF\n") && text.contains("# UNIT styxy_grant_seconds seconds\n"),
@@ -148,6 +130,6 @@ fn whoever_scrapes_gets_the_format_that_it_names_first() {
     );
     assert!(text.contains("# UNIT styxy_state_flush_seconds seconds\n"), "{text}");
     assert!(text.contains("# TYPE styxy_reuses counter\nstyxy_reuses_total 0"), "{text}");
-    assert_eq!(scrape(&home, "*/*").0, "application/json");
+    assert_eq!(home.scrape("*/*").0, "application/json");
     end(service, Signal::SIGTERM);
 }

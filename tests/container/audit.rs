@@ -304,12 +304,21 @@ fn volatile_by_now(machine: &Machine) {
     assert_eq!((&waiting["audit_pending"], &waiting["seq"]), (&json!(3), &json!(3)), "{waiting}");
     let note = waiting["audit_note"].as_str().unwrap_or_default();
     assert!(note.contains("takes nothing at the moment"), "{waiting}");
+    assert_eq!(stalled(machine), 1);
 
     configure_journald(machine, "Storage=persistent");
     machine.root("journalctl --flush").ok();
     settle(machine, LIMIT);
     assert_eq!(status(machine)["audit_confirmed"], true);
+    assert_eq!(stalled(machine), 0);
     assert_eq!(Numbers::of(machine).missing(3), [0; 0]);
+}
+
+/// What the metrics say of the journal.
+fn stalled(machine: &Machine) -> Json {
+    let curl = "curl -sS --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost/metrics";
+    let metrics: Json = serde_json::from_str(&machine.user(curl).ok()).unwrap();
+    metrics["gauges"]["audit_stalled"]["value"].clone()
 }
 
 /// Grants two ports, waits until the service has noticed that it cannot confirm their events, and

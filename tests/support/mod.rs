@@ -291,6 +291,20 @@ impl Home {
         exchange(UnixStream::connect(self.socket()).unwrap(), method, path, body)
     }
 
+    /// What `GET /metrics` gives whoever accepts that: the media type, and the text.
+    #[track_caller]
+    pub fn scrape(&self, accept: &str) -> (String, String) {
+        let mut stream = UnixStream::connect(self.socket()).unwrap();
+        let head = format!("Host: localhost\r\nAccept: {accept}\r\nConnection: close");
+        write!(stream, "GET /metrics HTTP/1.1\r\n{head}\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+        let media = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap();
+        (media.to_owned(), body.to_owned())
+    }
+
     /// A request on the socket of a service that may end before it answers.
     pub fn try_http(&self, method: &str, path: &str, body: &str) -> Option<Answer> {
         try_exchange(UnixStream::connect(self.socket()).ok()?, method, path, body)
