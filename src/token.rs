@@ -28,7 +28,12 @@ impl TokenHash {
 
     /// Whether it is the hash of this token. Takes the same time whatever the token is.
     pub fn is_of(&self, token: &str) -> bool {
-        self.0.ct_eq(&Self::of(token).0).into()
+        self.is_same(&Self::of(token))
+    }
+
+    /// Whether it is this hash. Takes the same time whatever the hashes are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
     }
 
     /// The first eight digits: enough to see whether two places have the same token.

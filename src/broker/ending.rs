@@ -118,6 +118,7 @@ impl Broker {
             }
             Due::Waiting => self.look_after(inner),
             Due::Denials => self.tell_denials(inner, now),
+            Due::Pages => self.pages_due(inner),
             Due::Owner(owner) => self.owner_ended(inner, &owner),
         }
     }

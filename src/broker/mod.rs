@@ -16,6 +16,7 @@
 //! - `query`: read-only requests
 //! - [`past`]: reading past events
 //! - [`following`]: following changes as they are made
+//! - [`pages`]: pages in a browser
 //! - [`metrics`]: what is counted
 //! - `denials`: refusals, with repetitions counted
 //! - `unsettled`: what was remembered before grants that are not durable yet
@@ -33,6 +34,7 @@ mod leaving;
 mod merging;
 pub mod metrics;
 mod owner;
+pub mod pages;
 pub mod past;
 mod query;
 mod search;
@@ -93,6 +95,7 @@ use crate::{
 use denials::Denials;
 use following::{Followers, Live};
 use metrics::Counts;
+use pages::Pages;
 use past::Reading;
 use settling::InHand;
 use sight::Sight;
@@ -188,6 +191,7 @@ struct Inner {
     /// The receiving end, until a door takes it; changes made before that are not lost.
     changes: Option<UnboundedReceiver<Record>>,
     live: Live,
+    pages: Pages,
 }
 
 #[derive(Debug)]
@@ -250,6 +254,7 @@ impl Broker {
                 signals: Some(signals),
                 changes: Some(changes),
                 live: Live::default(),
+                pages: Pages::default(),
             }),
             state: places.state,
             log: places.log,

@@ -116,6 +116,7 @@ impl Broker {
         self.waiting.note_room();
         self.end_reading();
         self.end_following();
+        self.end_pages();
     }
 
     /// How many requests wait.

@@ -366,6 +366,12 @@ impl Styxy {
         self.broker.set_token(sha256.parse()?, &client)
     }
 
+    #[zbus(out_args("secret"))]
+    fn open_page(&self, temporary: bool) -> Result<String, Error> {
+        let _busy = self.broker.idle_tracker().busy();
+        Ok(self.broker.open_page(temporary)?.reveal().to_owned())
+    }
+
     #[zbus(out_args("status"))]
     fn status(&self) -> Dict {
         let _busy = self.broker.idle_tracker().busy();

@@ -19,7 +19,10 @@ use axum::{
 };
 use serde_json::json;
 
-use super::routes::{Failure, SEEN, TOKEN};
+use super::{
+    page,
+    routes::{Failure, SEEN, TOKEN},
+};
 use crate::{broker::Broker, error::Error, lease::Client};
 
 /// The other header with the token, as clients of styxy 1.x send it.
@@ -40,6 +43,10 @@ pub(super) struct Access {
     /// Whether requests need no token.
     pub(super) is_open: bool,
 }
+
+/// Marks a request that carries the token of a page's session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OfSession;
 
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,12 +131,19 @@ pub(super) async fn check(
     request: Request,
     next: Next,
 ) -> Response {
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     let refusal = match refusal(&parts) {
         Some(refusal) => refusal,
-        None if access.is_open => return next.run(Request::from_parts(parts, body)).await,
+        None if access.is_open || page::is_for_everybody(&parts) => {
+            return next.run(Request::from_parts(parts, body)).await;
+        }
         None => match authenticated(&parts.headers, &access.broker) {
-            Ok(()) => return next.run(Request::from_parts(parts, body)).await,
+            Ok(bearer) => {
+                if bearer == Bearer::Session {
+                    parts.extensions.insert(OfSession);
+                }
+                return next.run(Request::from_parts(parts, body)).await;
+            }
             // Whoever looks for the service finds it, and learns nothing else.
             Err(Refusal::NoToken | Refusal::Unset) if is_status(&parts) => {
                 return Json(json!({"success": true, "status": "running"})).into_response();
@@ -137,10 +151,18 @@ pub(super) async fn check(
             Err(refusal) => refusal,
         },
     };
-    access.broker.kept_out(refusal.code(), &client);
     if refusal == Refusal::WrongToken {
-        tokio::time::sleep(PAUSE).await;
+        return wrong_token(&access.broker, &client).await;
     }
+    access.broker.kept_out(refusal.code(), &client);
+    refusal.into_response()
+}
+
+/// Refuses a wrong token, or a wrong secret of a page.
+pub(super) async fn wrong_token(broker: &Broker, client: &Client) -> Response {
+    let refusal = Refusal::WrongToken;
+    broker.kept_out(refusal.code(), client);
+    tokio::time::sleep(PAUSE).await;
     refusal.into_response()
 }
 
@@ -151,10 +173,10 @@ fn is_status(parts: &Parts) -> bool {
 /// Why a request is not answered whatever its token is.
 fn refusal(parts: &Parts) -> Option<Refusal> {
     let Some(host) = host(&parts.headers, &parts.uri) else { return Some(Refusal::Host) };
-    if is_foreign(&parts.headers, host) {
+    if is_foreign(&parts.headers, host) && !page::is_opened(parts) {
         return Some(Refusal::Origin);
     }
-    [TOKEN, SEEN].contains(&parts.uri.path()).then_some(Refusal::Private)
+    [TOKEN, SEEN, page::OPEN].contains(&parts.uri.path()).then_some(Refusal::Private)
 }
 
 /// The host that the request is for, if that is this machine. A URI with an authority counts as well (RFC 9112, 3.2.2).
@@ -183,10 +205,22 @@ fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
     !headers.get_all(ORIGIN).iter().all(is_own) || !headers.get_all(FETCH_SITE).iter().all(is_none)
 }
 
-fn authenticated(headers: &HeaderMap, broker: &Broker) -> Result<(), Refusal> {
+/// What a request carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bearer {
+    /// The user's token.
+    Token,
+    /// The token of a page's session.
+    Session,
+}
+
+fn authenticated(headers: &HeaderMap, broker: &Broker) -> Result<Bearer, Refusal> {
     let token = token(headers).ok_or(Refusal::NoToken)?;
+    if broker.has_session(token) {
+        return Ok(Bearer::Session);
+    }
     let known = broker.token().ok_or(Refusal::Unset)?;
-    if known.is_of(token) { Ok(()) } else { Err(Refusal::WrongToken) }
+    if known.is_of(token) { Ok(Bearer::Token) } else { Err(Refusal::WrongToken) }
 }
 
 /// The token of a request: `Authorization: Bearer`, or `X-API-Key`.
@@ -279,7 +313,40 @@ mod tests {
         let host = [("host", "localhost")];
         assert_eq!(refused("/token", &host), Some(Refusal::Private));
         assert_eq!(refused("/config/seen", &host), Some(Refusal::Private));
+        assert_eq!(refused("/page", &host), Some(Refusal::Private));
+        assert_eq!(refused("/page/session", &host), None);
         assert_eq!(refused("/config", &host), None);
+    }
+
+    #[test]
+    fn a_page_of_another_origin_can_open_the_page_and_do_nothing_else() {
+        let from = |path: &str, method: Method, mode: &str, dest: &str, origin: Option<&str>| {
+            let mut request = Request::builder()
+                .method(method)
+                .uri(path)
+                .header("host", "127.0.0.1:9876")
+                .header("sec-fetch-site", "cross-site")
+                .header("sec-fetch-mode", mode)
+                .header("sec-fetch-dest", dest);
+            if let Some(origin) = origin {
+                request = request.header("origin", origin);
+            }
+            refusal(&request.body(()).unwrap().into_parts().0)
+        };
+        assert_eq!(from("/", Method::GET, "navigate", "document", None), None);
+        for (path, method, mode, dest, origin) in [
+            ("/", Method::GET, "navigate", "iframe", None),
+            ("/", Method::GET, "no-cors", "image", None),
+            ("/", Method::GET, "cors", "empty", Some("http://evil.example")),
+            ("/", Method::GET, "navigate", "document", Some("http://evil.example")),
+            ("/", Method::POST, "navigate", "document", Some("null")),
+            ("/page.js", Method::GET, "navigate", "document", None),
+            ("/page.js", Method::GET, "no-cors", "script", None),
+            ("/leases", Method::GET, "navigate", "document", None),
+        ] {
+            let refused = from(path, method.clone(), mode, dest, origin);
+            assert_eq!(refused, Some(Refusal::Origin), "{method} {path} {mode} {dest}");
+        }
     }
 
     #[test]

@@ -18,11 +18,12 @@ use axum::{
 use futures_util::stream;
 use serde_json::json;
 
-use super::{connection::Peer, routes::Failure};
+use super::{access::OfSession, connection::Peer, routes::Failure};
 use crate::{
     broker::{
         Broker,
         following::{Followed, Follower},
+        pages::Page,
     },
     change::{Announced, Record},
     lease::Client,
@@ -44,6 +45,8 @@ struct Stream {
     gone: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// It is not closed to make room for another connection.
     _busy: Busy,
+    /// Whether it is a page's.
+    _page: Option<Page>,
 }
 
 pub(super) async fn events(
@@ -51,6 +54,7 @@ pub(super) async fn events(
     Extension(client): Extension<Client>,
     Extension(peer): Extension<Arc<Peer>>,
     Extension(place): Extension<Arc<Place>>,
+    of_session: Option<Extension<OfSession>>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let last = headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty());
@@ -65,8 +69,9 @@ pub(super) async fn events(
         ready = ready.id(last.to_string());
     }
     let ready = ready.data(json!({"version": env!("CARGO_PKG_VERSION")}).to_string());
+    let page = of_session.map(|_| broker.page());
     let gone = Box::pin(async move { peer.hung_up(client.transport).await });
-    let stream = Stream { follower, waiting: vec![ready], gone, _busy: place.busy() };
+    let stream = Stream { follower, waiting: vec![ready], gone, _busy: place.busy(), _page: page };
     Ok(Sse::new(stream::unfold(stream, |mut stream| async {
         let event = stream.next().await?;
         Some((Ok::<_, Infallible>(event), stream))

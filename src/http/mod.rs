@@ -6,6 +6,7 @@
 //! - `api`: what the requests take and answer, for the `OpenAPI` document
 //! - `access`: which requests over TCP are answered
 //! - `events`: the stream of changes
+//! - `page`: the page for a browser, and its sessions
 //! - `types`: the requests about service types and the configuration
 //! - `v1`: what clients of styxy 1.x know beside these
 //! - `bounds`: how much the service reads, and how long it waits for it
@@ -20,6 +21,7 @@ mod bounds;
 mod connection;
 mod events;
 mod operations;
+mod page;
 pub mod routes;
 mod types;
 mod v1;

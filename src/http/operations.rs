@@ -14,7 +14,7 @@ use axum::{
 use hyper::body::Body as _;
 
 use super::{
-    events,
+    events, page,
     routes::{self, Failure, LARGEST_BODY, SEEN, TOKEN, read_options, too_large},
     types, v1,
 };
@@ -42,7 +42,7 @@ enum Takes {
 }
 
 /// Every operation. The paths of styxy 1.x that there is something newer for are the last ones.
-pub(super) const OPERATIONS: [Operation; 41] = {
+pub(super) const OPERATIONS: [Operation; 46] = {
     use Takes::{Body, Nothing, Query};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
@@ -83,6 +83,11 @@ pub(super) const OPERATIONS: [Operation; 41] = {
             on(m, types::seen.layer(DefaultBodyLimit::disable()))
         }),
         op("setToken", PUT, TOKEN, Body, |m| on(m, routes::set_token)),
+        op("openPage", POST, page::OPEN, Body, |m| on(m, page::open)),
+        op("beginSession", POST, page::SESSION, Body, |m| on(m, page::begin)),
+        op("page", GET, page::INDEX, Nothing, |m| on(m, page::index)),
+        op("pageScript", GET, page::SCRIPT, Nothing, |m| on(m, page::script)),
+        op("pageStyle", GET, page::STYLE, Nothing, |m| on(m, page::style)),
         op("restart", POST, "/restart", Nothing, |m| on(m, routes::restart)),
         op("openapi", GET, "/openapi.json", Nothing, |m| on(m, routes::document)),
         op("listAllocations", GET, "/allocations", Query, |m| on(m, v1::allocations)),

@@ -29,6 +29,8 @@ pub enum Due {
     Waiting,
     /// The counted refusals.
     Denials,
+    /// The socket that listens for pages only.
+    Pages,
     /// An owner whose end could not be stored. Boxed, because there are tens of thousands of the others.
     Owner(Box<Owner>),
 }

@@ -42,6 +42,18 @@ pub async fn ended(bus: &Connection, unit: &UnitName) -> zbus::Result<()> {
     signals::until(changes, may_have_ended, || has_ended(bus, &path)).await
 }
 
+/// Stops a unit, unless it is enabled.
+pub async fn stop_unless_enabled(bus: &Connection, unit: &str) -> zbus::Result<()> {
+    let manager = Some(INTERFACE);
+    let reply = bus.call_method(Some(MANAGER), PATH, manager, "GetUnitFileState", &unit).await?;
+    let body = reply.body();
+    // Or `enabled-runtime`.
+    if !body.deserialize::<&str>()?.starts_with("enabled") {
+        bus.call_method(Some(MANAGER), PATH, manager, "StopUnit", &(unit, "replace")).await?;
+    }
+    Ok(())
+}
+
 /// Whether a property change may mean that the unit has ended. A busy unit sends many, and most of them
 /// say that it is active: those need no further call.
 fn may_have_ended(change: &Message) -> bool {

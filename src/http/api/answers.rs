@@ -409,6 +409,20 @@ pub(super) struct Taken {
 }
 
 #[derive(JsonSchema)]
+pub(super) struct PageOpened {
+    success: True,
+    /// Good once, for a minute
+    secret: String,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct SessionBegun {
+    success: True,
+    /// A token that is good until the service ends
+    session: String,
+}
+
+#[derive(JsonSchema)]
 pub(super) struct Restarting {
     success: True,
     restarting: bool,

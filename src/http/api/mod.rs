@@ -61,6 +61,12 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
     let text = |description: &str| {
         Schema::try_from(json!({"type": "string", "description": description})).unwrap()
     };
+    let file = |summary, media_type| Description {
+        summary,
+        query: None,
+        body: None,
+        answers: vec![(media_type, text(summary))],
+    };
     match id {
         "allocate" => {
             description!("Lease a free port", body requests::Allocate, answers::Granted)
@@ -151,6 +157,16 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             "For the command: the SHA-256 of the token. Unix socket only",
             body requests::SetToken, answers::Done
         ),
+        "openPage" => description!(
+            "For the command: a secret that opens the page. Unix socket only",
+            body requests::OpenPage, answers::PageOpened
+        ),
+        "beginSession" => description!(
+            "For the page: a token for a secret", body requests::BeginSession, answers::SessionBegun
+        ),
+        "page" => file("The page for a browser", "text/html"),
+        "pageScript" => file("Its script", "text/javascript"),
+        "pageStyle" => file("Its style", "text/css"),
         "restart" => description!(
             "End this service, if another program is to take its place",
             answers::Restarting
@@ -277,6 +293,9 @@ fn described(
         let is_required = schema.is_some_and(|schema| schema.get("required").is_some());
         described["requestBody"] =
             json!({"required": is_required, "content": {"application/json": {"schema": body}}});
+    }
+    if ["status", "beginSession", "page", "pageScript", "pageStyle"].contains(&operation.id) {
+        described["security"] = json!([{}]);
     }
     if operation.id == "health" {
         described["responses"]["503"] = described["responses"]["200"].clone();

@@ -252,6 +252,19 @@ pub(super) struct SetToken {
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
+pub(super) struct OpenPage {
+    /// The socket for TCP was started for pages only
+    temporary: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+pub(super) struct BeginSession {
+    secret: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Scan {
     start: Option<Port>,
     end: Option<Port>,
