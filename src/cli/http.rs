@@ -95,6 +95,19 @@ fn enable(output: Output) -> Result<(), CliError> {
     ))
 }
 
+/// Has the service listen, until the end of the session if it is not enabled; whether it did not listen before.
+pub(super) fn listening() -> Result<bool, CliError> {
+    if unit().map_err(refused)?.is("ActiveState", "active") {
+        return Ok(false);
+    }
+    until_closed();
+    if let Some(taken) = taken() {
+        return Err(refused(taken));
+    }
+    control(&["--quiet", "start", UNIT]).map_err(|why| refused(taken().unwrap_or(why)))?;
+    Ok(true)
+}
+
 fn disable(output: Output) -> Result<(), CliError> {
     unit().map_err(refused)?;
     control(&["--quiet", "disable", "--now", UNIT]).map_err(refused)?;

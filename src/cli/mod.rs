@@ -29,6 +29,7 @@ mod list;
 mod mcp;
 #[cfg_attr(not(feature = "project"), path = "needs/missing.rs")]
 mod needs;
+mod open;
 mod output;
 mod own;
 mod owner;
@@ -125,6 +126,7 @@ enum Verb {
     Watch(watch::Watch),
     Cleanup(cleanup::Cleanup),
     Config(config::Config),
+    Open(open::Open),
     Http(http::Http),
     Token(token::Token),
     Status(status::Status),
@@ -277,6 +279,7 @@ pub fn run() -> ExitCode {
         Verb::Watch(verb) => verb.run(),
         Verb::Cleanup(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
+        Verb::Open(verb) => verb.run(),
         Verb::Http(verb) => verb.run(),
         Verb::Token(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),

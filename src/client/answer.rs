@@ -4,12 +4,16 @@
 use serde_json::Value as Json;
 
 use super::{Call, Failure};
-use crate::{lease::LeaseId, port::Port};
+use crate::{lease::LeaseId, port::Port, token::TokenHash};
 
 /// The answer to this call, if every port in it is a port and every lease has an id.
 pub(super) fn checked(call: &Call, answer: Json) -> Result<Json, Failure> {
     match call {
         Call::Allocate { .. } | Call::Lookup { .. } => granted(answer),
+        Call::OpenPage { .. } => {
+            let secret = answer["secret"].as_str().map(str::parse::<TokenHash>);
+            if matches!(secret, Some(Ok(_))) { sound(answer) } else { Err(unexpected()) }
+        }
         _ => sound(answer),
     }
 }
@@ -59,6 +63,11 @@ mod tests {
         let allocate = Call::Allocate { service_type: "dev".to_owned(), options: <_>::default() };
         let good = json!({"port": 3000, "lease_id": id, "ports": [3000, 3001], "note": "x"});
         assert_eq!(checked(&allocate, good.clone()).unwrap(), good);
+        let open = Call::OpenPage { temporary: false };
+        assert!(checked(&open, json!({"secret": "a".repeat(64)})).is_ok());
+        for wrong in [json!({}), json!({"secret": "\">".repeat(32)}), json!({"secret": 1})] {
+            assert!(checked(&open, wrong.clone()).is_err(), "{wrong}");
+        }
         assert!(checked(&Call::Status, json!({"ports": 1_234, "pid": 1})).is_ok());
         assert!(checked(&Call::Types, json!([{"ports": 100}])).is_ok());
         for wrong in [

@@ -143,6 +143,7 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
             send(bus, "TakeConfiguration", &(zbus::Fd::from(&seen),)).await?
         }
         Call::SetToken { sha256 } => send(bus, "SetToken", &sha256.to_string()).await?,
+        Call::OpenPage { temporary } => send(bus, "OpenPage", temporary).await?,
         Call::SetAutoAllocation { enabled } => send(bus, "SetAutoAllocation", enabled).await?,
         Call::UndoAutoAllocation { service_type, force } => {
             send(bus, "UndoAutoAllocation", &(service_type, force)).await?
@@ -181,6 +182,9 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
             .map(|restarting| serde_json::json!({"restarting": restarting})),
         Call::SetAutoAllocation { enabled } => Ok(serde_json::json!({"enabled": enabled})),
         Call::SetToken { .. } => Ok(serde_json::json!({})),
+        Call::OpenPage { .. } => {
+            body.deserialize::<String>().map(|secret| serde_json::json!({"secret": secret}))
+        }
         Call::ReleaseMatching { .. } | Call::UndoAutoAllocation { .. } | Call::Restore { .. } => {
             body.deserialize::<u32>().map(|count| serde_json::json!({"released": count}))
         }

@@ -195,6 +195,10 @@ fn request(call: &Call) -> Request<Body> {
         Call::SetToken { sha256 } => {
             (Method::PUT, "/token".to_owned(), Body::from(json!({"sha256": sha256}).to_string()))
         }
+        Call::OpenPage { temporary } => {
+            let body = json!({"temporary": temporary}).to_string();
+            (Method::POST, "/page".to_owned(), Body::from(body))
+        }
         Call::SetAutoAllocation { enabled } => {
             let body = json!({"enabled": enabled}).to_string();
             (Method::PUT, "/config/auto-allocation".to_owned(), Body::from(body))

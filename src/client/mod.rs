@@ -133,6 +133,11 @@ pub enum Call {
         /// Its SHA-256.
         sha256: TokenHash,
     },
+    /// Make a secret that opens the page in a browser.
+    OpenPage {
+        /// Whether the socket for TCP was started for pages only.
+        temporary: bool,
+    },
     /// Enable or disable ranges for unknown types.
     SetAutoAllocation {
         /// Whether they are enabled.
@@ -178,6 +183,7 @@ impl Call {
             | Self::Types
             | Self::Status
             | Self::SetToken { .. }
+            | Self::OpenPage { .. }
             | Self::Configuration { .. }
             | Self::Backups
             | Self::Check { .. } => true,

@@ -28,6 +28,7 @@ mod package;
 #[path = "../support/recipes.rs"]
 #[allow(dead_code, reason = "another test reads all of the page")]
 mod page;
+mod pages;
 mod portserver;
 mod race;
 mod recipes;
@@ -63,6 +64,7 @@ fn main() {
         on_demand::TESTS,
         owners::TESTS,
         package::TESTS,
+        pages::TESTS,
         portserver::TESTS,
         race::TESTS,
         recipes::TESTS,

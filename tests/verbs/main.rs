@@ -115,8 +115,9 @@ fn every_verb_takes_json() {
         let asks_for_it =
             |case: &&Case| case.line.starts_with(prefix) && case.line.contains("--json");
         let cases: Vec<_> = CASES.iter().filter(asks_for_it).collect();
-        // In a booted machine they have answers: tests/container/tcp.rs.
-        let needs_a_manager = ["styxy http enable", "styxy http disable"].contains(&path);
+        // In a booted machine they have answers: tests/container/tcp.rs and page.rs.
+        let needs_a_manager =
+            ["styxy http enable", "styxy http disable", "styxy open"].contains(&path);
         assert!(
             !is_leaf || needs_a_manager || cases.iter().any(|case| !case.schema.is_empty()),
             "{path} has no schema"

@@ -1,0 +1,133 @@
+//! `styxy open`: the socket for TCP listens as long as a page is open, and the link is seen by nobody else.
+
+use std::time::Duration;
+
+use serde_json::Value as Json;
+
+use crate::{
+    Test,
+    machine::{Machine, eventually},
+};
+
+pub const TESTS: &[Test] = &[
+    ("a_page_has_the_service_listen_as_long_as_it_is_open", opens),
+    ("a_socket_that_is_enabled_stays_when_the_last_page_is_closed", enabled),
+    ("the_link_reaches_the_browser_and_nobody_else", secret),
+    ("a_page_is_refused_where_another_user_has_the_port", others),
+];
+
+const UNIT: &str = "styxy-tcp.socket";
+const URL: &str = "http://127.0.0.1:9876";
+/// Secrets wait for a minute, and the socket for half of one.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The token of the session that a link opens.
+#[track_caller]
+fn session(machine: &Machine, link: &str) -> String {
+    let secret = link.trim().strip_prefix(&format!("{URL}/#")).expect(link);
+    let body = format!("-d '{{\"secret\": \"{secret}\"}}'");
+    let answer =
+        machine.user(&format!("curl -sS -H 'Origin: {URL}' {body} {URL}/page/session")).ok();
+    let answer: Json = serde_json::from_str(&answer).expect(&answer);
+    answer["session"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+fn opens(machine: &Machine) {
+    // A service that runs has to be started again for the socket.
+    let granted = machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let opened = machine.user("styxy open --print");
+    assert!(opened.stderr.contains("HTTP over TCP was off"), "{opened:?}");
+    assert_eq!(machine.unit_state(UNIT), "active");
+    assert_eq!(machine.unit(UNIT, "UnitFileState"), "disabled");
+    let token = session(machine, &opened.ok());
+    let with = format!("-H 'Authorization: Bearer {token}'");
+    let leases = machine.user(&format!("curl -sS {with} {URL}/leases")).ok();
+    assert!(leases.contains(&format!("\"port\":{}", granted[0])), "{leases}");
+
+    // Longer than the time in which nobody may be there.
+    let page = machine.user(&format!("timeout 40 curl -sSN {with} {URL}/events"));
+    assert_eq!(page.code, Some(124), "it did not end by itself: {page:?}");
+    assert_eq!(machine.unit_state(UNIT), "active");
+    // A second page asks for nothing to be started.
+    let again = machine.user("styxy open --json");
+    assert!(again.stderr.contains("no display"), "{again:?}");
+    let again = machine.user("styxy open --print --json");
+    assert!(again.stderr.is_empty(), "{again:?}");
+    let again: Json = serde_json::from_str(&again.ok()).unwrap();
+    assert_eq!((&again["temporary"], &again["url"]), (&false.into(), &URL.into()));
+    session(machine, again["link"].as_str().unwrap());
+
+    eventually(LIMIT, "the socket is stopped", || machine.unit_state(UNIT) == "inactive");
+    eventually(LIMIT, "the service has left the port", || {
+        machine.user(&format!("curl -sS {URL}")).code == Some(7)
+    });
+    eventually(LIMIT, "the lease goes on", || {
+        machine.user("styxy list --json").ok().contains(&granted[0].to_string())
+    });
+    assert_eq!(machine.user("styxy doctor").code, Some(0));
+}
+
+fn enabled(machine: &Machine) {
+    session(machine, &machine.user("styxy open --print").ok());
+    machine.user("styxy http enable").ok();
+    // What is enabled with the socket listening restarts nothing: the session goes on, and its time is over.
+    std::thread::sleep(Duration::from_secs(45));
+    assert_eq!(machine.unit_state(UNIT), "active");
+    machine.user(&format!("curl -sS {URL}/status")).ok();
+}
+
+fn secret(machine: &Machine) {
+    machine
+        .user(
+            r#"mkdir -p bin && cat >bin/xdg-open <<'END' && chmod +x bin/xdg-open
+#!/bin/sh
+tr '\0' '\n' </proc/$$/cmdline >~/seen
+tr '\0' '\n' </proc/$$/environ >>~/seen
+cp "$1" ~/page
+stat -c '%a %U' "$1" >~/mode
+END"#,
+        )
+        .ok();
+    let open = "PATH=~/bin:$PATH DISPLAY=:0 styxy open";
+    machine.user(open).ok();
+    let first = machine.user("cat ~/page").ok();
+    machine.user(open).ok();
+    let files = machine.user("ls $XDG_RUNTIME_DIR/styxy | grep -c '^open-'").ok();
+    assert_eq!(files, "1\n", "the one of before is gone");
+    assert_eq!(machine.user("cat ~/mode").ok(), "600 dev\n");
+    let page = machine.user("cat ~/page").ok();
+    let link = page.split('"').find(|part| part.starts_with(URL)).expect(&page).to_owned();
+    assert!(!first.contains(&link), "each has a secret of its own");
+    let secret = link.rsplit('#').next().unwrap();
+    machine.root("journalctl --sync").ok();
+    let found = machine.root(&format!(
+        "journalctl -o export | grep -ac {secret}; cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ /home/dev/seen 2>/dev/null |
+         grep -ao {secret} | wc -l; grep -rl {secret} /home/dev/.[a-z]* /var/log 2>/dev/null"
+    ));
+    // This very search is a command line.
+    let counts: Vec<_> = found.stdout.lines().collect();
+    assert_eq!(counts[0], "0", "{found:?}");
+    assert!(!machine.user("cat ~/seen").ok().contains(secret));
+    assert_eq!(counts.len(), 2, "{found:?}");
+    session(machine, &link);
+
+    // A browser that cannot be started.
+    machine.user("printf '#!/bin/sh\\nexit 3\\n' >bin/xdg-open").ok();
+    let failed = machine.user(open);
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert!(failed.stderr.contains("styxy open --print"), "{failed:?}");
+    machine.user("rm bin/xdg-open").ok();
+    let missing = machine.user("DISPLAY=:0 styxy open");
+    assert!(missing.stderr.contains("xdg-utils"), "{missing:?}");
+}
+
+fn others(machine: &Machine) {
+    machine.script(["user", machine.name(), "eve"]).ok();
+    let eve =
+        |command: &str| machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]);
+    eve("styxy http enable").ok();
+    let refused = machine.user("styxy open --print");
+    assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
+    assert!(refused.stderr.contains("one port for all users"), "{refused:?}");
+    assert_eq!(machine.unit_state(UNIT), "inactive");
+}
