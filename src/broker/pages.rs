@@ -62,6 +62,7 @@ impl Broker {
         let session = random()?;
         let mut inner = self.lock();
         let is_right = inner.pages.sessions.begin(secret, session.hash(), clock::now());
+        self.pages_due(&inner);
         Ok(is_right.then_some(session))
     }
 

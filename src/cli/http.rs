@@ -68,8 +68,8 @@ impl Http {
 }
 
 fn enable(output: Output) -> Result<(), CliError> {
-    let unit = unit().map_err(refused)?;
-    if !unit.is("ActiveState", "active") {
+    let listens = unit().map_err(refused)?.is("ActiveState", "active");
+    if !listens {
         until_closed();
         if let Some(taken) = taken() {
             return Err(refused(taken));
@@ -77,7 +77,9 @@ fn enable(output: Output) -> Result<(), CliError> {
     }
     let file = TokenFile::find()?;
     let token = file.hand_over(hand_over)?;
-    if let Err(why) = control(&["--quiet", "enable", "--now", UNIT]) {
+    // To start it once more would restart the service, and end the sessions of pages.
+    let how: &[&str] = if listens { &["enable", UNIT] } else { &["enable", "--now", UNIT] };
+    if let Err(why) = control(&[&["--quiet"], how].concat()) {
         // At the next login it would fail again.
         let _ = control(&["--quiet", "disable", UNIT]);
         return Err(refused(taken().unwrap_or(why)));
