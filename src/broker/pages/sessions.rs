@@ -20,7 +20,7 @@ pub(super) struct Sessions {
     /// The secrets that were not used yet, and until when they can be; the oldest first.
     secrets: VecDeque<(TokenHash, Moment)>,
     /// The oldest first.
-    sessions: VecDeque<TokenHash>,
+    begun: VecDeque<TokenHash>,
     /// How many pages follow the events.
     open: usize,
     /// When a page was last asked for, came or went.
@@ -29,7 +29,7 @@ pub(super) struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { secrets: VecDeque::new(), sessions: VecDeque::new(), open: 0, last: Moment(0) }
+        Self { secrets: VecDeque::new(), begun: VecDeque::new(), open: 0, last: Moment(0) }
     }
 }
 
@@ -49,7 +49,7 @@ impl Sessions {
         self.secrets.retain(|(known, _)| !known.is_same(&secret));
         let is_right = self.secrets.len() < before;
         if is_right {
-            push(&mut self.sessions, session, MOST_SESSIONS);
+            push(&mut self.begun, session, MOST_SESSIONS);
             self.last = now;
         }
         is_right
@@ -59,7 +59,7 @@ impl Sessions {
     pub(super) fn has(&self, session: &str) -> bool {
         let session = TokenHash::of(session);
         // Not `any`, which ends at the first.
-        self.sessions.iter().fold(false, |found, known| found | known.is_same(&session))
+        self.begun.iter().fold(false, |found, known| found | known.is_same(&session))
     }
 
     /// A page follows the events.
