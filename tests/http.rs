@@ -215,7 +215,7 @@ fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
     let long = format!(r#"{{"service_type": "mine", "service_name": "{}"}}"#, "x".repeat(10_000));
     refused(&post(&long), 413, "InvalidArgument");
     refused(&home.http("GET", "/nowhere", ""), 404, "NotFound");
-    refused(&home.http("GET", "/", ""), 404, "NotFound");
+    refused(&home.http("GET", "//", ""), 404, "NotFound");
     refused(&home.http("GET", "/allocate", ""), 405, "MethodNotAllowed");
     refused(&home.http("PATCH", "/allocations", ""), 405, "MethodNotAllowed");
     refused(&home.http("DELETE", "/allocate/1234", ""), 400, "InvalidArgument");
