@@ -25,6 +25,7 @@ mod command;
 mod fixture;
 mod floor;
 mod load;
+mod patience;
 mod peers;
 mod rest;
 mod results;
@@ -37,9 +38,9 @@ mod syscalls;
 use results::Results;
 
 /// The topics, in the order in which they run.
-const TOPICS: [&str; 15] = [
-    "bus", "http", "load", "crowd", "full", "scarce", "busy", "cold", "restart", "memory", "idle",
-    "burst", "state", "command", "peers",
+const TOPICS: [&str; 16] = [
+    "bus", "http", "load", "crowd", "patience", "full", "scarce", "busy", "cold", "restart",
+    "memory", "idle", "burst", "state", "command", "peers",
 ];
 
 /// Where the results go, in the machine.
@@ -70,6 +71,7 @@ async fn measure(wanted: &[&str]) {
             "http" => speed::http(&mut results).await,
             "load" => load::throughput(&mut results).await,
             "crowd" => load::crowd(&mut results).await,
+            "patience" => patience::patience(&mut results).await,
             "full" => scale::full(&mut results).await,
             "scarce" => scale::scarce(&mut results).await,
             "busy" => scale::busy(&mut results).await,
