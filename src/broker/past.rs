@@ -1,14 +1,7 @@
 //! Reading past events. Another process does it, journalctl(1), and it may take long: so it is done in the background,
 //! few at once, and no longer than somebody waits for the answer.
 
-use std::{
-    io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
-    sync::Arc,
-    thread,
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, path::PathBuf, sync::Arc, thread, time::Duration};
 
 use tokio::{
     sync::{Semaphore, oneshot, watch},
@@ -61,13 +54,12 @@ impl From<io::Error> for Unread {
 }
 
 impl Broker {
-    /// Reads the last of the user's events that match, and shows them, which may take long, too. The reading ends when the
-    /// reader hangs up, if it is known.
+    /// Reads the last of the user's events that match, and shows them, which may take long, too. The reading ends when this
+    /// is dropped.
     pub async fn past_events<T: Send + 'static>(
         &self,
         query: Query,
         last: usize,
-        reader: Option<OwnedFd>,
         show: impl FnOnce(&Found) -> T + Send + 'static,
     ) -> Result<T, Unread> {
         let mut is_over = self.reading.is_over.subscribe();
@@ -80,7 +72,7 @@ impl Broker {
             let (tell, told) = oneshot::channel();
             thread::Builder::new().spawn(move || {
                 let _turn = turn;
-                let found = read(&query, last, state, &wanted, reader.as_ref());
+                let found = read(&query, last, state, &wanted);
                 // Without anybody who waits, nothing is to be told.
                 let _ = tell.send(found.map(|found| show(&found)));
             })?;
@@ -103,12 +95,12 @@ fn read(
     last: usize,
     state: PathBuf,
     wanted: &impl AsFd,
-    reader: Option<&OwnedFd>,
 ) -> Result<Found, PastError> {
-    let wanted_by: Vec<_> =
-        [wanted.as_fd()].into_iter().chain(reader.map(|reader| reader.as_fd())).collect();
-    let limits =
-        Limits { wanted_by: &wanted_by, most_bytes: Some(MOST_BYTES), watch: || Box::new(|| {}) };
+    let limits = Limits {
+        wanted_by: &[wanted.as_fd()],
+        most_bytes: Some(MOST_BYTES),
+        watch: || Box::new(|| {}),
+    };
     past::find(query, Some(last), &Sources::of(process::uid(), Some(&state)), &limits)
 }
 
@@ -133,17 +125,17 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_for_a_turn_is_refused_after_a_while() {
         let (_folder, broker, _all) = busy().await;
-        let found = broker.past_events(Query::default(), 1, None, drop_it).await;
+        let found = broker.past_events(Query::default(), 1, drop_it).await;
         assert!(matches!(found, Err(Unread::Late(limit)) if limit == PATIENCE), "{found:?}");
     }
 
     #[tokio::test]
     async fn a_service_that_ends_does_not_wait_for_the_journal() {
         let (_folder, broker, _all) = busy().await;
-        let found = broker.past_events(Query::default(), 1, None, drop_it);
+        let found = broker.past_events(Query::default(), 1, drop_it);
         let (found, ()) = tokio::join!(found, async { broker.end_waiting() });
         assert!(matches!(found, Err(Unread::Ending)), "{found:?}");
-        let found = broker.past_events(Query::default(), 1, None, drop_it).await;
+        let found = broker.past_events(Query::default(), 1, drop_it).await;
         assert!(matches!(found, Err(Unread::Ending)), "nor for the next one: {found:?}");
     }
 }

@@ -467,8 +467,7 @@ impl Daemon {
     /// What listens at the address of the daemon of styxy 1.x, if it is a process of this user. A connection goes to the
     /// listener on just this address, whatever listens on all addresses.
     fn find(left_out: &mut Vec<LeftOut>) -> Option<Self> {
-        let port = Port::new(Port::HTTP.get().into())?;
-        let listeners = listeners(PortRange::only(port), Protocol::Tcp).ok()?;
+        let listeners = listeners(PortRange::only(Port::HTTP), Protocol::Tcp).ok()?;
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let there = listeners.into_iter().filter(|listener| listener.address == address);
         let (own, others): (Vec<_>, Vec<_>) = there.partition(|l| l.uid == process::uid());

@@ -17,6 +17,7 @@ use crate::{
     audit::past::{self, EVENTS, Found, PastError, query::known_action},
     broker::{Broker, past::Unread},
     error::{Error, Shortage},
+    lease::{Client, Transport},
     request::once,
     word::{disturbs, shortened},
 };
@@ -27,6 +28,7 @@ const MOST_EVENTS: usize = 10_000;
 /// The last events that match. Only those of the user.
 pub(in crate::http) async fn audit(
     State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
     Extension(peer): Extension<Arc<Peer>>,
     parameters: Parameters,
 ) -> Result<Response, Failure> {
@@ -34,7 +36,14 @@ pub(in crate::http) async fn audit(
     let (query, limit) = read(parameters)?;
     // Ten thousand events take long to be written down, and other requests must not wait.
     let written = |found: &Found| Json(answer(found)).into_response();
-    match broker.past_events(query, limit, peer.socket(), written).await {
+    let found = tokio::select! {
+        found = broker.past_events(query, limit, written) => found,
+        // Over TCP it may only have said all that it has to say.
+        () = peer.hung_up(client.transport), if client.transport != Transport::Tcp => {
+            return Err(nobody_reads());
+        }
+    };
+    match found {
         Ok(written) => Ok(written),
         Err(Unread::Past(error)) if error.is_no_journal() => {
             let message = error.to_string();
