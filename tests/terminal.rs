@@ -306,9 +306,10 @@ mod top {
         terminal.until(|shown| shown.contains("2 leases, by PORT"));
         terminal.press(&["Down", "Enter"]);
         let port = home.port(1);
-        let user = format!("TCP port {port} is listened on by terminal");
+        let user = format!("TCP port {port} is listened on by ");
         terminal.until(|shown| shown.contains("state         listening"));
-        terminal.until(|shown| shown.contains(&user));
+        let pid = format!("(PID {}", std::process::id());
+        terminal.until(|shown| shown.contains(&user) && shown.contains(&pid));
         let shown = terminal.shown();
         let id = home.leases()[1]["lease_id"].as_str().unwrap().to_owned();
         assert!(shown.contains(&format!("lease_id      {id}")), "{shown}");
@@ -323,7 +324,7 @@ mod top {
         assert_eq!(home.leases().len(), 2);
         terminal.press(&["r"]);
         terminal.press(&["y"]);
-        let said = format!("released port {port} of mine api; terminal");
+        let said = format!("released port {port} of mine api; ");
         terminal.until(|shown| shown.starts_with("1 lease,") && shown.contains(&said));
         assert_eq!(home.leases()[0]["service_name"], "web");
         terminal.press(&["q"]);

@@ -203,7 +203,9 @@ fn until_closed() {
 /// Whether a service of this user listens on the port.
 fn is_open() -> bool {
     let is_own = |user: &PortUser| {
-        let is_styxy = user.program.as_ref().is_some_and(|program| program.command == "styxy");
+        // systemd names a process so between fork(2) and execve(2), when it has the socket already.
+        let is_it = |command: &str| ["styxy", "(styxy)"].contains(&command);
+        let is_styxy = user.program.as_ref().is_some_and(|program| is_it(&program.command));
         is_styxy && user.uid == surroundings::user().uid()
     };
     users_of_port().iter().any(is_own)

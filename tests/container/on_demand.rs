@@ -52,8 +52,12 @@ fn asleep(machine: &Machine) {
     let listed = machine.user("styxy list").ok();
     assert!(listed.contains("s3-backend"), "{listed}");
     // A server that was killed is started by the next request.
-    let kill = "kill -9 $(systemctl --user show --property MainPID --value 'styxy-my-shop-s3-*-backend.service')";
-    machine.user(kill).ok();
+    let kill = format!(
+        "pid() {{ systemctl --user show --property MainPID --value 'styxy-my-shop-s3-*-backend.service'; }}
+        until pid=$(pid) && [ \"${{pid:-0}}\" -gt 0 ] && kill -9 $pid; do curl --silent {} >/dev/null; done",
+        urls[3]
+    );
+    machine.user(&kill).ok();
     eventually(Duration::from_secs(60), "the proxy to end with it", || servers(machine) == 0);
     assert_eq!(get(machine, &urls[3]), "50% of $1 of /home/dev/my shop");
     machine.user("systemctl --user restart 'styxy-my-shop-s3-*.socket'").ok();

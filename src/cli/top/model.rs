@@ -17,6 +17,7 @@ use crate::{
         table::{Cell, broken},
         text,
     },
+    client::Failure,
     word::counted,
 };
 
@@ -168,7 +169,16 @@ impl Model {
     /// A release is done, or was refused.
     pub(super) fn released(&mut self, result: Result<String, CliError>) {
         self.releasing = self.releasing.saturating_sub(1);
-        self.tell(result.unwrap_or_else(|error| format!("not released: {}", words(&error))));
+        self.tell(result.unwrap_or_else(|error| {
+            // Without an answer it may have been done, or be done later.
+            let what = match error {
+                CliError::Failure(Failure::Unreachable(_) | Failure::BrokenOff(_)) => {
+                    "it is not known whether it was released"
+                }
+                _ => "not released",
+            };
+            format!("{what}: {}", words(&error))
+        }));
     }
 
     /// The service is waited for.

@@ -88,7 +88,7 @@ impl Source {
         let (woken, wake) = io::pipe()?;
         let (sender, news) = mpsc::channel();
         let _ = POST.set(Post { news: sender, wake });
-        client::tell_by(|what| send(News::Waiting(format!("waiting for {what} ..."))));
+        client::tell_by(|what| send(News::Waiting(what.to_owned())));
         let (jobs, todo) = mpsc::channel();
         thread::Builder::new().spawn(move || work(&todo))?;
         let mut source = Self { jobs, news, woken, watcher: None };

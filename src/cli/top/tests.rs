@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     cli::{CliError, refused},
+    client::Failure,
     time::Timestamp,
 };
 
@@ -249,6 +250,11 @@ fn what_the_service_refuses_is_said_in_full() {
     model.released(Err(refusal));
     let said = shown(&model)[9..].join(" ");
     assert_eq!(said, format!("not released: {why}"));
+    model.key(Key::Char('r'));
+    model.key(Key::Char('y'));
+    model.released(Err(CliError::Failure(Failure::BrokenOff("no answer".to_owned()))));
+    let said = shown(&model)[9..].join(" ");
+    assert_eq!(said.trim(), "it is not known whether it was released: no answer");
 }
 
 #[test]
