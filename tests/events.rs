@@ -11,7 +11,7 @@ use std::{
     net::Shutdown,
     os::unix::net::UnixStream,
     process::Child,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -70,7 +70,7 @@ impl<S: Read> Events<S> {
         for line in &lines {
             match line.split_once(": ").unwrap() {
                 ("event", text) => text.clone_into(&mut name),
-                ("id", text) => id = Some(text.parse().unwrap()),
+                ("id", text) => id = Some(text.split('.').next().unwrap().parse().unwrap()),
                 ("data", text) => data = serde_json::from_str(text).unwrap(),
                 ("retry", text) => assert_eq!(text, "1000"),
                 field => panic!("{field:?}"),
@@ -276,6 +276,80 @@ fn over_tcp_a_client_that_is_gone_is_noticed_too_and_one_without_a_token_gets_no
 }
 
 #[test]
+fn pages_have_room_of_their_own() {
+    let home = Home::with_type();
+    let (service, door) = Door::open(&home);
+    let mut streams: Vec<_> = (0..112).map(|_| Events::of(&home, None)).collect();
+    streams.iter_mut().for_each(|events| _ = events.ready());
+    assert_eq!(door.http("GET", "/events", "").status, 429);
+    let opened = home.http("POST", "/page", "{}").body;
+    let body = json!({"secret": opened["secret"]}).to_string();
+    let begun = door.http_with("", "POST", "/page/session", &body).body;
+    let session = format!("Authorization: Bearer {}\r\n", begun["session"].as_str().unwrap());
+    Events::on(door.connect(), &session).ready();
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn with_its_token_a_stream_ends() {
+    let home = Home::with_type();
+    let (service, door) = Door::open(&home);
+    let token = format!("Authorization: Bearer {}\r\n", door.token);
+    let mut events = Events::on(door.connect(), &token);
+    let now = events.ready().unwrap();
+    allocate(&home, "a");
+    events.expect("lease_granted", now + 1);
+    let another = Door { address: door.address, token: "another".repeat(9) };
+    another.set_token(&home);
+    assert_eq!(events.try_next(), None);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn where_a_change_was_lost_clients_list_again() {
+    let home = Home::with_type();
+    let service = home.service();
+    let mut events = Events::of(&home, None);
+    let now = events.ready().unwrap();
+    allocate(&home, "a");
+    allocate(&home, "lost");
+    events.expect("lease_granted", now + 1);
+    events.expect("lease_granted", now + 2);
+    end(service, Signal::SIGKILL);
+    let log = home.state().join("log.00000001");
+    let text = fs::read_to_string(&log).unwrap();
+    fs::write(&log, text.replace("\"lost\"", "\"last\"")).unwrap();
+
+    let service = home.service();
+    assert_eq!(home.leases().len(), 1);
+    let mut events = Events::of(&home, Some(&(now + 2).to_string()));
+    events.ready();
+    let reset = events.next();
+    assert_eq!(reset.name, "reset", "{reset:?}");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_service_that_ends_waits_for_nobody_who_says_and_reads_nothing() {
+    let time_to_end = |service| {
+        let start = Instant::now();
+        end(service, Signal::SIGTERM);
+        start.elapsed()
+    };
+    let home = Home::with_type();
+    let (service, _) = Door::open(&home);
+    let alone = time_to_end(service);
+    let (service, door) = Door::open(&home);
+    let _silent = door.connect();
+    let mut events = Events::of(&home, None);
+    events.ready();
+    // More than its socket takes.
+    (0..200).for_each(|_| release(&home, &allocate(&home, "a")));
+    let took = time_to_end(service);
+    assert!(took < alone + Duration::from_secs(3), "{took:?}, and {alone:?} alone");
+}
+
+#[test]
 fn a_service_that_ends_ends_the_streams() {
     let home = Home::with_type();
     let service = home.service();
@@ -300,7 +374,7 @@ fn a_service_that_ends_ends_the_streams() {
 fn streams_are_bounded_and_never_closed_for_other_connections() {
     let home = Home::with_type();
     let service = home.service();
-    let mut streams: Vec<_> = (0..128).map(|_| Events::of(&home, None)).collect();
+    let mut streams: Vec<_> = (0..112).map(|_| Events::of(&home, None)).collect();
     let now: Vec<_> = streams.iter_mut().map(Events::ready).collect();
     let one_more = home.http("GET", "/events", "");
     assert_eq!((one_more.status, &one_more.body["code"]), (429, &json!("LimitExceeded")));

@@ -1,5 +1,7 @@
 //! The token of the HTTP door over TCP, and refused attempts to use that door.
 
+use tokio::sync::watch;
+
 use super::Broker;
 use crate::{
     change::{Change, Denial},
@@ -24,7 +26,13 @@ impl Broker {
             return Ok(());
         }
         self.commit(inner, vec![Change::SetToken { sha256 }], Some(client))?;
+        self.rights.send_replace(());
         Ok(())
+    }
+
+    /// A receiver that is notified when a token or a session that was good may not be any more.
+    pub fn rights(&self) -> watch::Receiver<()> {
+        self.rights.subscribe()
     }
 
     /// Counts and logs a request that was refused before it was read. `reason` is the code of the answer.

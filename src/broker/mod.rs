@@ -140,6 +140,8 @@ pub struct Broker {
     waiting: Waiting,
     reading: Reading,
     followers: Followers,
+    /// Notified when tokens or sessions that were good may not be any more.
+    rights: watch::Sender<()>,
     /// Whether something waits for the end of a listener.
     awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
@@ -267,6 +269,7 @@ impl Broker {
             waiting: Waiting::default(),
             reading: Reading::default(),
             followers: Followers::default(),
+            rights: watch::Sender::default(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });

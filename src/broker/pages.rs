@@ -16,7 +16,7 @@ use crate::{
     idle::CallGuard,
     kernel::clock,
     owners::{deadlines::Due, units},
-    token::Token,
+    token::{Token, TokenHash},
 };
 
 /// The unit of the socket.
@@ -62,12 +62,14 @@ impl Broker {
         let session = random()?;
         let mut inner = self.lock();
         let is_right = inner.pages.sessions.begin(secret, session.hash(), clock::now());
+        // The oldest session may have ended.
+        self.rights.send_replace(());
         self.pages_due(&inner);
         Ok(is_right.then_some(session))
     }
 
     /// Whether this is the token of a session.
-    pub fn has_session(&self, token: &str) -> bool {
+    pub fn has_session(&self, token: &TokenHash) -> bool {
         self.lock().pages.sessions.has(token)
     }
 

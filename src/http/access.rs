@@ -23,7 +23,7 @@ use super::{
     page,
     routes::{Failure, SEEN, TOKEN},
 };
-use crate::{broker::Broker, error::Error, lease::Client};
+use crate::{broker::Broker, error::Error, lease::Client, token::TokenHash};
 
 /// The other header with the token, as clients of styxy 1.x send it.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -43,10 +43,6 @@ pub(super) struct Access {
     /// Whether requests need no token.
     pub(super) is_open: bool,
 }
-
-/// Marks a request that carries the token of a page's session.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OfSession;
 
 /// Why a request is not answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +135,7 @@ pub(super) async fn check(
         }
         None => match authenticated(&parts.headers, &access.broker) {
             Ok(bearer) => {
-                if bearer == Bearer::Session {
-                    parts.extensions.insert(OfSession);
-                }
+                parts.extensions.insert(bearer);
                 return next.run(Request::from_parts(parts, body)).await;
             }
             // Whoever looks for the service finds it, and learns nothing else.
@@ -207,20 +201,30 @@ fn is_foreign(headers: &HeaderMap, host: &str) -> bool {
 
 /// What a request carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Bearer {
+pub(super) enum Bearer {
     /// The user's token.
-    Token,
+    Token(TokenHash),
     /// The token of a page's session.
-    Session,
+    Session(TokenHash),
+}
+
+impl Bearer {
+    /// Whether it is still accepted.
+    pub(super) fn is_good(self, broker: &Broker) -> bool {
+        match self {
+            Self::Token(token) => broker.token().is_some_and(|known| known.is_same(&token)),
+            Self::Session(session) => broker.has_session(&session),
+        }
+    }
 }
 
 fn authenticated(headers: &HeaderMap, broker: &Broker) -> Result<Bearer, Refusal> {
-    let token = token(headers).ok_or(Refusal::NoToken)?;
-    if broker.has_session(token) {
-        return Ok(Bearer::Session);
+    let token = TokenHash::of(token(headers).ok_or(Refusal::NoToken)?);
+    if broker.has_session(&token) {
+        return Ok(Bearer::Session(token));
     }
     let known = broker.token().ok_or(Refusal::Unset)?;
-    if known.is_of(token) { Ok(Bearer::Token) } else { Err(Refusal::WrongToken) }
+    if known.is_same(&token) { Ok(Bearer::Token(token)) } else { Err(Refusal::WrongToken) }
 }
 
 /// The token of a request: `Authorization: Bearer`, or `X-API-Key`.

@@ -4,7 +4,10 @@ use std::{
     convert::Infallible,
     mem,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -20,6 +23,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
+    time::timeout,
 };
 use tower_service::Service;
 
@@ -36,19 +40,26 @@ use crate::{
 /// How long a connection may be silent: between requests, or within the head of a request.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How long a service that ends waits for the end of a stream of events, and over TCP for the request on a connection
+/// that has not had one.
+const STREAM_ENDS: Duration = Duration::from_millis(200);
+const REQUEST_COMES: Duration = Duration::from_secs(1);
+
 /// The other side of a connection.
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: Option<OwnedFd>,
     /// The grants in an answer that is being written.
     granted: Mutex<Vec<Share>>,
+    /// Whether it gets an answer without end.
+    streams: AtomicBool,
 }
 
 impl Peer {
     fn new(stream: &impl AsFd) -> Self {
         // Without a spare descriptor, the peer counts as present.
         let socket = stream.as_fd().try_clone_to_owned().ok();
-        Self { socket, granted: Mutex::default() }
+        Self { socket, granted: Mutex::default(), streams: AtomicBool::default() }
     }
 
     /// Whether it has closed its socket, and not just shut down its sending side (`POLLHUP`, poll(2)).
@@ -61,9 +72,9 @@ impl Peer {
 
     /// Waits until it has closed its socket. Over TCP that looks the same as shutting down its sending side.
     pub(super) async fn hung_up(&self, over: Transport) {
-        let closed = self.socket().map(|socket| closed(socket, over == Transport::Tcp));
-        if let Some(closed) = closed
-            && closed.await.is_ok()
+        let socket = self.socket.as_ref().and_then(|socket| socket.try_clone().ok());
+        if let Some(socket) = socket
+            && closed(socket, over == Transport::Tcp).await.is_ok()
         {
             return;
         }
@@ -71,9 +82,9 @@ impl Peer {
         std::future::pending::<()>().await;
     }
 
-    /// Its socket, which shows when it hangs up.
-    pub(super) fn socket(&self) -> Option<OwnedFd> {
-        self.socket.as_ref().and_then(|socket| socket.try_clone().ok())
+    /// Records that the answer is a stream of events.
+    pub(super) fn streams(&self) {
+        self.streams.store(true, Ordering::Relaxed);
     }
 
     /// Records a grant whose answer is about to be written.
@@ -129,10 +140,23 @@ pub(super) async fn serve(
         () = place.dismissed() => false,
         () = stopped(&mut stopping) => {
             // A connection that was only just accepted has a request on its way, which would be lost.
-            if !matches!(*lock(&asked), Asked::Nothing) {
+            let has_asked = !matches!(*lock(&asked), Asked::Nothing);
+            if has_asked {
                 connection.as_mut().graceful_shutdown();
             }
-            connection.await.is_ok()
+            let patience = if peer.streams.load(Ordering::Relaxed) {
+                // Its client connects again, also if it does not read just now.
+                Some(STREAM_ENDS)
+            } else if caller.client.transport == Transport::Tcp && !has_asked {
+                // Anybody on the machine can open such connections.
+                Some(REQUEST_COMES)
+            } else {
+                None
+            };
+            match patience {
+                Some(patience) => timeout(patience, connection).await.is_ok_and(|end| end.is_ok()),
+                None => connection.await.is_ok(),
+            }
         }
     };
     if !is_whole {

@@ -198,6 +198,13 @@ impl Store {
         &self.header.state_id
     }
 
+    /// What tells this name of the folder from former ones; `None` if it has had no other. Numbers of changes that were lost
+    /// with a former name are given again.
+    pub fn name_mark(&self) -> Option<String> {
+        let is_renamed = !self.header.former.is_empty();
+        is_renamed.then(|| self.header.state_id.chars().take(8).collect())
+    }
+
     /// Whether the state of that name was merged with this one.
     pub fn has_merged(&self, state_id: &str) -> bool {
         self.header.merged.iter().any(|merged| merged == state_id)

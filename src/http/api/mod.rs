@@ -272,7 +272,7 @@ fn described(
         parameters.push(json!({
             "name": "Last-Event-ID", "in": "header", "required": false,
             "description": "The id of the last event that the client has got",
-            "schema": {"type": "integer", "minimum": 0},
+            "schema": {"type": "string"},
         }));
     }
     let content =
