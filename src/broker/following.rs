@@ -171,7 +171,7 @@ impl Follower {
         self.mark.as_deref()
     }
 
-    /// Waits for the next change; `None` when the service ends.
+    /// Waits for the next change; `None` when the service ends. Nothing is lost if this is dropped before.
     pub async fn next(&mut self) -> Option<Followed> {
         loop {
             if let Some((until, reader)) = self.behind.take() {
@@ -205,7 +205,7 @@ impl Follower {
         }
     }
 
-    /// Reads the next change from the log, up to that one; `None` if it is reached.
+    /// Reads the next change from the log, up to that one; `None` if it is reached, or others are to have their turn.
     async fn read(&mut self, until: u64, reader: Option<Reader>) -> Option<Followed> {
         if self.last == Some(until) {
             return None;
@@ -220,7 +220,10 @@ impl Follower {
                     Ok(Some(record)) if record.seq <= last => {
                         count += 1;
                         if count % AT_ONCE == 0 {
+                            // Here this may be dropped, and is asked again.
+                            self.behind = Some((until, reader));
                             yield_now().await;
+                            return None;
                         }
                     }
                     Ok(Some(record)) if self.is_next(&record) => {
