@@ -67,7 +67,9 @@ pub(super) async fn events(
 ) -> Result<Response, Failure> {
     let bearer = bearer.map(|Extension(bearer)| bearer);
     let is_page = matches!(bearer, Some(Bearer::Session(_)));
-    let rights = broker.rights();
+    let mut rights = broker.rights();
+    // The token was compared before the request was read to its end.
+    rights.mark_changed();
     let last = headers.get(LAST_EVENT_ID).filter(|last| !last.is_empty());
     let follower = match last.map(|last| last.to_str().unwrap_or_default()) {
         Some(last) => {
