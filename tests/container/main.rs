@@ -82,6 +82,7 @@ fn trial(suite: &'static str, (name, test): Test) -> Trial {
     Trial::test(format!("{suite}::{name}"), move || {
         let machine = Machine::boot(suite, name);
         test(&machine);
+        assert_eq!(machine.leaked_tokens(), "");
         Ok(())
     })
 }

@@ -51,6 +51,7 @@ const SESSION: &str = "STYXY_TEST_SESSION";
 pub struct Home {
     folder: Folder,
     services: Mutex<Vec<Pid>>,
+    secrets: Mutex<Vec<String>>,
     first: u16,
 }
 
@@ -79,6 +80,7 @@ impl Home {
         let home = Self {
             folder: if is_session() { users() } else { Folder::Own(tempfile::tempdir().unwrap()) },
             services: Mutex::default(),
+            secrets: Mutex::default(),
             first: free_ports(count),
         };
         if !is_session() {
@@ -159,6 +161,29 @@ impl Home {
             Folder::Own(folder) => folder.path(),
             Folder::Users(folder, _) => folder,
         }
+    }
+
+    /// Has this token looked for in all files of the home, at the end of the test.
+    pub fn keeps_secret(&self, token: &str) {
+        self.secrets.lock().unwrap().push(token.to_owned());
+    }
+
+    /// The files that a token is in, beside its own.
+    fn leaks(&self) -> Vec<PathBuf> {
+        let own = self.path(".styxy/auth.token");
+        let mut tokens = self.secrets.lock().unwrap().clone();
+        tokens.extend(fs::read_to_string(&own).map(|token| token.trim().to_owned()));
+        tokens.retain(|token| !token.is_empty());
+        if tokens.is_empty() {
+            return Vec::new();
+        }
+        let has_one = |path: &PathBuf| {
+            let content = fs::read(path).unwrap_or_default();
+            tokens.iter().any(|token| memchr::memmem::find(&content, token.as_bytes()).is_some())
+        };
+        let mut files = files_in(self.folder());
+        files.retain(|path| *path != own && has_one(path));
+        files
     }
 
     /// A package of the project that the home is; its folder.
@@ -321,7 +346,21 @@ impl Drop for Home {
                 let _ = kill(pid, Signal::SIGKILL);
             }
         }
+        if !std::thread::panicking() {
+            assert_eq!(self.leaks(), <[PathBuf; 0]>::default(), "a token is in another file");
+        }
     }
+}
+
+/// All files in a folder and the folders in it.
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
+    let files = entries.flat_map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => files_in(&entry.path()),
+        Ok(kind) if kind.is_file() => vec![entry.path()],
+        _ => Vec::new(),
+    });
+    files.collect()
 }
 
 /// Whether the service is the one that systemd runs for this user.

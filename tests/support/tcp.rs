@@ -28,6 +28,7 @@ impl Door {
     }
 
     pub fn set_token(&self, home: &Home) {
+        home.keeps_secret(&self.token);
         let body = format!(r#"{{"sha256": "{}"}}"#, TokenHash::of(&self.token));
         assert_eq!(home.http("PUT", "/token", &body).status, 200);
     }
@@ -46,7 +47,11 @@ impl Door {
     /// A request with these headers.
     #[track_caller]
     pub fn http_with(&self, headers: &str, method: &str, path: &str, body: &str) -> Answer {
-        exchange_with(self.connect(), headers, method, path, body).expect("no answer")
+        let answer = exchange_with(self.connect(), headers, method, path, body).expect("no answer");
+        let text = format!("{}{}", answer.head, answer.body);
+        let has_token = !self.token.is_empty() && text.contains(&self.token);
+        assert!(!has_token, "an answer has the token");
+        answer
     }
 }
 
