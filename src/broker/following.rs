@@ -1,9 +1,6 @@
 //! Following changes as they are made, from any change whose record is still in the log.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, broadcast},
@@ -212,7 +209,7 @@ impl Follower {
         }
         if let Some(last) = self.last.filter(|last| *last < until) {
             // What cannot be read is missed.
-            let open = || Reader::after(&self.folder(), last).ok().flatten();
+            let open = || Reader::after(&self.broker.state, last).ok().flatten();
             let mut reader = reader.or_else(open);
             let mut count = 0;
             while let Some(records) = &mut reader {
@@ -236,9 +233,5 @@ impl Follower {
         }
         self.last = Some(until);
         Some(Followed::Missed(until))
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.broker.state.clone()
     }
 }

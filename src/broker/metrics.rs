@@ -203,7 +203,7 @@ impl Broker {
             )
         };
         let mut by_state = BTreeMap::<(&str, &str), u64>::new();
-        let listened = Listened::default();
+        let listened = Listened::now();
         for lease in &leases {
             let state = state_now(lease, &listened);
             *by_state.entry((lease.service_type.as_str(), state)).or_default() += 1;
@@ -221,7 +221,7 @@ impl Broker {
             ..gauge(name, help, vec![(Vec::new(), value)])
         };
         let plain = |value: f64| vec![(Vec::new(), value)];
-        let status = self.status();
+        let status = self.status_beside(&listened);
         let of_status = |name, key, help| gauge(name, help, plain(counted(&status, key)));
         let version = vec![("version", env!("CARGO_PKG_VERSION").to_owned())];
         let mut metrics = counts;

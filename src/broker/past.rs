@@ -97,7 +97,7 @@ fn read(
     wanted: &impl AsFd,
 ) -> Result<Found, PastError> {
     let limits = Limits {
-        wanted_by: &[wanted.as_fd()],
+        wanted_by: Some(wanted.as_fd()),
         most_bytes: Some(MOST_BYTES),
         watch: || Box::new(|| {}),
     };

@@ -246,7 +246,11 @@ impl Broker {
 
     /// How the service is doing.
     pub fn status(&self) -> Fields {
-        let listened = Listened::now();
+        self.status_beside(&Listened::now())
+    }
+
+    /// The same, where the kernel has been asked who listens.
+    pub(super) fn status_beside(&self, listened: &Listened) -> Fields {
         let inner = self.lock();
         let mut fields = Fields::default();
         fields.put("version", env!("CARGO_PKG_VERSION"));
@@ -261,7 +265,7 @@ impl Broker {
         let automatic = types.values().filter(|t| t.created.is_some()).count();
         fields.put("automatic_types", count(automatic));
         fields.put("auto_allocation", inner.config.auto.enabled);
-        inner.usage(types.values(), &listened).put(&mut fields);
+        inner.usage(types.values(), listened).put(&mut fields);
         match &inner.state {
             Ok(state) => {
                 let audit = state.outbox.status();

@@ -153,7 +153,7 @@ impl Audit {
         }
         let stdout = io::stdout();
         let limits =
-            Limits { wanted_by: &[stdout.as_fd()], most_bytes: None, watch: || Box::new(|| {}) };
+            Limits { wanted_by: Some(stdout.as_fd()), most_bytes: None, watch: || Box::new(|| {}) };
         let followed = journal::follow(query, last, &sources.mine, &limits, |event| {
             if self.output.json {
                 print(&event.to_json().to_string())
@@ -191,7 +191,7 @@ impl Audit {
 
 /// A person waits: if journalctl takes long, it is said.
 const WATCHED: Limits<'static> = Limits {
-    wanted_by: &[],
+    wanted_by: None,
     most_bytes: None,
     watch: || {
         let watch = Watch::over(journal::PROGRAM);

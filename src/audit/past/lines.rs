@@ -12,8 +12,8 @@ use super::PastError;
 /// What bounds the reading of events.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits<'a> {
-    /// The reading ends when one of these hangs up: nobody wants the events any more.
-    pub wanted_by: &'a [BorrowedFd<'a>],
+    /// The reading ends when this hangs up: nobody wants the events any more.
+    pub wanted_by: Option<BorrowedFd<'a>>,
     /// The most bytes of events that are kept in memory: older ones are left out.
     pub most_bytes: Option<usize>,
     /// Called when journalctl is started; what it returns is called for each line, and dropped at the end.
@@ -30,7 +30,7 @@ impl Limits<'_> {
     fn wait_for(&self, input: &impl AsFd) -> Result<(), PastError> {
         let mut all = vec![PollFd::new(input, PollFlags::IN)];
         // poll(2) reports a hang-up even if no event is requested.
-        all.extend(self.wanted_by.iter().map(|fd| PollFd::new(fd, PollFlags::empty())));
+        all.extend(self.wanted_by.as_ref().map(|fd| PollFd::new(fd, PollFlags::empty())));
         loop {
             match poll(&mut all, None) {
                 Err(rustix::io::Errno::INTR) => {}
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     const UNLIMITED: Limits<'_> =
-        Limits { wanted_by: &[], most_bytes: None, watch: || Box::new(|| {}) };
+        Limits { wanted_by: None, most_bytes: None, watch: || Box::new(|| {}) };
 
     /// An input that arrives in these parts.
     struct Parts(Vec<&'static str>, File);
@@ -156,7 +156,7 @@ mod tests {
         let (input, _output) = io::pipe().unwrap();
         let (wanted, wanting) = io::pipe().unwrap();
         drop(wanting);
-        let limits = Limits { wanted_by: &[wanted.as_fd()], ..UNLIMITED };
+        let limits = Limits { wanted_by: Some(wanted.as_fd()), ..UNLIMITED };
         assert!(matches!(Lines::of(input).next(&limits), Err(PastError::Unwanted)));
     }
 }

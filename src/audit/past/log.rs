@@ -129,7 +129,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(older(folder.path(), 1), lines[..2].concat()).unwrap();
         std::fs::write(path(folder.path()), lines[2..].concat()).unwrap();
-        let limits = Limits { wanted_by: &[], most_bytes, watch: || Box::new(|| {}) };
+        let limits = Limits { wanted_by: None, most_bytes, watch: || Box::new(|| {}) };
         let found = read(&all(folder.path()), query, last, &now, &limits)?.unwrap();
         let minutes = found.entries.iter().map(|entry| entry.time.to_string()[14..16].to_owned());
         Ok((minutes.collect(), found.is_part))

@@ -117,7 +117,6 @@ fn time(key: &str, text: String) -> Result<String, Error> {
 
 fn refusal(unread: Unread) -> Failure {
     match unread {
-        Unread::Past(PastError::Unwanted) => nobody_reads(),
         Unread::Past(error) => match (error.of_query(), error) {
             (Some(of_query), _) => of_query.into(),
             (None, PastError::System(error)) => Shortage::of(&error).map_or_else(
