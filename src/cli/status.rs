@@ -144,6 +144,7 @@ pub(super) fn sandbox_of(missing: &[Layer]) -> String {
             Layer::Seccomp => "its system calls are not filtered",
             Layer::NoCapabilities => "what it executes could have capabilities",
             Layer::HiddenHome => "it can see the user's files",
+            Layer::NoExec => "it can start any program",
         })
         .collect();
     format!("its sandbox is incomplete: {}", words.join(", "))
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(missing(&json!({"sandbox": all})), Some(vec![]));
         let some = json!({"sandbox": ["no_new_privileges", "seccomp"]});
         let some = missing(&some).unwrap();
-        assert_eq!(some, [Layer::NoCapabilities, Layer::HiddenHome]);
+        assert_eq!(some, [Layer::NoCapabilities, Layer::HiddenHome, Layer::NoExec]);
         assert!(sandbox_of(&some).contains("it can see the user's files"));
         assert_eq!(missing(&json!({"version": "2.0.0"})), None);
     }

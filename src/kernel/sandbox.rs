@@ -13,6 +13,7 @@ use std::{
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
+    sys::statvfs::{FsFlags, statvfs},
     unistd::{User, getgid, getuid},
 };
 
@@ -59,12 +60,14 @@ pub enum Layer {
     NoCapabilities,
     /// The user's files are not visible (`TemporaryFileSystem=%h`).
     HiddenHome,
+    /// No program can be executed, but for a few (`NoExecPaths=`).
+    NoExec,
 }
 
 impl Layer {
     /// All layers.
-    pub const ALL: [Self; 4] =
-        [Self::NoNewPrivileges, Self::Seccomp, Self::NoCapabilities, Self::HiddenHome];
+    pub const ALL: [Self; 5] =
+        [Self::NoNewPrivileges, Self::Seccomp, Self::NoCapabilities, Self::HiddenHome, Self::NoExec];
 
     /// Its name in answers.
     pub fn as_str(self) -> &'static str {
@@ -73,6 +76,7 @@ impl Layer {
             Self::Seccomp => "seccomp",
             Self::NoCapabilities => "no_capabilities",
             Self::HiddenHome => "hidden_home",
+            Self::NoExec => "no_exec",
         }
     }
 }
@@ -97,6 +101,9 @@ fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
         }
         Layer::HiddenHome => {
             home.is_some_and(|home| is_covered(&mounts, home) && !shows_others(home, own))
+        }
+        Layer::NoExec => {
+            statvfs("/").is_ok_and(|root| root.flags().contains(FsFlags::ST_NOEXEC))
         }
     };
     Layer::ALL.into_iter().filter(is_in).collect()

@@ -57,7 +57,8 @@ fn is_ok(said: &str, check: &str) -> bool {
 }
 
 fn proof(machine: &Machine) {
-    const FULL: [&str; 4] = ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home"];
+    const FULL: [&str; 5] =
+        ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec"];
     assert_eq!(layers(machine), FULL);
     let (said, is_good) = examination(machine, "");
     assert!(is_good && is_ok(&said, "sandbox"), "{said}");
@@ -71,7 +72,7 @@ fn proof(machine: &Machine) {
              systemctl --user daemon-reload && systemctl --user restart styxy.service",
         )
         .ok();
-    assert_eq!(layers(machine), FULL[..3]);
+    assert_eq!(layers(machine), [&FULL[..3], &FULL[4..]].concat());
     let (said, is_good) = examination(machine, "");
     assert!(!is_good && said.contains("it can see the user's files"), "{said}");
 }
