@@ -111,7 +111,7 @@ pub fn project(file: &[u8]) {
 
 /// The body of an HTTP request.
 pub fn http_body(body: &[u8]) {
-    if let Ok(options) = read_options(body) {
+    if let Ok(options) = read_options(body, &AllocateRequest::OPTIONS) {
         requests(&options);
     }
 }

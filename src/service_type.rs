@@ -311,12 +311,15 @@ pub(crate) fn nearest<'a>(
     text: &str,
     candidates: impl Iterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    let text = text.to_ascii_lowercase();
-    candidates
-        .map(|known| (strsim::damerau_levenshtein(&text, &known.to_ascii_lowercase()), known))
-        .filter(|(distance, known)| *distance <= (known.len().max(text.len()) / 3).max(1))
-        .min()
-        .map(|(_, known)| known)
+    candidates.filter_map(|known| Some((slips(text, known)?, known))).min().map(|(_, known)| known)
+}
+
+/// How many slips are between the text and the known one, capitals aside; `None` if there are too many for them to be
+/// similar.
+pub(crate) fn slips(text: &str, known: &str) -> Option<usize> {
+    let [text, known] = [text, known].map(str::to_ascii_lowercase);
+    let slips = strsim::damerau_levenshtein(&text, &known);
+    (slips <= (known.len().max(text.len()) / 3).max(1)).then_some(slips)
 }
 
 #[cfg(test)]

@@ -231,6 +231,95 @@ fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
 }
 
 #[test]
+fn a_refusal_says_what_would_be_accepted() {
+    let home = Home::with_type();
+    let service = home.service();
+    let described = "GET /openapi.json describes all requests";
+    for (request, error, suggestions) in [
+        ("GET /lease", r#"no path "/lease""#, &["did you mean /leases?", described][..]),
+        ("GET /Leases/", r#"no path "/Leases/""#, &["did you mean /leases?", described]),
+        (
+            "DELETE /allocte/x",
+            "/allocte/x",
+            &[
+                "did you mean /allocate/{lock_id} or /allocate or /allocate/{lock_id}/renew?",
+                described,
+            ],
+        ),
+        (
+            "GET /config/backup",
+            "/config/backup",
+            &["did you mean /config/backups or /config?", described],
+        ),
+        ("GET /nothing/at/all", "/nothing/at/all", &[described]),
+        ("GET //", r#"no path "//""#, &[described]),
+        (
+            "GET /metrics?format=x",
+            r#"format must be json, prometheus or openmetrics, not the string "x""#,
+            &[],
+        ),
+        ("GET /metrics?fromat=json", r#"no parameter "fromat""#, &[r#"did you mean "format"?"#]),
+        ("GET /config?origins=1", r#"origins must be true or false, not the string "1""#, &[]),
+        ("GET /check/1?x=1", r#"no parameter "x""#, &["the known one is protocol"]),
+        ("GET /scan?x=1", r#"no parameter "x""#, &["the known ones are start, end"]),
+        ("GET /audit?limti=1", r#"no parameter "limti""#, &[r#"did you mean "limit"?"#]),
+        ("DELETE /types/mine?force=1", r#"force must be true or false, not the string "1""#, &[]),
+        ("GET /events?foo=1", "takes no parameters", &["leave out the ? and what follows it"]),
+        (
+            "POST /allocate?foo=1",
+            "takes no parameters",
+            &["send options as a JSON object in the body"],
+        ),
+        (
+            r#"DELETE /leases {"port": 1}"#,
+            "takes no body",
+            &["send options as parameters: ?key=value"],
+        ),
+        (r#"GET /types {"a": 1}"#, "takes no body", &["send no body"]),
+        (
+            r#"PUT /config/auto-allocation {"enabled": 1}"#,
+            "enabled must be true or false, not 1",
+            &[],
+        ),
+    ] {
+        let mut parts = request.splitn(3, ' ');
+        let mut part = || parts.next().unwrap_or_default();
+        let answer = home.http(part(), part(), part());
+        assert!((400..500).contains(&answer.status), "{request}: {answer:?}");
+        let said = answer.body["error"].as_str().unwrap();
+        assert!(said.contains(error), "{request}: {said}");
+        assert_eq!(answer.body["suggestions"], json!(suggestions), "{request}");
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_null_stands_for_a_known_option_that_is_not_set_and_for_no_other() {
+    let home = Home::with_type();
+    let service = home.service();
+    let id = "00000000-0000-4000-8000-000000000000";
+    for (method, path, body) in [
+        ("POST", "/allocate", r#"{"service_type": "mine", "prot": null}"#),
+        ("PUT", &format!("/allocate/{id}/renew"), r#"{"prot": null}"#),
+        ("POST", "/cleanup", r#"{"dry_run": true, "prot": null}"#),
+        ("PUT", "/instances/a-1", r#"{"heartbeat": 60, "prot": null}"#),
+        ("PUT", "/config/auto-allocation", r#"{"enabled": true, "prot": null}"#),
+        ("POST", "/config/restore", r#"{"version": 1, "prot": null}"#),
+        ("POST", "/page", r#"{"prot": null}"#),
+        ("POST", "/instance/register", r#"{"instance_id": "a", "prot": null}"#),
+        ("POST", "/restart", r#"{"prot": null}"#),
+    ] {
+        let answer = home.http(method, path, body);
+        refused(&answer, 400, "InvalidArgument");
+        let is_named = answer.body["error"].as_str().unwrap().contains("prot");
+        assert!(is_named || path == "/restart", "{path}: {answer:?}");
+    }
+    assert_eq!(home.http("GET", "/instances", "").body["instances"], json!([]));
+    assert!(home.leases().is_empty());
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn a_protocol_alone_ends_and_forgets_nothing() {
     let home = Home::with_type();
     let service = home.service();

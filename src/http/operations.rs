@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Request},
+    extract::{DefaultBodyLimit, Request, State},
     handler::Handler,
     http::Method,
     middleware::{self, Next},
@@ -18,7 +18,7 @@ use super::{
     routes::{self, Failure, LARGEST_BODY, SEEN, TOKEN, read_options, too_large},
     types, v1,
 };
-use crate::{broker::Broker, error::Error, word::shortened};
+use crate::{broker::Broker, error::Error, service_type::slips, word::shortened};
 
 type Route = MethodRouter<Arc<Broker>>;
 
@@ -126,34 +126,60 @@ pub(super) fn router() -> Router<Arc<Broker>> {
         let method = MethodFilter::try_from(operation.method.clone());
         let route = (operation.route)(method.expect("the methods of the table are known"));
         let route = match operation.takes {
-            Takes::Body => route.route_layer(middleware::from_fn(refuse_query)),
-            Takes::Query => route.route_layer(middleware::from_fn(refuse_body)),
-            Takes::Nothing => route
-                .route_layer(middleware::from_fn(refuse_body))
-                .route_layer(middleware::from_fn(refuse_query)),
+            Takes::Body => {
+                let hint = "send options as a JSON object in the body";
+                route.route_layer(middleware::from_fn_with_state(hint, refuse_query))
+            }
+            Takes::Query => {
+                let hint = "send options as parameters: ?key=value";
+                route.route_layer(middleware::from_fn_with_state(hint, refuse_body))
+            }
+            Takes::Nothing => {
+                let (no_body, no_query) = ("send no body", "leave out the ? and what follows it");
+                route
+                    .route_layer(middleware::from_fn_with_state(no_body, refuse_body))
+                    .route_layer(middleware::from_fn_with_state(no_query, refuse_query))
+            }
         };
         router.route(operation.path, route)
     })
 }
 
-/// The methods and paths, for whoever asks for another one.
-pub(super) fn known() -> String {
-    let known: Vec<_> = OPERATIONS
-        .iter()
-        .map(|Operation { method, path, .. }| format!("{method} {path}"))
-        .collect();
-    known.join(", ")
+/// The paths that are most similar to an unknown one, the nearest first; at most three.
+pub(super) fn similar(path: &str) -> Vec<&'static str> {
+    let difference = |known| Some((difference(path, known)?, known));
+    let mut paths: Vec<_> = OPERATIONS.iter().filter_map(|known| difference(known.path)).collect();
+    paths.sort_unstable();
+    paths.dedup();
+    paths.into_iter().map(|(_, path)| path).take(3).collect()
 }
 
-async fn refuse_query(request: Request, next: Next) -> Response {
+/// How different a path is from a known one, in which a part in braces stands for anything; `None` if it is not similar.
+/// A part too many, or one that is missing, is a greater difference than a typing error.
+fn difference(path: &str, known: &str) -> Option<usize> {
+    const PART: usize = 10;
+    let mut rest = path.split('/').filter(|part| !part.is_empty());
+    let mut known = known.split('/').filter(|part| !part.is_empty());
+    let mut difference = slips(rest.next()?, known.next()?)?;
+    loop {
+        difference += match (rest.next(), known.next()) {
+            (None, None) => return Some(difference),
+            (Some(_), Some(part)) if part.starts_with('{') => 0,
+            (Some(part), Some(known)) => slips(part, known)?,
+            (Some(_), None) | (None, Some(_)) => PART,
+        };
+    }
+}
+
+async fn refuse_query(State(hint): State<&'static str>, request: Request, next: Next) -> Response {
     if request.uri().query().is_none_or(str::is_empty) {
         return next.run(request).await;
     }
     let error = Error::invalid(format!("{} takes no parameters", named(&request)));
-    Failure::from(error.suggest("send options, if it has any, as JSON in the body")).into_response()
+    Failure::from(error.suggest(hint)).into_response()
 }
 
-async fn refuse_body(request: Request, next: Next) -> Response {
+async fn refuse_body(State(hint): State<&'static str>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
@@ -163,14 +189,13 @@ async fn refuse_body(request: Request, next: Next) -> Response {
         return too_large(LARGEST_BODY).into_response();
     };
     // Some clients always send an object, even without options.
-    match read_options(&bytes) {
+    match read_options(&bytes, &[]) {
         Ok(options) if options.is_empty() => {
             next.run(Request::from_parts(parts, axum::body::Body::empty())).await
         }
         _ => {
             let error = Error::invalid(format!("{name} takes no body"));
-            let error = error.suggest("send options, if it has any, as parameters: ?key=value");
-            Failure::from(error).into_response()
+            Failure::from(error.suggest(hint)).into_response()
         }
     }
 }

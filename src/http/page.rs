@@ -103,7 +103,7 @@ pub(super) async fn open(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Success, Failure> {
     let mut temporary = false;
-    for (key, value) in read_options(&body?)? {
+    for (key, value) in read_options(&body?, &["temporary"])? {
         let ("temporary", Value::Bool(flag)) = (key.as_str(), value) else {
             let message = "the body may have temporary, a flag, and nothing else";
             return Err(Error::invalid(message).into());
@@ -120,7 +120,7 @@ pub(super) async fn begin(
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
-    let options = read_options(&body?)?;
+    let options = read_options(&body?, &["secret"])?;
     let secret = match &options[..] {
         [(key, Value::Str(secret))] if key == "secret" => secret,
         _ => {

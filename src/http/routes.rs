@@ -27,7 +27,7 @@ use crate::{
     port::{Port, Protocol},
     request::{
         AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, MemoryListing,
-        once,
+        once, unknown,
     },
     value::{Fields, Value},
     word::shortened,
@@ -114,7 +114,7 @@ pub(super) async fn renew(
 ) -> Answer {
     let Path(lock_id) = lock_id?;
     let mut ttl = None;
-    for (key, value) in read_options(&body?)? {
+    for (key, value) in read_options(&body?, &["ttl"])? {
         let ("ttl", Value::U64(seconds)) = (key.as_str(), value) else {
             let message = "the body may have a ttl in whole seconds, and nothing else";
             return Err(Error::invalid(message).into());
@@ -141,7 +141,7 @@ pub(super) async fn clean_up(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     let (mut older_than, mut dry_run) = (CLEAN_UP_OLDER_THAN, false);
-    for (key, value) in read_options(&body?)? {
+    for (key, value) in read_options(&body?, &["older_than", "force", "dry_run"])? {
         match (key.as_str(), value) {
             ("older_than", Value::U64(seconds)) => older_than = seconds,
             ("dry_run", Value::Bool(flag)) => dry_run = flag,
@@ -193,7 +193,8 @@ pub(super) async fn register(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let Path(instance_id) = instance_id?;
-    let request = InstanceRequest::parse(&instance_id, read_options(&body?)?)?;
+    let options = read_options(&body?, &InstanceRequest::OPTIONS)?;
+    let request = InstanceRequest::parse(&instance_id, options)?;
     Ok(Success(broker.register_instance(&request, &caller).await?.fields()))
 }
 
@@ -251,10 +252,7 @@ pub(super) async fn check(
             // Empty means the default, as on the bus.
             ("protocol", Value::Str(text)) if text.is_empty() => {}
             ("protocol", Value::Str(text)) => protocol = text.parse()?,
-            _ => {
-                let message = format!("there is no parameter {:?}", shortened(&key));
-                return Err(Error::invalid(message).suggest("the known one is protocol").into());
-            }
+            _ => return Err(unknown("parameter", &key, &["protocol"]).into()),
         }
     }
     let checked = broker.check(port, protocol)?;
@@ -322,20 +320,29 @@ pub(super) async fn set_token(
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let [(_, Value::Str(sha256))] = &read_options(&body?)?[..] else {
-        return Err(Error::invalid("the body must have sha256, a string, and nothing else").into());
+    let options = read_options(&body?, &["sha256"])?;
+    let sha256 = match &options[..] {
+        [(key, Value::Str(sha256))] if key == "sha256" => sha256,
+        _ => {
+            let message = "the body must have sha256, a string, and nothing else";
+            return Err(Error::invalid(message).into());
+        }
     };
     broker.set_token(sha256.parse()?, &client)?;
     Ok(Success(Fields::default()))
 }
 
 async fn unknown_path(uri: Uri) -> Failure {
-    let message = format!("there is no path {:?}", shortened(uri.path()));
+    let path = shortened(uri.path());
+    let mut error = Error::invalid(format!("there is no path {path:?}"));
+    let similar = operations::similar(&path);
+    if !similar.is_empty() {
+        error = error.suggest(format!("did you mean {}?", similar.join(" or ")));
+    }
     Failure {
         status: StatusCode::NOT_FOUND,
         code: "NotFound",
-        error: Error::invalid(message)
-            .suggest(format!("GET /openapi.json describes what there is: {}", operations::known())),
+        error: error.suggest("GET /openapi.json describes all requests"),
     }
 }
 
@@ -349,15 +356,19 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
     }
 }
 
-/// The options of a body that may be empty.
-pub(crate) fn read_options(body: &[u8]) -> Result<Vec<(String, Value)>, Error> {
+/// The options of a body that may be empty. A null is ignored if its key is known: in many languages it means an
+/// option that is not set.
+pub(crate) fn read_options(body: &[u8], known: &[&str]) -> Result<Vec<(String, Value)>, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
     let Object(options) = serde_json::from_slice(body).map_err(|error| not_an_object(&error))?;
-    // A null is ignored: in many languages it means an option that is not set.
-    let options = once(options)?.into_iter().filter(|(_, value)| !value.is_null());
-    Ok(options.map(|(key, value)| (key, from_json(value))).collect())
+    let (unset, set): (Vec<_>, Vec<_>) =
+        once(options)?.into_iter().partition(|(_, value)| value.is_null());
+    match unset.iter().find(|(key, _)| !known.contains(&key.as_str())) {
+        Some((key, _)) => Err(unknown("option", key, known)),
+        None => Ok(set.into_iter().map(|(key, value)| (key, from_json(value))).collect()),
+    }
 }
 
 fn not_an_object(error: &serde_json::Error) -> Error {
@@ -395,7 +406,9 @@ impl<'de> Deserialize<'de> for Object {
 /// The service type and the options in the body of a request.
 fn read_body(body: &[u8]) -> Result<(String, Vec<(String, Value)>), Error> {
     let example = "send an object such as {\"service_type\": \"dev\", \"service_name\": \"web\"}";
-    let mut options = read_options(body).map_err(|error| error.suggest(example))?;
+    let known = [&AllocateRequest::OPTIONS[..], &["service_type", "preferred_port", "config_seen"]];
+    let mut options =
+        read_options(body, &known.concat()).map_err(|error| error.suggest(example))?;
     let at = options.iter().position(|(key, _)| key == "service_type");
     match at.map(|at| options.remove(at).1) {
         Some(Value::Str(service_type)) => Ok((service_type, options)),

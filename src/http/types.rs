@@ -19,9 +19,8 @@ use crate::{
     config::Seen,
     error::Error,
     lease::Client,
-    request::AllocateRequest,
+    request::{AllocateRequest, mismatch, unknown},
     value::{Fields, Value},
-    word::shortened,
 };
 
 /// How many ports are suggested if a request does not say how many.
@@ -43,7 +42,8 @@ pub(super) async fn undo(
     for (key, value) in read_query(query?)? {
         match (key.as_str(), value) {
             ("force", Value::Bool(flag)) => force = flag,
-            _ => return Err(parameter(&key, "the known one is force, true or false").into()),
+            ("force", other) => return Err(mismatch(&key, "true or false", &other).into()),
+            _ => return Err(unknown("parameter", &key, &["force"]).into()),
         }
     }
     let released = broker.undo_auto_allocation(&service_type.parse()?, force, &client).await?;
@@ -86,7 +86,8 @@ pub(super) async fn config(
     for (key, value) in read_query(query?)? {
         match (key.as_str(), value) {
             ("origins", Value::Bool(flag)) => origins = flag,
-            _ => return Err(parameter(&key, "the known one is origins, true or false").into()),
+            ("origins", other) => return Err(mismatch(&key, "true or false", &other).into()),
+            _ => return Err(unknown("parameter", &key, &["origins"]).into()),
         }
     }
     let config = broker.configuration(origins);
@@ -100,16 +101,20 @@ pub(super) async fn set_auto_allocation(
     Extension(client): Extension<Client>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
-    let options = read_options(&body?)?;
-    let [(key, Value::Bool(enabled))] = options.as_slice() else {
-        return Err(Error::invalid("the body has enabled, true or false, and nothing else").into());
-    };
-    if key != "enabled" {
-        return Err(parameter(key, "the known one is enabled").into());
+    let mut enabled = None;
+    for (key, value) in read_options(&body?, &["enabled"])? {
+        match (key.as_str(), value) {
+            ("enabled", Value::Bool(flag)) => enabled = Some(flag),
+            ("enabled", other) => return Err(mismatch(&key, "true or false", &other).into()),
+            _ => return Err(unknown("option", &key, &["enabled"]).into()),
+        }
     }
-    broker.set_auto_allocation(*enabled, &client).await?;
+    let enabled = enabled.ok_or_else(|| {
+        Error::invalid("enabled is missing").suggest("send {\"enabled\": true}, or false")
+    })?;
+    broker.set_auto_allocation(enabled, &client).await?;
     let mut fields = Fields::default();
-    fields.put("enabled", *enabled);
+    fields.put("enabled", enabled);
     Ok(Success(fields))
 }
 
@@ -125,13 +130,13 @@ pub(super) async fn restore(
     body: Result<Bytes, BytesRejection>,
 ) -> Answer {
     let (mut version, mut force) = (None, false);
-    for (key, value) in read_options(&body?)? {
+    for (key, value) in read_options(&body?, &["version", "force"])? {
         match (key.as_str(), value) {
             ("version", Value::U64(number)) => version = u32::try_from(number).ok(),
+            ("version", other) => return Err(mismatch(&key, "a whole number", &other).into()),
             ("force", Value::Bool(flag)) => force = flag,
-            _ => {
-                return Err(parameter(&key, "the body has a version and, if need be, force").into());
-            }
+            ("force", other) => return Err(mismatch(&key, "true or false", &other).into()),
+            _ => return Err(unknown("option", &key, &["version", "force"]).into()),
         }
     }
     let version = version.ok_or_else(|| {
@@ -161,9 +166,4 @@ pub(super) async fn reload(
     let mut fields = Fields::default();
     fields.put("problems", broker.reload(Some(&client)).await?);
     Ok(Success(fields))
-}
-
-fn parameter(key: &str, hint: &str) -> Error {
-    Error::invalid(format!("there is no parameter {:?}, or not with that value", shortened(key)))
-        .suggest(hint)
 }

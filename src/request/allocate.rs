@@ -194,7 +194,8 @@ impl AllocateRequest {
         Ok(self)
     }
 
-    const OPTIONS: [&str; 24] = [
+    /// The keys of the options.
+    pub(crate) const OPTIONS: [&str; 24] = [
         "lease_id",
         "service_name",
         "program",

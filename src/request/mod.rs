@@ -107,7 +107,8 @@ pub(crate) fn port(key: &str, value: &Value) -> Result<Port, Error> {
         .ok_or_else(|| mismatch(key, "a number from 1 to 65535", value))
 }
 
-fn mismatch(key: &str, wanted: &str, have: &Value) -> Error {
+/// The error of a key whose value is not what is wanted.
+pub(crate) fn mismatch(key: &str, wanted: &str, have: &Value) -> Error {
     let have = match have {
         Value::Bool(value) => value.to_string(),
         Value::Str(text) => format!("the string {:?}", shortened(text)),
@@ -122,10 +123,13 @@ fn renamed(error: Error, from: &str, to: &str) -> Error {
     Error { message: error.message.replace(from, to), ..error }
 }
 
-fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
+/// The error of a key that is not one of the known ones.
+pub(crate) fn unknown(what: &str, key: &str, known: &[&str]) -> Error {
     let error = Error::invalid(format!("there is no {what} {:?}", shortened(key)));
     match nearest(key, known.iter().copied()) {
         Some(nearest) => error.suggest(format!("did you mean {nearest:?}?")),
+        None if known.is_empty() => error,
+        None if known.len() == 1 => error.suggest(format!("the known one is {}", known[0])),
         None => error.suggest(format!("the known ones are {}", known.join(", "))),
     }
 }

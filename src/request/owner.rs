@@ -42,6 +42,9 @@ pub struct InstanceRequest {
 }
 
 impl InstanceRequest {
+    /// The keys of the options.
+    pub(crate) const OPTIONS: [&str; 3] = ["heartbeat", "pid", "pidfd"];
+
     /// Parses a request from a door.
     pub fn parse<K: AsRef<str>>(
         instance_id: &str,
@@ -56,7 +59,7 @@ impl InstanceRequest {
             problems.note(match key {
                 "heartbeat" => whole(key, &value, LONGEST_HEARTBEAT).map(|v| heartbeat = Some(v)),
                 "pid" | "pidfd" => owner.take(key, &value).unwrap_or(Ok(())),
-                _ => Err(unknown("option", key, &["heartbeat", "pid", "pidfd"])),
+                _ => Err(unknown("option", key, &Self::OPTIONS)),
             });
         }
         let owner = problems.note(owner.request()).unwrap_or_default();

@@ -18,12 +18,16 @@ use crate::{
     broker::{Broker, past::Unread},
     error::{Error, Shortage},
     lease::{Client, Transport},
-    request::once,
-    word::{disturbs, shortened},
+    request::{once, unknown},
+    word::disturbs,
 };
 
 /// The most events of an answer.
 const MOST_EVENTS: usize = 10_000;
+
+/// The keys of the query.
+const PARAMETERS: [&str; 8] =
+    ["action", "service_type", "port", "project_path", "instance_id", "since", "until", "limit"];
 
 /// The last events that match. Only those of the user.
 pub(in crate::http) async fn audit(
@@ -95,12 +99,7 @@ fn read(parameters: Vec<(String, String)>) -> Result<(past::Query, usize), Error
                         ))
                     })?;
             }
-            _ => {
-                let message = format!("there is no parameter {:?}", shortened(&key));
-                return Err(Error::invalid(message).suggest(
-                    "the known ones are action, service_type, port, project_path, instance_id, since, until and limit",
-                ));
-            }
+            _ => return Err(unknown("parameter", &key, &PARAMETERS)),
         }
     }
     Ok((query, limit))

@@ -26,8 +26,8 @@ use crate::{
         metrics::{self, Kind, Metric, Metrics, Timing},
     },
     error::Error,
+    request::{mismatch, unknown},
     value::Value,
-    word::shortened,
 };
 
 /// The media type of `OpenMetrics`.
@@ -49,14 +49,11 @@ impl Form {
                 ("format", Value::Str(name)) if name == "prometheus" => Self::Prometheus,
                 ("format", Value::Str(name)) if name == "openmetrics" => Self::OpenMetrics,
                 ("format", Value::Str(name)) if name == "json" => Self::Json,
-                _ => {
-                    let message = format!(
-                        "there is no parameter {:?}, or not with that value",
-                        shortened(&key)
-                    );
-                    let hint = "the known one is format: json, prometheus or openmetrics";
-                    return Err(Error::invalid(message).suggest(hint).into());
+                ("format", other) => {
+                    let known = "json, prometheus or openmetrics";
+                    return Err(mismatch(&key, known, &other).into());
                 }
+                _ => return Err(unknown("parameter", &key, &["format"]).into()),
             });
         }
         // Whoever scrapes names what it can read, the best first.

@@ -27,10 +27,9 @@ use crate::{
         process::comm,
     },
     port::{Port, PortRange, Protocol},
-    request::{Filter, Listing},
+    request::{Filter, Listing, unknown},
     time::Timestamp,
     value::{Fields, Value},
-    word::shortened,
 };
 
 /// The ports that 1.x looked at if a request named none.
@@ -140,12 +139,7 @@ pub(in crate::http) async fn scan(
         let bound = match key.as_str() {
             "start" => &mut start,
             "end" => &mut end,
-            _ => {
-                let message = format!("there is no parameter {:?}", shortened(&key));
-                return Err(Error::invalid(message)
-                    .suggest("the known ones are start and end")
-                    .into());
-            }
+            _ => return Err(unknown("parameter", &key, &["start", "end"]).into()),
         };
         let Value::Str(text) = value else { continue };
         *bound = text.parse::<Port>()?;
