@@ -321,9 +321,23 @@ pub(super) struct Health {
 pub(super) struct Counted {
     success: True,
     counters: BTreeMap<String, f64>,
-    gauges: BTreeMap<String, Anything>,
-    histograms: BTreeMap<String, Anything>,
+    gauges: BTreeMap<String, Gauge>,
+    histograms: BTreeMap<String, Histogram>,
     system: BTreeMap<String, Anything>,
+}
+
+#[derive(JsonSchema)]
+struct Gauge {
+    value: f64,
+}
+
+#[derive(JsonSchema)]
+struct Histogram {
+    count: u64,
+    /// Seconds
+    sum: f64,
+    /// How many took at most that many seconds, and longer than the bound before; inf: longer than all bounds
+    buckets: BTreeMap<String, u64>,
 }
 
 #[derive(JsonSchema)]

@@ -80,7 +80,7 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             description!("End every lease that matches all keys", query requests::Release, answers::ReleasedSome)
         }
         "lookUp" => description!(
-            "The lease of a service of a project", query requests::LookUp, answers::LookedUp
+            "Look up the lease of a service of a project", query requests::LookUp, answers::LookedUp
         ),
         "cleanUp" => description!(
             "End leases that nobody seems to need", body requests::CleanUp, answers::CleanedUp
@@ -98,14 +98,14 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
         ),
         "heartbeat" => description!("Say that an agent is still there", answers::Done),
         "check" => description!(
-            "Whether a port is free, and who has it", query requests::Check, answers::Checked
+            "Check whether a port is free, and who has it", query requests::Check, answers::Checked
         ),
         "suggest" => description!(
-            "The ports that the next requests would get",
+            "Suggest the ports that the next requests would get",
             query requests::Suggest, answers::Suggestions
         ),
         "events" => Description {
-            summary: "Changes as they are made, as server-sent events",
+            summary: "Follow changes as they are made, as server-sent events",
             query: None,
             body: None,
             answers: vec![(
@@ -117,12 +117,12 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
                 ),
             )],
         },
-        "audit" => description!("Past events", query requests::Audit, answers::Events),
-        "status" => description!("How the service is doing", answers::Status),
-        "health" => description!("Whether ports can be granted", answers::Health),
+        "audit" => description!("List past events", query requests::Audit, answers::Events),
+        "status" => description!("Show how the service is doing", answers::Status),
+        "health" => description!("Check whether ports can be granted", answers::Health),
         "metrics" => {
             let mut metrics =
-                description!("What is counted", query requests::Metrics, answers::Counted);
+                description!("Show what is counted", query requests::Metrics, answers::Counted);
             for (media_type, format) in [
                 ("text/plain", "The text format of Prometheus, 0.0.4"),
                 ("application/openmetrics-text", "OpenMetrics 1.0"),
@@ -136,47 +136,49 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             "Remove an automatic service type", query requests::Undo, answers::ReleasedSome
         ),
         "configuration" => description!(
-            "The configuration in force", query requests::Configuration, answers::Configuration
+            "Show the configuration in force", query requests::Configuration, answers::Configuration
         ),
         "setAutoAllocation" => description!(
-            "Whether unknown service types get a range of their own",
+            "Set whether unknown service types get a range of their own",
             body requests::SetAutoAllocation, answers::AutoAllocation
         ),
         "listBackups" => {
             description!("List earlier versions of the automatic service types", answers::Backups)
         }
         "restoreBackup" => description!(
-            "Restore one of them", body requests::RestoreBackup, answers::ReleasedSome
+            "Restore an earlier version of the automatic service types",
+            body requests::RestoreBackup, answers::ReleasedSome
         ),
         "reload" => description!("Read the configuration again", answers::Reloaded),
         "takeConfiguration" => description!(
-            "For the command: the configuration as its user sees it. Unix socket only",
+            "Pass on the configuration as the user sees it; for the command, on the Unix socket only",
             body words::Anything, answers::Taken
         ),
         "setToken" => description!(
-            "For the command: the SHA-256 of the token. Unix socket only",
+            "Set the token, by its SHA-256; for the command, on the Unix socket only",
             body requests::SetToken, answers::Done
         ),
         "openPage" => description!(
-            "For the command: a secret that opens the page. Unix socket only",
+            "Make a secret that opens the page; for the command, on the Unix socket only",
             body requests::OpenPage, answers::PageOpened
         ),
         "beginSession" => description!(
-            "For the page: a token for a secret", body requests::BeginSession, answers::SessionBegun
+            "Begin the session of a page, and get its token for a secret",
+            body requests::BeginSession, answers::SessionBegun
         ),
-        "page" => file("The page for a browser", "text/html"),
-        "pageScript" => file("Its script", "text/javascript"),
-        "pageStyle" => file("Its style", "text/css"),
+        "page" => file("Get the page for a browser", "text/html"),
+        "pageScript" => file("Get the script of the page", "text/javascript"),
+        "pageStyle" => file("Get the style sheet of the page", "text/css"),
         "restart" => description!(
             "End this service, if another program is to take its place",
             answers::Restarting
         ),
-        "openapi" => description!("This document", answers::Document),
+        "openapi" => description!("Get this document", answers::Document),
         "listAllocations" => description!(
             "styxy 1.x: list leases", query requests::List, answers::Allocations
         ),
         "scan" => description!(
-            "styxy 1.x: the ports of a range that are in use", query requests::Scan, answers::Scanned
+            "styxy 1.x: list the ports of a range that are in use", query requests::Scan, answers::Scanned
         ),
         "listRegistered" => description!("styxy 1.x: list agents", answers::AllRegistered),
         "register" => description!(
@@ -188,12 +190,15 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
         "registerProcess" => description!(
             "styxy 1.x: register an agent or a process", body requests::Registration, answers::WasRegistered
         ),
-        "observeAll" => description!("styxy 1.x: what listens on ports", answers::AllObserved),
-        "observe" => description!("styxy 1.x: what listens on a port", answers::Observed),
+        "observeAll" => description!("styxy 1.x: list what listens on ports", answers::AllObserved),
+        "observe" => description!("styxy 1.x: show what listens on a port", answers::Observed),
         "observationStats" => {
-            description!("styxy 1.x: how much listens", answers::ObservationStats)
+            description!("styxy 1.x: count what listens", answers::ObservationStats)
         }
-        "circuitBreakers" => description!("styxy 1.x: there are none", answers::CircuitBreakers),
+        "circuitBreakers" => description!(
+            "styxy 1.x: list circuit breakers, of which there are none",
+            answers::CircuitBreakers
+        ),
         _ => panic!("{id} is not described"),
     }
 }
@@ -322,6 +327,20 @@ fn spaced(document: &Json) -> String {
     document.serialize(&mut Serializer::with_formatter(&mut text, spaces)).unwrap();
     text.push(b'\n');
     String::from_utf8(text).unwrap()
+}
+
+#[test]
+fn every_summary_says_what_a_request_does() {
+    const VERBS: &str = " Begin Check Clean Count End Follow Forget Get Lease List Look Make Pass Read Register \
+        Remove Restart Restore Say Set Show Suggest ";
+    let mut schemas = SchemaSettings::draft2020_12().into_generator();
+    for operation in &OPERATIONS {
+        let summary = description(operation.id, &mut schemas).summary;
+        let words = summary.strip_prefix("styxy 1.x: ").unwrap_or(summary);
+        let verb = words.split(' ').next().unwrap();
+        let verb = verb[..1].to_uppercase() + &verb[1..];
+        assert!(VERBS.contains(&format!(" {verb} ")), "{}: {summary}", operation.id);
+    }
 }
 
 #[test]
