@@ -27,10 +27,12 @@ const CASES: &[(&str, fn())] = &[
     ("top_follows_the_signals_of_the_bus_across_a_restart", top::on_the_bus),
     ("top_shows_who_listens_and_releases_after_a_yes", top::releases),
     ("top_releases_no_more_than_release_without_all", top::refused),
+    ("top_needs_a_terminal_that_can_move_its_cursor", top::without_term),
     ("top_takes_every_size_that_the_terminal_gets", top::resized),
     ("however_top_ends_the_terminal_is_given_back", top::given_back),
     ("top_ends_with_its_service_if_there_can_be_no_other_and_says_why", top::without_a_service),
     ("a_release_that_is_asked_for_is_done_although_top_is_left", top::left_at_once),
+    ("quitting_top_does_not_wait_for_a_service_that_hangs", top::left_hanging),
     ("ctrl_z_gives_the_terminal_back_and_fg_draws_top_again", top::stopped),
     ("top_ends_when_its_terminal_is_gone_even_if_it_may_not_hear_of_it", top::hung_up),
 ];
@@ -260,7 +262,7 @@ mod top {
         terminal.press(&["/"]);
         terminal.press(&["-l", "AGENT"]);
         terminal.until(|shown| {
-            shown.starts_with("1 of 2 leases match AGENT, by PORT")
+            shown.starts_with("1 of 2 leases matches AGENT, by PORT")
                 && !shown.contains("api")
                 && shown.ends_with("\n/AGENT")
         });
@@ -350,6 +352,19 @@ mod top {
         run.wait().unwrap();
     }
 
+    pub fn without_term() {
+        let terminal = Terminal::new(100, 12);
+        let before = terminal.modes();
+        for term in ["TERM=", "TERM=dumb", "env -u TERM"] {
+            terminal.type_in(&format!("clear; {term} styxy top; echo ended with $?"));
+            terminal.until(|shown| {
+                shown.contains("TERM is empty, dumb or not set, so the cursor cannot be moved")
+                    && shown.contains("\nended with 1\n")
+            });
+        }
+        is_given_back(&terminal, 0, &before);
+    }
+
     pub fn resized() {
         let terminal = Terminal::new(100, 24);
         let home = &terminal.home;
@@ -436,6 +451,32 @@ mod top {
         let said = format!("released port {} of mine web", home.port(0));
         terminal.until(|shown| shown.contains(&said) && shown.ends_with('$'));
         assert!(home.leases().is_empty());
+    }
+
+    pub fn left_hanging() {
+        for quit in ["q", "C-c"] {
+            let terminal = Terminal::new(160, 12);
+            let home = &terminal.home;
+            home.ok(&["allocate", "mine", "--name", "web"]);
+            let before = terminal.modes();
+            terminal.type_in("styxy --timeout 600 top");
+            terminal.until(|shown| shown.contains("1 lease,"));
+            let pid = home.http("GET", "/status", "").body["pid"].as_i64().unwrap();
+            let service = Pid::from_raw(i32::try_from(pid).unwrap());
+            kill(service, Signal::SIGSTOP).unwrap();
+            terminal.press(&["r"]);
+            terminal.until(|shown| shown.ends_with("[y/N]"));
+            terminal.press(&["y"]);
+            terminal.until(|shown| shown.contains("? help"));
+            terminal.press(&[quit]);
+            let said = format!(
+                "it is not known whether port {}/tcp was released: the service has not answered yet",
+                home.port(0)
+            );
+            terminal.until(|shown| shown.contains(&said) && shown.ends_with('$'));
+            is_given_back(&terminal, 3, &before);
+            kill(service, Signal::SIGCONT).unwrap();
+        }
     }
 
     pub fn stopped() {

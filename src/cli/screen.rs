@@ -181,7 +181,7 @@ impl Drop for Screen {
 
 /// Whether the terminal cannot move its cursor.
 pub(super) fn is_dumb() -> bool {
-    env::var_os("TERM").is_none_or(|term| term == "dumb")
+    env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb")
 }
 
 /// Restores the terminal, if it is taken over.

@@ -20,7 +20,7 @@ mod tests;
 
 use std::{
     io::{self, BufWriter, IsTerminal, Stdout, Write},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -42,7 +42,7 @@ use super::{
     print, refused,
     screen::{self, Event, Screen},
 };
-use crate::value::Fields;
+use crate::{client::Failure, value::Fields};
 
 /// The terminal, as it is drawn on. Only what has changed is written.
 type Canvas = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
@@ -50,8 +50,12 @@ type Canvas = Terminal<CrosstermBackend<BufWriter<Stdout>>>;
 /// The size of a terminal that does not know it.
 const USUAL: (u16, u16) = (80, 24);
 
+/// How long quitting waits for the results of releases: a service that is not stuck has answered by then.
+const ANSWERED: Duration = Duration::from_secs(1);
+
 /// Browse the leases on the terminal, and release them
 #[derive(Debug, Args)]
+#[command(after_help = help::keys())]
 pub(super) struct Top {}
 
 impl Top {
@@ -117,7 +121,7 @@ fn obstacle() -> Option<String> {
     } else if !io::stdin().is_terminal() {
         "stdin is not a terminal, so no key can be read"
     } else if screen::is_dumb() {
-        "TERM is dumb or not set, so the cursor cannot be moved"
+        "TERM is empty, dumb or not set, so the cursor cannot be moved"
     } else {
         return None;
     };
@@ -131,6 +135,13 @@ fn taken(screen: Option<Screen>) -> Result<Screen, CliError> {
             "another job is in the foreground of this terminal; `fg` continues this one".to_owned(),
         )
     })
+}
+
+/// The end of a release that has no result yet.
+fn not_known(port: &str) -> Failure {
+    Failure::BrokenOff(format!(
+        "it is not known whether port {port} was released: the service has not answered yet; `styxy list` shows the leases"
+    ))
 }
 
 /// The page, and where its content comes from.
@@ -175,14 +186,17 @@ impl Page {
         Ok(())
     }
 
-    /// Ends it, after the terminal is restored: a release that was asked for is waited for, and its result printed.
+    /// Ends it, after the terminal is restored: the results of releases that were asked for are printed, if they come
+    /// at once.
     fn end(self) -> Result<(), CliError> {
-        if !self.model.is_releasing() {
-            return Ok(());
+        let until = Instant::now() + ANSWERED;
+        for port in self.model.releasing() {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.source.released(left) {
+                Some(result) => print(&result?)?,
+                None => return Err(CliError::Failure(not_known(port))),
+            }
         }
-        match self.source.released() {
-            Some(result) => print(&result?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The page as a value: keys and news change it, and `draw` shows it. It asks nobody, and needs no terminal.
 
+use std::collections::VecDeque;
+
 use serde_json::Value as Json;
 
 use super::{
@@ -59,8 +61,8 @@ pub(super) struct Model {
     pub(super) message: String,
     /// Whether the message only says what is waited for.
     is_waiting: bool,
-    /// How many releases were not answered yet.
-    releasing: usize,
+    /// The ports whose releases were not answered yet, in the order in which they are carried out.
+    releasing: VecDeque<String>,
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) has_colours: bool,
@@ -120,7 +122,7 @@ impl Model {
             first_line: 0,
             message: String::new(),
             is_waiting: false,
-            releasing: 0,
+            releasing: VecDeque::new(),
             width: 80,
             height: 24,
             has_colours,
@@ -168,7 +170,7 @@ impl Model {
 
     /// A release is done, or was refused.
     pub(super) fn released(&mut self, result: Result<String, CliError>) {
-        self.releasing = self.releasing.saturating_sub(1);
+        self.releasing.pop_front();
         self.tell(result.unwrap_or_else(|error| {
             // Without an answer it may have been done, or be done later.
             let what = match error {
@@ -189,9 +191,9 @@ impl Model {
         }
     }
 
-    /// Whether a release was asked for and is not answered yet.
-    pub(super) fn is_releasing(&self) -> bool {
-        self.releasing > 0
+    /// The ports whose releases were asked for and are not answered yet.
+    pub(super) fn releasing(&self) -> impl Iterator<Item = &str> {
+        self.releasing.iter().map(String::as_str)
     }
 
     /// A key was pressed.
@@ -216,7 +218,7 @@ impl Model {
     /// The answer to the question: everything but a yes means no.
     fn answer(&mut self, key: Key, lease: Json) -> Action {
         if let Key::Char('y' | 'Y') = key {
-            self.releasing += 1;
+            self.releasing.push_back(port(&lease));
             return Action::Do(Job::Release(lease));
         }
         "not released".clone_into(&mut self.message);
@@ -235,6 +237,11 @@ impl Model {
                 self.filter.pop();
             }
             Key::Control('u') => self.filter.clear(),
+            Key::Control('w') => {
+                let word = self.filter.trim_end();
+                let before = word.trim_end_matches(|c: char| !c.is_whitespace()).len();
+                self.filter.truncate(before);
+            }
             Key::Char(c) if !crate::word::disturbs(c) => self.filter.push(c),
             other => {
                 self.select(other);
@@ -295,9 +302,7 @@ impl Model {
                 self.is_reversed = !self.is_reversed;
                 self.arrange();
             }
-            Key::Char('j') => self.select(Key::Down),
-            Key::Char('k') => self.select(Key::Up),
-            other => self.select(other),
+            other => self.select(as_key(other)),
         }
         Action::Draw
     }
@@ -311,12 +316,7 @@ impl Model {
 
     /// Moves a text.
     fn turn(&mut self, key: Key) {
-        let key = match key {
-            Key::Char('j') => Key::Down,
-            Key::Char('k') => Key::Up,
-            other => other,
-        };
-        self.first_line = moved(key, self.first_line, self.room());
+        self.first_line = moved(as_key(key), self.first_line, self.room());
     }
 
     /// The lease of a row.
@@ -443,16 +443,30 @@ impl Model {
         if let Some(details) = &self.details {
             return details.title();
         }
-        let all = counted(self.leases.len() as u64, "lease");
+        let (count, shown) = (self.leases.len(), self.rows.len());
+        let all = counted(count as u64, "lease");
+        let verb = if count == 1 || shown == 1 { "matches" } else { "match" };
         let mut words = match self.filter.trim() {
             "" => all,
-            filter => format!("{} of {all} match {filter}", self.rows.len()),
+            filter if shown == count => format!("{all} {verb} {filter}"),
+            filter => format!("{shown} of {all} {verb} {filter}"),
         };
         words.extend([", by ", self.sort.name()]);
         if self.is_reversed {
             words += ", reversed";
         }
         words
+    }
+}
+
+/// The key that a letter stands for, where letters are no text: as in vi(1) and less(1).
+fn as_key(key: Key) -> Key {
+    match key {
+        Key::Char('j') => Key::Down,
+        Key::Char('k') => Key::Up,
+        Key::Char('g') => Key::Home,
+        Key::Char('G') => Key::End,
+        other => other,
     }
 }
 
@@ -469,11 +483,14 @@ fn moved(key: Key, at: usize, page: usize) -> usize {
     }
 }
 
+fn port(lease: &Json) -> String {
+    format!("{}/{}", lease["port"], text(lease, "protocol"))
+}
+
 /// The question before a release, as `styxy release` asks it.
 fn question(lease: &Json) -> String {
-    let (port, protocol) = (&lease["port"], text(lease, "protocol"));
     let project = lease["package_path"].as_str().unwrap_or(text(lease, "project_path"));
-    let mut words = vec![format!("Release port {port}/{protocol} of {}", service(lease))];
+    let mut words = vec![format!("Release port {} of {}", port(lease), service(lease))];
     words.extend([short(project), owner(lease)]);
     words.retain(|word| !word.is_empty());
     format!("{}? [y/N] ", words.join(", "))

@@ -8,7 +8,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd},
     sync::{OnceLock, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value as Json;
@@ -130,12 +130,15 @@ impl Source {
         Ok(self.news.try_iter().collect())
     }
 
-    /// Waits for the end of a release.
-    pub(super) fn released(&self) -> Option<Result<String, CliError>> {
-        self.news.iter().find_map(|news| match news {
-            News::Released(result) => Some(result),
-            _ => None,
-        })
+    /// Waits for the result of a release, at most this long.
+    pub(super) fn released(&self, limit: Duration) -> Option<Result<String, CliError>> {
+        let until = Instant::now() + limit;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if let News::Released(result) = self.news.recv_timeout(left).ok()? {
+                return Some(result);
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@ use ratatui::{Terminal, backend::TestBackend, buffer::Buffer, style::Color};
 use serde_json::{Value as Json, json};
 
 use super::{
+    help,
     keys::Key,
     model::{Action, Model},
     source::Job,
@@ -147,6 +148,8 @@ fn keys_move_the_selection_and_the_table_follows() {
         (Key::PageUp, 3042, 3042),
         (Key::Home, 3000, 3000),
         (Key::Up, 3000, 3000),
+        (Key::Char('G'), 3049, 3043),
+        (Key::Char('g'), 3000, 3000),
     ] {
         model.key(key);
         assert_eq!(ports(&model).1, Some(port), "{key:?}");
@@ -176,8 +179,13 @@ fn a_filter_holds_as_it_is_typed_and_escape_clears_it() {
         assert_eq!(lines.last(), Some(&format!("/{filter}")));
         assert_eq!(drawn(&model).1, Some((u16::try_from(filter.len()).unwrap() + 1, 9)));
         model.key(Key::Enter);
-        let count = found.len();
-        assert_eq!(shown(&model)[0], format!("{count} of 3 leases match {filter}, by PORT"));
+        let said = match found.len() {
+            1 => "1 of 3 leases matches",
+            2 => "2 of 3 leases match",
+            3 => "3 leases match",
+            _ => "0 of 3 leases match",
+        };
+        assert_eq!(shown(&model)[0], format!("{said} {filter}, by PORT"));
         model.key(Key::Escape);
         assert_eq!(ports(&model).0.len(), 3);
     }
@@ -188,6 +196,45 @@ fn a_filter_holds_as_it_is_typed_and_escape_clears_it() {
     (0..3).for_each(|_| drop(model.key(Key::Backspace)));
     assert_eq!(ports(&model).0.len(), 3);
     assert_eq!(model.key(Key::Control('c')), Action::Quit);
+}
+
+#[test]
+fn what_matches_is_said_of_a_single_lease_too() {
+    let mut model = page(80, 10, &leases()[..1]);
+    for (filter, said) in [("web", "1 lease matches web"), ("x", "0 of 1 lease matches x")] {
+        model.key(Key::Char('/'));
+        typed(&mut model, filter);
+        assert_eq!(shown(&model)[0], format!("{said}, by PORT"));
+        model.key(Key::Escape);
+    }
+}
+
+#[test]
+fn ctrl_w_deletes_a_word_of_the_filter_and_ctrl_u_all_of_it() {
+    let mut model = page(80, 10, &leases());
+    model.key(Key::Char('/'));
+    typed(&mut model, "web 店\u{3000}shop ");
+    for left in ["web 店\u{3000}", "web ", "", ""] {
+        model.key(Key::Control('w'));
+        assert_eq!(model.filter, left);
+    }
+    typed(&mut model, "web shop");
+    model.key(Key::Control('u'));
+    assert_eq!(model.filter, "");
+    assert_eq!(ports(&model).0.len(), 3);
+}
+
+#[test]
+fn the_help_has_each_key_in_a_line_of_80_columns_and_so_has_that_of_the_command() {
+    let mut model = page(80, 24, &leases());
+    model.key(Key::Char('?'));
+    let lines = shown(&model);
+    let keys = help::keys();
+    for line in keys.lines().skip(1) {
+        assert!(line.chars().count() <= 80, "{line}");
+        assert!(lines.iter().any(|shown| shown == line.trim()), "{line}: {lines:#?}");
+    }
+    assert!(keys.contains("q Ctrl-C      quit"), "{keys}");
 }
 
 #[test]
@@ -232,9 +279,9 @@ fn only_a_yes_releases_and_only_the_lease_that_was_asked_about() {
     model.key(Key::Char('r'));
     model.update(&[lease(2999, "a", "reserved"), lease(3001, "api", "reserved")]);
     assert_eq!(model.key(Key::Char('y')), Action::Do(Job::Release(all.remove(0))));
-    assert!(model.is_releasing());
+    assert_eq!(model.releasing().collect::<Vec<_>>(), ["3000/tcp"]);
     model.released(Ok("released port 3000 of dev web".to_owned()));
-    assert!(!model.is_releasing());
+    assert_eq!(model.releasing().count(), 0);
     assert_eq!(shown(&model)[9], "released port 3000 of dev web");
     model.key(Key::Down);
     assert!(shown(&model)[9].starts_with("? help"));
@@ -361,8 +408,9 @@ fn no_key_and_no_size_makes_it_panic() {
         Key::Escape,
         Key::Backspace,
         Key::Control('u'),
+        Key::Control('w'),
     ];
-    let keys: Vec<_> = keys.into_iter().chain("/?sSdryqjk w店".chars().map(Key::Char)).collect();
+    let keys: Vec<_> = keys.into_iter().chain("/?sSdryqjkgG w店".chars().map(Key::Char)).collect();
     let mut all = leases();
     all[2]["project_path"] = "/srv/日本語/プロジェクト/店".into();
     let mut model = page(80, 24, &all);
