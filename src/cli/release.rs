@@ -194,7 +194,10 @@ fn line(lease: &Json) -> String {
     }
     let line = format!("released port {port} of {}", service(lease));
     if lease["kept"].is_object() {
-        return format!("{line}; {} uses it until it ends (not with --all)", owner(&lease["kept"]));
+        let user = owner(&lease["kept"]);
+        return format!(
+            "{line}; {user} uses it until it ends, or until it is released again or with --all"
+        );
     }
     match still_listens(lease) {
         Some(who) => {

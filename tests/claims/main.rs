@@ -521,8 +521,9 @@ fn what_is_released_while_a_command_uses_it_stays_the_commands() {
     let claim = home.allocated(&["--name", "web"]);
     let port = claim["port"].to_string();
     let (run, _) = home.running(&["--name", "web"]);
+    let kept = "uses it until it ends, or until it is released again or with --all";
     let released = home.ok(&["release", "web"]);
-    assert!(released.contains("uses it until it ends (not with --all)"), "{released}");
+    assert!(released.ends_with(kept), "{released}");
     let lease = &home.leases()[0];
     assert_eq!((&lease["lease_id"], &lease["pid"]), (&claim["lease_id"], &json!(run.id())));
     // Asked for again, it is the same; and once more nobody but the command has it.
@@ -538,7 +539,16 @@ fn what_is_released_while_a_command_uses_it_stays_the_commands() {
     assert_eq!(all, format!("released port {port} of mine web"));
     assert_eq!(home.leases().len(), 0);
     home.end(run);
-    // What was never asked for but by the command is released as it always was.
+    // Released once it is the command's alone; released again it is nobody's.
+    let claim = home.allocated(&["--name", "web"]);
+    let (run, _) = home.running(&["--name", "web"]);
+    let id = claim["lease_id"].as_str().unwrap();
+    assert!(home.ok(&["release", id]).ends_with(kept));
+    assert_eq!(home.leases().len(), 1);
+    assert_eq!(home.ok(&["release", id]), format!("released port {} of mine web", claim["port"]));
+    assert_eq!(home.leases().len(), 0);
+    home.end(run);
+    // So it is with what was never asked for but by the command.
     let (run, port) = home.running(&["--name", "api"]);
     home.ok(&["release", &port]);
     assert_eq!(home.leases().len(), 0);
@@ -562,7 +572,7 @@ fn what_a_filter_matches_while_a_command_uses_it_stays_the_commands_as_well() {
         let kept = lines[1].strip_prefix(&format!("released port {web} of mine web; "));
         let kept = kept.expect(&released);
         assert!(kept.contains(&format!("[{}]", run.id())), "who has it: {kept}");
-        assert!(kept.ends_with("uses it until it ends (not with --all)"), "{kept}");
+        assert!(kept.ends_with("until it is released again or with --all"), "{kept}");
         assert_eq!(lines.len(), 2);
         let leases = home.leases();
         assert_eq!((leases.len(), &leases[0]["pid"]), (1, &json!(run.id())));

@@ -533,8 +533,10 @@ function confirmed(title, text, verb, action) {
 const described = (lease) => [portOf(lease), lease.service_type, nameOf(lease), short(folderOf(lease))].filter(Boolean).join(", ");
 
 function release(lease) {
-  const listening = listeners.has(lease.port) ? " A program listens on it, and goes on; its port may be leased to another." : "";
-  confirmed(`Release port ${portOf(lease)}?`, `${described(lease)}.${listening}`, "Release", () => ask("DELETE", `/allocate/${lease.lease_id}`));
+  let after = listeners.has(lease.port) ? " A program listens on it, and goes on; its port may be leased to another." : "";
+  // Somebody has asked for it, and a command uses it.
+  if (lease.claim && lease.holders > 1) after = " The command that uses it keeps it until it ends.";
+  confirmed(`Release port ${portOf(lease)}?`, `${described(lease)}.${after}`, "Release", () => ask("DELETE", `/allocate/${lease.lease_id}`));
 }
 
 function renew(lease) {
