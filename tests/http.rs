@@ -3,9 +3,9 @@
 mod support;
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::Duration,
 };
@@ -289,6 +289,40 @@ fn a_refusal_says_what_would_be_accepted() {
         let said = answer.body["error"].as_str().unwrap();
         assert!(said.contains(error), "{request}: {said}");
         assert_eq!(answer.body["suggestions"], json!(suggestions), "{request}");
+    }
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn the_examples_of_the_man_page_work_as_they_are_written() {
+    let home = Home::new();
+    home.configure(&format!(
+        r#"{{"service_types": {{"dev": {{"port_range": [{}, {}], "preferred_ports": []}}}}}}"#,
+        home.port(0),
+        home.port(9)
+    ));
+    let service = home.service();
+    let page = include_str!("../packaging/man/styxy-http.5");
+    let examples = page.split_once(".SH EXAMPLES").unwrap().1.split_once(".SH FILES").unwrap().0;
+    let examples = examples.replace("\\-", "-").replace(" \\e\n", " ").replace("\\(ti", "~");
+    // What is over TCP needs systemd.
+    let commands = examples.lines().filter_map(|line| line.strip_prefix("$ "));
+    let commands: Vec<_> = commands.filter(|command| command.contains("http.sock")).collect();
+    let answers =
+        [r#""port":"#, r#""service_name":"web""#, r#""released":"#, "event: lease_granted"];
+    assert_eq!(commands.len(), answers.len(), "{commands:?}");
+    for (command, answer) in commands.into_iter().zip(answers) {
+        let mut curl = Command::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .env("XDG_RUNTIME_DIR", home.path("runtime"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(curl.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|line| line.contains(answer)), "{command}: no {answer}");
+        // A stream has no end.
+        curl.kill().unwrap();
+        curl.wait().unwrap();
     }
     end(service, Signal::SIGTERM);
 }

@@ -26,6 +26,7 @@ use styxy::{
 };
 
 const BUS: &str = "org.styxy.Styxy1.5";
+const HTTP: &str = "styxy-http.5";
 const CONFIGURATION: &str = "styxy_config.5";
 const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";
@@ -48,7 +49,7 @@ fn main() -> ExitCode {
         Ok(())
     });
     trials.push(recipes.with_ignored_flag(!has_groff));
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 11] = [
         ("every_verb_has_a_page_with_each_of_its_options", verbs),
         ("every_page_that_another_names_is_there", references),
         ("every_exit_status_of_the_command_and_the_service_is_listed_and_no_other", statuses),
@@ -56,6 +57,9 @@ fn main() -> ExitCode {
         ("every_key_of_a_project_is_explained_and_nothing_else", project),
         ("every_limit_and_default_of_a_key_is_told", limits),
         ("every_member_of_the_bus_interface_is_explained_and_nothing_else", bus),
+        ("every_request_is_explained_with_its_keys_and_nothing_else", requests),
+        ("every_code_of_a_refusal_is_listed_with_its_status_and_no_other", refusals),
+        ("every_event_of_a_stream_is_explained_with_its_limits_and_nothing_else", events),
         ("every_action_field_and_message_of_the_journal_is_explained_and_nothing_else", journal),
     ];
     trials.extend(tests.map(|(name, test)| {
@@ -70,7 +74,7 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    let others = [BUS, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP];
+    let others = [BUS, HTTP, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP];
     pages.extend(others.map(|name| (name.to_owned(), by_hand(name))));
     pages
 }
@@ -351,6 +355,88 @@ fn bus() {
     assert_eq!(words(section(&page, ".SH PROPERTIES")), properties.collect());
     let errors = ErrorKind::ALL.map(|kind| kind.names().code.to_owned());
     assert_eq!(words(section(&page, ".SH ERRORS")), errors.into());
+}
+
+fn requests() {
+    let page = by_hand(HTTP);
+    let entries = entries(section(&page, ".SH OPERATIONS"));
+    let document: Json =
+        serde_json::from_str(&fs::read_to_string("config/openapi.json").unwrap()).unwrap();
+    let mut known = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let name = vec![method.to_uppercase(), path.clone()];
+            let (_, text) = entries
+                .iter()
+                .find(|(words, _)| *words == name)
+                .unwrap_or_else(|| panic!("{name:?} is not explained"));
+            let parameters = operation["parameters"].as_array().unwrap().iter();
+            let parameters = parameters.filter(|parameter| parameter["in"] == "query");
+            let mut keys: Vec<_> =
+                parameters.map(|parameter| parameter["name"].as_str().unwrap()).collect();
+            let body = &operation["requestBody"]["content"]["application/json"]["schema"]["$ref"];
+            if let Some(body) = body.as_str() {
+                let body = document.pointer(&format!("{}/properties", &body[1..])).unwrap();
+                keys.extend(body.as_object().unwrap().keys().map(String::as_str));
+            }
+            let is_part = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+            let text: BTreeSet<_> = text.split(is_part).collect();
+            for key in keys {
+                assert!(text.contains(key), "{key} is not in {name:?}");
+            }
+            known.insert(name);
+        }
+    }
+    let explained: BTreeSet<_> = entries.into_iter().map(|(words, _)| words).collect();
+    assert_eq!(explained, known);
+    assert!(known.len() > 40, "{known:?}");
+}
+
+/// The texts in a part of a source file.
+fn texts(file: &str, after: &str, before: &str) -> BTreeSet<String> {
+    let source = fs::read_to_string(file).unwrap();
+    let part = source.split_once(after).unwrap().1.split_once(before).unwrap().0;
+    part.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn refusals() {
+    let entries = entries(section(&by_hand(HTTP), ".SH ERRORS"));
+    let listed: BTreeSet<_> = entries.into_iter().map(|(words, _)| words).collect();
+    let names = ErrorKind::ALL.map(ErrorKind::names);
+    let of_kinds = names.map(|names| vec![names.code.to_owned(), names.status.to_string()]);
+    let of_kinds = BTreeSet::from(of_kinds);
+    let others: BTreeSet<_> = listed.difference(&of_kinds).map(|words| words[0].clone()).collect();
+    let mut known = texts("src/http/access.rs", "fn code(", "fn status(");
+    for code in ["NotFound", "MethodNotAllowed", "JournalUnavailable"] {
+        let routes = fs::read_to_string("src/http/routes.rs").unwrap();
+        assert!(routes.contains(&format!("code: {code:?}")), "{code}");
+        known.insert(code.to_owned());
+    }
+    assert_eq!(others, known);
+    assert!(of_kinds.is_subset(&listed), "{listed:?}");
+}
+
+fn events() {
+    let page = by_hand(HTTP);
+    let mut known = texts("src/change/announced.rs", "fn event(", "fn fields(");
+    known.extend(["ready", "reset"].map(str::to_owned));
+    assert_eq!(words(section(&page, ".SH EVENTS")), known);
+    for (file, name, heading) in [
+        ("src/broker/following.rs", "MOST_FOLLOWERS: usize", ".SH EVENTS"),
+        ("src/broker/following.rs", "MOST_PAGES: usize", ".SH EVENTS"),
+        ("src/http/events.rs", "RETRY: u32", ".SH EVENTS"),
+        ("src/http/routes.rs", "LARGEST_BODY: usize", ".SH LIMITS"),
+        ("src/socket.rs", "MOST_CONNECTIONS: usize", ".SH LIMITS"),
+        ("src/http/bounds.rs", "PATIENCE: Duration", ".SH LIMITS"),
+        ("src/http/connection.rs", "SILENCE: Duration", ".SH LIMITS"),
+    ] {
+        let source = fs::read_to_string(file).unwrap();
+        let value = source.split_once(&format!("const {name} = ")).unwrap().1;
+        let value = value.split_once(';').unwrap().0;
+        let value: String = value.chars().filter(char::is_ascii_digit).collect();
+        let mut numbers = section(&page, heading).split(|c: char| !c.is_ascii_digit());
+        assert!(numbers.any(|number| number == value), "{name}: {value}");
+    }
 }
 
 fn journal() {

@@ -59,6 +59,7 @@ const FILES: &[&str] = &[
     "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
     "644 root /usr/share/man/man1/styxy.1.gz",
     "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",
+    "644 root /usr/share/man/man5/styxy-http.5.gz",
     "644 root /usr/share/man/man5/styxy.json.5.gz",
     "644 root /usr/share/man/man5/styxy_config.5.gz",
     "644 root /usr/share/man/man7/styxy-recipes.7.gz",
