@@ -26,7 +26,7 @@ use styxy::{
 };
 
 const BUS: &str = "org.styxy.Styxy1.5";
-const HTTP: &str = "styxy-http.5";
+const HTTP: &str = "styxy-http.7";
 const CONFIGURATION: &str = "styxy_config.5";
 const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";

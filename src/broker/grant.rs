@@ -136,7 +136,8 @@ impl Granted {
         }
     }
 
-    fn add_note(&mut self, note: String) {
+    /// Adds something that the client should know.
+    pub fn add_note(&mut self, note: String) {
         self.note = Some(match self.note.take() {
             Some(before) => format!("{before}; {note}"),
             None => note,

@@ -75,19 +75,33 @@ pub(super) async fn allocate(
     Extension(peer): Extension<Arc<Peer>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
+    grant(&broker, &caller, &peer, body)
+        .await
+        .map_err(|failure| Failure { is_of_v1: true, ..failure })
+}
+
+async fn grant(
+    broker: &Arc<Broker>,
+    caller: &Caller,
+    peer: &Peer,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Failure> {
     let (service_type, mut options) = read_body(&body?)?;
-    v1::take_preferred_port(&mut options)?;
+    let note = v1::take_options(&mut options)?;
     let request = AllocateRequest::parse(&service_type, options)?;
     if peer.has_hung_up() {
         return Err(nobody_reads());
     }
-    let granted = broker.allocate(&request, &caller, false).await?;
+    let mut granted = broker.allocate(&request, caller, false).await?;
+    if let Some(note) = note {
+        granted.add_note(note);
+    }
     if peer.has_hung_up() {
         broker.take_back(&granted.shares(), EndReason::NotDelivered);
         return Err(nobody_reads());
     }
     peer.answer(granted.shares());
-    Ok(v1::granted(&broker, &granted))
+    Ok(v1::granted(broker, &granted))
 }
 
 pub(super) async fn release(
@@ -281,13 +295,13 @@ pub(super) fn nobody_reads() -> Failure {
 
 /// The refusal of a body that did not arrive completely in time.
 pub(super) fn too_slow() -> Failure {
-    Failure {
-        status: StatusCode::REQUEST_TIMEOUT,
-        code: ErrorKind::InvalidArgument.names().code,
-        error: Error::invalid("the body did not come in time").suggest(
+    Failure::new(
+        StatusCode::REQUEST_TIMEOUT,
+        ErrorKind::InvalidArgument.names().code,
+        Error::invalid("the body did not come in time").suggest(
             "send as many bytes as Content-Length says, or close your side of the connection",
         ),
-    }
+    )
 }
 
 /// The refusal of a body that cannot be read to its end.
@@ -297,11 +311,11 @@ pub(super) fn unreadable() -> Failure {
 
 /// The refusal of a body with more than this many bytes.
 pub(super) fn too_large(most: usize) -> Failure {
-    Failure {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        code: ErrorKind::InvalidArgument.names().code,
-        error: Error::invalid(format!("the body has more than {most} bytes")),
-    }
+    Failure::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        ErrorKind::InvalidArgument.names().code,
+        Error::invalid(format!("the body has more than {most} bytes")),
+    )
 }
 
 pub(super) async fn restart(State(broker): State<Arc<Broker>>) -> Success {
@@ -339,21 +353,21 @@ async fn unknown_path(uri: Uri) -> Failure {
     if !similar.is_empty() {
         error = error.suggest(format!("did you mean {}?", similar.join(" or ")));
     }
-    Failure {
-        status: StatusCode::NOT_FOUND,
-        code: "NotFound",
-        error: error.suggest("GET /openapi.json describes all requests"),
-    }
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        "NotFound",
+        error.suggest("GET /openapi.json describes all requests"),
+    )
 }
 
 async fn wrong_method(method: Method, uri: Uri) -> Failure {
     let path = shortened(uri.path());
-    Failure {
-        status: StatusCode::METHOD_NOT_ALLOWED,
-        code: "MethodNotAllowed",
-        error: Error::invalid(format!("{path} does not take {}", shortened(method.as_str())))
+    Failure::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "MethodNotAllowed",
+        Error::invalid(format!("{path} does not take {}", shortened(method.as_str())))
             .suggest("the Allow header of this answer names the methods that it takes"),
-    }
+    )
 }
 
 /// The options of a body that may be empty. A null is ignored if its key is known: in many languages it means an
@@ -445,16 +459,18 @@ pub(super) struct Failure {
     status: StatusCode,
     code: &'static str,
     error: Error,
+    /// Whether clients of 1.x look for its keys.
+    is_of_v1: bool,
 }
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, error: Error) -> Self {
-        Self { status, code, error }
+        Self { status, code, error, is_of_v1: false }
     }
 
     /// The refusal of a request that the journal does not answer at the moment.
     pub(super) fn no_journal(error: Error) -> Self {
-        Self { status: StatusCode::SERVICE_UNAVAILABLE, code: "JournalUnavailable", error }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "JournalUnavailable", error)
     }
 }
 
@@ -462,7 +478,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let names = error.kind.names();
         let status = StatusCode::from_u16(names.status).unwrap_or(StatusCode::BAD_REQUEST);
-        Self { status, code: names.code, error }
+        Self::new(status, names.code, error)
     }
 }
 
@@ -486,12 +502,15 @@ impl From<BytesRejection> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let body = json!({
+        let mut body = json!({
             "success": false,
             "code": self.code,
             "error": self.error.message,
             "suggestions": self.error.suggestions,
         });
+        if self.is_of_v1 {
+            body["context"] = v1::context(&self.error);
+        }
         (self.status, Json(body)).into_response()
     }
 }

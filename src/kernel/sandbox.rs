@@ -66,8 +66,13 @@ pub enum Layer {
 
 impl Layer {
     /// All layers.
-    pub const ALL: [Self; 5] =
-        [Self::NoNewPrivileges, Self::Seccomp, Self::NoCapabilities, Self::HiddenHome, Self::NoExec];
+    pub const ALL: [Self; 5] = [
+        Self::NoNewPrivileges,
+        Self::Seccomp,
+        Self::NoCapabilities,
+        Self::HiddenHome,
+        Self::NoExec,
+    ];
 
     /// Its name in answers.
     pub fn as_str(self) -> &'static str {
@@ -102,9 +107,7 @@ fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
         Layer::HiddenHome => {
             home.is_some_and(|home| is_covered(&mounts, home) && !shows_others(home, own))
         }
-        Layer::NoExec => {
-            statvfs("/").is_ok_and(|root| root.flags().contains(FsFlags::ST_NOEXEC))
-        }
+        Layer::NoExec => statvfs("/").is_ok_and(|root| root.flags().contains(FsFlags::ST_NOEXEC)),
     };
     Layer::ALL.into_iter().filter(is_in).collect()
 }

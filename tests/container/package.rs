@@ -59,9 +59,9 @@ const FILES: &[&str] = &[
     "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
     "644 root /usr/share/man/man1/styxy.1.gz",
     "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",
-    "644 root /usr/share/man/man5/styxy-http.5.gz",
     "644 root /usr/share/man/man5/styxy.json.5.gz",
     "644 root /usr/share/man/man5/styxy_config.5.gz",
+    "644 root /usr/share/man/man7/styxy-http.7.gz",
     "644 root /usr/share/man/man7/styxy-recipes.7.gz",
     "644 root /usr/share/man/man8/styxy-portserver.socket.8.gz",
     "644 root /usr/share/man/man8/styxy-tcp.socket.8.gz",
@@ -322,7 +322,9 @@ fn sandbox(machine: &Machine) {
         let done = machine.root(&command);
         assert!(done.stderr.contains(why), "{command}: {done:?}");
     }
-    machine.root(&format!("touch {root}/home/dev/.config/styxy/new {root}/run/user/1000/styxy/new")).ok();
+    machine
+        .root(&format!("touch {root}/home/dev/.config/styxy/new {root}/run/user/1000/styxy/new"))
+        .ok();
 
     let status = machine.root(&format!("cat /proc/{pid}/status")).ok();
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000"] {

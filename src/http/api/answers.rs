@@ -27,6 +27,20 @@ pub(super) struct Refused {
     error: String,
     /// Remedies, the best first
     suggestions: Vec<String>,
+    /// Of `POST /allocate` only, for clients of styxy 1.x
+    context: Option<Context>,
+}
+
+#[derive(JsonSchema)]
+pub(super) struct Context {
+    /// The remedies once more
+    suggestions: Vec<String>,
+    /// There is none
+    help_url: Option<String>,
+    /// VALIDATION, CONFIGURATION, RESOURCE or SYSTEM
+    category: String,
+    /// Always ERROR
+    severity: String,
 }
 
 #[derive(JsonSchema)]

@@ -37,10 +37,11 @@ use crate::{
         Broker,
         grant::{Granted, Outcome},
     },
-    error::Error,
+    error::{Error, ErrorKind},
     request::{Listing, port},
     time::Timestamp,
     value::{Fields, Value},
+    word::shortened,
 };
 
 /// What clients expect as the name of a service and of an instance where a lease has none: they take both for texts.
@@ -49,8 +50,47 @@ const NO_INSTANCE: &str = "default";
 
 // ---- leases ------------------------------------------------------------------------------------------------------
 
+/// What clients of 1.x send, as it is meant; what must be left out of it, in words.
+pub(super) fn take_options(options: &mut Vec<(String, Value)>) -> Result<Option<String>, Error> {
+    take_preferred_port(options)?;
+    // Scripts send variables that are not set, and the command names itself where no agent calls it.
+    options.retain(|(key, value)| match (key.as_str(), value) {
+        ("service_name" | "instance_id" | "project_path", Value::Str(text)) if text.is_empty() => {
+            false
+        }
+        ("instance_id", Value::Str(text)) => text != "cli",
+        _ => true,
+    });
+    // 1.x never looked at it. Who sends it knows where it is, and the service does not.
+    let is_relative = |(key, value): &(String, Value)| match value {
+        Value::Str(path) => key == "project_path" && !path.starts_with('/'),
+        _ => false,
+    };
+    let Some(at) = options.iter().position(is_relative) else { return Ok(None) };
+    let (_, path) = options.remove(at);
+    let Value::Str(path) = path else { return Ok(None) };
+    Ok(Some(format!(
+        "the project_path {:?} is relative, so that the lease belongs to no project",
+        shortened(&path)
+    )))
+}
+
+/// What 1.x said of a refusal beside its reason.
+pub(super) fn context(error: &Error) -> Body {
+    let category = match error.kind {
+        ErrorKind::InvalidArgument => "VALIDATION",
+        ErrorKind::UnknownServiceType
+        | ErrorKind::AutoAllocationDisabled
+        | ErrorKind::ConfigurationDiffers => "CONFIGURATION",
+        ErrorKind::PortInUse | ErrorKind::PoolExhausted | ErrorKind::LimitExceeded => "RESOURCE",
+        _ => "SYSTEM",
+    };
+    let suggestions = &error.suggestions;
+    json!({"suggestions": suggestions, "help_url": null, "category": category, "severity": "ERROR"})
+}
+
 /// Renames what 1.x calls `preferred_port`: a number, or a text with its decimal digits.
-pub(super) fn take_preferred_port(options: &mut [(String, Value)]) -> Result<(), Error> {
+fn take_preferred_port(options: &mut [(String, Value)]) -> Result<(), Error> {
     let is_named = |name: &str| options.iter().any(|(key, _)| key == name);
     if !is_named("preferred_port") {
         return Ok(());
