@@ -48,6 +48,7 @@ use crate::{
         guard::{self, Kept},
         manager,
     },
+    port::Port,
     portserver,
     state::store::OpenError,
     surroundings::Seen,
@@ -179,6 +180,7 @@ async fn serve(
     })?;
     let run = Arc::clone(&broker);
     tokio::spawn(async move { run.run(events).await });
+    broker.listens(further.tcp_ports()?, home.for_pages.clone());
     let is_activated = listener.is_some();
     let mut sockets = Sockets::open(listener, home)?;
     let (stop, stopping) = watch::channel(false);
@@ -266,12 +268,13 @@ async fn serve(
         broker.store_guards();
         manager::settled().await;
     }
-    // Guards and owners need a service.
-    let needs_a_service = matches!(cause, Cause::Idle | Cause::BusGone | Cause::Replaced);
-    if needs_a_service && is_activated && broker.is_needed() {
-        return Ok(End::Again);
-    }
-    Ok(End::Done)
+    // Guards and owners need a service, and so does a socket that is to be stopped. One that is idle could not stop it.
+    let needs_a_service = match cause {
+        Cause::Idle => broker.is_needed(),
+        Cause::BusGone | Cause::Replaced => broker.is_needed() || broker.listens_for_pages(),
+        Cause::Signalled | Cause::TakenOver => false,
+    };
+    Ok(if needs_a_service && is_activated { End::Again } else { End::Done })
 }
 
 /// The signals that the service handles.
@@ -443,6 +446,16 @@ struct Further {
 impl Further {
     fn count(&self) -> usize {
         usize::from(self.portserver.is_some()) + self.tcp.len()
+    }
+
+    /// The ports for TCP, each once.
+    fn tcp_ports(&self) -> io::Result<Vec<Port>> {
+        let mut ports = Vec::new();
+        for listener in &self.tcp {
+            ports.extend(Port::new(listener.local_addr()?.port().into()));
+        }
+        ports.dedup();
+        Ok(ports)
     }
 
     /// Accepts connections until `stop` is set.

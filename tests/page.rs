@@ -189,6 +189,22 @@ fn sessions_and_secrets_end_with_the_service_and_are_written_nowhere() {
     end(second, Signal::SIGTERM);
 }
 
+#[test]
+fn that_the_socket_is_for_pages_only_is_known_after_kill_9() {
+    let home = Home::with_type();
+    let mark = home.path("runtime/styxy/tcp-for-pages");
+    let (first, _) = service(&home, &[]);
+    assert_eq!(home.http("POST", "/page", r#"{"temporary": false}"#).status, 200);
+    assert!(!mark.exists());
+    assert_eq!(home.http("POST", "/page", r#"{"temporary": true}"#).status, 200);
+    assert!(mark.exists());
+    end(first, Signal::SIGKILL);
+    let (second, _) = service(&home, &[]);
+    assert!(mark.exists());
+    end(second, Signal::SIGTERM);
+    assert!(mark.exists(), "it has not stopped the socket");
+}
+
 /// A stream of events, once it is there.
 fn follow(door: &Door) -> BufReader<TcpStream> {
     let mut stream = BufReader::new(door.connect());

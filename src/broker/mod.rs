@@ -53,7 +53,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     time::Instant,
 };
 
@@ -79,6 +79,7 @@ use crate::{
         Event, Owners,
         deadlines::{Deadlines, Due},
     },
+    port::Port,
     registry::{
         Effect, Registry,
         obligations::{Limit, Obligations},
@@ -142,6 +143,8 @@ pub struct Broker {
     followers: Followers,
     /// Notified when tokens or sessions that were good may not be any more.
     rights: watch::Sender<()>,
+    /// The TCP ports that the service listens on, once they are known.
+    tcp_ports: OnceLock<Vec<Port>>,
     /// Whether something waits for the end of a listener.
     awaits_endings: watch::Sender<bool>,
     this: Weak<Self>,
@@ -270,6 +273,7 @@ impl Broker {
             reading: Reading::default(),
             followers: Followers::default(),
             rights: watch::Sender::default(),
+            tcp_ports: OnceLock::new(),
             awaits_endings: watch::Sender::new(false),
             this: Weak::clone(this),
         });

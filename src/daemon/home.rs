@@ -12,7 +12,7 @@ use crate::{
     handover::{self, Claim, Rank, others},
     kernel::process,
     socket::Backlog,
-    surroundings::{Door, Unit, machine, user},
+    surroundings::{Door, ForPages, Unit, machine, user},
 };
 
 /// The folders of this service.
@@ -24,6 +24,8 @@ pub(super) struct Home {
     /// This machine's.
     pub(super) state: PathBuf,
     pub(super) config: Vec<PathBuf>,
+    /// The mark that the socket for TCP listens for pages only, if there is a runtime directory.
+    pub(super) for_pages: Option<ForPages>,
     /// Where it listens, beside the socket that systemd passes.
     doors: Vec<Door>,
 }
@@ -44,8 +46,9 @@ impl Home {
             Some(runtime) => Some(Door::new(uid, runtime)),
             None => user().runtime_door(),
         };
+        let for_pages = runtime.as_ref().map(|door| ForPages::in_folder(door.folder()));
         let doors = runtime.into_iter().chain([Door::new(uid, state.clone())]).collect();
-        Ok(Self { folder, rank, state, config, doors })
+        Ok(Self { folder, rank, state, config, for_pages, doors })
     }
 }
 

@@ -42,16 +42,18 @@ pub async fn ended(bus: &Connection, unit: &UnitName) -> zbus::Result<()> {
     signals::until(changes, may_have_ended, || has_ended(bus, &path)).await
 }
 
-/// Stops a unit, unless it is enabled.
-pub async fn stop_unless_enabled(bus: &Connection, unit: &str) -> zbus::Result<()> {
+/// Whether a unit is enabled.
+pub async fn is_enabled(bus: &Connection, unit: &str) -> zbus::Result<bool> {
     let manager = Some(INTERFACE);
     let reply = bus.call_method(Some(MANAGER), PATH, manager, "GetUnitFileState", &unit).await?;
-    let body = reply.body();
     // Or `enabled-runtime`.
-    if !body.deserialize::<&str>()?.starts_with("enabled") {
-        bus.call_method(Some(MANAGER), PATH, manager, "StopUnit", &(unit, "replace")).await?;
-    }
-    Ok(())
+    Ok(reply.body().deserialize::<&str>()?.starts_with("enabled"))
+}
+
+/// Stops a unit; does not wait until it is stopped.
+pub async fn stop(bus: &Connection, unit: &str) -> zbus::Result<()> {
+    let manager = Some(INTERFACE);
+    bus.call_method(Some(MANAGER), PATH, manager, "StopUnit", &(unit, "replace")).await.map(drop)
 }
 
 /// Whether a property change may mean that the unit has ended. A busy unit sends many, and most of them

@@ -7,6 +7,7 @@
 //! - [`bus`]: the session bus
 //! - [`door`]: the socket in a folder, and who listens there
 //! - `seen`: the network and the state folder that a command sees
+//! - `pages`: the mark that the socket for TCP listens for pages only
 //! - [`machine`]: which registry belongs to this machine and network
 //! - `home`: whether a home directory belongs to the user
 //! - `folder`: whether a folder is usable, and the fallback in `/tmp`
@@ -16,6 +17,7 @@ pub mod door;
 mod folder;
 mod home;
 pub mod machine;
+mod pages;
 mod seen;
 pub mod unit;
 
@@ -25,7 +27,7 @@ use std::{
     sync::OnceLock,
 };
 
-pub use self::{door::Door, seen::Seen, unit::Unit};
+pub use self::{door::Door, pages::ForPages, seen::Seen, unit::Unit};
 use self::{
     folder::Temporary,
     home::{Entry, Home},
@@ -260,6 +262,11 @@ impl User {
     /// The door beside the lock, where every service listens.
     pub fn door_beside_the_state(&self) -> Option<Door> {
         self.state().map(|state| Door::new(self.uid, state))
+    }
+
+    /// The mark that the socket for TCP listens for pages only, or why there can be none; the message names the variable.
+    pub fn for_pages(&self) -> Result<ForPages, &str> {
+        self.runtime().map(|runtime| ForPages::in_folder(&runtime.join("styxy")))
     }
 
     /// Whether a systemd manager of this user is running.

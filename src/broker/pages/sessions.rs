@@ -61,6 +61,11 @@ impl Sessions {
         self.begun.iter().fold(false, |found, known| found | known.is_same(session))
     }
 
+    /// A page may be about to come.
+    pub(super) fn awaited(&mut self, now: Moment) {
+        self.last = now;
+    }
+
     /// A page follows the events.
     pub(super) fn opened(&mut self) {
         self.open += 1;
@@ -154,5 +159,12 @@ mod tests {
         assert_eq!(sessions.unused_at(), None);
         sessions.closed(at(200));
         assert_eq!(sessions.unused_at(), Some(at(230)));
+    }
+
+    #[test]
+    fn a_page_has_half_a_minute_to_come_to_a_service_that_was_restarted() {
+        let mut sessions = Sessions::default();
+        sessions.awaited(at(100));
+        assert_eq!(sessions.unused_at(), Some(at(130)));
     }
 }
