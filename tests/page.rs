@@ -7,7 +7,7 @@ mod tcp;
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     time::{Duration, Instant},
 };
 
@@ -187,6 +187,21 @@ fn sessions_and_secrets_end_with_the_service_and_are_written_nowhere() {
     assert_eq!(page.http("GET", "/leases", "").status, 401);
     assert_eq!(exchange(&page, &waiting).status, 401);
     end(second, Signal::SIGTERM);
+}
+
+#[test]
+fn the_port_of_the_page_is_the_services_own() {
+    let home = Home::with_type();
+    let (service, address) = service(&home, &[]);
+    let page = with_session(&home, Door { address, token: String::new() });
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (port, pid) in
+        [(address.port(), json!(service.id())), (other.local_addr().unwrap().port(), Json::Null)]
+    {
+        let found = page.http("GET", &format!("/scan?start={port}&end={port}"), "").body;
+        assert_eq!(found["ports_in_use"][0]["system_usage"]["process"]["pid"], pid, "{found}");
+    }
+    end(service, Signal::SIGTERM);
 }
 
 #[test]

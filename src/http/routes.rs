@@ -276,7 +276,7 @@ pub(super) async fn check(
         Some(Value::Fields(lease)) => Some(lease),
         _ => None,
     };
-    v1::put_usage(&mut answer, port, lease);
+    v1::put_usage(&broker, &mut answer, port, lease);
     Ok(Json(answer).into_response())
 }
 

@@ -222,7 +222,7 @@ struct Usage {
     tool: String,
 }
 
-/// Known only if it owns the lease of the port.
+/// Known only if it owns the lease of the port, or is the service itself.
 #[derive(JsonSchema)]
 struct Process {
     name: Option<String>,

@@ -1,5 +1,5 @@
-//! What listens on TCP ports, by `sock_diag(7)`. Which process it is the service cannot see, but the owner of the port's
-//! lease is known, if it has one.
+//! What listens on TCP ports, by `sock_diag(7)`. Which process it is the service cannot see, but it knows itself,
+//! and the owner of the port's lease, if it has one.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -63,12 +63,12 @@ impl Ports {
     }
 
     /// What 1.x called an observation: the listener of a port, and the service whose port it is.
-    fn observation(&self, port: Port) -> Option<Body> {
+    fn observation(&self, broker: &Broker, port: Port) -> Option<Body> {
         let socket = self.listeners.get(&port)?;
         let none = Body::Null;
         let lease = self.lease(port).unwrap_or(&none);
         let or_unknown = |value| or(value, UNKNOWN);
-        let process = process(socket, self.lease(port));
+        let process = process(broker, socket, self.lease(port));
         Some(json!({
             "port": port.get(),
             "pid": process["pid"],
@@ -83,8 +83,8 @@ impl Ports {
         }))
     }
 
-    fn observations(&self) -> Vec<Body> {
-        self.listeners.keys().filter_map(|port| self.observation(*port)).collect()
+    fn observations(&self, broker: &Broker) -> Vec<Body> {
+        self.listeners.keys().filter_map(|port| self.observation(broker, *port)).collect()
     }
 }
 
@@ -100,32 +100,40 @@ fn listeners(range: PortRange) -> Result<BTreeMap<Port, Socket>, Error> {
     }
 }
 
-/// Who listens: the user, and if the port is leased, its owner.
-fn process(socket: &Socket, lease: Option<&Body>) -> Body {
-    let pid = lease.and_then(|lease| lease["pid"].as_u64()?.try_into().ok());
+/// Who listens: the user, and if the port is leased, its owner; or else this service, if it is its own port.
+fn process(broker: &Broker, socket: &Socket, lease: Option<&Body>) -> Body {
+    let pid = match lease {
+        Some(lease) => lease["pid"].as_u64().and_then(|pid| pid.try_into().ok()),
+        None => broker.listens_on(socket.port).then(std::process::id),
+    };
     json!({"name": pid.and_then(comm).as_deref(), "pid": pid, "user": user(socket.uid).as_ref()})
 }
 
-fn usage(socket: &Socket, lease: Option<&Body>) -> Body {
+fn usage(broker: &Broker, socket: &Socket, lease: Option<&Body>) -> Body {
     json!({
         "port": socket.port.get(),
         "protocol": socket.protocol.as_str(),
         "state": "LISTEN",
         "local_address": SocketAddr::new(socket.address, socket.port.get()).to_string(),
-        "process": process(socket, lease),
+        "process": process(broker, socket, lease),
         "tool": "sock_diag",
     })
 }
 
 /// Adds to the answer of `GET /check/{port}` who has the port and what listens on it, if that can be found out.
-pub(in crate::http) fn put_usage(checked: &mut Body, port: Port, lease: Option<&Fields>) {
+pub(in crate::http) fn put_usage(
+    broker: &Broker,
+    checked: &mut Body,
+    port: Port,
+    lease: Option<&Fields>,
+) {
     let lease = lease.map(allocation);
     let listeners = match checked["protocol"].as_str() {
         Some("udp") => BTreeMap::new(),
         _ => listeners(PortRange::only(port)).unwrap_or_default(),
     };
     let socket = listeners.get(&port);
-    checked["system_usage"] = json!(socket.map(|socket| usage(socket, lease.as_ref())));
+    checked["system_usage"] = json!(socket.map(|socket| usage(broker, socket, lease.as_ref())));
     checked["allocated_to"] = json!(lease);
 }
 
@@ -154,7 +162,7 @@ pub(in crate::http) async fn scan(
         json!({
             "port": port.get(),
             "allocated_to": lease,
-            "system_usage": ports.listeners.get(port).map(|socket| usage(socket, lease)),
+            "system_usage": ports.listeners.get(port).map(|socket| usage(&broker, socket, lease)),
         })
     });
     let in_use: Vec<_> = in_use.collect();
@@ -168,7 +176,7 @@ pub(in crate::http) async fn observe(
 ) -> Result<Response, Failure> {
     let Path(port) = port?;
     let port: Port = port.parse()?;
-    let observation = Ports::of(&broker, PortRange::only(port))?.observation(port);
+    let observation = Ports::of(&broker, PortRange::only(port))?.observation(&broker, port);
     let mut answer = json!({"success": true, "port": port.get(), "bound": observation.is_some()});
     match observation {
         Some(observation) => answer["observation"] = observation,
@@ -180,7 +188,7 @@ pub(in crate::http) async fn observe(
 pub(in crate::http) async fn observe_all(
     State(broker): State<Arc<Broker>>,
 ) -> Result<Response, Failure> {
-    let observations = Ports::of(&broker, PortRange::ALL)?.observations();
+    let observations = Ports::of(&broker, PortRange::ALL)?.observations(&broker);
     let answer = json!({
         "success": true,
         "total": observations.len(),
@@ -193,7 +201,7 @@ pub(in crate::http) async fn observe_all(
 pub(in crate::http) async fn observation_stats(
     State(broker): State<Arc<Broker>>,
 ) -> Result<Response, Failure> {
-    let observations = Ports::of(&broker, PortRange::ALL)?.observations();
+    let observations = Ports::of(&broker, PortRange::ALL)?.observations(&broker);
     let answer = json!({
         "success": true,
         "stats": stats(&broker, &observations),
