@@ -190,6 +190,19 @@ fn sessions_and_secrets_end_with_the_service_and_are_written_nowhere() {
 }
 
 #[test]
+fn a_link_that_was_used_says_so() {
+    let home = Home::with_type();
+    let (service, address) = service(&home, &[]);
+    let door = Door { address, token: String::new() };
+    let secret = secret(&home);
+    assert_eq!(exchange(&door, &secret).status, 200);
+    let again = exchange(&door, &secret).body;
+    assert!(again["error"].as_str().unwrap().contains("the link was used"), "{again}");
+    assert!(again["suggestions"][0].as_str().unwrap().contains("styxy open"), "{again}");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn the_port_of_the_page_is_the_services_own() {
     let home = Home::with_type();
     let (service, address) = service(&home, &[]);

@@ -59,6 +59,8 @@ enum Refusal {
     Unset,
     /// It has a wrong token.
     WrongToken,
+    /// It has a wrong secret of a page.
+    WrongSecret,
 }
 
 impl Refusal {
@@ -69,7 +71,8 @@ impl Refusal {
             Self::Origin => "OtherOrigin",
             Self::Private => "OnlyOnTheSocket",
             Self::NoToken | Self::Unset => "NoToken",
-            Self::WrongToken => "WrongToken",
+            // Programs know this code.
+            Self::WrongToken | Self::WrongSecret => "WrongToken",
         }
     }
 
@@ -78,7 +81,9 @@ impl Refusal {
             // RFC 9110: the server is not able to answer for that authority.
             Self::Host => StatusCode::MISDIRECTED_REQUEST,
             Self::Origin | Self::Private => StatusCode::FORBIDDEN,
-            Self::NoToken | Self::Unset | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::NoToken | Self::Unset | Self::WrongToken | Self::WrongSecret => {
+                StatusCode::UNAUTHORIZED
+            }
         }
     }
 
@@ -94,6 +99,8 @@ impl Refusal {
                 .suggest("`styxy http enable` gives it the one in ~/.styxy/auth.token"),
             Self::WrongToken => Error::invalid("the token is wrong")
                 .suggest("the token is in ~/.styxy/auth.token; if this one is from there, `styxy http enable` makes the service know it"),
+            Self::WrongSecret => Error::invalid("the link was used, or is more than a minute old")
+                .suggest("`styxy open` makes a new one"),
         }
     }
 
@@ -101,7 +108,9 @@ impl Refusal {
     fn challenge(self) -> Option<&'static str> {
         match self {
             Self::NoToken | Self::Unset => Some("Bearer realm=\"styxy\""),
-            Self::WrongToken => Some("Bearer realm=\"styxy\", error=\"invalid_token\""),
+            Self::WrongToken | Self::WrongSecret => {
+                Some("Bearer realm=\"styxy\", error=\"invalid_token\"")
+            }
             _ => None,
         }
     }
@@ -146,15 +155,18 @@ pub(super) async fn check(
         },
     };
     if refusal == Refusal::WrongToken {
-        return wrong_token(&access.broker, &client).await;
+        return refused_late(refusal, &access.broker, &client).await;
     }
     access.broker.kept_out(refusal.code(), &client);
     refusal.into_response()
 }
 
-/// Refuses a wrong token, or a wrong secret of a page.
-pub(super) async fn wrong_token(broker: &Broker, client: &Client) -> Response {
-    let refusal = Refusal::WrongToken;
+/// Refuses a wrong secret of a page.
+pub(super) async fn wrong_secret(broker: &Broker, client: &Client) -> Response {
+    refused_late(Refusal::WrongSecret, broker, client).await
+}
+
+async fn refused_late(refusal: Refusal, broker: &Broker, client: &Client) -> Response {
     broker.kept_out(refusal.code(), client);
     tokio::time::sleep(PAUSE).await;
     refusal.into_response()

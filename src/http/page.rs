@@ -129,7 +129,7 @@ pub(super) async fn begin(
         }
     };
     let Some(session) = broker.begin_session(secret)? else {
-        return Ok(access::wrong_token(&broker, &client).await);
+        return Ok(access::wrong_secret(&broker, &client).await);
     };
     let mut fields = Fields::default();
     fields.put("session", session.reveal());

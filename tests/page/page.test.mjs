@@ -12,7 +12,8 @@ import { fileURLToPath } from "node:url";
 const { STYXY, PACKAGES, SCREENSHOTS } = process.env;
 const { chromium } = createRequire(`${PACKAGES}/`)("playwright-core");
 const AXE = readFileSync(`${PACKAGES}/node_modules/axe-core/axe.min.js`, "utf8");
-const CLOSED = "styxy\nRun styxy open";
+const CLOSED = "styxy\n\nRun styxy open";
+const USED = "styxy\n\nThis link was used, or is more than a minute old. For a new one:\n\nRun styxy open";
 
 let browser, home, env, service, lines, base, leased, context, errors;
 
@@ -196,6 +197,26 @@ test("renewing, forgetting and removing a type do what they say", async () => {
   assert.deepEqual(ask("GET", `/memory?port=${leased.port}`).remembered, []);
 });
 
+test("what listens without a lease is counted, the service is drawn as itself, and types are sorted as numbers are", async () => {
+  const ports = [];
+  for (const server of [createServer(), createServer()]) {
+    await new Promise((done) => server.listen(0, "127.0.0.1", done));
+    ports.push(server.address().port);
+    server.unref();
+  }
+  for (const type of ["pt10", "pt2"]) lease(type, "web");
+  const page = await open();
+  const foreign = page.locator("#foreign-ports");
+  for (const port of ports) await foreign.getByText(`${port}/tcp`).waitFor();
+  // Others may listen on this machine, too.
+  const count = await foreign.locator("li").count();
+  await page.locator("#summary").getByText(`${count} ports in use without a lease`).waitFor();
+  assert.equal(await foreign.getByText(`${new URL(base).port}/tcp`).count(), 0);
+  const names = await page.locator("#bands h3").allInnerTexts();
+  assert.ok(names.indexOf("pt2") < names.indexOf("pt10"), names.join(" "));
+  assert.deepEqual(errors, []);
+});
+
 test("two tabs share one stream, and the other tab goes on when the first is closed", async () => {
   const streams = [];
   context.on("request", (request) => request.url().endsWith("/events") && streams.push(request));
@@ -223,7 +244,7 @@ test("a reload keeps the session, and the link is worth nothing after that", asy
   const thief = await stranger.newPage();
   await thief.goto(used);
   await thief.getByText("Run styxy open").waitFor();
-  assert.equal((await thief.locator("body").innerText()).trim(), CLOSED.replace("\n", "\n\n"));
+  assert.equal((await thief.locator("body").innerText()).trim(), USED);
   assert.deepEqual(await stranger.cookies(), []);
   await stranger.close();
 });
@@ -232,7 +253,7 @@ test("after a restart of the service the page says what to run, and nothing else
   const page = await open();
   await restart();
   await page.getByText("Run styxy open").waitFor();
-  assert.equal((await page.locator("body").innerText()).trim(), CLOSED.replace("\n", "\n\n"));
+  assert.equal((await page.locator("body").innerText()).trim(), CLOSED);
   assert.doesNotMatch(await page.content(), new RegExp(leased.lease_id));
   await page.goto(link());
   await row(page, leased).waitFor();

@@ -11,6 +11,7 @@ const LOOK_AGAIN = [700, 2500, 8000];
 
 const leases = new Map(); // by lease_id
 const listeners = new Map(); // the user that listens, by TCP port
+const own = new Set(); // the TCP ports that the service itself listens on
 let types = [];
 let lastId = null; // of the last event that this tab knows
 let isListed = false;
@@ -38,22 +39,26 @@ const ask = async (method, path, body) => (await send(method, path, body)).json(
 // ---- the session -----------------------------------------------------------------------------------------------------
 
 let isBegun = false;
+let why = ""; // there is no session
 
 async function start() {
   const secret = location.hash.slice(1);
   if (location.hash) history.replaceState(null, "", "/");
   if (/^[0-9a-f]{64}$/.test(secret)) {
     const answer = await fetch("/page/session", { method: "POST", body: JSON.stringify({ secret }) }).catch(() => null);
-    // Somebody may have used the link; the session of this tab is none the worse.
-    if (answer && answer.ok) {
+    if (answer?.ok) {
       sessionStorage.setItem(SESSION, (await answer.json()).session);
       if (isBegun) return location.reload();
+    } else {
+      // The session of this tab is none the worse.
+      why = answer ? "This link was used, or is more than a minute old. For a new one:" : "The service cannot be reached. To start it:";
     }
   }
   if (isBegun) return;
   isBegun = true;
   if (!sessionStorage.getItem(SESSION)) return close();
   isOpen = true;
+  why = "";
   $("page").hidden = false;
   SHARED.onmessage = ({ data }) => hear(data);
   navigator.locks.request(LEAD, lead).catch(() => {});
@@ -73,6 +78,7 @@ function close() {
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   $("page").remove();
   $("news").textContent = "";
+  $("why").textContent = why;
   $("closed").hidden = false;
   SHARED.close();
 }
@@ -198,6 +204,7 @@ async function list() {
 
 async function listTypes() {
   types = (await ask("GET", "/types")).service_types;
+  types.sort((a, b) => COLLATOR.compare(a.service_type, b.service_type));
   draw();
 }
 
@@ -212,11 +219,21 @@ function lookSoon() {
 async function look() {
   const { ports_in_use } = await ask("GET", "/scan?start=1&end=65535");
   listeners.clear();
-  for (const { port, system_usage } of ports_in_use) {
-    if (system_usage) listeners.set(port, system_usage.process.user);
+  own.clear();
+  for (const { port, allocated_to, system_usage } of ports_in_use) {
+    if (!system_usage) continue;
+    listeners.set(port, system_usage.process.user);
+    // Of a program without a lease only the service itself is known.
+    if (!allocated_to && system_usage.process.pid) own.add(port);
   }
   connection(true);
   draw();
+}
+
+// The ports that programs listen on without a lease.
+function foreignPorts() {
+  const leased = new Set([...leases.values()].map((lease) => lease.port));
+  return [...listeners.keys()].filter((port) => !own.has(port) && !leased.has(port));
 }
 
 // The state now: listeners may have come and gone since the lease was listed.
@@ -387,6 +404,8 @@ function drawTable() {
   const count = (state) => states.filter((one) => one === state).length;
   const parts = [plural(leases.size, "lease"), `${count("listening")} listening`];
   if (count("orphaned")) parts.push(`${count("orphaned")} orphaned`);
+  const foreign = foreignPorts().length;
+  if (foreign) parts.push(`${plural(foreign, "port")} in use without a lease`);
   if (shown.length !== leases.size) parts.unshift(`${shown.length} of`);
   set($("summary"), parts.join(", ").replace("of,", "of"));
 }
@@ -422,7 +441,10 @@ const bands = new Map(); // by type and ranges
 
 function drawBands() {
   const taken = new Map();
-  for (const port of listeners.keys()) taken.set(port, { state: "foreign", text: `${port} in use without a lease, by ${listeners.get(port)}` });
+  for (const [port, user] of listeners) {
+    if (own.has(port)) taken.set(port, { state: "own", text: `${port} styxy itself, for this page` });
+    else taken.set(port, { state: "foreign", text: `${port} in use without a lease, by ${user}` });
+  }
   for (const lease of leases.values()) {
     const state = stateOf(lease);
     const text = [portOf(lease), state, nameOf(lease), short(folderOf(lease))].filter(Boolean).join(", ");
@@ -435,18 +457,19 @@ function drawBands() {
     shown.add(key);
     let band = bands.get(key);
     if (!band) bands.set(key, band = bandOf(type));
-    let leased = 0, listening = 0, free = 0;
+    let leased = 0, listening = 0, foreign = 0, free = 0;
     for (const [port, cell] of band.cells) {
       const now = taken.get(port);
       if (!now) free += 1;
-      else if (now.state !== "foreign") leased += 1;
-      if (listeners.has(port)) listening += 1;
+      else if (now.state === "foreign") foreign += 1;
+      else if (now.state !== "own") leased += 1;
+      if (now?.state === "listening") listening += 1;
       const state = now?.state ?? "free";
       if (cell.dataset.state !== state) cell.dataset.state = state;
       const text = now?.text ?? `${port} free`;
       if (cell.title !== text) cell.title = text;
     }
-    set(band.counts, `${leased} leased, ${listening} listening, ${free} free`);
+    set(band.counts, [`${leased} leased`, `${listening} listening`, ...foreign ? [`${foreign} without a lease`] : [], `${free} free`].join(", "));
     band.element.classList.toggle("unused", !type.automatic && free === band.cells.size);
     if (band.element === at) at = at.nextSibling;
     else $("bands").insertBefore(band.element, at);
@@ -456,12 +479,12 @@ function drawBands() {
     band.element.remove();
     bands.delete(key);
   }
-  const foreign = [...listeners].filter(([port]) => taken.get(port).state === "foreign").sort(([a], [b]) => a - b);
+  const foreign = foreignPorts().sort((a, b) => a - b);
   $("foreign").hidden = !foreign.length;
-  const text = foreign.map(([port, user]) => `${port} ${user}`).join("\n");
+  const text = foreign.map((port) => `${port} ${listeners.get(port)}`).join("\n");
   if ($("foreign-ports").dataset.text !== text) {
     $("foreign-ports").dataset.text = text;
-    $("foreign-ports").replaceChildren(...foreign.map(([port, user]) => element("li", {}, element("span", {}, `${port}/tcp`), ` ${user}`)));
+    $("foreign-ports").replaceChildren(...foreign.map((port) => element("li", {}, element("span", {}, `${port}/tcp`), ` ${listeners.get(port)}`)));
   }
 }
 
@@ -590,7 +613,7 @@ async function details(port, lease = [...leases.values()].find((lease) => lease.
     button("Release", () => release(lease));
     if (lease.ttl) button("Renew", () => renew(lease));
   } else {
-    fact("State", listeners.has(port) ? "in use without a lease" : "free");
+    fact("State", own.has(port) ? "styxy itself, for this page" : listeners.has(port) ? "in use without a lease" : "free");
     fact("User", listeners.get(port));
   }
   const type = lease?.service_type ?? types.find(({ ranges }) => ranges.some((range) => within(port, range)))?.service_type;
