@@ -189,6 +189,38 @@ fn sessions_and_secrets_end_with_the_service_and_are_written_nowhere() {
     end(second, Signal::SIGTERM);
 }
 
+/// The refusal of a command that is asked for JSON.
+#[track_caller]
+fn refused(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> Json {
+    let mut command = home.styxy();
+    command.args(arguments).arg("--json").envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    serde_json::from_slice(&output.stderr).unwrap()
+}
+
+#[test]
+fn where_no_page_can_be_opened_the_command_says_what_to_do() {
+    let home = Home::new();
+    for (arguments, variables, why, what) in [
+        (
+            &["open", "--print"][..],
+            &[][..],
+            "no systemd user manager",
+            "`styxy top` and `styxy list`",
+        ),
+        (&["open"], &[], "there is no display", "`styxy open --print`"),
+        (&["open"], &[("BROWSER", "firefox")], "BROWSER", "`styxy open --print`"),
+        (&["http", "enable"], &[], "no systemd user manager", "styxy.service(8)"),
+    ] {
+        let refusal = refused(&home, arguments, variables);
+        let (error, suggestion) = (&refusal["error"], &refusal["suggestions"][0]);
+        assert!(error.as_str().unwrap().contains(why), "{refusal}");
+        assert!(suggestion.as_str().is_some_and(|text| text.contains(what)), "{refusal}");
+        assert!(!error.as_str().unwrap().contains(suggestion.as_str().unwrap()), "{refusal}");
+    }
+}
+
 #[test]
 fn a_link_that_was_used_says_so() {
     let home = Home::with_type();

@@ -1,5 +1,5 @@
 use std::{
-    thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -7,10 +7,11 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    CliError, Output, block_on,
+    CliError, Output, ask, block_on,
     port_users::{PortUser, users},
-    print, print_json, refused, short,
+    print, print_json, refused, refused_with, short,
     table::folded,
+    text,
     token::{TokenFile, hand_over},
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         self, Call,
         unit::{Unit, control},
     },
-    kernel::listeners::listeners,
+    kernel::listeners::{in_the_way, listeners},
     port::{Port, PortRange, Protocol},
     surroundings,
     token::Token,
@@ -68,22 +69,31 @@ impl Http {
 }
 
 fn enable(output: Output) -> Result<(), CliError> {
-    let listens = unit().map_err(refused)?.is("ActiveState", "active");
-    if !listens {
+    if !unit()?.is("ActiveState", "active") {
         until_closed();
-        if let Some(taken) = taken() {
-            return Err(refused(taken));
+        if let Some(obstacle) = obstacle()? {
+            return Err(obstacle.into());
         }
     }
     let file = TokenFile::find()?;
     let token = file.hand_over(hand_over)?;
-    // To start it once more would restart the service, and end the sessions of pages.
-    let how: &[&str] = if listens { &["enable", UNIT] } else { &["enable", "--now", UNIT] };
-    if let Err(why) = control(&[&["--quiet"], how].concat()) {
+    // To start it once more would restart the service, and end the sessions of pages; but the service may have stopped it
+    // meanwhile, after the last page was closed.
+    let enabled = control(&["--quiet", "enable", UNIT]);
+    let started = enabled.and_then(|()| {
+        if listens() {
+            return Ok(());
+        }
+        until_closed();
+        control(&["--quiet", "start", UNIT])
+    });
+    if let Err(why) = started {
         // At the next login it would fail again.
         let _ = control(&["--quiet", "disable", UNIT]);
-        return Err(refused(taken().unwrap_or(why)));
+        return Err(taken().map_or_else(|| refused(why), CliError::from));
     }
+    // It stays when the last page is closed.
+    clear_mark();
     if output.json {
         return print_json(&json!({
             "enabled": true, "url": url(), "file": file.path(), "token": token.masked(),
@@ -97,41 +107,104 @@ fn enable(output: Output) -> Result<(), CliError> {
     ))
 }
 
-/// Has the service listen, until the end of the session if it is not enabled; whether it did not listen before.
-pub(super) fn listening() -> Result<bool, CliError> {
-    if unit().map_err(refused)?.is("ActiveState", "active") {
-        return Ok(false);
+/// How the service listens for a page.
+pub(super) struct Listening {
+    /// Whether it stops when the last page is closed.
+    pub(super) is_temporary: bool,
+    /// Whether it did not listen before.
+    pub(super) is_new: bool,
+}
+
+/// Has the service listen, until the last page is closed if it did not listen before. `instead` says what to do where it
+/// cannot listen.
+pub(super) fn listen(instead: &str) -> Result<Listening, CliError> {
+    let or_instead = |obstacle: Obstacle| obstacle.or(instead);
+    let unit = unit().map_err(or_instead)?;
+    if unit.is("ActiveState", "active") {
+        return Ok(Listening { is_temporary: is_temporary(&unit), is_new: false });
     }
     until_closed();
-    if let Some(taken) = taken() {
-        return Err(refused(taken));
+    if let Some(obstacle) = obstacle()? {
+        return Err(or_instead(obstacle).into());
     }
-    control(&["--quiet", "start", UNIT]).map_err(|why| refused(taken().unwrap_or(why)))?;
-    Ok(true)
+    // Before it listens: if this command is killed, the service knows what to do.
+    let mark = surroundings::user().for_pages().map_err(|why| refused_with(why, instead))?;
+    mark.set().map_err(|error| refused_with(format!("{mark} cannot be made: {error}"), instead))?;
+    if let Err(why) = control(&["--quiet", "start", UNIT]) {
+        stop();
+        return Err(or_instead(taken().unwrap_or(Obstacle::other(why))).into());
+    }
+    Ok(Listening { is_temporary: true, is_new: true })
+}
+
+/// Whether the service still listens.
+pub(super) fn listens() -> bool {
+    unit().is_ok_and(|unit| unit.is("ActiveState", "active"))
+}
+
+impl Listening {
+    /// Leaves everything as it was: no page could be opened.
+    pub(super) fn end(&self) {
+        if self.is_new {
+            stop();
+        }
+    }
+}
+
+/// Stops listening, which was for a page that cannot be opened.
+fn stop() {
+    // If it fails, the service still has the mark.
+    if control(&["--quiet", "stop", UNIT]).is_ok() {
+        clear_mark();
+    }
+}
+
+fn is_temporary(unit: &Unit) -> bool {
+    let is_enabled = unit.get("UnitFileState").starts_with("enabled");
+    !is_enabled && surroundings::user().for_pages().is_ok_and(|mark| mark.is_set())
+}
+
+fn clear_mark() {
+    if let Ok(mark) = surroundings::user().for_pages() {
+        mark.clear();
+    }
 }
 
 fn disable(output: Output) -> Result<(), CliError> {
-    unit().map_err(refused)?;
-    control(&["--quiet", "disable", "--now", UNIT]).map_err(refused)?;
+    let unit = unit()?;
+    let was_on =
+        unit.is("ActiveState", "active") || unit.get("UnitFileState").starts_with("enabled");
+    if was_on {
+        control(&["--quiet", "disable", "--now", UNIT]).map_err(refused)?;
+    }
+    clear_mark();
     until_closed();
     if output.json {
-        return print_json(&json!({"enabled": false, "url": url()}));
+        return print_json(&json!({"enabled": false, "url": url(), "was_on": was_on}));
     }
-    print(&format!("the service does not listen on {} any more", url()))
+    print(&if was_on {
+        format!("the service does not listen on {} any more", url())
+    } else {
+        "HTTP over TCP is off already: nothing was changed".to_owned()
+    })
 }
 
 fn status(output: Output) -> Result<(), CliError> {
     let unit = unit();
     let has = |property, value| unit.as_ref().is_ok_and(|unit| unit.is(property, value));
     let (listens, is_enabled) = (has("ActiveState", "active"), has("UnitFileState", "enabled"));
-    let obstacle = match unit {
-        Ok(_) => taken().filter(|_| !listens),
-        Err(why) => Some(why),
-    };
+    let is_temporary = listens && unit.as_ref().is_ok_and(is_temporary);
     let file = TokenFile::find()?;
     let read = file.read();
     let token = read.as_ref().ok().and_then(Option::as_ref);
     let running = block_on(client::call_running(&Call::Status))??.ok();
+    let obstacle = match unit {
+        Ok(_) if listens => None,
+        // A lease is no obstacle to a service that does not run: it would be asked for it.
+        Ok(_) => taken().or(if running.is_some() { leased()? } else { None }),
+        Err(obstacle) => Some(obstacle),
+    };
+    let obstacle = obstacle.map(|obstacle| obstacle.to_string());
     // Without a running service it is not known which token the next one will accept.
     let is_known = running.map(|(status, _)| {
         token.is_some_and(|token| status["token"] == token.hash().fingerprint())
@@ -140,6 +213,7 @@ fn status(output: Output) -> Result<(), CliError> {
         return print_json(&json!({
             "enabled": is_enabled,
             "listening": listens,
+            "temporary": is_temporary,
             "url": url(),
             "file": token.map(|_| file.path()),
             "token": token.map(Token::masked),
@@ -150,6 +224,9 @@ fn status(output: Output) -> Result<(), CliError> {
     let place = short(&file.path().to_string_lossy());
     let mut lines = vec![match (listens, is_enabled) {
         (true, true) => format!("the service listens on {}", url()),
+        (true, false) if is_temporary => {
+            format!("the service listens on {} until the last page is closed", url())
+        }
         (true, false) => format!("the service listens on {} until the end of this session", url()),
         (false, true) => format!("{UNIT} is enabled, but does not listen on {}", url()),
         (false, false) if obstacle.is_some() => "HTTP over TCP is off".to_owned(),
@@ -172,21 +249,73 @@ pub(super) fn url() -> String {
     format!("http://127.0.0.1:{}", Port::HTTP)
 }
 
+/// Why the service cannot listen.
+#[derive(Debug)]
+pub(super) struct Obstacle {
+    what: String,
+    /// What to do about it, if anything is known.
+    remedy: Option<String>,
+    /// Whether the remedy lets the service listen.
+    is_removed: bool,
+}
+
+impl Obstacle {
+    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: Some(remedy.into()), is_removed: true }
+    }
+
+    /// One that this user cannot remove.
+    fn lasting(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_removed: false, ..Self::new(what, remedy) }
+    }
+
+    fn other(what: String) -> Self {
+        Self { what, remedy: None, is_removed: false }
+    }
+
+    /// The same for a page, which has another remedy where the service cannot listen.
+    pub(super) fn or(self, remedy: &str) -> Self {
+        match self {
+            Self { is_removed: true, .. } => self,
+            Self { what, .. } => Self::lasting(what, remedy),
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        self.remedy.as_ref().map_or(Ok(()), |remedy| write!(f, "; {remedy}"))
+    }
+}
+
+impl From<Obstacle> for CliError {
+    fn from(Obstacle { what, remedy, .. }: Obstacle) -> Self {
+        match remedy {
+            Some(remedy) => refused_with(what, &remedy),
+            None => refused(what),
+        }
+    }
+}
+
 /// The unit, if it can be used.
-fn unit() -> Result<Unit, String> {
+fn unit() -> Result<Unit, Obstacle> {
     let Some(unit) = Unit::ask(UNIT) else {
-        return Err(
-            "only a service of systemd listens on TCP, and no systemd user manager answers; clients can use the Unix \
-             socket: see styxy.service(8)"
-                .to_owned(),
-        );
+        return Err(Obstacle::lasting(
+            "only a service of systemd listens on TCP, and no systemd user manager answers",
+            "clients can use the Unix socket: see styxy.service(8)",
+        ));
     };
     if unit.is("LoadState", "masked") {
-        return Err(format!("{UNIT} is masked: `{}`", unit.unmasking()));
+        return Err(Obstacle::new(
+            format!("{UNIT} is masked"),
+            format!("`{}` unmasks it", unit.unmasking()),
+        ));
     }
     if !unit.is("LoadState", "loaded") {
-        return Err(format!(
-            "{UNIT} is not installed: install the package, then run `systemctl --user daemon-reload`"
+        return Err(Obstacle::new(
+            format!("{UNIT} is not installed"),
+            "install the package, then run `systemctl --user daemon-reload`",
         ));
     }
     Ok(unit)
@@ -215,17 +344,46 @@ fn users_of_port() -> Vec<PortUser> {
     listeners(PortRange::only(Port::HTTP), Protocol::Tcp).map(users).unwrap_or_default()
 }
 
-/// Who else listens on the port.
-pub(super) fn taken() -> Option<String> {
+/// Why the service cannot listen on the port, or must not.
+fn obstacle() -> Result<Option<Obstacle>, CliError> {
+    match taken() {
+        Some(taken) => Ok(Some(taken)),
+        None => leased(),
+    }
+}
+
+/// Who else listens on the port, or has reserved it.
+pub(super) fn taken() -> Option<Obstacle> {
     let port = Port::HTTP;
-    let user = users_of_port().into_iter().next()?;
+    let is_own = |user: &PortUser| user.uid == surroundings::user().uid();
+    let Some(user) = users_of_port().into_iter().next() else {
+        // systemd could listen over a guard. Those of this user are of leases that this user's service knows.
+        let bound = in_the_way(port).map(users).unwrap_or_default();
+        let other = bound.into_iter().find(|user| user.is_bound() && !is_own(user))?;
+        return Some(Obstacle::lasting(
+            other.sentence(&other.describe()),
+            format!(
+                "only that user can release it: port {port} is one port for all users of this machine"
+            ),
+        ));
+    };
     let program = user.describe();
-    Some(if user.uid == surroundings::user().uid() {
-        format!("{program} listens on port {port}: end it first")
+    Some(if is_own(&user) {
+        Obstacle::new(format!("{program} listens on port {port}"), "end it first")
     } else {
-        format!(
-            "{program} listens on port {port}, which is one port for all users of this machine. A token that clients of \
-             yours have sent there is known to that user: `styxy token rotate` replaces it"
+        Obstacle::lasting(
+            format!(
+                "{program} listens on port {port}, which is one port for all users of this machine"
+            ),
+            "a token that clients of yours have sent there is known to that user: `styxy token rotate` replaces it",
         )
     })
+}
+
+/// The lease that has the port.
+fn leased() -> Result<Option<Obstacle>, CliError> {
+    let answer = ask(&Call::Check { port: Port::HTTP, protocol: Protocol::Tcp })?;
+    let remedy = || format!("`styxy release {}` releases it", Port::HTTP);
+    let is_leased = answer["reason"] == "leased";
+    Ok(is_leased.then(|| Obstacle::new(text(&answer, "message"), remedy())))
 }

@@ -404,3 +404,9 @@ fn failure(error: &Error) -> CliError {
 fn refused(message: String) -> CliError {
     CliError::Failure(Failure::Refused { kind: None, message, suggestions: Vec::new() })
 }
+
+/// A refusal by the command itself that says what to do, in the same form as the service's.
+fn refused_with(what: impl Display, suggestion: &str) -> CliError {
+    let (message, suggestions) = (format!("{what}; {suggestion}"), vec![suggestion.to_owned()]);
+    CliError::Failure(Failure::Refused { kind: None, message, suggestions })
+}

@@ -12,12 +12,12 @@ use std::{
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Output, ask, http, print, print_json, refused, say, text};
-use crate::{
-    client::{Call, unit::control},
-    surroundings::user,
-    token::Token,
+use super::{
+    CliError, Output, ask,
+    http::{self, Listening},
+    print, print_json, refused_with, say, text,
 };
+use crate::{client::Call, error::ErrorKind, surroundings::user, token::Token};
 
 /// What the files that open the page are called.
 const PREFIX: &str = "open-";
@@ -30,6 +30,12 @@ const EVERY: Duration = Duration::from_millis(50);
 /// What to do where no browser can be opened.
 const INSTEAD: &str = "`styxy open --print` prints the link; for a browser on another machine, forward the port first: \
                        `ssh -L 9876:127.0.0.1:9876 HOST`";
+/// What to do where the service cannot listen.
+const SAME: &str = "`styxy top` and `styxy list` show the same in the terminal";
+
+/// How often to ask for a link while the service stops listening for the pages before.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Open a page that shows who has which port, in a browser
 ///
@@ -46,65 +52,97 @@ pub(super) struct Open {
 impl Open {
     pub(super) fn run(self) -> Result<(), CliError> {
         // Before anything is started.
-        let opener = if self.print { None } else { Some(opener().map_err(refused)?) };
-        let temporary = http::listening()?;
-        let secret = match ask(&Call::OpenPage { temporary }) {
-            Ok(answer) => text(&answer, "secret").to_owned(),
-            Err(error) => {
-                if temporary {
-                    let _ = control(&["--quiet", "stop", http::UNIT]);
-                }
-                return Err(error);
-            }
-        };
-        if temporary {
+        let opener = if self.print { None } else { Some(opener()?) };
+        let (listening, secret) = secret()?;
+        let link = format!("{}/#{secret}", http::url());
+        if let Some(opener) = opener
+            && let Err(error) = open(opener, &link)
+        {
+            listening.end();
+            return Err(error);
+        }
+        if listening.is_new {
             say(&format!(
                 "HTTP over TCP was off: the service listens on {} until half a minute after the last page was closed",
                 http::url()
             ));
         }
-        let link = format!("{}/#{secret}", http::url());
-        match opener {
-            Some(opener) => open(opener, &link)?,
-            None if !self.output.json => return print(&link),
-            None => {}
-        }
         if self.output.json {
             let link = self.print.then_some(link);
+            let temporary = listening.is_temporary;
             return print_json(&json!({"url": http::url(), "link": link, "temporary": temporary}));
         }
-        print(&format!("opened {} in the browser", http::url()))
+        print(&if self.print { link } else { format!("opened {} in the browser", http::url()) })
+    }
+}
+
+/// Has the service listen, and make a secret.
+fn secret() -> Result<(Listening, String), CliError> {
+    let (mut tries, mut is_new) = (1, false);
+    loop {
+        let mut listening = http::listen(SAME)?;
+        is_new |= listening.is_new;
+        listening.is_new = is_new;
+        let asked = ask(&Call::OpenPage { temporary: listening.is_temporary });
+        match asked {
+            // It was stopped meanwhile, after the last page was closed, and the service that answered does not listen.
+            Ok(_) if tries < TRIES && !http::listens() => {}
+            Ok(answer) => return Ok((listening, text(&answer, "secret").to_owned())),
+            Err(CliError::Failure(failure))
+                if tries < TRIES && failure.is(ErrorKind::LimitExceeded) => {}
+            Err(error) => {
+                listening.end();
+                return Err(error);
+            }
+        }
+        tries += 1;
+        thread::sleep(PAUSE);
     }
 }
 
 /// The program that opens files.
-fn opener() -> Result<&'static str, String> {
+fn opener() -> Result<&'static str, CliError> {
     const OPENER: &str = "xdg-open";
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
     if !is_set("DISPLAY") && !is_set("WAYLAND_DISPLAY") {
-        return Err(format!("there is no display to open a browser on: {INSTEAD}"));
+        let why = if is_set("BROWSER") {
+            "no browser was opened, because there is no display; BROWSER is used only where there is one"
+        } else {
+            "there is no display to open a browser on"
+        };
+        return Err(refused_with(why, INSTEAD));
     }
     let path = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&path).any(|folder| folder.join(OPENER).is_file()) {
-        return Err(format!(
-            "{OPENER}, which finds the browser, is not installed (package xdg-utils): {INSTEAD}"
-        ));
+        let why =
+            format!("{OPENER}, which finds the browser, is not installed (package xdg-utils)");
+        return Err(refused_with(why, INSTEAD));
     }
     Ok(OPENER)
 }
 
 /// Opens the link by way of a file, because every user of the machine can read command lines.
 fn open(opener: &str, link: &str) -> Result<(), CliError> {
-    let folder = user().runtime().map_err(|why| refused(format!("{why}: {INSTEAD}")))?;
+    let folder = user().runtime().map_err(|why| refused_with(why, INSTEAD))?;
     let folder = folder.join("styxy");
     let file = write(&folder, link).map_err(|error| {
-        refused(format!("no file can be made in {}: {error}; {INSTEAD}", folder.display()))
+        let why = format!("no file can be made in {}: {error}", folder.display());
+        refused_with(why, INSTEAD)
     })?;
+    let opened = run(opener, &file);
+    if opened.is_err() {
+        let _ = fs::remove_file(&file);
+    }
+    opened
+}
+
+/// Runs the program that opens the file.
+fn run(opener: &str, file: &Path) -> Result<(), CliError> {
     let mut command = Command::new(opener);
     // A browser's messages are not this command's.
-    command.arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.arg(file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let failed =
-        |why: &dyn std::fmt::Display| refused(format!("{opener} failed: {why}; {INSTEAD}"));
+        |why: &dyn std::fmt::Display| refused_with(format!("{opener} failed: {why}"), INSTEAD);
     let mut child = command.spawn().map_err(|error| failed(&error))?;
     let end = Instant::now() + FAILS;
     while Instant::now() < end {
@@ -130,7 +168,10 @@ fn write(folder: &Path, link: &str) -> io::Result<PathBuf> {
     let name = Token::random().map_err(io::Error::from)?;
     let path = folder.join(format!("{PREFIX}{}{SUFFIX}", &name.reveal()[..16]));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-    file.write_all(html(link).as_bytes())?;
+    if let Err(error) = file.write_all(html(link).as_bytes()) {
+        let _ = fs::remove_file(&path);
+        return Err(error);
+    }
     Ok(path)
 }
 

@@ -117,6 +117,11 @@ impl PortUser {
         }
     }
 
+    /// Whether it keeps the port without listening, as styxy reserves ports.
+    pub(super) fn is_bound(&self) -> bool {
+        matches!(self.role, Role::Bound)
+    }
+
     /// A sentence that says how this user keeps others from the port.
     pub(super) fn sentence(&self, who: &str) -> String {
         let (port, protocol) = (self.port, self.protocol.in_words());

@@ -196,7 +196,8 @@ pub(super) fn tcp(findings: &mut Findings) {
     if unit.is("ActiveState", "active") {
         findings.ok("http", format!("the service listens on {}", http::url()));
     } else if unit.is("UnitFileState", "enabled") {
-        let message = http::taken().unwrap_or_else(|| format!("{} does not listen", http::UNIT));
+        let message = http::taken()
+            .map_or_else(|| format!("{} does not listen", http::UNIT), |taken| taken.to_string());
         findings.error("http", message, format!("systemctl --user restart {}", http::UNIT));
     }
 }
