@@ -212,6 +212,9 @@ fn secret(machine: &Machine) {
     // Each test ends with this search, which would find it.
     assert_eq!(machine.leaked_tokens(), "");
     machine.user(&format!("cp {FILE} copy && systemd-cat cat {FILE}")).ok();
-    assert_eq!(machine.leaked_tokens(), "entries of the journal: 1\n/home/dev/copy\n");
+    let leaked = machine.leaked_tokens();
+    let places: Vec<_> =
+        leaked.lines().filter(|line| !line.starts_with("/var/log/journal/")).collect();
+    assert_eq!(places, ["entries of the journal: 1", "/home/dev/copy"], "{leaked}");
     machine.user("styxy token rotate").ok();
 }

@@ -172,6 +172,31 @@ test("a lease is found and released by keyboard alone", async () => {
   assert.deepEqual(errors, []);
 });
 
+test("a lease that a command uses stays with it once, and the page says so", async () => {
+  const run = spawn(STYXY, ["run", "dev", "--name", "web", "--", "sleep", "1000"], { env, cwd: home, stdio: "ignore" });
+  const page = await open();
+  await row(page, leased).getByText("sleep").waitFor();
+  const question = async () => {
+    await row(page, leased).getByRole("button").click();
+    await page.locator("#details").getByRole("button", { name: "Release" }).click();
+    return page.locator("#confirm-text").textContent();
+  };
+  const kept = "The command that uses it keeps it until it ends.";
+  assert.ok((await question()).includes(kept));
+  await page.locator("#confirm-do").click();
+  await page.locator("#confirm").waitFor({ state: "hidden" });
+  assert.deepEqual(listed().map(({ lease_id }) => lease_id), [leased.lease_id]);
+  // The page learns of it by an event.
+  while ((await question()).includes(kept)) {
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Escape");
+  }
+  await page.locator("#confirm-do").click();
+  await row(page, leased).waitFor({ state: "detached" });
+  run.kill();
+  assert.deepEqual(errors, []);
+});
+
 test("renewing, forgetting and removing a type do what they say", async () => {
   const ledger = lease("payments", "ledger", "--ttl", "3600");
   const page = await open();
