@@ -39,9 +39,9 @@ const FILES: &[&str] = &[
     "644 root /usr/share/bash-completion/completions/styxy",
     "644 root /usr/share/dbus-1/interfaces/org.styxy.Styxy1.xml",
     "644 root /usr/share/dbus-1/services/org.styxy.Styxy1.service",
-    "644 root /usr/share/doc/styxy/CHANGELOG.md",
-    "644 root /usr/share/doc/styxy/LICENSE-APACHE",
     "644 root /usr/share/doc/styxy/README.md",
+    "644 root /usr/share/doc/styxy/changelog.Debian.gz",
+    "644 root /usr/share/doc/styxy/changelog.gz",
     "644 root /usr/share/doc/styxy/copyright",
     "644 root /usr/share/doc/styxy/grafana/styxy.json",
     "644 root /usr/share/doc/styxy/integrations/databases.md",
@@ -56,7 +56,9 @@ const FILES: &[&str] = &[
     "644 root /usr/share/doc/styxy/programs.md",
     "644 root /usr/share/doc/styxy/prometheus/styxy.rules.yml",
     "644 root /usr/share/doc/styxy/recipes.md",
+    "644 root /usr/share/doc/styxy/third-party-notices.gz",
     "644 root /usr/share/fish/vendor_completions.d/styxy.fish",
+    "644 root /usr/share/lintian/overrides/styxy",
     "644 root /usr/share/man/man1/styxy.1.gz",
     "644 root /usr/share/man/man5/org.styxy.Styxy1.5.gz",
     "644 root /usr/share/man/man5/styxy.json.5.gz",
@@ -119,7 +121,7 @@ fn assert_listens(machine: &Machine) {
 
 fn files_and_units(machine: &Machine) {
     let list =
-        "dpkg -L styxy | while read -r f; do [ -f $f ] && stat -c '%a %U %n' $f; done | sort";
+        "dpkg -L styxy | while read -r f; do [ -f $f ] && stat -Lc '%a %U %n' $f; done | sort";
     let verbs = machine.user("STYXY_COMPLETE=1 styxy styxy ''").ok();
     let verbs = verbs.lines().map(|line| line.split('\t').next().unwrap());
     let pages: Vec<_> = verbs
@@ -333,7 +335,7 @@ fn sandbox(machine: &Machine) {
     let rating = machine.user("systemd-analyze --user security --no-pager styxy.service").ok();
     let (_, exposure) = rating.rsplit_once("exposure level for styxy.service: ").unwrap();
     let exposure: f32 = exposure.split(' ').next().unwrap().parse().unwrap();
-    assert!(exposure <= 1.6, "{rating}");
+    assert!(exposure <= 1.8, "{rating}");
 }
 
 fn upgrade(machine: &Machine) {
