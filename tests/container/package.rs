@@ -53,6 +53,7 @@ const FILES: &[&str] = &[
     "644 root /usr/share/doc/styxy/integrations/pytest-styxy/pyproject.toml",
     "644 root /usr/share/doc/styxy/integrations/pytest-styxy/pytest_styxy.py",
     "644 root /usr/share/doc/styxy/monitoring.md",
+    "644 root /usr/share/doc/styxy/performance.md",
     "644 root /usr/share/doc/styxy/programs.md",
     "644 root /usr/share/doc/styxy/prometheus/styxy.rules.yml",
     "644 root /usr/share/doc/styxy/recipes.md",
