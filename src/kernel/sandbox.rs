@@ -17,6 +17,8 @@ use nix::{
     unistd::{User, getgid, getuid},
 };
 
+use super::program;
+
 /// Sets up what the options of the unit need, as systemd does. This is permanent for this process, which must
 /// have a single thread (unshare(2)), and should do nothing else afterwards.
 ///
@@ -87,11 +89,13 @@ impl Layer {
 }
 
 /// The layers that apply to this process, as observed and not as configured. Of the user's files, it may see
-/// those in the folders `own`, which are the service's.
+/// those in the folders `own`, which are the service's, and the program.
 pub fn layers(own: &[PathBuf]) -> Vec<Layer> {
     // Not from `$HOME`, which can name any folder.
     let home = User::from_uid(getuid()).ok().flatten().map(|user| user.dir);
-    layers_with(home.as_deref(), own)
+    let program = program::path().unwrap_or_default();
+    let own = [own, &[program::place(&program, home.as_deref()).to_owned()]].concat();
+    layers_with(home.as_deref(), &own)
 }
 
 fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
