@@ -20,7 +20,7 @@ const VARIABLE: &str = "STYXY_COMPLETE";
 
 /// Print a shell completion script
 ///
-/// The package installs it; without the package, have your shell source it at startup. Types, leases, projects and
+/// The package and `styxy setup` install it; without them, have your shell source it at startup. Types, leases, projects and
 /// instances are completed with the existing ones.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{CliError, print};
 use crate::{
+    client::unit::systemd_run,
     kernel::sandbox,
     surroundings::{machine, user},
 };
@@ -19,7 +20,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Generator {
     /// Where units go that come before the vendor's and after the user's own
-    #[arg(required_unless_present = "probe")]
+    #[arg(required_unless_present_any = ["probe", "report"])]
     normal: Option<PathBuf>,
     /// Where units go that come before all others
     early: Option<PathBuf>,
@@ -28,14 +29,16 @@ pub(super) struct Generator {
     /// Set up a sandbox like the service's in this process, and end
     #[arg(long)]
     probe: bool,
+    /// Print why the whole sandbox cannot be set up here, if that is so
+    #[arg(long)]
+    report: bool,
 }
 
 /// Sorts before the usual names of drop-ins, so that those of the user or the administrator take precedence.
 const DROP_IN: &str = "styxy.service.d/10-smaller-sandbox.conf";
 
-/// The beginning of the drop-in; the reason completes its second line.
-const HEAD: &str =
-    "# Written by styxy-generator, because the whole sandbox cannot be set up here:\n# ";
+/// What precedes the reason in the drop-in.
+const HEAD: &str = "# The whole sandbox cannot be set up here:\n# ";
 
 /// Disables the options of the unit that need a user namespace or a mount. In a user unit, an empty value of
 /// `CapabilityBoundingSet=` would drop all capabilities, which needs the namespace, too.
@@ -65,6 +68,9 @@ impl Generator {
                 Ok(()) => Ok(()),
                 Err(error) => print(&error.to_string()).and(Err(CliError::No)),
             };
+        }
+        if self.report {
+            return refusal()?.map_or(Ok(()), |why| print(&why));
         }
         if let Ok(runtime) = user().runtime() {
             machine::note_network(&runtime.join("styxy"));
@@ -105,14 +111,30 @@ fn refusal() -> io::Result<Option<String>> {
 pub(super) fn reason(drop_ins: &str) -> Option<String> {
     let ours = drop_ins.split(' ').find(|path| path.ends_with(DROP_IN))?;
     let text = fs::read_to_string(ours).ok()?;
-    Some(text.strip_prefix(HEAD)?.lines().next()?.to_owned())
+    Some(text.split_once(HEAD)?.1.lines().next()?.to_owned())
+}
+
+/// The same, for a program that the user's manager starts: its privileges count. Where it cannot be asked, this command tries.
+pub(super) fn refusal_to_manager() -> io::Result<Option<String>> {
+    match systemd_run(&env::current_exe()?, &["generator", "--report"]) {
+        Ok(told) if told.status.success() => {
+            let why = String::from_utf8_lossy(&told.stdout).trim().to_owned();
+            Ok(Some(why).filter(|why| !why.is_empty()))
+        }
+        _ => refusal(),
+    }
+}
+
+/// The text of the drop-in.
+pub(super) fn smaller(why: &str) -> String {
+    format!("{HEAD}{why}\n{SMALLER}")
 }
 
 fn write(file: &Path, why: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
     }
-    fs::write(file, format!("{HEAD}{why}\n{SMALLER}"))
+    fs::write(file, format!("# Written by styxy-generator.\n{}", smaller(why)))
 }
 
 #[cfg(test)]

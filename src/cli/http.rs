@@ -315,7 +315,7 @@ fn unit() -> Result<Unit, Obstacle> {
     if !unit.is("LoadState", "loaded") {
         return Err(Obstacle::new(
             format!("{UNIT} is not installed"),
-            "install the package, then run `systemctl --user daemon-reload`",
+            "run `styxy setup`, or install the package and run `systemctl --user daemon-reload`",
         ));
     }
     Ok(unit)

@@ -45,6 +45,7 @@ mod scan;
 mod screen;
 mod seconds;
 mod service;
+mod setup;
 mod status;
 mod suggest;
 mod table;
@@ -131,6 +132,7 @@ enum Verb {
     Token(token::Token),
     Status(status::Status),
     Doctor(doctor::Doctor),
+    Setup(setup::Setup),
     Renew(renew::Renew),
     Forget(forget::Forget),
     Import(import::Import),
@@ -284,6 +286,7 @@ pub fn run() -> ExitCode {
         Verb::Token(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),
         Verb::Doctor(verb) => verb.run(),
+        Verb::Setup(verb) => verb.run(),
         Verb::Renew(verb) => verb.run(),
         Verb::Forget(verb) => verb.run(),
         Verb::Import(verb) => verb.run(),

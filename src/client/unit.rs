@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::fd::OwnedFd,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -108,6 +109,11 @@ impl Unit {
         format!("{how} {}", self.name)
     }
 
+    /// Whether its file is in the user's folders, as `styxy setup` writes it.
+    fn is_in_the_home(&self) -> bool {
+        user().data().is_some_and(|data| Path::new(self.get("FragmentPath")).starts_with(data))
+    }
+
     /// What is wrong with the unit of the service, and what to do, in one sentence.
     pub fn problem(&self) -> String {
         let name = self.name;
@@ -117,9 +123,17 @@ impl Unit {
         let status = self.number("ExecMainStatus");
         // CLD_EXITED of waitid(2); the statuses are those of systemd.exec(5).
         let cause = match (self.get("ExecMainCode"), status) {
+            // The generator is a part of packages.
+            ("1", 217 | 218 | 226) if self.is_in_the_home() => {
+                "its sandbox cannot be set up, because user namespaces or mounts in them are forbidden here: `styxy setup` \
+                 starts it with a smaller one"
+            }
             ("1", 217 | 218 | 226) => {
                 "its sandbox cannot be set up, because user namespaces or mounts in them are forbidden here: \
                  `styxy doctor --fix` starts it with a smaller one"
+            }
+            ("1", 203) if self.is_in_the_home() => {
+                "its program is gone or cannot be executed: `styxy setup` has it start this one"
             }
             ("1", 228) => "its system call filter cannot be set up here: see `styxy doctor`",
             ("1", 233 | 238 | 241) => {
@@ -139,14 +153,25 @@ impl Unit {
 /// Runs systemctl(1) for the user's manager, even where `$XDG_RUNTIME_DIR` does not lead to it. Gives up after
 /// a while if the manager does not answer (`TimedOut`).
 pub fn systemctl(arguments: &[&str]) -> io::Result<Output> {
-    let mut command = Command::new("systemctl");
+    // A start waits for the unit, and a reload for the generators.
+    let patience = if arguments.first() == Some(&"show") { PATIENCE } else { START };
+    output(for_manager("systemctl").args(arguments), patience)
+}
+
+/// Has the user's manager run a program, and waits for its end; the output and the status are the program's (systemd-run(1)).
+pub fn systemd_run(program: &Path, arguments: &[&str]) -> io::Result<Output> {
+    let mut command = for_manager("systemd-run");
+    command.args(["--quiet", "--collect", "--wait", "--pipe", "--"]).arg(program).args(arguments);
+    output(&mut command, START)
+}
+
+fn for_manager(program: &str) -> Command {
+    let mut command = Command::new(program);
     if let Ok(runtime) = user().runtime() {
         command.env("XDG_RUNTIME_DIR", runtime);
     }
-    command.arg("--user").args(arguments);
-    // A start waits for the unit, and a reload for the generators.
-    let patience = if arguments.first() == Some(&"show") { PATIENCE } else { START };
-    output(&mut command, patience)
+    command.arg("--user");
+    command
 }
 
 /// The same for a command that changes something. A failure is described in words.

@@ -54,6 +54,7 @@ pub struct User {
     /// The state folder of systemd before version 254, which newer versions may still use.
     older_state: Option<PathBuf>,
     config: Option<PathBuf>,
+    data: Option<PathBuf>,
     /// The address of the session bus, if one is given.
     bus: Option<String>,
     temporary: Temporary,
@@ -119,6 +120,7 @@ impl User {
             chosen_state: OnceLock::new(),
             older_state: config.as_ref().map(|config| config.join("state")),
             config,
+            data: absolute("XDG_DATA_HOME").or_else(|| below(".local/share")),
             bus: variable("DBUS_SESSION_BUS_ADDRESS")
                 .and_then(|address| address.into_string().ok())
                 .filter(|address| !address.is_empty()),
@@ -243,6 +245,11 @@ impl User {
         let kept = || self.temporary.find().map(|folder| folder.join("config"));
         let own = self.config.clone().or_else(kept);
         [PathBuf::from(MACHINE)].into_iter().chain(own).collect()
+    }
+
+    /// The folder for what is installed in the home (`$XDG_DATA_HOME`); `None` if there is no home.
+    pub fn data(&self) -> Option<&Path> {
+        self.data.as_deref()
     }
 
     /// The places where a service of this user may listen, best first.

@@ -140,9 +140,10 @@ fn every_case_ends_as_it_should_and_answers_in_its_shape() {
     });
 }
 
-/// The cases that can be tried here. Without systemd a daemon is started by hand, and there is no journal.
+/// The cases that can be tried here. Without systemd a daemon is started by hand, and there is no journal; where the package is
+/// installed, setup is refused.
 fn tried() -> impl Iterator<Item = &'static Case> {
-    CASES.iter().filter(|case| !is_session() || !["daemon", "audit"].contains(&verb(case)))
+    CASES.iter().filter(|case| !is_session() || !["daemon", "audit", "setup"].contains(&verb(case)))
 }
 
 fn verb(case: &Case) -> &'static str {

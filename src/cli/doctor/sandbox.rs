@@ -12,7 +12,11 @@ use crate::cli::{
 pub(super) fn look(findings: &mut Findings, status: &Json) {
     // The request for the status may have started the service, so the manager is queried again.
     let Some(drop_ins) = units::drop_ins_of(status) else {
-        return findings.note("sandbox", PRIVATE, "the units of the package have one");
+        return findings.note(
+            "sandbox",
+            PRIVATE,
+            "the units of the package and of `styxy setup` have one",
+        );
     };
     let Some(missing) = missing(status) else { return };
     let message = sandbox_of(&missing);
@@ -23,8 +27,8 @@ pub(super) fn look(findings: &mut Findings, status: &Json) {
         Some(reason) => findings.warning(
             "sandbox",
             format!("{message}; user namespaces or mounts in them are forbidden here ({reason})"),
-            "for the whole sandbox allow them, then run `systemctl --user daemon-reload` and \
-             `systemctl --user restart styxy.service`",
+            "for the whole sandbox allow them, then run `systemctl --user daemon-reload`, or `styxy setup` if that has written \
+             the unit, and `systemctl --user restart styxy.service`",
         ),
         None => findings.error(
             "sandbox",

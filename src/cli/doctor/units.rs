@@ -1,11 +1,14 @@
 //! Checks how the service is reached: the session bus, the units of the user's manager, the socket.
 
-use std::{fs, os::unix::fs::MetadataExt, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
-use super::{super::http, Findings};
+use super::{
+    super::{http, setup::Origin},
+    Findings,
+};
 use crate::{
     client::{
         self,
@@ -59,7 +62,7 @@ fn look(unit: &Unit, findings: &mut Findings) -> bool {
 pub(super) enum Units {
     /// There is no manager.
     Unmanaged,
-    /// The package is not installed.
+    /// Neither a package nor `styxy setup` has installed them.
     Missing,
     /// A call starts the service.
     Usable,
@@ -83,11 +86,12 @@ impl Units {
             findings.note(
                 "units",
                 "the units are not installed",
-                "commands start a private service, which ends when it is idle; to have the unit instead, install the \
-                 package, then run `systemctl --user daemon-reload`",
+                "commands start a private service, which ends when it is idle; to have the unit instead, run `styxy setup`, or \
+                 install the package and run `systemctl --user daemon-reload`",
             );
             return Self::Missing;
         }
+        origin(findings, service);
         // The socket of a failed service is closed on purpose, so the finding about the service is enough,
         // unless the socket is masked.
         let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
@@ -98,6 +102,38 @@ impl Units {
         } else {
             Self::Broken
         }
+    }
+}
+
+/// Checks whose the unit of the service is, and that the one that `styxy setup` has written starts this program.
+fn origin(findings: &mut Findings, service: &Unit) {
+    let unit = Path::new(service.get("FragmentPath"));
+    let path = unit.display();
+    match Origin::of(unit) {
+        // A masked unit has been reported.
+        Origin::Elsewhere if !unit.is_absolute() => {}
+        Origin::Elsewhere => findings.ok("installation", format!("{path}, not from `styxy setup`")),
+        Origin::Current => findings.ok("installation", format!("`styxy setup` has written {path}")),
+        Origin::Differs => findings.warning(
+            "installation",
+            "the files that `styxy setup` has written are of another version, or were changed",
+            "`styxy setup` updates them",
+        ),
+        Origin::Another(program) if !program.exists() => findings.error(
+            "installation",
+            format!("the program that {path} starts is gone: {}", program.display()),
+            "`styxy setup` has it start this one",
+        ),
+        Origin::Another(program) => findings.warning(
+            "installation",
+            format!("{path} starts {}, and this command is another program", program.display()),
+            "`styxy setup` has it start this one",
+        ),
+        Origin::Hides(other) => findings.warning(
+            "installation",
+            format!("{path}, from `styxy setup`, is used instead of {}", other.display()),
+            "`styxy setup --undo` removes it",
+        ),
     }
 }
 
