@@ -34,6 +34,7 @@ mod race;
 mod recipes;
 mod registry;
 mod sandbox;
+mod setup;
 mod tcp;
 mod types;
 
@@ -70,6 +71,7 @@ fn main() {
         recipes::TESTS,
         registry::TESTS,
         sandbox::TESTS,
+        setup::TESTS,
         tcp::TESTS,
         types::TESTS,
     ]

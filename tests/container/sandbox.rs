@@ -17,17 +17,17 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// What forbids user namespaces, and what forbids mounts in them as Ubuntu's `AppArmor` does.
-const FORBIDDEN: [&str; 2] =
+pub const FORBIDDEN: [&str; 2] =
     ["RestrictNamespaces=~user", "SystemCallFilter=~@mount\\nSystemCallErrorNumber=EPERM"];
 
 /// Patience for what takes a moment here, and two minutes where dbus-daemon waits for a unit that has failed.
 const CURL: &str =
     "curl -sS --max-time 30 --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost";
-const BUSCTL: &str =
+pub const BUSCTL: &str =
     "busctl --user --timeout=30 call org.styxy.Styxy1 /org/styxy/Styxy1 org.styxy.Styxy1";
 
 /// Starts the user's manager again, with these settings.
-fn restart_manager(machine: &Machine, settings: &str) {
+pub fn restart_manager(machine: &Machine, settings: &str) {
     machine
         .root(&format!(
             "mkdir -p /etc/systemd/system/user@.service.d
