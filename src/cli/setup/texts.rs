@@ -21,7 +21,7 @@ const BUS: &str = "dbus-1/services/org.styxy.Styxy1.service";
 
 /// The files, with their paths below the folder for the user's data (`$XDG_DATA_HOME`): there systemd.unit(5) and
 /// dbus-daemon(1) look for what is installed in a home, and bash, fish and man for theirs. Zsh looks nowhere by itself.
-const FILES: [(&str, &str); 18] = [
+const FILES: [(&str, &str); 19] = [
     (SERVICE, include_str!("../../../systemd/styxy.service")),
     (SOCKET, include_str!("../../../systemd/styxy.socket")),
     ("systemd/user/styxy-failed.service", include_str!("../../../systemd/styxy-failed.service")),
@@ -45,6 +45,7 @@ const FILES: [(&str, &str); 18] = [
     ("man/man5/org.styxy.Styxy1.5", include_str!("../../../packaging/man/org.styxy.Styxy1.5")),
     ("man/man5/styxy.json.5", include_str!("../../../packaging/man/styxy.json.5")),
     ("man/man5/styxy_config.5", include_str!("../../../packaging/man/styxy_config.5")),
+    ("man/man7/styxy-http.7", include_str!("../../../packaging/man/styxy-http.7")),
     ("man/man8/styxy.service.8", include_str!("../../../packaging/man/styxy.service.8")),
     ("man/man8/styxy.socket.8", include_str!("../../../packaging/man/styxy.socket.8")),
     (
@@ -109,6 +110,11 @@ impl Program {
         format!("BindReadOnlyPaths={}", Self::in_unit(&format!("-{place}")))
     }
 
+    /// The beginning of the line with the programs that can be executed in the sandbox.
+    fn executable(&self) -> String {
+        format!("ExecPaths={} ", Self::in_unit(&self.0))
+    }
+
     /// The line of the unit that starts the service.
     pub(super) fn start(&self) -> String {
         format!("ExecStart={} daemon", Self::in_unit(&self.0))
@@ -133,6 +139,8 @@ pub(super) fn files(
             SERVICE => {
                 let text =
                     text.replace(&format!("ExecStart={OF_THE_PACKAGE} daemon"), &program.start());
+                let text =
+                    text.replace(&format!("ExecPaths={OF_THE_PACKAGE} "), &program.executable());
                 let shown = program.shown(home);
                 format!("{text}# The program, where the sandbox would hide it.\n{shown}\n")
             }
@@ -189,6 +197,7 @@ mod tests {
         let program = "/opt/50% of: my $tools/styxy";
         let unit = text(program, SERVICE, None);
         assert!(unit.contains("\nExecStart=\"/opt/50%% of: my $tools/styxy\" daemon\n"), "{unit}");
+        assert!(unit.contains("\nExecPaths=\"/opt/50%% of: my $tools/styxy\" "), "{unit}");
         assert!(unit.ends_with("\nBindReadOnlyPaths=\"-/opt/50%% of: my $tools\"\n"), "{unit}");
         assert_eq!(started_by(&unit).as_deref(), Some(Path::new(program)));
         let bus = text(program, BUS, None);
