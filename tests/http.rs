@@ -214,7 +214,9 @@ fn nonsense_is_refused_with_what_to_do_and_changes_nothing() {
     refused(&post(&long), 413, "InvalidArgument");
     refused(&home.http("GET", "/nowhere", ""), 404, "NotFound");
     refused(&home.http("GET", "//", ""), 404, "NotFound");
-    refused(&home.http("GET", "/allocate", ""), 405, "MethodNotAllowed");
+    let other_method = home.http("GET", "/allocate", "");
+    refused(&other_method, 405, "MethodNotAllowed");
+    assert_eq!(other_method.body["suggestions"], json!(["it takes POST"]));
     refused(&home.http("PATCH", "/allocations", ""), 405, "MethodNotAllowed");
     refused(&home.http("DELETE", "/allocate/1234", ""), 400, "InvalidArgument");
     refused(&home.http("DELETE", "/allocate/%ff", ""), 400, "InvalidArgument");
@@ -307,7 +309,7 @@ fn the_examples_of_the_man_page_work_as_they_are_written() {
     let commands = examples.lines().filter_map(|line| line.strip_prefix("$ "));
     let commands: Vec<_> = commands.filter(|command| command.contains("http.sock")).collect();
     let answers =
-        [r#""port":"#, r#""service_name":"web""#, r#""released":"#, "event: lease_granted"];
+        [r#""port":"#, r#""service_name":"web""#, r#""released":1"#, "event: lease_granted"];
     assert_eq!(commands.len(), answers.len(), "{commands:?}");
     for (command, answer) in commands.into_iter().zip(answers) {
         let mut curl = Command::new("sh")

@@ -210,7 +210,6 @@ fn where_no_page_can_be_opened_the_command_says_what_to_do() {
             "`styxy top` and `styxy list`",
         ),
         (&["open"], &[], "there is no display", "`styxy open --print`"),
-        (&["open"], &[("BROWSER", "firefox")], "BROWSER", "`styxy open --print`"),
         (&["http", "enable"], &[], "no systemd user manager", "styxy.service(8)"),
     ] {
         let refusal = refused(&home, arguments, variables);

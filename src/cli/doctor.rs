@@ -19,7 +19,7 @@ use crate::{
     client::{self, Call},
     config::{self, files},
     kernel::{self, diag},
-    port::{PortRange, Protocol},
+    port::{Port, PortRange, Protocol},
     surroundings::user,
     value::Fields,
 };
@@ -319,7 +319,10 @@ async fn ports(findings: &mut Findings) {
         let ranges = service_type["ranges"].as_array().into_iter().flatten();
         let ports =
             ranges.filter_map(|range| range.as_str()?.parse().ok()).flat_map(PortRange::ports);
-        let strange = ports.filter(|p| listened.contains(*p) && !leased.contains(&&json!(p.get())));
+        // styxy's own is looked at elsewhere.
+        let strange = ports.filter(|port| {
+            listened.contains(*port) && *port != Port::HTTP && !leased.contains(&&json!(port.get()))
+        });
         let name = text(service_type, "service_type");
         strangers.extend(strange.map(|port| format!("{port} ({name})")));
     }

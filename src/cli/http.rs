@@ -85,7 +85,7 @@ fn enable(output: Output) -> Result<(), CliError> {
             return Ok(());
         }
         until_closed();
-        control(&["--quiet", "start", UNIT])
+        control(&["start", UNIT])
     });
     if let Err(why) = started {
         // At the next login it would fail again.
@@ -130,7 +130,7 @@ pub(super) fn listen(instead: &str) -> Result<Listening, CliError> {
     // Before it listens: if this command is killed, the service knows what to do.
     let mark = surroundings::user().for_pages().map_err(|why| refused_with(why, instead))?;
     mark.set().map_err(|error| refused_with(format!("{mark} cannot be made: {error}"), instead))?;
-    if let Err(why) = control(&["--quiet", "start", UNIT]) {
+    if let Err(why) = control(&["start", UNIT]) {
         stop();
         return Err(or_instead(taken().unwrap_or(Obstacle::other(why))).into());
     }
@@ -154,7 +154,7 @@ impl Listening {
 /// Stops listening, which was for a page that cannot be opened.
 fn stop() {
     // If it fails, the service still has the mark.
-    if control(&["--quiet", "stop", UNIT]).is_ok() {
+    if control(&["stop", UNIT]).is_ok() {
         clear_mark();
     }
 }

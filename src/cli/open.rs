@@ -104,13 +104,9 @@ fn secret() -> Result<(Listening, String), CliError> {
 fn opener() -> Result<&'static str, CliError> {
     const OPENER: &str = "xdg-open";
     let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
-    if !is_set("DISPLAY") && !is_set("WAYLAND_DISPLAY") {
-        let why = if is_set("BROWSER") {
-            "no browser was opened, because there is no display; BROWSER is used only where there is one"
-        } else {
-            "there is no display to open a browser on"
-        };
-        return Err(refused_with(why, INSTEAD));
+    // An editor on another machine sets BROWSER alone.
+    if !["DISPLAY", "WAYLAND_DISPLAY", "BROWSER"].into_iter().any(is_set) {
+        return Err(refused_with("there is no display to open a browser on", INSTEAD));
     }
     let path = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&path).any(|folder| folder.join(OPENER).is_file()) {

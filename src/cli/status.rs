@@ -131,7 +131,7 @@ pub(super) fn missing(status: &Json) -> Option<Vec<Layer>> {
 /// The same as a sentence.
 pub(super) fn sandbox_of(missing: &[Layer]) -> String {
     if missing.is_empty() {
-        return "its sandbox is complete: it cannot see the user's files, and has no capabilities"
+        return "its sandbox keeps it from the files in the home and from capabilities, and filters its system calls"
             .to_owned();
     }
     if missing.len() == Layer::ALL.len() {
@@ -144,7 +144,7 @@ pub(super) fn sandbox_of(missing: &[Layer]) -> String {
             Layer::Seccomp => "its system calls are not filtered",
             Layer::NoCapabilities => "what it executes could have capabilities",
             Layer::HiddenHome => "it can see the user's files",
-            Layer::NoExec => "it can start any program",
+            Layer::NoExec => "it can start programs that are not installed in the system",
         })
         .collect();
     format!("its sandbox is incomplete: {}", words.join(", "))

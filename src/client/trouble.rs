@@ -80,7 +80,13 @@ fn of_bus(error: fdo::Error) -> CallError {
 }
 
 fn cannot_start(why: &str) -> String {
-    format!("the session bus cannot start the service ({why})")
+    // dbus-daemon and dbus-broker pass on what systemd says.
+    let hint = if why.contains("styxy.socket is masked") {
+        ": `systemctl --user unmask styxy.socket`, or with --global as root, lets it start again"
+    } else {
+        ""
+    };
+    format!("the session bus cannot start the service ({why}){hint}")
 }
 
 fn failed(why: &str) -> String {

@@ -178,9 +178,10 @@ fn for_manager(program: &str) -> Command {
 pub fn control(arguments: &[&str]) -> Result<(), String> {
     let why = match systemctl(arguments) {
         Ok(done) if done.status.success() => return Ok(()),
-        Ok(done) => {
-            visible(String::from_utf8_lossy(&done.stderr).lines().next().unwrap_or_default())
-        }
+        Ok(done) => match String::from_utf8_lossy(&done.stderr).lines().next() {
+            Some(line) => visible(line),
+            None => done.status.to_string(),
+        },
         Err(error) => error.to_string(),
     };
     Err(format!("`systemctl --user {}` failed: {why}", arguments.join(" ")))

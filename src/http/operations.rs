@@ -154,6 +154,12 @@ pub(super) fn similar(path: &str) -> Vec<&'static str> {
     paths.into_iter().map(|(_, path)| path).take(3).collect()
 }
 
+/// The methods that a known path takes.
+pub(super) fn methods(path: &str) -> Vec<String> {
+    let takes = |known: &&Operation| difference(path, known.path) == Some(0);
+    OPERATIONS.iter().filter(takes).map(|known| known.method.to_string()).collect()
+}
+
 /// How different a path is from a known one, in which a part in braces stands for anything; `None` if it is not similar.
 /// A part too many, or one that is missing, is a greater difference than a typing error.
 fn difference(path: &str, known: &str) -> Option<usize> {

@@ -366,7 +366,7 @@ async fn wrong_method(method: Method, uri: Uri) -> Failure {
         StatusCode::METHOD_NOT_ALLOWED,
         "MethodNotAllowed",
         Error::invalid(format!("{path} does not take {}", shortened(method.as_str())))
-            .suggest("the Allow header of this answer names the methods that it takes"),
+            .suggest(format!("it takes {}", operations::methods(uri.path()).join(", "))),
     )
 }
 

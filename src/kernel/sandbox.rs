@@ -62,7 +62,7 @@ pub enum Layer {
     NoCapabilities,
     /// The user's files are not visible (`TemporaryFileSystem=%h`).
     HiddenHome,
-    /// No program can be executed, but for a few (`NoExecPaths=`).
+    /// Only what is installed in the system can be executed (`NoExecPaths=`).
     NoExec,
 }
 

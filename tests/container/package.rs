@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value as Json, json};
@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("the_service_cannot_see_the_files_of_its_user", sandbox),
     ("an_upgrade_keeps_leases", upgrade),
     ("a_purge_leaves_the_state_of_the_user_and_nothing_else", purge),
+    ("another_user_can_neither_hinder_the_package_nor_use_it", hindered),
 ];
 
 /// What the package has but for the pages of the verbs, each with its mode and its owner.
@@ -305,29 +306,23 @@ fn sandbox(machine: &Machine) {
 
     let within = |command: &str| {
         let enter = format!("nsenter -t {pid} --user --mount --preserve-credentials");
-        machine.user(&format!("{enter} {command}"))
+        machine.user(&format!("{enter} bash -c '{command}'"))
     };
-    // Its programs cannot be executed there, not even a shell.
-    for program in ["/bin/sh -c true", "/usr/bin/python3 -c 0", "/usr/bin/env true"] {
-        let done = within(program);
-        assert!(done.stderr.contains("Permission denied"), "{program}: {done:?}");
+    within("test -w $XDG_RUNTIME_DIR/styxy && test -w ~/.config/styxy").ok();
+    for command in ["cat ~/.ssh/id", "cat ~/notes", "touch ~/new", "touch /usr/new"] {
+        let done = within(command);
+        assert_eq!(done.code, Some(1), "{command}: {done:?}");
     }
-    within("/usr/bin/journalctl --version").ok();
-    // What executes them is root, who sees what the service sees.
-    let root = format!("/proc/{pid}/root");
-    for (command, why) in [
-        ("cat HOME/.ssh/id", "No such file"),
-        ("cat HOME/notes", "No such file"),
-        ("touch HOME/new", "Read-only file system"),
-        ("touch ROOT/usr/new", "Read-only file system"),
-    ] {
-        let command = command.replace("HOME", "ROOT/home/dev").replace("ROOT", &root);
-        let done = machine.root(&command);
-        assert!(done.stderr.contains(why), "{command}: {done:?}");
+    // What somebody can write cannot be executed.
+    for folder in ["$XDG_RUNTIME_DIR/styxy", "~/.config/styxy", "/tmp", "/var/tmp", "/dev/shm"] {
+        let done = within(&format!("cp /usr/bin/true {folder}/mine && {folder}/mine"));
+        assert!(done.stderr.contains("Permission denied"), "{folder}: {done:?}");
     }
+    // Programs that a package replaces can be executed as before.
     machine
-        .root(&format!("touch {root}/home/dev/.config/styxy/new {root}/run/user/1000/styxy/new"))
+        .root("cp -a /usr/bin/journalctl /usr/bin/new && mv /usr/bin/new /usr/bin/journalctl")
         .ok();
+    within("/usr/bin/journalctl --version").ok();
 
     let status = machine.root(&format!("cat /proc/{pid}/status")).ok();
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapBnd:\t0000000000000000"] {
@@ -362,6 +357,28 @@ fn upgrade(machine: &Machine) {
     assert_eq!(machine.unit_state("styxy.service"), "inactive");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     assert_eq!(leases(), before);
+}
+
+fn hindered(machine: &Machine) {
+    machine.root("mkdir /root/theirs && touch /root/theirs/tcp-for-pages").ok();
+    machine.script(["user", machine.name(), "eve"]).ok();
+    let eve = |command: &str| {
+        machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]).ok()
+    };
+    // What the package removes there is a folder, and another file of root's.
+    eve("rm -rf $XDG_RUNTIME_DIR/styxy; mkdir -p $XDG_RUNTIME_DIR/styxy/machine-network");
+    eve("cd $XDG_RUNTIME_DIR && mv styxy before && ln -s /root/theirs styxy");
+    let stopped = "kill -STOP $(systemctl show -P MainPID user@$(id -u eve).service)";
+    machine.root(stopped).ok();
+    let start = Instant::now();
+    machine.root("apt-get remove -y styxy").ok();
+    assert!(start.elapsed() < Duration::from_secs(90), "{:?}", start.elapsed());
+    assert_eq!(machine.root("ls /root/theirs").ok(), "tcp-for-pages\n");
+    assert_eq!(machine.user("ls -A $XDG_RUNTIME_DIR/styxy").ok(), "");
+    let start = Instant::now();
+    machine.root("apt-get install -y /var/tmp/styxy*.deb").ok();
+    assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
+    assert_listens(machine);
 }
 
 fn purge(machine: &Machine) {

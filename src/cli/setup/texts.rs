@@ -103,16 +103,12 @@ impl Program {
         quoted(path, '"').replace('%', "%%")
     }
 
-    /// The setting with which the sandbox shows the program. A path that is gone is ignored, because the missing program is
-    /// the better error.
+    /// The settings with which the sandbox shows the program and lets it be executed. A path that is gone is ignored, because
+    /// the missing program is the better error.
     fn shown(&self, home: Option<&Path>) -> String {
         let place = program::place(self.path(), home).to_string_lossy().into_owned();
-        format!("BindReadOnlyPaths={}", Self::in_unit(&format!("-{place}")))
-    }
-
-    /// The beginning of the line with the programs that can be executed in the sandbox.
-    fn executable(&self) -> String {
-        format!("ExecPaths={} ", Self::in_unit(&self.0))
+        let unless_gone = |path: &str| Self::in_unit(&format!("-{path}"));
+        format!("ExecPaths={}\nBindReadOnlyPaths={}", unless_gone(&self.0), unless_gone(&place))
     }
 
     /// The line of the unit that starts the service.
@@ -139,8 +135,6 @@ pub(super) fn files(
             SERVICE => {
                 let text =
                     text.replace(&format!("ExecStart={OF_THE_PACKAGE} daemon"), &program.start());
-                let text =
-                    text.replace(&format!("ExecPaths={OF_THE_PACKAGE} "), &program.executable());
                 let shown = program.shown(home);
                 format!("{text}# The program, where the sandbox would hide it.\n{shown}\n")
             }
@@ -197,7 +191,7 @@ mod tests {
         let program = "/opt/50% of: my $tools/styxy";
         let unit = text(program, SERVICE, None);
         assert!(unit.contains("\nExecStart=\"/opt/50%% of: my $tools/styxy\" daemon\n"), "{unit}");
-        assert!(unit.contains("\nExecPaths=\"/opt/50%% of: my $tools/styxy\" "), "{unit}");
+        assert!(unit.contains("\nExecPaths=\"-/opt/50%% of: my $tools/styxy\"\n"), "{unit}");
         assert!(unit.ends_with("\nBindReadOnlyPaths=\"-/opt/50%% of: my $tools\"\n"), "{unit}");
         assert_eq!(started_by(&unit).as_deref(), Some(Path::new(program)));
         let bus = text(program, BUS, None);
