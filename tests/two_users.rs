@@ -653,6 +653,8 @@ fn older_daemon() {
     assert!(!is_done && said.contains("no config.json and no daemon.state"), "{said}");
     assert!(said.contains("9876: it does not accept the token"), "{said}");
     drop(daemon);
+    // It has the token, and only it.
+    fs::remove_file(&log).unwrap();
 
     // Another one has taken its place between the look and the connection.
     let listener = TcpListener::bind(("127.0.0.1", Port::HTTP.get())).unwrap();
