@@ -131,8 +131,16 @@ fn fails(machine: &Machine) {
     let failed = machine.user(&format!("trap '' XFSZ; ulimit -f 0; {open}"));
     assert!(failed.stderr.contains("no file can be made"), "{failed:?}");
     is_off();
-    let failed = machine.user("BROWSER=firefox styxy open");
-    assert!(failed.stderr.contains("BROWSER") && failed.stderr.contains("--print"), "{failed:?}");
+    let failed = machine.user("styxy open");
+    assert!(
+        failed.stderr.contains("no display") && failed.stderr.contains("--print"),
+        "{failed:?}"
+    );
+    is_off();
+    // An editor's browser needs none.
+    let without_display = open.replace("DISPLAY=:0", "BROWSER=code");
+    let failed = machine.user(&without_display);
+    assert!(failed.stderr.contains("xdg-open failed"), "{failed:?}");
     is_off();
 
     // One that listens already goes on.
