@@ -155,32 +155,6 @@ fn failed(machine: &Machine) {
     machine.user(&format!("{CURL}/allocations")).ok();
     assert_eq!(machine.unit("styxy-failed.service", "InactiveExitTimestampMonotonic"), "0");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
-    // While it is being stopped, systemd does not restart it, and takes it for a failure.
-    for job in ["stop", "restart"] {
-        // A request that has only begun keeps it for a while.
-        machine
-            .user(&format!(
-                "python3 -c 'import os, socket, time
-door = socket.socket(socket.AF_UNIX)
-door.connect(os.environ[\"XDG_RUNTIME_DIR\"] + \"/styxy/http.sock\")
-door.send(b\"GET /allocations HTTP/1.1\\r\\n\")
-time.sleep(20)' >/dev/null 2>&1 &
-                 sleep 1; systemctl --user --no-block {job} styxy.service
-                 for try in $(seq 50); do
-                     if [ $(systemctl --user show -P SubState styxy.service) = stop-sigterm ]; then break; fi
-                     sleep 0.05
-                 done
-                 kill -KILL $(systemctl --user show -P MainPID styxy.service)"
-            ))
-            .ok();
-        let triggered = || {
-            machine.unit("styxy-failed.service", "ConditionResult") == "yes"
-                && machine.unit_state("styxy-failed.service") == "inactive"
-        };
-        eventually(Duration::from_secs(30), "it was looked at", triggered);
-        assert_eq!(machine.unit_state("styxy.socket"), "active", "{job}");
-        machine.user(&format!("{CURL}/allocations")).ok();
-    }
 
     machine.root("chmod -x /usr/lib/systemd/user-generators/styxy-generator").ok();
     restart_manager(machine, FORBIDDEN[0]);
@@ -192,10 +166,8 @@ time.sleep(20)' >/dev/null 2>&1 &
     eventually(limit, "the socket is closed", || machine.unit_state("styxy.socket") == "inactive");
     assert_eq!(machine.unit("styxy.service", "NRestarts"), "0");
     assert_eq!(machine.unit("styxy.service", "ExecMainStatus"), "217");
-    // A client on the socket has it started until the socket is closed, and no longer.
     let failures = "journalctl -b -o cat | grep -c '^Failed to start styxy.service'";
-    let count: usize = machine.root(failures).ok().trim().parse().unwrap();
-    assert!((1..100).contains(&count), "{count}");
+    assert_eq!(machine.root(failures).ok(), "1\n");
 
     // The next manager listens again, and so it goes on when nothing is forbidden.
     restart_manager(machine, "");
