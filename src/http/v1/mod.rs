@@ -53,26 +53,25 @@ const NO_INSTANCE: &str = "default";
 /// What clients of 1.x send, as it is meant; what must be left out of it, in words.
 pub(super) fn take_options(options: &mut Vec<(String, Value)>) -> Result<Option<String>, Error> {
     take_preferred_port(options)?;
-    // Scripts send variables that are not set, and the command names itself where no agent calls it.
+    let mut note = None;
     options.retain(|(key, value)| match (key.as_str(), value) {
+        // Scripts send variables that are not set.
         ("service_name" | "instance_id" | "project_path", Value::Str(text)) if text.is_empty() => {
             false
         }
+        // The command names itself where no agent calls it.
         ("instance_id", Value::Str(text)) => text != "cli",
+        // 1.x never looked at it. Who sends it knows where it is, and the service does not.
+        ("project_path", Value::Str(path)) if !path.starts_with('/') => {
+            note = Some(format!(
+                "the project_path {:?} is relative, so that the lease belongs to no project",
+                shortened(path)
+            ));
+            false
+        }
         _ => true,
     });
-    // 1.x never looked at it. Who sends it knows where it is, and the service does not.
-    let is_relative = |(key, value): &(String, Value)| match value {
-        Value::Str(path) => key == "project_path" && !path.starts_with('/'),
-        _ => false,
-    };
-    let Some(at) = options.iter().position(is_relative) else { return Ok(None) };
-    let (_, path) = options.remove(at);
-    let Value::Str(path) = path else { return Ok(None) };
-    Ok(Some(format!(
-        "the project_path {:?} is relative, so that the lease belongs to no project",
-        shortened(&path)
-    )))
+    Ok(note)
 }
 
 /// What 1.x said of a refusal beside its reason.
