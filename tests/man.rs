@@ -210,7 +210,7 @@ fn statuses() {
     let unit = fs::read_to_string("systemd/styxy.service").unwrap();
     assert_eq!(EXIT_TAKEN, 69, "UNAVAILABLE");
     assert!(unit.contains("\nRestartPreventExitStatus=UNAVAILABLE\n"));
-    assert!(unit.contains(&format!("\nRestartForceExitStatus={EXIT_AGAIN}\n")));
+    assert!(unit.contains(&format!("\nRestartForceExitStatus={EXIT_AGAIN} SIGKILL\n")));
 }
 
 fn references() {

@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("no_grant_is_lost_when_the_service_is_killed", grants),
     ("no_release_is_lost_when_the_service_is_killed", releases),
     ("eight_clients_lose_nothing_while_the_service_is_killed", clients),
+    ("a_kill_while_the_service_is_stopped_leaves_the_socket_open", killed_in_its_stop),
     ("a_reboot_ends_leases_and_keeps_remembered_ports", |machine| across_a_boot(machine, None)),
     ("a_crash_of_the_machine_ends_leases_and_keeps_remembered_ports", |machine| {
         across_a_boot(machine, Some("--crash"));
@@ -67,6 +68,38 @@ fn clients(machine: &Machine) {
     eprintln!("{}: {granted} granted, {released} released, {unknown:?}", machine.name());
     let calls: u64 = unknown.values().map(|count| count.as_u64().unwrap()).sum();
     assert!(calls <= 8 * 20, "{unknown:?}");
+}
+
+/// Kills the service while a request that does not come to an end holds up its stop.
+fn killed_in_its_stop(machine: &Machine) {
+    machine.user("styxy allocate dev --ttl 1h").ok();
+    for (verb, state) in [("stop", "inactive"), ("restart", "active")] {
+        let half = r#"
+import os, socket, time
+client = socket.socket(socket.AF_UNIX)
+client.connect(os.environ["XDG_RUNTIME_DIR"] + "/styxy/http.sock")
+client.sendall(b"POST /allocate HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
+print("sent", flush=True)
+time.sleep(60)
+"#;
+        machine.user("styxy status").ok();
+        let mut client = machine.start(&format!("exec python3 -c '{half}'"));
+        let mut sent = String::new();
+        BufReader::new(client.stdout.take().unwrap()).read_line(&mut sent).unwrap();
+        machine.user(&format!("systemctl --user --no-block {verb} styxy.service")).ok();
+        eventually(LIMIT, "the service is being stopped", || {
+            machine.unit("styxy.service", "SubState") == "stop-sigterm"
+        });
+        machine.user("kill -9 $(systemctl --user show -P MainPID styxy.service)").ok();
+        eventually(LIMIT, "it is gone", || machine.unit_state("styxy.service") == state);
+        assert_eq!(machine.unit_state("styxy.socket"), "active", "{verb}");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        // Over the socket alone, which starts the service again.
+        let listed = "env -u DBUS_SESSION_BUS_ADDRESS styxy list --json";
+        assert!(machine.user(listed).ok().contains("\"dev\""), "{verb}");
+    }
+    assert_eq!(machine.unit("styxy-failed.service", "InactiveExitTimestampMonotonic"), "0");
 }
 
 /// Every event, once each of them is known to be in the journal. There is one for each number.
