@@ -4,6 +4,7 @@ mod support;
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::Shutdown,
     os::unix::net::UnixStream,
@@ -318,6 +319,26 @@ fn a_client_that_can_be_handed_no_descriptor_keeps_no_lease() {
     assert!(client.status.success(), "{}", String::from_utf8_lossy(&client.stderr));
     home.until(|| leases(&home) == 0);
     assert_eq!(reason(&events), "not_delivered");
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_command_that_is_killed_soon_after_it_had_its_socket_ends_its_lease_as_the_owner() {
+    let Some(bus) = Bus::start() else { return };
+    let home = Home::with_type();
+    let service = service_on(&home, &bus);
+    let (mut watch, events) = watched(&home, &bus);
+    let mut command = home.styxy();
+    command.env("DBUS_SESSION_BUS_ADDRESS", &bus.address);
+    command.args(["exec", "mine", "--", "sleep", "100"]).stderr(Stdio::null());
+    let mut command = command.spawn().unwrap();
+    let comm = format!("/proc/{}/comm", command.id());
+    home.until(|| fs::read_to_string(&comm).is_ok_and(|comm| comm == "sleep\n"));
+    command.kill().unwrap();
+    command.wait().unwrap();
+    assert_eq!(reason(&events), "owner_gone");
     watch.kill().unwrap();
     watch.wait().unwrap();
     end(service, Signal::SIGTERM);

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     kernel::clock,
-    lease::{Lease, Owner},
+    lease::{Lease, LeaseId, Owner},
     owners::deadlines::Due,
     registry::ending::OwnerEnded,
     request::AllocateRequest,
@@ -37,6 +37,11 @@ impl Broker {
     fn look_at_owner(&self, owner: &Owner, seconds: u64) {
         let when = clock::now().plus_seconds(seconds);
         self.deadlines.add(when, Due::Owner(Box::new(owner.clone())));
+    }
+
+    /// Whether an owner of the lease has ended, and the lease has not yet.
+    pub fn is_leaving(&self, lease_id: LeaseId) -> bool {
+        !self.lock().registry.leaving(|lease| lease.lease_id == lease_id).is_empty()
     }
 
     /// Ends what these owners have left. True if there is any.

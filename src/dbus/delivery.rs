@@ -31,7 +31,7 @@ pub(super) struct Delivery(Arc<Mutex<()>>);
 
 impl Delivery {
     /// Prepares the descriptor of a socket for an answer; `refused` is called if the bus does not deliver it.
-    /// `is_held` returns whether anybody holds the port of the socket.
+    /// `is_held` returns whether anybody has the port of the socket.
     pub(super) async fn of(
         &self,
         descriptor: OwnedFd,
@@ -85,16 +85,22 @@ async fn goes(bus: &Connection, caller: Option<String>) -> bool {
 }
 
 /// Whether nobody holds the port, or nobody will within [`SOON`]: the manager may still hold the guard of an
-/// earlier lease.
+/// earlier lease. A process that is killed frees its port a little before it counts as ended, so a free port is checked
+/// twice.
 async fn is_free(is_held: impl Fn() -> bool) -> bool {
     let end = Instant::now() + SOON;
-    while is_held() {
+    let mut was_free = false;
+    loop {
+        let is_free = !is_held();
+        if is_free && was_free {
+            return true;
+        }
         if Instant::now() >= end {
             return false;
         }
+        was_free = is_free;
         tokio::time::sleep(AGAIN).await;
     }
-    true
 }
 
 /// Whether the message is the error by which the bus reports a descriptor that it did not deliver.

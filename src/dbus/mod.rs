@@ -116,8 +116,10 @@ impl Styxy {
         let socket = granted.socket.take().ok_or_else(missing)?;
         let (port, protocol) = (granted.lease.port, granted.lease.protocol);
         let (broker, shares) = (Arc::clone(&self.broker), granted.shares());
+        let (asked, lease_id) = (Arc::clone(&self.broker), granted.lease.lease_id);
         let (is_held, refused) = (
-            move || probe::reserve(port, protocol).is_err(),
+            // A caller that had the socket and has ended since ends the lease as its owner.
+            move || probe::reserve(port, protocol).is_err() || asked.is_leaving(lease_id),
             move || broker.take_back(&shares, EndReason::NotDelivered),
         );
         let socket = self.delivery.of(socket.into(), connection, &header, is_held, refused).await;
