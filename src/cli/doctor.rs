@@ -219,7 +219,7 @@ async fn service(findings: &mut Findings, units: &Units) {
         Some(problem) => findings.error(
             "state",
             format!("nothing is granted: {problem}"),
-            user().obstacle().unwrap_or_else(|| "free some disk space".to_owned()),
+            user().obstacle().unwrap_or_else(writable),
         ),
     }
     let guards = counted(status["guards"].as_u64().unwrap_or(0), "guard");
@@ -244,6 +244,14 @@ async fn service(findings: &mut Findings, units: &Units) {
         ),
     }
     ports(findings).await;
+}
+
+/// What to do where the state cannot be written.
+fn writable() -> String {
+    let folder = user().state().map_or("its folder".into(), |folder| folder.display().to_string());
+    format!(
+        "free some disk space, or make {folder} writable; then, if it still refuses, `systemctl --user restart styxy.service`"
+    )
 }
 
 /// Reports files that an earlier start found damaged. They are kept until the user deletes them.

@@ -234,7 +234,7 @@ fn status(output: Output) -> Result<(), CliError> {
     }];
     lines.push(match (&read, is_known) {
         (Err(why), _) => why.clone(),
-        (Ok(None), _) => format!("there is no token in {place}"),
+        (Ok(None), _) => file.missing(),
         (Ok(Some(token)), Some(false)) => format!(
             "the service does not know the token in {place} ({}): `styxy http enable` hands it over",
             token.masked()
@@ -296,6 +296,24 @@ impl From<Obstacle> for CliError {
             None => refused(what),
         }
     }
+}
+
+impl Obstacle {
+    /// What it is, and what to do before the service is started again by `start`.
+    pub(super) fn before(self, start: &str) -> (String, String) {
+        let remedy = match self.remedy {
+            Some(remedy) if self.is_removed => format!("{remedy}, then {start}"),
+            Some(remedy) => remedy,
+            None => start.to_owned(),
+        };
+        (self.what, remedy)
+    }
+}
+
+/// Why no client has a token to send, if that is so.
+pub(super) fn no_token() -> Option<String> {
+    let file = TokenFile::find().ok()?;
+    file.read().map_or_else(Some, |token| token.is_none().then(|| file.missing()))
 }
 
 /// The unit, if it can be used.

@@ -135,12 +135,17 @@ impl Unit {
             ("1", 203) if self.is_in_the_home() => {
                 "its program is gone or cannot be executed: `styxy setup` has it start this one"
             }
+            ("1", 203) => {
+                "its program is missing or cannot be executed: install it again, then `styxy doctor --fix`"
+            }
             ("1", 228) => "its system call filter cannot be set up here: see `styxy doctor`",
             ("1", 233 | 238 | 241) => {
                 "one of its folders cannot be made: ~/.config/styxy and ~/.local/state/styxy must be folders of this \
                  user that can be written, and no broken links; then `styxy doctor --fix`"
             }
-            _ => "see `journalctl --user -u styxy.service`",
+            _ => {
+                "see `journalctl --user -u styxy.service`, and when it is mended, `styxy doctor --fix`"
+            }
         };
         let result = self.get("Result");
         match self.get("ExecMainCode") {

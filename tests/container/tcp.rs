@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     Test,
     machine::{Done, Machine, eventually},
+    package::install_newer,
 };
 
 pub const TESTS: &[Test] = &[
@@ -120,6 +121,11 @@ fn starts(machine: &Machine) {
     let shown = machine.user("styxy token show; STYXY_SHOW_FULL_KEY=true styxy token show").ok();
     assert_eq!(shown, format!("a-to***-+/=, in ~/.styxy/auth.token\n{old}\n"));
 
+    machine.user(&format!("rm {FILE}")).ok();
+    let found = http_finding(machine);
+    assert!(found.contains("no token in ~/.styxy/auth.token"), "{found}");
+    machine.user(&format!("printf %s {old} > {FILE}")).ok();
+
     // One that others could have read is not used.
     let refused = machine.user(&format!("chmod 644 {FILE}; styxy http enable"));
     assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -130,13 +136,7 @@ fn starts(machine: &Machine) {
 
 fn upgrade(machine: &Machine) {
     machine.user("styxy http enable").ok();
-    machine
-        .root(
-            "cd /var/tmp && dpkg-deb -R styxy*.deb newer
-             sed -i 's/^Version:.*/Version: 99/' newer/DEBIAN/control
-             dpkg-deb -Znone -b newer newer.deb && apt-get install -y ./newer.deb",
-        )
-        .ok();
+    install_newer(machine);
     assert_eq!(with_token(machine, LEASES).0, 200);
     machine.root("apt-get remove -y styxy").ok();
     assert_eq!(with_token(machine, LEASES).0, 0, "nobody is there");
@@ -199,6 +199,20 @@ fn others(machine: &Machine) {
     assert_eq!(with_token(machine, LEASES).0, 401, "it is another service");
     let status = json(machine, "styxy http status --json");
     assert!(status["obstacle"].as_str().unwrap().contains("eve"), "{status}");
+    // Nor does it help to start the socket again.
+    machine.user("systemctl --user --quiet enable styxy-tcp.socket").ok();
+    let found = http_finding(machine);
+    assert!(found.contains("eve") && found.contains("styxy token rotate"), "{found}");
+    assert!(!found.contains("systemctl --user restart"), "{found}");
+}
+
+/// What doctor finds of HTTP over TCP, which does not work, and what to do.
+fn http_finding(machine: &Machine) -> String {
+    let told: Json = serde_json::from_str(&machine.user("styxy doctor --json").stdout).unwrap();
+    let findings = told["findings"].as_array().unwrap();
+    let finding = findings.iter().find(|finding| finding["check"] == "http").unwrap();
+    assert_eq!(finding["verdict"], "error", "{finding}");
+    format!("{} {}", finding["message"], finding["remedy"])
 }
 
 fn secret(machine: &Machine) {

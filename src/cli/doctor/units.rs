@@ -186,7 +186,7 @@ pub(super) async fn bus(findings: &mut Findings, units: &Units) {
         }
     };
     findings.ok("bus", "the session bus answers");
-    if matches!(units, Units::Missing | Units::Unmanaged) {
+    if !matches!(units, Units::Usable) {
         return;
     }
     let Ok(proxy) = DBusProxy::new(&bus).await else { return };
@@ -229,12 +229,25 @@ pub(super) fn socket(findings: &mut Findings, units: &Units) {
 /// Checks the socket for HTTP over TCP, if it is in use.
 pub(super) fn tcp(findings: &mut Findings) {
     let Some(unit) = Unit::ask(http::UNIT) else { return };
+    let restart = format!("`systemctl --user restart {}`", http::UNIT);
     if unit.is("ActiveState", "active") {
-        findings.ok("http", format!("the service listens on {}", http::url()));
+        match http::no_token() {
+            None => findings.ok("http", format!("the service listens on {}", http::url())),
+            Some(why) => {
+                let message = format!("the service listens on {}, but {why}", http::url());
+                findings.error(
+                    "http",
+                    message,
+                    "`styxy http enable` makes one, or says what to do",
+                );
+            }
+        }
     } else if unit.is("UnitFileState", "enabled") {
-        let message = http::taken()
-            .map_or_else(|| format!("{} does not listen", http::UNIT), |taken| taken.to_string());
-        findings.error("http", message, format!("systemctl --user restart {}", http::UNIT));
+        let (message, remedy) = match http::taken() {
+            Some(taken) => taken.before(&restart),
+            None => (format!("{} does not listen", http::UNIT), restart),
+        };
+        findings.error("http", message, remedy);
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::super::{CliError, own::only_own, refused};
+use super::super::{CliError, own::only_own, refused, short};
 use crate::{
     atomic_file,
     surroundings::user,
@@ -34,6 +34,11 @@ impl TokenFile {
 
     pub(in crate::cli) fn path(&self) -> &Path {
         &self.0
+    }
+
+    /// Says that there is none.
+    pub(in crate::cli) fn missing(&self) -> String {
+        format!("there is no token in {}", short(&self.0.to_string_lossy()))
     }
 
     /// The token; `None` if there is no file.
