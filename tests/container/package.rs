@@ -22,6 +22,7 @@ pub const TESTS: &[Test] = &[
     ("another_user_can_neither_call_nor_read", another_user),
     ("the_service_cannot_see_the_files_of_its_user", sandbox),
     ("an_upgrade_keeps_leases", upgrade),
+    ("an_upgrade_fails_none_of_eight_clients", upgrade_under_way),
     ("a_purge_leaves_the_state_of_the_user_and_nothing_else", purge),
     ("another_user_can_neither_hinder_the_package_nor_use_it", hindered),
 ];
@@ -334,11 +335,8 @@ fn sandbox(machine: &Machine) {
     assert!(exposure <= 1.8, "{rating}");
 }
 
-fn upgrade(machine: &Machine) {
-    let leases = || machine.call("List", "'a{sv}' 0").unwrap();
-    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
-    let before = leases();
-    let pid = machine.unit("styxy.service", "MainPID");
+/// Upgrades to version 99, which is the same program, in `/var/tmp/newer.deb`.
+pub fn install_newer(machine: &Machine) {
     machine
         .root(
             "cd /var/tmp && dpkg-deb -R styxy*.deb newer
@@ -346,6 +344,14 @@ fn upgrade(machine: &Machine) {
              dpkg-deb -Znone -b newer newer.deb && apt-get install -y ./newer.deb",
         )
         .ok();
+}
+
+fn upgrade(machine: &Machine) {
+    let leases = || machine.call("List", "'a{sv}' 0").unwrap();
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let before = leases();
+    let pid = machine.unit("styxy.service", "MainPID");
+    install_newer(machine);
     assert_eq!(machine.root("dpkg-query -W -f '${Version}' styxy").ok(), "99");
     assert_eq!(machine.unit_state("styxy.service"), "active");
     assert_ne!(machine.unit("styxy.service", "MainPID"), pid, "the new version runs");
@@ -357,6 +363,47 @@ fn upgrade(machine: &Machine) {
     assert_eq!(machine.unit_state("styxy.service"), "inactive");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     assert_eq!(leases(), before);
+}
+
+/// A client that leases two ports and releases one of them, again and again, until the upgrade is over.
+const CLIENT: &str = r#"
+for ((i = 0; i < 400; i++)); do
+    [[ ! -e /tmp/upgraded ]] || exit 0
+    kept=$($way styxy allocate dev --new --ttl 1h) && echo $kept >>/tmp/kept || echo "allocate: $?" >>/tmp/failed
+    let_go=$($way styxy allocate dev --new --ttl 1h) && $way styxy release $let_go >/dev/null || echo "release: $?" >>/tmp/failed
+    [[ $i != 0 ]] || echo once >>/tmp/begun
+done"#;
+
+fn upgrade_under_way(machine: &Machine) {
+    machine.configure(r#"{"service_types": {"dev": {"port_range": [20000, 27999]}}}"#);
+    let ways = ["", "env -u DBUS_SESSION_BUS_ADDRESS"];
+    let start = |way: &str| machine.start(&format!("way='{way}'; {CLIENT}"));
+    let clients: Vec<_> = ways.into_iter().cycle().take(8).map(start).collect();
+    eventually(Duration::from_secs(60), "all clients have begun", || {
+        machine.user("wc -l </tmp/begun").stdout == "8\n"
+    });
+    let pid = machine.unit("styxy.service", "MainPID");
+    install_newer(machine);
+    assert_ne!(machine.unit("styxy.service", "MainPID"), pid, "the new version runs");
+    machine.user("touch /tmp/upgraded").ok();
+    for mut client in clients {
+        assert!(client.wait().unwrap().success());
+    }
+    assert_eq!(machine.user("cat /tmp/failed").stdout, "");
+    let kept = machine.user("sort -n /tmp/kept").ok();
+    let listed: Json = serde_json::from_str(&machine.user("styxy list --json").ok()).unwrap();
+    let mut leased: Vec<_> = listed["leases"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|lease| lease["port"].as_u64().unwrap())
+        .collect();
+    leased.sort_unstable();
+    let leased: String = leased.iter().map(|port| format!("{port}\n")).collect();
+    assert!(
+        kept == leased && kept.lines().count() >= 8,
+        "{kept}\nis not what is leased:\n{leased}"
+    );
 }
 
 fn hindered(machine: &Machine) {

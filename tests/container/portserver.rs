@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::{
     Test,
     machine::{Done, Machine, eventually},
+    package::install_newer,
 };
 
 pub const TESTS: &[Test] = &[
@@ -180,13 +181,7 @@ fn upgrade(machine: &Machine) {
     machine.user(ENABLE).ok();
     let client = stay(machine);
     let pid = machine.unit("styxy.service", "MainPID");
-    machine
-        .root(
-            "cd /var/tmp && dpkg-deb -R styxy*.deb newer
-             sed -i 's/^Version:.*/Version: 99/' newer/DEBIAN/control
-             dpkg-deb -Znone -b newer newer.deb && apt-get install -y ./newer.deb",
-        )
-        .ok();
+    install_newer(machine);
     assert_ne!(machine.unit("styxy.service", "MainPID"), pid, "the new version runs");
     listens();
     assert_eq!(ports(machine), [client.0]);
