@@ -108,7 +108,9 @@ impl Program {
     fn shown(&self, home: Option<&Path>) -> String {
         let place = program::place(self.path(), home).to_string_lossy().into_owned();
         let unless_gone = |path: &str| Self::in_unit(&format!("-{path}"));
-        format!("ExecPaths={}\nBindReadOnlyPaths={}", unless_gone(&self.0), unless_gone(&place))
+        // After a colon comes the destination; newer versions of systemd look for one in quotes, too.
+        let place = unless_gone(&place).replace(':', "\\:");
+        format!("ExecPaths={}\nBindReadOnlyPaths={place}", unless_gone(&self.0))
     }
 
     /// The line of the unit that starts the service.
@@ -192,7 +194,7 @@ mod tests {
         let unit = text(program, SERVICE, None);
         assert!(unit.contains("\nExecStart=\"/opt/50%% of: my $tools/styxy\" daemon\n"), "{unit}");
         assert!(unit.contains("\nExecPaths=\"-/opt/50%% of: my $tools/styxy\"\n"), "{unit}");
-        assert!(unit.ends_with("\nBindReadOnlyPaths=\"-/opt/50%% of: my $tools\"\n"), "{unit}");
+        assert!(unit.ends_with("\nBindReadOnlyPaths=\"-/opt/50%% of\\: my $tools\"\n"), "{unit}");
         assert_eq!(started_by(&unit).as_deref(), Some(Path::new(program)));
         let bus = text(program, BUS, None);
         assert!(bus.contains("\nExec='/opt/50% of: my $tools/styxy' daemon\n"), "{bus}");
