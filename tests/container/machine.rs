@@ -205,6 +205,11 @@ pub fn package() -> String {
     env::var("STYXY_DEB").expect("STYXY_DEB names the package; see tests/run")
 }
 
+/// The archive that is tested.
+pub fn archive() -> String {
+    env::var("STYXY_ARCHIVE").expect("STYXY_ARCHIVE names the archive; see tests/run")
+}
+
 fn done(output: Output) -> Done {
     Done {
         stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

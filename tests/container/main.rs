@@ -11,6 +11,7 @@
 
 mod activation;
 mod agents;
+mod archive;
 mod audit;
 mod audit_verb;
 mod crash;
@@ -55,6 +56,7 @@ fn main() {
     let tests = [
         activation::TESTS,
         agents::TESTS,
+        archive::TESTS,
         audit::TESTS,
         audit_verb::TESTS,
         crash::TESTS,

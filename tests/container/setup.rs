@@ -16,7 +16,8 @@ pub const TESTS: &[Test] = &[
     ("setup_is_refused_beside_a_package_and_gives_way_to_one", beside_a_package),
 ];
 
-const FULL: [&str; 5] =
+/// The whole sandbox, as `styxy status` has it.
+pub const FULL: [&str; 5] =
     ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec"];
 
 /// A folder of whose name systemd would take much for its own.
