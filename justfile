@@ -22,9 +22,14 @@ long:
 package:
     packaging/build-deb
 
+# The archive with install.sh, in target/dist-archives/
+archive:
+    packaging/dist
+
 # The tests in booted machines whose names contain NAME (needs root and the package)
 container NAME:
-    STYXY_DEB="$(ls "$PWD"/target/debian/styxy_*.deb)" STYXY_MACHINE="$PWD/tests/machine/machine" \
+    STYXY_DEB="$(ls "$PWD"/target/debian/styxy_*.deb)" STYXY_ARCHIVE="$(ls "$PWD"/target/dist-archives/styxy-*-gnu.tar.gz)" \
+        STYXY_MACHINE="$PWD/tests/machine/machine" \
         cargo test --test container -- {{ NAME }}
 
 # A machine to look around in, as an ordinary user: just desk trixie
