@@ -27,14 +27,23 @@ pub fn page() -> (String, String) {
     ("styxy-recipes.7".to_owned(), page + SEE_ALSO)
 }
 
+/// What begins a paragraph: nothing after a heading, which has begun one.
+fn gap(page: &str) -> &'static str {
+    let last = page.lines().next_back().unwrap_or_default();
+    if last.starts_with(".S") { "" } else { ".PP\n" }
+}
+
 fn add(page: &mut String, event: Event<'_>) {
     match event {
         Event::Start(Tag::Heading { level, .. }) => {
             page.push_str(if level == HeadingLevel::H1 { ".SH " } else { ".SS " });
         }
-        Event::Start(Tag::Paragraph) => page.push_str(".PP\n"),
+        Event::Start(Tag::Paragraph) => page.push_str(gap(page)),
         Event::Start(Tag::Item) => page.push_str(".IP \\(bu 2\n"),
-        Event::Start(Tag::CodeBlock(_)) => page.push_str(".PP\n.EX\n"),
+        Event::Start(Tag::CodeBlock(_)) => {
+            page.push_str(gap(page));
+            page.push_str(".EX\n");
+        }
         Event::End(TagEnd::CodeBlock) => page.push_str(".EE\n"),
         Event::Start(Tag::Emphasis) => page.push_str("\\fI"),
         Event::End(TagEnd::Emphasis) => page.push_str("\\fR"),

@@ -1,18 +1,22 @@
 //! The man pages: that they can be read, and that they say all that there is and nothing that is not.
 //!
-//! Where groff is not installed, how they look is ignored.
+//! Where groff or mandoc is not installed, how they look is ignored.
 
+#[path = "verbs/cases.rs"]
+#[allow(dead_code, reason = "how a case ends is for another test")]
+mod cases;
 #[path = "../packaging/man.rs"]
 mod generated;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
     path::Path,
     process::{Command, ExitCode, Stdio},
 };
 
+use cases::CASES;
 use clap::CommandFactory;
 use libtest_mimic::{Arguments, Trial};
 use serde_json::Value as Json;
@@ -32,24 +36,44 @@ const PROJECT: &str = "styxy.json.5";
 const UNITS: &str = "styxy.service.8";
 const PORTSERVER: &str = "styxy-portserver.socket.8";
 const TCP: &str = "styxy-tcp.socket.8";
+const TROUBLE: &str = "styxy-troubleshooting.7";
 
 fn main() -> ExitCode {
-    let has_groff = Command::new("groff").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let [has_groff, has_mandoc] = ["groff", "mandoc"].map(|name| {
+        let mut program = Command::new(name);
+        program.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        program.status().is_ok()
+    });
     let mut trials = Vec::new();
     for (name, text) in pages() {
-        let trial =
-            Trial::test(format!("{name}_renders_without_a_warning_in_80_columns"), move || {
-                renders(&text);
-                Ok(())
-            });
+        let (renders, lints) = (text.clone(), text);
+        let title = format!("{name}_renders_without_a_warning_in_80_columns");
+        let trial = Trial::test(title, move || {
+            self::renders(&renders);
+            Ok(())
+        });
         trials.push(trial.with_ignored_flag(!has_groff));
+        let trial = Trial::test(format!("mandoc_finds_nothing_wrong_in_{name}"), move || {
+            assert_eq!(linted(&lints), "");
+            Ok(())
+        });
+        trials.push(trial.with_ignored_flag(!has_mandoc));
     }
+    let broken = Trial::test("mandoc_finds_what_is_wrong_in_a_page", || {
+        let page = by_hand(TCP).replace(generated::DATE, "\"\"");
+        assert!(linted(&page).contains("missing date"));
+        Ok(())
+    });
+    trials.push(broken.with_ignored_flag(!has_mandoc));
     let recipes = Trial::test("every_line_of_the_recipes_can_be_copied_from_their_page", || {
         recipes();
         Ok(())
     });
     trials.push(recipes.with_ignored_flag(!has_groff));
-    let tests: [(&str, fn()); 11] = [
+    let tests: [(&str, fn()); 14] = [
+        ("every_page_has_its_sections_in_the_order_of_man_pages_7", sections),
+        ("every_page_of_a_verb_says_in_a_phrase_what_it_does", names),
+        ("every_field_of_an_answer_in_json_is_explained", answers),
         ("every_verb_has_a_page_with_each_of_its_options", verbs),
         ("every_page_that_another_names_is_there", references),
         ("every_exit_status_of_the_command_and_the_service_is_listed_and_no_other", statuses),
@@ -74,7 +98,7 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    let others = [BUS, HTTP, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP];
+    let others = [BUS, HTTP, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP, TROUBLE];
     pages.extend(others.map(|name| (name.to_owned(), by_hand(name))));
     pages
 }
@@ -135,9 +159,111 @@ fn renders(page: &str) {
     let text = rendered(page);
     assert!(text.contains("SEE ALSO"), "{text}");
     assert!(!text.contains("\u{2010}\n"), "a word is hyphenated: {text}");
-    assert!(page.contains(concat!("\"styxy ", env!("CARGO_PKG_VERSION"), "\" styxy\n")));
+    let title = format!(" {} \"styxy {}\" styxy\n", generated::DATE, env!("CARGO_PKG_VERSION"));
+    assert!(page.lines().any(|line| line.starts_with(".TH ")) && page.contains(&title), "{title}");
     let long: Vec<_> = text.lines().filter(|line| line.chars().count() > 80).collect();
     assert!(long.is_empty(), "{long:#?}");
+}
+
+/// What mandoc warns of.
+fn linted(page: &str) -> String {
+    let mut mandoc = Command::new("mandoc")
+        .args(["-Tlint", "-W", "warning"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    mandoc.stdin.take().unwrap().write_all(page.as_bytes()).unwrap();
+    String::from_utf8(mandoc.wait_with_output().unwrap().stdout).unwrap()
+}
+
+fn sections() {
+    for (name, page) in pages() {
+        let headings = page.lines().filter_map(|line| line.strip_prefix(".SH "));
+        let headings: Vec<_> = headings.map(|heading| heading.trim_matches('"')).collect();
+        assert!(
+            headings.is_sorted_by_key(|heading| generated::rank(heading)),
+            "{name} {headings:?}"
+        );
+        let different: BTreeSet<_> = headings.iter().collect();
+        assert_eq!(different.len(), headings.len(), "{name} {headings:?}");
+        for needed in ["NAME", "DESCRIPTION", "SEE ALSO"] {
+            assert!(headings.contains(&needed), "{name} has no {needed}");
+        }
+        let is_of_a_command = name.ends_with(".1");
+        assert!(!is_of_a_command || headings.contains(&"EXIT STATUS"), "{name}");
+    }
+}
+
+fn names() {
+    for (file, page) in pages() {
+        let name = section(&page, ".SH NAME\n").lines().next().unwrap_or_default();
+        let name = plain(name);
+        let (title, phrase) = name.split_once(" - ").unwrap_or_else(|| panic!("{file}: {name:?}"));
+        assert!(file.starts_with(title.split(',').next().unwrap()), "{file}: {title}");
+        assert!(phrase.starts_with(|c: char| c.is_lowercase()), "{file}: {phrase:?}");
+        assert!(!phrase.ends_with('.') && phrase.len() < 110, "{file}: {phrase:?}");
+    }
+}
+
+/// The words of what a page says of a verb's answer, and of what it refers to there.
+fn explained(verb: &str, pages: &BTreeMap<String, String>, words: &mut BTreeSet<String>) {
+    let page = &pages[&format!("styxy-{verb}.1")];
+    let output = plain(section(page, ".SH OUTPUT"));
+    let mut add = |text: &str| {
+        let parts = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        words.extend(parts.map(str::to_owned));
+    };
+    add(&output);
+    if output.contains("LEASES") {
+        add(section(&pages[BUS], ".SH LEASES"));
+    }
+    if output.contains("styxy_config (5)") {
+        add(&pages[CONFIGURATION]);
+    }
+    for line in output.lines().filter_map(|line| line.strip_prefix(".BR styxy-")) {
+        if let Some((other, _)) = line.split_once(" (1)") {
+            explained(other, pages, words);
+        }
+    }
+}
+
+/// The names of the fields in a schema, however deep.
+fn fields(schema: &Json, found: &mut BTreeSet<String>) {
+    if let Some(properties) = schema["properties"].as_object() {
+        found.extend(properties.keys().cloned());
+    }
+    match schema {
+        Json::Object(parts) => parts.values().for_each(|part| fields(part, found)),
+        Json::Array(parts) => parts.iter().for_each(|part| fields(part, found)),
+        _ => {}
+    }
+}
+
+fn answers() {
+    let pages: BTreeMap<_, _> = pages().into_iter().collect();
+    let mut seen = BTreeSet::new();
+    for case in CASES.iter().filter(|case| !case.schema.is_empty()) {
+        let verb = case.line.split(' ').next().unwrap();
+        let file = format!("tests/data/answers/{}.json", case.schema);
+        let schema: Json = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+        let (mut known, mut wanted) = (BTreeSet::new(), BTreeSet::new());
+        explained(verb, &pages, &mut known);
+        fields(&schema, &mut wanted);
+        let missing: Vec<_> = wanted.difference(&known).collect();
+        assert!(missing.is_empty(), "styxy-{verb}(1) does not explain {missing:?}");
+        seen.insert(verb);
+    }
+    assert!(seen.len() > 20, "{seen:?}");
+    let command = Cli::command();
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let has_json =
+            |verb: &clap::Command| verb.get_arguments().any(|one| one.get_id() == "json");
+        if has_json(verb) || verb.get_subcommands().any(has_json) {
+            let page = &pages[&format!("styxy-{}.1", verb.get_name())];
+            assert!(page.contains("\n.SH OUTPUT\n"), "styxy-{}(1)", verb.get_name());
+        }
+    }
 }
 
 fn recipes() {
@@ -168,7 +294,7 @@ fn verbs() {
     let verbs: Vec<_> = command.get_subcommands().filter(|verb| !verb.is_hide_set()).collect();
     for &verb in &verbs {
         let name = format!("styxy-{}", verb.get_name());
-        assert!(top.contains(&format!("\n{name}(1)\n")), "{name} is not in styxy(1)");
+        assert!(top.contains(&format!("\n.BR {name} (1)\n")), "{name} is not in styxy(1)");
         let page = page(&name);
         for part in verb.get_subcommands() {
             let heading = format!(".SS \"styxy {} {}", verb.get_name(), part.get_name());

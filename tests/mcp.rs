@@ -66,6 +66,11 @@ fn there_are_seven_tools_with_schemas_that_explain_themselves() {
     let tools = listed["result"]["tools"].as_array().unwrap();
     let names: Vec<_> = tools.iter().map(|tool| text(tool, "name")).collect();
     assert_eq!(names, ["allocate", "release", "list", "port", "check", "suggest", "audit"]);
+    let page = include_str!("../packaging/man/verbs/mcp");
+    let page = page.split_once(".SH TOOLS\n").unwrap().1.split_once("\n.SH ").unwrap().0;
+    let explained: Vec<_> =
+        page.split(".TP\n.B ").skip(1).map(|entry| entry.lines().next().unwrap()).collect();
+    assert_eq!(explained, names, "styxy-mcp(1)");
     for tool in tools {
         let name = text(tool, "name");
         assert!(text(tool, "description").len() > 40, "{name}");
