@@ -21,12 +21,10 @@ use support::{
 const README: &str = include_str!("../README.md");
 
 /// Commands that are not typed, by what they begin with, and why.
-const NOT_TYPED: [(&str, &str); 5] = [
+const NOT_TYPED: [(&str, &str); 3] = [
     ("cargo run", "tests/fresh types it on a fresh machine"),
     ("tests/run", "tests/fresh types it on a fresh machine"),
     ("journalctl", "a container may have no journal; tests/container reads it"),
-    ("styxy allocate dev --owner unit:", "there is no systemd; tests/container types it"),
-    ("styxy audit --follow", "it does not end; tests/audit_verb.rs ends it"),
 ];
 
 /// What a private service says of itself, and the unit does not.
@@ -37,8 +35,7 @@ const OF_PRIVATE_SERVICES: [&str; 3] = [
 ];
 
 /// Programs that the README starts: here they do nothing.
-const PROGRAMS: [&str; 3] = ["bin/npm", "bin/mkdocs", "bin/uvicorn"];
-const SCRIPTS: [&str; 2] = ["shop/start-both", "shop/api"];
+const PROGRAMS: [&str; 3] = ["bin/npm", "bin/mkdocs", "shop/api"];
 
 fn main() -> ExitCode {
     if !namespaces::is_inside() {
@@ -117,7 +114,7 @@ impl Stage {
             fs::create_dir(home.path(folder)).unwrap();
         }
         symlink(env!("CARGO_BIN_EXE_styxy"), home.path("bin/styxy")).unwrap();
-        for program in PROGRAMS.into_iter().chain(SCRIPTS) {
+        for program in PROGRAMS {
             fs::write(home.path(program), "#!/bin/sh\n").unwrap();
             fs::set_permissions(home.path(program), fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -132,11 +129,7 @@ impl Stage {
     fn type_in(&self, command: &str) -> (Vec<String>, bool) {
         let command = command.replace("/home/dev", &self.folder()).replace("4711", &self.pid());
         let styxy = self.home.styxy();
-        // A terminal is a session of its own.
-        let session: &[&str] = if command.contains("--owner session") { &["setsid"] } else { &[] };
-        let words = [session, &["sh"]].concat();
-        let mut shell = Command::new(words[0]);
-        shell.args(&words[1..]);
+        let mut shell = Command::new("sh");
         shell.env_clear().envs(styxy.get_envs().filter_map(|(key, value)| Some((key, value?))));
         let folders = iter::once(self.home.path("bin"));
         let path = env::var_os("PATH").unwrap();
