@@ -21,7 +21,7 @@ pub(crate) struct Lease {
     protocol: String,
     service_type: String,
     service_name: Option<String>,
-    /// Set if the name is that of what `styxy run` has started
+    /// The same name, if it is that of a program that `styxy run` has started
     program: Option<String>,
     instance_id: Option<String>,
     project_path: Option<String>,
@@ -29,22 +29,22 @@ pub(crate) struct Lease {
     package_path: Option<String>,
     /// 2 for a second lease of the service at one time, and so on; 0 for one of which nothing is remembered
     slot: Option<u16>,
-    /// Whose end ends the lease: none, process, unit or connection
+    /// Whose exit ends the lease: none, process, unit or connection
     owner: String,
     /// The process that is the owner
     pid: Option<u32>,
     /// The unit that is the owner
     unit: Option<String>,
-    /// Whether whoever asks for the same gets the same lease
+    /// Whether other requests for the same service get this lease
     claim: Option<bool>,
     /// How the port is kept until it is bound: guard, none or socket
     hold: String,
     /// The time limit in seconds
     ttl: Option<u64>,
-    /// What the leases of consecutive ports have in common
+    /// The id that the leases of a block of ports share
     block_id: Option<String>,
     singleton_key: Option<String>,
-    /// How many share it, if several do
+    /// How many callers share it, if several do
     holders: Option<u32>,
     since: String,
 }
@@ -60,13 +60,13 @@ pub(crate) struct Granted {
     note: Option<String>,
     /// single: it runs once, for all programs of the user
     instance_behavior: Option<String>,
-    /// By what name you share it
+    /// Identifies you among those that share the lease
     holder_id: Option<String>,
-    /// The lease was there already: of what runs once, connect to it, and start no other
+    /// The lease existed already: if the service runs once, connect to it instead of starting another
     existing: Option<bool>,
     /// Who holds it
     held: Option<String>,
-    /// The port that this service had before; it is not its any more
+    /// The port that this service had before, and no longer has
     moved_from: Option<Port>,
     /// The type is new, and got port_range
     auto_allocated: Option<bool>,

@@ -119,7 +119,7 @@ fn what_is_refused_is_told_by_its_cause() {
         (
             &["allocate", "--create", "--", "-x"],
             1,
-            "no service type \"-x\", and none can appear by itself",
+            "no service type \"-x\", and it cannot be created automatically",
         ),
         (&["config", "validate", "/nonexistent"], 1, "there is no such file"),
     ] {
@@ -133,7 +133,7 @@ fn what_is_refused_is_told_by_its_cause() {
     for (arguments, words) in [
         (
             &["renew", &port][..],
-            "has no time limit that could begin again; to end the lease, release it (`styxy release",
+            "has no time limit that could be restarted; to end the lease, release it (`styxy release",
         ),
         (&["allocate", "mine", "--protocol", "udp"], "runs once, and its port"),
     ] {

@@ -95,7 +95,7 @@ fn a_port_that_somebody_else_has_is_replaced_and_what_is_leased_stays() {
     let foreign = [19, 10].map(|index| TcpListener::bind(("127.0.0.1", home.port(index))).unwrap());
     let output = run(&home, &one, &["env"]);
     let why = format!(
-        "port {} for dev@apps/web, and not {named}, which apps/web/package.json names: TCP port {named} is in use by ",
+        "port {} for dev@apps/web, not {named} as in apps/web/package.json: TCP port {named} is in use by ",
         home.port(0),
         named = home.port(19)
     );
@@ -196,7 +196,7 @@ fn a_file_is_written_when_something_has_changed_and_a_check_says_whether() {
     let told = check(&[]);
     let told = String::from_utf8(told.stderr).unwrap();
     assert!(
-        told.contains(&format!("B_PORT is not set, and {} in the project", home.port(14))),
+        told.contains(&format!("B_PORT is not set, but {} in the project", home.port(14))),
         "{told}"
     );
     ok(&home, &one, &["env", "--file", ".env.local"]);

@@ -303,7 +303,7 @@ fn the_examples_of_the_man_page_work_as_they_are_written() {
     ));
     let service = home.service();
     let page = include_str!("../packaging/man/styxy-http.7");
-    let examples = page.split_once(".SH EXAMPLES").unwrap().1.split_once(".SH FILES").unwrap().0;
+    let examples = page.split_once(".SH EXAMPLES").unwrap().1.split_once(".SH SEE ALSO").unwrap().0;
     let examples = examples.replace("\\-", "-").replace(" \\e\n", " ").replace("\\(ti", "~");
     // What is over TCP needs systemd.
     let commands = examples.lines().filter_map(|line| line.strip_prefix("$ "));

@@ -434,6 +434,14 @@ fn limits() {
         }
     }
     assert_eq!(told.len(), 19, "{told:?}");
+    let types = plain(section(&page, ".SH BUILT\\-IN TYPES"));
+    let built_in = built_in["service_types"].as_object().unwrap();
+    for (name, built_in) in built_in {
+        let [first, last] = [0, 1].map(|at| &built_in["port_range"][at]);
+        let line = types.lines().find(|line| line.split(' ').next() == Some(name)).unwrap_or("");
+        assert!(line.contains(&format!(" {first}-{last}")), "{name}: {line:?}");
+    }
+    assert_eq!(types.lines().filter(|line| line.contains('-')).count(), built_in.len());
 }
 
 fn bus() {
@@ -580,4 +588,12 @@ fn journal() {
     };
     let catalog = fs::read_to_string("systemd/styxy.catalog").unwrap();
     assert_eq!(ids(section, ""), ids(&catalog, "-- "));
+    let named: Vec<_> =
+        catalog.lines().filter_map(|line| line.strip_prefix("Documentation: man:")).collect();
+    assert_eq!(named.len(), ids(&catalog, "-- ").len(), "each entry names a page");
+    let pages: BTreeSet<_> = pages().into_iter().map(|(name, _)| name).collect();
+    for page in named {
+        let file = page.trim_end_matches(')').replace('(', ".");
+        assert!(pages.contains(&file), "{page}");
+    }
 }

@@ -397,7 +397,7 @@ fn release_does_not_guess() {
     for (arguments, word) in [
         (json!({}), "give its lease_id or its port"),
         (json!({"protocol": "tcp"}), "give its lease_id or its port"),
-        (json!({"port": port, "lease_id": leases[0]["lease_id"]}), "one lease is to be named"),
+        (json!({"port": port, "lease_id": leases[0]["lease_id"]}), "name one lease"),
         (json!({"port": home.port(5)}), "there is no lease of"),
         (json!({"lease_id": "all"}), "no service of this package has that name"),
         (json!({"lease_id": "00000000-0000-4000-8000-000000000000"}), "there is no live lease 0"),

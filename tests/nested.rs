@@ -177,7 +177,7 @@ fn a_number_that_means_another_process_outside_is_refused_with_that_reason() {
     // Without a bus there is only the number.
     let outside = Outside::new(None);
     let sibling = "sleep 1000 & styxy allocate mine --owner pid:$!; exit $?";
-    outside.refuses(sibling, "neither itself nor a process that it descends from");
+    outside.refuses(sibling, "neither itself nor one of its ancestors");
 }
 
 #[test]

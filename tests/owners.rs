@@ -522,7 +522,7 @@ fn a_name_is_that_of_one_lease_or_of_one_share_and_of_one_request() {
         let answer = ask(body);
         refused(&answer, 400, "InvalidArgument");
         let error = answer.body["error"].as_str().unwrap();
-        assert!(error.contains("names what was granted already"), "{answer:?}");
+        assert!(error.contains("was used before"), "{answer:?}");
     };
     taken(json!({"service_type": "other", "lease_id": named(2)}));
     taken(json!({"service_type": "other", "lease_id": named(1)}));

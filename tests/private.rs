@@ -305,7 +305,7 @@ fn events_in_a_log_that_was_set_aside_are_still_shown() {
     home.ok(&["allocate", "mine"]);
     let set_aside = fs::read_to_string(home.state().join("service.log.1")).unwrap();
     assert!(set_aside.contains("oldest") && set_aside.len() > filler.len());
-    // Where there is no journal to ask.
+    // Where there is no journal to read.
     fs::create_dir(home.path("bin")).unwrap();
     let audit =
         home.styxy().args(["audit", "--all"]).env("PATH", home.path("bin")).output().unwrap();

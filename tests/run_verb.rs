@@ -215,7 +215,7 @@ fn run_leases_several_ports_for_one_command() {
     let both = ["run", "--env", "WEB=mine", "--env", "API=mine", "--", "bash", "-c", script];
     assert_eq!(out(&home.run(&both)), "yes");
     let wrong = home.run(&["run", "--env", "WEB", "--", "true"]);
-    assert!(said(&wrong).contains("--env WEB names no type"), "{}", said(&wrong));
+    assert!(said(&wrong).contains("--env WEB has no type"), "{}", said(&wrong));
 }
 
 #[test]
@@ -532,8 +532,7 @@ fn who_has_the_port_that_a_script_names_is_said_before_the_command_starts() {
         command.args(["run", "mine", "--", npm, "run", "dev"]).current_dir(&shop);
         said(&command.output().unwrap())
     };
-    let sentence =
-        format!("port {port} stands in the script dev of package.json, and is in use by ");
+    let sentence = format!("the script dev of package.json names port {port}, which is in use by ");
     let first = told("./npm");
     assert!(first.contains(&sentence), "{first}");
     assert!(first.contains(&format!("PID {}", std::process::id())), "{first}");
@@ -541,13 +540,13 @@ fn who_has_the_port_that_a_script_names_is_said_before_the_command_starts() {
     let mut command = home.styxy();
     command.args(["run", "mine", "--", "./npm", "fixed", &port.to_string()]).current_dir(&shop);
     let by_place = said(&command.output().unwrap());
-    let sentence = format!("port {port} stands in the command, and is in use by ");
+    let sentence = format!("the command names port {port}, which is in use by ");
     assert!(by_place.contains(&sentence) && by_place.contains("write {port} there"), "{by_place}");
     let none = told("./none/npm");
-    assert!(none.contains("cannot be run") && !none.contains("stands in"), "{none}");
+    assert!(none.contains("cannot be run") && !none.contains("names port"), "{none}");
     drop(holder);
     let second = told("./npm");
-    assert!(!second.contains("stands in"), "{second}");
+    assert!(!second.contains("names port"), "{second}");
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn a_command_is_not_told_its_own_port_as_that_of_another_service() {
         let refused = home.at(&web, &[&["run"], options, &["--", "true"]].concat());
         assert_eq!(refused.status.code(), Some(2), "{options:?}: {refused:?}");
         let words = said(&refused);
-        assert!(words.contains("the very service"), "{words}");
+        assert!(words.contains("the service of this command itself"), "{words}");
         assert!(words.contains("dev@apps/api=X"), "{words}");
         assert_eq!(home.leases(), before, "nothing is leased");
     }
@@ -131,7 +131,7 @@ fn a_command_is_told_the_port_of_another_program_of_its_package_and_not_its_own(
     };
     assert_eq!(out(&run("book")), port);
     let refused = run("dev");
-    assert!(said(&refused).contains("the very service"), "{refused:?}");
+    assert!(said(&refused).contains("the service of this command itself"), "{refused:?}");
     drop(dev.stdin.take());
     dev.wait().unwrap();
 }
@@ -198,7 +198,10 @@ fn an_agent_names_a_package_of_its_project() {
             json!({"service_type": "mine", "project_path": "/srv/other", "package": web});
         for arguments in [mine_of("apps/nope"), mine_of("/"), elsewhere] {
             let words = session.refused(tool, &arguments);
-            assert!(words.contains("is no folder of the project"), "{tool} {arguments}: {words}");
+            assert!(
+                words.contains("is not a folder of the project"),
+                "{tool} {arguments}: {words}"
+            );
         }
     }
 }

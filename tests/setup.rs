@@ -169,7 +169,7 @@ fn the_units_start_this_program_and_what_is_written_goes_again() {
             "reset-failed --quiet styxy.socket styxy.service",
         ]
     );
-    assert_eq!(desk.ok(&["--undo"]), "there is nothing of styxy setup here");
+    assert_eq!(desk.ok(&["--undo"]), "styxy setup has written nothing here");
     assert_eq!(desk.asked(), [""; 0]);
 }
 
@@ -206,7 +206,7 @@ fn what_somebody_has_changed_or_written_is_named_and_stays() {
     desk.ok(&[]);
     fs::write(desk.path(SOCKET), desk.read(SOCKET) + "# mine\n").unwrap();
     let why = desk.refused(&[]);
-    assert!(why.contains("styxy.socket: move that away"), "{why}");
+    assert!(why.contains("styxy.socket: move it away"), "{why}");
     desk.asked();
     let output = desk.run(&["--undo"]);
     assert_eq!(output.status.code(), Some(1));

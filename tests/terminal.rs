@@ -345,8 +345,9 @@ mod top {
         terminal.until(|shown| shown.contains("sleep["));
         terminal.press(&["r"]);
         terminal.press(&["y"]);
-        terminal
-            .until(|shown| shown.contains("uses it until it ends, or until it is released again"));
+        terminal.until(|shown| {
+            shown.contains("keeps it until it exits, or until it is released again")
+        });
         assert_eq!(home.leases().len(), 1);
         terminal.press(&["q"]);
         run.kill().unwrap();

@@ -249,7 +249,7 @@ fn a_second_signal_kills_what_does_not_end() {
     up.signal(Signal::SIGTERM);
     // The server ends, the shell does not.
     home.until(|| !is_served(home.port(0)));
-    up.until("waiting for deaf to end; at a second Ctrl-C, or in");
+    up.until("waiting for deaf to exit; SIGKILL follows in");
     assert!(up.child.try_wait().unwrap().is_none());
     up.signal(Signal::SIGINT);
     let (status, lines) = up.end();
@@ -387,7 +387,7 @@ fn what_somebody_else_may_have_written_above_is_not_done() {
     for verb in ["up", "env"] {
         let refused = run(&home, &top.join("apps"), &[verb]);
         assert_eq!(refused.status.code(), Some(1));
-        assert!(support::said(&refused).contains("somebody else may write there"), "{refused:?}");
+        assert!(support::said(&refused).contains("where others may write"), "{refused:?}");
         let named = run(&home, &top.join("apps"), &[verb, "--project", top.to_str().unwrap()]);
         assert!(run(&home, &top, &[verb]).status.success() && named.status.success(), "{named:?}");
     }
@@ -434,7 +434,7 @@ fn the_process_of_a_procfile_is_called_the_same_everywhere() {
     )
     .unwrap();
     let refused = run(&home, &top, &["init", "--yes"]);
-    assert!(support::said(&refused).contains("more than the file may say"), "{refused:?}");
+    assert!(support::said(&refused).contains("does not fit into the file"), "{refused:?}");
     assert!(!top.join("styxy.json").exists());
 }
 

@@ -54,7 +54,7 @@ fn what_has_no_time_limit_gets_none_by_being_renewed() {
         let refused = home.run(arguments);
         assert_eq!(refused.status.code(), Some(1), "{refused:?}");
         let words = format!(
-            "styxy: the lease of port {0} has no time limit that could begin again; to end the lease, release it \
+            "styxy: the lease of port {0} has no time limit that could be restarted; to end the lease, release it \
              (`styxy release {0}`)\n",
             home.port(0)
         );
@@ -116,12 +116,11 @@ fn it_is_said_that_a_template_does_not_move_a_claim_and_with_strict_it_does() {
     let [first, staging] = [0, 2].map(|index| home.port(index));
     home.ok(&["allocate", "mine"]);
     let note = format!(
-        "styxy: the service keeps port {first}: a template counts only for what is leased anew; for {staging} ask \
-         for that port (--port {staging})\n"
+        "styxy: the service keeps port {first}: a template only applies to a new lease; for {staging}, request that \
+            port (--port {staging})\n"
     );
     assert_eq!(asked(&[]), (first.to_string(), note));
-    let note =
-        format!("styxy: port {staging} is the one of this service now, in place of {first}\n");
+    let note = format!("styxy: port {staging} is this service's port now, instead of {first}\n");
     assert_eq!(asked(&["--strict"]), (staging.to_string(), note));
     assert_eq!(asked(&[]), (staging.to_string(), String::new()));
     // What a program has is not had by anybody else.

@@ -265,7 +265,7 @@ impl Broker {
         }
         Err(Error::new(
             ErrorKind::PoolExhausted,
-            format!("others take the ports of {} as fast as they appear", request.service_type),
+            format!("other programs keep taking the free ports of {}", request.service_type),
         )
         .suggest("ask again"))
     }
@@ -441,12 +441,12 @@ impl Broker {
             service_type.and_then(|t| request.template_port(t, &rules.templates).ok()?);
         let other_template = template.filter(|meant| *meant != port);
         let note = other_port
-            .map(|asked| format!("port {asked} cannot be had, and the service keeps port {port}"))
+            .map(|asked| format!("port {asked} cannot be had, so the service keeps port {port}"))
             .or_else(|| {
                 let meant = other_template?;
                 Some(format!(
-                    "the service keeps port {port}: a template counts only for what is leased anew; for {meant} ask \
-                     for that port (--port {meant})"
+                    "the service keeps port {port}: a template only applies to a new lease; for {meant}, request that \
+                     port (--port {meant})"
                 ))
             });
         // It is bound beside the guard, as a server binds it.

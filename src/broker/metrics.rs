@@ -159,14 +159,14 @@ impl Counts {
             |name, help, samples| Metric { name, help, kind: Kind::Counter, unit: None, samples };
         vec![
             counter("allocations", "Leases granted.", labelled("service_type", allocations)),
-            counter("reuses", "Requests that got a lease that was there.", plain(self.reuses)),
+            counter("reuses", "Requests that returned an existing lease.", plain(self.reuses)),
             counter("releases", "Leases ended.", labelled("reason", self.releases.clone())),
-            counter("orphans", "Owners that ended while something listened.", plain(self.orphans)),
+            counter("orphans", "Owners that exited while something listened.", plain(self.orphans)),
             counter("renewals", "Time limits restarted.", plain(self.renewals)),
             counter("refusals", "Requests refused.", labelled("code", refusals)),
             counter(
                 "port_conflicts_detected",
-                "Ports that were to be granted and were in use by other programs.",
+                "Ports that could not be granted because other programs used them.",
                 plain(self.conflicts),
             ),
             counter(
@@ -229,7 +229,7 @@ impl Broker {
             gauge("leases", "Live leases.", by_state.collect()),
             gauge(
                 "watched_owners",
-                "Owners whose end ends leases.",
+                "Owners whose exit ends leases.",
                 labelled("kind", self.owners.count()),
             ),
             of_status("guards", "guards", "Ports that the service keeps bound."),
@@ -243,7 +243,7 @@ impl Broker {
             of_status(
                 "automatic_types",
                 "automatic_types",
-                "Service types that got a range of their own accord.",
+                "Service types that were created automatically.",
             ),
             of_status(
                 "audit_events_waiting",

@@ -146,16 +146,15 @@ impl Caller {
             Some(true) => {}
             None => {
                 return Err(Error::invalid(
-                    "the service cannot see the process that asks, so a pid from there names nobody",
+                    "the service cannot see the calling process, so it cannot use a pid from there",
                 )
                 .suggest("give a pidfd on the session bus, or a ttl"));
             }
         }
         match self.process().and_then(|own| ancestry::named_from(own, pid)) {
             Err(ProcessError::Gone) => Err(Error::invalid(format!(
-                "the process that asks is in a PID namespace of its own (a sandbox or a container), where \
-                 {pid} is neither itself nor a process that it descends from, and any other number means \
-                 another process outside"
+                "the calling process is in a PID namespace of its own (a sandbox or a container), where {pid} is \
+                 neither itself nor one of its ancestors, and any other number means another process outside"
             ))
             .suggest("name one of those, give a pidfd on the session bus, or a ttl")),
             named => Ok(named),
@@ -175,7 +174,7 @@ impl Caller {
 
 fn no_owner(trouble: ProcessError) -> Error {
     match trouble {
-        ProcessError::Gone => Error::invalid("the owner is no live process")
+        ProcessError::Gone => Error::invalid("the owner is not a live process")
             .suggest("give the PID of a process that runs now, as the service sees it"),
         ProcessError::Foreign(_) => Error::invalid("the owner is another user's process"),
         ProcessError::Io(error) => {

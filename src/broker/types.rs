@@ -216,7 +216,7 @@ impl Broker {
             let origin = files.origins().remove(&format!("service_types.{name}.port_range"));
             let place = origin.map_or_else(String::new, |origin| origin.to_string());
             return Err(Error::invalid(format!(
-                "{name} did not appear by itself: it is in {place}"
+                "{name} was not created automatically: it is in {place}"
             ))
             .suggest("to remove it, set it to null in a later file of the configuration"));
         }
@@ -279,7 +279,7 @@ impl Broker {
                 let origin = merged.origins.get("auto_allocation.enabled");
                 let place = origin.map_or_else(String::new, |origin| origin.to_string());
                 return Err(Error::invalid(format!("{place} sets auto_allocation.enabled"))
-                    .suggest("change it there: what people have written counts more"));
+                    .suggest("change it there: your own files take precedence"));
             }
             if this.lock().config.auto.enabled == enabled {
                 return Ok(());
@@ -473,7 +473,7 @@ fn in_use(lease: &Lease, count: usize) -> Error {
         ),
     };
     Error::new(ErrorKind::PortInUse, message)
-        .suggest(format!("{remedy}, or have that done with force (`--force`)"))
+        .suggest(format!("{remedy}, or use force (`--force`) to do so"))
 }
 
 /// The service never overwrites what it cannot read.

@@ -20,8 +20,8 @@ const VARIABLE: &str = "STYXY_COMPLETE";
 
 /// Print a shell completion script
 ///
-/// The package and `styxy setup` install it; without them, have your shell source it at startup. Types, leases, projects and
-/// instances are completed with the existing ones.
+/// The package and `styxy setup` install it; without them, have your shell source it at startup. It completes the
+/// names of existing types, leases, projects and instances.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     eval \"$(styxy completions bash)\"    # in ~/.bashrc\n  \

@@ -76,7 +76,7 @@ enum What {
     Restore {
         /// Its number, as `styxy config backups` shows it
         version: u32,
-        /// Release the leases of types that it does not have
+        /// Release the leases of types that the version does not have
         #[arg(long)]
         force: bool,
         #[command(flatten)]
@@ -277,7 +277,7 @@ fn describe_auto(auto: &Json, types: &[Json]) -> String {
         text = format!("{text}\n{pattern}: {rule}");
     }
     if types.is_empty() {
-        text += "\nno service type has appeared by itself";
+        text += "\nno service type was created automatically";
     }
     for service_type in types {
         let ranges = service_type["ranges"].as_array().into_iter().flatten();

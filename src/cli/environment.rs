@@ -27,27 +27,27 @@ use crate::{client::Failure, error::Error, port::Port, word::visible};
 
 /// Lease a port for each service that this project needs, and print them as variables
 ///
-/// The services are those that `styxy suggest` shows. Each has a claim: asked again, it is the same port. A service named web is
-/// WEB_PORT, and WEB_URL if it speaks HTTP; one without a name is called like the folder of its package, or like its type.
-/// PORT is the one server of the package, if it has one.
+/// The services are those that `styxy suggest` shows. Each one keeps its port. A service named web is in WEB_PORT,
+/// and in WEB_URL if it speaks HTTP; one without a name is named after the folder of its package, or after its type.
+/// PORT is set if the package has exactly one server.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     eval \"$(styxy env)\"             # in .envrc, for direnv\n  \
     styxy env --format fish | source\n  \
     styxy env --file .env.local\n  \
-    styxy env --check                # have the ports of this shell moved?")]
+    styxy env --check               # fails if a port has changed")]
 pub(super) struct Env {
-    /// How they are written [default: sh; in a file dotenv]
+    /// The format [default: sh; with --file dotenv]
     #[arg(long, value_enum, conflicts_with = "json")]
     format: Option<Format>,
-    /// Write them into this file, between two lines of their own, instead of printing them. What else is in it stays as it is;
-    /// it is not touched if nothing has changed
+    /// Write them to this file, between two marker lines, instead of printing them. The rest of the file stays as it
+    /// is, and the file is not touched if nothing has changed
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Lease nothing, and fail if the environment, or the file, has another port for one of them
+    /// Lease nothing, and fail if a variable in the environment, or in the file, differs
     #[arg(long)]
     check: bool,
-    /// The project that they are for [default: the git worktree of this folder, or the folder]
+    /// The project that the ports are for [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     #[command(flatten)]
@@ -85,7 +85,7 @@ impl Env {
             )));
         }
         if self.file.is_some() && (self.output.json || self.format == Some(Format::Json)) {
-            let error = Error::invalid("lines in a file are no JSON");
+            let error = Error::invalid("--file writes lines, not JSON");
             return Err(usage(&error.suggest("leave out --file, and redirect the output")));
         }
         let mut refusal = None;
@@ -122,7 +122,7 @@ impl Env {
                     if lacks.is_empty() { "it has others".to_owned() } else { lacks.join(", ") };
                 let path = path.display();
                 say(&format!(
-                    "{path} has not the ports of the project ({lacks}); `styxy env --file {path}` writes them"
+                    "{path} does not have the ports of the project ({lacks}); `styxy env --file {path}` writes them"
                 ));
                 Err(CliError::No)
             }
@@ -190,14 +190,10 @@ pub(super) fn say_why_another(lease: &Json) {
     let named = lease["wants"].as_u64().and_then(Port::new);
     let Some(named) = named.filter(|named| lease["port"] != named.get()) else { return };
     let protocol = text(lease, "protocol").parse().unwrap_or_default();
-    let why = why_not(named, protocol).unwrap_or_else(|| {
-        "another service had it last (`styxy forget` makes it forgotten)".to_owned()
-    });
+    let why = why_not(named, protocol)
+        .unwrap_or_else(|| "another service had it last (`styxy forget` forgets it)".to_owned());
     let (service, file) = (name(lease), text(lease, "file"));
-    say(&format!(
-        "port {} for {service}, and not {named}, which {file} names: {why}",
-        lease["port"]
-    ));
+    say(&format!("port {} for {service}, not {named} as in {file}: {why}", lease["port"]));
 }
 
 /// Fails if the environment has other values.
@@ -208,7 +204,7 @@ fn check(variables: &[Variable]) -> Result<(), CliError> {
         if now.as_ref() != Some(value) {
             is_same = false;
             let now = now.map_or("not set".to_owned(), |now| format!("{now} here"));
-            say(&format!("{name} is {now}, and {value} in the project"));
+            say(&format!("{name} is {now}, but {value} in the project"));
         }
     }
     if is_same { Ok(()) } else { Err(CliError::No) }

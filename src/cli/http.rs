@@ -320,7 +320,7 @@ pub(super) fn no_token() -> Option<String> {
 fn unit() -> Result<Unit, Obstacle> {
     let Some(unit) = Unit::ask(UNIT) else {
         return Err(Obstacle::lasting(
-            "only a service of systemd listens on TCP, and no systemd user manager answers",
+            "only a service that systemd starts listens on TCP, and no systemd user manager answers",
             "clients can use the Unix socket: see styxy.service(8)",
         ));
     };

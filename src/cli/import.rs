@@ -46,7 +46,7 @@ const LARGEST_TOKEN: u64 = 4096;
 
 /// Take over from styxy 1.x: service types, rules and ports in use
 ///
-/// Shows first what would be done. The files of styxy 1.x are never changed.
+/// It first shows what would be done, and never changes the files of styxy 1.x.
 #[derive(Debug, Args)]
 pub(super) struct Import {
     /// The folder of styxy 1.x [default: ~/.styxy]
@@ -216,7 +216,7 @@ impl Plan {
         let is_other = imported.first().is_some_and(|there| there.text != settings.text());
         if is_other && !settings.is_empty() {
             leave_out(format!(
-                "{} is there already, and says something else: move it away to import again",
+                "{} exists already with other contents: move it away to import again",
                 path.display()
             ));
             return before.config;
@@ -332,7 +332,7 @@ impl Plan {
                 Some(pid) => format!("`kill {pid}` ends it"),
                 None => "end its process".to_owned(),
             };
-            lines.push(format!("styxy 1.x still runs, and grants ports by itself: {way}"));
+            lines.push(format!("styxy 1.x still runs, and grants ports on its own: {way}"));
         }
         lines.iter().map(|line| visible(line)).collect::<Vec<_>>().join("\n")
     }

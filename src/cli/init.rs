@@ -26,14 +26,14 @@ use crate::{
 
 /// Write the services of this project into styxy.json
 ///
-/// They are those that `styxy suggest` shows, until a person says it better: the file takes the place of what is found. It is
-/// shown first.
+/// The services are those that `styxy suggest` shows. Once the file exists, styxy uses it instead of what it finds.
+/// The command prints the file and asks before it writes it.
 #[derive(Debug, Args)]
 pub(super) struct Init {
-    /// Write it without a question
+    /// Write it without asking
     #[arg(long, short)]
     yes: bool,
-    /// The project that it is for [default: the git worktree of this folder, or the folder]
+    /// The project of the file [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     #[command(flatten)]
@@ -65,9 +65,7 @@ impl Init {
         }
         let content = content(&declared);
         if let Some(problem) = declared::problems(&content, project.folder()).first() {
-            return Err(refused(format!(
-                "what was found is more than the file may say: {problem}"
-            )));
+            return Err(refused(format!("what was found does not fit into the file: {problem}")));
         }
         if !self.output.json {
             print(content.trim_end())?;
@@ -90,16 +88,16 @@ impl Init {
 }
 
 fn is_there(path: &str) -> CliError {
-    refused(format!("{path} is there already: edit it, as styxy.json(5) has it, or move it away"))
+    refused(format!("{path} exists already: edit it (see styxy.json(5)), or move it away"))
 }
 
 /// Asks whether to write it, if there is somebody to ask.
 fn agreed(path: &str) -> Result<bool, CliError> {
     if !io::stdin().is_terminal() {
-        say(&format!("nothing is written: `styxy init --yes` writes this into {path}"));
+        say(&format!("nothing was written: `styxy init --yes` writes this to {path}"));
         return Ok(false);
     }
-    Ok(confirm(&format!("Write this into {path}?"))?)
+    Ok(confirm(&format!("Write this to {path}?"))?)
 }
 
 /// Never replaces a file that somebody else has just made.

@@ -207,7 +207,7 @@ pub(super) fn notes(answer: &Json) -> Vec<String> {
     if let Some(before) = answer["moved_from"].as_u64() {
         let is = if answer["dry_run"] == true { "would be" } else { "is" };
         let port = &answer["port"];
-        notes.push(format!("port {port} {is} the one of this service now, in place of {before}"));
+        notes.push(format!("port {port} {is} this service's port now, instead of {before}"));
     }
     if answer["auto_allocated"] == true {
         let (first, last) = (&answer["port_range"][0], &answer["port_range"][1]);

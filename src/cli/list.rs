@@ -43,7 +43,7 @@ pub(super) struct List {
     /// Only leases of the service of that name
     #[arg(long)]
     name: Option<String>,
-    /// Only leases of this package: a folder of a project, named from here or from its top
+    /// Only leases of this package: a folder of a project, relative to the current folder or to the top
     #[arg(long, value_name = "PATH", conflicts_with = "project",
         value_parser = OsStringValueParser::new().try_map(Project::of_package))]
     package: Option<Project>,

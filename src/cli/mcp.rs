@@ -44,7 +44,7 @@ const INSTRUCTIONS: &str = "Several agents and people share the ports of this ma
 
 /// Offer ports to an agent, as a Model Context Protocol server on stdin and stdout
 ///
-/// The agent starts it. What is leased over it ends with it, unless the agent says otherwise.
+/// The agent starts it. Leases made through it end with it, unless the agent names another owner.
 #[derive(Debug, Args)]
 #[command(after_help = r#"In the agent's configuration: {"command": "styxy", "args": ["mcp"]}"#)]
 pub(super) struct Mcp {}

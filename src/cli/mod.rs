@@ -90,10 +90,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "styxy", version, after_help = EXIT_CODES, arg_required_else_help = true)]
 pub struct Cli {
-    /// Wait at most this long for the service and whatever else a command needs. A TIME is a number of seconds, or as in 90s,
-    /// 10m, 12h or 1d
+    /// Give up if the service, or what else the command waits for, has not answered by then. TIME is in seconds or has a unit: 90s,
+    /// 10m, 12h, 1d
     #[arg(long, global = true, value_name = "TIME", default_value_t = Patience::LIMIT.as_secs(),
-        value_parser = seconds(1..=86_400))]
+        value_parser = seconds(1..=86_400), display_order = 998)]
     timeout: u64,
     #[command(subcommand)]
     verb: Verb,

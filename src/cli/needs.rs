@@ -21,8 +21,8 @@ use crate::{
 };
 
 /// The message about a project that was only partly examined.
-const CUT_SHORT: &str = "this is not all: the workspace has more members, or its patterns match more folders, \
-    than are looked at; ask in the member's folder";
+const CUT_SHORT: &str = "this list is incomplete: the workspace has more members, or its patterns match more folders, \
+    than styxy reads; run the command in the member's folder";
 
 /// The services of a project.
 pub(super) struct Needed {

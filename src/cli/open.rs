@@ -39,10 +39,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 
 /// Open a page that shows who has which port, in a browser
 ///
-/// If HTTP over TCP is off, it is on until half a minute after the last page was closed.
+/// If HTTP over TCP is off, it is switched on, and off again half a minute after the last page is closed.
 #[derive(Debug, Args)]
 pub(super) struct Open {
-    /// Print the link, and open no browser. It can be opened once, within a minute
+    /// Print the link instead of opening a browser. It works once, within a minute
     #[arg(long)]
     print: bool,
     #[command(flatten)]

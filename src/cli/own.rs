@@ -21,10 +21,10 @@ pub(super) fn only_own(metadata: &Metadata) -> Result<(), String> {
         ));
     }
     if mode & 0o002 != 0 {
-        return Err("can be changed by every user: look at it, and then `chmod o-w` it".to_owned());
+        return Err("can be changed by every user: check it, then run `chmod o-w` on it".to_owned());
     }
     if mode & 0o020 != 0 && !is_own_group(metadata.gid()) {
-        return Err("can be changed by its group: look at it, and then `chmod g-w` it".to_owned());
+        return Err("can be changed by its group: check it, then run `chmod g-w` on it".to_owned());
     }
     Ok(())
 }

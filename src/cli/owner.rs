@@ -88,14 +88,14 @@ impl From<Lost> for Error {
                 "that process is outside of this container, so it cannot be the owner",
             )
             .suggest("give --owner pid:N, or run styxy from a shell inside"),
-            Lost::Gone => Self::invalid("the process that is to be the owner has ended"),
+            Lost::Gone => Self::invalid("the process that should be the owner has exited"),
             Lost::Itself => Self::invalid(
                 "this command leads its session, which ends with it, so it cannot be the owner",
             )
             .suggest("give --owner pid:N"),
             Lost::Io(errno) => Self::new(
                 crate::error::ErrorKind::LimitExceeded,
-                format!("the owner cannot be held on to: {errno}"),
+                format!("the owner cannot be watched: {errno}"),
             ),
         }
     }

@@ -36,27 +36,28 @@ const SILENT: Duration = Duration::from_secs(2);
 
 /// Print the port that a service of this project has now
 ///
-/// Without a package, a service of the package of the current folder is meant, else one of the whole project. Of several
-/// leases of one service, the one whose server listens is meant, else the first. Exit code 1 if there is none, 2 if several services are meant.
+/// Without a package, it looks in the package of the current folder first, then in the whole project. If the service
+/// has several leases, it prints the one whose server listens, or else the first. Exit code 1 if there is none, 2 if
+/// several services match.
 #[derive(Debug, Args)]
 pub(super) struct Find {
     /// Its name, its type, or TYPE:NAME; PACKAGE is the folder of its package, from the top of the project
     #[arg(value_name = "SERVICE[@PACKAGE]")]
     service: Named,
-    /// The service's name; SERVICE is its type then
+    /// The service's name; SERVICE is then its type
     #[arg(long)]
     name: Option<String>,
-    /// The package that it is of: a folder of the project, named from here or from its top
+    /// The package of the service: a folder of the project, relative to the current folder or to the top
     #[arg(long, value_name = "PATH", conflicts_with = "project",
         value_parser = OsStringValueParser::new().try_map(Project::of_package))]
     package: Option<Project>,
-    /// The project that it is of, or a folder of it for the package there [default: the current folder]
+    /// The project of the service, or a folder in it that selects the package there [default: the current folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     /// Wait at most this long until something listens on the port
     #[arg(long, value_name = "TIME", value_parser = seconds(1..=86_400))]
     wait: Option<u64>,
-    /// Give up waiting when this process has ended
+    /// Give up waiting when this process has exited
     #[arg(long, value_name = "PID", requires = "wait")]
     pid: Option<u32>,
     /// port (the number), url (http://…), address (where it listens), env (a line for a .env file), or json
@@ -158,7 +159,8 @@ impl Service {
     /// Waits until something listens on the port of its lease, and returns the lease. Fails when the time is up, or the process
     /// has ended that should.
     fn listening_within(&self, patience: Duration, pid: Option<u32>) -> Result<Json, CliError> {
-        let gone = |pid: u32| refused(format!("process {pid}, which should listen, has ended"));
+        let gone =
+            |pid: u32| refused(format!("process {pid}, which was expected to listen, has exited"));
         let process =
             |pid| Process::of_pid(pid).map_err(|_| gone(pid)).map(|process| (pid, process));
         let process = pid.map(process).transpose()?;

@@ -89,7 +89,7 @@ pub(super) fn note_of(lease: &Json) -> Option<String> {
 
 /// The advice for a server that does not read its port.
 pub(super) const IGNORES_PORT: &str =
-    "if it does not read PORT, write {port} where its arguments have the number";
+    "if it does not read PORT, put {port} in place of the number in its arguments";
 
 impl PortUser {
     /// A description for people: `node (PID 4711, dev, /home/dev/shop): npm run dev`.

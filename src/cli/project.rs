@@ -118,7 +118,7 @@ impl Project {
             return Ok(());
         }
         Err(refused(format!(
-            "{top} is the project of this folder, and somebody else may write there: go there, or add --project {top}",
+            "this folder belongs to the project {top}, where others may write: go there, or add --project {top}",
             top = visible(&self.folder.to_string_lossy())
         )))
     }

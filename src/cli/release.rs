@@ -46,10 +46,10 @@ pub(super) struct Release {
     /// Only those of this protocol
     #[arg(long)]
     protocol: Option<Protocol>,
-    /// Also from the command that uses what `styxy allocate` has leased
+    /// Also end leases that a command uses
     #[arg(long)]
     all: bool,
-    /// Do not ask, even if there are several
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
     #[command(flatten)]
@@ -196,7 +196,7 @@ fn line(lease: &Json) -> String {
     if lease["kept"].is_object() {
         let user = owner(&lease["kept"]);
         return format!(
-            "{line}; {user} uses it until it ends, or until it is released again or with --all"
+            "{line}; {user} keeps it until it exits, or until it is released again or with --all"
         );
     }
     match still_listens(lease) {

@@ -10,7 +10,7 @@ pub(super) struct Renew {
     /// `styxy list` shows them
     #[arg(value_name = "PORT|NAME|LEASE_ID")]
     lease_id: String,
-    /// The new time limit, in seconds or as in 10m or 12h [default: the one that it has]
+    /// The new time limit, in seconds or as in 10m or 12h [default: the present one]
     #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = seconds(1..=LONGEST_TTL))]
     ttl: Option<u64>,
     #[command(flatten)]

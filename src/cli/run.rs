@@ -65,13 +65,13 @@ const AGAIN: Duration = Duration::from_millis(20);
 /// The command replaces styxy: it gets all signals, and its exit code is the exit code.
 /// The lease belongs to the command, and ends with it.
 ///
-/// A program that is known not to read PORT, such as Vite, gets the option or the variable with which it listens there,
-/// also through a script of package.json; stderr says so.
+/// styxy adds the option or variable that sets the port for programs known not to read PORT, such as Vite, also in a
+/// script of package.json; stderr says so.
 ///
-/// PORT, STYXY_PORT and STYXY_LEASE_ID are set, and HOST, unless it is set, to 127.0.0.1 (::1 on hosts
-/// without it). In the arguments, {port} is replaced by the port, {port_1} by the next of several, and
-/// {port:NAME} by that of the variable NAME, as --env and --with set it; not within other braces, and not
-/// where it is another language's, as in ${port} and in what node -e runs.
+/// It sets PORT, STYXY_PORT and STYXY_LEASE_ID, and HOST to 127.0.0.1 (::1 on hosts without it) unless it is set. In
+/// the arguments, {port} is replaced by the port, {port_1} by the next one of several, and {port:NAME} by the port
+/// in the variable NAME of --env or --with. A placeholder stays as it is within other braces, and where it belongs
+/// to another language, as in ${port} and in a program for node -e.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy run dev -- npm run dev\n  \
@@ -82,8 +82,8 @@ pub(super) struct Run {
     /// The class of service: dev, api, database, …; with --env NAME=TYPE or --with it may be left out
     #[arg(value_name = "TYPE", required_unless_present_any = ["env", "with", "with_url"])]
     service_type: Option<String>,
-    /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, of the service
-    /// that is called like the variable (WEB and WEB_PORT: web) or as given
+    /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, for the service
+    /// named after the variable (WEB and WEB_PORT: web) or as given
     #[arg(long, value_name = "NAME[=TYPE[:SERVICE]]")]
     env: Vec<Variable>,
     /// Lease this many consecutive ports: PORT, PORT_1, …
@@ -102,10 +102,10 @@ pub(super) struct Run {
     /// Set this variable for the command; {port} in it is replaced as in the arguments
     #[arg(long, value_name = "NAME=VALUE")]
     setenv: Vec<Set>,
-    /// Wait at most this long for a server that still has the port, though the command that it was started by is gone
+    /// Wait at most this long for a server that still has the port although the command that started it has exited
     #[arg(long, value_name = "TIME", default_value_t = 2, value_parser = seconds(0..=600))]
     grace: u64,
-    /// Start the command as it is given, even if it is known not to read PORT, or not to share it with a guard
+    /// Start the command as given, even if it is known not to read PORT or not to set SO_REUSEADDR
     #[arg(long)]
     plain: bool,
     #[command(flatten)]
@@ -125,7 +125,7 @@ pub(super) struct Telling {
     /// Do not print a line about the port
     #[arg(long, short)]
     pub(super) quiet: bool,
-    /// Print it as JSON, a line for each lease, on stderr, because stdout is the command's
+    /// Print a line of JSON for each lease on stderr, because stdout belongs to the command
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
 }
@@ -229,8 +229,8 @@ impl Run {
     fn tell_of_outer(&self, lease: &Json) {
         if self.may_speak() {
             let sentence = format!(
-                "the styxy run around this one has leased port {} for another {}, which nothing uses yet: leave \
-                 out one of the two, or have both run in one folder with one --name",
+                "the outer styxy run has leased port {} for another {}, and nothing uses it yet: leave out one of the \
+                 two, or run both in one folder with the same --name",
                 lease["port"],
                 text(lease, "service_type")
             );
@@ -257,7 +257,7 @@ impl Run {
         }
         let Some(port) = port_of_the_ending(&answer)? else { return Ok(answer) };
         if !self.telling.quiet && !self.telling.json {
-            say(&format!("waiting for port {port}, whose server is still ending ..."));
+            say(&format!("waiting for port {port}, whose server is still shutting down ..."));
         }
         let end = Instant::now() + Duration::from_secs(self.grace);
         while Instant::now() < end {
@@ -317,9 +317,7 @@ impl Run {
             users(listeners(PortRange::only(port), Protocol::Tcp).ok()?).into_iter().next()?;
         let (place, instead) = named.place(variable);
         let who = user.describe();
-        Some(format!(
-            "port {port} stands in {place}, and is in use by {who}; write {instead} there"
-        ))
+        Some(format!("{place} names port {port}, which is in use by {who}; write {instead} there"))
     }
 
     /// Starts the watcher that checks whether the command listens on its port.
@@ -353,7 +351,7 @@ impl Run {
             return Ok([first].into_iter().chain(further).collect());
         }
         if let Some(Variable { name, .. }) = own.first() {
-            let error = Error::invalid(format!("--env {name} names no type"));
+            let error = Error::invalid(format!("--env {name} has no type"));
             let remedy = format!("give one before --, or write --env {name}=TYPE");
             return Err(usage(&error.suggest(remedy)));
         }
@@ -363,7 +361,7 @@ impl Run {
             && let Some(option) = of_a_port
         {
             let error = Error::invalid(format!(
-                "{option} is for a port of the command, and without a type none is leased"
+                "{option} is for the command's own port, and without a type none is leased"
             ));
             return Err(usage(
                 &error.suggest(format!("give a type before --, or leave out {option}")),
@@ -371,7 +369,7 @@ impl Run {
         }
         if leases.len() > 1 && self.wanted.names_a_port() {
             let error =
-                Error::invalid("--port or --template is for one port, and several are asked for");
+                Error::invalid("--port and --template are for one port, but several are requested");
             return Err(usage(&error.suggest("give the type of that port before --env")));
         }
         Ok(leases)

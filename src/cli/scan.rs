@@ -101,7 +101,7 @@ fn ask_running(call: &Call) -> Result<Option<Json>, CliError> {
         Ok(Ok((answer, _))) => Ok(Some(answer)),
         Ok(Err(_)) => Ok(None),
         Err(failure) => {
-            say(&format!("this is without what the service knows: {failure}"));
+            say(&format!("leases are not shown: {failure}"));
             Ok(None)
         }
     }

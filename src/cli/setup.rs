@@ -103,7 +103,7 @@ impl Setup {
         } else if let Some(why) = &plan.smaller {
             say(&format!("the service has a smaller sandbox: {why}"));
         } else if !has_steps {
-            print("there is nothing of styxy setup here")?;
+            print("styxy setup has written nothing here")?;
         }
         // What is left was to be removed.
         if self.undo && plan.steps.iter().any(Step::is_left) { Err(CliError::No) } else { Ok(()) }
@@ -163,7 +163,8 @@ fn undo(data: &Path, has_bus: bool) -> Result<Plan, CliError> {
 fn in_the_way(files: &[PathBuf]) -> CliError {
     let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
     refused(format!(
-        "nothing was done, because somebody else has written or changed {}: move that away, then try again (settings of a \
+        "nothing was done, because somebody else has written or changed {}: move it away, then try \
+         again (settings of a \
          unit belong in a drop-in, see `systemctl --user edit {SERVICE}`)",
         files.join(", ")
     ))

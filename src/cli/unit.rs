@@ -48,8 +48,8 @@ const OWN: [&str; 3] = ["PORT", "STYXY_PORT", "STYXY_LEASE_ID"];
 
 /// Start a server at the first request, and stop it when nobody uses it
 ///
-/// The user's systemd listens on the port, which is leased for the service. At the first connection it starts the command with a
-/// port of its own, behind a proxy, and stops it once there has been no connection for the idle time. It prints the URL.
+/// systemd listens on the leased port. At the first connection it starts the command behind a proxy, on a port of
+/// its own, and stops it when there has been no connection for the idle time. The URL is printed.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy unit dev --name web -- npm run dev\n  \
@@ -68,11 +68,11 @@ pub(super) struct Unit {
     /// Stop the server after this time without a connection
     #[arg(long, value_name = "TIME", default_value_t = 600, value_parser = seconds(1..=86_400))]
     idle: u64,
-    /// The time that the server may take to listen
+    /// Wait at most this long until the server listens
     #[arg(long, value_name = "TIME", default_value_t = 60, value_parser = seconds(1..=3_600))]
     patience: u64,
-    /// Set this variable for the server, with its value here if none is given; {port} in it is replaced as in the command. PATH is
-    /// always set
+    /// Set this variable for the server; without VALUE, to its value in this shell. {port} is replaced as in the
+    /// command. PATH is always set
     #[arg(long, value_name = "NAME[=VALUE]")]
     setenv: Vec<String>,
     /// Keep the units across a reboot, and start the socket at each login
@@ -84,7 +84,7 @@ pub(super) struct Unit {
     /// Stop and remove the units of this service
     #[arg(long, conflicts_with_all = ["command", "write"])]
     remove: bool,
-    /// The project that the server is of [default: the git worktree of this folder, or the folder]
+    /// The project of the server [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     #[command(flatten)]
@@ -105,7 +105,7 @@ impl Unit {
         }
         if name.is_some_and(|name| name.ends_with(BACKEND)) {
             let error = Error::invalid(format!(
-                "a name that ends with {BACKEND} is that of a server behind a socket"
+                "names that end with {BACKEND} are for servers behind a socket"
             ));
             return Err(usage(&error.suggest("choose another name")));
         }
@@ -126,7 +126,7 @@ impl Unit {
         let folder = text_of(folder)?;
         if folder.contains(disturbs) || folder.ends_with([' ', '\\']) {
             return Err(refused(format!(
-                "{:?} cannot be the folder of a unit: systemd does not take control characters, nor a blank or a \
+                "{:?} cannot be the folder of a unit: systemd accepts no control characters, and no blank or \
                  backslash at the end",
                 visible(&folder)
             )));
@@ -184,7 +184,7 @@ impl Unit {
         if let Some(asked) = self.port
             && let Some(why) = why_another(asked, got, Protocol::Tcp)
         {
-            say(&format!("port {port}, and not {asked}: {why}"));
+            say(&format!("port {port}, not {asked}: {why}"));
         }
         Ok(port.get())
     }
@@ -204,9 +204,7 @@ impl Unit {
                 return Err(wrong("this is not the name of a variable"));
             }
             if OWN.contains(&name) {
-                return Err(wrong(
-                    "styxy sets it for the server; {port} stands for the port in others",
-                ));
+                return Err(wrong("styxy sets it itself; use {port} in other variables"));
             }
             let value = value.ok_or_else(|| wrong("it is not set here: write NAME=VALUE"))?;
             environment.retain(|(other, _)| other != name);
@@ -258,7 +256,9 @@ impl Unit {
         let folders = folders()?;
         let socket = format!("{base}.socket");
         if !folders.iter().any(|folder| folder.join(&socket).exists()) {
-            return Err(refused(format!("there is no {socket}: name the service as it was made")));
+            return Err(refused(format!(
+                "there is no {socket}: give the type, name and project that it was made with"
+            )));
         }
         stop(base);
         let _ = systemctl(&["disable", "--quiet", &socket]);
@@ -288,7 +288,7 @@ fn manager() -> Result<(), CliError> {
         return Ok(());
     }
     Err(refused(
-        "no systemd of the user runs here: `styxy run` starts a server without it".to_owned(),
+        "no systemd user manager runs here: `styxy run` starts a server without it".to_owned(),
     ))
 }
 

@@ -42,15 +42,15 @@ use crate::{
     word::visible,
 };
 
-/// Start the services of this project together, each with its port in $PORT and those of the others beside it
+/// Start the services of this project together, each with its port in $PORT
 ///
-/// They are the services of styxy.json that have a command, or else the lines of Procfile.dev or Procfile, or else what
-/// `styxy suggest` found to start them. Each is started as `styxy run` would start it, once those that it needs listen. When one
-/// ends, all are ended; the exit code is that of the first one.
+/// They are the services of styxy.json that have a command; without that file, the lines of Procfile.dev or
+/// Procfile, or else what `styxy suggest` finds. Each is started as by `styxy run`, once the services that it needs
+/// listen. When one exits, the others are stopped; the exit code is that of the first one.
 ///
 /// What another `styxy up` of the project runs is not started again.
 ///
-/// Ctrl-C ends all with SIGTERM, a second one with SIGKILL.
+/// Ctrl-C stops all with SIGTERM, a second one with SIGKILL.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     styxy up\n  \
@@ -68,10 +68,10 @@ pub(super) struct Up {
     /// Do not start this
     #[arg(long, value_name = "NAME")]
     except: Vec<String>,
-    /// Keep the others when one has ended
+    /// Keep the others running when one exits
     #[arg(long)]
     keep: bool,
-    /// Start also what another `styxy up` of the project runs, with ports of its own
+    /// Also start what another `styxy up` of the project runs, on other ports
     #[arg(long)]
     again: bool,
     /// Open the first web server in the browser when all listen
@@ -80,7 +80,7 @@ pub(super) struct Up {
     /// Print what would be started, and start nothing
     #[arg(long)]
     dry_run: bool,
-    /// The project whose services they are [default: the git worktree of this folder, or the folder]
+    /// The project [default: the git worktree of this folder, or the folder]
     #[arg(long, value_name = "PATH")]
     project: Option<Project>,
     #[command(flatten)]
@@ -107,9 +107,7 @@ impl Up {
             } else {
                 "`styxy init` writes a styxy.json to begin with"
             };
-            return Err(refused(format!(
-                "no file in {folder} says what is to be started: {remedy}"
-            )));
+            return Err(refused(format!("no file in {folder} says what to start: {remedy}")));
         }
         let labels = labels(&services, project.path().as_str());
         let chosen = Chosen {
@@ -124,7 +122,7 @@ impl Up {
             return self.show(&planned, &services);
         }
         if planned.is_empty() {
-            return Err(refused("nothing is left to be started".to_owned()));
+            return Err(refused("nothing is left to start".to_owned()));
         }
         let mut claims = Claims::default();
         let leases = leases(&planned, services, &mut claims)?;
@@ -156,7 +154,9 @@ impl Up {
         }
         let sentence = already::sentence(&others, services, project)?;
         if others.len() == planned.len() {
-            return Err(refused(format!("{sentence}; add --again to start it all a second time")));
+            return Err(refused(format!(
+                "{sentence}; add --again to start everything a second time"
+            )));
         }
         say(&sentence);
         let is_up: Vec<_> = holders.iter().map(Option::is_some).collect();

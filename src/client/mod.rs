@@ -156,7 +156,7 @@ pub enum Call {
     Restore {
         /// Its number.
         version: u32,
-        /// Release the leases of types that it does not have.
+        /// Release the leases of types that the version does not have.
         force: bool,
     },
     /// Whether a port is available.

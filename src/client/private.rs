@@ -124,7 +124,7 @@ async fn forked(until: Instant) -> Result<(), StartError> {
     if let Some(busy) = said.lines().find_map(|line| line.strip_prefix(TAKEN)) {
         return Err(StartError::Busy(busy.to_owned()));
     }
-    match said.lines().next_back().unwrap_or("it ended without a word") {
+    match said.lines().next_back().unwrap_or("it exited without a message") {
         ready if ready.starts_with(READY) => Ok(()),
         last => Err(StartError::Failed(last.to_owned())),
     }

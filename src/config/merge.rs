@@ -282,7 +282,9 @@ fn overlap(
         types.iter().filter(|(other, _)| *other != name).find_map(|(other, t)| {
             let with = t.ranges().find(|with| with.overlaps(*range))?;
             let remedy = if t.created.is_some() {
-                format!(" (which appeared by itself: `styxy config undo-auto-allocation {other}` frees it)")
+                format!(
+                    " (created automatically: `styxy config undo-auto-allocation {other}` frees it)"
+                )
             } else {
                 String::new()
             };

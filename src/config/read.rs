@@ -226,7 +226,7 @@ fn service_type(source: &mut Source<'_>, node: Node<'_>, is_drop_in: bool) -> Op
         "created" => source.note(
             node.value.range(),
             node.field,
-            "only the service's own drop-in says how a type came about: leave it out",
+            "only the service's own file may have this field: leave it out",
         ),
         _ => source.unknown(
             node,

@@ -98,8 +98,9 @@ impl Registry {
                 .suggest(format!("to ask for it: `styxy allocate dev --port {port}`")));
         }
         if name.as_str().starts_with('-') {
-            let message =
-                format!("there is no service type \"{name}\", and none can appear by itself");
+            let message = format!(
+                "there is no service type \"{name}\", and it cannot be created automatically"
+            );
             return Err(Error::new(ErrorKind::UnknownServiceType, message)
                 .suggest("use a name that does not begin with a hyphen"));
         }

@@ -56,9 +56,9 @@ impl Reason {
     pub fn describe(self) -> &'static str {
         match self {
             Self::Existing => "the service has this port already",
-            Self::Asked => "the port that was asked for",
+            Self::Asked => "the requested port",
             Self::Remembered => "this project had it last",
-            Self::Template => "the template stands for it",
+            Self::Template => "the template selects it",
             Self::Preferred => "the service type prefers it",
             Self::Free => "the first that is free",
             Self::RememberedByOther => "free, but another project had it last",

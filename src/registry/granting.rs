@@ -368,7 +368,7 @@ fn hold(
 fn name_is_taken(lease: &Lease) -> Error {
     let Lease { port, protocol, service_type, .. } = lease;
     Error::invalid(format!(
-        "lease_id names what was granted already: port {port}/{protocol} of {service_type}"
+        "lease_id was used before, for port {port}/{protocol} of {service_type}"
     ))
     .suggest("leave out lease_id, or give a new one (UUID of version 4)")
 }

@@ -161,7 +161,7 @@ fn no_time_limit(lease: &Lease) -> Error {
     } else {
         format!("to end the lease, release it (`styxy release {port}`)")
     };
-    let message = format!("the lease of port {port} has no time limit that could begin again");
+    let message = format!("the lease of port {port} has no time limit that could be restarted");
     Error::new(ErrorKind::NoTimeLimit, message).suggest(remedy)
 }
 

@@ -238,7 +238,7 @@ impl<'a> Search<'a> {
         };
         let names: Vec<_> = set.iter().map(|limit| self.describe(*limit)).collect();
         let leave = if names.len() == 1 { "leaves" } else { "leave" };
-        let why = format!("{} {leave} no hole that is wide enough", names.join(" and "));
+        let why = format!("{} {leave} no gap that is wide enough", names.join(" and "));
         set.iter().fold(error(why), |error, limit| error.suggest(limit.remedy()))
     }
 

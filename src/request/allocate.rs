@@ -164,11 +164,11 @@ impl AllocateRequest {
         problems.note(request.adopts_one_port());
         if (request.claim || request.use_claim) && request.project_path.is_none() {
             problems
-                .note::<()>(Err(Error::invalid("a claim is that of a project: give project_path")));
+                .note::<()>(Err(Error::invalid("a claim belongs to a project: give project_path")));
         }
         if request.strict && request.port.is_none() && request.template.is_none() {
             problems.note::<()>(Err(Error::invalid(
-                "strict needs a port or a template: neither is asked for",
+                "strict needs a port or a template: neither is given",
             )));
         }
         if request.port.is_some() && request.template.is_some() {
@@ -339,5 +339,5 @@ impl AllocateRequest {
 
 /// The refusal to adopt a port of another protocol: UDP has no listeners to tell servers from clients.
 fn not_tcp() -> Error {
-    Error::invalid("adopt is for TCP: of a UDP socket nobody can say whether it is a server's")
+    Error::invalid("adopt is for TCP: a UDP socket does not show whether it is a server's")
 }

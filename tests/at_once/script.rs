@@ -55,7 +55,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["allocate", "web", "--strict"], (2, "--port")),
     (&["allocate", "web", "--count", "0"], (2, "--count")),
     (&["allocate", "web", "--owner", "nobody"], (2, "is not an owner")),
-    (&["allocate", "web", "--owner", "pid:4194304"], (2, "no live process")),
+    (&["allocate", "web", "--owner", "pid:4194304"], (2, "not a live process")),
     (&["allocate", "web", "--owner", "unit:none.service"], (2, "unit")),
     (&["allocate", "web", "--nmae", "a"], (2, "--name")),
     (&["allocate", "web", "--template", "stagign"], (2, "did you mean \"staging\"?")),
@@ -80,7 +80,7 @@ const WRONG: &[(&[&str], May)] = &[
     (&["audit", "--action", "alocate"], (2, "allocate")),
     (&["run", "web"], (2, "COMMAND")),
     (&["run", "wbe", "--", "true"], (1, "did you mean \"web\"?")),
-    (&["run", "--env", "WEB", "--", "true"], (2, "names no type")),
+    (&["run", "--env", "WEB", "--", "true"], (2, "has no type")),
     (&["run", "web", "--", "/no/such/program"], (127, "cannot be run")),
     (&["exec", "web", "--", "/etc/passwd"], (126, "cannot be run")),
 ];

@@ -438,7 +438,7 @@ fn a_claim_stays_where_it_is_whatever_else_is_asked_for() {
     assert_eq!(stays["lease_id"], first["lease_id"]);
     assert_eq!(
         stays["note"],
-        format!("port {wanted} cannot be had, and the service keeps port {}", first["port"])
+        format!("port {wanted} cannot be had, so the service keeps port {}", first["port"])
     );
     let strict = refused(&home, &["allocate", "mine", "--port", &wanted, "--strict"]);
     assert!(strict.contains("is in use by"), "{strict}");
@@ -496,7 +496,7 @@ fn a_claim_that_has_moved_stays_though_nobody_was_told() {
     assert!(said(&ran).contains(&format!("and no longer {before}")), "{ran:?}");
     assert_eq!(home.ok(&["port", "mine"]), wanted);
     let again = home.run(&["allocate", "mine", "--port", &before]);
-    assert!(said(&again).contains(&format!("in place of {wanted}")), "{again:?}");
+    assert!(said(&again).contains(&format!("instead of {wanted}")), "{again:?}");
     assert_eq!(home.leases().len(), 1);
 }
 
@@ -521,7 +521,7 @@ fn what_is_released_while_a_command_uses_it_stays_the_commands() {
     let claim = home.allocated(&["--name", "web"]);
     let port = claim["port"].to_string();
     let (run, _) = home.running(&["--name", "web"]);
-    let kept = "uses it until it ends, or until it is released again or with --all";
+    let kept = "keeps it until it exits, or until it is released again or with --all";
     let released = home.ok(&["release", "web"]);
     assert!(released.ends_with(kept), "{released}");
     let lease = &home.leases()[0];
@@ -882,7 +882,7 @@ fn a_command_is_told_the_ports_of_other_services_of_its_project() {
         told.starts_with(&format!("{api} http://")) && told.ends_with(&format!(":{api}")),
         "{told}"
     );
-    for (with, why) in [("api", "SERVICE=NAME"), ("api=1A", "1A"), ("api=PORT", "something else")] {
+    for (with, why) in [("api", "SERVICE=NAME"), ("api=1A", "1A"), ("api=PORT", "sets itself")] {
         let refused = run(&["--with", with], "true");
         assert_eq!(refused.status.code(), Some(2), "{with}");
         assert!(said(&refused).contains(why), "{with}: {refused:?}");

@@ -22,7 +22,9 @@ const ROWS: [(&str, Check); 7] = [
 #[test]
 fn each_row_of_the_table_in_the_man_page_is_true() {
     let page = include_str!("../../packaging/man/verbs/allocate").replace("\\-", "-");
-    let (_, table) = page.split_once("when a claim is asked for again:\n").unwrap();
+    let (_, table) = page
+        .split_once("When a claim is requested again, these options have another effect:\n")
+        .unwrap();
     let (table, _) = table.split_once("\n.PP\n").unwrap();
     let titles = table.split(".TP\n").filter_map(|row| row.lines().next());
     let title =

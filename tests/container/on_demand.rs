@@ -103,7 +103,8 @@ fn broken(machine: &Machine) {
     });
     let log = machine.user("journalctl --user --quiet --output=cat").ok();
     assert!(
-        log.contains("which should listen, has ended") || log.contains("status=1/FAILURE"),
+        log.contains("which was expected to listen, has exited")
+            || log.contains("status=1/FAILURE"),
         "{log}"
     );
     // A folder cannot say anything to systemd.

@@ -41,6 +41,7 @@ const FILES: &[&str] = &[
     "644 root /usr/share/bash-completion/completions/styxy",
     "644 root /usr/share/dbus-1/interfaces/org.styxy.Styxy1.xml",
     "644 root /usr/share/dbus-1/services/org.styxy.Styxy1.service",
+    "644 root /usr/share/doc/styxy/NEWS.Debian.gz",
     "644 root /usr/share/doc/styxy/README.md",
     "644 root /usr/share/doc/styxy/changelog.Debian.gz",
     "644 root /usr/share/doc/styxy/changelog.gz",

@@ -111,10 +111,10 @@ impl fmt::Display for PastError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Absent(error) => {
-                write!(f, "there is no journal to ask: journalctl cannot be run ({error})")
+                write!(f, "there is no journal to read: journalctl cannot be run ({error})")
             }
             Self::Empty => {
-                f.write_str("there is no journal to ask: journalctl finds no entry at all")
+                f.write_str("there is no journal to read: journalctl finds no entry at all")
             }
             Self::Unreadable(words) => write!(
                 f,
@@ -125,7 +125,7 @@ impl fmt::Display for PastError {
             Self::Time(text) => {
                 write!(f, "{text:?} is not a time that is understood without a journal")
             }
-            Self::Failed(words) => write!(f, "the journal cannot be asked: {words}"),
+            Self::Failed(words) => write!(f, "the journal cannot be queried: {words}"),
             Self::Unwanted => f.write_str("nobody reads the events"),
             Self::System(error) => error.fmt(f),
         }
@@ -140,7 +140,7 @@ pub fn find(
     sources: &Sources,
     limits: &Limits<'_>,
 ) -> Result<Found, PastError> {
-    let asked = "the journal cannot be asked";
+    let asked = "the journal cannot be queried";
     let (why, nothing) = match journal::read(query, last, &sources.mine, limits) {
         Ok(found) if !found.entries.is_empty() => return Ok(found),
         Ok(found) => match journal::holds(query, &sources.mine, limits) {

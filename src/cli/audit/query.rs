@@ -30,17 +30,18 @@ pub(super) struct QueryOptions {
     /// Only events of these agents, sessions or tools
     #[arg(long = "instance", value_name = "ID", value_delimiter = ',')]
     pub instances: Vec<InstanceId>,
-    /// Only events that reached the journal since then, as journalctl takes it: yesterday, "1 hour ago", "2026-11-23 09:00"
+    /// Only events that reached the journal since then, a time as in journalctl:
+    /// yesterday, "1 hour ago", "2026-11-23 09:00"
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub since: Option<String>,
     /// Only events until then
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// Also the events of other users, as far as this one may read them, and those of any other state
+    /// Also show events of other users, as far as this user may read them, and events of other state folders
     ///
-    /// Without it an event counts if journald says that it comes from this user, and if it has the name of
-    /// this user's state folder. Only the first is certain: whoever may write to the journal can send what
-    /// looks like an event of styxy. To read the events of others takes root, or the group systemd-journal.
+    /// Without it, an event is shown if journald says that it comes from this user and it names this user's state
+    /// folder. Only the former is certain: any program that can write to the journal can send what looks like an
+    /// event of styxy. To read events of others, you have to be root or in the group systemd-journal.
     #[arg(long)]
     pub all_users: bool,
 }

@@ -55,18 +55,18 @@ pub(super) struct Allocate {
     port: Option<Port>,
     /// Fail if that port cannot be had, instead of taking another
     strict: Option<bool>,
-    /// Try first the port at this offset in the type's preferred ones: main, dev, staging, features
+    /// Start at this named offset from the type's first preferred port: main, dev, staging, features
     template: Option<String>,
     /// Default: as the type has it, else tcp
     #[schemars(with = "Option<String>", extend("enum" = PROTOCOLS))]
     protocol: Option<Protocol>,
-    /// So many consecutive ports, all or none
+    /// This many consecutive ports, all or none
     #[schemars(range(min = 1, max = MOST_PORTS))]
     count: Option<u16>,
-    /// How the port is kept until your server binds it; none is for a server that finds it in use
+    /// How the port is kept until your server binds it; none is for a server that fails because the port is in use
     #[schemars(with = "Option<String>", extend("enum" = HOLDS))]
     hold: Option<Hold>,
-    /// Whose end ends the lease: none, pid:N or unit:NAME. Default: this session
+    /// Release the lease when this exits: none, pid:N or unit:NAME. Default: this session
     owner: Option<String>,
     /// End the lease after this many seconds, even if the owner lives
     #[schemars(range(min = 1, max = LONGEST_TTL))]
@@ -77,11 +77,11 @@ pub(super) struct Allocate {
     project_path: Option<String>,
     /// The package of the project, by its folder from the top, such as apps/api; . is the top
     package: Option<String>,
-    /// Which one is meant of a type that runs once for each of several things
+    /// Distinguishes several single-instance services of one type
     singleton_key: Option<String>,
-    /// Make a new type even if its name looks like a mistyped one
+    /// Create a new type even if its name looks like a typo
     create: Option<bool>,
-    /// True: asked again for the same service, answer the port that it has. Default: each call leases another one
+    /// True: the same service gets the port that it has already. Default: each call leases another port
     claim: Option<bool>,
     /// Only say what would be granted
     dry_run: Option<bool>,
@@ -162,7 +162,7 @@ impl Tool for Release {
             (Some(lease_id), None) => lease_id,
             (None, Some(port)) => port.to_string(),
             _ => {
-                let error = Error::invalid("one lease is to be named");
+                let error = Error::invalid("name one lease");
                 return Err(usage(&error.suggest("give its lease_id or its port")));
             }
         };
@@ -173,7 +173,7 @@ impl Tool for Release {
             several => {
                 let ids: Vec<_> = several.iter().map(|lease| text(lease, "lease_id")).collect();
                 Err(refused(format!(
-                    "port {which} has {}, and one was meant: give the lease_id of that ({})",
+                    "port {which} has {}: give the lease_id of the one to release ({})",
                     counted(several.len() as u64, "lease"),
                     ids.join(", ")
                 )))
@@ -243,8 +243,8 @@ pub(super) struct Find {
 
 impl Tool for Find {
     const NAME: &'static str = "port";
-    const DESCRIPTION: &'static str = "Tell the port that another service of the project has now, to connect to it. \
-        Never guess it.";
+    const DESCRIPTION: &'static str = "Look up the port of another service of the project, to connect to it. Never \
+        guess it.";
     type Answer = answers::Listed;
 
     fn answer(self) -> Result<Json, CliError> {
@@ -267,8 +267,8 @@ pub(super) struct Check {
 
 impl Tool for Check {
     const NAME: &'static str = "check";
-    const DESCRIPTION: &'static str = "Tell whether a port is free, and why not: its lease, or the program that \
-        listens on it. To get a port, call allocate; this keeps none.";
+    const DESCRIPTION: &'static str = "Check whether a port is free and, if not, which lease or program has it. To \
+        get a port, call allocate; this call reserves nothing.";
     type Answer = answers::Checked;
 
     fn answer(self) -> Result<Json, CliError> {
@@ -297,8 +297,8 @@ pub(super) struct Suggest {
 
 impl Tool for Suggest {
     const NAME: &'static str = "suggest";
-    const DESCRIPTION: &'static str = "Tell which ports the next requests would get, and why; without a type, \
-        which ports the project needs. Nothing is leased.";
+    const DESCRIPTION: &'static str = "Show which ports the next requests would get, and why; without a type, which \
+        ports the project needs. Nothing is leased.";
     type Answer = answers::Suggestions;
 
     fn answer(self) -> Result<Json, CliError> {
@@ -352,8 +352,8 @@ pub(super) struct Audit {
 
 impl Tool for Audit {
     const NAME: &'static str = "audit";
-    const DESCRIPTION: &'static str = "Tell what happened to ports, from the journal, the oldest first: who was \
-        granted, refused or gave back which port, when and for what.";
+    const DESCRIPTION: &'static str = "Show what happened to ports, from the journal, the oldest first: who was \
+        granted, was refused or released which port, when and for what.";
     type Answer = answers::Events;
 
     fn answer(self) -> Result<Json, CliError> {
@@ -389,7 +389,7 @@ fn package(project_path: Option<String>, package: Option<String>) -> Result<Proj
         return Ok(found);
     }
     let (package, path) = (shortened(&package), project.path());
-    let error = Error::invalid(format!("{package:?} is no folder of the project {path}"));
+    let error = Error::invalid(format!("{package:?} is not a folder of the project {path}"));
     Err(usage(
         &error.suggest("name it from the project's top, or give its project as project_path"),
     ))

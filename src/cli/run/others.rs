@@ -49,7 +49,7 @@ impl With {
         if own.iter().any(|(service_type, options)| is_of(&lease, service_type, options)) {
             let flag = if is_url { "--with-url" } else { "--with" };
             let error = Error::invalid(format!(
-                "{flag} {service}={variable} finds the very service that this command is to be"
+                "{flag} {service}={variable} matches the service of this command itself"
             ));
             let remedy = format!(
                 "name the other one by its package, as in {flag} dev@apps/api={variable}, or by its name, as in {flag} dev:api={variable}"

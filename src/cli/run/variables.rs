@@ -132,16 +132,13 @@ pub(super) fn have_one_value<'a>(
     let further = further.map(|(index, leased)| (leased.variable.to_owned(), Some((index, 0))));
     for (name, port) in own.chain(further) {
         if ports.get(&name).is_some_and(|other| *other != port) {
-            return Err(clash(&name, "is the name of something else that styxy tells the command"));
+            return Err(clash(&name, "is a variable that styxy sets itself"));
         }
         ports.insert(name, port);
     }
     for variable in others {
         if ports.insert(variable.to_owned(), None).is_some() {
-            return Err(clash(
-                variable,
-                "is the name of something else that styxy tells the command",
-            ));
+            return Err(clash(variable, "is a variable that styxy sets itself"));
         }
     }
     Ok(())

@@ -17,8 +17,8 @@ const KEYS: [(&str, &str); 10] = [
 
 const NOTES: [&str; 2] = [
     "In the filter, Ctrl-W deletes a word and Ctrl-U all; Enter keeps it.",
-    "Changes of leases are shown at once. Nothing announces that a program starts or stops to listen: while \
-     nothing else happens and no key is pressed, states and ages may be a minute old.",
+    "Changes of leases are shown at once. No signal says that a program starts or stops listening: while nothing else \
+     happens and no key is pressed, states and ages may be a minute old.",
 ];
 
 /// The lines to show in this width.

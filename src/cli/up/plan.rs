@@ -110,7 +110,7 @@ fn names(processes: &[Process], labels: &[String]) -> Vec<String> {
 fn unknown(name: &str, names: &[String], labels: &[String]) -> Error {
     let name = shortened(name);
     let error = if labels.contains(&name) {
-        Error::invalid(format!("nothing of this project says how {name} is started"))
+        Error::invalid(format!("no file of this project says how to start {name}"))
             .suggest("give it a command in styxy.json: `styxy init` writes that file")
     } else {
         Error::invalid(format!("this project has no process {name:?}"))
@@ -215,7 +215,7 @@ mod tests {
             let error = plan(processes(), &labels(), &chosen).unwrap_err();
             format!("{} {}", error.message, error.suggestions.join(" "))
         };
-        assert!(refused("db").contains("how db is started"));
+        assert!(refused("db").contains("how to start db"));
         assert!(refused("wep").contains("name one of web, api, jobs, web-2"));
     }
 

@@ -330,7 +330,7 @@ impl<'a> Started<'a> {
         if !names.is_empty() {
             let names = names.join(", ");
             say(&format!(
-                "waiting for {names} to end; at a second Ctrl-C, or in {left} s, by SIGKILL"
+                "waiting for {names} to exit; SIGKILL follows in {left} s, or at a second Ctrl-C"
             ));
         }
     }
@@ -438,7 +438,7 @@ fn described(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (None, Some(signal)) => {
             let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
-            format!("was ended by {name}")
+            format!("was killed by {name}")
         }
         (None | Some(0), _) => "ended".to_owned(),
         (Some(code), _) => format!("ended with exit code {code}"),

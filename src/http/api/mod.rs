@@ -96,7 +96,7 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
         "registerInstance" => description!(
             "Register an agent", body requests::RegisterInstance, answers::InstanceRegistered
         ),
-        "heartbeat" => description!("Say that an agent is still there", answers::Done),
+        "heartbeat" => description!("Report that an agent is alive", answers::Done),
         "check" => description!(
             "Check whether a port is free, and who has it", query requests::Check, answers::Checked
         ),
@@ -105,7 +105,7 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             query requests::Suggest, answers::Suggestions
         ),
         "events" => Description {
-            summary: "Follow changes as they are made, as server-sent events",
+            summary: "Follow changes as they happen, as server-sent events",
             query: None,
             body: None,
             answers: vec![(
@@ -118,11 +118,11 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             )],
         },
         "audit" => description!("List past events", query requests::Audit, answers::Events),
-        "status" => description!("Show how the service is doing", answers::Status),
+        "status" => description!("Show the state of the service", answers::Status),
         "health" => description!("Check whether ports can be granted", answers::Health),
         "metrics" => {
             let mut metrics =
-                description!("Show what is counted", query requests::Metrics, answers::Counted);
+                description!("Show the metrics", query requests::Metrics, answers::Counted);
             for (media_type, format) in [
                 ("text/plain", "The text format of Prometheus, 0.0.4"),
                 ("application/openmetrics-text", "OpenMetrics 1.0"),
@@ -149,7 +149,7 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             "Restore an earlier version of the automatic service types",
             body requests::RestoreBackup, answers::ReleasedSome
         ),
-        "reload" => description!("Read the configuration again", answers::Reloaded),
+        "reload" => description!("Reload the configuration", answers::Reloaded),
         "takeConfiguration" => description!(
             "Pass on the configuration as the user sees it; for the command, on the Unix socket only",
             body words::Anything, answers::Taken
@@ -185,7 +185,7 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
             "styxy 1.x: register an agent", body requests::Registration, answers::WasRegistered
         ),
         "putHeartbeat" => {
-            description!("styxy 1.x: say that an agent is still there", answers::Heard)
+            description!("styxy 1.x: report that an agent is alive", answers::Heard)
         }
         "registerProcess" => description!(
             "styxy 1.x: register an agent or a process", body requests::Registration, answers::WasRegistered
@@ -276,7 +276,7 @@ fn described(
     if operation.id == "events" {
         parameters.push(json!({
             "name": "Last-Event-ID", "in": "header", "required": false,
-            "description": "The id of the last event that the client has got",
+            "description": "The id of the last event that the client has received",
             "schema": {"type": "string"},
         }));
     }
@@ -331,8 +331,8 @@ fn spaced(document: &Json) -> String {
 
 #[test]
 fn every_summary_says_what_a_request_does() {
-    const VERBS: &str = " Begin Check Clean Count End Follow Forget Get Lease List Look Make Pass Read Register \
-        Remove Restart Restore Say Set Show Suggest ";
+    const VERBS: &str = " Begin Check Clean Count End Follow Forget Get Lease List Look Make Pass Register Reload \
+        Remove Report Restart Restore Set Show Suggest ";
     let mut schemas = SchemaSettings::draft2020_12().into_generator();
     for operation in &OPERATIONS {
         let summary = description(operation.id, &mut schemas).summary;

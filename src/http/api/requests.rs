@@ -49,9 +49,9 @@ pub(super) struct Allocate {
     pid: Option<Pid>,
     /// The unit that is the owner
     unit: Option<Unit>,
-    /// Which one is meant of a type that runs once for each of several things
+    /// Distinguishes several single-instance services of one type
     singleton_key: Option<Name>,
-    /// Make a new type even if its name looks like a mistyped one
+    /// Create a new type even if its name looks like a typo
     create: Option<bool>,
     /// Answer the lease that this service of this project has, if it has one
     claim: Option<bool>,
@@ -86,7 +86,7 @@ pub(super) struct Filter {
     service_name: Option<Name>,
     instance_id: Option<InstanceName>,
     project_path: Option<Folder>,
-    /// What the leases of consecutive ports have in common
+    /// The id that the leases of a block of ports share
     block_id: Option<Id>,
 }
 

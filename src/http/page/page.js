@@ -556,14 +556,14 @@ function confirmed(title, text, verb, action) {
 const described = (lease) => [portOf(lease), lease.service_type, nameOf(lease), short(folderOf(lease))].filter(Boolean).join(", ");
 
 function release(lease) {
-  let after = listeners.has(lease.port) ? " A program listens on it, and goes on; its port may be leased to another." : "";
+  let after = listeners.has(lease.port) ? " A program listens on it and keeps running; its port may be leased to another service." : "";
   // Somebody has asked for it, and a command uses it.
   if (lease.claim && lease.holders > 1) after = " The command that uses it keeps it until it ends.";
   confirmed(`Release port ${portOf(lease)}?`, `${described(lease)}.${after}`, "Release", () => ask("DELETE", `/allocate/${lease.lease_id}`));
 }
 
 function renew(lease) {
-  confirmed(`Renew port ${portOf(lease)}?`, `Its time limit of ${lease.ttl} s begins again.`, "Renew", async () => {
+  confirmed(`Renew port ${portOf(lease)}?`, `Its time limit of ${lease.ttl} s starts again.`, "Renew", async () => {
     const { ttl } = await ask("PUT", `/allocate/${lease.lease_id}/renew`);
     tell(`Port ${portOf(lease)} is leased for ${ttl} more seconds`);
   });
@@ -579,7 +579,7 @@ function forget(known) {
 }
 
 function removeType(type) {
-  confirmed(`Remove the type ${type.service_type}?`, `It was made automatically, for ${type.ranges.join(", ")}. It is refused while a port of it is leased.`,
+  confirmed(`Remove the type ${type.service_type}?`, `It was created automatically, with the ports ${type.ranges.join(", ")}. It cannot be removed while one of them is leased.`,
     "Remove", async () => {
       await ask("DELETE", `/types/${encodeURIComponent(type.service_type)}`);
       await listTypes();

@@ -194,7 +194,7 @@ async fn work(mut dice: Dice, left: &AtomicUsize, times: &Mutex<Times>, too_late
                 times.lock().unwrap().owner.insert(id, end);
             }
             Err(error) => {
-                assert!(by_itself && error.contains("no live process"), "{error}");
+                assert!(by_itself && error.contains("not a live process"), "{error}");
                 too_late.fetch_add(1, Ordering::Relaxed);
                 left.fetch_add(1, Ordering::Relaxed);
             }

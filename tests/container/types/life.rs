@@ -114,7 +114,7 @@ pub fn undone(machine: &Machine) {
     assert!(again.stderr.contains("there is no service type \"grafana\""), "{again:?}");
     let built_in = machine.user("styxy config undo-auto-allocation dev");
     assert_eq!(built_in.code, Some(2), "{built_in:?}");
-    assert!(built_in.stderr.contains("dev did not appear by itself"), "{built_in:?}");
+    assert!(built_in.stderr.contains("dev was not created automatically"), "{built_in:?}");
     machine.configure(r#"{"service_types": {"mine": {"port_range": [20000, 20009]}}}"#);
     let written = machine.user("styxy config undo-auto-allocation mine --force");
     assert_eq!(written.code, Some(2), "{written:?}");

@@ -12,7 +12,7 @@ pub fn switch(machine: &Machine) {
         status
     };
     let text = status("unknown service types get a range: 10 ports each, placed after, ");
-    assert!(text.ends_with("no service type has appeared by itself\n"), "{text}");
+    assert!(text.ends_with("no service type was created automatically\n"), "{text}");
     machine.user("styxy allocate grafana").ok();
     let text = status("unknown service types get a range: ");
     assert!(text.contains("grafana has 11510-11519 (automatic, for styxy["), "{text}");
