@@ -6,7 +6,7 @@
 
 mod recipes;
 
-use std::{env, fs, io, path::Path};
+use std::{env, fmt::Write, fs, io, path::Path};
 
 use clap::{Arg, Command, CommandFactory};
 
@@ -126,7 +126,7 @@ fn placeholders(usage: &str) -> String {
     while let Some(start) = rest.find(is_name) {
         let (before, name) = rest.split_at(start);
         let end = name.find(|c| !is_name(c)).unwrap_or(name.len());
-        text += &format!("{}\\fI{}\\fR", escaped(before), escaped(&name[..end]));
+        let _ = write!(text, "{}\\fI{}\\fR", escaped(before), escaped(&name[..end]));
         rest = &name[end..];
     }
     (text + &escaped(rest)).replace(['<', '>'], "")
@@ -203,17 +203,17 @@ fn explained(argument: &Arg) -> String {
     let mut paragraphs: Vec<_> = help.split("\n\n").map(sentence).collect();
     let first = &mut paragraphs[0];
     if argument.get_action().takes_values() && !have_help && !is_in_help {
-        *first += &format!(" One of {}.", escaped(&names.join(", ")));
+        let _ = write!(first, " One of {}.", escaped(&names.join(", ")));
     }
     if let Some(default) = default {
-        *first += &format!(" Default: {}", sentence(&default));
+        let _ = write!(first, " Default: {}", sentence(&default));
     }
     let mut text = paragraphs.join("\n.IP\n") + "\n";
     if have_help {
         text += ".RS\n";
         for value in values {
             let help = value.get_help().map(ToString::to_string).unwrap_or_default();
-            text += &format!(".TP\n.B {}\n{}\n", escaped(value.get_name()), sentence(&help));
+            let _ = write!(text, ".TP\n.B {}\n{}\n", escaped(value.get_name()), sentence(&help));
         }
         text += ".RE\n";
     }
