@@ -22,6 +22,7 @@ use crate::{
     registry::{Choice, Reason, Remembered},
     request::{AllocateRequest, Listing, LookupRequest, MemoryListing},
     service_type::{Claims, Created, ServiceType},
+    surroundings::bus,
     time::Timestamp,
     value::Fields,
 };
@@ -233,11 +234,12 @@ impl Broker {
 
     /// Makes room for another service of the same state, if that will be another program; whether it does. Where
     /// systemd has started this one, that is so when the installed program was replaced; else whoever asks
-    /// starts one. A unit without a bus makes room, too: its sandbox shows it none that came later.
+    /// starts one. A unit without a bus makes room, too, unless the user wants that: its sandbox shows it none
+    /// that came later.
     pub fn restart(&self) -> bool {
         let makes_room = !manager::started_this_process()
             || program::is_replaced()
-            || self.owners.is_without_bus();
+            || self.owners.is_without_bus() && !bus::is_disabled();
         if makes_room {
             self.idle_tracker.make_room();
         }

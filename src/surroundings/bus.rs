@@ -4,9 +4,20 @@ use zbus::{Connection, connection::Builder};
 
 use super::{User, folder::name, user};
 
+/// The address that keeps a program off the bus, as other programs have it, too.
+const DISABLED: &str = "disabled:";
+
+/// Whether the user wants no session bus here.
+pub fn is_disabled() -> bool {
+    user().bus.as_deref() == Some(DISABLED)
+}
+
 /// Connects to the session bus: the given one, else the one in the runtime directory. A bus of another user is
 /// not used, because that user could answer the calls. The message names the variable.
 pub async fn connect() -> Result<Connection, String> {
+    if is_disabled() {
+        return Err(format!("there is no session bus (DBUS_SESSION_BUS_ADDRESS is {DISABLED})"));
+    }
     let mut troubles = Vec::new();
     for (address, named) in addresses(user()) {
         match Builder::address(address.as_str()).build().await {

@@ -46,6 +46,8 @@ const FILES: &[&str] = &[
     "644 root /usr/share/doc/styxy/changelog.Debian.gz",
     "644 root /usr/share/doc/styxy/changelog.gz",
     "644 root /usr/share/doc/styxy/copyright",
+    "644 root /usr/share/doc/styxy/examples/org.styxy.Styxy1.service",
+    "644 root /usr/share/doc/styxy/examples/strict.conf",
     "644 root /usr/share/doc/styxy/grafana/styxy.json",
     "644 root /usr/share/doc/styxy/integrations/databases.md",
     "644 root /usr/share/doc/styxy/integrations/node/README.md",

@@ -1,6 +1,6 @@
 //! What becomes of the service where its sandbox cannot be set up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value as Json;
 
@@ -14,6 +14,7 @@ pub const TESTS: &[Test] = &[
     ("the_service_proves_its_sandbox_from_inside", proof),
     ("doctor_names_what_is_in_the_way_and_opens_the_door_again", doctor),
     ("a_service_that_cannot_start_ends_its_clients_and_a_killed_one_does_not", failed),
+    ("the_strict_example_keeps_the_service_off_the_bus", strict),
 ];
 
 /// What forbids user namespaces, and what forbids mounts in them as Ubuntu's `AppArmor` does.
@@ -173,4 +174,27 @@ fn failed(machine: &Machine) {
     restart_manager(machine, "");
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     machine.user(&list).ok();
+}
+
+fn strict(machine: &Machine) {
+    const EXAMPLE: &str = "/usr/share/doc/styxy/examples/strict.conf";
+    machine.user("styxy allocate dev").ok();
+    // As it says itself.
+    let commands = format!("sed -n 's/^#     //p' {EXAMPLE}");
+    assert!(machine.user(&commands).ok().lines().count() > 2);
+    machine.user(&format!("set -e; eval \"$({commands})\"")).ok();
+    assert_eq!(machine.user("styxy allocate dev --new").ok(), "3001\n");
+    let pid = machine.unit("styxy.service", "MainPID");
+    let listed = machine.user("styxy exec dev -- true && styxy list --json").ok();
+    assert!(listed.contains("3000") && listed.contains("3001"), "{listed}");
+    assert_eq!(machine.unit("styxy.service", "MainPID"), pid, "no command has it look for a bus");
+    let runtime = machine.root(&format!("ls -A /proc/{pid}/root/run/user/1000")).ok();
+    assert_eq!(runtime, "styxy\nsystemd\n");
+    assert!(machine.user("styxy doctor").code == Some(0));
+    let start = Instant::now();
+    let error = machine.call("List", "'a{sv}' 0").unwrap_err();
+    assert!(error.contains("org.styxy.Styxy1"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // Which other program asks makes no difference.
+    assert_eq!(machine.user("DBUS_SESSION_BUS_ADDRESS=disabled: styxy port dev").ok(), "3000\n");
 }
