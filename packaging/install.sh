@@ -186,7 +186,7 @@ missing_folders() { # of a file, the outermost last
 }
 
 install() {
-    "$from/bin/styxy" --version >/dev/null || [ -n "$root" ] ||
+    [ -n "$root" ] || "$from/bin/styxy" --version >/dev/null 2>&1 ||
         die "bin/styxy does not run here: take the archive for this kind of machine, or one for musl if the C library is too old"
     prepare
     mkdir -p "$work/root$own"

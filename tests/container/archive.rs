@@ -67,9 +67,14 @@ fn assert_serves(machine: &Machine, program: &str, sandbox: &[&str]) {
 
 fn usr_local(machine: &Machine) {
     unpack(machine);
-    let refused = machine.root("archive/install.sh");
-    assert_eq!(refused.code, Some(1));
-    assert!(refused.stderr.contains("/usr/bin/styxy is there already"), "{refused:?}");
+    for (before, why) in [
+        ("chmod -x archive/bin/styxy", "bin/styxy does not run here"),
+        ("chmod +x archive/bin/styxy", "/usr/bin/styxy is there already"),
+    ] {
+        let refused = machine.root(&format!("{before} && archive/install.sh"));
+        assert_eq!(refused.code, Some(1), "{refused:?}");
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
 
     let machine = &unpacked(machine, "archive-usr-local");
     let before = files(machine);
