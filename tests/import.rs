@@ -152,7 +152,7 @@ fn types_and_rules_are_shown_first_and_then_in_force() {
     fs::write(world.file(), "{\"idle_exit_seconds\": 7}").unwrap();
     let again = world.import(&["--yes"]);
     assert_eq!(again["configuration"], Json::Null);
-    is_left_out(&again, "config.json", "is there already");
+    is_left_out(&again, "config.json", "exists already");
     assert!(fs::read_to_string(world.file()).unwrap().contains('7'), "it is somebody's");
     end(service, Signal::SIGTERM);
 }
