@@ -28,7 +28,7 @@ archive:
 
 # The tests in booted machines whose names contain NAME (needs root and the package)
 container NAME:
-    STYXY_DEB="$(ls "$PWD"/target/debian/styxy_*.deb)" STYXY_ARCHIVE="$(ls "$PWD"/target/dist-archives/styxy-*-gnu.tar.gz)" \
+    STYXY_DEB="$(ls "$PWD"/target/debian/styxy_*.deb)" STYXY_ARCHIVE="$(ls "$PWD"/target/dist-archives/styxy-*-"$(uname -m)"-*-gnu.tar.gz)" \
         STYXY_MACHINE="$PWD/tests/machine/machine" \
         cargo test --test container -- {{ NAME }}
 
