@@ -394,20 +394,15 @@ fn upgrade_under_way(machine: &Machine) {
         assert!(client.wait().unwrap().success());
     }
     assert_eq!(machine.user("cat /tmp/failed").stdout, "");
-    let kept = machine.user("sort -n /tmp/kept").ok();
+    let kept = machine.user("cat /tmp/kept").ok();
+    let mut kept: Vec<u64> = kept.lines().map(|port| port.parse().unwrap()).collect();
     let listed: Json = serde_json::from_str(&machine.user("styxy list --json").ok()).unwrap();
-    let mut leased: Vec<_> = listed["leases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|lease| lease["port"].as_u64().unwrap())
-        .collect();
+    let leases = listed["leases"].as_array().unwrap().iter();
+    let mut leased: Vec<_> = leases.map(|lease| lease["port"].as_u64().unwrap()).collect();
+    kept.sort_unstable();
     leased.sort_unstable();
-    let leased: String = leased.iter().map(|port| format!("{port}\n")).collect();
-    assert!(
-        kept == leased && kept.lines().count() >= 8,
-        "{kept}\nis not what is leased:\n{leased}"
-    );
+    assert_eq!(leased, kept);
+    assert!(kept.len() >= 8, "{kept:?}");
 }
 
 fn hindered(machine: &Machine) {
