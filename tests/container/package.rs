@@ -23,6 +23,7 @@ pub const TESTS: &[Test] = &[
     ("the_service_cannot_see_the_files_of_its_user", sandbox),
     ("an_upgrade_keeps_leases", upgrade),
     ("an_upgrade_fails_none_of_eight_clients", upgrade_under_way),
+    ("a_masked_socket_stays_masked_and_leases_stay_whatever_becomes_of_the_package", whole_life),
     ("a_purge_leaves_the_state_of_the_user_and_nothing_else", purge),
     ("another_user_can_neither_hinder_the_package_nor_use_it", hindered),
 ];
@@ -425,6 +426,33 @@ fn hindered(machine: &Machine) {
     machine.root("apt-get install -y /var/tmp/styxy*.deb").ok();
     assert!(start.elapsed() < Duration::from_secs(120), "{:?}", start.elapsed());
     assert_listens(machine);
+}
+
+fn whole_life(machine: &Machine) {
+    machine.script(["user", machine.name(), "eve"]).ok();
+    let eve =
+        |command: &str| machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]);
+    eve("systemctl --user mask --now styxy.socket").ok();
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    let leases = || machine.call("List", "'a{sv}' 0").unwrap();
+    let before = leases();
+    let good = |version: &str| {
+        let installed = machine.root("dpkg-query -W -f '${Version}' styxy").ok();
+        assert!(installed.starts_with(version), "{installed}");
+        assert_eq!(machine.unit_state("styxy.socket"), "active", "{version}");
+        assert_eq!(leases(), before, "{version}");
+        let masked = "systemctl --user is-enabled styxy.socket; systemctl --user is-active styxy.socket styxy.service";
+        assert_eq!(eve(masked).stdout, "masked\ninactive\ninactive\n", "{version}");
+        assert_eq!(machine.root("pgrep -u eve -x styxy").code, Some(1), "{version}");
+    };
+    install_newer(machine);
+    good("99");
+    machine.root("apt-get install -y --allow-downgrades /var/tmp/styxy*.deb").ok();
+    good("2");
+    machine.root("apt-get remove -y styxy && apt-get install -y /var/tmp/newer.deb").ok();
+    good("99");
+    machine.root("apt-get purge -y styxy && apt-get install -y /var/tmp/styxy*.deb").ok();
+    good("2");
 }
 
 fn purge(machine: &Machine) {
