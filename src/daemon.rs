@@ -2,10 +2,12 @@
 //!
 //! - [`log`]: what a private service writes
 //! - `home`: the service's folders, and the sockets that it makes itself
+//! - `confined`: what the service may do, as Landlock enforces it
 //! - `bus`: the door on the session bus
 //! - `watchdog`: keep-alive messages to the manager
 
 mod bus;
+mod confined;
 mod home;
 mod log;
 mod watchdog;
@@ -156,6 +158,8 @@ pub fn run(options: &Options) -> Result<End, Failure> {
         log::begin(folder_of_log)?;
     }
     let log = folder_of_log.map(audit::past::log::path);
+    // Before there is a second thread, which would not be limited.
+    confined::enter(&home, claim.lock.is_some());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(serve(options, inherited, &home, claim, log))
 }

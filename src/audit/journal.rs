@@ -9,7 +9,11 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::{kernel::process::uid, time::Timestamp};
+use super::past::journal::PROGRAM;
+use crate::{
+    kernel::{landlock, process::uid},
+    time::Timestamp,
+};
 
 /// The result of reading back.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ pub fn can_be_read() -> bool {
 }
 
 fn journalctl(since: u64) -> Command {
-    let mut command = Command::new("journalctl");
+    let mut command = landlock::command(PROGRAM);
     command
         .args(["--quiet", "--no-pager", "--output=json"])
         .arg(format!("--since=@{since}"))

@@ -72,6 +72,7 @@ use crate::{
     kernel::{
         clock,
         guard::{self, Guards, Kept},
+        landlock,
         process::{self, Process},
     },
     lease::{Client, EndReason, InstanceId, LeaseId, Owner},
@@ -373,7 +374,9 @@ impl Broker {
                 let mut inner = broker.lock();
                 if inner.claim.lock.as_ref().is_some_and(Lock::is_deleted) {
                     inner.claim.lock = None;
-                    inner.locked(&broker.state).map_err(std::io::Error::other)?;
+                    inner
+                        .locked(&broker.state)
+                        .map_err(|error| cannot_be_made(&broker.state, error))?;
                 }
                 let Inner { state, registry, .. } = &mut *inner;
                 let state = state.as_mut().map_err(|_| gone())?;
@@ -657,6 +660,19 @@ impl Inner {
         let audit = state.outbox.status();
         backlog::check(state.store.seq().saturating_sub(audit.done), audit.arrival)
     }
+}
+
+/// Why a state folder that was deleted cannot be made again. Landlock permits it only in folders that have no other business.
+fn cannot_be_made(folder: &Path, error: OpenError) -> std::io::Error {
+    if !landlock::is_in_force() || folder.exists() {
+        return std::io::Error::other(error);
+    }
+    let folder = folder.display();
+    std::io::Error::other(format!(
+        "{folder} was removed, and the running service may not make it again: end it (process {}), and the next command \
+         starts another one",
+        std::process::id()
+    ))
 }
 
 /// Why a change could not be stored.

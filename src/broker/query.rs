@@ -14,7 +14,7 @@ use crate::{
     error::Error,
     kernel::{
         diag::{self, Seen},
-        manager, process, program, sandbox,
+        landlock, manager, process, program, sandbox,
     },
     lease::{EndReason, Instance, Lease, Owner, ServiceName, Use},
     obstacle::Obstacle,
@@ -295,6 +295,10 @@ impl Broker {
         fields.put("private", !self.sight.is_unit);
         let layers = sandbox::layers(&self.own);
         fields.put("sandbox", layers.iter().map(|l| l.as_str().to_owned()).collect::<Vec<_>>());
+        if let Some(landlock) = landlock::in_force() {
+            fields.put("landlock", landlock.strength.as_str().to_owned());
+            fields.put_some("landlock_note", landlock.note.clone());
+        }
         self.sight.tell(&mut fields);
         fields
     }

@@ -9,6 +9,7 @@ use super::{Broker, storage};
 use crate::{
     config::{Files, Seen, Showing},
     error::{Error, ErrorKind},
+    kernel::landlock,
     lease::Client,
     value::Fields,
 };
@@ -85,7 +86,9 @@ impl Broker {
                 (Some(comm), Some(pid)) => format!("{comm}[{pid}]"),
                 _ => "a command".to_owned(),
             };
-            let showing = files.take(&seen, &by, this.sight.is_unit).map_err(storage)?;
+            // Either of them keeps it from a folder that took the place of the one that it was started with.
+            let may_end = this.sight.is_unit || landlock::is_in_force();
+            let showing = files.take(&seen, &by, may_end).map_err(storage)?;
             let mut fields = Fields::default();
             if showing == Showing::Replaced {
                 fields.put("again", true);

@@ -1,3 +1,5 @@
+use std::fmt;
+
 use clap::Args;
 use serde_json::{Value as Json, json};
 
@@ -77,6 +79,7 @@ fn describe(status: &Json, transport: Transport) -> String {
     } else {
         lines.extend(missing(status).map(|missing| sandbox_of(&missing)));
     }
+    lines.extend(Limits::of(status).map(|limits| limits.to_string()));
     lines.push(confirmed(status).unwrap_or_else(|| unconfirmed(status)));
     if let Some(problem) = status["state_problem"].as_str() {
         lines.push(format!("nothing is granted: {problem}"));
@@ -101,7 +104,7 @@ fn describe(status: &Json, transport: Transport) -> String {
 
 /// The status line in place of the sandbox's, for a service that was not started by the unit.
 pub(super) const PRIVATE: &str =
-    "it was started by a command, not by systemd's unit, and has no sandbox by design";
+    "it was started by a command, not by systemd's unit, and so has no sandbox but Landlock";
 
 /// Why events are not confirmed, and how many are pending.
 pub(super) fn unconfirmed(status: &Json) -> String {
@@ -121,11 +124,44 @@ pub(super) fn confirmed(status: &Json) -> Option<String> {
     })
 }
 
-/// The layers of the sandbox that the running service lacks; `None` if it is too old to report them.
+/// The layers of the unit's sandbox that the running service lacks; `None` if it is too old to report them.
 pub(super) fn missing(status: &Json) -> Option<Vec<Layer>> {
     let in_force = status["sandbox"].as_array()?;
     let is_missing = |layer: &Layer| !in_force.iter().any(|word| word == layer.as_str());
-    Some(Layer::ALL.into_iter().filter(is_missing).collect())
+    Some(Layer::OF_THE_UNIT.into_iter().filter(is_missing).collect())
+}
+
+/// How far Landlock limits the running service, which does not depend on the unit.
+pub(super) enum Limits<'a> {
+    Full,
+    Partial(&'a str),
+    None(&'a str),
+}
+
+impl<'a> Limits<'a> {
+    /// What the service reports; `None` if it is too old to report it.
+    pub(super) fn of(status: &'a Json) -> Option<Self> {
+        let note = status["landlock_note"].as_str().unwrap_or("it is not seen in force");
+        let is_found =
+            status["sandbox"].as_array()?.iter().any(|word| word == Layer::Landlock.as_str());
+        Some(match status["landlock"].as_str()? {
+            "full" if is_found => Self::Full,
+            "partial" if is_found => Self::Partial(note),
+            _ => Self::None(note),
+        })
+    }
+}
+
+impl fmt::Display for Limits<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full => f.write_str(
+                "Landlock lets it write only to its own directories, read only these and the system's, and start only journalctl",
+            ),
+            Self::Partial(note) => write!(f, "Landlock limits it partly: {note}"),
+            Self::None(note) => write!(f, "Landlock does not limit it: {note}"),
+        }
+    }
 }
 
 /// The same as a sentence.
@@ -134,8 +170,8 @@ pub(super) fn sandbox_of(missing: &[Layer]) -> String {
         return "its sandbox keeps it from the files in the home and from capabilities, and filters its system calls"
             .to_owned();
     }
-    if missing.len() == Layer::ALL.len() {
-        return "it has no sandbox".to_owned();
+    if missing.len() == Layer::OF_THE_UNIT.len() {
+        return "it has nothing of the unit's sandbox".to_owned();
     }
     let words: Vec<_> = missing
         .iter()
@@ -145,6 +181,7 @@ pub(super) fn sandbox_of(missing: &[Layer]) -> String {
             Layer::NoCapabilities => "what it executes could have capabilities",
             Layer::HiddenHome => "it can see the user's files",
             Layer::NoExec => "it can start programs that are not installed in the system",
+            Layer::Landlock => "it does not limit itself",
         })
         .collect();
     format!("its sandbox is incomplete: {}", words.join(", "))
@@ -165,12 +202,26 @@ mod tests {
 
     #[test]
     fn what_the_service_does_not_find_is_missing() {
-        let all: Vec<_> = Layer::ALL.iter().map(|layer| layer.as_str()).collect();
+        let all: Vec<_> = Layer::OF_THE_UNIT.iter().map(|layer| layer.as_str()).collect();
         assert_eq!(missing(&json!({"sandbox": all})), Some(vec![]));
         let some = json!({"sandbox": ["no_new_privileges", "seccomp"]});
         let some = missing(&some).unwrap();
         assert_eq!(some, [Layer::NoCapabilities, Layer::HiddenHome, Layer::NoExec]);
         assert!(sandbox_of(&some).contains("it can see the user's files"));
         assert_eq!(missing(&json!({"version": "2.0.0"})), None);
+    }
+
+    #[test]
+    fn only_what_the_service_feels_counts_as_landlock() {
+        let of = |landlock: &str, layers: &[&str]| {
+            let status = json!({"sandbox": layers, "landlock": landlock, "landlock_note": "old"});
+            Limits::of(&status).unwrap().to_string()
+        };
+        assert!(of("full", &["landlock"]).starts_with("Landlock lets it write only"));
+        assert_eq!(of("partial", &["landlock"]), "Landlock limits it partly: old");
+        for (strength, layers) in [("none", &[][..]), ("full", &["seccomp"])] {
+            assert_eq!(of(strength, layers), "Landlock does not limit it: old");
+        }
+        assert!(Limits::of(&json!({"sandbox": ["seccomp"]})).is_none());
     }
 }

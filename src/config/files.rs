@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::{AccessFlags, eaccess};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     seen::Seen,
     shown::{Showing, Shown},
 };
-use crate::atomic_file;
+use crate::{atomic_file, kernel::landlock};
 
 /// The name of the drop-in that the service writes, in `config.d`.
 pub const DROP_IN: &str = "styxy-auto.json";
@@ -84,9 +85,16 @@ impl Files {
     pub fn load(&mut self) -> Merged {
         let (texts, mut problems) = read_with(&self.folders, &self.shown);
         for problem in &mut problems {
-            // The target may exist for everybody else.
-            if problem.file.is_symlink() && is_out_of_sight(&problem.file) {
+            // It may exist for everybody else.
+            if !is_out_of_sight(&problem.file) {
+                continue;
+            }
+            if problem.file.is_symlink() {
                 "is a link to a file that the service cannot see: `styxy config reload` shows it"
+                    .clone_into(&mut problem.message);
+            } else if landlock::is_in_force() && eaccess(&problem.file, AccessFlags::R_OK).is_ok() {
+                "is in a folder that was made after the service was started, so the service cannot see it: \
+                 `styxy config reload` shows it"
                     .clone_into(&mut problem.message);
             }
         }
@@ -171,7 +179,27 @@ impl Files {
 /// Whether a link may be broken because of a sandbox: a link to itself is broken for everybody.
 fn is_out_of_sight(path: &Path) -> bool {
     let hidden = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied];
-    fs::metadata(path).is_err_and(|error| hidden.contains(&error.kind()))
+    // Landlock hides what is in a file, not that there is one.
+    atomic_file::open(path).is_err_and(|error| hidden.contains(&error.kind()))
+}
+
+/// Where a path leads to without links, also if nothing is there.
+pub fn real(path: &Path) -> Option<PathBuf> {
+    fs::canonicalize(path).ok().or_else(|| {
+        let next = fs::read_link(path).ok().and_then(|link| Some(path.parent()?.join(link)));
+        let next = next.as_deref().unwrap_or(path);
+        Some(fs::canonicalize(next.parent()?).ok()?.join(next.file_name()?))
+    })
+}
+
+/// Where those files of these folders are that links lead to outside of their folder.
+pub fn elsewhere(folders: &[PathBuf]) -> Vec<PathBuf> {
+    let of = |folder: &PathBuf| {
+        let inside = fs::canonicalize(folder).unwrap_or_else(|_| folder.clone());
+        let files = list(folder, &[], &mut Vec::new()).into_iter();
+        files.filter_map(|path| real(&path)).filter(move |real| !real.starts_with(&inside))
+    };
+    folders.iter().flat_map(of).collect()
 }
 
 /// Reads every file of these folders, and reports those that cannot be read.

@@ -4,16 +4,17 @@
 //! service what it cannot see.
 
 use std::{
-    fs::{self, Metadata},
+    fs::{self, Metadata, OpenOptions},
     io,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
+use nix::libc::O_DIRECTORY;
 use serde::{Deserialize, Serialize};
 
 use super::files;
-use crate::word::fnv1a;
+use crate::{atomic_file, word::fnv1a};
 
 /// The maximum size of the configuration that a command may show, in bytes of JSON.
 pub const LARGEST_SEEN: usize = 16 << 20;
@@ -70,9 +71,11 @@ pub struct Stamp {
 }
 
 impl Which {
-    /// The identity of what is at a path; links are followed.
+    /// The identity of the folder at a path, if it can be listed; links are followed. Landlock hides what is in a folder,
+    /// not that there is one.
     pub fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().map(|metadata| Self::from(&metadata))
+        let folder = OpenOptions::new().read(true).custom_flags(O_DIRECTORY).open(path);
+        folder.and_then(|folder| folder.metadata()).ok().map(|metadata| Self::from(&metadata))
     }
 }
 
@@ -94,9 +97,10 @@ impl From<&Metadata> for Stamp {
 }
 
 impl Stamp {
-    /// The version of the file at a path, if there is one; links are followed.
+    /// The version of the file at a path, if it can be read; links are followed.
     pub fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().filter(Metadata::is_file).map(|metadata| (&metadata).into())
+        let metadata = atomic_file::open(path).and_then(|file| file.metadata());
+        metadata.ok().map(|metadata| (&metadata).into())
     }
 
     /// The version of the path itself, even if it is a link.

@@ -19,7 +19,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Home {
     /// The state folder. In it is a folder for each machine.
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     pub(super) rank: Rank,
     /// This machine's.
     pub(super) state: PathBuf,
@@ -78,6 +78,11 @@ impl Home {
             true => Ok(()),
             false => fs::remove_file(mark),
         };
+    }
+
+    /// The folders in which it listens.
+    pub(super) fn folders_of_doors(&self) -> impl Iterator<Item = &Path> {
+        self.doors.iter().map(Door::folder)
     }
 
     /// The door in the state folder, where every service listens.

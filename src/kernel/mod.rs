@@ -12,7 +12,8 @@
 //! - [`process`]: processes and their identity, and [`ancestry`]: who started them
 //! - [`readable`]: waiting for a descriptor
 //! - [`detach`]: dropping what a process inherits, and starting one that is nobody's child; `unsafe` is used in these
-//!   two, `filter`, `network` and [`unread`]: what was sent and not received yet
+//!   two, `filter`, `landlock`, `network` and [`unread`]: what was sent and not received yet
+//! - [`landlock`]: how the service limits itself
 //! - [`sandbox`]: whether the service's sandbox can be set up here, and which of its layers are in force
 //! - [`clock`]: the clock for deadlines
 
@@ -28,6 +29,7 @@ pub mod diag;
 pub mod endings;
 mod filter;
 pub mod guard;
+pub mod landlock;
 pub mod listeners;
 pub mod manager;
 pub mod memory;

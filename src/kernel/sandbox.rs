@@ -17,7 +17,7 @@ use nix::{
     unistd::{User, getgid, getuid},
 };
 
-use super::program;
+use super::{landlock, program};
 
 /// Sets up what the options of the unit need, as systemd does. This is permanent for this process, which must
 /// have a single thread (unshare(2)), and should do nothing else afterwards.
@@ -64,11 +64,13 @@ pub enum Layer {
     HiddenHome,
     /// Only what is installed in the system can be executed (`NoExecPaths=`).
     NoExec,
+    /// The process has limited itself, at least partly (landlock(7)).
+    Landlock,
 }
 
 impl Layer {
-    /// All layers.
-    pub const ALL: [Self; 5] = [
+    /// Those that the unit sets up.
+    pub const OF_THE_UNIT: [Self; 5] = [
         Self::NoNewPrivileges,
         Self::Seccomp,
         Self::NoCapabilities,
@@ -84,6 +86,7 @@ impl Layer {
             Self::NoCapabilities => "no_capabilities",
             Self::HiddenHome => "hidden_home",
             Self::NoExec => "no_exec",
+            Self::Landlock => "landlock",
         }
     }
 }
@@ -111,9 +114,10 @@ fn layers_with(home: Option<&Path>, own: &[PathBuf]) -> Vec<Layer> {
         Layer::HiddenHome => {
             home.is_some_and(|home| is_covered(&mounts, home) && !shows_others(home, own))
         }
+        Layer::Landlock => landlock::is_in_force() && landlock::is_felt(),
         Layer::NoExec => statvfs("/").is_ok_and(|root| root.flags().contains(FsFlags::ST_NOEXEC)),
     };
-    Layer::ALL.into_iter().filter(is_in).collect()
+    Layer::OF_THE_UNIT.into_iter().chain([Layer::Landlock]).filter(is_in).collect()
 }
 
 fn field<'a>(status: &'a str, name: &str) -> Option<&'a str> {

@@ -34,6 +34,12 @@ pub async fn connect() -> Result<Connection, String> {
     Err(troubles.into_iter().next().unwrap_or_else(|| "there is no session bus".to_owned()))
 }
 
+/// Whether an address of the bus is of this kind, such as `tcp:` (D-Bus specification, "Server Addresses").
+pub fn is_by(kind: &str) -> bool {
+    let addresses = addresses(user());
+    addresses.iter().flat_map(|(address, _)| address.split(';')).any(|one| one.starts_with(kind))
+}
+
 /// The addresses, each with the variable that it comes from.
 fn addresses(user: &User) -> Vec<(String, &'static str)> {
     let named = user.bus.clone().map(|bus| (bus, "DBUS_SESSION_BUS_ADDRESS"));

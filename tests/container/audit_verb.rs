@@ -170,6 +170,8 @@ esac
 exec journalctl.own \"$@\"
 end";
     machine.root(slow).ok();
+    // What a script calls may be executed only if it was there at the start.
+    machine.user("systemctl --user stop styxy.service").ok();
     let mut client = machine.start(
         "curl -sS --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost/audit & echo $! >client; wait",
     );

@@ -7,7 +7,7 @@ use zbus::{Connection, Variant};
 
 pub use crate::dice::Dice;
 use crate::{
-    activation, agents, audit, crash, damage, guards, idle, owners, race, registry, types,
+    activation, agents, audit, crash, damage, guards, idle, owners, race, registry, sandbox, types,
 };
 
 /// A grant, as far as tests look at it.
@@ -24,6 +24,8 @@ pub fn main(arguments: &[String]) {
             (&"audit", rest) => audit::inside(rest).await,
             (&"crash", rest) => crash::inside(rest).await,
             (&"damage", rest) => damage::inside(rest).await,
+            #[cfg(target_arch = "x86_64")]
+            (&"deeds", [pid]) => sandbox::deeds(pid.parse().unwrap()),
             (&"guards", rest) => guards::inside(rest).await,
             (&"idle", rest) => idle::inside(rest).await,
             (&"owners", rest) => owners::inside(rest).await,

@@ -38,6 +38,9 @@ mod sandbox;
 mod setup;
 mod tcp;
 mod types;
+#[cfg(target_arch = "x86_64")]
+#[path = "../support/within.rs"]
+mod within;
 
 use libtest_mimic::{Arguments, Trial};
 use machine::Machine;

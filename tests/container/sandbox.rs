@@ -12,6 +12,8 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("where_namespaces_or_mounts_are_forbidden_the_service_has_a_smaller_sandbox", smaller),
     ("the_service_proves_its_sandbox_from_inside", proof),
+    #[cfg(target_arch = "x86_64")]
+    ("each_layer_of_the_sandbox_holds_alone", alone),
     ("doctor_names_what_is_in_the_way_and_opens_the_door_again", doctor),
     ("a_service_that_cannot_start_ends_its_clients_and_a_killed_one_does_not", failed),
     ("the_strict_example_keeps_the_service_off_the_bus", strict),
@@ -45,6 +47,14 @@ fn layers(machine: &Machine) -> Vec<Json> {
     status["sandbox"].as_array().unwrap().clone()
 }
 
+/// How far Landlock limits the running service, and what is said of the rest.
+fn landlock(machine: &Machine) -> (String, String) {
+    let status = machine.user("styxy status --json").ok();
+    let status: Json = serde_json::from_str(&status).unwrap();
+    let text = |key: &str| status[key].as_str().unwrap_or_default().to_owned();
+    (text("landlock"), text("landlock_note"))
+}
+
 /// What doctor finds, as one text, and whether nothing is bad.
 fn examination(machine: &Machine, options: &str) -> (String, bool) {
     let done = machine.user(&format!("timeout 60 styxy doctor {options}"));
@@ -58,11 +68,11 @@ fn is_ok(said: &str, check: &str) -> bool {
 }
 
 fn proof(machine: &Machine) {
-    const FULL: [&str; 5] =
-        ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec"];
+    const FULL: [&str; 6] =
+        ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec", "landlock"];
     assert_eq!(layers(machine), FULL);
     let (said, is_good) = examination(machine, "");
-    assert!(is_good && is_ok(&said, "sandbox"), "{said}");
+    assert!(is_good && is_ok(&said, "sandbox") && is_ok(&said, "landlock"), "{said}");
 
     // What the user takes away is missed, though the package's unit says otherwise.
     machine
@@ -197,4 +207,93 @@ fn strict(machine: &Machine) {
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     // Which other program asks makes no difference.
     assert_eq!(machine.user("DBUS_SESSION_BUS_ADDRESS=disabled: styxy port dev").ok(), "3000\n");
+}
+
+/// Gives the unit these settings, and has the service started with them.
+#[cfg(target_arch = "x86_64")]
+fn with_settings(machine: &Machine, settings: &str) {
+    machine
+        .user(&format!(
+            "mkdir -p ~/.config/systemd/user/styxy.service.d
+             printf '[Service]\\n{settings}\\n' >~/.config/systemd/user/styxy.service.d/mine.conf
+             systemctl --user daemon-reload && systemctl --user restart styxy.service"
+        ))
+        .ok();
+    machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
+}
+
+/// Tries from inside of the running service, in each of its threads, what it may not do: the deeds that are not in vain.
+#[cfg(target_arch = "x86_64")]
+fn tried(machine: &Machine) -> (Json, Vec<String>) {
+    machine.put_inside();
+    let pid = machine.unit("styxy.service", "MainPID");
+    let said = machine.root(&format!("/usr/local/bin/inside inside deeds {pid}")).ok();
+    let said: Json = serde_json::from_str(said.trim()).unwrap();
+    let deeds = said.as_object().unwrap();
+    assert!(deeds.len() >= 20, "two threads at least: {said}");
+    let done = deeds.iter().filter(|(_, result)| **result == "done");
+    let done = done.map(|(deed, _)| deed.clone()).collect();
+    (said, done)
+}
+
+/// What runs in the machine, as root: root may trace the service of a user.
+#[cfg(target_arch = "x86_64")]
+pub fn deeds(pid: u32) -> Json {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let std::net::SocketAddr::V4(server) = listener.local_addr().unwrap() else { unreachable!() };
+    // The user's manager, which an unlimited process of the user may send signals to.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let parent = fields.split(' ').nth(1).unwrap().parse().unwrap();
+    let home = std::path::Path::new("/home/dev");
+    serde_json::json!(crate::within::deeds(pid, home, server, parent))
+}
+
+#[cfg(target_arch = "x86_64")]
+fn alone(machine: &Machine) {
+    const OPEN: &str = "PrivateUsers=no\\nTemporaryFileSystem=\\nBindPaths=\\nProtectHome=no\\nProtectSystem=no\\nPrivateTmp=no\\nPrivateDevices=no\\nProtectKernelTunables=no\\nProtectKernelModules=no\\nProtectControlGroups=no\\nProtectClock=no\\nProtectHostname=no\\nNoExecPaths=\\nExecPaths=\\nCapabilityBoundingSet=~";
+    machine.user("mkdir ~/.ssh && echo secret >~/.ssh/id && touch ~/.ssh/old").ok();
+    machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
+
+    // All of them together.
+    assert_eq!(landlock(machine), ("full".to_owned(), String::new()));
+    let (said, done) = tried(machine);
+    assert!(done.is_empty(), "{said}");
+
+    // Landlock without what takes a namespace.
+    with_settings(machine, OPEN);
+    assert_eq!(landlock(machine), ("full".to_owned(), String::new()));
+    assert!(!layers(machine).contains(&"hidden_home".into()));
+    let (said, done) = tried(machine);
+    assert!(done.is_empty(), "{said}");
+    for (deed, result) in said.as_object().unwrap() {
+        let refused = if deed.starts_with("signal") { "EPERM" } else { "EACCES" };
+        assert_eq!(result, refused, "{deed}: {said}");
+    }
+    // The journal is read, and the log where the service writes: events are confirmed.
+    eventually(Duration::from_secs(60), "every event is in the journal", || {
+        machine.user("styxy status").ok().contains("every event is in the journal")
+    });
+
+    // The mounts without Landlock, and the reason is said.
+    let refused = "SystemCallFilter=~landlock_create_ruleset";
+    with_settings(machine, refused);
+    let (strength, note) = landlock(machine);
+    assert_eq!(strength, "none");
+    assert!(note.contains("a filter of system calls refuses it"), "{note}");
+    assert_eq!(layers(machine).len(), 5);
+    let (said, is_good) = examination(machine, "");
+    assert!(is_good && said.contains("warning  landlock") && is_ok(&said, "sandbox"), "{said}");
+    let (said, done) = tried(machine);
+    let mounts = ["connect", "execute /bin/sh", "list ~", "signal"];
+    assert!(done.iter().all(|deed| mounts.iter().any(|word| deed.starts_with(word))), "{said}");
+    assert!(
+        done.iter().any(|deed| deed.starts_with("connect")),
+        "it is Landlock that refuses it: {said}"
+    );
+
+    // Neither: the questions are good.
+    with_settings(machine, &format!("{OPEN}\\n{refused}"));
+    let (said, done) = tried(machine);
+    assert!(done.iter().any(|deed| deed.starts_with("read ~/.ssh/id")), "{said}");
 }

@@ -17,8 +17,8 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// The whole sandbox, as `styxy status` has it.
-pub const FULL: [&str; 5] =
-    ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec"];
+pub const FULL: [&str; 6] =
+    ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec", "landlock"];
 
 /// A folder of whose name systemd would take much for its own.
 const FOLDER: &str = "$HOME/my apps/50% of: $x";
@@ -164,7 +164,9 @@ fn smaller(machine: &Machine) {
         machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
         let status = answer(machine, "status");
         assert_eq!(status["private"], false, "{status}");
-        assert_eq!(status["sandbox"], serde_json::json!(FULL[..2]), "{settings}: {status}");
+        let left = [FULL[0], FULL[1], FULL[5]];
+        assert_eq!(status["sandbox"], serde_json::json!(left), "{settings}: {status}");
+        assert_eq!(status["landlock"], "full", "{status}");
         assert_eq!(machine.unit("styxy.service", "NRestarts"), "0");
         assert!(finding(machine, "sandbox").contains("forbidden here"));
         assert!(finding(machine, "installation").contains("\"ok\""));

@@ -11,6 +11,10 @@ use serde_json::Value as Json;
 
 use super::Home;
 
+/// The files of tests/support/journalctl.
+const FILES: [&str; 8] =
+    ["asked", "complaint", "endless", "journal", "others", "pid", "pids", "stuck"];
+
 /// A home whose journal is a file.
 pub struct Journal(pub Home);
 
@@ -18,7 +22,9 @@ impl Journal {
     /// No `journalctl` at all.
     pub fn none() -> Self {
         let home = Home::new();
-        fs::create_dir(home.path("bin")).unwrap();
+        for folder in ["bin", "state"] {
+            fs::create_dir(home.path(folder)).unwrap();
+        }
         Self(home)
     }
 
@@ -38,8 +44,10 @@ impl Journal {
         journal
     }
 
+    /// A path in the home. The files of `journalctl` are where what the service starts may write.
     pub fn path(&self, name: &str) -> PathBuf {
-        self.0.path(name)
+        let folder = if FILES.contains(&name) { "state" } else { "" };
+        self.0.path(folder).join(name)
     }
 
     pub fn write(&self, name: &str, text: &str) {

@@ -13,6 +13,8 @@ pub mod journal;
 pub mod mcp;
 pub mod namespaces;
 pub mod recipes;
+#[cfg(target_arch = "x86_64")]
+pub mod within;
 
 use std::{
     collections::HashMap,

@@ -3,7 +3,7 @@
 use std::{
     collections::BinaryHeap,
     io::{self, Read},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Stdio},
     thread::{self, JoinHandle},
 };
 
@@ -13,7 +13,7 @@ use super::{
     lines::{Limits, Lines},
     query::{Mine, Query, Reading},
 };
-use crate::{time::Timestamp, word::harmless};
+use crate::{kernel::landlock, time::Timestamp, word::harmless};
 
 /// The command that reads the journal.
 pub const PROGRAM: &str = "journalctl";
@@ -149,7 +149,7 @@ struct Running {
 
 impl Running {
     fn start(arguments: &[String]) -> Result<Self, PastError> {
-        let mut child = Command::new(PROGRAM)
+        let mut child = landlock::command(PROGRAM)
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -5,11 +5,28 @@ use serde_json::Value as Json;
 use super::{Findings, units};
 use crate::cli::{
     generator,
-    status::{PRIVATE, missing, sandbox_of},
+    status::{Limits, PRIVATE, missing, sandbox_of},
 };
 
-/// Checks the sandbox of a service that runs as the unit.
+/// Checks the sandbox of the running service.
 pub(super) fn look(findings: &mut Findings, status: &Json) {
+    unit(findings, status);
+    match Limits::of(status) {
+        // What an older kernel can't do is no fault.
+        Some(limits @ (Limits::Full | Limits::Partial(_))) => findings.ok("landlock", limits.to_string()),
+        Some(limits @ Limits::None(_)) => findings.warning(
+            "landlock",
+            limits.to_string(),
+            "Linux 5.19 or newer has it, if \"lsm=\" on the kernel's command line names landlock or is not given, and a \
+             container if its filter of system calls lets landlock_create_ruleset, landlock_add_rule and \
+             landlock_restrict_self pass",
+        ),
+        None => {}
+    }
+}
+
+/// Checks what the unit sets up.
+fn unit(findings: &mut Findings, status: &Json) {
     // The request for the status may have started the service, so the manager is queried again.
     let Some(drop_ins) = units::drop_ins_of(status) else {
         return findings.note(

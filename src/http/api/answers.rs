@@ -311,6 +311,9 @@ pub(super) struct Status {
     token: Option<String>,
     private: Option<bool>,
     sandbox: Option<Vec<String>>,
+    /// full, partial or none
+    landlock: Option<String>,
+    landlock_note: Option<String>,
     /// Seconds
     uptime: Option<f64>,
     allocations: Option<u32>,
