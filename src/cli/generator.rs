@@ -51,6 +51,7 @@ ProtectHome=no
 TemporaryFileSystem=
 PrivateTmp=no
 BindPaths=
+BindReadOnlyPaths=
 NoExecPaths=
 ExecPaths=
 PrivateDevices=no

@@ -28,16 +28,28 @@ pub fn path() -> io::Result<PathBuf> {
 }
 
 /// What a sandbox that hides the home has to show, so that the program can be started: its folder, because the next program is
-/// another file there; but never the home itself.
+/// another file there; but never the home itself, and no folder that is for something else.
 pub fn place<'a>(program: &'a Path, home: Option<&Path>) -> &'a Path {
     // The path of the program has no links, but that of the home may have.
     let homes =
         home.into_iter().flat_map(|home| [Some(home.to_owned()), fs::canonicalize(home).ok()]);
     let homes: Vec<_> = homes.flatten().collect();
     match program.parent() {
-        Some(folder) if !homes.iter().any(|home| home.starts_with(folder)) => folder,
+        Some(folder)
+            if !homes.iter().any(|home| home.starts_with(folder)) && is_for_programs(folder) =>
+        {
+            folder
+        }
         _ => program,
     }
+}
+
+/// Whether a folder with a program is none of secrets, settings, data or temporary files, such as `~/.ssh`.
+fn is_for_programs(folder: &Path) -> bool {
+    let is_hidden =
+        |part: std::path::Component<'_>| part.as_os_str().as_encoded_bytes().starts_with(b".");
+    let is_temporary = ["/tmp", "/var/tmp", "/dev/shm"].map(Path::new).contains(&folder);
+    folder.ends_with("bin") || !is_temporary && !folder.components().any(is_hidden)
 }
 
 #[cfg(test)]
@@ -52,7 +64,7 @@ mod tests {
     }
     #[test]
     fn the_folder_of_the_program_is_shown_unless_the_home_is_in_it() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("home").tempdir().unwrap();
         let folder = fs::canonicalize(folder.path()).unwrap();
         let [home, link] = ["dev", "link"].map(|name| folder.join(name));
         fs::create_dir(&home).unwrap();
@@ -63,6 +75,14 @@ mod tests {
             assert_eq!(place(&home.join("styxy")), home.join("styxy"));
             assert_eq!(place(&folder.join("styxy")), folder.join("styxy"));
         }
-        assert_eq!(place(Path::new("/opt/styxy"), None), Path::new("/opt"));
+        for (program, shown) in [
+            ("/opt/styxy", "/opt"),
+            ("/home/dev/.cargo/bin/styxy", "/home/dev/.cargo/bin"),
+            ("/home/dev/.ssh/styxy", "/home/dev/.ssh/styxy"),
+            ("/home/dev/.local/share/styxy", "/home/dev/.local/share/styxy"),
+            ("/tmp/styxy", "/tmp/styxy"),
+        ] {
+            assert_eq!(place(Path::new(program), None), Path::new(shown));
+        }
     }
 }

@@ -315,7 +315,9 @@ fn sandbox(machine: &Machine) {
         machine.user(&format!("{enter} bash -c '{command}'"))
     };
     within("test -w $XDG_RUNTIME_DIR/styxy && test -w ~/.config/styxy").ok();
-    for command in ["cat ~/.ssh/id", "cat ~/notes", "touch ~/new", "touch /usr/new"] {
+    for command in
+        ["cat ~/.ssh/id", "cat ~/notes", "touch ~/new", "touch /usr/new", "test -e /run/dbus"]
+    {
         let done = within(command);
         assert_eq!(done.code, Some(1), "{command}: {done:?}");
     }
@@ -408,6 +410,8 @@ fn upgrade_under_way(machine: &Machine) {
 
 fn hindered(machine: &Machine) {
     machine.root("mkdir /root/theirs && touch /root/theirs/tcp-for-pages").ok();
+    // Nor can root's group be made to delete what only it may.
+    machine.root("chmod 711 /root && chmod 770 /root/theirs").ok();
     machine.script(["user", machine.name(), "eve"]).ok();
     let eve = |command: &str| {
         machine.script(["as", machine.name(), "eve", "--", "bash", "-c", command]).ok()

@@ -150,7 +150,7 @@ pub(super) fn files(
         };
         (path, Some(text))
     });
-    let smaller = smaller.map(|why| generator::smaller(why) + "BindReadOnlyPaths=\n");
+    let smaller = smaller.map(generator::smaller);
     files.chain([(SMALLER, smaller)]).collect()
 }
 
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(text("/home/dev/bin/styxy", SMALLER, None), "");
         let smaller = text("/home/dev/bin/styxy", SMALLER, Some("unshare: no"));
         assert!(smaller.contains("\n# unshare: no\n[Service]\nPrivateUsers=no\n"), "{smaller}");
-        assert!(smaller.ends_with("\nBindReadOnlyPaths=\n"), "{smaller}");
+        assert!(smaller.contains("\nBindReadOnlyPaths=\n"), "{smaller}");
         assert!(no_files().iter().any(|(path, _)| *path == SMALLER));
     }
 }
