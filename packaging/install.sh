@@ -34,9 +34,11 @@ case ${1-} in
 esac
 [ $# -le 1 ] || { usage >&2 && exit 2; }
 
-prefix=${prefix%/}
+# Two names for a folder are one.
 root=${root%/}
-from=$(cd "$(dirname "$0")" && pwd)
+[ -n "$root" ] || prefix=$(readlink -m "$prefix" 2>/dev/null || printf '%s\n' "$prefix")
+prefix=${prefix%/}
+from=$(CDPATH='' cd "$(dirname "$0")" && pwd)
 own=$prefix/share/styxy                  # has the list, and a copy of this file
 list=$root$own/installed
 case $prefix in
@@ -56,13 +58,36 @@ check_prefix() {
     *) die "PREFIX=$prefix is no absolute path below /" ;;
     esac
     case $prefix in
-    *[!A-Za-z0-9/._+-]* | */../* | */..) die "PREFIX=$prefix has characters that a unit would need quotes for: choose another folder" ;;
-    /home | /home/* | /root | /root/* | /run/* | /tmp | /tmp/* | /var/tmp | /var/tmp/* | /dev/*)
+    *[!A-Za-z0-9/._+-]* | *//* | */./* | */. | */../* | */..)
+        die "PREFIX=$prefix has characters that a unit would need quotes for, or dots: choose another folder" ;;
+    /home | /home/* | /root | /root/* | /run | /run/* | /tmp | /tmp/* | /var/tmp | /var/tmp/* | /dev | /dev/* | /proc/* | /sys/*)
         die "the service cannot see $prefix, because its sandbox hides homes and temporary files: choose another PREFIX, or use" \
             '`styxy setup`, which writes units for one user' ;;
     esac
+    case $zsh in
+    '' | .* | *[!A-Za-z0-9._-]*) die "ZSH_FUNCTIONS=$zsh is no name of a folder" ;;
+    esac
     [ -n "$root" ] || [ "$(id -u)" -eq 0 ] ||
         die 'only root can do that: try again with sudo; for you alone, copy bin/styxy to ~/.local/bin and run `styxy setup`'
+    [ -z "$root" ] || return 0
+    [ "$prefix" != /usr ] || die 'PREFIX=/usr is for packages: choose another folder, such as /usr/local'
+    # Else somebody could have root write to, or delete, what a link names.
+    folder=$prefix
+    while [ -n "$folder" ]; do
+        case $(stat -c '%u %A' "$folder" 2>/dev/null || echo absent) in
+        absent | '0 d????-??-?') ;;
+        # Debian has /usr/local belong to the group of those who administer it.
+        '0 d????w??-?') is_of_root_alone "$folder" || die "others than root can write to $folder: choose another PREFIX" ;;
+        *) die "others than root can write to $folder: choose another PREFIX" ;;
+        esac
+        folder=${folder%/*}
+    done
+}
+
+# Whether nobody is in the group that can write there, or only root.
+is_of_root_alone() {
+    group=$(stat -c %g "$1")
+    [ "$group" = 0 ] || [ -z "$(getent group "$group" | cut -d : -f 4)" ]
 }
 
 # ---- where the files go ----------------------------------------------------------------------------------------------
@@ -139,7 +164,10 @@ has() { # fails unless the file has this line
 # The list has a line for each file, as cksum(1) writes it: CHECKSUM SIZE PATH. And for each folder that was made: dir - PATH.
 
 # sums FOLDER: of the files that are named on stdin, as the list has them.
-sums() { (cd "$1/" && sed 's|^|.|' | xargs cksum) | sed 's| \./| /|'; }
+sums() { (cd "$1/" && sed 's|^|.|' | tr '\n' '\0' | xargs -0 cksum) | sed 's| \./| /|'; }
+
+# Without the lines that are in FILE, which may be all.
+without() { grep -vxF -f "$1" || [ $? -eq 1 ]; }
 
 # Of the files that are named on stdin, those that are there and not as they were installed.
 not_ours() {
@@ -150,17 +178,23 @@ not_ours() {
             printf '%s\n' "$file" >&3
         fi
     done 3>"$work/there"
-    [ ! -s "$work/there" ] || sums "$root" <"$work/there" | if [ -r "$list" ]; then grep -vxF -f "$list"; else cat; fi
+    [ -s "$work/there" ] || return 0
+    sums "$root" <"$work/there" >"$work/sums"
+    if [ -r "$list" ]; then without "$list" <"$work/sums"; else cat "$work/sums"; fi
 }
+
+# What the list has, without folders.
+listed() { { grep -v '^dir ' "$1" || [ $? -eq 1 ]; } | cut -d ' ' -f 3-; }
 
 check_others() {
     printf '%s\n' /usr/bin/styxy /etc/systemd/user/styxy.service /usr/lib/systemd/user/styxy.service \
-        /usr/local/lib/systemd/user/styxy.service | not_ours >"$work/others" || :
+        /usr/local/lib/systemd/user/styxy.service | without "$work/known" >"$work/elsewhere"
+    not_ours <"$work/elsewhere" >"$work/others"
     while read -r _ _ file; do
         die "$root$file is there already, and not from here: a styxy is installed by a package, or with another PREFIX; remove" \
             'that one first'
     done <"$work/others"
-    not_ours <"$work/names" >"$work/others" || :
+    not_ours <"$work/names" >"$work/others"
     while read -r _ _ file; do
         die "somebody else has written or changed $root$file: move it away, then try again (settings of a unit belong in a" \
             'drop-in: `systemctl --user edit`)'
@@ -172,6 +206,7 @@ copy() { # from $work/root, what is named on stdin
         [ -d "$root$folder/" ] || mkdir -p "$root$folder"
     done
     while read -r file; do
+        rm -f "$root$file.new"
         cp -p "$work/root$file" "$root$file.new"
         mv -f "$root$file.new" "$root$file" # a program that runs can be replaced, but not written
     done
@@ -194,9 +229,10 @@ install() {
     chmod 755 "$work/root$own/install.sh"
     (cd "$work/root" && find . -type f) | sed 's|^\.||' | sort >"$work/names"
     sums "$work/root" <"$work/names" >"$work/new"
-    check_others
     is_first=yes
     if [ -e "$list" ]; then is_first=no && cp "$list" "$work/old"; else : >"$work/old"; fi
+    listed "$work/old" >"$work/known"
+    check_others
     { grep '^dir ' "$work/old" || :; while read -r file; do missing_folders "$file"; done <"$work/names"; } | sort -u >"$work/folders"
 
     # Until all is done, what was there and what comes both count as ours.
@@ -204,7 +240,7 @@ install() {
     cat "$work/folders" "$work/old" "$work/new" | sort -u >"$list.new"
     mv -f "$list.new" "$list"
     copy <"$work/names"
-    grep -v '^dir ' "$work/old" | cut -d ' ' -f 3 | grep -vxF -f "$work/names" >"$work/gone" || :
+    without "$work/names" <"$work/known" >"$work/gone"
     while read -r file; do rm -f "$root$file"; done <"$work/gone"
     cat "$work/folders" "$work/new" >"$list.new"
     mv -f "$list.new" "$list"
@@ -213,7 +249,8 @@ install() {
 }
 
 tell() {
-    printf 'styxy is installed below %s. To take it away: %s --uninstall\n' "$root$prefix" "$own/install.sh"
+    printf 'styxy is installed below %s. To take it away: %s%s --uninstall\n' "$root$prefix" \
+        "${root:+DESTDIR=$root }" "$root$own/install.sh"
     [ -z "$root" ] || return 0
     if [ "$is_first" = no ]; then
         cat <<'END'
@@ -250,8 +287,13 @@ managers() { # asks the systemd of every user who is logged in; nobody keeps the
 
 uninstall() {
     [ -r "$list" ] || die "$list is missing: nothing was installed with PREFIX=$prefix"
-    if is_live; then
-        sockets='styxy.socket styxy-portserver.socket styxy-tcp.socket'
+    sockets='styxy.socket styxy-portserver.socket styxy-tcp.socket'
+    # A package that came later has the same names.
+    is_other=no
+    for unit in /etc/systemd/user/styxy.service /usr/lib/systemd/user/styxy.service; do
+        [ ! -e "$root$unit" ] || grep -qF " $unit" "$list" || is_other=yes
+    done
+    if is_live && [ $is_other = no ]; then
         # shellcheck disable=SC2086 # several
         managers disable --now $sockets # and with them the service
         # shellcheck disable=SC2086
@@ -259,27 +301,35 @@ uninstall() {
     fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    grep -v '^dir ' "$list" | cut -d ' ' -f 3 | sort -u >"$work/names"
-    not_ours <"$work/names" | cut -d ' ' -f 3 >"$work/others" || :
-    while read -r file; do say "$root$file stays, because it was changed"; done <"$work/others"
-    grep -vxF -f "$work/others" "$work/names" | (cd "$root/" && sed 's|^|.|' | xargs rm -f) || :
+    listed "$list" | sort -u >"$work/names"
+    not_ours <"$work/names" >"$work/changed"
+    cut -d ' ' -f 3- "$work/changed" >"$work/others"
+    # A unit must not start a program that is gone.
+    while read -r file; do
+        mkdir -p "$root$own/changed${file%/*}"
+        mv -f "$root$file" "$root$own/changed$file"
+        say "$root$file was changed: it is kept as $root$own/changed$file"
+    done <"$work/others"
+    (cd "$root/" && sed 's|^|.|' | tr '\n' '\0' | xargs -0 rm -f) <"$work/names"
     folders=$(sed -n 's/^dir - //p' "$list" | sort -r)
     rm -f "$list"
     for folder in $folders; do rmdir "$root$folder" 2>/dev/null || :; done # others may have something in there by now
     if is_live; then
         managers daemon-reload
         managers reload dbus.service
+        # shellcheck disable=SC2086
+        [ $is_other = no ] || managers try-restart $sockets styxy.service
         journalctl --update-catalog || :
-        forget_notes
+        [ $is_other = yes ] || forget_notes
     fi
-    [ ! -s "$work/others" ]
+    echo "styxy is taken away from $root$prefix; what users have of it in their homes stays"
 }
 
 # What the service has noted for sandboxes, and for the next service. As the user, who may have put a link there.
 forget_notes() {
     for notes in /run/user/*/styxy; do
-        uid=${notes#/run/user/}
-        setpriv --reuid="${uid%/styxy}" --clear-groups --no-new-privs \
+        owner=${notes#/run/user/} owner=${owner%/styxy}
+        setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups --no-new-privs \
             rm -f "$notes/machine-network" "$notes/tcp-for-pages" 2>/dev/null || :
     done
 }

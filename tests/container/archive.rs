@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     Test,
-    machine::{Machine, archive},
+    machine::{Machine, archive, package},
     sandbox::{FORBIDDEN, restart_manager},
     setup::FULL,
 };
@@ -12,6 +12,7 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("an_archive_is_installed_below_usr_local_and_takes_itself_away", usr_local),
     ("an_archive_is_installed_below_another_folder", elsewhere),
+    ("a_package_beside_an_archive_outlives_it", beside_a_package),
 ];
 
 /// A machine without the package that has the unpacked archive.
@@ -127,4 +128,20 @@ fn elsewhere(machine: &Machine) {
     assert_serves(machine, "/opt/styxy/bin/styxy", &FULL);
     machine.root("/opt/styxy/share/styxy/install.sh --uninstall").ok();
     assert_eq!(files(machine), before);
+}
+
+fn beside_a_package(machine: &Machine) {
+    let machine = &unpacked(machine, "archive-beside");
+    let told = machine.root("archive/install.sh").ok();
+    follow(machine, &told);
+    machine.call("Allocate", "'sa{sv}' dev 1 service_name s web").unwrap();
+    machine.put(&package(), "/var/tmp/styxy.deb");
+    machine.root("apt-get install -y /var/tmp/styxy.deb").ok();
+    machine.root("/usr/local/share/styxy/install.sh --uninstall").ok();
+    assert_eq!(machine.unit("styxy.socket", "UnitFileState"), "enabled");
+    assert_eq!(machine.unit_state("styxy.socket"), "active");
+    let listed = machine.user("/usr/bin/styxy list --json").ok();
+    assert!(listed.contains("\"web\""), "{listed}");
+    let unit = machine.unit("styxy.service", "FragmentPath");
+    assert_eq!(unit, "/usr/lib/systemd/user/styxy.service");
 }
