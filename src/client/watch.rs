@@ -67,10 +67,14 @@ async fn follow(
 async fn bus_of_the_service() -> Option<Connection> {
     let bus = bus::connect().await.ok()?;
     let proxy = DBusProxy::new(&bus).await.ok()?;
-    let names = proxy.list_activatable_names().await.ok()?;
-    let is_known = names.iter().any(|name| name.as_str() == NAME)
-        || proxy.name_has_owner(NAME.try_into().ok()?).await.ok()?;
-    is_known.then_some(bus)
+    if !proxy.name_has_owner(NAME.try_into().ok()?).await.ok()? {
+        // One that stays off the bus sends no signals there.
+        if http::is_served_without_a_bus().await {
+            return None;
+        }
+        proxy.start_service_by_name(NAME.try_into().ok()?, 0).await.ok()?;
+    }
+    Some(bus)
 }
 
 async fn signals(

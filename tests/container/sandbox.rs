@@ -113,6 +113,12 @@ fn doctor(machine: &Machine) {
     assert_eq!(machine.unit_state("styxy.socket"), "active");
     machine.user(&format!("{BUSCTL} Allocate 'sa{{sv}}' dev 0")).ok();
 
+    machine.user("rm -r $XDG_RUNTIME_DIR/styxy").ok();
+    let (said, is_good) = examination(machine, "");
+    assert!(!is_good && said.contains("styxy doctor --fix"), "{said}");
+    let (said, is_good) = examination(machine, "--fix");
+    assert!(is_good && is_ok(&said, "socket"), "{said}");
+
     machine.user("systemctl --user mask --now styxy.socket styxy.service").ok();
     let (said, is_good) = examination(machine, "--fix");
     assert!(!is_good && said.contains("systemctl --user unmask styxy.service"), "{said}");
@@ -201,6 +207,16 @@ fn strict(machine: &Machine) {
     let runtime = machine.root(&format!("ls -A /proc/{pid}/root/run/user/1000")).ok();
     assert_eq!(runtime, "styxy\nsystemd\n");
     assert!(machine.user("styxy doctor").code == Some(0));
+    for before in ["true", "systemctl --user stop styxy.service"] {
+        let seen = machine.user(&format!(
+            "{before}; timeout 60 styxy watch >seen &
+             for ((i = 0; i < 60; i++)); do
+                 styxy allocate dev --name again >again && styxy release again >again; [[ ! -s seen ]] || break; sleep 0.5
+             done; kill %1; cat seen"
+        ));
+        assert!(seen.stdout.contains("again"), "{before}: {seen:?}");
+    }
+    machine.user("styxy allocate dev").ok();
     let start = Instant::now();
     let error = machine.call("List", "'a{sv}' 0").unwrap_err();
     assert!(error.contains("org.styxy.Styxy1"), "{error}");
