@@ -190,7 +190,7 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
         start(2, "database", "orders", None);
     }
     let lines: String = events.iter().map(|event| event.to_string() + "\n").collect();
-    fs::write(home.path("journal"), &lines).unwrap();
+    fs::write(home.path("state/journal"), &lines).unwrap();
     assert_eq!(proposed(&web), [None, Some("dev@web".to_owned())]);
     let table = out(&with_journal("suggest", &web));
     assert!(
@@ -208,9 +208,9 @@ fn what_is_always_started_after_a_service_is_proposed_with_it() {
         "STYXY_ACTION": "forget", "STYXY_SERVICE_TYPE": "dev", "STYXY_PROJECT_PATH": shop, "STYXY_PACKAGE_PATH": web,
         "STYXY_TIME": "2026-11-03T11:00:00Z", "STYXY_STATE_ID": "x", "STYXY_SEQ": 400,
     });
-    fs::write(home.path("journal"), format!("{lines}{forgotten}\n")).unwrap();
+    fs::write(home.path("state/journal"), format!("{lines}{forgotten}\n")).unwrap();
     assert_eq!(proposed(&web), [None]);
-    fs::write(home.path("journal"), lines).unwrap();
+    fs::write(home.path("state/journal"), lines).unwrap();
     // For another service nothing is said.
     assert_eq!(said(&with_journal("suggest database", &web)), "");
     end(service, Signal::SIGTERM);
