@@ -75,9 +75,9 @@ check_prefix() {
     folder=$prefix
     while [ -n "$folder" ]; do
         case $(stat -c '%u %A' "$folder" 2>/dev/null || echo absent) in
-        absent | '0 d????-??-?') ;;
+        absent | 0\ d????-??-?) ;;
         # Debian has /usr/local belong to the group of those who administer it.
-        '0 d????w??-?') is_of_root_alone "$folder" || die "others than root can write to $folder: choose another PREFIX" ;;
+        0\ d????w??-?) is_of_root_alone "$folder" || die "others than root can write to $folder: choose another PREFIX" ;;
         *) die "others than root can write to $folder: choose another PREFIX" ;;
         esac
         folder=${folder%/*}

@@ -792,7 +792,9 @@ fn a_date_that_jumps_ends_no_lease_and_saves_none() {
     let cc =
         Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
     assert!(cc.unwrap().success());
-    let clocks = home.path("clocks");
+    // Where the service can read it.
+    let clocks = home.path("state/clocks");
+    fs::create_dir_all(home.path("state")).unwrap();
     let jump = |seconds: &str| fs::write(&clocks, seconds).unwrap();
     jump("0");
     let mut command = home.styxy();
