@@ -179,7 +179,7 @@ impl Help<'_> {
     fn in_line(&self, line: &[&str], text: &str) -> Option<Hint> {
         let found = recognised(line, self.programs).filter(|found| self.needs_help(found))?;
         let is_set = |name: &String| text.contains(&format!("{name}="));
-        if found.program.variables.keys().any(is_set) {
+        if found.program.variables.keys().any(is_set) || self.names_the_port(line, text) {
             return None;
         }
         let (added, at) = found.added(line, None)?;
@@ -192,6 +192,19 @@ impl Help<'_> {
         let words = variables.chain(before).chain(added.into_iter().map(fill)).chain(after);
         let line = words.collect::<Vec<_>>().join(" ");
         Some(Hint { program: found.name.to_owned(), script: None, line })
+    }
+
+    /// Whether an argument is the port or has it, as in `python3 -m http.server $PORT`.
+    fn names_the_port(&self, line: &[&str], text: &str) -> bool {
+        let names = [format!("${}", self.variable), format!("${{{}", self.variable)];
+        let is_variable = |word: &str| {
+            word.split_once('=').is_some_and(|(name, _)| !name.is_empty() && !name.contains('-'))
+        };
+        let mut words = line.iter().filter(|word| !is_variable(word));
+        // A quoted argument begins a part of the text of its own.
+        let line = line.join(" ");
+        words.any(|word| names.iter().any(|name| word.contains(name)))
+            || names.iter().any(|name| text.contains(&format!("{line} \"{name}")))
     }
 
     fn needs_help(&self, found: &super::Found) -> bool {
@@ -296,6 +309,23 @@ mod tests {
         }
         for line in ["npm run own", "npm run both", "npm run wait", "vite", "vite --port {port}"] {
             assert_eq!(named(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_program_whose_port_has_no_option_is_given_it_by_the_variable() {
+        let folder = tempfile::tempdir().unwrap();
+        let hinted = |code: &str| hinted(&["sh", "-c", code], folder.path());
+        for code in [
+            "python3 -m http.server $PORT",
+            "cd web && python3 -m http.server \"$PORT\" &",
+            "python3 -m http.server ${PORT:-8000}",
+            "python3 manage.py runserver 0.0.0.0:$PORT",
+        ] {
+            assert_eq!(hinted(code), None, "{code}");
+        }
+        for code in ["python3 -m http.server", "BASE=$PORT vite"] {
+            assert!(hinted(code).is_some(), "{code}");
         }
     }
 
