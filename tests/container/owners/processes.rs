@@ -117,7 +117,8 @@ pub fn refused(machine: &Machine) {
     machine.script(["user", machine.name(), "eve"]).ok();
     let start = "sleep 1000 >/dev/null 2>&1 & echo $!";
     let eve = machine.script(["as", machine.name(), "eve", "--", "bash", "-c", start]).ok();
-    for (pid, why) in [(eve.trim(), "another user"), ("1", "another user"), ("4194303", "no live")]
+    for (pid, why) in
+        [(eve.trim(), "another user"), ("1", "another user"), ("4194303", "not a live")]
     {
         let error = refusal(machine, &format!("1 pid u {pid}"));
         assert!(error.contains(why), "{pid}: {error}");
