@@ -244,6 +244,7 @@ async fn serve(
     for door in doors {
         let _ = door.await;
     }
+    broker.reading_ended().await;
     // It may just have been opened.
     let opened = life.opening.try_recv().ok().and_then(|opened| match opened {
         Opened::Door(door) => Some(door),

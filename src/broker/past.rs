@@ -15,10 +15,13 @@ use crate::{
 };
 
 /// How many are read at once. Others wait for their turn.
-const AT_ONCE: usize = 2;
+const AT_ONCE: u32 = 2;
 
 /// How long a request may take, together with the wait for its turn. Many clients give up after half a minute.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it may take to end what reads them, once nobody waits any more.
+const ENDS: Duration = Duration::from_secs(1);
 
 /// The most bytes of events that an answer has: ten thousand events have less, unless their texts are unusually long.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
@@ -32,7 +35,10 @@ pub(super) struct Reading {
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(AT_ONCE)), is_over: watch::Sender::default() }
+        Self {
+            turns: Arc::new(Semaphore::new(AT_ONCE as usize)),
+            is_over: watch::Sender::default(),
+        }
     }
 }
 
@@ -82,6 +88,12 @@ impl Broker {
             found = timeout(PATIENCE, found) => found.unwrap_or(Err(Unread::Late(PATIENCE))),
             _ = is_over.wait_for(|is_over| *is_over) => Err(Unread::Ending),
         }
+    }
+
+    /// Waits until nothing reads past events any more, after all requests for them have ended: a journalctl(1) that hangs
+    /// would outlive this process.
+    pub async fn reading_ended(&self) {
+        let _ = timeout(ENDS, self.reading.turns.acquire_many(AT_ONCE)).await;
     }
 
     /// Ends what reads past events: the service is ending.
