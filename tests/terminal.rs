@@ -357,11 +357,12 @@ mod top {
     pub fn without_term() {
         let terminal = Terminal::new(100, 12);
         let before = terminal.modes();
-        for term in ["TERM=", "TERM=dumb", "env -u TERM"] {
-            terminal.type_in(&format!("clear; {term} styxy top; echo ended with $?"));
+        for (at, term) in ["TERM=", "TERM=dumb", "env -u TERM"].into_iter().enumerate() {
+            terminal.type_in(&format!("clear; {term} styxy top; echo number {at} ended with $?"));
+            // Not what the one before has left; and what is typed before there is a prompt is shown before it.
             terminal.until(|shown| {
                 shown.contains("TERM is empty, dumb or not set, so the cursor cannot be moved")
-                    && shown.contains("\nended with 1\n")
+                    && shown.ends_with(&format!("\nnumber {at} ended with 1\n$"))
             });
         }
         is_given_back(&terminal, 0, &before);
