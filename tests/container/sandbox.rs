@@ -7,6 +7,7 @@ use serde_json::Value as Json;
 use crate::{
     Test,
     machine::{Machine, eventually},
+    setup::FULL,
 };
 
 pub const TESTS: &[Test] = &[
@@ -68,8 +69,6 @@ fn is_ok(said: &str, check: &str) -> bool {
 }
 
 fn proof(machine: &Machine) {
-    const FULL: [&str; 6] =
-        ["no_new_privileges", "seccomp", "no_capabilities", "hidden_home", "no_exec", "landlock"];
     assert_eq!(layers(machine), FULL);
     let (said, is_good) = examination(machine, "");
     assert!(is_good && is_ok(&said, "sandbox") && is_ok(&said, "landlock"), "{said}");
