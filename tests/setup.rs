@@ -6,7 +6,7 @@ mod support;
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
 };
 
@@ -17,13 +17,17 @@ const UNIT: &str = ".local/share/systemd/user/styxy.service";
 const SOCKET: &str = ".local/share/systemd/user/styxy.socket";
 const SMALLER: &str = ".local/share/systemd/user/styxy.service.d/10-smaller-sandbox.conf";
 
-/// Finds units in the home, and in the folder `package` in place of a package's.
+/// Finds units in the home, and in the folder `package` in place of those of a package or an archive.
 const SYSTEMCTL: &str = r#"#!/bin/sh
 shift
 echo "$*" >>"$HOME/asked"
 [ "$1" = show ] || exit 0
-case $2 in --property=UnitPath) echo "$HOME/.local/share/systemd/user $HOME/package"; exit ;; esac
-for folder in "$HOME/.local/share/systemd/user" "$HOME/package"; do
+case $2 in --property=UnitPath) echo "$HOME/.config/systemd/user $HOME/.local/share/systemd/user $HOME/package"; exit ;; esac
+for folder in "$HOME/.config/systemd/user" "$HOME/.local/share/systemd/user" "$HOME/package"; do
+    if [ -L "$folder/$2" ]; then
+        printf 'LoadState=masked\nActiveState=inactive\nUnitFileState=masked\nFragmentPath=%s\n' "$folder/$2"
+        exit
+    fi
     if [ -e "$folder/$2" ]; then
         printf 'LoadState=loaded\nActiveState=active\nUnitFileState=enabled\nFragmentPath=%s\n' "$folder/$2"
         exit
@@ -91,6 +95,30 @@ impl Desk {
         steps.map(|step| what(step).unwrap()).collect()
     }
 
+    /// What `styxy doctor` finds about this: the first finding with something to do, if there is one.
+    #[track_caller]
+    fn finding(&self, check: &str) -> Json {
+        let output = self.command().args(["doctor", "--json"]).output().unwrap();
+        let findings: Json = serde_json::from_slice(&output.stdout).unwrap();
+        let findings = findings["findings"].as_array().unwrap().iter();
+        let findings = findings.filter(|finding| finding["check"] == check);
+        findings.min_by_key(|finding| finding["remedy"].is_null()).unwrap().clone()
+    }
+
+    /// Runs what a remedy says.
+    #[track_caller]
+    fn shell(&self, line: &str) {
+        let given = self.command();
+        let _ = fs::remove_file(self.path("bin/styxy"));
+        symlink(env!("CARGO_BIN_EXE_styxy"), self.path("bin/styxy")).unwrap();
+        let path = format!("{}:/usr/bin:/bin", self.path("bin").display());
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).env_clear();
+        command.envs(given.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.env("PATH", path).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.path(name)
     }
@@ -117,6 +145,10 @@ impl Desk {
         }
         files
     }
+}
+
+fn text_of<'a>(finding: &'a Json, key: &str) -> &'a str {
+    finding[key].as_str().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -206,7 +238,19 @@ fn what_somebody_has_changed_or_written_is_named_and_stays() {
     desk.ok(&[]);
     fs::write(desk.path(SOCKET), desk.read(SOCKET) + "# mine\n").unwrap();
     let why = desk.refused(&[]);
-    assert!(why.contains("styxy.socket: move it away"), "{why}");
+    let socket = desk.path(SOCKET).display().to_string();
+    let command = format!("mv {socket} {socket}.old && styxy setup");
+    assert!(why.contains("it has `# mine`") && why.contains(&format!("`{command}`")), "{why}");
+    // Doctor says the same: what differs, and a command that works.
+    let finding = desk.finding("installation");
+    assert_eq!(finding["verdict"], "warning", "{finding}");
+    assert!(text_of(&finding, "message").contains("it has `# mine`"), "{finding}");
+    let remedy = text_of(&finding, "remedy");
+    assert!(remedy.contains(&format!("`{command}`")) && remedy.contains("to keep it"), "{remedy}");
+    desk.shell(&command);
+    assert_eq!(desk.finding("installation")["verdict"], "ok");
+    assert!(desk.read(&format!("{SOCKET}.old")).ends_with("# mine\n"));
+    fs::rename(desk.path(&format!("{SOCKET}.old")), desk.path(SOCKET)).unwrap();
     desk.asked();
     let output = desk.run(&["--undo"]);
     assert_eq!(output.status.code(), Some(1));
@@ -215,6 +259,93 @@ fn what_somebody_has_changed_or_written_is_named_and_stays() {
     assert!(told.lines().any(|line| line == stays), "{told}");
     assert_eq!(desk.files(), [desk.path(SOCKET)]);
     assert!(desk.read(SOCKET).ends_with("# mine\n"));
+    assert_eq!(
+        desk.asked()[0],
+        "--quiet disable --now styxy.socket styxy-portserver.socket styxy-tcp.socket"
+    );
+    // What is left is half an installation. Both ways out work.
+    let remove = format!("rm {socket} && systemctl --user daemon-reload");
+    assert!(text(&output.stderr).contains(&format!("`{remove}`")), "{}", text(&output.stderr));
+    let finding = desk.finding("units");
+    assert_eq!(finding["verdict"], "error", "{finding}");
+    assert_eq!(finding["message"], "styxy.service is missing, and styxy.socket is there");
+    let remedy = text_of(&finding, "remedy");
+    assert!(remedy.contains(&format!("`{command}`")) && remedy.contains(&remove), "{remedy}");
+    desk.shell(&command);
+    assert_eq!(desk.finding("installation")["verdict"], "ok");
+}
+
+#[test]
+fn doctor_names_the_unit_in_use_and_the_one_that_it_hides() {
+    let desk = Desk::new();
+    let [own, archive] = [".config/systemd/user", "package"].map(|folder| {
+        let unit = desk.path(folder).join("styxy.service");
+        fs::create_dir_all(unit.parent().unwrap()).unwrap();
+        fs::write(&unit, "[Service]\nExecStart=/bin/styxy daemon\n").unwrap();
+        fs::write(unit.with_extension("socket"), "").unwrap();
+        unit
+    });
+    let finding = desk.finding("installation");
+    assert_eq!(finding["verdict"], "warning", "{finding}");
+    let message = text_of(&finding, "message");
+    let words = format!("{} is in use and hides {}", own.display(), archive.display());
+    assert!(
+        message.contains(&words) && message.contains("systemctl --user cat styxy.service"),
+        "{message}"
+    );
+    let aside = format!("mv {0} {0}.old && systemctl --user daemon-reload", own.display());
+    assert!(text_of(&finding, "remedy").contains(&format!("`{aside}`")), "{finding}");
+    desk.shell(&aside);
+    // The socket still comes from there.
+    let socket = own.with_extension("socket");
+    let message = text_of(&desk.finding("installation"), "message").to_owned();
+    assert!(message.contains(&format!("{} is in use", socket.display())), "{message}");
+    fs::remove_file(socket).unwrap();
+    assert_eq!(desk.finding("installation")["verdict"], "ok");
+
+    // One that is masked is not in use, and is unmasked.
+    for name in ["styxy.service", "styxy.socket"] {
+        let mask = own.with_file_name(name);
+        symlink("/dev/null", &mask).unwrap();
+        let finding = desk.finding("units");
+        assert_eq!(finding["message"], format!("{name} is masked"));
+        let remedy = text_of(&finding, "remedy");
+        assert!(remedy.starts_with(&format!("systemctl --user unmask {name}")), "{remedy}");
+        assert_eq!(desk.finding("installation")["verdict"], "ok");
+        fs::remove_file(mask).unwrap();
+    }
+
+    // An archive has its own way to be taken away.
+    let installer = desk.path("opt/share/styxy/install.sh");
+    fs::create_dir_all(installer.parent().unwrap()).unwrap();
+    fs::write(&installer, "").unwrap();
+    let start = desk.path("opt/bin/styxy");
+    fs::write(&own, format!("[Service]\nExecStart={} daemon\n", start.display())).unwrap();
+    let remedy = text_of(&desk.finding("installation"), "remedy").to_owned();
+    let remove = format!("sudo {} --uninstall && systemctl", installer.display());
+    assert!(remedy.contains(&remove), "{remedy}");
+}
+
+#[test]
+fn nothing_is_written_where_a_folder_cannot_be_made() {
+    let blocks: [fn(&Path); 3] = [
+        |path| symlink("/nonexistent/folder", path).unwrap(),
+        |path| fs::write(path, "").unwrap(),
+        |path| symlink("/proc/self", path).unwrap(),
+    ];
+    for block in blocks {
+        for folder in ["dbus-1", "man", "systemd"] {
+            let desk = Desk::new();
+            let path = desk.path(".local/share").join(folder);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            block(&path);
+            let why = desk.refused(&[]);
+            assert!(why.contains("nothing was done: ") && why.contains("move it away"), "{why}");
+            let left: Vec<_> = fs::read_dir(desk.path(".local/share")).unwrap().flatten().collect();
+            assert_eq!(left.len(), 1, "{left:?}");
+            assert_eq!(desk.asked(), [""; 0]);
+        }
+    }
 }
 
 #[test]
@@ -236,10 +367,7 @@ fn what_an_older_version_has_written_is_brought_up_to_date() {
     assert!(desk.read(UNIT).contains(&format!("\nExecStart={} daemon\n", program.display())));
     assert_eq!(desk.asked().last().unwrap(), "try-restart styxy.service");
     let found = |verdict: &str| {
-        let output = desk.command().args(["doctor", "--json"]).output().unwrap();
-        let findings: Json = serde_json::from_slice(&output.stdout).unwrap();
-        let mut findings = findings["findings"].as_array().unwrap().iter();
-        let finding = findings.find(|finding| finding["check"] == "installation").unwrap();
+        let finding = desk.finding("installation");
         assert_eq!(finding["verdict"], verdict, "{finding}");
         finding.to_string()
     };
@@ -251,7 +379,7 @@ fn what_an_older_version_has_written_is_brought_up_to_date() {
     found("ok");
     fs::create_dir(desk.path("other")).unwrap();
     fs::rename(desk.path(SOCKET), desk.path("other/styxy.socket")).unwrap();
-    assert!(found("warning").contains("of another version, or were changed"));
+    assert!(found("warning").contains("of another version, or are missing"));
 }
 
 #[test]

@@ -74,7 +74,7 @@ use clap::{
 use serde_json::{Value as Json, json};
 
 use self::{
-    output::{ago, cleaned, confirm, print, print_json, print_list, short, text},
+    output::{ago, cleaned, confirm, in_shell, print, print_json, print_list, short, text},
     seconds::seconds,
 };
 use crate::{

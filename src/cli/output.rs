@@ -14,7 +14,7 @@ use crate::{
     client,
     surroundings::user,
     time::Timestamp,
-    word::{counted, harmless},
+    word::{counted, disturbs, harmless},
 };
 
 /// Prints a line on stdout.
@@ -91,6 +91,30 @@ fn short_in(home: &str, path: &str) -> String {
         }
         _ => path.to_owned(),
     }
+}
+
+/// A word of a command line for bash and similar shells.
+pub(super) fn in_shell(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-=+@%:,./".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    if !word.chars().any(disturbs) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let mut text = "$'".to_owned();
+    for c in word.chars() {
+        match c {
+            '\'' | '\\' => text.extend(['\\', c]),
+            c if disturbs(c) => {
+                let mut bytes = [0; 4];
+                let bytes = c.encode_utf8(&mut bytes).bytes();
+                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
+            }
+            c => text.push(c),
+        }
+    }
+    text + "'"
 }
 
 /// The string at a key of an answer, or an empty one.

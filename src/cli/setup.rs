@@ -14,11 +14,13 @@ use clap::Args;
 use serde_json::{Value as Json, json};
 
 use self::{
-    files::{Change, Fate},
+    files::{Change, Fate, Obstacle},
     manager::{RELOAD, SOCKET, SOCKETS},
     texts::Program,
 };
-use super::{CliError, Output, block_on, generator, print, print_json, refused, say, short};
+use super::{
+    CliError, Output, block_on, generator, in_shell, print, print_json, refused, say, short,
+};
 use crate::{
     client::unit::{SERVICE, control},
     surroundings::user,
@@ -106,7 +108,12 @@ impl Setup {
             print("styxy setup has written nothing here")?;
         }
         // What is left was to be removed.
-        if self.undo && plan.steps.iter().any(Step::is_left) { Err(CliError::No) } else { Ok(()) }
+        let left: Vec<_> = plan.steps.iter().filter_map(Step::left).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        say(&format!("to remove what was changed, too: `{}`", removing(&left)));
+        Err(CliError::No)
     }
 }
 
@@ -117,7 +124,7 @@ fn set_up(data: &Path, has_bus: bool, has_manager: bool) -> Result<Plan, CliErro
     }
     let smaller = if has_manager { generator::refusal_to_manager()? } else { None };
     let wanted = texts::files(&program, user().home(), smaller.as_deref());
-    let changes = files::plan(data, wanted)?.map_err(|obstacles| in_the_way(&obstacles))?;
+    let changes = plan(data, wanted)?;
     let is_first = changes.iter().all(|change| change.fate == Fate::Write);
     let is_change = |change: &Change| !matches!(change.fate, Fate::Keep | Fate::Leave);
     let is_update = !is_first && changes.iter().any(is_change);
@@ -139,17 +146,18 @@ fn set_up(data: &Path, has_bus: bool, has_manager: bool) -> Result<Plan, CliErro
 }
 
 fn undo(data: &Path, has_bus: bool) -> Result<Plan, CliError> {
-    let changes = files::plan(data, texts::no_files())?.map_err(|files| in_the_way(&files))?;
-    let removed = changes.iter().filter(|change| change.fate == Fate::Remove);
-    let removed: Vec<_> = removed.filter_map(|change| change.path.file_name()).collect();
-    let is_removed = |unit: &&str| removed.iter().any(|removed| removed == unit);
-    let has_removals = !removed.is_empty();
+    let changes = plan(data, texts::no_files())?;
+    // A unit that stays because it was changed is disabled, too: it cannot do without the others.
+    let units: Vec<_> = changes.iter().filter_map(|change| change.path.file_name()).collect();
+    let is_ours = |unit: &&str| units.iter().any(|ours| ours == unit);
+    let has_removals = changes.iter().any(|change| change.fate == Fate::Remove);
     let mut steps = Vec::new();
-    let sockets: Vec<_> = SOCKETS.into_iter().filter(is_removed).collect();
+    let sockets: Vec<_> =
+        SOCKETS.into_iter().filter(|unit| has_removals && is_ours(unit)).collect();
     if !sockets.is_empty() {
         steps.push(Step::Systemctl([&["--quiet", "disable", "--now"], &*sockets].concat(), None));
     }
-    if is_removed(&SERVICE) {
+    if has_removals && is_ours(&SERVICE) {
         steps.push(Step::Systemctl(vec!["stop", SERVICE], None));
     }
     steps.extend(changes.into_iter().map(Step::File));
@@ -160,14 +168,41 @@ fn undo(data: &Path, has_bus: bool) -> Result<Plan, CliError> {
     Ok(Plan { program: None, smaller: None, steps })
 }
 
-fn in_the_way(files: &[PathBuf]) -> CliError {
-    let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-    refused(format!(
-        "nothing was done, because somebody else has written or changed {}: move it away, then try \
-         again (settings of a \
-         unit belong in a drop-in, see `systemctl --user edit {SERVICE}`)",
-        files.join(", ")
-    ))
+/// What becomes of the files. Everything that can be in the way is found here, before anything is written.
+fn plan(data: &Path, wanted: Vec<(&str, Option<String>)>) -> Result<Vec<Change>, CliError> {
+    let why = match files::plan(data, wanted) {
+        Ok(Ok(changes)) => return Ok(changes),
+        Ok(Err(obstacles)) => {
+            format!("{}. To replace it, run {}", listed(&obstacles), replacing(&obstacles))
+        }
+        Err(error) => format!("{error}: {MEND}, then try again"),
+    };
+    Err(refused(format!("nothing was done: {why}")))
+}
+
+/// What to do about a folder that cannot be used.
+const MEND: &str = "make it a folder that this user can write to, or move it away";
+
+fn listed(files: &[Obstacle]) -> String {
+    files.iter().map(Obstacle::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What to do about files that are in the way.
+fn replacing(files: &[Obstacle]) -> String {
+    let paths: Vec<_> = files.iter().map(|file| &*file.path).collect();
+    format!(
+        "`{} && styxy setup` (settings that you want to keep belong in a drop-in, see `systemctl --user edit {SERVICE}`)",
+        aside(&paths)
+    )
+}
+
+/// The command that moves files out of the way, where neither systemd nor the bus reads them.
+fn aside(paths: &[&Path]) -> String {
+    let moves = paths.iter().map(|path| {
+        let path = path.to_string_lossy();
+        format!("mv {} {}", in_shell(&path), in_shell(&format!("{path}.old")))
+    });
+    moves.collect::<Vec<_>>().join(" && ")
 }
 
 impl Step {
@@ -187,8 +222,10 @@ impl Step {
         }
     }
 
-    fn is_left(&self) -> bool {
-        matches!(self, Self::File(change) if change.fate == Fate::Leave)
+    /// The file that stays although it was to be removed.
+    fn left(&self) -> Option<&Path> {
+        let Self::File(change) = self else { return None };
+        (change.fate == Fate::Leave).then_some(&change.path)
     }
 
     /// The command that does the same by hand.
@@ -244,40 +281,107 @@ impl Step {
     }
 }
 
-/// Where the unit of the service comes from, for `styxy doctor`.
+/// The command that removes files that `styxy setup --undo` leaves.
+fn removing(paths: &[&Path]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| in_shell(&path.to_string_lossy())).collect();
+    format!("rm {} && systemctl --user daemon-reload", paths.join(" "))
+}
+
+/// Where a unit comes from, for `styxy doctor`.
 pub(super) enum Origin {
-    /// A package, or somebody's own hand.
+    /// A package, an archive, or somebody's own hand.
     Elsewhere,
-    /// `styxy setup`, for this program and of this version.
-    Current,
-    /// `styxy setup`, of another version, or the file was changed.
-    Differs,
-    /// `styxy setup`, for the program at this path.
-    Another(PathBuf),
-    /// `styxy setup`; this unit for all users is hidden by it.
-    Hides(PathBuf),
+    /// `styxy setup`.
+    Setup(Written),
+}
+
+/// What `styxy setup` has written, as it is now.
+pub(super) struct Written {
+    /// The program that the service starts, if it is not this one.
+    pub(super) another: Option<PathBuf>,
+    /// Whether all files are as this program writes them.
+    pub(super) is_current: bool,
+    changed: Vec<Obstacle>,
+    /// Why no file can be written.
+    trouble: Option<String>,
 }
 
 impl Origin {
     /// Of the unit that systemd has loaded from this file.
     pub(super) fn of(unit: &Path) -> Self {
         let Some(data) = user().data() else { return Self::Elsewhere };
-        if !manager::is_same(unit, &data.join(texts::SERVICE)) {
+        let units = data.join("systemd/user");
+        if !unit.parent().is_some_and(|folder| manager::is_same(folder, &units)) {
             return Self::Elsewhere;
         }
-        if let Some(hidden) = manager::installed_otherwise(data) {
-            return Self::Hides(hidden);
-        }
-        let Ok(program) = Program::this() else { return Self::Differs };
-        let text = std::fs::read_to_string(unit).unwrap_or_default();
-        if !text.lines().any(|line| line == program.start()) {
-            return texts::started_by(&text).map_or(Self::Differs, Self::Another);
-        }
+        let program = match Program::this() {
+            Ok(program) => program,
+            Err(why) => {
+                let (another, changed, trouble) = (None, Vec::new(), Some(why));
+                return Self::Setup(Written { another, is_current: false, changed, trouble });
+            }
+        };
+        let text = std::fs::read_to_string(data.join(texts::SERVICE)).unwrap_or_default();
+        let is_this = text.lines().any(|line| line == program.start());
         // Whether the sandbox is smaller is another question.
         let is_done = |change: &Change| !matches!(change.fate, Fate::Write | Fate::Update);
+        let another = texts::started_by(&text).filter(|_| !is_this);
+        let mut written =
+            Written { another, is_current: false, changed: Vec::new(), trouble: None };
         match files::plan(data, texts::files(&program, user().home(), None)) {
-            Ok(Ok(changes)) if changes.iter().all(is_done) => Self::Current,
-            _ => Self::Differs,
+            Ok(Ok(changes)) => written.is_current = changes.iter().all(is_done),
+            Ok(Err(changed)) => written.changed = changed,
+            Err(error) => written.trouble = Some(format!("{error}; {MEND}")),
         }
+        Self::Setup(written)
+    }
+}
+
+impl Written {
+    /// The files that somebody else has written or changed, in words.
+    pub(super) fn changes(&self) -> Option<String> {
+        (!self.changed.is_empty()).then(|| listed(&self.changed))
+    }
+
+    /// The command with which this program writes all of them.
+    pub(super) fn update(&self) -> String {
+        match &self.trouble {
+            Some(trouble) => format!("`styxy setup` after you have mended this: {trouble}"),
+            None if self.changed.is_empty() => "`styxy setup`".to_owned(),
+            None => replacing(&self.changed),
+        }
+    }
+
+    /// What removes all of them.
+    pub(super) fn removal(&self) -> String {
+        let changed: Vec<_> = self.changed.iter().map(|file| &*file.path).collect();
+        let undo = "styxy setup --undo";
+        if changed.is_empty() {
+            format!("`{undo}`")
+        } else {
+            format!("`{undo}; {}`", removing(&changed))
+        }
+    }
+}
+
+/// The unit of this name that systemd would use if this one was not in use instead.
+pub(super) fn hidden_by(unit: &Path) -> Option<PathBuf> {
+    manager::others(unit.file_name()?, unit.parent()?).next()
+}
+
+/// What removes a unit that is not from `styxy setup`.
+pub(super) fn removing_other(unit: &Path) -> String {
+    let text = std::fs::read_to_string(unit).unwrap_or_default();
+    let program = texts::started_by(&text);
+    // The archive leaves this beside its program.
+    let installer = program.as_deref().and_then(|program| {
+        Some(program.parent()?.parent()?.join("share/styxy/install.sh"))
+            .filter(|file| file.exists())
+    });
+    let is_own = user().home().is_some_and(|home| unit.starts_with(home));
+    match installer {
+        Some(installer) => format!("sudo {} --uninstall", in_shell(&installer.to_string_lossy())),
+        None if is_own => aside(&[unit]),
+        None => format!("sudo {}", aside(&[unit])),
     }
 }

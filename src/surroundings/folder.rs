@@ -84,13 +84,17 @@ fn is_usable(uid: u32, path: &Path) -> Result<(), String> {
 
 /// Whether it exists, belongs to the user and is writable, or can be created; else why not.
 pub(super) fn can_be_had(uid: u32, path: &Path) -> Result<(), String> {
-    let existing = path.ancestors().find_map(|folder| match fs::metadata(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => None,
-        found => Some((folder, found)),
+    // mkdir(2) does not follow a link, so one that leads nowhere is in the way.
+    let existing = path.ancestors().find(|folder| match fs::symlink_metadata(folder) {
+        Err(error) => error.kind() != ErrorKind::NotFound,
+        Ok(_) => true,
     });
-    let Some((folder, found)) = existing else { return Err("there is no file system".to_owned()) };
+    let Some(folder) = existing else { return Err("there is no file system".to_owned()) };
     let shown = folder.display();
-    let found = found.map_err(|error| format!("{shown}: {error}"))?;
+    let found = fs::metadata(folder).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => format!("{shown} is a broken link"),
+        _ => format!("{shown}: {error}"),
+    })?;
     if !found.is_dir() {
         Err(format!("{shown} is no directory"))
     } else if folder == path && found.uid() != uid {

@@ -240,6 +240,11 @@ impl User {
         closed.ok().map(|closed| format!("it has nowhere to listen: {}", closed.join("; ")))
     }
 
+    /// Whether the user can create files in this folder, which is created if needed; else why not. Creates nothing.
+    pub fn can_create_in(&self, folder: &Path) -> Result<(), String> {
+        folder::can_be_had(self.uid, folder)
+    }
+
     /// The configuration folders, lowest precedence first. The last one is the user's.
     pub fn config(&self) -> Vec<PathBuf> {
         let kept = || self.temporary.find().map(|folder| folder.join("config"));

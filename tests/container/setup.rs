@@ -206,7 +206,7 @@ fn beside_a_package(machine: &Machine) {
     assert_eq!(machine.unit_state("styxy.service"), "active");
     machine.root("apt-get install -y /var/tmp/styxy.deb").ok();
     let why = finding(machine, "installation");
-    assert!(why.contains("is used instead of") && why.contains("styxy setup --undo"), "{why}");
+    assert!(why.contains("in use and hides") && why.contains("styxy setup --undo"), "{why}");
     machine.user("styxy setup --undo").ok();
     assert_eq!(machine.unit("styxy.socket", "FragmentPath"), "/usr/lib/systemd/user/styxy.socket");
     assert_serves(machine);

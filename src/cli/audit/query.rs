@@ -4,11 +4,10 @@ use clap::{Args, builder::PossibleValuesParser};
 
 use crate::{
     audit::{event::ACTIONS, past::Query},
-    cli::project::Project,
+    cli::{in_shell, project::Project},
     lease::InstanceId,
     port::Port,
     service_type::ServiceTypeName,
-    word::disturbs,
 };
 
 /// Which events are wanted. Of each list one value must be that of the event, if there is any.
@@ -64,31 +63,8 @@ impl QueryOptions {
 
 /// A command line for bash and similar shells.
 pub(super) fn shell_line(program: &str, arguments: &[String]) -> String {
-    let words = arguments.iter().map(|argument| quoted(argument));
+    let words = arguments.iter().map(|argument| in_shell(argument));
     [program.to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-=+@%:,./".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    if !word.chars().any(disturbs) {
-        return format!("'{}'", word.replace('\'', r"'\''"));
-    }
-    let mut text = "$'".to_owned();
-    for c in word.chars() {
-        match c {
-            '\'' | '\\' => text.extend(['\\', c]),
-            c if disturbs(c) => {
-                let mut bytes = [0; 4];
-                let bytes = c.encode_utf8(&mut bytes).bytes();
-                text.extend(bytes.map(|byte| format!("\\x{byte:02x}")));
-            }
-            c => text.push(c),
-        }
-    }
-    text + "'"
 }
 
 #[cfg(test)]
@@ -96,6 +72,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::word::disturbs;
 
     fn words(values: &[&str]) -> Vec<String> {
         values.iter().map(|&value| value.to_owned()).collect()

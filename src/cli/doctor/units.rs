@@ -6,7 +6,10 @@ use serde_json::Value as Json;
 use zbus::fdo::DBusProxy;
 
 use super::{
-    super::{http, setup::Origin},
+    super::{
+        http,
+        setup::{self, Origin},
+    },
     Findings,
 };
 use crate::{
@@ -23,15 +26,21 @@ const SOCKET: &str = "styxy.socket";
 /// The sockets that are off until the user enables them.
 const FURTHER: [&str; 2] = ["styxy-portserver.socket", http::UNIT];
 
+/// What has the manager read its units.
+const RELOAD: &str = "systemctl --user daemon-reload";
+
 /// How long the bus may take to answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// Checks one unit; returns whether it can be used.
-fn look(unit: &Unit, findings: &mut Findings) -> bool {
+/// Checks one unit beside the other; returns whether it can be used.
+fn look(unit: &Unit, other: &Unit, findings: &mut Findings) -> bool {
     let name = unit.name();
     if unit.is("LoadState", "masked") {
         let remedy = format!("{}, then `styxy doctor --fix`", unit.unmasking());
         findings.error("units", format!("{name} is masked"), remedy);
+    } else if unit.is("LoadState", "not-found") {
+        let there = format!("{name} is missing, and {} is there", other.name());
+        findings.error("units", there, completion(other));
     } else if !unit.is("LoadState", "loaded") {
         let message = format!("{name} cannot be loaded ({})", unit.get("LoadState"));
         findings.error("units", message, format!("`systemctl --user status {name}` says why"));
@@ -49,7 +58,7 @@ fn look(unit: &Unit, findings: &mut Findings) -> bool {
         findings.error("units", "styxy.socket does not listen", remedy);
     } else if unit.is("NeedDaemonReload", "yes") {
         let message = format!("{name} has changed on disk");
-        findings.warning("units", message, "systemctl --user daemon-reload");
+        findings.warning("units", message, RELOAD);
         return true;
     } else {
         findings.ok("units", format!("{name} is {}", unit.get("ActiveState")));
@@ -91,12 +100,12 @@ impl Units {
             );
             return Self::Missing;
         }
-        origin(findings, service);
+        origin(findings, [service, socket]);
         // The socket of a failed service is closed on purpose, so the finding about the service is enough,
         // unless the socket is masked.
         let is_failed = service.is("ActiveState", "failed") || service.is("LoadState", "masked");
-        if (is_failed && !socket.is("LoadState", "masked") || look(socket, findings))
-            & look(service, findings)
+        if (is_failed && !socket.is("LoadState", "masked") || look(socket, service, findings))
+            & look(service, socket, findings)
         {
             Self::Usable
         } else {
@@ -105,35 +114,80 @@ impl Units {
     }
 }
 
-/// Checks whose the unit of the service is, and that the one that `styxy setup` has written starts this program.
-fn origin(findings: &mut Findings, service: &Unit) {
-    let unit = Path::new(service.get("FragmentPath"));
-    let path = unit.display();
-    match Origin::of(unit) {
-        // A masked unit has been reported.
-        Origin::Elsewhere if !unit.is_absolute() => {}
-        Origin::Elsewhere => findings.ok("installation", format!("{path}, not from `styxy setup`")),
-        Origin::Current => findings.ok("installation", format!("`styxy setup` has written {path}")),
-        Origin::Differs => findings.warning(
+/// Checks whose the units are, and that those that `styxy setup` has written start this program.
+fn origin(findings: &mut Findings, units: [&Unit; 2]) {
+    // A masked unit is in nobody's way: it is reported with its state.
+    let loaded = units.into_iter().filter(|unit| !unit.is("LoadState", "masked"));
+    let loaded = loaded.map(|unit| Path::new(unit.get("FragmentPath")));
+    let mut loaded = loaded.filter(|unit| unit.is_absolute());
+    let Some(unit) = loaded.next() else { return };
+    let origin = Origin::of(unit);
+    let mut hiding = [unit].into_iter().chain(loaded);
+    let hidden = hiding.find_map(|unit| Some((unit, setup::hidden_by(unit)?)));
+    if let Some((unit, hidden)) = hidden {
+        let remove = match Origin::of(unit) {
+            Origin::Elsewhere => format!("`{} && {RELOAD}`", setup::removing_other(unit)),
+            Origin::Setup(written) => written.removal(),
+        };
+        return findings.warning(
             "installation",
-            "the files that `styxy setup` has written are of another version, or were changed",
-            "`styxy setup` updates them",
-        ),
-        Origin::Another(program) if !program.exists() => findings.error(
+            format!(
+                "{} is in use and hides {}, which has no effect (`systemctl --user cat {}` shows the one in use)",
+                unit.display(),
+                hidden.display(),
+                unit.file_name().unwrap_or_default().display()
+            ),
+            format!("to use the other one, run {remove}; else remove that one"),
+        );
+    }
+    let path = unit.display();
+    let written = match origin {
+        Origin::Elsewhere => {
+            return findings.ok("installation", format!("{path}, not from `styxy setup`"));
+        }
+        Origin::Setup(written) => written,
+    };
+    let update = written.update();
+    match (&written.another, written.changes()) {
+        (Some(program), _) if !program.exists() => findings.error(
             "installation",
             format!("the program that {path} starts is gone: {}", program.display()),
-            "`styxy setup` has it start this one",
+            format!("to have it start this one, run {update}"),
         ),
-        Origin::Another(program) => findings.warning(
+        (Some(program), _) => findings.warning(
             "installation",
             format!("{path} starts {}, and this command is another program", program.display()),
-            "`styxy setup` has it start this one",
+            format!("to have it start this one, run {update}"),
         ),
-        Origin::Hides(other) => findings.warning(
+        (None, Some(changes)) => findings.warning(
             "installation",
-            format!("{path}, from `styxy setup`, is used instead of {}", other.display()),
-            "`styxy setup --undo` removes it",
+            format!("{changes}; `styxy setup` updates nothing until it is replaced"),
+            format!("to replace it, run {update}; to keep it, leave it as it is"),
         ),
+        (None, None) if !written.is_current => findings.warning(
+            "installation",
+            "files that `styxy setup` has written are of another version, or are missing",
+            format!("to have all of them as they should be, run {update}"),
+        ),
+        (None, None) => findings.ok("installation", format!("`styxy setup` has written {path}")),
+    }
+}
+
+/// What to do about a unit that is missing while this other one is there.
+fn completion(other: &Unit) -> String {
+    let path = Path::new(other.get("FragmentPath"));
+    match Origin::of(path) {
+        Origin::Setup(written) => {
+            let (update, removal) = (written.update(), written.removal());
+            format!("run {update}; or, to have no unit of styxy, {removal}")
+        }
+        Origin::Elsewhere if path.is_absolute() => format!(
+            "install styxy again, or remove what is left: `{} && {RELOAD}`",
+            setup::removing_other(path)
+        ),
+        Origin::Elsewhere => {
+            format!("{}, then run `styxy setup`, or install the package", other.unmasking())
+        }
     }
 }
 
@@ -259,7 +313,7 @@ mod tests {
 
     fn told(text: &str) -> (bool, String) {
         let mut findings = Findings::default();
-        let is_good = look(&Unit::read(SOCKET, text), &mut findings);
+        let is_good = look(&Unit::read(SOCKET, text), &Unit::read(SERVICE, ""), &mut findings);
         let finding = findings.0.remove(0);
         (is_good, format!("{} {}", finding.message, finding.remedy.unwrap_or_default()))
     }

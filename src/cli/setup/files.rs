@@ -2,12 +2,16 @@
 //! somebody has changed is left alone.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use crate::{atomic_file, word::fnv1a};
+use crate::{
+    atomic_file,
+    surroundings::user,
+    word::{counted, fnv1a, visible},
+};
 
 /// What the line says after the sign of a comment.
 const MARK: &str = "Written by styxy setup ";
@@ -40,12 +44,23 @@ pub(super) struct Change {
     text: String,
 }
 
+/// A file that is in the way, because somebody else has written or changed it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Obstacle {
+    pub(super) path: PathBuf,
+    /// How it differs from what would be written; empty if `styxy setup` has not written it.
+    differences: Vec<String>,
+}
+
+/// How many lines are named in which a file differs.
+const NAMED: usize = 4;
+
 /// What is at a path.
 #[derive(Debug, PartialEq, Eq)]
 enum Found {
     Nothing,
     Written(String),
-    Changed,
+    Changed(String),
     Others,
 }
 
@@ -53,11 +68,11 @@ enum Found {
 ///
 /// # Errors
 ///
-/// The files that are in the way: somebody else has written or changed them. Or one could not be read.
+/// The files that are in the way. Or one cannot be read, or a folder cannot be made or written to.
 pub(super) fn plan(
     folder: &Path,
     wanted: Vec<(&str, Option<String>)>,
-) -> io::Result<Result<Vec<Change>, Vec<PathBuf>>> {
+) -> io::Result<Result<Vec<Change>, Vec<Obstacle>>> {
     let (mut changes, mut obstacles) = (Vec::new(), Vec::new());
     for (name, text) in wanted {
         let path = folder.join(name);
@@ -65,15 +80,25 @@ pub(super) fn plan(
         let fate = match (&text, found(&path)?) {
             (None, Found::Nothing | Found::Others) => continue,
             (None, Found::Written(_)) => Fate::Remove,
-            (None, Found::Changed) => Fate::Leave,
+            (None, Found::Changed(_)) => Fate::Leave,
             (Some(_), Found::Nothing) => Fate::Write,
             (Some(text), Found::Written(old)) if old == *text => Fate::Keep,
             (Some(_), Found::Written(_)) => Fate::Update,
-            (Some(_), Found::Changed | Found::Others) => {
-                obstacles.push(path);
+            (Some(text), Found::Changed(changed)) => {
+                let differences = differences(&changed, text);
+                obstacles.push(Obstacle { path, differences });
+                continue;
+            }
+            (Some(_), Found::Others) => {
+                obstacles.push(Obstacle { path, differences: Vec::new() });
                 continue;
             }
         };
+        if !matches!(fate, Fate::Keep | Fate::Leave)
+            && let Some(parent) = path.parent()
+        {
+            user().can_create_in(parent).map_err(io::Error::other)?;
+        }
         let text = text.unwrap_or_default();
         changes.push(Change { fate, path, folder: folder.to_owned(), text });
     }
@@ -99,6 +124,42 @@ impl Change {
                 Ok(())
             }
         }
+    }
+}
+
+/// The lines that only one of the texts has, in words. The line with the hash is not one of them.
+fn differences(changed: &str, wanted: &str) -> Vec<String> {
+    let lines = |text: &str, other: &str| -> Vec<String> {
+        let only = text.lines().filter(|line| {
+            !line.trim().is_empty()
+                && !line.contains(MARK)
+                && !other.lines().any(|other| other == *line)
+        });
+        only.map(visible).collect()
+    };
+    let (added, missing) = (lines(changed, wanted), lines(wanted, changed));
+    let mut told: Vec<_> = added.iter().map(|line| format!("it has `{line}`")).collect();
+    told.extend(missing.iter().map(|line| format!("it lacks `{line}`")));
+    if told.is_empty() {
+        told.push("its lines are in another order, or its first line is another".to_owned());
+    }
+    let more = told.len().saturating_sub(NAMED);
+    told.truncate(NAMED);
+    told.extend((more > 0).then(|| counted(more as u64, "more line")));
+    told
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = visible(&self.path.to_string_lossy());
+        if self.differences.is_empty() {
+            return write!(f, "{path} is not from `styxy setup`");
+        }
+        write!(
+            f,
+            "{path} was changed after `styxy setup` had written it ({})",
+            self.differences.join(", ")
+        )
     }
 }
 
@@ -142,7 +203,7 @@ fn judged(text: String) -> Found {
     let rest = text.replacen(&(mark.clone() + "\n"), "", 1);
     match hash.and_then(|hash| u64::from_str_radix(hash, 16).ok()) {
         Some(hash) if hash == fnv1a(rest.as_bytes()) => Found::Written(text),
-        _ => Found::Changed,
+        _ => Found::Changed(text),
     }
 }
 
@@ -155,7 +216,9 @@ mod tests {
     const FILE: &str = "systemd/user/a.service";
 
     fn plan_for(folder: &Path, text: Option<&str>) -> Result<Vec<Fate>, Vec<PathBuf>> {
-        let planned = plan(folder, vec![(FILE, text.map(str::to_owned))]).unwrap()?;
+        let planned = plan(folder, vec![(FILE, text.map(str::to_owned))]).unwrap();
+        let planned =
+            planned.map_err(|files| files.into_iter().map(|file| file.path).collect::<Vec<_>>())?;
         planned.iter().for_each(|change| change.make().unwrap());
         Ok(planned.iter().map(|change| change.fate).collect())
     }

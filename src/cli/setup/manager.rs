@@ -1,6 +1,7 @@
 //! What the user's systemd and the session bus have to do with the files.
 
 use std::{
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     time::Duration,
@@ -74,12 +75,20 @@ pub(super) fn obstacle(data: &Path, program: &Path) -> Option<String> {
 
 /// A unit of styxy that systemd has from elsewhere.
 pub(super) fn installed_otherwise(data: &Path) -> Option<PathBuf> {
-    let (folders, own) = (unit_path()?, own_units(data));
+    let own = own_units(data);
+    [SERVICE, SOCKET].iter().find_map(|unit| others(OsStr::new(unit), Path::new(&own)).next())
+}
+
+/// The units of this name in systemd's other folders, in the order of precedence. One that masks the name is none.
+pub(super) fn others(unit: &OsStr, own: &Path) -> impl Iterator<Item = PathBuf> {
+    let folders = unit_path().unwrap_or_default();
     // A folder whose name has a blank is in quotes there: it is one of a home, and nobody else's.
     let others = folders.split_whitespace().map(Path::new);
-    let others = others.filter(|folder| !is_same(folder, Path::new(&own)));
-    let units = others.flat_map(|folder| [SERVICE, SOCKET].map(|unit| folder.join(unit)));
-    units.into_iter().find(|unit| fs::symlink_metadata(unit).is_ok())
+    let others = others.filter(|folder| !is_same(folder, own)).map(|folder| folder.join(unit));
+    let units = others.filter(|unit| {
+        fs::symlink_metadata(unit).is_ok() && !is_same(unit, Path::new("/dev/null"))
+    });
+    units.collect::<Vec<_>>().into_iter()
 }
 
 /// Where systemd looks for units, in one line.
