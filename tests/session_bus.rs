@@ -3,7 +3,7 @@
 mod support;
 
 use std::{
-    fs::Permissions,
+    fs::{self, Permissions},
     os::unix::{fs::PermissionsExt, net::UnixListener},
     process::{Command, Output, Stdio},
     thread,
@@ -58,6 +58,30 @@ fn a_bus_that_cannot_start_the_service_leads_to_the_one_on_the_socket() {
     serves(&home, &bus.address);
     assert!(said(&on(&home, &bus.address, &["status"])).0.contains("over its HTTP socket"));
     end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_service_that_the_bus_starts_and_that_stays_off_it_is_reached_over_the_socket() {
+    let home = Home::with_type();
+    let program = home.path("off");
+    let mut script = "#!/bin/sh\nexec env".to_owned();
+    for (name, value) in home.styxy().get_envs() {
+        script += &format!(" {}={}", name.display(), value.unwrap().display());
+    }
+    script +=
+        &format!(" DBUS_SESSION_BUS_ADDRESS=disabled: {} daemon\n", env!("CARGO_BIN_EXE_styxy"));
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let Some(bus) = Bus::starting(program.to_str().unwrap()) else { return };
+    let port = said(&on(&home, &bus.address, &["allocate", "mine", "-q", "--timeout", "20"])).0;
+    assert_eq!(port, home.port(0).to_string());
+    let status = said(&on(&home, &bus.address, &["status", "--json"])).0;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(
+        (&status["transport"], &status["on_bus"]),
+        (&"http".into(), &false.into()),
+        "{status}"
+    );
 }
 
 #[test]

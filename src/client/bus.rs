@@ -17,6 +17,9 @@ use crate::{
 /// How long connecting to a bus may take before it counts as absent.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often to check whether the service that was started is on the bus.
+const OFF: Duration = Duration::from_millis(100);
+
 /// How many leases are listed at once where a message cannot hold all of them.
 const PAGE: u32 = 10_000;
 
@@ -52,6 +55,9 @@ impl Service {
         tokio::select! {
             answer = unit::unless_it_fails(answer) => answer,
             never = unit::start_if_forgotten(has_owner) => match never {},
+            () = started_off(&self.bus) => Err(CallError::Unavailable(
+                "the service that was started is not on the session bus".to_owned(),
+            )),
         }
     }
 
@@ -66,6 +72,17 @@ impl Service {
         let reply = bus.call_method(Some(BUS), "/", Some(BUS), "GetNameOwner", &(NAME,)).await;
         let name = reply.ok().and_then(|reply| reply.body().deserialize().ok());
         name.map(|name| Self { bus, name })
+    }
+}
+
+/// Waits until a service is running that stays off this bus, as its unit may have it. The bus would wait for its name for two
+/// minutes, and delivers nothing to it.
+pub(super) async fn started_off(bus: &Connection) {
+    loop {
+        tokio::time::sleep(OFF).await;
+        if Service::running_on(bus.clone()).await.is_none() && http::is_off_the_bus().await {
+            return;
+        }
     }
 }
 

@@ -39,25 +39,37 @@ pub(super) async fn observe(call: &Call) -> Result<Json, CallError> {
 
 /// Calls the service that listens beside the lock of the state, where only a running one does.
 pub(super) async fn call_running(call: &Call, waiting: &Waiting) -> Result<Json, CallError> {
-    ask(call, waiting, connect_to(user().door_beside_the_state().into_iter()).await).await
+    ask(call, waiting, beside_the_state().await).await
 }
 
 /// Whether a service is running without a bus, although this command has one. It is asked to make room for one
 /// with a bus: the sandbox of a unit does not show it a bus that appeared after its start.
 pub(super) async fn is_served_without_a_bus() -> bool {
-    let beside = || connect_to(user().door_beside_the_state().into_iter());
-    let Ok((stream, _)) = beside().await else { return false };
-    let status = exchange(stream, request(&Call::Status)).await;
-    let Ok(status) = status else { return false };
+    let Some(status) = running_status().await else { return false };
     let (is_without, is_private) = (status["on_bus"] == false, status["private"] == true);
     if is_without
         && !is_private
-        && let Ok((stream, _)) = beside().await
+        && let Ok((stream, _)) = beside_the_state().await
     {
         // If it stays, it serves as it is.
         let _ = exchange(stream, request(&Call::Restart)).await;
     }
     is_without
+}
+
+/// Whether a service is running without a bus.
+pub(super) async fn is_off_the_bus() -> bool {
+    running_status().await.is_some_and(|status| status["on_bus"] == false)
+}
+
+async fn running_status() -> Option<Json> {
+    let (stream, _) = beside_the_state().await.ok()?;
+    exchange(stream, request(&Call::Status)).await.ok()
+}
+
+/// Connects to where only a running service listens.
+async fn beside_the_state() -> Result<(UnixStream, PathBuf), String> {
+    connect_to(user().door_beside_the_state().into_iter()).await
 }
 
 async fn ask(

@@ -15,7 +15,10 @@ use std::{
 };
 
 use super::CallError;
-use crate::{surroundings::user, word::visible};
+use crate::{
+    surroundings::{bus::DISABLED, user},
+    word::visible,
+};
 
 /// The unit of the service.
 pub const SERVICE: &str = "styxy.service";
@@ -43,7 +46,7 @@ impl Unit {
     /// know is `not-found`.
     pub fn ask(name: &'static str) -> Option<Self> {
         const PROPERTIES: &str = "--property=LoadState,ActiveState,Result,ExecMainCode,ExecMainStatus,NRestarts,\
-                                  Job,NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID";
+                                  Job,NeedDaemonReload,UnitFileState,FragmentPath,DropInPaths,MainPID,Environment";
         if !user().has_manager() {
             return None;
         }
@@ -107,6 +110,12 @@ impl Unit {
             _ => "systemctl --user unmask",
         };
         format!("{how} {}", self.name)
+    }
+
+    /// Whether its settings keep the service off the session bus.
+    pub fn is_kept_off_the_bus(&self) -> bool {
+        let disabled = format!("DBUS_SESSION_BUS_ADDRESS={DISABLED}");
+        self.get("Environment").split_whitespace().any(|setting| setting == disabled)
     }
 
     /// Whether its file is in the user's folders, as `styxy setup` writes it.

@@ -72,7 +72,10 @@ async fn bus_of_the_service() -> Option<Connection> {
         if http::is_served_without_a_bus().await {
             return None;
         }
-        proxy.start_service_by_name(NAME.try_into().ok()?, 0).await.ok()?;
+        tokio::select! {
+            started = proxy.start_service_by_name(NAME.try_into().ok()?, 0) => started.ok()?,
+            () = bus::started_off(&bus) => return None,
+        };
     }
     Some(bus)
 }

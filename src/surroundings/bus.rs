@@ -5,7 +5,7 @@ use zbus::{Connection, connection::Builder};
 use super::{User, folder::name, user};
 
 /// The address that keeps a program off the bus, as other programs have it, too.
-const DISABLED: &str = "disabled:";
+pub const DISABLED: &str = "disabled:";
 
 /// Whether the user wants no session bus here.
 pub fn is_disabled() -> bool {

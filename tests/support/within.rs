@@ -16,8 +16,9 @@ use std::{
 use nix::{
     errno::Errno,
     libc::{
-        self, AF_INET, O_CREAT, O_RDONLY, O_WRONLY, SYS_close, SYS_connect, SYS_execve, SYS_kill,
-        SYS_mkdir, SYS_open, SYS_socket, SYS_unlink, user_regs_struct,
+        self, AF_INET, O_CREAT, O_RDONLY, O_WRONLY, SYS_close, SYS_connect, SYS_execve,
+        SYS_io_uring_setup, SYS_kill, SYS_mkdir, SYS_open, SYS_socket, SYS_unlink,
+        user_regs_struct,
     },
     sys::{
         ptrace::{self, Options},
@@ -140,6 +141,14 @@ impl Within {
     /// Sends no signal, but asks whether it might.
     pub fn signal(&self, pid: u32) -> Result<(), Errno> {
         self.call(SYS_kill, [pid.into(), 0, 0]).map(drop)
+    }
+
+    /// Makes a ring for `io_uring(7)`.
+    pub fn io_uring(&self) -> Result<(), Errno> {
+        // As large as a `struct io_uring_params`.
+        let parameters = self.put(&[0; 120]);
+        let ring = self.call(SYS_io_uring_setup, [1, parameters, 0])?;
+        self.call(SYS_close, [ring.cast_unsigned(), 0, 0]).map(drop)
     }
 
     /// Connects over TCP.

@@ -245,6 +245,15 @@ pub(super) async fn bus(findings: &mut Findings, units: &Units) {
     if !matches!(units, Units::Usable) {
         return;
     }
+    if let Some(unit) = Unit::ask(SERVICE)
+        && unit.is_kept_off_the_bus()
+    {
+        return findings.note(
+            "activation",
+            format!("{SERVICE} is kept off the session bus (DBUS_SESSION_BUS_ADDRESS=disabled: in its settings)"),
+            "commands use the socket, and other programs can, too: a call over the bus reaches no service",
+        );
+    }
     let Ok(proxy) = DBusProxy::new(&bus).await else { return };
     let names = tokio::time::timeout(PATIENCE, proxy.list_activatable_names()).await;
     let names = names.ok().and_then(Result::ok).unwrap_or_default();
@@ -325,6 +334,20 @@ mod tests {
         assert!(!is_good, "{words}");
         let way_out = "systemctl --user unmask styxy.socket, then `styxy doctor --fix`";
         assert!(words.ends_with(way_out), "{words}");
+    }
+
+    #[test]
+    fn a_unit_is_off_the_bus_only_with_the_address_that_disables_it() {
+        for (environment, is_off) in [
+            ("DBUS_SESSION_BUS_ADDRESS=disabled:", true),
+            ("A=b DBUS_SESSION_BUS_ADDRESS=disabled: C=d", true),
+            ("DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/1/bus", false),
+            ("", false),
+        ] {
+            let unit =
+                Unit::read(SERVICE, &format!("LoadState=loaded\nEnvironment={environment}\n"));
+            assert_eq!(unit.is_kept_off_the_bus(), is_off, "{environment}");
+        }
     }
 
     #[test]
