@@ -64,12 +64,15 @@ fn a_bus_that_cannot_start_the_service_leads_to_the_one_on_the_socket() {
 fn a_service_that_the_bus_starts_and_that_stays_off_it_is_reached_over_the_socket() {
     let home = Home::with_type();
     let program = home.path("off");
-    let mut script = "#!/bin/sh\nexec env".to_owned();
-    for (name, value) in home.styxy().get_envs() {
-        script += &format!(" {}={}", name.display(), value.unwrap().display());
-    }
-    script +=
-        &format!(" DBUS_SESSION_BUS_ADDRESS=disabled: {} daemon\n", env!("CARGO_BIN_EXE_styxy"));
+    let styxy = home.styxy();
+    let variables = styxy
+        .get_envs()
+        .map(|(name, value)| format!("{}={}", name.display(), value.unwrap().display()));
+    let variables = variables.collect::<Vec<_>>().join(" ");
+    let script = format!(
+        "#!/bin/sh\nexec env {variables} DBUS_SESSION_BUS_ADDRESS=disabled: {} daemon\n",
+        env!("CARGO_BIN_EXE_styxy")
+    );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let Some(bus) = Bus::starting(program.to_str().unwrap()) else { return };

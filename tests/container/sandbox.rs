@@ -211,7 +211,9 @@ fn strict(machine: &Machine) {
     assert_eq!(machine.unit("styxy.service", "MainPID"), pid, "no command has it look for a bus");
     let runtime = machine.root(&format!("ls -A /proc/{pid}/root/run/user/1000")).ok();
     assert_eq!(runtime, "styxy\nsystemd\n");
-    assert!(machine.user("styxy doctor").code == Some(0));
+    let (said, is_good) = examination(machine, "");
+    assert!(is_good && said.contains("kept off the session bus"), "{said}");
+    assert!(!said.contains("the bus can start the service"), "{said}");
     for before in ["true", "systemctl --user stop styxy.service"] {
         let seen = machine.user(&format!(
             "{before}; timeout 60 styxy watch >seen &
@@ -226,6 +228,16 @@ fn strict(machine: &Machine) {
     let error = machine.call("List", "'a{sv}' 0").unwrap_err();
     assert!(error.contains("org.styxy.Styxy1"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    // Without the file that has the bus refuse, a command waits no longer for a name that never comes.
+    machine
+        .user(
+            "rm ~/.local/share/dbus-1/services/org.styxy.Styxy1.service
+             systemctl --user reload dbus.service && systemctl --user stop styxy.service",
+        )
+        .ok();
+    let start = Instant::now();
+    assert_eq!(machine.user("styxy port dev --timeout 60").ok(), "3000\n");
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     // Which other program asks makes no difference.
     assert_eq!(machine.user("DBUS_SESSION_BUS_ADDRESS=disabled: styxy port dev").ok(), "3000\n");
 }
