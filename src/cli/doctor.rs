@@ -199,7 +199,11 @@ async fn service(findings: &mut Findings, units: &Units) {
         }
         Ok(Err(why)) => {
             let message = format!("the service is not running: {why}");
-            return match user().obstacle() {
+            let obstacle = match units {
+                Units::Usable | Units::Broken => user().obstacle_of_unit(),
+                Units::Unmanaged | Units::Missing => user().obstacle(),
+            };
+            return match obstacle {
                 None => findings.note("service", message, "the next command starts it"),
                 Some(obstacle) => findings.error("service", message, obstacle),
             };
@@ -219,7 +223,7 @@ async fn service(findings: &mut Findings, units: &Units) {
         Some(problem) => findings.error(
             "state",
             format!("nothing is granted: {problem}"),
-            user().obstacle().unwrap_or_else(writable),
+            obstacle(&status).unwrap_or_else(|| writable(&status)),
         ),
     }
     let guards = counted(status["guards"].as_u64().unwrap_or(0), "guard");
@@ -246,12 +250,24 @@ async fn service(findings: &mut Findings, units: &Units) {
     ports(findings).await;
 }
 
+/// What keeps this service from having its state, if it is to be seen from here.
+fn obstacle(status: &Json) -> Option<String> {
+    if is_private(status) { user().obstacle() } else { user().obstacle_of_unit() }
+}
+
 /// What to do where the state cannot be written.
-fn writable() -> String {
+fn writable(status: &Json) -> String {
     let folder = user().state().map_or("its folder".into(), |folder| folder.display().to_string());
-    format!(
-        "free some disk space, or make {folder} writable; then, if it still refuses, `systemctl --user restart styxy.service`"
-    )
+    let restart = if is_private(status) {
+        format!("end it (process {})", status["pid"])
+    } else {
+        "`systemctl --user restart styxy.service`".to_owned()
+    };
+    format!("free some disk space, or make {folder} writable; then, if it still refuses, {restart}")
+}
+
+fn is_private(status: &Json) -> bool {
+    status["private"] == Json::Bool(true)
 }
 
 /// Reports files that an earlier start found damaged. They are kept until the user deletes them.

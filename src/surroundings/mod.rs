@@ -220,6 +220,16 @@ impl User {
 
     /// Why a service that a command would start could not have its state, or could not listen. Creates nothing.
     pub fn obstacle(&self) -> Option<String> {
+        self.obstacle_with("or set XDG_STATE_HOME")
+    }
+
+    /// The same of a service that systemd starts: the folder of its state is systemd's to choose.
+    pub fn obstacle_of_unit(&self) -> Option<String> {
+        self.obstacle_with("then run `systemctl --user restart styxy.service`")
+    }
+
+    /// With `more`, what else to do about the folder of the state.
+    fn obstacle_with(&self, more: &str) -> Option<String> {
         let state = match (self.state_outside_of_tmp(), self.temporary.find()) {
             (Ok(state), _) => state,
             (Err(_), Some(folder)) => folder.join("state"),
@@ -229,7 +239,7 @@ impl User {
         let state = state.join(machine::key());
         if let Err(why) = folder::can_be_had(self.uid, &state) {
             return Some(format!(
-                "{why}, and its state is there: make it a directory that this user can write to, or set XDG_STATE_HOME"
+                "{why}, and its state is there: make it a directory that this user can write to, {more}"
             ));
         }
         if let Some(newer) = state::written_by_newer(&state) {

@@ -170,3 +170,25 @@ async fn a_folder_or_a_listener_of_another_user_is_not_used() {
     assert!(matches!(others.connect().await, Err(door::Closed::Others(..))));
     assert!(others.listen().unwrap_err().contains("is not used"));
 }
+
+#[test]
+fn what_to_do_about_the_state_depends_on_who_starts_the_service() {
+    let (_folder, home, _) = folders();
+    let user = read(&[("HOME", &home)], None);
+    assert_eq!((user.obstacle(), user.obstacle_of_unit()), (None, None));
+    let state = user.state().unwrap();
+    fs::create_dir_all(state.parent().unwrap()).unwrap();
+    for (place, what) in [
+        (&|path: &Path| fs::write(path, "").unwrap(), "is no directory"),
+        (&|path: &Path| symlink("nowhere", path).unwrap(), "is a broken link"),
+    ] as [(&dyn Fn(&Path), &str); 2]
+    {
+        place(&state);
+        let (own, units) = (user.obstacle().unwrap(), user.obstacle_of_unit().unwrap());
+        assert!(own.contains(what) && own.ends_with("or set XDG_STATE_HOME"), "{own}");
+        // systemd determines the folder of a unit.
+        assert!(units.contains(what) && !units.contains("XDG_STATE_HOME"), "{units}");
+        assert!(units.contains("systemctl --user restart styxy.service"), "{units}");
+        fs::remove_file(&state).unwrap();
+    }
+}
