@@ -7,6 +7,7 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{PermissionsExt, symlink},
     path::PathBuf,
+    process::Command,
     thread,
 };
 
@@ -65,7 +66,7 @@ fn what_is_no_token_is_not_used_and_can_be_replaced() {
     let home = Home::new();
     let service = home.service();
     for (bytes, mode, why) in [
-        (&b""[..], 0o600, "32 to 1000 characters"),
+        (&b""[..], 0o600, "it is empty"),
         (b"short", 0o600, "32 to 1000 characters"),
         (b"0123456789abcdef0123456789abcdef\nand a second line", 0o600, "no spaces"),
         (&[0xff; 64], 0o600, "printable ASCII"),
@@ -104,8 +105,17 @@ fn what_is_in_the_way_is_named_and_changes_nothing() {
     fs::remove_file(&folder).unwrap();
     fs::create_dir_all(file(&home)).unwrap();
     move_away(&["token", "show"]);
+    let known = || home.http("GET", "/status", "").body["token"].clone();
+    let before = known();
     move_away(&["token", "rotate"]);
-    fs::remove_dir(file(&home)).unwrap();
+    assert_eq!(known(), before, "the service was told nothing");
+    // As the message has it.
+    let words = refused(&home, &["token", "rotate"]);
+    let command = words.split('`').find(|part| part.starts_with("mv ")).unwrap();
+    assert!(Command::new("sh").args(["-c", command]).status().unwrap().success());
+    home.ok(&["token", "rotate"]);
+    assert!(agrees(&home));
+    fs::remove_file(file(&home)).unwrap();
     symlink("nowhere", file(&home)).unwrap();
     move_away(&["token", "show"]);
     home.ok(&["token", "rotate"]);
@@ -113,7 +123,15 @@ fn what_is_in_the_way_is_named_and_changes_nothing() {
 
     // Where others may write, the token may be theirs.
     fs::set_permissions(&folder, Permissions::from_mode(0o777)).unwrap();
-    assert!(refused(&home, &["token", "show"]).contains("can be changed by every user"));
+    for verb in ["show", "rotate"] {
+        let words = refused(&home, &["token", verb]);
+        assert!(
+            words.contains("can be changed by every user") && words.contains("chmod o-w"),
+            "{words}"
+        );
+    }
+    fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+    home.ok(&["token", "rotate"]);
     end(service, Signal::SIGTERM);
 }
 

@@ -12,7 +12,7 @@ use super::{
     print, print_json, refused, refused_with, short,
     table::folded,
     text,
-    token::{TokenFile, hand_over},
+    token::{TokenFile, Unusable, hand_over},
 };
 use crate::{
     client::{
@@ -218,7 +218,7 @@ fn status(output: Output) -> Result<(), CliError> {
             "file": token.map(|_| file.path()),
             "token": token.map(Token::masked),
             "token_is_known": is_known,
-            "obstacle": obstacle.or(read.err()),
+            "obstacle": obstacle.or(read.err().map(|why| why.to_string())),
         }));
     }
     let place = short(&file.path().to_string_lossy());
@@ -233,8 +233,8 @@ fn status(output: Output) -> Result<(), CliError> {
         (false, false) => "HTTP over TCP is off: `styxy http enable` switches it on".to_owned(),
     }];
     lines.push(match (&read, is_known) {
-        (Err(why), _) => why.clone(),
-        (Ok(None), _) => file.missing(),
+        (Err(why), _) => why.to_string(),
+        (Ok(None), _) => file.missing().what,
         (Ok(Some(token)), Some(false)) => format!(
             "the service does not know the token in {place} ({}): `styxy http enable` hands it over",
             token.masked()
@@ -311,7 +311,7 @@ impl Obstacle {
 }
 
 /// Why no client has a token to send, if that is so.
-pub(super) fn no_token() -> Option<String> {
+pub(super) fn no_token() -> Option<Unusable> {
     let file = TokenFile::find().ok()?;
     file.read().map_or_else(Some, |token| token.is_none().then(|| file.missing()))
 }

@@ -3,7 +3,7 @@ use std::env;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{CliError, Output, ask, print, print_json, refused, short};
+use super::{CliError, Output, ask, print, print_json, short};
 use crate::{
     client::Call,
     token::{Token as Secret, TokenHash},
@@ -11,7 +11,7 @@ use crate::{
 
 mod file;
 
-pub(super) use file::TokenFile;
+pub(super) use file::{TokenFile, Unusable};
 
 /// The variable with which the whole token is shown.
 const SHOW: &str = "STYXY_SHOW_FULL_KEY";
@@ -42,10 +42,8 @@ impl Token {
         let file = TokenFile::find()?;
         match self.what {
             What::Show { output } => {
-                let Some(token) = file.read().map_err(refused)? else {
-                    return Err(refused(
-                        "there is no token yet: `styxy http enable` makes one".to_owned(),
-                    ));
+                let Some(token) = file.read()? else {
+                    return Err(file.missing().into());
                 };
                 tell(&file, &token, "", output)
             }

@@ -299,12 +299,8 @@ pub(super) fn tcp(findings: &mut Findings) {
         match http::no_token() {
             None => findings.ok("http", format!("the service listens on {}", http::url())),
             Some(why) => {
-                let message = format!("the service listens on {}, but {why}", http::url());
-                findings.error(
-                    "http",
-                    message,
-                    "`styxy http enable` makes one, or says what to do",
-                );
+                let message = format!("the service listens on {}, but {}", http::url(), why.what);
+                findings.error("http", message, why.remedy);
             }
         }
     } else if unit.is("UnitFileState", "enabled") {
