@@ -52,6 +52,22 @@ die() { say "$@" && exit 1; }
 # Whether this is about the running system.
 is_live() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
+# Keeps a second one from changing anything meanwhile: the lock ends with this process.
+lock() {
+    command -v flock >/dev/null || return 0
+    if [ -n "$root" ]; then
+        mkdir -p "$root"
+        exec 9<"$root"
+    elif [ -d /run ]; then
+        umask 077 # no other user can open it, and so none can keep the lock
+        exec 9>/run/styxy-install.lock
+        umask 022
+    else
+        return 0
+    fi
+    flock -n 9 || die "another install.sh is at work in ${root:-/}, and nothing was changed: try again when it has ended"
+}
+
 check_prefix() {
     case $prefix in
     /*) ;;
@@ -115,7 +131,7 @@ prepare() {
     find_folders
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    trap 'exit 130' INT TERM
+    trap 'exit 130' HUP INT TERM
     mkdir -p "$work/root$prefix"
     cp -R "$from/bin" "$from/lib" "$from/share" "$work/root$prefix"
     into lib/systemd/catalog "$catalog"
@@ -186,6 +202,14 @@ not_ours() {
 # What the list has, without folders.
 listed() { { grep -v '^dir ' "$1" || [ $? -eq 1 ]; } | cut -d ' ' -f 3-; }
 
+# Removes what one that was killed has left. The list then has all files, the old and the new ones.
+clean() {
+    rm -f "$list.new"
+    [ -e "$list" ] || return 0
+    listed "$list" >"$work/clean"
+    while read -r file; do rm -f "$root$file.new"; done <"$work/clean"
+}
+
 check_others() {
     printf '%s\n' /usr/bin/styxy /etc/systemd/user/styxy.service /usr/lib/systemd/user/styxy.service \
         /usr/local/lib/systemd/user/styxy.service | without "$work/known" >"$work/elsewhere"
@@ -224,6 +248,7 @@ install() {
     [ -n "$root" ] || "$from/bin/styxy" --version >/dev/null 2>&1 ||
         die "bin/styxy does not run here: take the archive for this kind of machine, or one for musl if the C library is too old"
     prepare
+    lock
     mkdir -p "$work/root$own"
     sed "s|^prefix=.*|prefix=\${PREFIX:-$prefix}|" "$from/install.sh" >"$work/root$own/install.sh"
     chmod 755 "$work/root$own/install.sh"
@@ -233,6 +258,7 @@ install() {
     if [ -e "$list" ]; then is_first=no && cp "$list" "$work/old"; else : >"$work/old"; fi
     listed "$work/old" >"$work/known"
     check_others
+    clean
     { grep '^dir ' "$work/old" || :; while read -r file; do missing_folders "$file"; done <"$work/names"; } | sort -u >"$work/folders"
 
     # Until all is done, what was there and what comes both count as ours.
@@ -252,6 +278,17 @@ tell() {
     printf 'styxy is installed below %s. To take it away: %s%s --uninstall\n' "$root$prefix" \
         "${root:+DESTDIR=$root }" "$root$own/install.sh"
     [ -z "$root" ] || return 0
+    case :$PATH: in
+    *:"$prefix/bin":*) ;;
+    *) printf '%s is not in PATH: add it there, or run %s\n' "$prefix/bin" "$prefix/bin/styxy" ;;
+    esac
+    if ! is_live; then
+        cat <<'END'
+systemd does not run here, and styxy works without it: a command starts the service when it needs one, which ends when it is idle. Try:
+    styxy allocate dev
+END
+        return
+    fi
     if [ "$is_first" = no ]; then
         cat <<'END'
 Every user who is logged in has the new version after:
@@ -273,6 +310,7 @@ END
 package() {
     [ -n "$root" ] || die '--package wants DESTDIR, the folder of the package'
     prepare
+    lock
     (cd "$work/root" && find . -type f) | sed 's|^\.||' | copy
 }
 
@@ -287,6 +325,7 @@ managers() { # asks the systemd of every user who is logged in; nobody keeps the
 
 uninstall() {
     [ -r "$list" ] || die "$list is missing: nothing was installed with PREFIX=$prefix"
+    lock
     sockets='styxy.socket styxy-portserver.socket styxy-tcp.socket'
     # A package that came later has the same names.
     is_other=no
@@ -301,6 +340,7 @@ uninstall() {
     fi
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
+    clean
     listed "$list" | sort -u >"$work/names"
     not_ours <"$work/names" >"$work/changed"
     cut -d ' ' -f 3- "$work/changed" >"$work/others"
