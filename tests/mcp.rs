@@ -467,25 +467,61 @@ fn wrong_arguments_are_named_and_change_nothing() {
     let home = Home::with_type();
     let mut session = Session::new(&home);
     for (tool, arguments, word) in [
-        ("allocate", json!({}), "missing field `service_type`"),
-        ("allocate", json!({"service_type": 7}), "service_type: invalid type"),
-        ("allocate", json!({"service_type": "mine", "port": "3000"}), "port: invalid type"),
-        ("allocate", json!({"service_type": "mine", "port": 0}), "port: invalid value"),
-        ("allocate", json!({"service_type": "mine", "port": 70_000}), "port: invalid value"),
-        ("allocate", json!({"service_type": "mine", "prot": "udp"}), "unknown field `prot`"),
-        ("allocate", json!({"service_type": "mine", "strict": "yes"}), "strict: invalid type"),
-        ("allocate", json!({"service_type": "mine", "protocol": "sctp"}), "unknown variant"),
-        ("allocate", json!({"service_type": "mine", "count": -1}), "count: invalid value"),
-        ("release", json!({"port": [home.port(0)]}), "port: invalid type"),
-        ("release", json!({"project_path": "/b"}), "unknown field `project_path`"),
-        ("list", json!({"mine": 1}), "mine: invalid type"),
-        ("check", json!({}), "missing field `port`"),
-        ("suggest", json!({"count": 1.5}), "count: invalid type"),
-        ("audit", json!({"lines": "all"}), "lines: invalid type"),
+        ("allocate", json!({}), "the argument \"service_type\" is missing; "),
+        ("allocate", json!({"service_type": 7}), "\"service_type\" must be a string, and is 7; "),
+        (
+            "allocate",
+            json!({"service_type": "mine", "port": "3000"}),
+            "\"port\" must be a whole number from 1 to 65535, and is \"3000\"; ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "port": 0}),
+            "a whole number from 1 to 65535, and is 0; ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "port": 70_000}),
+            "a whole number from 1 to 65535, and is 70000; ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "prot": "udp"}),
+            "there is no argument \"prot\"; the known ones are claim, ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "strict": "yes"}),
+            "\"strict\" must be true or false, and is \"yes\"; ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "protocol": "sctp"}),
+            "\"protocol\" must be \"tcp\" or \"udp\" or \"both\", and is \"sctp\"; ",
+        ),
+        (
+            "allocate",
+            json!({"service_type": "mine", "count": -1}),
+            "\"count\" must be a whole number from 1 to 1000, and is -1; ",
+        ),
+        (
+            "release",
+            json!({"port": [home.port(0)]}),
+            "\"port\" must be a whole number from 1 to 65535, and is [",
+        ),
+        ("release", json!({"project_path": "/b"}), "there is no argument \"project_path\"; "),
+        ("list", json!({"mine": 1}), "\"mine\" must be true or false, and is 1; "),
+        ("check", json!({}), "the argument \"port\" is missing; "),
+        ("suggest", json!({"count": 1.5}), "\"count\" must be a whole number"),
+        ("audit", json!({"lines": "all"}), "\"lines\" must be a whole number"),
     ] {
         let words = session.refused(tool, &arguments);
         assert!(words.contains(word), "{tool} {arguments}: {words}");
         assert!(words.ends_with("says what it takes"), "{words}");
+        // Words of serde, for people who write Rust.
+        for jargon in ["field", "variant", "invalid type", "u16", "u32", "integer", "`"] {
+            assert!(!words.contains(jargon), "{words}");
+        }
     }
     for wrong in
         [json!({"service_type": "mine", "count": 0}), json!({"service_type": "mine", "ttl": 0})]
@@ -493,6 +529,28 @@ fn wrong_arguments_are_named_and_change_nothing() {
         session.refused("allocate", &wrong);
     }
     assert_eq!(session.ok("list", &json!({})), json!({"leases": []}));
+}
+
+#[test]
+fn what_is_no_protocol_at_all_is_answered_and_fails() {
+    let home = Home::new();
+    let told = |input: &str| {
+        let path = home.path("input");
+        fs::write(&path, input).unwrap();
+        let mut command = home.styxy();
+        let output = command.arg("mcp").stdin(File::open(path).unwrap()).output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, stdout, stderr) = told("hello\n[1\n");
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("no line of standard input was a message of MCP"), "{stderr}");
+    let answers: Vec<Json> =
+        stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(answers.len(), 2, "{stdout}");
+    assert!(answers.iter().all(|answer| answer["error"]["code"] == -32700), "{stdout}");
+    // An agent that ends before it begins does nothing wrong.
+    assert_eq!(told(""), (Some(0), String::new(), String::new()));
 }
 
 #[test]

@@ -31,6 +31,7 @@ use crate::{
 mod answers;
 mod lines;
 mod tools;
+mod wrong;
 
 /// How long to wait for a client's answer about its roots.
 const ROOTS_PATIENCE: Duration = Duration::from_secs(5);
@@ -61,8 +62,10 @@ impl Mcp {
 
 /// Serves until the client disconnects.
 async fn serve() -> Result<(), CliError> {
+    let lines = lines::Lines::new();
+    let seen = lines.seen();
     let session = async {
-        match Server::default().serve(lines::Lines::new()).await {
+        match Server::default().serve(lines).await {
             Ok(session) => {
                 let _ = session.waiting().await;
                 Ok(())
@@ -70,7 +73,15 @@ async fn serve() -> Result<(), CliError> {
             Err(
                 ServerInitializeError::ConnectionClosed(_)
                 | ServerInitializeError::TransportError { .. },
-            ) => Ok(()),
+            ) if seen.has_message() || !seen.has_wrong() => Ok(()),
+            // A person, or a program that is no client.
+            Err(
+                ServerInitializeError::ConnectionClosed(_)
+                | ServerInitializeError::TransportError { .. },
+            ) => Err(refused(
+                "no line of standard input was a message of MCP: an agent starts this command, see styxy-mcp(1)"
+                    .to_owned(),
+            )),
             Err(error) => {
                 let words = shortened(&harmless(&error.to_string()));
                 Err(refused(format!(
@@ -126,8 +137,10 @@ const fn entry<T: Tool>() -> Entry {
         name: T::NAME,
         describe: describe::<T>,
         call: |arguments| {
-            let arguments = serde_path_to_error::deserialize::<_, T>(arguments);
-            arguments.map(T::answer).map_err(|error| error.to_string())
+            let given = serde_path_to_error::deserialize::<_, T>(&arguments);
+            given.map(T::answer).map_err(|error| {
+                wrong::wrong(&schema::<T>(), &arguments, &error.path().to_string())
+            })
         },
         undo: T::undo,
     }

@@ -3,7 +3,13 @@
 //! The transport of the library ignores a line that is not JSON, and omits `id` where it is not known. JSON-RPC
 //! 2.0 (section 5) requires an answer to both, with a null id: a client that gets none may wait for ever.
 
-use std::{io, mem, sync::Arc};
+use std::{
+    io, mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use rmcp::{
     RoleServer,
@@ -27,12 +33,38 @@ pub(super) struct Lines {
     output: Arc<Mutex<Stdout>>,
     /// Error answers that are being written.
     errors: JoinSet<io::Result<()>>,
+    seen: Arc<Seen>,
+}
+
+/// What has come so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    message: AtomicBool,
+    wrong: AtomicBool,
+}
+
+impl Seen {
+    /// Whether a line was a message.
+    pub(super) fn has_message(&self) -> bool {
+        self.message.load(Ordering::Relaxed)
+    }
+
+    /// Whether a line was none.
+    pub(super) fn has_wrong(&self) -> bool {
+        self.wrong.load(Ordering::Relaxed)
+    }
 }
 
 impl Lines {
     pub(super) fn new() -> Self {
         let (input, output) = (BufReader::new(stdin()), Arc::new(Mutex::new(stdout())));
-        Self { input, line: Line::default(), output, errors: JoinSet::new() }
+        let (line, errors, seen) = (Line::default(), JoinSet::new(), Arc::default());
+        Self { input, line, output, errors, seen }
+    }
+
+    /// What has come so far, also when the session has ended.
+    pub(super) fn seen(&self) -> Arc<Seen> {
+        Arc::clone(&self.seen)
     }
 
     /// The next line; `None` at the end of the input.
@@ -60,10 +92,19 @@ impl Transport<RoleServer> for Lines {
 
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
-            match self.line().await?.message() {
-                Ok(Some(message)) => return Some(*message),
+            let Some(line) = self.line().await else {
+                // The session may end without close().
+                while self.errors.join_next().await.is_some() {}
+                return None;
+            };
+            match line.message() {
+                Ok(Some(message)) => {
+                    self.seen.message.store(true, Ordering::Relaxed);
+                    return Some(*message);
+                }
                 Ok(None) => {}
                 Err(Wrong { code, words, id }) => {
+                    self.seen.wrong.store(true, Ordering::Relaxed);
                     let error = json!({"code": code.0, "message": words});
                     let answer = json!({"jsonrpc": "2.0", "id": id, "error": error});
                     self.errors.spawn(write(Arc::clone(&self.output), answer));
