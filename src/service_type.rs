@@ -73,6 +73,24 @@ impl Hold {
             Self::Socket => "socket",
         }
     }
+
+    /// One that needs no socket handed over: the others are for callers of `AllocateSocket` on the bus.
+    ///
+    /// # Errors
+    ///
+    /// It is none of these.
+    pub fn without_socket(text: &str) -> Result<Self, Error> {
+        match text.parse() {
+            Ok(hold @ (Self::Guard | Self::None)) => Ok(hold),
+            Ok(Self::Socket) => Err(Error::invalid(
+                "no socket can be handed over here: give \"guard\" or \"none\", or call AllocateSocket on the bus",
+            )),
+            Err(_) => Err(Error::invalid(format!(
+                "{:?} is not a way to hold a port: give \"guard\" or \"none\"",
+                shortened(text)
+            ))),
+        }
+    }
 }
 
 impl FromStr for Hold {

@@ -32,7 +32,7 @@ pub(super) struct Allocate {
     #[arg(long, default_value = "none")]
     owner: Owner,
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
-    #[arg(long)]
+    #[arg(long, value_parser = Hold::without_socket)]
     hold: Option<Hold>,
     /// Release the lease after this many seconds, or a time such as 10m or 12h, unless it is renewed
     #[arg(long, value_name = "TIME", allow_negative_numbers = true, value_parser = seconds(1..=LONGEST_TTL))]

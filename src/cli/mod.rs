@@ -327,6 +327,17 @@ fn failure_in_json(failure: &Failure) -> Json {
     json!({"success": false, "code": code, "error": error, "suggestions": suggestions})
 }
 
+/// Wrong usage for programs, in the same form as a failure: the first paragraph, and the tips.
+fn usage_in_json(rendered: &str) -> Json {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let error = text.split("\n\n").next().unwrap_or_default();
+    let error: Vec<_> = error.lines().map(str::trim).collect();
+    let tips = text.lines().filter_map(|line| line.trim_start().strip_prefix("tip: "));
+    let suggestions: Vec<_> = tips.collect();
+    let code = ErrorKind::InvalidArgument.names().code;
+    json!({"success": false, "code": code, "error": error.join(" "), "suggestions": suggestions})
+}
+
 /// Parses the command line. Error messages show control characters in arguments escaped.
 fn parse() -> Cli {
     Cli::try_parse().unwrap_or_else(|mut error| {
@@ -339,6 +350,10 @@ fn parse() -> Cli {
         }
         if let Some(tip) = run::missing_dashes(&error, &arguments) {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+        }
+        if error.use_stderr() && wants_json() {
+            note(&usage_in_json(&error.render().to_string()));
+            std::process::exit(error.exit_code());
         }
         // Requested text, such as the help, is output like any other.
         if error.print().is_err() && !error.use_stderr() {

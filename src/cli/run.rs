@@ -90,7 +90,7 @@ pub(super) struct Run {
     #[arg(long, requires = "service_type", value_parser = clap::value_parser!(u16).range(1..=i64::from(MOST_PORTS)))]
     count: Option<u16>,
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
-    #[arg(long)]
+    #[arg(long, value_parser = Hold::without_socket)]
     hold: Option<Hold>,
     /// Put the port that another service of this project has into a variable. SERVICE is its name, its type, or TYPE:NAME;
     /// PACKAGE is the folder of its package, from the top of the project

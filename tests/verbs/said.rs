@@ -152,6 +152,9 @@ fn refusals_say_what_and_why_and_what_to_do() {
         .say("config undo-auto-allocation mine")
         .say("lsit")
         .say("list --typ mine")
+        .say("list --typ mine --json")
+        .say("allocate mine --hold socket --json")
+        .say("release --json")
         .is("refusals");
 }
 
