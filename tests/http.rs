@@ -41,6 +41,37 @@ fn ask(stream: &mut UnixStream, path: &str) -> Json {
 }
 
 #[test]
+fn every_answer_in_json_ends_with_a_newline_and_its_length_is_right() {
+    let home = Home::with_type();
+    let service = home.service();
+    let asked = |request: &str| {
+        let mut stream = UnixStream::connect(home.socket()).unwrap();
+        write!(stream, "{request}\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        (length.unwrap().parse::<usize>().unwrap(), body.to_owned())
+    };
+    for request in [
+        "GET /leases HTTP/1.1",
+        "GET /health HTTP/1.1",
+        "GET /openapi.json HTTP/1.1",
+        "GET /no/such/path HTTP/1.1",
+        "DELETE /status HTTP/1.1",
+        "GET /scan/9-1 HTTP/1.1",
+        "BREW /coffee HTTP/9.9",
+    ] {
+        let (length, body) = asked(request);
+        assert!(body.ends_with("}\n") && body.len() == length, "{request}: {length} {body:?}");
+        serde_json::from_str::<Json>(&body).unwrap();
+    }
+    let (length, body) = asked("HEAD /openapi.json HTTP/1.1");
+    assert_eq!((length, &*body), (asked("GET /openapi.json HTTP/1.1").0, ""));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
 fn what_cannot_be_looked_at_for_want_of_descriptors_is_unknown_and_not_listened_on() {
     let home = Home::with_type();
     let service = home.service();

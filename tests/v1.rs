@@ -135,7 +135,8 @@ impl Table {
         let text = got.body.to_string();
         for key in once {
             assert_eq!(text.matches(&format!("\"{key}\":")).count(), 1, "{request} {body}: {text}");
-            let length = format!("content-length: {}\r\n", text.len());
+            // And the newline at its end.
+            let length = format!("content-length: {}\r\n", text.len() + 1);
             assert!(got.head.contains(&length), "{request} {body} has spaces: {}", got.head);
         }
         for key in without {

@@ -13,6 +13,7 @@ use std::{
 
 use axum::Router;
 use hyper::{
+    Method,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     server::conn::http1,
@@ -27,7 +28,7 @@ use tokio::{
 };
 use tower_service::Service;
 
-use super::{OBSERVER, worded::Worded};
+use super::{OBSERVER, lined::lined, worded::Worded};
 use crate::{
     broker::{Broker, Caller},
     idle::CallGuard,
@@ -118,9 +119,10 @@ pub(super) async fn serve(
         request.extensions_mut().insert(caller.clone());
         request.extensions_mut().insert(Arc::clone(&peer));
         request.extensions_mut().insert(Arc::clone(&place));
+        let is_head = request.method() == Method::HEAD;
         let (answer, stopping) = (router.clone().call(request), stop.clone());
         async move {
-            let mut answer = answer.await?;
+            let mut answer = lined(answer.await?, is_head);
             if *stopping.borrow() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -11,6 +11,7 @@
 //! - `v1`: what clients of styxy 1.x know beside these
 //! - `bounds`: how much the service reads, and how long it waits for it
 //! - `connection`: one connection
+//! - `lined`: the newline at the end of each answer in JSON
 //! - `worded`: adding a body to hyper's own refusals
 //! - this file: the sockets
 
@@ -20,6 +21,7 @@ mod api;
 mod bounds;
 mod connection;
 mod events;
+mod lined;
 mod operations;
 mod page;
 pub mod routes;

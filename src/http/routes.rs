@@ -326,7 +326,7 @@ pub(super) async fn restart(State(broker): State<Arc<Broker>>) -> Success {
 
 /// The document that describes all of this, in `OpenAPI` 3.1.
 pub(super) async fn document() -> impl IntoResponse {
-    ([(CONTENT_TYPE, "application/json")], DOCUMENT)
+    ([(CONTENT_TYPE, "application/json")], DOCUMENT.trim_end())
 }
 
 pub(super) async fn set_token(

@@ -104,8 +104,9 @@ fn worded(head: &[u8]) -> Option<Vec<u8>> {
     let is_bare =
         memmem::find(head, b"content-length: 0\r\n").is_some() && head.ends_with(b"\r\n\r\n");
     let code = ErrorKind::InvalidArgument.names().code;
-    let body =
-        json!({"success": false, "code": code, "error": error, "suggestions": []}).to_string();
+    let body = json!({"success": false, "code": code, "error": error, "suggestions": []})
+        .to_string()
+        + "\n";
     let head = format!(
         "HTTP/1.1 {} {reason}\r\ncontent-type: application/json\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n",
@@ -124,7 +125,7 @@ mod tests {
         let bare = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
         let told = String::from_utf8(worded(bare).unwrap()).unwrap();
         assert!(told.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{told}");
-        assert!(told.ends_with(r#""success":false,"suggestions":[]}"#), "{told}");
+        assert!(told.ends_with("\"success\":false,\"suggestions\":[]}\n"), "{told}");
         for answer in [
             &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}"[..],
             b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n",
