@@ -6,7 +6,7 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
     thread,
 };
 
@@ -364,4 +364,27 @@ fn a_state_folder_that_cannot_be_written_ends_in_a_refusal_and_not_in_a_grant() 
     std::fs::create_dir_all(home.state()).unwrap();
     std::fs::set_permissions(home.state(), std::fs::Permissions::from_mode(0o500)).unwrap();
     assert_ne!(home.run(&["allocate", "mine"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_command_that_can_open_few_files_says_so_and_does_not_panic() {
+    let home = Home::with_type();
+    // With fewer, the program itself could not be loaded.
+    for limit in 5..=40 {
+        let styxy = home.styxy();
+        let mut command = Command::new("sh");
+        let line = format!("ulimit -n {limit}; exec \"$0\" \"$@\"");
+        command.args(["-c", &line]).arg(styxy.get_program()).args(["list", "--json"]);
+        command.env_clear().current_dir("/");
+        command.envs(styxy.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let output = command.output().unwrap();
+        let words = stderr(&output);
+        assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{limit}: {words}");
+        assert!(!words.contains("panicked"), "{limit}: {words}");
+        if limit < 16 {
+            assert_eq!(output.status.code(), Some(1), "{limit}: {words}");
+            let refusal: Json = serde_json::from_str(&words).unwrap();
+            assert!(refusal["suggestions"][0].as_str().unwrap().contains("ulimit -n"), "{words}");
+        }
+    }
 }

@@ -71,6 +71,7 @@ use clap::{
     builder::StyledStr,
     error::{ContextKind, ContextValue},
 };
+use nix::errno::Errno;
 use serde_json::{Value as Json, json};
 
 use self::{
@@ -251,6 +252,9 @@ pub fn run() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let Cli { timeout, verb } = parse();
+    if let Err(stop) = has_descriptors() {
+        return stop.told();
+    }
     if let Some(words) = verb.needs_a_home().then(|| user().refusal()).flatten() {
         return complain(&words, 1);
     }
@@ -306,6 +310,27 @@ pub fn run() -> ExitCode {
     result.map_or_else(CliError::told, |()| ExitCode::SUCCESS)
 }
 
+/// How many files a command must be able to open at least; without them, the runtime would panic.
+const DESCRIPTORS: usize = 16;
+
+/// Checks that this process can open files, and says what to do if it cannot.
+fn has_descriptors() -> Result<(), CliError> {
+    let opened: io::Result<Vec<_>> = (0..DESCRIPTORS / 2).map(|_| io::pipe()).collect();
+    match opened.map(drop).map_err(|error| error.raw_os_error().map(Errno::from_raw)) {
+        Err(Some(Errno::EMFILE)) => Err(refused_with(
+            format!(
+                "a command must be able to open {DESCRIPTORS} files, and the limit does not let it"
+            ),
+            "raise the limit, as with `ulimit -n 1024`, or close files that this process was started with",
+        )),
+        Err(Some(Errno::ENFILE)) => Err(refused_with(
+            "this machine has as many files open as it can",
+            "end programs, or raise fs.file-max (sysctl)",
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Whether JSON was requested. Arguments after `--` belong to another command.
 fn wants_json() -> bool {
     env::args_os().take_while(|word| word != "--").any(|word| word == "--json")
@@ -348,7 +373,8 @@ fn parse() -> Cli {
                 error.insert(kind, without_effect(value));
             }
         }
-        if let Some(tip) = run::missing_dashes(&error, &arguments) {
+        let tip = run::missing_dashes(&error, &arguments);
+        if let Some(tip) = tip.or_else(|| scan::in_one_word(&error, &arguments)) {
             error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
         }
         if error.use_stderr() && wants_json() {

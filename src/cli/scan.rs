@@ -1,4 +1,9 @@
-use clap::Args;
+use std::ffi::OsString;
+
+use clap::{
+    Args,
+    error::{ContextKind, ContextValue},
+};
 use serde_json::{Value as Json, json};
 
 use super::{
@@ -30,6 +35,19 @@ pub(super) struct Scan {
     protocol: Protocol,
     #[command(flatten)]
     output: Output,
+}
+
+/// What to write instead of the two ends of a range as two words.
+pub(super) fn in_one_word(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let words: Vec<_> = arguments.iter().filter_map(|word| word.to_str()).collect();
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidArg) else {
+        return None;
+    };
+    let verb = words.iter().position(|word| *word == "scan")?;
+    let last = (verb + 2..words.len()).find(|at| words[*at] == *unknown)?;
+    let range = format!("{}-{unknown}", words[last - 1]);
+    range.parse::<PortRange>().ok()?;
+    Some(format!("write a range in one word: styxy scan {range}"))
 }
 
 impl Scan {

@@ -140,6 +140,7 @@ fn refusals_say_what_and_why_and_what_to_do() {
         .say("renew 00000000-0000-4000-8000-000000000000")
         .say("check 65536")
         .say("scan 9-1")
+        .say("scan 9870 9880")
         .say("suggest mien")
         .say("suggest")
         .say("run mine")
