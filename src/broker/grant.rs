@@ -1,6 +1,10 @@
 //! Granting.
 
-use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{
+    os::fd::OwnedFd,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     Broker, Inner,
@@ -65,6 +69,10 @@ pub struct Granted {
     /// Whether the caller holds it since this request, and did not before.
     is_new: bool,
 }
+
+/// How long a grant waits for the manager to close its copy of a guard, and how often it looks.
+const LEAVING: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// How an answer came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +193,9 @@ impl Broker {
             self.conclude(&granted, outcome.is_ok());
             outcome?;
         }
+        if granted.outcome != Outcome::DryRun {
+            self.guards_left(&granted).await;
+        }
         if granted.outcome == Outcome::New {
             self.lock().counts.granted(start.elapsed());
         }
@@ -201,6 +212,18 @@ impl Broker {
             }
         }
         Ok(granted)
+    }
+
+    /// Waits until the manager has closed its copies of guards that ports without one had before: until then a server that
+    /// does not set `SO_REUSEADDR` cannot bind them.
+    async fn guards_left(&self, granted: &Granted) {
+        let leases = std::iter::once(&granted.lease).chain(&granted.others);
+        let ports = leases.filter(|lease| lease.hold == Hold::None).map(|lease| lease.port);
+        let ports: Vec<_> = ports.collect();
+        let end = Instant::now() + LEAVING;
+        while Instant::now() < end && self.lock().guards.are_leaving(&ports) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Takes back what nobody was told of.

@@ -170,6 +170,16 @@ impl Guards {
         self.leaving.contains_key(&port)
     }
 
+    /// Whether the last guard of any of these ports is still bound, looked at now.
+    pub fn are_leaving(&mut self, ports: &[Port]) -> bool {
+        if self.leaving.is_empty() {
+            return false;
+        }
+        let now = clock::now();
+        self.leaving.retain(|_, leaving| !leaving.is_over(now));
+        ports.iter().any(|port| self.is_leaving(*port))
+    }
+
     /// Whether there is room in the store, and a guard that is not in it.
     fn has_room(&self) -> bool {
         self.stored < MOST_STORED.min(self.held.len())

@@ -27,6 +27,7 @@ pub const TESTS: &[Test] = &[
     ("the_guard_of_a_released_lease_leaves_the_store", released),
     ("a_grant_beyond_the_limit_of_guards_says_that_it_is_not_guarded", limited),
     ("a_request_or_a_service_type_may_do_without_a_guard", unguarded),
+    ("a_port_without_a_guard_can_be_bound_right_after_it_had_one", right_after),
     ("the_bound_socket_itself_is_handed_over", handed_over),
     ("a_port_for_both_protocols_is_free_in_both", both_protocols),
     ("a_block_is_granted_whole_or_not_at_all_and_released_in_any_order", block),
@@ -246,6 +247,22 @@ fn unguarded(machine: &Machine) {
     assert!(taken.contains("leased"), "{taken}");
     let wrong = machine.call("Allocate", "'sa{sv}' dev 2 protocol s udp hold s guard").unwrap_err();
     assert!(wrong.contains("a guard can hold a TCP port only"), "{wrong}");
+}
+
+fn right_after(machine: &Machine) {
+    // As servers do that do not set SO_REUSEADDR: with a guard they could not bind.
+    let bind = "import os, socket; socket.socket().bind((\"\", int(os.environ[\"PORT\"])))";
+    for _ in 0..5 {
+        let stored = machine.user(
+            "styxy run dev --name web -- sh -c 'for i in $(seq 200); do
+                 n=$(systemctl --user show -P NFileDescriptorStore styxy.service); [ $n -le 0 ] || sleep 1.5; [ $n -le 0 ] || exit 0
+                 sleep 0.05; done; exit 1'",
+        );
+        assert_eq!(stored.code, Some(0), "{stored:?}");
+        let bound =
+            machine.user(&format!("styxy run dev --name web --hold none -- python3 -c '{bind}'"));
+        assert_eq!(bound.code, Some(0), "{bound:?}");
+    }
 }
 
 fn handed_over(machine: &Machine) {
