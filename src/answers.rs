@@ -19,6 +19,10 @@ pub(crate) struct Lease {
     port: Port,
     /// tcp, udp or both
     protocol: String,
+    /// The port that programs of the project ask for, if port is the real one that they get instead
+    asked: Option<Port>,
+    /// How it is mapped: private, or conflict if it may be the real one itself
+    remap: Option<String>,
     service_type: String,
     service_name: Option<String>,
     /// The same name, if it is that of a program that `styxy run` has started

@@ -66,6 +66,9 @@ fn plain(path: &str) -> Cow<'_, str> {
     plain.to_string_lossy().into_owned().into()
 }
 
+/// The service type that ships for the real ports of mappings.
+pub const REMAP: &str = "remap";
+
 /// How long a lease is young, in milliseconds.
 const YOUNG_MILLIS: u64 = 5_000;
 
@@ -173,6 +176,48 @@ impl Use {
     }
 }
 
+/// When the real port of a mapping may be the port that was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum Remap {
+    /// Never: nothing outside the project is reached by that number, and the project by nothing outside.
+    #[default]
+    Private,
+    /// When it is free: only what would conflict gets another port.
+    Conflict,
+}
+
+impl Remap {
+    /// Its name in every interface.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::Conflict => "conflict",
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives it so")]
+    fn is_private(&self) -> bool {
+        *self == Self::Private
+    }
+}
+
+impl FromStr for Remap {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        match text {
+            "private" => Ok(Self::Private),
+            "conflict" => Ok(Self::Conflict),
+            _ => Err(Error::invalid(format!(
+                "{:?} is not a way to map a port: give \"private\" or \"conflict\"",
+                shortened(text)
+            ))),
+        }
+    }
+}
+
 /// What owns a lease: when the owner ends, so does the lease.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -273,6 +318,12 @@ pub struct Lease {
     pub port: Port,
     /// The protocol; the same port number may be leased separately for the other one.
     pub protocol: Protocol,
+    /// The port that the program asks for, if this lease is a mapping: `port` is then the real one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asked: Option<Port>,
+    /// How it is mapped; means nothing without `asked`.
+    #[serde(skip_serializing_if = "Remap::is_private", default)]
+    pub remap: Remap,
     /// The requested service type.
     pub service_type: ServiceTypeName,
     /// The name of the service.
@@ -317,7 +368,7 @@ pub struct Lease {
     /// The id of its first holder, if it can be shared.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub holder_id: Option<HolderId>,
-    /// The other holders: further callers of a singleton, those with the oldest shares first.
+    /// The other holders: further callers of a singleton, a claim or a mapping, those with the oldest shares first.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub sharers: Vec<Holder>,
     /// Distinguishes singletons of one type.
@@ -355,6 +406,8 @@ impl Lease {
             lease_id,
             port,
             protocol: Protocol::Tcp,
+            asked: None,
+            remap: Remap::Private,
             service_type,
             service_name: None,
             program: None,
@@ -384,6 +437,8 @@ impl Lease {
         fields.put("lease_id", self.lease_id.to_string());
         fields.put("port", self.port.get());
         fields.put("protocol", self.protocol.as_str());
+        fields.put_some("asked", self.asked.map(Port::get));
+        fields.put_some("remap", self.asked.map(|_| self.remap.as_str()));
         fields.put("service_type", self.service_type.as_str());
         fields.put_some("service_name", self.name().map(ServiceName::as_str));
         fields.put_some("program", self.program.as_ref().map(ServiceName::as_str));
@@ -517,7 +572,11 @@ impl Lease {
         if self.slot == 0 || self.block_id.is_some_and(|first| first != self.lease_id) {
             return None;
         }
+        if let Some(asked) = self.asked {
+            return Some(MemoryKey::of_mapping(self.project_path.clone()?, self.protocol, asked));
+        }
         Some(MemoryKey {
+            asked: None,
             project_path: self.project_path.clone()?,
             package_path: self.package_path.clone(),
             service_type: self.service_type.clone(),
@@ -531,7 +590,7 @@ impl Lease {
 }
 
 /// The key of a remembered port: a service of a project, and its number among the concurrent leases of that
-/// service.
+/// service; or a port that the programs of a project ask for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MemoryKey {
     /// The checkout.
@@ -546,6 +605,9 @@ pub struct MemoryKey {
     pub service_name: Option<ServiceName>,
     /// The protocol.
     pub protocol: Protocol,
+    /// The port that is asked for, of a mapping.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub asked: Option<Port>,
     /// Distinguishes singletons of one type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub singleton_key: Option<SingletonKey>,
@@ -562,6 +624,7 @@ impl MemoryKey {
     pub fn fields(&self) -> Fields {
         let mut fields = Fields::default();
         fields.put("protocol", self.protocol.as_str());
+        fields.put_some("asked", self.asked.map(Port::get));
         fields.put("service_type", self.service_type.as_str());
         fields.put_some("service_name", self.service_name.as_ref().map(ServiceName::as_str));
         fields.put("project_path", self.project_path.as_str());
@@ -584,10 +647,18 @@ impl MemoryKey {
             service_type,
             service_name: None,
             protocol,
+            asked: None,
             singleton_key: None,
             count: 1,
             slot: 1,
         }
+    }
+
+    /// The key of a mapping. A number means one thing in a project, so neither the type nor the name of a service counts:
+    /// the type is always [`REMAP`].
+    pub fn of_mapping(project_path: ProjectPath, protocol: Protocol, asked: Port) -> Self {
+        let service_type = REMAP.parse().expect("it is the name of a type");
+        Self { asked: Some(asked), ..Self::new(project_path, service_type, protocol) }
     }
 }
 

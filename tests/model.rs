@@ -222,6 +222,7 @@ impl Model {
 
 fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
     Some(MemoryKey {
+        asked: None,
         project_path: request.project_path.clone()?,
         service_type: request.service_type.clone(),
         package_path: request.package_path.clone(),
@@ -454,8 +455,7 @@ prop_compose! {
         instance_id in weighted(0.3, select(&["i", "j"]).prop_map(word)),
         project_path in weighted(0.3, select(&["/a", "/b", "/c"]).prop_map(word)),
     ) -> Filter {
-        let lease_id = None;
-        Filter { lease_id, port, protocol, service_type, service_name, instance_id, project_path, block_id: None }
+        Filter { port, protocol, service_type, service_name, instance_id, project_path, ..Filter::default() }
     }
 }
 

@@ -150,7 +150,8 @@ impl Broker {
         };
         let request = inner.registry.completed(&request, service_type)?;
         let claim = inner.registry.claim(&request, service_type).map(Arc::clone);
-        if let Some(lease) = claim.or_else(|| inner.registry.existing(&request, service_type)) {
+        let shared = inner.registry.mapped(&request)?.map(Arc::clone).or(claim);
+        if let Some(lease) = shared.or_else(|| inner.registry.existing(&request, service_type)) {
             let held = Some(lease.describe_holder());
             return Ok(vec![Suggestion { port: lease.port, reason: Reason::Existing, held }]);
         }

@@ -239,9 +239,11 @@ pub(super) fn read_query(
         ["claim", "create", "dry_run", "force", "origins", "strict", "use_claim"];
     let is_flag = |key: &str| FLAGS.contains(&key);
     let value = |key: &str, text: String| match (key, text.parse(), text.as_str()) {
-        ("port" | "count" | "ttl" | "pid" | "limit" | "after" | "before", Ok(number), _) => {
-            Value::U64(number)
-        }
+        (
+            "port" | "asked" | "count" | "ttl" | "pid" | "limit" | "after" | "before",
+            Ok(number),
+            _,
+        ) => Value::U64(number),
         (key, _, "true") if is_flag(key) => Value::Bool(true),
         (key, _, "false") if is_flag(key) => Value::Bool(false),
         _ => Value::Str(text),

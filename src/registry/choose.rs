@@ -97,6 +97,9 @@ impl Registry {
         mut probe: impl FnMut(Port) -> Result<(), Obstacle>,
     ) -> Result<Choice, Error> {
         let template = request.template_port(service_type, &self.rules.templates)?;
+        if let Some(lease) = self.mapped(request)? {
+            return Ok(Choice::Existing(Arc::clone(lease)));
+        }
         if let Some(lease) = self.around(request) {
             return Ok(Choice::Existing(Arc::clone(lease)));
         }
@@ -274,7 +277,8 @@ impl Registry {
     }
 
     /// The ports to try, best first: the template's, what this service of this project had last and what it had instead,
-    /// the preferred ones, the ranges ascending; then the ports that somebody else remembers, oldest first.
+    /// the preferred ones, the ranges ascending; then the ports that somebody else remembers, oldest first. A mapping gets
+    /// no preferred ports, because those are what programs ask for, but its own number if that may be the real one.
     pub fn candidates<'a>(
         &'a self,
         request: &AllocateRequest,
@@ -292,11 +296,17 @@ impl Registry {
                 && !self.memory.contains(protocol, *port)
         };
         let own = own.into_iter().filter(may_come_back).collect::<Vec<_>>();
+        let is_mapping = request.asked.is_some();
+        let (itself, meant) = self.numbers(request);
+        let itself = itself.filter(|port| may_come_back(port) && !own.contains(port));
         let template = template.filter(|port| fresh(port) || own.contains(port));
         let own = own.into_iter().filter(move |port| Some(*port) != template);
         let because = |reason| move |port| (port, reason);
         let template = template.into_iter().map(because(Reason::Template));
-        let first: Vec<_> = template.chain(own.map(because(Reason::Remembered))).collect();
+        let first: Vec<_> = template
+            .chain(own.map(because(Reason::Remembered)))
+            .chain(itself.map(because(Reason::Asked)))
+            .collect();
         let preferred = service_type.preferred_ports.iter().copied().filter(fresh);
         // No port is tried twice.
         let ascending = service_type
@@ -310,17 +320,21 @@ impl Registry {
             .filter(move |port| !service_type.preferred_ports.contains(port));
         let tried: Vec<_> = first.iter().map(|(port, _)| *port).collect();
         let others = self.remembered_by_others(service_type, protocol);
+        let is_preferred = |port: &Port| service_type.preferred_ports.contains(port);
         let rest = (preferred.map(because(Reason::Preferred)))
             .chain(ascending.map(because(Reason::Free)))
             .chain(others.map(because(Reason::RememberedByOther)))
             .chain(self.in_use_before(service_type, protocol).map(because(Reason::Free)));
-        first.into_iter().chain(rest.filter(move |(port, _)| !tried.contains(port)))
+        let rest = rest
+            .filter(move |(port, _)| !tried.contains(port) && !(is_mapping && is_preferred(port)));
+        first.into_iter().chain(rest).filter(move |(port, _)| !meant.contains(port))
     }
 
     /// The port that this service of this project had last, and what it had instead.
     fn own(&self, request: &AllocateRequest) -> Vec<Port> {
         let known = self.slot(request).and_then(|slot| slot.known);
-        known.into_iter().flat_map(Remembered::ports).collect()
+        let own = known.into_iter().flat_map(Remembered::ports);
+        own.filter(|port| self.may_be_real_again(request, *port)).collect()
     }
 
     /// The ports of the range that were recently in use, and are skipped at first.

@@ -87,7 +87,9 @@ impl Registry {
         service_type: &ServiceType,
         mut is_in_use: impl FnMut(&Lease) -> bool,
     ) -> Option<&Arc<Lease>> {
-        let ports = service_type.ranges().filter(|_| request.count == 1).flat_map(|r| r.ports());
+        // The real port of a mapping must not be just any of the type.
+        let is_any = request.count == 1 && request.asked.is_none();
+        let ports = service_type.ranges().filter(|_| is_any).flat_map(|r| r.ports());
         let leases = ports.filter_map(|port| self.at(port, request.protocol()));
         let idle =
             leases.filter(|lease| is_idle(lease) && lease.block_id.is_none() && !is_in_use(lease));

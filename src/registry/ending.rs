@@ -141,7 +141,10 @@ impl Registry {
             return Vec::new();
         }
         self.leaving(|lease| {
-            let is_again = request.project_path.is_some()
+            // A mapping is shared, so nothing is in its way.
+            let is_again = request.asked.is_none()
+                && lease.asked.is_none()
+                && request.project_path.is_some()
                 && lease.project_path == request.project_path
                 && lease.service_name == request.service_name;
             is_asked_for_by_its_project(lease, request)

@@ -202,6 +202,8 @@ impl Registry {
         let mut others = self.leases_of_block(lease.lease_id);
         others.retain(|other| other.lease_id != lease.lease_id);
         let is_other_request = lease.service_type != request.service_type
+            || lease.asked != request.asked
+            || lease.asked.is_some() && lease.remap != request.remap.unwrap_or_default()
             || lease.service_name != request.service_name
             || lease.project_path != request.project_path
             || lease.package_path != request.package_path
@@ -310,6 +312,8 @@ pub fn new_leases(
             lease_id,
             port,
             protocol: request.protocol(),
+            asked: request.asked,
+            remap: request.remap.unwrap_or_default(),
             service_type: request.service_type.clone(),
             service_name: request.service_name.clone(),
             program: request.program.clone(),
@@ -324,7 +328,8 @@ pub fn new_leases(
             ttl: request.ttl,
             deadline: request.ttl.map(|ttl| now.plus_seconds(ttl)),
             orphaned: false,
-            holder_id: (*is_single || *is_claim).then(|| HolderId::first_of(lease_id)),
+            holder_id: (*is_single || *is_claim || request.asked.is_some())
+                .then(|| HolderId::first_of(lease_id)),
             block_id: (request.count > 1).then_some(first_id),
             count: request.count,
             sharers: Vec::new(),

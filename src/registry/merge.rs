@@ -40,7 +40,7 @@ pub struct Other<'a> {
 }
 
 /// The changes by which `ours` takes over the other registry. A port that is leased in both goes to the lease with the
-/// stronger hold, else to ours.
+/// stronger hold, else to ours; the same goes for two mappings of one number.
 pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -> Vec<Change> {
     let theirs = other.registry;
     let mut changes = Vec::new();
@@ -59,6 +59,8 @@ pub fn merge(ours: &Registry, other: Other<'_>, grip: impl Fn(&Lease) -> Grip) -
         }
         let mut rivals: Vec<_> =
             lease.protocol.parts().iter().filter_map(|part| ours.at(lease.port, *part)).collect();
+        rivals.extend(ours.same_mapping(lease));
+        rivals.sort_unstable_by_key(|rival| rival.lease_id);
         rivals.dedup_by_key(|rival| rival.lease_id);
         rivals.retain(|rival| !gone.contains(&rival.lease_id));
         if rivals.iter().any(|rival| grip(rival) >= grip(lease)) {

@@ -6,6 +6,7 @@
 //! - [`granting`]: the changes of a grant
 //! - [`ending`]: how leases end, and [`holders`]: who holds them
 //! - [`effects`]: the effects of a change
+//! - `mappings`: real ports for those that the programs of a project ask for
 //! - `fairness`: limits for each instance and project
 //! - `memory`: which project had which port last
 //! - `lookup`: finding the lease of a service
@@ -25,6 +26,7 @@ mod fairness;
 pub mod granting;
 pub mod holders;
 mod lookup;
+mod mappings;
 mod memory;
 pub mod merge;
 pub mod obligations;
@@ -32,7 +34,7 @@ pub mod placement;
 mod slots;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map::Entry},
     sync::Arc,
 };
 
@@ -49,8 +51,8 @@ use crate::{
     change::{Change, Remembers},
     error::{Error, ErrorKind},
     lease::{
-        EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, SingletonKey,
-        Use,
+        EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, MemoryKey, Owner, ProjectPath,
+        SingletonKey, Use,
     },
     port::{Port, Protocol},
     port_set::PortSet,
@@ -117,6 +119,8 @@ pub struct Registry {
     singletons: HashMap<Singleton, BTreeSet<(Timestamp, LeaseId)>>,
     /// The claims of each service, by their slots.
     claims: HashMap<MemoryKey, BTreeSet<(u16, LeaseId)>>,
+    /// The mappings of each project.
+    mappings: HashMap<ProjectPath, BTreeMap<(Protocol, Port), LeaseId>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
     /// The leases of each owner.
@@ -164,6 +168,7 @@ impl Registry {
             udp: Leased::default(),
             singletons: HashMap::new(),
             claims: HashMap::new(),
+            mappings: HashMap::new(),
             owned: HashMap::new(),
             orphans: BTreeSet::new(),
             holders: HashMap::new(),
@@ -314,6 +319,7 @@ impl Registry {
             leased.leases.insert(lease.port, lease.lease_id);
         }
         self.note_singleton(&lease);
+        self.insert_mapping(&lease);
         if let Some(service) = service_of(&lease) {
             self.claims.entry(service).or_default().insert((lease.slot, lease.lease_id));
         }
@@ -391,6 +397,7 @@ impl Registry {
                 claims.remove();
             }
         }
+        self.remove_mapping(&lease);
         for owner in lease.owners() {
             if let Some(owned) = self.owned.get_mut(owner) {
                 owned.remove(&lease.lease_id);

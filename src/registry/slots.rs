@@ -40,6 +40,10 @@ impl Registry {
     /// more are remembered.
     pub fn slot(&self, request: &AllocateRequest) -> Option<Slot<'_>> {
         let mut key = request.memory_key()?;
+        if request.asked.is_some() {
+            // Whatever the program, a number has one real port.
+            return Some(Slot { number: 1, known: self.memory.get(&key) });
+        }
         let free = (1..=MOST_SLOTS).filter_map(|number| {
             key.slot = number;
             let known = self.memory.get(&key);
@@ -71,6 +75,10 @@ impl Registry {
         service_type: &ServiceType,
     ) -> Result<AllocateRequest, Error> {
         let mut request = request.completed(service_type)?;
+        if request.asked.is_some() {
+            // The name only describes it.
+            return Ok(request);
+        }
         if request.strict
             && let Some(port) = request.template_port(service_type, &self.rules.templates)?
         {

@@ -4,7 +4,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    lease::{InstanceId, LeaseId, MemoryKey, ProjectPath, ServiceName, SingletonKey},
+    lease::{InstanceId, LeaseId, MemoryKey, ProjectPath, REMAP, Remap, ServiceName, SingletonKey},
     port::{Port, Protocol},
     service_type::{
         Hold, InstanceBehavior, ServiceType, ServiceTypeName, TemplateName, Templates, nearest,
@@ -32,6 +32,10 @@ pub struct AllocateRequest {
     pub project_path: Option<ProjectPath>,
     /// The package in the checkout, if it has several: a folder inside it.
     pub package_path: Option<ProjectPath>,
+    /// The port that the program asks for, if the request is for its real port in this project.
+    pub asked: Option<Port>,
+    /// How it is mapped; [`Remap::Private`] by default.
+    pub remap: Option<Remap>,
     /// The port to try first.
     pub port: Option<Port>,
     /// The name of an offset from the type's first preferred port: that port is tried first.
@@ -79,6 +83,8 @@ impl AllocateRequest {
             instance_id: None,
             project_path: None,
             package_path: None,
+            asked: None,
+            remap: None,
             port: None,
             template: None,
             strict: false,
@@ -120,6 +126,8 @@ impl AllocateRequest {
                 "package_path" => word(key, &value)
                     .map(|v| request.package_path = Some(v))
                     .map_err(|error| renamed(error, "project_path", key)),
+                "asked" => port(key, &value).map(|v| request.asked = Some(v)),
+                "remap" => word(key, &value).map(|v| request.remap = Some(v)),
                 "port" => port(key, &value).map(|v| request.port = Some(v)),
                 "template" => word(key, &value).map(|v| request.template = Some(v)),
                 "protocol" => word(key, &value).map(|v| request.protocol = Some(v)),
@@ -162,6 +170,9 @@ impl AllocateRequest {
         }
         problems.note(request.package_is_inside());
         problems.note(request.adopts_one_port());
+        for problem in request.problems_of_mapping() {
+            problems.note::<()>(Err(Error::invalid(problem)));
+        }
         if (request.claim || request.use_claim) && request.project_path.is_none() {
             problems
                 .note::<()>(Err(Error::invalid("a claim belongs to a project: give project_path")));
@@ -186,6 +197,11 @@ impl AllocateRequest {
                 "one socket is handed over at a time: ask for one port and one protocol",
             ));
         }
+        if self.asked.is_some() {
+            return Err(Error::invalid(
+                "a mapping takes no socket that is handed over: call Allocate with asked",
+            ));
+        }
         if self.hold.is_some() || self.dry_run || self.lease_id.is_some() || self.adopt {
             return Err(Error::invalid(
                 "a socket that is handed over takes neither hold nor dry_run nor lease_id nor adopt",
@@ -195,13 +211,15 @@ impl AllocateRequest {
     }
 
     /// The keys of the options.
-    pub(crate) const OPTIONS: [&str; 24] = [
+    pub(crate) const OPTIONS: [&str; 26] = [
         "lease_id",
         "service_name",
         "program",
         "instance_id",
         "project_path",
         "package_path",
+        "asked",
+        "remap",
         "port",
         "template",
         "protocol",
@@ -243,7 +261,16 @@ impl AllocateRequest {
                 "ask without it, or set service_types.{name}.instance_behavior to \"single\""
             )));
         }
+        if is_single && self.asked.is_some() {
+            return Err(Error::invalid(format!(
+                "{name} runs once for all projects, so its port cannot be the real one of a mapping"
+            ))
+            .suggest(format!("ask with another type, such as {REMAP}")));
+        }
         let protocol = self.protocol.unwrap_or(service_type.protocol);
+        if self.asked.is_some() && protocol == Protocol::Both {
+            return Err(Error::invalid(ONE_PROTOCOL));
+        }
         if self.adopt && protocol != Protocol::Tcp {
             return Err(not_tcp().suggest("ask with protocol tcp, or without adopt"));
         }
@@ -301,6 +328,37 @@ impl AllocateRequest {
             .suggest("leave it out for the project itself"))
     }
 
+    /// What is wrong with a request for a mapping.
+    fn problems_of_mapping(&self) -> Vec<String> {
+        if self.asked.is_none() {
+            let remap = "remap says how the port in asked is mapped: give asked";
+            return self.remap.map(|_| remap.to_owned()).into_iter().collect();
+        }
+        let mut problems = Vec::new();
+        if self.project_path.is_none() {
+            problems.push("asked is mapped for one project: give project_path".to_owned());
+        }
+        if self.protocol == Some(Protocol::Both) {
+            problems.push(ONE_PROTOCOL.to_owned());
+        }
+        for (is_given, option, why) in [
+            (self.port.is_some(), "port", "the service chooses the real port"),
+            (self.template.is_some(), "template", "the service chooses the real port"),
+            (self.strict, "strict", "the service chooses the real port"),
+            (self.count > 1, "count", "each port is mapped by itself"),
+            (self.claim, "claim", "a mapping is shared by itself"),
+            (self.use_claim, "use_claim", "a mapping is shared by itself"),
+            (self.within.is_some(), "within", "a mapping is shared by itself"),
+            (self.singleton_key.is_some(), "singleton_key", "a mapping is of one project"),
+            (self.adopt, "adopt", "the real port must be free"),
+        ] {
+            if is_given {
+                problems.push(format!("{option} cannot be given with asked: {why}"));
+            }
+        }
+        problems
+    }
+
     /// Checks that a request to adopt a port names exactly one, and asks for nothing that would reserve it.
     fn adopts_one_port(&self) -> Result<(), Error> {
         let problem = match self {
@@ -324,7 +382,11 @@ impl AllocateRequest {
     /// The key that the granted port will be remembered under if no other lease of the service is live; `None`
     /// without a project.
     pub fn memory_key(&self) -> Option<MemoryKey> {
+        if let Some(asked) = self.asked {
+            return Some(MemoryKey::of_mapping(self.project_path.clone()?, self.protocol(), asked));
+        }
         Some(MemoryKey {
+            asked: None,
             project_path: self.project_path.clone()?,
             package_path: self.package_path.clone(),
             service_type: self.service_type.clone(),
@@ -336,6 +398,9 @@ impl AllocateRequest {
         })
     }
 }
+
+/// The problem of a mapping for both protocols.
+const ONE_PROTOCOL: &str = "a mapping is for one protocol: ask for tcp or udp";
 
 /// The refusal to adopt a port of another protocol: UDP has no listeners to tell servers from clients.
 fn not_tcp() -> Error {

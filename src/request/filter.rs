@@ -14,6 +14,8 @@ pub struct Filter {
     pub lease_id: Option<LeaseId>,
     /// Only leases of this port.
     pub port: Option<Port>,
+    /// Only mappings of this port that is asked for.
+    pub asked: Option<Port>,
     /// Only leases of this protocol.
     pub protocol: Option<Protocol>,
     /// Only leases of this type.
@@ -58,6 +60,7 @@ impl Filter {
                 )),
                 "lease_id" | "lock_id" => word(key, &value).map(|v| filter.lease_id = Some(v)),
                 "port" => port(key, &value).map(|v| filter.port = Some(v)),
+                "asked" => port(key, &value).map(|v| filter.asked = Some(v)),
                 "protocol" => word(key, &value).map(|v| filter.protocol = Some(v)),
                 "service_type" => word(key, &value).map(|v| filter.service_type = Some(v)),
                 "service_name" => word(key, &value).map(|v| filter.service_name = Some(v)),
@@ -70,9 +73,10 @@ impl Filter {
         problems.or(filter)
     }
 
-    const KEYS: [&str; 8] = [
+    const KEYS: [&str; 9] = [
         "lease_id",
         "port",
+        "asked",
         "protocol",
         "service_type",
         "service_name",
@@ -81,8 +85,8 @@ impl Filter {
         "block_id",
     ];
 
-    const OF_MEMORY: [&str; 5] =
-        ["port", "protocol", "service_type", "service_name", "project_path"];
+    const OF_MEMORY: [&str; 6] =
+        ["port", "asked", "protocol", "service_type", "service_name", "project_path"];
 
     /// Refuses a filter that is empty or has only a protocol, so that nobody ends everything by mistake.
     pub fn some(self) -> Result<Self, Error> {
@@ -98,6 +102,7 @@ impl Filter {
     pub fn matches(&self, lease: &Lease) -> bool {
         same(self.lease_id.as_ref(), Some(&lease.lease_id))
             && same(self.port.as_ref(), Some(&lease.port))
+            && same(self.asked.as_ref(), lease.asked.as_ref())
             && same(self.protocol.as_ref(), Some(&lease.protocol))
             && same(self.service_type.as_ref(), Some(&lease.service_type))
             && same(self.service_name.as_ref(), lease.name())
@@ -117,6 +122,7 @@ impl Filter {
             && self.instance_id.is_none()
             && self.block_id.is_none()
             && same(self.port.as_ref(), Some(&port))
+            && same(self.asked.as_ref(), key.asked.as_ref())
             && same(self.protocol.as_ref(), Some(&key.protocol))
             && same(self.service_type.as_ref(), Some(&key.service_type))
             && same(self.service_name.as_ref(), key.service_name.as_ref().or(program))

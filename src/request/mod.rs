@@ -202,12 +202,53 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_asks_for_one_port_of_a_project_and_nothing_else() {
+        let project = ("project_path", Value::from("/shop"));
+        let asked = ("asked", Value::U16(3001));
+        let request = parse("remap", &[project.clone(), asked.clone()]).unwrap();
+        assert_eq!((request.asked, request.remap), (Port::new(3001), None));
+        assert!(request.clone().for_socket().is_err());
+        let conflict = ("remap", Value::from("conflict"));
+        let request = parse("remap", &[project.clone(), asked.clone(), conflict.clone()]).unwrap();
+        assert_eq!(request.remap, Some(crate::lease::Remap::Conflict));
+        let refused = |more: &[(&str, Value)], words: &[&str]| {
+            let error = parse("remap", more).unwrap_err().to_string();
+            assert!(words.iter().all(|words| error.contains(words)), "{words:?} of {error}");
+        };
+        refused(&[conflict], &["give asked"]);
+        refused(&[project.clone(), ("asked", Value::U16(0))], &["asked must be a number from 1"]);
+        refused(&[project.clone(), asked.clone(), ("remap", "off".into())], &["give \"private\""]);
+        refused(
+            &[asked.clone(), ("protocol", "both".into())],
+            &["give project_path", "tcp or udp"],
+        );
+        let id = Value::from("5f0c7b9e-3f53-4d2c-9a3e-0f6f1f3f7a11");
+        let wrong = [
+            ("port", Value::U16(3002)),
+            ("template", "main".into()),
+            ("strict", true.into()),
+            ("count", Value::U16(2)),
+            ("claim", true.into()),
+            ("use_claim", true.into()),
+            ("within", id),
+            ("singleton_key", "a".into()),
+            ("adopt", true.into()),
+        ];
+        let all: Vec<_> = [project, asked].into_iter().chain(wrong.clone()).collect();
+        let words: Vec<_> = wrong.iter().map(|(key, _)| format!("{key} cannot be given")).collect();
+        refused(&all, &words.iter().map(String::as_str).collect::<Vec<_>>());
+        refused(&[("asked", Value::U16(1)), ("hold", "socket".into())], &["AllocateSocket"]);
+    }
+
+    #[test]
     fn strict_without_a_port_makes_no_sense() {
         assert!(parse("dev", &[("strict", true.into())]).is_err());
     }
 
     #[test]
     fn a_filter_knows_its_keys() {
+        let filter = Filter::of_memory([("asked", Value::U16(3001))]).unwrap();
+        assert_eq!(filter.some().unwrap().asked, Port::new(3001));
         assert!(Filter::parse([("prot", Value::U16(1))]).is_err());
         let filter = Filter::parse([("port", Value::U16(3000))]).unwrap();
         assert_eq!(filter.port, Port::new(3000));

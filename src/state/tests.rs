@@ -10,8 +10,8 @@ use super::*;
 use crate::{
     change::{Change, Record},
     config::Config,
-    lease::{EndReason, Lease, LeaseId},
-    port::Port,
+    lease::{EndReason, Lease, LeaseId, Remap},
+    port::{Port, Protocol},
     registry::Registry,
     time::Timestamp,
     token::TokenHash,
@@ -299,6 +299,28 @@ fn a_damaged_snapshot_keeps_the_entries_that_can_be_read() {
     assert_eq!(home.set_aside(), 1);
     drop(service);
     assert_eq!(home.open().ports().len(), 10);
+}
+
+#[test]
+fn a_mapping_is_one_again_after_a_start() {
+    let home = Home::new();
+    let asked = Port::new(3001);
+    let mapping = Lease { asked, remap: Remap::Conflict, ..lease(21_000) };
+    let mut service = home.open();
+    service.grant(3000);
+    service.change(Change::grant(mapping.clone().into()));
+    drop(service);
+    for _ in 0..2 {
+        let mut service = home.open();
+        let project = mapping.project_path.clone().unwrap();
+        let found = service.registry.mapping(&project, Protocol::Tcp, asked.unwrap());
+        assert_eq!(found.map(AsRef::as_ref), Some(&mapping));
+        let memory: Vec<_> = service.registry.memory().iter().map(|(key, _)| key.asked).collect();
+        assert_eq!(memory, [None, asked]);
+        service.compact();
+    }
+    let text = fs::read_to_string(home.file("snapshot.00000003")).unwrap();
+    assert_eq!(text.matches("asked").count(), 2, "other leases are written as before: {text}");
 }
 
 #[test]

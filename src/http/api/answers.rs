@@ -125,6 +125,8 @@ pub(super) struct AllRemembered {
 struct Remembered {
     port: Port,
     protocol: ProtocolName,
+    /// The port that is asked for, of a mapping
+    asked: Option<Port>,
     service_type: TypeName,
     service_name: Option<Name>,
     project_path: String,

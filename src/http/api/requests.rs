@@ -27,6 +27,10 @@ pub(super) struct Allocate {
     project_path: Option<Folder>,
     /// The package in it: a folder inside of project_path
     package_path: Option<Folder>,
+    /// The port that the program asks for: the answer is its real port in this project. Takes project_path
+    asked: Option<Port>,
+    /// Whether the real port may be the same. Default: private, never
+    remap: Option<RemapName>,
     /// Try this port first
     port: Option<Port>,
     /// The name that port had in styxy 1.x
@@ -81,6 +85,8 @@ pub(super) struct Renew {
 pub(super) struct Filter {
     lease_id: Option<Id>,
     port: Option<Port>,
+    /// The port that is asked for, of mappings
+    asked: Option<Port>,
     protocol: Option<ProtocolName>,
     service_type: Option<TypeName>,
     service_name: Option<Name>,
@@ -139,6 +145,8 @@ pub(super) struct CleanUp {
 #[schemars(deny_unknown_fields)]
 pub(super) struct OfMemory {
     port: Option<Port>,
+    /// The port that is asked for, of mappings
+    asked: Option<Port>,
     protocol: Option<ProtocolName>,
     service_type: Option<TypeName>,
     service_name: Option<Name>,

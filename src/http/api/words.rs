@@ -74,6 +74,7 @@ macro_rules! schema {
 schema! {
     ProtocolName, {"type": "string", "enum": ["tcp", "udp", "both"]};
     HoldName, {"type": "string", "enum": ["guard", "none"]};
+    RemapName, {"type": "string", "enum": ["private", "conflict"]};
     OwnerKind, {"type": "string", "enum": ["none", "process", "unit", "connection"]};
     Ttl, {"type": "integer", "minimum": 1, "maximum": 31_536_000, "description": "Seconds"};
     Pid, {"type": "integer", "minimum": 1, "maximum": 2_147_483_647};
