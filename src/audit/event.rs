@@ -17,6 +17,8 @@ const MOST_NAMED: usize = 20;
 
 /// A port was granted.
 pub const ALLOCATE: &str = "817da49931014473acfa25d4aac2c469";
+/// A port that a project asks for was mapped to a real one.
+pub const REMAP: &str = "2e77f6d4919544d982485a9f58b59a07";
 /// A claim was requested again.
 pub const REUSE: &str = "bbad1e013ce4478dbbd76ede7527dd0c";
 /// A share of a claim has ended.
@@ -59,8 +61,9 @@ pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 pub const SET_TOKEN: &str = "b8b7727c2f0a41bd8fffd9108bf347ed";
 
 /// The actions of events, as in `STYXY_ACTION`.
-pub const ACTIONS: [&str; 21] = [
+pub const ACTIONS: [&str; 22] = [
     "allocate",
+    "remap",
     "reuse",
     "leave",
     "singleton_reuse",
@@ -159,6 +162,7 @@ impl Event {
         let fields = &mut self.fields;
         fields.put("STYXY_PORT", lease.port.get());
         fields.put("STYXY_PROTOCOL", lease.protocol.as_str());
+        fields.put_some("STYXY_ASKED", lease.asked.map(Port::get));
         fields.put("STYXY_LEASE_ID", lease.lease_id.to_string());
         fields.put("STYXY_OWNER", lease.owner.to_string());
         fields.put("STYXY_HOLD", lease.hold_now().as_str());
@@ -171,12 +175,18 @@ impl Event {
 }
 
 fn allocate(lease: &Lease, remembers: Remembers) -> Event {
-    let mut message = format!("Granted {} to {}", port(lease), describe(lease));
+    let (message_id, action, mut message) = match (lease.asked, &lease.project_path) {
+        (Some(asked), Some(project)) => {
+            let message = format!("Port {asked} of {project} is really {}", lease.port);
+            (REMAP, "remap", message)
+        }
+        _ => (ALLOCATE, "allocate", format!("Granted {} to {}", port(lease), describe(lease))),
+    };
     let Remembers::Moved { from } = remembers else {
-        return Event::new(ALLOCATE, "allocate", message).about(lease);
+        return Event::new(message_id, action, message).about(lease);
     };
     let _ = write!(message, ", which is remembered from now on instead of {from}");
-    let mut event = Event::new(ALLOCATE, "allocate", message).about(lease);
+    let mut event = Event::new(message_id, action, message).about(lease);
     event.fields.put("STYXY_PORT_BEFORE", from.get());
     event
 }
@@ -416,13 +426,14 @@ fn describe(lease: &Lease) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::port::Protocol;
+    use crate::{lease::LeaseId, port::Protocol};
 
     #[test]
     fn every_kind_of_event_is_explained_in_the_catalog() {
         let catalog = include_str!("../../systemd/styxy.catalog");
         let ids = [
             ALLOCATE,
+            REMAP,
             REUSE,
             LEAVE,
             SINGLETON_REUSE,
@@ -451,12 +462,48 @@ mod tests {
     }
 
     #[test]
+    fn a_mapping_has_an_action_of_its_own_and_keeps_the_others() {
+        let mapping = Lease {
+            asked: Port::new(3001),
+            project_path: Some("/home/dev/shop-b".parse().unwrap()),
+            ..Lease::new(
+                LeaseId::from_number(1),
+                Port::new(21_003).unwrap(),
+                "remap".parse().unwrap(),
+            )
+        };
+        let granted = allocate(&mapping, Remembers::Port);
+        assert_eq!(granted.message, "Port 3001 of /home/dev/shop-b is really 21003");
+        let moved = allocate(&mapping, Remembers::Moved { from: Port::MAX });
+        assert_eq!(
+            moved.message,
+            "Port 3001 of /home/dev/shop-b is really 21003, which is remembered from now on instead of 65535"
+        );
+        let field = |event: &Event, key| serde_json::json!(event.fields)[key].clone();
+        for (event, action) in [
+            (granted, "remap"),
+            (moved, "remap"),
+            (reuse(&mapping), "singleton_reuse"),
+            (leave(&mapping, EndReason::OwnerGone), "singleton_leave"),
+            (expire(&mapping, EndReason::OwnerGone), "expire"),
+        ] {
+            assert_eq!(field(&event, "STYXY_ACTION"), action);
+            assert_eq!(field(&event, "STYXY_ASKED"), 3001, "{action}");
+        }
+        let other = Lease { asked: None, ..mapping };
+        let granted = allocate(&other, Remembers::Port);
+        assert_eq!(field(&granted, "STYXY_ACTION"), "allocate");
+        assert!(field(&granted, "STYXY_ASKED").is_null());
+    }
+
+    #[test]
     fn every_change_is_an_action_that_can_be_asked_for() {
         let unknown = serde_json::from_str::<Change>(r#"{"action": "?"}"#).unwrap_err().to_string();
         let changes: Vec<_> = unknown.split('`').skip(3).step_by(2).collect();
-        // Sharing and leaving a lease are one change each, but one action for claims and another for singletons.
-        let actions: Vec<_> =
-            ACTIONS.into_iter().filter(|action| !["reuse", "leave"].contains(action)).collect();
+        // Sharing and leaving a lease are one change each, but one action for claims and another for singletons; and so is
+        // a grant, but one action for mappings and another for all others.
+        let is_change = |action: &&str| !["reuse", "leave", "remap"].contains(action);
+        let actions: Vec<_> = ACTIONS.into_iter().filter(is_change).collect();
         assert_eq!(changes, actions, "{unknown}");
         let denial = Denial {
             service_type: "dev".parse().ok(),

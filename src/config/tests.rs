@@ -15,7 +15,7 @@ fn range_of(config: &Config, name: &str) -> String {
 #[test]
 fn what_is_built_in_has_every_type_and_no_overlap() {
     let config = Config::built_in();
-    assert_eq!(config.types.0.len(), 17);
+    assert_eq!(config.types.0.len(), 18);
     assert_eq!(range_of(&config, "dev"), "3000-3099");
     let ranges: Vec<PortRange> = config.types.0.values().map(|t| t.port_range).collect();
     for (index, range) in ranges.iter().enumerate() {
