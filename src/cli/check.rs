@@ -3,8 +3,9 @@ use serde_json::Value as Json;
 
 use super::{
     CliError, Output, ask,
+    lease::found,
     port_users::{IGNORES_PORT, PortUser, elsewhere, instead, users},
-    print, print_json, text,
+    print, print_json, short, text,
 };
 use crate::{
     client::Call,
@@ -51,6 +52,7 @@ impl Checked {
     /// The result for people.
     fn lines(&self) -> Vec<String> {
         let mut lines = lines(&self.answer, &self.users);
+        lines.extend(asked_for(&self.answer["asked_by"]));
         lines.extend(
             instead(&self.elsewhere)
                 .map(|instead| format!("nothing listens on it: {instead}; {IGNORES_PORT}")),
@@ -108,11 +110,32 @@ pub(super) fn check(port: Port, protocol: Protocol) -> Result<Checked, CliError>
         users = in_the_way(port).map(self::users).unwrap_or_default();
         answer["holders"] = json(&users);
     }
+    let mut filter = Fields::default();
+    filter.put("asked", port.get());
+    // The answer is useful without this, too.
+    let mut mappings = found(filter).unwrap_or_default();
+    mappings.retain(|lease| is_part(text(lease, "protocol"), protocol));
+    if !mappings.is_empty() {
+        answer["asked_by"] = mappings.into();
+    }
     let elsewhere = elsewhere_of(&answer);
     if !elsewhere.is_empty() {
         answer["elsewhere"] = json(&elsewhere);
     }
     Ok(Checked { answer, users, elsewhere })
+}
+
+/// Whether a protocol is that one, or a part of it.
+fn is_part(protocol: &str, of: Protocol) -> bool {
+    of.parts().iter().any(|part| part.as_str() == protocol)
+}
+
+/// What is said of the projects whose programs ask for the port, and have another one.
+fn asked_for(mappings: &Json) -> impl Iterator<Item = String> {
+    mappings.as_array().into_iter().flatten().map(|lease| {
+        let project = short(text(lease, "project_path"));
+        format!("asked for by {project}, really {}", lease["port"])
+    })
 }
 
 /// The ports that the owner of a lease listens on, if nothing listens on the leased port.

@@ -1,4 +1,4 @@
-use std::{thread, time::Duration};
+use std::{iter, thread, time::Duration};
 
 use clap::{
     Args,
@@ -22,6 +22,7 @@ use super::{
 use crate::{
     client::{self, Call},
     lease::ProjectPath,
+    port::Port,
     value::Fields,
 };
 
@@ -50,6 +51,9 @@ pub(super) struct List {
     /// Only leases in this state: reserved, claimed, listening, orphaned or unknown
     #[arg(long, value_parser = ["reserved", "claimed", "listening", "orphaned", "unknown"])]
     state: Option<String>,
+    /// Only leases of the real ports of this one, which programs ask for
+    #[arg(long, value_name = "PORT")]
+    asked: Option<Port>,
     /// Only leases requested by this agent, session or tool
     #[arg(long, value_name = "ID")]
     instance: Option<String>,
@@ -69,6 +73,7 @@ impl List {
         filter.put_some("service_type", self.service_type);
         filter.put_some("service_name", self.name);
         filter.put_some("instance_id", self.instance);
+        filter.put_some("asked", self.asked.map(Port::get));
         let wanted = Selection { filter, package: self.package, state: self.state };
         let leases = wanted.leases()?;
         if leases.as_array().is_some_and(Vec::is_empty) {
@@ -153,10 +158,11 @@ fn draw(leases: &Json, is_filtered: bool) -> String {
     if leases.is_empty() {
         return if is_filtered { "no lease matches" } else { "no port is leased" }.to_owned();
     }
-    let mut table = Table::new(COLUMNS);
+    let mut table = Table::new(with_asked(COLUMNS, table::short("ASKED")));
     let shown = shown(leases);
     for lease in with_backends(leases) {
-        table.row(row(lease, shown));
+        let asked = lease["asked"].as_u64().map(|asked| asked.to_string());
+        table.row(with_asked(row(lease, shown), asked.unwrap_or_default().into()));
     }
     table.draw()
 }
@@ -172,6 +178,12 @@ pub(super) const COLUMNS: [Column; 8] = [
     table::number("AGE"),
     table::short("LEASE"),
 ];
+
+/// A row with a column more before the others, for what is asked for. It is not drawn if it is empty.
+fn with_asked<T>(row: [T; COLUMNS.len()], asked: T) -> [T; COLUMNS.len() + 1] {
+    let mut cells = iter::once(asked).chain(row);
+    std::array::from_fn(|_| cells.next().expect("there is one more"))
+}
 
 /// A lease in these columns, with so many characters of its id.
 pub(super) fn row(lease: &Json, shown: usize) -> [Cell; COLUMNS.len()] {

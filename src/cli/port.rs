@@ -12,19 +12,21 @@ use clap::{
 use serde_json::Value as Json;
 
 use super::{
-    CliError, Output,
+    CliError, Output, failure,
+    lease::found,
     port_users::note_of,
     print, print_json,
     project::Project,
     refused, say, seconds,
     service::{Named, Service, unless_missing},
-    text, usage,
+    short, text, usage,
 };
 use crate::{
     client,
-    error::Error,
+    error::{Error, ErrorKind},
     kernel::{diag, probe, process::Process},
     port::{Port, PortRange, Protocol},
+    value::Fields,
     word::as_variable,
 };
 
@@ -42,8 +44,11 @@ const SILENT: Duration = Duration::from_secs(2);
 #[derive(Debug, Args)]
 pub(super) struct Find {
     /// Its name, its type, or TYPE:NAME; PACKAGE is the folder of its package, from the top of the project
-    #[arg(value_name = "SERVICE[@PACKAGE]")]
-    service: Named,
+    #[arg(value_name = "SERVICE[@PACKAGE]", required_unless_present = "asked")]
+    service: Option<Named>,
+    /// Print the real port of this one instead, which the programs of the project ask for
+    #[arg(long, value_name = "PORT", conflicts_with_all = ["service", "name", "package", "wait"])]
+    asked: Option<Port>,
     /// The service's name; SERVICE is then its type
     #[arg(long)]
     name: Option<String>,
@@ -81,27 +86,16 @@ impl Find {
     pub(super) fn run(self) -> Result<(), CliError> {
         let project = Project::or_current(self.project.as_ref().or(self.package.as_ref()));
         let project = project.map_err(|e| usage(&e))?;
-        let mut service = self.service;
-        if self.package.is_some() && service.has_package() {
-            let error = Error::invalid("the package is named twice");
-            return Err(usage(&error.suggest("leave out --package, or what follows @")));
-        }
-        if let Some(name) = self.name {
-            service = service.with_name(name).map_err(|e| usage(&e))?;
-        }
-        let mut service = service.of(&project).map_err(|e| usage(&e))?;
-        if self.package.is_some() {
-            service = service.of_this_package();
-        }
-        let lease = match self.wait {
-            Some(seconds) => service.listening_within(Duration::from_secs(seconds), self.pid)?,
-            None => service.lease()?,
+        let (format, is_json) = (self.format, self.output.json);
+        let lease = match self.asked {
+            Some(asked) => mapping(&project, asked)?,
+            None => self.lease(&project)?,
         };
         if let Some(note) = note_of(&lease) {
             say(&note);
         }
-        match self.format {
-            _ if self.output.json => print_json(&lease),
+        match format {
+            _ if is_json => print_json(&lease),
             Format::Json => print_json(&lease),
             Format::Port => print(&lease["port"].to_string()),
             Format::Url => print(&url_now(&lease)),
@@ -109,6 +103,43 @@ impl Find {
             Format::Env => print(&format!("{}={}", variable(&lease), lease["port"])),
         }
     }
+
+    /// The lease of the service.
+    fn lease(self, project: &Project) -> Result<Json, CliError> {
+        let Some(mut service) = self.service else {
+            return Err(usage(&Error::invalid("a service or --asked is missing")));
+        };
+        if self.package.is_some() && service.has_package() {
+            let error = Error::invalid("the package is named twice");
+            return Err(usage(&error.suggest("leave out --package, or what follows @")));
+        }
+        if let Some(name) = self.name {
+            service = service.with_name(name).map_err(|e| usage(&e))?;
+        }
+        let mut service = service.of(project).map_err(|e| usage(&e))?;
+        if self.package.is_some() {
+            service = service.of_this_package();
+        }
+        match self.wait {
+            Some(seconds) => service.listening_within(Duration::from_secs(seconds), self.pid),
+            None => service.lease(),
+        }
+    }
+}
+
+/// The lease of the real port of one that is asked for in the project: of both protocols that for TCP.
+fn mapping(project: &Project, asked: Port) -> Result<Json, CliError> {
+    let mut filter = Fields::default();
+    filter.put("project_path", project.path().as_str());
+    filter.put("asked", asked.get());
+    let mut leases = found(filter)?;
+    leases.sort_by_key(|lease| text(lease, "protocol") != Protocol::Tcp.as_str());
+    leases.into_iter().next().ok_or_else(|| {
+        let project = short(project.path().as_str());
+        let message = format!("port {asked} has no other real port in {project} now");
+        let error = Error::new(ErrorKind::NoSuchLease, message);
+        failure(&error.suggest(format!("`styxy list --asked {asked}` shows where it has one")))
+    })
 }
 
 /// Types whose servers are opened in a browser. Many of them, such as Vite, listen on only one of the addresses of `localhost`,

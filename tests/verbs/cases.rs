@@ -127,6 +127,12 @@ pub const CASES: &[Case] = &[
     json("list --mine --json", 0, "leases"),
     json("list --project /lamp --type mine --json", 0, "leases"),
     json("list --instance a-1 --json", 0, "leases"),
+    text("list --asked 0", 2),
+    json("list --asked 5173 --json", 0, "leases"),
+    text("port --asked 5173", 1),
+    text("port --asked 5173 mine", 2),
+    text("port --asked 5173 --wait 5", 2),
+    text("port", 2),
     endless("list --watch", ""),
     // No terminal is there.
     text("top", 1),

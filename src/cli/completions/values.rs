@@ -39,6 +39,7 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         ("port", "service") => |_| services(),
         #[cfg(feature = "project")]
         ("up", "names" | "only" | "except") => |_| processes(),
+        (_, "asked") => |_| asked(),
         (_, "instance" | "instances") => |_| instances(),
         (_, "name") => |_| of_leases("service_name"),
         (_, "singleton_key") => |_| of_leases("singleton_key"),
@@ -124,6 +125,18 @@ fn processes() -> Vec<Value> {
 
 fn ports() -> Vec<Value> {
     each(&leases()).map(|lease| (lease["port"].to_string(), described(lease))).collect()
+}
+
+/// The ports that projects ask for, each with its real one.
+fn asked() -> Vec<Value> {
+    let leases = leases();
+    let asked = each(&leases).filter(|lease| lease["asked"].is_u64());
+    asked
+        .map(|lease| {
+            let project = short(text(lease, "project_path"));
+            (lease["asked"].to_string(), format!("{} {project}", lease["port"]))
+        })
+        .collect()
 }
 
 /// A word that may begin a port is completed as a port: nobody knows lease ids by heart.

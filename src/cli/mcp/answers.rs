@@ -34,6 +34,8 @@ pub(super) struct Checked {
     /// Whether something listens on it; left out where that cannot be found out
     listening: Option<bool>,
     lease: Option<Listed>,
+    /// The mappings of projects whose programs ask for this port: each lease's own port is the real one
+    asked_by: Option<Vec<Listed>>,
     /// The programs that listen; null if they cannot be seen
     listeners: Option<Vec<Listener>>,
     /// The programs that have the port without listening, if nothing listens on it
