@@ -78,6 +78,7 @@ pub mod portserver;
 #[cfg(feature = "project")]
 pub mod project;
 pub mod registry;
+pub mod remap;
 pub mod request;
 pub mod service_type;
 pub mod socket;

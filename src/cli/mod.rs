@@ -39,6 +39,7 @@ mod programs;
 mod project;
 mod reader;
 mod release;
+mod remap;
 mod renew;
 mod run;
 mod scan;
@@ -145,6 +146,10 @@ enum Verb {
     #[command(hide = true)]
     Generator(generator::Generator),
     #[command(hide = true)]
+    RemapSupervisor(remap::Supervisor),
+    #[command(hide = true)]
+    RemapExec(remap::Start),
+    #[command(hide = true)]
     Watcher(run::Watcher),
     #[cfg(feature = "project")]
     #[command(hide = true)]
@@ -155,7 +160,7 @@ impl Verb {
     /// Whether it uses the user's folders, or the service whose state is there.
     fn needs_a_home(&self) -> bool {
         match self {
-            Self::Completions(_) | Self::Agents(_) | Self::Watcher(_) => false,
+            Self::Completions(_) | Self::Agents(_) | Self::Watcher(_) | Self::RemapExec(_) => false,
             #[cfg(feature = "project")]
             Self::Keeper(_) => false,
             // systemd sets the folders of a service that it starts as a unit.
@@ -300,6 +305,8 @@ pub fn run() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
         Verb::Daemon(verb) => verb.run(),
         Verb::Generator(verb) => verb.run(),
+        Verb::RemapSupervisor(verb) => verb.run(),
+        Verb::RemapExec(verb) => verb.run(),
         Verb::Watcher(verb) => {
             verb.run();
             Ok(())

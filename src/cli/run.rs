@@ -43,7 +43,9 @@ use super::{
     note,
     port_users::{IGNORES_PORT, note_of, users},
     programs::{self, Help, Hint},
-    refused, say, seconds, text, usage,
+    refused,
+    remap::Remapping,
+    say, seconds, text, usage,
 };
 use crate::{
     client::{self, Call},
@@ -80,7 +82,7 @@ const AGAIN: Duration = Duration::from_millis(20);
     styxy run --with-url api=API_URL -- npm test")]
 pub(super) struct Run {
     /// The class of service: dev, api, database, …; with --env NAME=TYPE or --with it may be left out
-    #[arg(value_name = "TYPE", required_unless_present_any = ["env", "with", "with_url"])]
+    #[arg(value_name = "TYPE", required_unless_present_any = ["env", "with", "with_url", "remap", "map"])]
     service_type: Option<String>,
     /// Put the port into this variable instead of PORT; with NAME=TYPE, lease another port for it, for the service
     /// named after the variable (WEB and WEB_PORT: web) or as given
@@ -114,6 +116,8 @@ pub(super) struct Run {
     telling: Telling,
     #[command(flatten)]
     wanted: LeaseOptions,
+    #[command(flatten)]
+    remapping: Remapping,
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -127,7 +131,7 @@ pub(super) struct Telling {
     pub(super) quiet: bool,
     /// Print a line of JSON for each lease on stderr, because stdout belongs to the command
     #[arg(long, conflicts_with = "quiet")]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl Run {
@@ -142,6 +146,14 @@ impl Run {
             return Err(not_started(&self.command[0], &Errno::ENOENT.into()));
         }
         self.wanted.for_command(&self.command);
+        if self.remapping.is_on() {
+            return self.remapping.run(
+                self.service_type,
+                &self.wanted,
+                self.telling,
+                &self.command,
+            );
+        }
         let wanted = self.wanted.options()?;
         let leases = self.leases()?;
         let with = self.with.iter().map(|with| (with, false));

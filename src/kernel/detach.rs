@@ -8,14 +8,19 @@ use std::{
     ffi::{CStr, CString},
     fs::File,
     io,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     ptr,
 };
 
 use nix::{
     errno::Errno,
     libc,
-    sys::{signal::SigSet, stat, wait::waitpid},
+    sys::{
+        resource::{Resource, setrlimit},
+        signal::{SigSet, Signal},
+        stat,
+        wait::waitpid,
+    },
     unistd::{ForkResult, fork, setsid},
 };
 
@@ -71,6 +76,59 @@ fn default_signals() {
         // SAFETY: SIG_DFL is not a function of this program. The kernel refuses signals that cannot be set.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+}
+
+/// Has these signals interrupt and end nothing in this process, and leaves those alone that it ignores. Programs that it starts
+/// get them as usual: execve(2) resets a handler, but keeps what is ignored.
+pub fn withstand(signals: impl IntoIterator<Item = Signal>) {
+    extern "C" fn nothing(_: libc::c_int) {}
+    for signal in signals {
+        let handler = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+        // SAFETY: the handler does nothing, so it may interrupt anything.
+        if unsafe { libc::signal(signal as i32, handler) } == libc::SIG_IGN {
+            // SAFETY: SIG_IGN is not a function of this program.
+            unsafe { libc::signal(signal as i32, libc::SIG_IGN) };
+        }
+    }
+}
+
+/// Ends this process by a signal, as a process that it has waited for ended, but without a core file.
+pub fn end_by(signal: i32) -> ! {
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    default_signals();
+    let _ = SigSet::empty().thread_set_mask();
+    // SAFETY: it takes an integer.
+    unsafe { libc::raise(signal) };
+    // A signal that ends nothing.
+    std::process::exit(128_i32.saturating_add(signal))
+}
+
+/// Takes over a descriptor that this process was started with; programs that it starts do not get it.
+pub fn inherited(descriptor: i32) -> io::Result<OwnedFd> {
+    // SAFETY: it sets a flag of a descriptor, or fails.
+    Errno::result(unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: it is open, and whoever has started this process has named it for nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Closes the descriptors that this process has inherited: those from 3 on that a started program would get, too.
+pub fn close_inherited() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fdinfo")? {
+        let name = entry?.file_name();
+        let Some(descriptor) = name.to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")) else {
+            continue;
+        };
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
+        if descriptor > 2 && flags.is_some_and(|flags| flags & libc::O_CLOEXEC == 0) {
+            // SAFETY: no part of this program has opened it: all of them set close-on-exec.
+            unsafe { libc::close(descriptor) };
+        }
+    }
+    Ok(())
 }
 
 /// Marks all descriptors from 3 on as close-on-exec.

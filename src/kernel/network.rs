@@ -6,7 +6,7 @@ use std::{
     fs, io,
     mem::size_of,
     os::{
-        fd::{AsFd, AsRawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd},
         unix::fs::MetadataExt,
     },
     path::Path,
@@ -97,15 +97,20 @@ fn is_booted() -> bool {
         && fs::read_to_string("/proc/1/comm").is_ok_and(|comm| comm == "systemd\n")
 }
 
-/// The number of this network, which is never reused (`SO_NETNS_COOKIE`, since Linux 5.14).
-fn cookie() -> io::Result<u64> {
+/// The number of this network, which is never reused.
+pub fn cookie() -> io::Result<u64> {
     let any = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    cookie_of(any.as_fd())
+}
+
+/// The number of the network of a socket (`SO_NETNS_COOKIE`, since Linux 5.14).
+pub fn cookie_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).expect("8 fits");
     // SAFETY: the kernel writes at most `length` bytes to `cookie`, which is that long, and both outlive the call.
     let result = unsafe {
         libc::getsockopt(
-            any.as_fd().as_raw_fd(),
+            socket.as_raw_fd(),
             libc::SOL_SOCKET,
             libc::SO_NETNS_COOKIE,
             (&raw mut cookie).cast(),

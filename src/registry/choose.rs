@@ -326,7 +326,7 @@ impl Registry {
             .chain(others.map(because(Reason::RememberedByOther)))
             .chain(self.in_use_before(service_type, protocol).map(because(Reason::Free)));
         let rest = rest
-            .filter(move |(port, _)| !tried.contains(port) && !(is_mapping && is_preferred(port)));
+            .filter(move |(port, _)| !(tried.contains(port) || is_mapping && is_preferred(port)));
         first.into_iter().chain(rest).filter(move |(port, _)| !meant.contains(port))
     }
 

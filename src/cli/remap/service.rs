@@ -1,0 +1,137 @@
+//! What the supervisor of a tree of processes asks the service.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::Value as Json;
+
+use super::super::{owner::put_own_process, text};
+use crate::{
+    client::{self, Call},
+    port::{Port, Protocol},
+    remap::{
+        control::Task,
+        supervisor::Service,
+        table::{Found, Mapping, Mode},
+    },
+    value::Fields,
+};
+
+/// How long a call of bind or connect may wait for the service.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The leases of a supervisor.
+pub(super) struct Leases {
+    runtime: std::io::Result<tokio::runtime::Runtime>,
+    task: Task,
+    /// The ids of the leases that this process holds, by their real ports.
+    ids: HashMap<Port, String>,
+}
+
+impl Leases {
+    pub(super) fn new(task: &Task) -> Self {
+        // A supervisor says nothing itself: the terminal is the command's.
+        client::set_patience(client::Patience {
+            limit: client::Patience::LIMIT,
+            tell: |_| {},
+            complain: |_| {},
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        Self { runtime, task: task.clone(), ids: HashMap::new() }
+    }
+
+    fn ask(&self, call: &Call) -> Result<Json, String> {
+        let runtime = self.runtime.as_ref().map_err(ToString::to_string)?;
+        let answer =
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, client::call(call)).await });
+        match answer {
+            Ok(answer) => answer.map_err(|failure| failure.to_string()),
+            Err(_) => Err("the service does not answer".to_owned()),
+        }
+    }
+
+    /// The leases that match.
+    fn list(&self, filter: Fields) -> Result<Vec<Json>, String> {
+        match self.ask(&Call::List { filter })? {
+            Json::Array(leases) => Ok(leases),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    fn of_project(&self) -> Fields {
+        let mut fields = Fields::default();
+        fields.put("project_path", self.task.project.as_str());
+        fields
+    }
+
+    fn service_type(&self, protocol: Protocol, asked: Port) -> &str {
+        let mut maps = self.task.maps.iter();
+        let named = maps.find(|named| named.asked == asked && named.protocol == protocol);
+        named.map_or(&self.task.service_type, |named| &named.service_type)
+    }
+
+    /// Whether the project has had a mapping for this port.
+    fn was_mapped(&self, protocol: Protocol, asked: Port) -> Result<bool, String> {
+        let mut filter = self.of_project();
+        filter.put("asked", asked.get());
+        filter.put("protocol", protocol.as_str());
+        let known = self.ask(&Call::Remembered { filter })?;
+        Ok(known.as_array().is_some_and(|known| !known.is_empty()))
+    }
+}
+
+impl Service for Leases {
+    fn lease(&mut self, protocol: Protocol, asked: Port) -> Result<(Mapping, Json), String> {
+        let mut options = self.of_project();
+        options.put("asked", asked.get());
+        if self.task.mode == Mode::Conflict {
+            options.put("remap", "conflict");
+        }
+        options.put("protocol", protocol.as_str());
+        put_own_process(&mut options);
+        let service_type = self.service_type(protocol, asked).to_owned();
+        let lease = self.ask(&Call::Allocate { service_type, options })?;
+        let port = number(&lease, "port").ok_or("the service has answered no port")?;
+        self.ids.insert(port, text(&lease, "lease_id").to_owned());
+        Ok((Mapping { asked, port, protocol }, lease))
+    }
+
+    fn find(&mut self, protocol: Protocol, port: Port) -> Result<Found, String> {
+        let own = self.list(self.of_project())?;
+        let is_it = |lease: &&Json, key: &str| {
+            lease["protocol"] == protocol.as_str() && number(lease, key) == Some(port)
+        };
+        let is_mapped = own.iter().any(|lease| is_it(&lease, "asked"));
+        if !is_mapped && own.iter().any(|lease| is_it(&lease, "port")) {
+            return Ok(Found::Own);
+        }
+        // Whoever knows a mapping is a holder of its lease, so that it stays true.
+        if is_mapped || self.task.mode == Mode::Conflict && self.was_mapped(protocol, port)? {
+            return Ok(Found::Asked(self.lease(protocol, port)?.0));
+        }
+        let mut filter = Fields::default();
+        filter.put("port", port.get());
+        let all = self.list(filter)?;
+        let foreign = all.iter().find(|lease| is_it(lease, "port"));
+        Ok(match foreign {
+            Some(lease) => Found::Foreign(text(lease, "project_path").to_owned()),
+            None => Found::Nobody,
+        })
+    }
+
+    fn keep(&mut self, port: Port) -> Result<(), String> {
+        let lease_id = if let Some(id) = self.ids.get(&port) {
+            id.clone()
+        } else {
+            let mut filter = Fields::default();
+            filter.put("port", port.get());
+            let leases = self.list(filter)?;
+            leases.first().map(|lease| text(lease, "lease_id").to_owned()).unwrap_or_default()
+        };
+        let _ = lease_id;
+        Err("SetHold is missing".to_owned())
+    }
+}
+
+fn number(lease: &Json, key: &str) -> Option<Port> {
+    lease[key].as_u64().and_then(Port::new)
+}

@@ -1,0 +1,438 @@
+//! The supervisor: receives calls of bind and connect, and makes them with the real port.
+//!
+//! One thread answers all calls. It never blocks: a blocking connection is only begun here, and the program, whose own call the
+//! kernel then continues, waits for it itself. So signals, time limits and SIGKILL have their usual effect.
+
+use std::{
+    collections::HashSet,
+    fs,
+    io::{IoSlice, IoSliceMut},
+    net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
+    sys::{
+        socket::{
+            AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+            SockaddrStorage, bind, connect, getsockname, setsockopt, socket, sockopt::Ipv6V6Only,
+        },
+        uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
+    },
+    unistd::Pid,
+};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+
+use super::{
+    address::{LONGEST, Local, bytes, parse},
+    control::{Channel, Said},
+    filter::{ARCHITECTURES, Call, MULTIPLEXED},
+    seccomp::{self, Answer, Notification},
+    table::{Bind, Connect, Found, Mapping, Reached, Table},
+};
+use crate::{
+    kernel::{network, probe, process},
+    port::{Port, Protocol},
+};
+
+/// What the supervisor asks the service.
+pub trait Service {
+    /// Leases a port for this one, or joins in the lease that the project has for it; `Err` says why not.
+    fn lease(
+        &mut self,
+        protocol: Protocol,
+        asked: Port,
+    ) -> Result<(Mapping, serde_json::Value), String>;
+    /// Who has this port.
+    fn find(&mut self, protocol: Protocol, port: Port) -> Result<Found, String>;
+    /// Has the service give up the guard of a leased port, which this process keeps from now on.
+    fn keep(&mut self, port: Port) -> Result<(), String>;
+}
+
+/// A call, as far as it is of interest: the caller's descriptor, and the next arguments.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    call: Call,
+    descriptor: i32,
+    /// Where the address is.
+    address: u64,
+    /// Its length, or where that is.
+    length: u64,
+}
+
+/// Answers the calls of one tree of processes.
+pub struct Supervisor<S> {
+    listener: OwnedFd,
+    table: Table,
+    service: S,
+    local: Local,
+    /// A port that nobody listens on: whoever is not to reach a port is connected to this one, and refused by the kernel.
+    dead: (Port, OwnedFd),
+    /// The network namespace of this process, whose ports alone are mapped.
+    network: Option<u64>,
+    front: Arc<Channel>,
+    said: HashSet<(Protocol, Port)>,
+    unreadable: HashSet<String>,
+}
+
+impl<S: Service> Supervisor<S> {
+    /// A supervisor for the calls that come from this descriptor.
+    pub fn new(
+        listener: OwnedFd,
+        table: Table,
+        service: S,
+        front: Arc<Channel>,
+    ) -> Result<Self, Errno> {
+        Ok(Self {
+            listener,
+            table,
+            service,
+            local: Local::of_this_machine(),
+            dead: dead_port()?,
+            network: network::cookie().ok(),
+            front,
+            said: HashSet::new(),
+            unreadable: HashSet::new(),
+        })
+    }
+
+    /// Answers calls until nobody can make any. Older kernels do not return then.
+    pub fn serve(&mut self) -> Result<(), Errno> {
+        loop {
+            let call = match seccomp::receive(&self.listener) {
+                Ok(call) => call,
+                Err(Errno::ENOENT) if is_over(&self.listener, Some(&Timespec::default())) => {
+                    return Ok(());
+                }
+                // The caller is gone, or a signal came.
+                Err(Errno::ENOENT | Errno::EINTR) => continue,
+                Err(errno) => return Err(errno),
+            };
+            let answer = self.answer(&call).unwrap_or(Answer::Continue);
+            // Its caller may be gone.
+            let _ = seccomp::answer(&self.listener, call.id, answer);
+        }
+    }
+
+    /// The answer to a call; `None` leaves it to the kernel, which has an error of its own for whatever is wrong with it.
+    fn answer(&mut self, call: &Notification) -> Option<Answer> {
+        let asked = self.read(call)?;
+        if asked.call == Call::SocketName {
+            return self.name(call, asked);
+        }
+        // The kernel takes the lower half, as an int.
+        let length = usize::try_from(asked.length & u64::from(u32::MAX)).ok()?;
+        let mut buffer = [0; LONGEST];
+        let buffer = buffer.get_mut(..length.min(LONGEST))?;
+        self.peek(call.thread, asked.address, buffer)?;
+        let address = parse(buffer)?;
+        // Any port.
+        let port = Port::new(address.port().into())?;
+        match asked.call {
+            Call::Bind => self.bind(call, asked.descriptor, address, port),
+            Call::Connect => self.connect(call, asked.descriptor, address, port),
+            _ => None,
+        }
+    }
+
+    /// What is asked, on whatever architecture.
+    fn read(&mut self, call: &Notification) -> Option<Asked> {
+        let known = ARCHITECTURES.iter().find(|known| known.audit == call.architecture)?;
+        let (_, name) = known.calls.iter().find(|(number, _)| *number == call.number)?;
+        let (name, [descriptor, address, length]) = if *name == Call::Multiplexed {
+            let (first, place) = (call.arguments.first()?, *call.arguments.get(1)?);
+            let mut buffer = [0; 12];
+            self.peek(call.thread, place, &mut buffer)?;
+            let word = |at: usize| {
+                let bytes = buffer.get(at..at.checked_add(4)?)?;
+                Some(u64::from(u32::from_ne_bytes(bytes.try_into().ok()?)))
+            };
+            let (_, name) = MULTIPLEXED.iter().find(|(number, _)| u64::from(*number) == *first)?;
+            (name, [word(0)?, word(4)?, word(8)?])
+        } else {
+            let mut arguments = call.arguments.iter().copied();
+            (name, [arguments.next()?, arguments.next()?, arguments.next()?])
+        };
+        let descriptor = u32::try_from(descriptor & u64::from(u32::MAX)).ok()?.cast_signed();
+        Some(Asked { call: *name, descriptor, address, length })
+    }
+
+    /// Reads the caller's memory.
+    fn peek(&mut self, thread: u32, address: u64, buffer: &mut [u8]) -> Option<()> {
+        let place = RemoteIoVec { base: usize::try_from(address).ok()?, len: buffer.len() };
+        let wanted = buffer.len();
+        let pid = Pid::from_raw(thread.cast_signed());
+        match process_vm_readv(pid, &mut [IoSliceMut::new(buffer)], &[place]) {
+            Ok(read) => (read == wanted).then_some(()),
+            Err(Errno::EPERM | Errno::EACCES) => {
+                self.tell_of_unreadable(thread);
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// The caller's socket, if its ports are mapped: it is a socket of this network, for TCP or UDP.
+    fn socket(&mut self, call: &Notification, descriptor: i32) -> Option<(OwnedFd, Protocol)> {
+        let caller = open(call.thread)?;
+        let socket = match pidfd_getfd(&caller, descriptor, PidfdGetfdFlags::empty()) {
+            Ok(socket) => socket,
+            Err(rustix::io::Errno::PERM) => {
+                self.tell_of_unreadable(call.thread);
+                return None;
+            }
+            Err(_) => return None,
+        };
+        // Only now is it certain whose memory was read, and whose socket this is.
+        if !seccomp::is_waiting(&self.listener, call.id) {
+            return None;
+        }
+        let protocol = protocol(socket.as_fd())?;
+        let is_here =
+            self.network.is_none() || network::cookie_of(socket.as_fd()).ok() == self.network;
+        is_here.then_some((socket, protocol))
+    }
+
+    fn bind(
+        &mut self,
+        call: &Notification,
+        descriptor: i32,
+        address: SocketAddr,
+        asked: Port,
+    ) -> Option<Answer> {
+        if [Protocol::Tcp, Protocol::Udp].map(|protocol| self.table.bind(protocol, asked))
+            == [Bind::AsIs; 2]
+        {
+            return None;
+        }
+        let (socket, protocol) = self.socket(call, descriptor)?;
+        let port = match self.table.bind(protocol, asked) {
+            Bind::AsIs => return None,
+            Bind::To(port) => port,
+            Bind::Lease => match self.service.lease(protocol, asked) {
+                Ok((mapping, lease)) => {
+                    self.table.add(mapping);
+                    self.front.say(&Said::Mapped { mapping, lease });
+                    mapping.port
+                }
+                Err(why) => {
+                    if self.said.insert((protocol, asked)) {
+                        self.front.say(&Said::NoLease(asked, why));
+                    }
+                    return Some(Answer::Failed(Errno::EADDRINUSE));
+                }
+            },
+        };
+        let address = with_port(address, port);
+        let bound = match bind_to(socket.as_fd(), address) {
+            // The program has not set SO_REUSEADDR, so the guard of its port is in its way; or its server is there already.
+            Err(Errno::EADDRINUSE) if protocol == Protocol::Tcp && self.open_for(port) => {
+                bind_to(socket.as_fd(), address)
+            }
+            bound => bound,
+        };
+        Some(bound.map_or_else(Answer::Failed, |()| Answer::Done(0)))
+    }
+
+    /// Takes the guard of a port away; false if something else is in the way.
+    fn open_for(&mut self, port: Port) -> bool {
+        // Fails if something listens.
+        let Ok(own) = probe::rebind(port) else { return false };
+        let kept = self.service.keep(port);
+        if let Err(why) = &kept
+            && self.said.insert((Protocol::Tcp, port))
+        {
+            self.front.say(&Said::NoLease(port, why.clone()));
+        }
+        // Until now the port was held without a gap.
+        drop(own);
+        kept.is_ok()
+    }
+
+    fn connect(
+        &mut self,
+        call: &Notification,
+        descriptor: i32,
+        address: SocketAddr,
+        asked: Port,
+    ) -> Option<Answer> {
+        if !self.local.contains(address.ip()) {
+            return None;
+        }
+        if [Protocol::Tcp, Protocol::Udp].map(|protocol| self.table.connect(protocol, asked))
+            == [Connect::AsIs; 2]
+        {
+            return None;
+        }
+        let (socket, protocol) = self.socket(call, descriptor)?;
+        let reached = match self.table.connect(protocol, asked) {
+            Connect::AsIs => return None,
+            Connect::To(port) => Reached::To(port),
+            Connect::Find => match self.service.find(protocol, asked) {
+                Ok(found) => self.table.reached(protocol, asked, found),
+                Err(why) => {
+                    if self.said.insert((protocol, asked)) {
+                        self.front.say(&Said::NoLease(asked, why));
+                    }
+                    Reached::NotReached
+                }
+            },
+        };
+        let port = match reached {
+            Reached::AsIs => return None,
+            Reached::To(port) => port,
+            Reached::NotReached => self.not_reached(protocol, asked, None),
+            Reached::NotReachedOf(project) => self.not_reached(protocol, asked, Some(project)),
+        };
+        begin(socket.as_fd(), with_port(address, port))
+    }
+
+    /// Tells a program that its socket is bound to the port that it asked for.
+    fn name(&mut self, call: &Notification, asked: Asked) -> Option<Answer> {
+        let (socket, protocol) = self.socket(call, asked.descriptor)?;
+        let name: SockaddrStorage = getsockname(socket.as_raw_fd()).ok()?;
+        let six = || name.as_sockaddr_in6().map(|name| SocketAddrV6::from(*name).into());
+        let four = name.as_sockaddr_in().map(|name| SocketAddrV4::from(*name).into());
+        let name: SocketAddr = four.or_else(six)?;
+        let port = self.table.asked_for(protocol, Port::new(name.port().into())?)?;
+        let name = bytes(with_port(name, port));
+        let mut room = [0; 4];
+        self.peek(call.thread, asked.length, &mut room)?;
+        let room = usize::try_from(u32::from_ne_bytes(room)).ok()?;
+        let length = u32::try_from(name.len()).ok()?.to_ne_bytes();
+        let part = name.get(..room.min(name.len()))?;
+        // As with every other call: the thread that asked is still the one with this number.
+        if !seccomp::is_waiting(&self.listener, call.id) {
+            return None;
+        }
+        poke(call.thread, asked.address, part)?;
+        poke(call.thread, asked.length, &length)?;
+        Some(Answer::Done(0))
+    }
+
+    fn not_reached(&mut self, protocol: Protocol, port: Port, project: Option<String>) -> Port {
+        if self.said.insert((protocol, port)) {
+            self.front.say(&Said::NotReached { port, project });
+        }
+        self.dead.0
+    }
+
+    fn tell_of_unreadable(&mut self, thread: u32) {
+        let name = process::comm(thread).map(|name| name.to_string()).unwrap_or_default();
+        if self.unreadable.insert(name.clone()) {
+            self.front.say(&Said::Unreadable(thread, name));
+        }
+    }
+}
+
+/// Whether no process has the filter any more, which this waits for at most for that time.
+pub(super) fn is_over(listener: &OwnedFd, limit: Option<&Timespec>) -> bool {
+    let mut hung_up = [PollFd::new(listener, PollFlags::empty())];
+    let _ = poll(&mut hung_up, limit);
+    hung_up.iter().any(|listener| listener.revents().contains(PollFlags::HUP))
+}
+
+/// Writes to the caller's memory.
+fn poke(thread: u32, address: u64, bytes: &[u8]) -> Option<()> {
+    let place = RemoteIoVec { base: usize::try_from(address).ok()?, len: bytes.len() };
+    let pid = Pid::from_raw(thread.cast_signed());
+    let written = process_vm_writev(pid, &[IoSlice::new(bytes)], &[place]);
+    (written == Ok(bytes.len())).then_some(())
+}
+
+/// Begins a connection. A program that waits for it goes on with its own call: on a socket that is connecting the kernel does not
+/// look at the address again, but waits.
+fn begin(socket: BorrowedFd<'_>, address: SocketAddr) -> Option<Answer> {
+    let flags = OFlag::from_bits_retain(fcntl(socket, FcntlArg::F_GETFL).ok()?);
+    if flags.contains(OFlag::O_NONBLOCK) {
+        let connected = connect_to(socket, address);
+        return Some(connected.map_or_else(Answer::Failed, |()| Answer::Done(0)));
+    }
+    fcntl(socket, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK)).ok()?;
+    let connected = connect_to(socket, address);
+    let _ = fcntl(socket, FcntlArg::F_SETFL(flags));
+    match connected {
+        Ok(()) => Some(Answer::Done(0)),
+        Err(Errno::EINPROGRESS | Errno::EALREADY) => Some(Answer::Continue),
+        Err(errno) => Some(Answer::Failed(errno)),
+    }
+}
+
+/// A descriptor of the process of a thread. From Linux 6.9 on it may be the thread's own.
+fn open(thread: u32) -> Option<OwnedFd> {
+    let number = |number: u32| rustix::process::Pid::from_raw(number.cast_signed());
+    // PIDFD_THREAD.
+    let flag = PidfdFlags::from_bits_retain(nix::libc::O_EXCL.cast_unsigned());
+    match pidfd_open(number(thread)?, flag) {
+        Ok(caller) => Some(caller),
+        Err(rustix::io::Errno::INVAL) => {
+            let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
+            let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"))?;
+            pidfd_open(number(line.trim().parse().ok()?)?, PidfdFlags::empty()).ok()
+        }
+        Err(_) => None,
+    }
+}
+
+/// The protocol of a socket whose ports are mapped.
+fn protocol(socket: BorrowedFd<'_>) -> Option<Protocol> {
+    use rustix::net::{SocketType, ipproto, sockopt};
+    let protocol = sockopt::socket_protocol(socket).ok()?;
+    match sockopt::socket_type(socket).ok()? {
+        SocketType::STREAM
+            if [None, Some(ipproto::TCP), Some(ipproto::MPTCP)].contains(&protocol) =>
+        {
+            Some(Protocol::Tcp)
+        }
+        SocketType::DGRAM if [None, Some(ipproto::UDP)].contains(&protocol) => Some(Protocol::Udp),
+        _ => None,
+    }
+}
+
+/// A port on which nobody listens, and the socket that keeps it so.
+fn dead_port() -> Result<(Port, OwnedFd), Errno> {
+    let stream = |family| socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+    let any = match stream(AddressFamily::Inet6) {
+        Ok(six) => {
+            setsockopt(&six, Ipv6V6Only, &false)?;
+            let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 0);
+            bind_to(six.as_fd(), any).map(|()| six)
+        }
+        Err(errno) => Err(errno),
+    };
+    let socket = any.or_else(|_| {
+        let four = stream(AddressFamily::Inet)?;
+        let any = SocketAddr::new(IpAddr::from([0, 0, 0, 0]), 0);
+        bind_to(four.as_fd(), any).map(|()| four)
+    })?;
+    let name: SockaddrStorage = getsockname(socket.as_raw_fd())?;
+    let six = name.as_sockaddr_in6().map(SockaddrIn6::port);
+    let number = six.or_else(|| name.as_sockaddr_in().map(SockaddrIn::port)).unwrap_or_default();
+    Ok((Port::new(number.into()).ok_or(Errno::EADDRNOTAVAIL)?, socket))
+}
+
+fn with_port(mut address: SocketAddr, port: Port) -> SocketAddr {
+    address.set_port(port.get());
+    address
+}
+
+fn bind_to(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    with(address, |address| bind(socket.as_raw_fd(), address))
+}
+
+fn connect_to(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
+    with(address, |address| connect(socket.as_raw_fd(), address))
+}
+
+fn with<T>(address: SocketAddr, call: impl FnOnce(&dyn SockaddrLike) -> T) -> T {
+    match address {
+        SocketAddr::V4(address) => call(&SockaddrIn::from(address)),
+        SocketAddr::V6(address) => call(&SockaddrIn6::from(address)),
+    }
+}
