@@ -44,15 +44,15 @@ use crate::{
 /// What the supervisor asks the service.
 pub trait Service {
     /// Leases a port for this one, or joins in the lease that the project has for it; `Err` says why not.
-    fn lease(
-        &mut self,
-        protocol: Protocol,
-        asked: Port,
-    ) -> Result<(Mapping, serde_json::Value), String>;
+    fn lease(&mut self, protocol: Protocol, asked: Port) -> Result<Mapping, String>;
+    /// The lease of a real port that this process holds, as the service has answered it.
+    fn answer(&self, port: Port) -> serde_json::Value;
     /// Who has this port.
     fn find(&mut self, protocol: Protocol, port: Port) -> Result<Found, String>;
     /// Has the service give up the guard of a leased port, which this process keeps from now on.
     fn keep(&mut self, port: Port) -> Result<(), String>;
+    /// What gives all leases back, on any thread.
+    fn give_back(&self) -> impl FnOnce() + Send + 'static;
 }
 
 /// A call, as far as it is of interest: the caller's descriptor, and the next arguments.
@@ -77,7 +77,10 @@ pub struct Supervisor<S> {
     /// The network namespace of this process, whose ports alone are mapped.
     network: Option<u64>,
     front: Arc<Channel>,
+    /// What was said of a port.
     said: HashSet<(Protocol, Port)>,
+    /// The mappings that were used and told.
+    bound: HashSet<(Protocol, Port)>,
     unreadable: HashSet<String>,
 }
 
@@ -98,6 +101,7 @@ impl<S: Service> Supervisor<S> {
             network: network::cookie().ok(),
             front,
             said: HashSet::new(),
+            bound: HashSet::new(),
             unreadable: HashSet::new(),
         })
     }
@@ -216,9 +220,8 @@ impl<S: Service> Supervisor<S> {
             Bind::AsIs => return None,
             Bind::To(port) => port,
             Bind::Lease => match self.service.lease(protocol, asked) {
-                Ok((mapping, lease)) => {
+                Ok(mapping) => {
                     self.table.add(mapping);
-                    self.front.say(&Said::Mapped { mapping, lease });
                     mapping.port
                 }
                 Err(why) => {
@@ -229,6 +232,10 @@ impl<S: Service> Supervisor<S> {
                 }
             },
         };
+        if self.bound.insert((protocol, asked)) {
+            let (mapping, lease) = (Mapping { asked, port, protocol }, self.service.answer(port));
+            self.front.say(&Said::Mapped { mapping, lease });
+        }
         let address = with_port(address, port);
         let bound = match bind_to(socket.as_fd(), address) {
             // The program has not set SO_REUSEADDR, so the guard of its port is in its way; or its server is there already.
@@ -275,7 +282,7 @@ impl<S: Service> Supervisor<S> {
             Connect::AsIs => return None,
             Connect::To(port) => Reached::To(port),
             Connect::Find => match self.service.find(protocol, asked) {
-                Ok(found) => self.table.reached(protocol, asked, found),
+                Ok(found) => self.table.reached(asked, found),
                 Err(why) => {
                     if self.said.insert((protocol, asked)) {
                         self.front.say(&Said::NoLease(asked, why));

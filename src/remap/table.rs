@@ -95,7 +95,7 @@ pub struct Table {
     mode: Mode,
     /// By what was asked for; a port of a mapping that this supervisor holds never changes.
     mapped: BTreeMap<(Protocol, Port), Port>,
-    /// The real ports, and the others that the project has leased.
+    /// The real ports.
     own: BTreeSet<(Protocol, Port)>,
     /// The ports of the machine that are reached.
     reach: BTreeSet<Port>,
@@ -161,16 +161,14 @@ impl Table {
     }
 
     /// What it reaches if nothing was known here.
-    pub fn reached(&mut self, protocol: Protocol, asked: Port, found: Found) -> Reached {
+    pub fn reached(&mut self, asked: Port, found: Found) -> Reached {
         match found {
             Found::Asked(mapping) => {
                 self.add(mapping);
                 Reached::To(mapping.port)
             }
-            Found::Own => {
-                self.own.insert((protocol, asked));
-                Reached::AsIs
-            }
+            // It is asked for each time, because the lease may end.
+            Found::Own => Reached::AsIs,
             _ if self.reach.contains(&asked) || asked.get() == DOMAIN => Reached::AsIs,
             Found::Foreign(project) => Reached::NotReachedOf(project),
             Found::Nobody if self.mode == Mode::Private && !self.may_be_chosen(asked) => {
@@ -236,18 +234,18 @@ mod tests {
     fn a_private_localhost_has_only_what_is_of_the_project() {
         let mut table = table(Mode::Private);
         let foreign = || Found::Foreign("/home/dev/a".to_owned());
-        assert_eq!(table.reached(TCP, port(3001), Found::Nobody), Reached::NotReached);
+        assert_eq!(table.reached(port(3001), Found::Nobody), Reached::NotReached);
         let of_other = Reached::NotReachedOf("/home/dev/a".to_owned());
-        assert_eq!(table.reached(TCP, port(3001), foreign()), of_other);
-        assert_eq!(table.reached(TCP, port(40_000), foreign()), of_other);
+        assert_eq!(table.reached(port(3001), foreign()), of_other);
+        assert_eq!(table.reached(port(40_000), foreign()), of_other);
         // What a member may have been given, what was named, and name servers.
         for reached in [40_000, 5432, 53] {
-            assert_eq!(table.reached(TCP, port(reached), Found::Nobody), Reached::AsIs);
+            assert_eq!(table.reached(port(reached), Found::Nobody), Reached::AsIs);
         }
-        assert_eq!(table.reached(TCP, port(3000), Found::Own), Reached::AsIs);
-        assert_eq!(table.connect(TCP, port(3000)), Connect::AsIs);
+        assert_eq!(table.reached(port(3000), Found::Own), Reached::AsIs);
+        assert_eq!(table.connect(TCP, port(3000)), Connect::Find);
         let found = Found::Asked(mapping(6379, 21_001));
-        assert_eq!(table.reached(TCP, port(6379), found), Reached::To(port(21_001)));
+        assert_eq!(table.reached(port(6379), found), Reached::To(port(21_001)));
         assert_eq!(table.connect(TCP, port(6379)), Connect::To(port(21_001)));
     }
 
@@ -255,9 +253,9 @@ mod tests {
     fn in_conflict_mode_what_nobody_has_is_reached_and_what_another_project_has_is_not() {
         let mut table = table(Mode::Conflict);
         assert_eq!(table.bind(TCP, port(3001)), Bind::Lease);
-        assert_eq!(table.reached(TCP, port(3001), Found::Nobody), Reached::AsIs);
+        assert_eq!(table.reached(port(3001), Found::Nobody), Reached::AsIs);
         let foreign = Found::Foreign("/a".to_owned());
-        assert_eq!(table.reached(TCP, port(3001), foreign), Reached::NotReachedOf("/a".to_owned()));
+        assert_eq!(table.reached(port(3001), foreign), Reached::NotReachedOf("/a".to_owned()));
     }
 
     #[test]
@@ -362,7 +360,7 @@ mod tests {
                             Connect::To(real) => Reached::To(real),
                             Connect::AsIs => Reached::AsIs,
                             Connect::Find => {
-                                table.reached(TCP, port(asked), find(&leases, project, asked))
+                                table.reached(port(asked), find(&leases, project, asked))
                             }
                         };
                         let place = match reached {

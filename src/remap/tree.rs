@@ -87,10 +87,7 @@ pub fn supervise<S: Service>(
     let mut service = service(&task);
     for named in &task.maps {
         match service.lease(named.protocol, named.asked) {
-            Ok((mapping, lease)) => {
-                table.add(mapping);
-                front.say(&Said::Mapped { mapping, lease });
-            }
+            Ok(mapping) => table.add(mapping),
             Err(why) => return refuse(Refusal::NoLease(why)),
         }
     }
@@ -128,7 +125,7 @@ pub fn supervise<S: Service>(
     let _ = starting.send(pid);
     let _ = let_go();
     end_with_the_front(heard, pid, has_ended)?;
-    let end = end_with_the_tree(listener.try_clone()?, ended)?;
+    let end = end_with_the_tree(listener.try_clone()?, ended, service.give_back())?;
     Supervisor::new(listener, table, service, Arc::clone(&front))?.serve()?;
     // It does not return.
     let _ = end.join();
@@ -206,11 +203,13 @@ fn wait_for_command(
 fn end_with_the_tree(
     listener: OwnedFd,
     ended: mpsc::Receiver<()>,
+    give_back: impl FnOnce() + Send + 'static,
 ) -> io::Result<thread::JoinHandle<()>> {
     let wait = move || {
         while !is_over(&listener, None) {}
         // The front is told how the command has ended before it is alone.
         let _ = ended.recv();
+        give_back();
         process::exit(0);
     };
     thread::Builder::new().name("tree".to_owned()).spawn(wait)

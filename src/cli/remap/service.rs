@@ -1,6 +1,9 @@
 //! What the supervisor of a tree of processes asks the service.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde_json::Value as Json;
 
@@ -21,10 +24,34 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The leases of a supervisor.
 pub(super) struct Leases {
-    runtime: std::io::Result<tokio::runtime::Runtime>,
+    service: Client,
     task: Task,
-    /// The ids of the leases that this process holds, by their real ports.
-    ids: HashMap<Port, String>,
+    held: Arc<Mutex<Vec<Held>>>,
+}
+
+/// A lease that this process holds.
+struct Held {
+    port: Port,
+    /// As the service has answered it.
+    lease: Json,
+}
+
+/// Asks the service, and does not wait for long.
+struct Client(std::io::Result<tokio::runtime::Runtime>);
+
+impl Client {
+    fn new() -> Self {
+        Self(tokio::runtime::Builder::new_current_thread().enable_all().build())
+    }
+
+    fn ask(&self, call: &Call) -> Result<Json, String> {
+        let runtime = self.0.as_ref().map_err(ToString::to_string)?;
+        let answer = async { tokio::time::timeout(PATIENCE, client::call(call)).await };
+        match runtime.block_on(answer) {
+            Ok(answer) => answer.map_err(|failure| failure.to_string()),
+            Err(_) => Err("the service does not answer".to_owned()),
+        }
+    }
 }
 
 impl Leases {
@@ -35,18 +62,11 @@ impl Leases {
             tell: |_| {},
             complain: |_| {},
         });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        Self { runtime, task: task.clone(), ids: HashMap::new() }
+        Self { service: Client::new(), task: task.clone(), held: Arc::default() }
     }
 
     fn ask(&self, call: &Call) -> Result<Json, String> {
-        let runtime = self.runtime.as_ref().map_err(ToString::to_string)?;
-        let answer =
-            runtime.block_on(async { tokio::time::timeout(PATIENCE, client::call(call)).await });
-        match answer {
-            Ok(answer) => answer.map_err(|failure| failure.to_string()),
-            Err(_) => Err("the service does not answer".to_owned()),
-        }
+        self.service.ask(call)
     }
 
     /// The leases that match.
@@ -80,7 +100,7 @@ impl Leases {
 }
 
 impl Service for Leases {
-    fn lease(&mut self, protocol: Protocol, asked: Port) -> Result<(Mapping, Json), String> {
+    fn lease(&mut self, protocol: Protocol, asked: Port) -> Result<Mapping, String> {
         let mut options = self.of_project();
         options.put("asked", asked.get());
         if self.task.mode == Mode::Conflict {
@@ -91,8 +111,16 @@ impl Service for Leases {
         let service_type = self.service_type(protocol, asked).to_owned();
         let lease = self.ask(&Call::Allocate { service_type, options })?;
         let port = number(&lease, "port").ok_or("the service has answered no port")?;
-        self.ids.insert(port, text(&lease, "lease_id").to_owned());
-        Ok((Mapping { asked, port, protocol }, lease))
+        let mut held = all(&self.held);
+        held.retain(|held| held.port != port);
+        held.push(Held { port, lease });
+        Ok(Mapping { asked, port, protocol })
+    }
+
+    fn answer(&self, port: Port) -> Json {
+        let held = all(&self.held);
+        let lease = held.iter().find(|held| held.port == port).map(|held| held.lease.clone());
+        lease.unwrap_or_default()
     }
 
     fn find(&mut self, protocol: Protocol, port: Port) -> Result<Found, String> {
@@ -106,7 +134,7 @@ impl Service for Leases {
         }
         // Whoever knows a mapping is a holder of its lease, so that it stays true.
         if is_mapped || self.task.mode == Mode::Conflict && self.was_mapped(protocol, port)? {
-            return Ok(Found::Asked(self.lease(protocol, port)?.0));
+            return Ok(Found::Asked(self.lease(protocol, port)?));
         }
         let mut filter = Fields::default();
         filter.put("port", port.get());
@@ -119,17 +147,34 @@ impl Service for Leases {
     }
 
     fn keep(&mut self, port: Port) -> Result<(), String> {
-        let lease_id = if let Some(id) = self.ids.get(&port) {
-            id.clone()
-        } else {
+        let mut lease = self.answer(port);
+        if lease.is_null() {
             let mut filter = Fields::default();
             filter.put("port", port.get());
-            let leases = self.list(filter)?;
-            leases.first().map(|lease| text(lease, "lease_id").to_owned()).unwrap_or_default()
-        };
+            lease = self.list(filter)?.into_iter().next().unwrap_or_default();
+        }
+        let lease_id = text(&lease, "lease_id").to_owned();
         let _ = lease_id;
         Err("SetHold is missing".to_owned())
     }
+
+    fn give_back(&self) -> impl FnOnce() + Send + 'static {
+        let held = Arc::clone(&self.held);
+        move || {
+            let service = Client::new();
+            for Held { lease, .. } in all(&held).drain(..) {
+                let lease_id = text(&lease, "holder_id").to_owned();
+                // Without an answer, they end with this process.
+                if service.ask(&Call::Release { lease_id }).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+fn all(held: &Mutex<Vec<Held>>) -> MutexGuard<'_, Vec<Held>> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn number(lease: &Json, key: &str) -> Option<Port> {
