@@ -143,7 +143,7 @@ fn services(needed: &Needed, project: &Project) -> Declared {
         let example = Declaration { service_type, command, ..Declaration::default() };
         declared.extend(named("web").map(|name| (name, example)));
     }
-    Declared { schema, services: declared }
+    Declared { schema, services: declared, remap: None }
 }
 
 fn folder(path: &Path) -> Option<String> {

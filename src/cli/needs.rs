@@ -11,6 +11,7 @@ pub(super) use self::history::{followers, name};
 use super::{CliError, ask, project::Project, text, usage};
 use crate::{
     client::{Call, Failure},
+    config::Problem,
     error::Error,
     lease::{ProjectPath, ServiceName},
     port::Port,
@@ -97,13 +98,20 @@ pub(super) fn is_same_service(one: &Json, other: &Json) -> bool {
 }
 
 fn read(project: &Project) -> Result<Needs, CliError> {
-    project::needs(project.folder(), inner(project)).map_err(|problems| {
-        let mut lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        if problems.len() > 1 {
-            lines.insert(0, counted(problems.len() as u64, "problem"));
-        }
-        usage(&Error::invalid(lines.join("\n")))
-    })
+    project::needs(project.folder(), inner(project)).map_err(invalid)
+}
+
+/// The ports of the machine that the project reaches with a localhost of its own.
+pub(super) fn reach(project: &Project) -> Result<Vec<Port>, CliError> {
+    project::reach(project.folder()).map_err(invalid)
+}
+
+fn invalid(problems: Vec<Problem>) -> CliError {
+    let mut lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    if problems.len() > 1 {
+        lines.insert(0, counted(problems.len() as u64, "problem"));
+    }
+    usage(&Error::invalid(lines.join("\n")))
 }
 
 /// The package that the command runs in, from the top of the project.

@@ -25,7 +25,8 @@ use self::{
 use serde_json::Value as Json;
 
 use super::{
-    CliError, ask, lease_options::LeaseOptions, output::short, refused, run::not_started, usage,
+    CliError, ask, lease_options::LeaseOptions, needs, output::short, refused, run::not_started,
+    text, usage,
 };
 use crate::{
     client::Call,
@@ -37,7 +38,7 @@ use crate::{
         filter::Scope,
         front::{self, End},
         start,
-        table::Mode,
+        table::{Mapping, Mode},
         tree,
     },
     service_type::ServiceTypeName,
@@ -163,7 +164,9 @@ impl Remapping {
             return Err(refused(why));
         }
         one_mode(&task)?;
-        run(&task, command, telling)
+        let mut prepared = Command::new(&command[0]);
+        prepared.args(&command[1..]);
+        run(&task, &prepared, telling)
     }
 
     fn task(&self, service_type: Option<String>, wanted: &LeaseOptions) -> Result<Task, CliError> {
@@ -182,8 +185,11 @@ impl Remapping {
                 ))));
             }
         }
+        let project = wanted.project()?;
+        let mut reach = needs::reach(&project)?;
+        reach.extend(&self.reach);
         Ok(Task {
-            project: wanted.project()?.path().to_string(),
+            project: project.path().to_string(),
             mode: match self.remap {
                 Some(Remap::Private) => Mode::Private,
                 Some(Remap::Conflict) => Mode::Conflict,
@@ -191,7 +197,7 @@ impl Remapping {
             },
             service_type,
             maps,
-            reach: self.reach.clone(),
+            reach,
             lies: self.sockname == Some(Sockname::Asked),
             rings: self.io_uring,
             kills: self.kill_tree,
@@ -227,8 +233,8 @@ fn other_mode(mode: Mode, leases: &[Json]) -> Option<&str> {
 }
 
 /// Runs a command with a supervisor, and ends as the command does.
-fn run(task: &Task, command: &[OsString], telling: super::run::Telling) -> Result<(), CliError> {
-    let mut front = Front::new(task, command, telling);
+fn run(task: &Task, command: &Command, telling: super::run::Telling) -> Result<(), CliError> {
+    let mut front = Front::new(task, command.get_program(), telling);
     let end = front::run(task, command, &mut |said| front.hear(said))?;
     match end {
         End::Of(Status::Exited(0)) => Ok(()),
@@ -240,6 +246,36 @@ fn run(task: &Task, command: &[OsString], telling: super::run::Telling) -> Resul
             Err(CliError::Exec(words.to_owned(), LOST))
         }
     }
+}
+
+/// Runs a command whose port stays guarded until it binds it: a supervisor takes the guard away in that moment.
+pub(super) fn run_guarded(
+    answer: &Json,
+    command: &mut Command,
+    telling: super::run::Telling,
+) -> Result<(), CliError> {
+    if refusals::is_mapped() {
+        // The supervisor around it does the same.
+        let error = command.exec();
+        return Err(not_started(command.get_program(), &error));
+    }
+    if let Err(errno) = crate::remap::seccomp::is_supported() {
+        return Err(refused(refusals::without_filter(errno)));
+    }
+    let port = answer["port"].as_u64().and_then(Port::new);
+    let port = port.ok_or_else(|| refused("the service has answered no port".to_owned()))?;
+    let task = Task {
+        project: text(answer, "project_path").to_owned(),
+        mode: Mode::Map,
+        service_type: text(answer, "service_type").to_owned(),
+        maps: Vec::new(),
+        reach: Vec::new(),
+        lies: false,
+        rings: true,
+        kills: false,
+        guarded: Some(Mapping { asked: port, port, protocol: Protocol::Tcp }),
+    };
+    run(&task, command, telling)
 }
 
 /// Supervise a command whose ports are mapped; `styxy run --remap` starts this

@@ -44,7 +44,7 @@ use super::{
     port_users::{IGNORES_PORT, note_of, users},
     programs::{self, Help, Hint},
     refused,
-    remap::Remapping,
+    remap::{Remapping, run_guarded},
     say, seconds, text, usage,
 };
 use crate::{
@@ -94,6 +94,10 @@ pub(super) struct Run {
     /// How the port is kept until it is used: guard (the service keeps it bound) or none
     #[arg(long, value_parser = Hold::without_socket)]
     hold: Option<Hold>,
+    /// Keep the port guarded until the command binds it, also if its program does not set SO_REUSEADDR; sudo and su do not work in the
+    /// command then
+    #[arg(long, conflicts_with_all = ["hold", "count", "protocol", "mapping"])]
+    guarded: bool,
     /// Put the port that another service of this project has into a variable. SERVICE is its name, its type, or TYPE:NAME;
     /// PACKAGE is the folder of its package, from the top of the project
     #[arg(long, value_name = "SERVICE[@PACKAGE]=NAME")]
@@ -233,6 +237,9 @@ impl Run {
         }
         prepared.envs(help.map(|help| help.variables).unwrap_or_default());
         self.watch(&own, hint);
+        if self.guarded {
+            return run_guarded(&own, &mut prepared, self.telling);
+        }
         let error = prepared.exec();
         Err(not_started(&self.command[0], &error))
     }
@@ -295,8 +302,8 @@ impl Run {
         if !self.has_one_port() {
             help.add_nothing();
         }
-        // An explicit --hold takes precedence.
-        help.has_no_guard &= self.hold.is_none();
+        // What was asked for takes precedence.
+        help.has_no_guard &= self.hold.is_none() && !self.guarded;
         Some(help)
     }
 

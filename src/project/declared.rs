@@ -51,6 +51,19 @@ pub struct Declared {
         extend("propertyNames" = {"pattern": "^[A-Za-z0-9._-]{1,100}$"})
     ))]
     pub services: Vec<(ServiceName, Declaration)>,
+    /// How `styxy run --remap` treats the ports of the project.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remap: Option<Remap>,
+}
+
+/// The localhost that the project has with `styxy run --remap`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
+pub struct Remap {
+    /// The ports of the machine that are reached if nothing of the project has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[cfg_attr(test, schemars(default))]
+    pub reach: Vec<Port>,
 }
 
 /// A service.
@@ -137,9 +150,16 @@ fn parse(text: &str, is_folder: impl Fn(&Path) -> bool) -> (Declared, Vec<Proble
                 }
             });
         }
-        _ => source.unknown(node, name, &["services"]),
+        "remap" => {
+            let remap = declared.remap.get_or_insert_default();
+            source.fields(node, |source, name, node| match name {
+                "reach" => remap.reach = source.list(node, Source::port).unwrap_or_default(),
+                _ => source.unknown(node, name, &["reach"]),
+            });
+        }
+        _ => source.unknown(node, name, &["remap", "services"]),
     });
-    if declared.services.is_empty() && source.problems.is_empty() {
+    if declared.services.is_empty() && declared.remap.is_none() && source.problems.is_empty() {
         source.note_field(
             "",
             "it has no services: write \"services\": { \"web\": { \"type\": \"dev\" } }",

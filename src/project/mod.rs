@@ -200,9 +200,20 @@ pub fn member(folder: &Path, name: &str) -> Option<PathBuf> {
 pub fn needs(folder: &Path, package: Option<&Path>) -> Result<Needs, Vec<Problem>> {
     let Some(project) = Project::at(folder) else { return Ok(Needs::default()) };
     Ok(match declared::declared(&project.root())? {
-        Some(declared) => declared.needs(),
-        None => found_in(&project, package),
+        Some(declared) if !declared.services.is_empty() => declared.needs(),
+        Some(_) | None => found_in(&project, package),
     })
+}
+
+/// Returns the ports of the machine that the `styxy.json` of this folder lets programs reach which have a localhost of their own.
+///
+/// # Errors
+///
+/// All problems of the `styxy.json`.
+pub fn reach(folder: &Path) -> Result<Vec<Port>, Vec<Problem>> {
+    let Some(project) = Project::at(folder) else { return Ok(Vec::new()) };
+    let declared = declared::declared(&project.root())?;
+    Ok(declared.and_then(|declared| declared.remap).unwrap_or_default().reach)
 }
 
 /// Returns the needs that the files of the project show: those of the folder itself, of the members of its workspace, and of

@@ -1,7 +1,6 @@
 //! The front: the child of the shell.
 
 use std::{
-    ffi::OsString,
     io::{self, Read},
     os::{
         fd::{AsRawFd, OwnedFd},
@@ -51,9 +50,9 @@ pub enum End {
     Lost,
 }
 
-/// Starts the supervisor with its command, forwards signals, and waits for the end of the command. `tell` gets everything else
-/// that is said.
-pub fn run(task: &Task, command: &[OsString], tell: &mut dyn FnMut(Said)) -> io::Result<End> {
+/// Starts the supervisor with its command, forwards signals, and waits for the end of the command. `prepared` has the command and
+/// its environment; `tell` gets everything else that is said.
+pub fn run(task: &Task, prepared: &Command, tell: &mut dyn FnMut(Said)) -> io::Result<End> {
     let signals = SigSet::from_iter(FORWARDED);
     signals.thread_block()?;
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
@@ -62,7 +61,14 @@ pub fn run(task: &Task, command: &[OsString], tell: &mut dyn FnMut(Said)) -> io:
     let theirs = OwnedFd::from(theirs);
     let mut supervisor = Command::new("/proc/self/exe");
     supervisor.arg0(name()).arg("remap-supervisor").arg(theirs.as_raw_fd().to_string());
-    supervisor.arg("--").args(command).preserved_fds(vec![theirs]);
+    supervisor.arg("--").arg(prepared.get_program()).args(prepared.get_args());
+    for (name, value) in prepared.get_envs() {
+        match value {
+            Some(value) => supervisor.env(name, value),
+            None => supervisor.env_remove(name),
+        };
+    }
+    supervisor.preserved_fds(vec![theirs]);
     supervisor.spawn()?;
     // With it goes this process's copy of the other end.
     drop(supervisor);

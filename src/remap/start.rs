@@ -2,10 +2,11 @@
 
 use std::{
     ffi::OsString,
+    fs::File,
     io::{Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::process::CommandExt,
     },
     process::Command,
 };
@@ -40,19 +41,29 @@ static SAMPLE: u64 = 0x5374_7978_7931_3921;
 
 /// Becomes the program. Returns only if that is not possible, which the supervisor has been told then.
 pub fn execute(supervisor: OwnedFd, scope: Scope, command: &[OsString]) {
-    let stream = UnixStream::from(supervisor);
-    let supervisor = Channel::new(stream);
+    // As a file: a socket's methods send, and that may be left to the supervisor already.
+    let mut supervisor = File::from(supervisor);
+    let mut say = |step: Step| {
+        let line = serde_json::to_string(&step).unwrap_or_default() + "\n";
+        supervisor.write_all(line.as_bytes())
+    };
     let installed = rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
         .and_then(|()| seccomp::install(&mut scope.program()));
     let listener = match installed {
         Ok(listener) => listener,
-        Err(errno) => return supervisor.say(&Step::NotInstalled(errno as i32)),
+        Err(errno) => {
+            // Nobody is left to be told if that fails.
+            let _ = say(Step::NotInstalled(errno as i32));
+            return;
+        }
     };
     let place = (&raw const SAMPLE).addr() as u64;
-    supervisor.say(&Step::Installed(listener.as_raw_fd(), place));
+    if say(Step::Installed(listener.as_raw_fd(), place)).is_err() {
+        return;
+    }
     // The supervisor has its own copy when it says go. If it is gone, so is everything.
-    if supervisor.stream().read_exact(&mut [0]).is_err() {
+    if supervisor.read_exact(&mut [0]).is_err() {
         return;
     }
     drop(listener);
@@ -60,7 +71,9 @@ pub fn execute(supervisor: OwnedFd, scope: Scope, command: &[OsString]) {
     let _ = set_parent_process_death_signal(Some(Signal::TERM));
     let Some((program, arguments)) = command.split_first() else { return };
     let error = Command::new(program).args(arguments).exec();
-    supervisor.say(&Step::NotExecuted(error.raw_os_error().unwrap_or(Errno::EINVAL as i32)));
+    let number = error.raw_os_error().unwrap_or(Errno::EINVAL as i32);
+    let line = serde_json::to_string(&Step::NotExecuted(number)).unwrap_or_default();
+    let _ = supervisor.write_all(line.as_bytes());
 }
 
 /// Takes the filter's descriptor from the command that is about to be executed, and lets it go on.

@@ -17,8 +17,9 @@ use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{
         socket::{
-            AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
-            SockaddrStorage, bind, connect, getsockname, setsockopt, socket, sockopt::Ipv6V6Only,
+            AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
+            SockaddrStorage, bind, connect, getsockname, sendmsg, setsockopt, socket,
+            sockopt::Ipv6V6Only,
         },
         uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
     },
@@ -65,6 +66,22 @@ struct Asked {
     /// Its length, or where that is.
     length: u64,
 }
+
+/// A datagram in the caller's memory.
+struct Message {
+    address: u64,
+    length: usize,
+    /// Places and lengths.
+    parts: Vec<(u64, usize)>,
+    flags: i32,
+}
+
+/// The size of `struct msghdr`, in bytes.
+const MESSAGE: usize = size_of::<nix::libc::msghdr>();
+/// The longest datagram, in bytes.
+const DATAGRAM: usize = 65_535;
+/// `UIO_MAXIOV`.
+const MOST_PARTS: usize = 1_024;
 
 /// Answers the calls of one tree of processes.
 pub struct Supervisor<S> {
@@ -130,8 +147,14 @@ impl<S: Service> Supervisor<S> {
         if asked.call == Call::SocketName {
             return self.name(call, asked);
         }
-        // The kernel takes the lower half, as an int.
+        if [Call::SendTo, Call::SendMessage, Call::SendMessages].contains(&asked.call) {
+            return self.send(call, asked);
+        }
+        // The kernel takes the lower half, as an int, and refuses more than any address has.
         let length = usize::try_from(asked.length & u64::from(u32::MAX)).ok()?;
+        if length > size_of::<nix::libc::sockaddr_storage>() {
+            return None;
+        }
         let mut buffer = [0; LONGEST];
         let buffer = buffer.get_mut(..length.min(LONGEST))?;
         self.peek(call.thread, asked.address, buffer)?;
@@ -300,6 +323,80 @@ impl<S: Service> Supervisor<S> {
         begin(socket.as_fd(), with_port(address, port))
     }
 
+    /// Sends a datagram that names a mapped port. Nothing that waits is done here: if the queue is full, the program is told so.
+    fn send(&mut self, call: &Notification, asked: Asked) -> Option<Answer> {
+        let message = self.message(call, asked)?;
+        let mut buffer = [0; LONGEST];
+        let buffer = buffer.get_mut(..message.length.min(LONGEST))?;
+        self.peek(call.thread, message.address, buffer)?;
+        let address = parse(buffer)?;
+        let port = Port::new(address.port().into())?;
+        let Connect::To(port) = self.table.connect(Protocol::Udp, port) else { return None };
+        if !self.local.contains(address.ip()) {
+            return None;
+        }
+        let mut content = Vec::new();
+        for (place, length) in message.parts {
+            let start = content.len();
+            content.resize(start.checked_add(length).filter(|all| *all <= DATAGRAM)?, 0);
+            self.peek(call.thread, place, content.get_mut(start..)?)?;
+        }
+        let (socket, protocol) = self.socket(call, asked.descriptor)?;
+        if protocol != Protocol::Udp {
+            return None;
+        }
+        let flags = MsgFlags::from_bits_retain(message.flags) | MsgFlags::MSG_DONTWAIT;
+        let sent = with(with_port(address, port), |address| {
+            let parts = [IoSlice::new(&content)];
+            match address {
+                Named::Four(address) => {
+                    sendmsg(socket.as_raw_fd(), &parts, &[], flags, Some(address))
+                }
+                Named::Six(address) => {
+                    sendmsg(socket.as_raw_fd(), &parts, &[], flags, Some(address))
+                }
+            }
+        });
+        Some(match sent {
+            // Of several messages, one was sent.
+            Ok(_) if asked.call == Call::SendMessages => {
+                let length = u32::try_from(content.len()).ok()?.to_ne_bytes();
+                poke(call.thread, asked.address.checked_add(MESSAGE as u64)?, &length)?;
+                Answer::Done(1)
+            }
+            Ok(sent) => Answer::Done(i64::try_from(sent).ok()?),
+            Err(errno) => Answer::Failed(errno),
+        })
+    }
+
+    /// Where the parts of a datagram are. `struct msghdr` is read as programs of this machine have it, and not with control
+    /// messages.
+    fn message(&mut self, call: &Notification, asked: Asked) -> Option<Message> {
+        let word = |words: &[u8], at: usize| {
+            let bytes = words.get(at..at.checked_add(8)?)?;
+            Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+        };
+        let small = |word: u64| usize::try_from(word).ok();
+        if asked.call == Call::SendTo {
+            let [_, _, _, flags, address, length] = call.arguments;
+            let parts = vec![(asked.address, small(asked.length)?)];
+            return Some(Message { address, length: small(length)?, parts, flags: low(flags) });
+        }
+        let mut header = [0; MESSAGE];
+        self.peek(call.thread, asked.address, &mut header)?;
+        let (address, count) = (word(&header, 0)?, small(word(&header, 24)?)?);
+        let length = small(word(&header, 8)? & u64::from(u32::MAX))?;
+        if word(&header, 40)? != 0 || count > MOST_PARTS {
+            return None;
+        }
+        let mut places = vec![0; count.checked_mul(16)?];
+        self.peek(call.thread, word(&header, 16)?, &mut places)?;
+        let parts = places.chunks(16).map(|part| Some((word(part, 0)?, small(word(part, 8)?)?)));
+        let flags =
+            if asked.call == Call::SendMessages { *call.arguments.get(3)? } else { asked.length };
+        Some(Message { address, length, parts: parts.collect::<Option<_>>()?, flags: low(flags) })
+    }
+
     /// Tells a program that its socket is bound to the port that it asked for.
     fn name(&mut self, call: &Notification, asked: Asked) -> Option<Answer> {
         let (socket, protocol) = self.socket(call, asked.descriptor)?;
@@ -429,17 +526,36 @@ fn with_port(mut address: SocketAddr, port: Port) -> SocketAddr {
     address
 }
 
+fn low(word: u64) -> i32 {
+    u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default().cast_signed()
+}
+
 fn bind_to(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
-    with(address, |address| bind(socket.as_raw_fd(), address))
+    with(address, |address| bind(socket.as_raw_fd(), address.any()))
 }
 
 fn connect_to(socket: BorrowedFd<'_>, address: SocketAddr) -> Result<(), Errno> {
-    with(address, |address| connect(socket.as_raw_fd(), address))
+    with(address, |address| connect(socket.as_raw_fd(), address.any()))
 }
 
-fn with<T>(address: SocketAddr, call: impl FnOnce(&dyn SockaddrLike) -> T) -> T {
+/// An address as system calls take it.
+enum Named<'a> {
+    Four(&'a SockaddrIn),
+    Six(&'a SockaddrIn6),
+}
+
+impl Named<'_> {
+    fn any(&self) -> &dyn SockaddrLike {
+        match self {
+            Self::Four(address) => *address,
+            Self::Six(address) => *address,
+        }
+    }
+}
+
+fn with<T>(address: SocketAddr, call: impl FnOnce(Named<'_>) -> T) -> T {
     match address {
-        SocketAddr::V4(address) => call(&SockaddrIn::from(address)),
-        SocketAddr::V6(address) => call(&SockaddrIn6::from(address)),
+        SocketAddr::V4(address) => call(Named::Four(&SockaddrIn::from(address))),
+        SocketAddr::V6(address) => call(Named::Six(&SockaddrIn6::from(address))),
     }
 }

@@ -145,7 +145,9 @@ fn spawn(
     prepared.arg0(name()).arg("remap-exec").arg(number.to_string());
     prepared.arg(serde_json::to_string(&scope).unwrap_or_default());
     prepared.arg("--").args(command).preserved_fds(vec![channel]);
-    prepared.env(VARIABLE, &task.project);
+    if task.guarded.is_none() {
+        prepared.env(VARIABLE, &task.project);
+    }
     prepared.spawn()
 }
 

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use super::{CliError, project::Project, usage};
-use crate::error::Error;
+use crate::{error::Error, port::Port};
 
 /// The services of a project.
 pub(super) struct Needed {
@@ -20,4 +20,9 @@ pub(super) fn needs(_: &Project) -> Result<Needed, CliError> {
 /// Nothing is known of a project.
 pub(super) fn followers(_: &Project, _: &str, _: Option<&str>) -> Vec<String> {
     Vec::new()
+}
+
+/// Nothing is known of a project.
+pub(super) fn reach(_: &Project) -> Result<Vec<Port>, CliError> {
+    Ok(Vec::new())
 }

@@ -31,6 +31,17 @@ pub(super) fn nested(task: &Task) -> Result<Nested, CliError> {
     )))
 }
 
+/// Whether the ports of this process are mapped.
+pub(super) fn is_mapped() -> bool {
+    around().is_some()
+}
+
+/// The project whose localhost this process has.
+fn around() -> Option<String> {
+    let project = env::var_os(VARIABLE).filter(|_| has_filter())?;
+    Some(project.to_string_lossy().into_owned())
+}
+
 /// Whether a filter is installed for this process: the variable alone may come from anywhere.
 fn has_filter() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,10 +1,6 @@
 //! What the front says.
 
-use std::{
-    collections::HashSet,
-    ffi::{OsStr, OsString},
-    io,
-};
+use std::{collections::HashSet, ffi::OsStr, io};
 
 use nix::errno::Errno;
 use serde_json::{Value as Json, json};
@@ -38,8 +34,7 @@ pub(super) struct Front<'a> {
 }
 
 impl<'a> Front<'a> {
-    pub(super) fn new(task: &'a Task, command: &'a [OsString], telling: Telling) -> Self {
-        let program = command.first().map(OsString::as_os_str).unwrap_or_default();
+    pub(super) fn new(task: &'a Task, program: &'a OsStr, telling: Telling) -> Self {
         Self { task, program, telling, failure: None, reached: HashSet::new() }
     }
 
@@ -56,6 +51,8 @@ impl<'a> Front<'a> {
                 let error = io::Error::from_raw_os_error(number);
                 self.failure = Some(not_started(self.program, &error));
             }
+            // It was said by `styxy run`.
+            Said::Mapped { .. } if self.task.guarded.is_some() => {}
             Said::Mapped { mapping, lease } => {
                 let mut sentence = format!("{} is really {}", mapping.asked, mapping.port);
                 if mapping.asked == mapping.port {
