@@ -504,7 +504,9 @@ static int supervised(char **command) {
 	struct sock_filter allow[] = {{.code = BPF_RET | BPF_K, .k = SECCOMP_RET_ALLOW}};
 	struct sock_fprog program = {.len = 1, .filter = allow};
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program) < 0)
+	int listener = syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &program);
+	/* It supervises as long as its descriptor is open. */
+	if (listener < 0 || fcntl(listener, F_SETFD, 0) < 0)
 		return 1;
 	execvp(command[0], command);
 	return 127;
