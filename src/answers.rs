@@ -41,7 +41,7 @@ pub(crate) struct Lease {
     unit: Option<String>,
     /// Whether other requests for the same service get this lease
     claim: Option<bool>,
-    /// How the port is kept until it is bound: guard, none or socket
+    /// How the port is kept until it is bound: guard, none, socket, or client if the owner itself keeps it bound
     hold: String,
     /// The time limit in seconds
     ttl: Option<u64>,

@@ -102,6 +102,11 @@ pub enum Change {
         /// The lease as it is now.
         lease: Arc<Lease>,
     },
+    /// From now on the owner keeps the port of a lease bound itself, or the service guards it again.
+    Hold {
+        /// The lease as it is now.
+        lease: Arc<Lease>,
+    },
     /// A remembered port was forgotten on request.
     Forget {
         /// The key that it was remembered under.
@@ -307,6 +312,7 @@ impl Change {
             | Self::Orphan { lease }
             | Self::Renew { lease }
             | Self::Claim { lease }
+            | Self::Hold { lease }
             | Self::Release { lease, .. }
             | Self::Expire { lease, .. } => Some(lease),
             _ => None,

@@ -62,6 +62,9 @@ pub enum Hold {
     None,
     /// The bound socket goes to the client.
     Socket,
+    /// The owner of the lease keeps a socket of its own bound to it, and the service has none. TCP only.
+    #[cfg_attr(test, schemars(skip))]
+    Client,
 }
 
 impl Hold {
@@ -71,6 +74,7 @@ impl Hold {
             Self::Guard => "guard",
             Self::None => "none",
             Self::Socket => "socket",
+            Self::Client => "client",
         }
     }
 
@@ -93,6 +97,25 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// The hold of that name that a live lease may be given.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidArgument`](crate::error::ErrorKind::InvalidArgument).
+    pub fn of_live_lease(text: &str) -> Result<Self, Error> {
+        match text {
+            "client" => Ok(Self::Client),
+            "guard" => Ok(Self::Guard),
+            _ => {
+                let text = shortened(text);
+                Err(Error::invalid(format!("hold must be \"client\" or \"guard\", not {text:?}")))
+            }
+        }
+    }
+}
+
+/// The hold of a new lease.
 impl FromStr for Hold {
     type Err = Error;
 

@@ -5,10 +5,14 @@ mod support;
 use std::{
     cell::RefCell,
     collections::BTreeMap,
-    io::{self, IoSliceMut},
+    io::{self, IoSliceMut, Write},
     mem::MaybeUninit,
-    os::{fd::OwnedFd, unix::net::UnixDatagram},
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixDatagram, UnixStream},
+    },
     process::Command,
+    thread,
     time::Duration,
 };
 
@@ -206,5 +210,55 @@ fn the_port_of_a_lease_that_ends_soon_after_the_grant_is_free() {
         manager.borrow_mut().empty();
         is_free(&port)
     });
+    end(service, Signal::SIGKILL);
+}
+
+/// The body of the request that the owner of a lease makes when it has bound the port.
+const CLIENT: &str = r#"{"hold": "client"}"#;
+
+#[test]
+fn the_owner_keeps_a_port_bound_when_the_manager_has_closed_its_guard() {
+    let home = Home::with_type();
+    let mut manager = Manager::new(&home);
+    let service = started(managed(&home, &BTreeMap::new()));
+    let port = home.ok(&["allocate", "mine"]);
+    let path = format!("/leases/{}/hold", home.leases()[0]["lease_id"].as_str().unwrap());
+    manager.until(GUARD);
+    thread::scope(|scope| {
+        let request = scope.spawn(|| home.http("PUT", &path, CLIENT).status);
+        manager.until("FDSTOREREMOVE=1");
+        manager.until("BARRIER=1");
+        assert!(!request.is_finished() && !is_free(&port), "the manager has it still");
+        manager.forget();
+        assert_eq!(request.join().unwrap(), 200);
+    });
+    assert!(is_free(&port), "neither has a socket on it");
+    assert_eq!(home.leases()[0]["hold"], "client");
+    // There is nothing to wait for the second time.
+    assert_eq!(home.http("PUT", &path, CLIENT).status, 200);
+    end(service, Signal::SIGKILL);
+}
+
+#[test]
+fn a_port_that_its_owner_keeps_bound_is_not_taken_back_from_the_manager() {
+    let home = Home::with_type();
+    let mut manager = Manager::new(&home);
+    let service = started(managed(&home, &BTreeMap::new()));
+    let port = home.ok(&["allocate", "mine"]);
+    let lease_id = home.leases()[0]["lease_id"].as_str().unwrap().to_owned();
+    manager.until(GUARD);
+    // The service is killed before the manager has heard of it.
+    let mut request = UnixStream::connect(home.socket()).unwrap();
+    let head = format!("PUT /leases/{lease_id}/hold HTTP/1.1\r\nHost: a\r\nContent-Length: ");
+    write!(request, "{head}{}\r\n\r\n{CLIENT}", CLIENT.len()).unwrap();
+    home.until(|| home.leases()[0]["hold"] == "client");
+    end(service, Signal::SIGKILL);
+    let kept = std::mem::take(&mut manager.kept);
+    assert!(kept.keys().any(|name| name.starts_with("guard.")), "{kept:?}");
+    manager.drain();
+    let service = started(managed(&home, &kept));
+    drop(kept);
+    assert_eq!(home.leases()[0]["hold"], "client");
+    home.until(|| is_free(&port));
     end(service, Signal::SIGKILL);
 }

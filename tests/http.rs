@@ -267,8 +267,16 @@ fn a_refusal_says_what_would_be_accepted() {
     let service = home.service();
     let described = "GET /openapi.json describes all requests";
     for (request, error, suggestions) in [
-        ("GET /lease", r#"no path "/lease""#, &["did you mean /leases?", described][..]),
-        ("GET /Leases/", r#"no path "/Leases/""#, &["did you mean /leases?", described]),
+        (
+            "GET /lease",
+            r#"no path "/lease""#,
+            &["did you mean /leases or /leases/{lease_id}/hold?", described][..],
+        ),
+        (
+            "GET /Leases/",
+            r#"no path "/Leases/""#,
+            &["did you mean /leases or /leases/{lease_id}/hold?", described],
+        ),
         (
             "DELETE /allocte/x",
             "/allocte/x",

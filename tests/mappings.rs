@@ -2,12 +2,23 @@
 
 mod support;
 
+use std::{
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
+
 use nix::sys::signal::Signal;
+use rustix::net::listen;
 use serde_json::{Value as Json, json};
+use styxy::{
+    kernel::probe,
+    port::{Port, Protocol},
+};
 use support::{Home, end};
 
 /// A home with a mapping of port 3001 in project `/shop-b`, for this process, and its real port.
-fn mapped() -> (Home, std::process::Child, u16) {
+fn mapped() -> (Home, Child, u16) {
     let home = Home::with_type();
     let service = home.service();
     let answer = allocate(&home, "/shop-b", json!({"asked": 3001, "service_name": "web"}));
@@ -113,5 +124,122 @@ fn the_real_port_of_the_project_is_printed() {
         said.contains("no other real port in /blog") && said.contains("list --asked"),
         "{said}"
     );
+    end(service, Signal::SIGTERM);
+}
+
+// Ports that their owners keep bound.
+
+/// The lease as it is listed now.
+fn lease(home: &Home) -> Json {
+    home.http("GET", "/leases", "").body["leases"][0].clone()
+}
+
+fn set_hold(home: &Home, hold: &str) -> u16 {
+    let path = format!("/leases/{}/hold", lease(home)["lease_id"].as_str().unwrap());
+    home.http("PUT", &path, &json!({"hold": hold}).to_string()).status
+}
+
+fn port(number: u16) -> Port {
+    Port::new(number.into()).unwrap()
+}
+
+/// Whether a program without `SO_REUSEADDR` could bind the port.
+fn is_free(number: u16) -> bool {
+    probe::reserve(port(number), Protocol::Tcp).is_ok()
+}
+
+/// A process that lives until it is killed.
+fn owner() -> Child {
+    Command::new("sleep").arg("600").stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn gone(mut owner: Child) {
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+}
+
+fn hold_for(home: &Home, owner: &Child) -> Json {
+    let request = json!({
+        "service_type": "mine", "project_path": "/shop", "asked": 3001, "pid": owner.id(),
+    });
+    home.http("POST", "/allocate", &request.to_string()).body
+}
+
+#[test]
+fn a_program_without_so_reuseaddr_binds_the_port_that_the_owner_has_kept_for_it() {
+    let (home, service, number) = mapped();
+    // Beside the guard, as the owner does.
+    let kept = probe::rebind(port(number)).unwrap();
+    assert_eq!(set_hold(&home, "client"), 200);
+    assert_eq!(lease(&home)["hold"], "client");
+    assert!(!is_free(number), "the owner has it");
+    drop(kept);
+    // A listener that is there for so short that nobody has noticed it is not missed, either.
+    home.until(|| {
+        let program = probe::reserve(port(number), Protocol::Tcp).unwrap();
+        listen(&program, 1).unwrap();
+        assert_eq!(lease(&home)["hold"], "client");
+        thread::sleep(Duration::from_millis(1_500));
+        drop(program);
+        let is_guarded = || lease(&home)["hold"] == "guard";
+        (0..30).any(|_| {
+            is_guarded() || {
+                thread::sleep(Duration::from_millis(100));
+                false
+            }
+        })
+    });
+    assert!(!is_free(number), "it is guarded again");
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_port_is_given_back_by_hand_beside_the_socket_of_its_owner() {
+    let (home, service, number) = mapped();
+    let kept = probe::rebind(port(number)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(set_hold(&home, "client"), 200);
+        assert_eq!(home.http("GET", "/status", "").body["guards"], 0);
+        assert_eq!(set_hold(&home, "guard"), 200);
+        assert_eq!(lease(&home)["hold"], "guard");
+        assert_eq!(home.http("GET", "/status", "").body["guards"], 1);
+    }
+    drop(kept);
+    assert!(!is_free(number));
+    assert_eq!(set_hold(&home, "none"), 400);
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn a_service_that_was_killed_does_not_bind_what_an_owner_keeps() {
+    let (home, mut service, number) = mapped();
+    assert_eq!(set_hold(&home, "client"), 200);
+    service.kill().unwrap();
+    service.wait().unwrap();
+    let service = home.service();
+    // Another one is bound again, so that the start has done what it does.
+    home.ok(&["allocate", "mine", "--project", "/other"]);
+    home.until(|| home.http("GET", "/status", "").body["guards"] == 1);
+    assert_eq!(lease(&home)["hold"], "client");
+    assert!(is_free(number));
+    end(service, Signal::SIGTERM);
+}
+
+#[test]
+fn the_port_of_an_owner_that_is_gone_is_guarded_again_for_the_others() {
+    let home = Home::with_type();
+    let service = home.service();
+    let (first, second) = (owner(), owner());
+    let granted = hold_for(&home, &first);
+    assert_eq!(hold_for(&home, &second)["lease_id"], granted["lease_id"]);
+    assert_eq!(set_hold(&home, "client"), 200);
+    let number = granted["port"].as_u64().unwrap().try_into().unwrap();
+    assert!(is_free(number));
+    gone(first);
+    home.until(|| lease(&home)["hold"] == "guard");
+    assert!(!is_free(number));
+    // The last one ends it.
+    gone(second);
+    home.until(|| lease(&home).is_null());
     end(service, Signal::SIGTERM);
 }

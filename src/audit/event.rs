@@ -7,7 +7,7 @@ use crate::{
     change::{Asker, Change, Denial, Merge, Record, Remembers, TypeRanges},
     lease::{Client, EndReason, Instance, Lease, MemoryKey, Use},
     port::{Port, PortRange},
-    service_type::ServiceTypeName,
+    service_type::{Hold, ServiceTypeName},
     value::Fields,
     word::counted,
 };
@@ -41,6 +41,8 @@ pub const ORPHAN: &str = "6d2001f74961400cb42ded243b0d997f";
 pub const RENEW: &str = "9a3fe27289e74510b977571f1bc60d01";
 /// A server uses a claim, or nobody has for so long that it is no longer guarded.
 pub const CLAIM: &str = "4b6a3f7d0e0c4ad0a0a1a35b0c4e61d2";
+/// The owner of a lease keeps its port bound itself, or the service guards it again.
+pub const HOLD: &str = "8ff62ce401c443129a4476e602b5fc59";
 /// A remembered port was forgotten.
 pub const FORGET: &str = "8561abbd12364e56aa3dbb8988ac57cf";
 /// An instance announced itself.
@@ -61,7 +63,7 @@ pub const MERGE: &str = "68acba0db8c7451d9dd6dd8ebcf34d0a";
 pub const SET_TOKEN: &str = "b8b7727c2f0a41bd8fffd9108bf347ed";
 
 /// The actions of events, as in `STYXY_ACTION`.
-pub const ACTIONS: [&str; 22] = [
+pub const ACTIONS: [&str; 23] = [
     "allocate",
     "remap",
     "reuse",
@@ -73,6 +75,7 @@ pub const ACTIONS: [&str; 22] = [
     "orphan",
     "renew",
     "claim",
+    "hold",
     "forget",
     "register_instance",
     "end_instance",
@@ -111,6 +114,7 @@ impl Event {
             Change::Orphan { lease } => orphan(lease),
             Change::Renew { lease } => renew(lease),
             Change::Claim { lease } => claim(lease),
+            Change::Hold { lease } => hold(lease),
             Change::Forget { key, port } => forget(key, *port),
             Change::RegisterInstance { instance } => register_instance(instance),
             Change::EndInstance { instance, reason } => end_instance(instance, reason),
@@ -305,6 +309,16 @@ fn claim(lease: &Lease) -> Event {
     Event::new(CLAIM, "claim", message).about(lease)
 }
 
+fn hold(lease: &Lease) -> Event {
+    let (port, service) = (port(lease), describe(lease));
+    let message = if lease.hold == Hold::Client {
+        format!("The owner of {port} of {service} keeps it bound itself, so it is not guarded")
+    } else {
+        format!("The {port} of {service} is guarded again")
+    };
+    Event::new(HOLD, "hold", message).about(lease)
+}
+
 fn forget(key: &MemoryKey, port: Port) -> Event {
     let message =
         format!("Forgot that {} had {} port {port}", key.project_path, key.protocol.in_words());
@@ -445,6 +459,7 @@ mod tests {
             ORPHAN,
             RENEW,
             CLAIM,
+            HOLD,
             FORGET,
             REGISTER_INSTANCE,
             END_INSTANCE,

@@ -18,6 +18,7 @@ use crate::{
     port::{Port, Protocol},
     port_set::PortSet,
     registry::{ending::spare_listened, obligations::Obligations},
+    service_type::Hold,
     time::Moment,
 };
 
@@ -28,6 +29,9 @@ const GUARDS_SECONDS: [u64; 3] = [10, 60, 600];
 const AT_ONCE: usize = 64;
 /// How soon an end that could not be stored is retried, in seconds.
 pub(super) const AGAIN_SECONDS: u64 = 5;
+/// How long after the last socket on it was closed the port of an owner that keeps it bound is looked at, in seconds: the owner
+/// closes its own socket right before its program binds another.
+const SERVED_SECONDS: u64 = 1;
 
 impl Broker {
     /// Makes changes that nobody asked for. A lease whose port is listened on becomes an orphan.
@@ -71,12 +75,16 @@ impl Broker {
             Event::OwnerEnded(owner) => self.owner_ended(inner, &owner),
             Event::Due(due) => self.due(inner, due),
             Event::ListenersEnded(ports) => self.listeners_ended(inner, &ports),
-            Event::ListenersUnknown => self.end_orphans(inner, |_| true),
+            Event::ListenersUnknown => {
+                self.look_at_held(inner, |_| true);
+                self.end_orphans(inner, |_| true);
+            }
         }
     }
 
     /// Sockets on these ports were closed.
     fn listeners_ended(&self, inner: &mut Inner, ports: &PortSet) {
+        self.look_at_held(inner, |lease| ports.contains(lease.port));
         self.end_orphans(inner, |lease| ports.contains(lease.port));
         let registry = &inner.registry;
         let on_these =
@@ -90,6 +98,34 @@ impl Broker {
         self.await_endings(inner);
     }
 
+    /// Sockets were closed on ports that their owners keep bound. They need not have been listeners.
+    fn look_at_held(&self, inner: &Inner, which: impl Fn(&Lease) -> bool) {
+        let when = clock::now().plus_seconds(SERVED_SECONDS);
+        for lease in inner.registry.held_by_clients().filter(|lease| which(lease)) {
+            self.deadlines.add(when, Due::Hold(lease.lease_id));
+        }
+    }
+
+    /// Guards a port again that its owner has kept bound, if its listener is gone.
+    fn hold_due(&self, inner: &mut Inner, lease_id: LeaseId) {
+        let lease = inner.registry.held_by_clients().find(|lease| lease.lease_id == lease_id);
+        let Some(port) = lease.map(|lease| lease.port) else { return };
+        if diag::is_listened(port, Protocol::Tcp) {
+            let registry = &inner.registry;
+            inner.served.retain(|id| registry.get(*id).is_ok());
+            inner.served.insert(lease_id);
+        } else if inner.served.contains(&lease_id) && diag::bound_by(port) != BoundBy::Own {
+            let change = inner.registry.set_hold(lease_id, Hold::Guard);
+            let changes = change.ok().and_then(|(change, _)| change).into_iter().collect();
+            if self.commit(inner, changes, None).is_ok() {
+                inner.served.remove(&lease_id);
+            } else {
+                let again = clock::now().plus_seconds(AGAIN_SECONDS);
+                self.deadlines.add(again, Due::Hold(lease_id));
+            }
+        }
+    }
+
     /// Ends the orphans that nobody listens on any longer.
     fn end_orphans(&self, inner: &mut Inner, which: impl Fn(&Lease) -> bool) {
         let ends = inner.registry.orphans_end(which);
@@ -100,7 +136,9 @@ impl Broker {
 
     /// Subscribes to the end of listeners if anything waits for it, else unsubscribes.
     pub(super) fn await_endings(&self, inner: &Inner) {
-        let awaits = inner.registry.has_orphans() || !inner.unguarded.is_empty();
+        let awaits = inner.registry.has_orphans()
+            || !inner.unguarded.is_empty()
+            || inner.registry.held_by_clients().next().is_some();
         self.awaits_endings.send_if_modified(|before| std::mem::replace(before, awaits) != awaits);
     }
 
@@ -111,6 +149,7 @@ impl Broker {
             Due::Lease(lease_id) => self.lease_due(inner, lease_id, now),
             Due::Instance(instance_id) => self.heartbeat_due(inner, &instance_id),
             Due::Orphans => self.end_orphans(inner, |_| true),
+            Due::Hold(lease_id) => self.hold_due(inner, lease_id),
             Due::Store => {
                 if let Some(when) = inner.guards.store(now) {
                     self.deadlines.add_by(when, Due::Store);

@@ -1,6 +1,6 @@
-//! Renewing, releasing, forgetting.
+//! Renewing, holding, releasing, forgetting.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Broker, ending::Listened};
 use crate::{
@@ -9,8 +9,12 @@ use crate::{
     kernel::{clock, diag},
     lease::{Client, EndReason, Lease, LeaseId, Owner},
     request::{Ending, Filter},
+    service_type::Hold,
     time::Timestamp,
 };
+
+/// How often to check whether the manager has closed its copy of a guard.
+const LEAVING: Duration = Duration::from_millis(10);
 
 impl Broker {
     /// Restarts the time limit of a lease, or of one of its holders; without `ttl`, in seconds, it is as long as before.
@@ -22,6 +26,23 @@ impl Broker {
         let (change, seen) = inner.registry.renew(id, ttl, clock::now())?;
         self.commit(inner, vec![change], Some(client))?;
         Ok(seen)
+    }
+
+    /// Lets the owner of a lease keep its port bound, or the service again. When it is the owner who does, no socket of the service
+    /// is on the port any more, nor a copy that the manager keeps; waiting for the manager takes at most some seconds.
+    pub async fn set_hold(&self, id: LeaseId, hold: Hold, client: &Client) -> Result<(), Error> {
+        let port = {
+            let mut inner = self.lock();
+            let inner = &mut *inner;
+            self.usable(inner)?;
+            let (change, port) = inner.registry.set_hold(id, hold)?;
+            self.commit(inner, change.into_iter().collect(), Some(client))?;
+            port
+        };
+        while hold == Hold::Client && self.lock().guards.is_leaving(port) {
+            tokio::time::sleep(LEAVING).await;
+        }
+        Ok(())
     }
 
     /// Releases a lease, or the share of one of its holders; returns the lease as it was. Fails if a socket unit owns it.

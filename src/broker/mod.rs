@@ -50,7 +50,7 @@ pub use instances::Registered;
 pub use owner::Caller;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
@@ -184,6 +184,8 @@ struct Inner {
     in_hand: InHand,
     /// Whether this service has taken over the guards and owners of the previous one.
     is_resumed: bool,
+    /// Leases whose owners keep the port bound, and that were seen listened on since.
+    served: HashSet<LeaseId>,
     /// For each lease the last owner that runs another command in its own place, and since when, in clock ticks: what it started
     /// before that is not inside of it.
     replaced: HashMap<LeaseId, (Owner, u64)>,
@@ -253,6 +255,7 @@ impl Broker {
                 kept: places.guards,
                 in_hand: InHand::default(),
                 is_resumed: false,
+                served: HashSet::new(),
                 replaced: HashMap::new(),
                 heartbeats: HashMap::new(),
                 heard: HashMap::new(),
@@ -596,10 +599,14 @@ impl Broker {
     /// Takes over the guards and the owners of the previous service.
     fn resume(&self, inner: &mut Inner) {
         let kept = std::mem::take(&mut inner.kept);
-        inner.guards.take_back(kept, |lease_id| inner.registry.get(lease_id).is_ok());
+        // Of others the guard may have been dropped right before the service was killed.
+        let wants_guard = |registry: &Registry, lease_id| {
+            registry.get(lease_id).is_ok_and(|lease| Obligations::of(Some(lease)).guard)
+        };
+        inner.guards.take_back(kept, |lease_id| wants_guard(&inner.registry, lease_id));
         for (lease_id, socket) in std::mem::take(&mut inner.claim.guards) {
             // Dropping the socket frees the port of a lease that has ended since.
-            if inner.registry.get(lease_id).is_ok() && !inner.guards.contains(lease_id) {
+            if wants_guard(&inner.registry, lease_id) && !inner.guards.contains(lease_id) {
                 inner.guards.insert(lease_id, socket);
             }
         }

@@ -6,8 +6,8 @@ use super::{Broker, Inner, owner::ResolvedOwner};
 use crate::{
     change::Change,
     error::Error,
-    kernel::{clock, guard},
-    lease::{Client, InstanceId, LeaseId, Owner},
+    kernel::{clock, guard, probe},
+    lease::{Client, InstanceId, Lease, LeaseId, Owner},
     owners::deadlines::Due,
     registry::{
         Effect,
@@ -58,6 +58,7 @@ impl Broker {
             Effect::Unwatch(owner) => self.owners.unwatch(&owner),
             Effect::Limit(lease_id, limit) => self.set_limit(inner, lease_id, limit),
             Effect::Guard(lease_id) => self.guard(inner, lease_id),
+            Effect::Reguard(lease) => self.guard_again(inner, &lease),
             Effect::Unguard(lease) => {
                 inner.guards.remove(&lease);
                 self.store_guards_later(inner);
@@ -96,6 +97,15 @@ impl Broker {
             inner.waiting.push_back(lease_id);
             self.deadlines.add_once(now, Due::Waiting);
         }
+    }
+
+    /// Guards a port that its owner has kept bound, perhaps beside the owner's socket.
+    fn guard_again(&self, inner: &mut Inner, lease: &Lease) {
+        // If something listens on it, the guard is bound when that has ended.
+        if let Ok(socket) = probe::rebind(lease.port) {
+            inner.in_hand.guards.insert(lease.lease_id, socket);
+        }
+        self.guard(inner, lease.lease_id);
     }
 
     /// Applies a new limit for unused leases; the time that has passed already counts.

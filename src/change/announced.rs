@@ -43,6 +43,7 @@ impl Change {
             Self::Reuse { lease }
             | Self::Leave { lease, .. }
             | Self::Claim { lease }
+            | Self::Hold { lease }
             | Self::Renew { lease } => vec![Announced::Changed(lease)],
             Self::RegisterInstance { instance } => vec![Announced::InstanceAdded(instance)],
             Self::EndInstance { instance, reason } => {

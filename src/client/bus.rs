@@ -128,6 +128,9 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
         Call::Renew { lease_id, ttl } => {
             send(bus, "Renew", &(lease_id.to_string(), ttl.unwrap_or(0))).await?
         }
+        Call::SetHold { lease_id, hold } => {
+            send(bus, "SetHold", &(lease_id.to_string(), hold.as_str())).await?
+        }
         Call::ReleaseMatching { filter } => {
             send(bus, "ReleaseMatching", &(dbus::Dict(filter.clone()),)).await?
         }
@@ -198,7 +201,7 @@ async fn call_once(bus: &Service, call: &Call) -> Result<Json, CallError> {
             .deserialize::<bool>()
             .map(|restarting| serde_json::json!({"restarting": restarting})),
         Call::SetAutoAllocation { enabled } => Ok(serde_json::json!({"enabled": enabled})),
-        Call::SetToken { .. } => Ok(serde_json::json!({})),
+        Call::SetToken { .. } | Call::SetHold { .. } => Ok(serde_json::json!({})),
         Call::OpenPage { .. } => {
             body.deserialize::<String>().map(|secret| serde_json::json!({"secret": secret}))
         }

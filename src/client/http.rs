@@ -169,6 +169,10 @@ fn request(call: &Call) -> Request<Body> {
             let body = ttl.map(|ttl| json!({"ttl": ttl}).to_string()).unwrap_or_default();
             (Method::PUT, format!("/allocate/{lease_id}/renew"), Body::from(body))
         }
+        Call::SetHold { lease_id, hold } => {
+            let body = json!({"hold": hold.as_str()}).to_string();
+            (Method::PUT, format!("/leases/{lease_id}/hold"), Body::from(body))
+        }
         Call::ReleaseMatching { filter } => {
             (Method::DELETE, format!("/leases{}", query(filter)), Body::empty())
         }

@@ -42,6 +42,7 @@ use crate::{
     error::ErrorKind,
     lease::{LeaseId, Transport},
     port::{Port, Protocol},
+    service_type::Hold,
     surroundings::user,
     token::TokenHash,
     value::Fields,
@@ -73,6 +74,13 @@ pub enum Call {
         lease_id: LeaseId,
         /// The new limit in seconds; `None` keeps the current one.
         ttl: Option<u64>,
+    },
+    /// Set who keeps its port bound.
+    SetHold {
+        /// The lease.
+        lease_id: LeaseId,
+        /// [`Hold::Client`] or [`Hold::Guard`].
+        hold: Hold,
     },
     /// Forget remembered ports.
     Forget {
@@ -175,6 +183,7 @@ impl Call {
         match self {
             Self::Allocate { .. }
             | Self::Renew { .. }
+            | Self::SetHold { .. }
             | Self::List { .. }
             | Self::Lookup { .. }
             | Self::Remembered { .. }

@@ -186,6 +186,7 @@ fn latest(records: &[Record]) -> Vec<&Change> {
         Change::Reuse { lease }
         | Change::Leave { lease, .. }
         | Change::Claim { lease }
+        | Change::Hold { lease }
         | Change::Renew { lease } => known.insert(lease.lease_id),
         _ => true,
     });

@@ -49,6 +49,7 @@ use crate::{
     request::{
         AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, MemoryListing,
     },
+    service_type::Hold,
     value::Value,
 };
 
@@ -150,6 +151,19 @@ impl Styxy {
         let ending = Ending::parse(values(&filter)?)?;
         let client = self.callers.client(connection, &header).await?;
         self.broker.release_matching(&ending, &client)
+    }
+
+    async fn set_hold(
+        &self,
+        lease_id: &str,
+        hold: &str,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<(), Error> {
+        let _busy = self.broker.idle_tracker().busy();
+        let (lease_id, hold) = (lease_id.parse()?, Hold::of_live_lease(hold)?);
+        let client = self.callers.client(connection, &header).await?;
+        self.broker.set_hold(lease_id, hold, &client).await
     }
 
     #[zbus(out_args("lease"))]

@@ -42,7 +42,7 @@ enum Takes {
 }
 
 /// Every operation. The paths of styxy 1.x that there is something newer for are the last ones.
-pub(super) const OPERATIONS: [Operation; 46] = {
+pub(super) const OPERATIONS: [Operation; 47] = {
     use Takes::{Body, Nothing, Query};
     const GET: Method = Method::GET;
     const POST: Method = Method::POST;
@@ -54,6 +54,7 @@ pub(super) const OPERATIONS: [Operation; 46] = {
         op("renew", PUT, "/allocate/{lock_id}/renew", Body, |m| on(m, routes::renew)),
         op("list", GET, "/leases", Query, |m| on(m, routes::list)),
         op("releaseMatching", DELETE, "/leases", Query, |m| on(m, routes::release_matching)),
+        op("setHold", PUT, "/leases/{lease_id}/hold", Body, |m| on(m, routes::set_hold)),
         op("lookUp", GET, "/lookup", Query, |m| on(m, routes::look_up)),
         op("cleanUp", POST, "/cleanup", Body, |m| on(m, routes::clean_up)),
         op("listRemembered", GET, "/memory", Query, |m| on(m, routes::remembered)),

@@ -29,6 +29,7 @@ use crate::{
         AllocateRequest, Ending, Filter, InstanceRequest, Listing, LookupRequest, MemoryListing,
         once, unknown,
     },
+    service_type::Hold,
     value::{Fields, Value},
     word::shortened,
 };
@@ -136,6 +137,23 @@ pub(super) async fn renew(
         ttl = Some(seconds);
     }
     Ok(Success(broker.renew(lock_id.parse()?, ttl, &client)?.fields()))
+}
+
+pub(super) async fn set_hold(
+    State(broker): State<Arc<Broker>>,
+    Extension(client): Extension<Client>,
+    lease_id: Part,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let Path(lease_id) = lease_id?;
+    let options = read_options(&body?, &["hold"])?;
+    let [(_, Value::Str(hold))] = &options[..] else {
+        let message = "the body must have hold, \"client\" or \"guard\", and nothing else";
+        return Err(Error::invalid(message).into());
+    };
+    let hold = Hold::of_live_lease(hold)?;
+    broker.set_hold(lease_id.parse()?, hold, &client).await?;
+    Ok(Success(Fields::default()))
 }
 
 pub(super) async fn release_matching(

@@ -23,6 +23,8 @@ pub enum Due {
     Instance(InstanceId),
     /// The listeners of all orphans.
     Orphans,
+    /// The listener of a lease whose owner keeps the port bound.
+    Hold(LeaseId),
     /// The guards that are not stored yet.
     Store,
     /// The leases that wait to be handled.

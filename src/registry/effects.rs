@@ -9,6 +9,7 @@ use super::{
 use crate::{
     change::Change,
     lease::{Instance, InstanceId, Lease, LeaseId, Owner},
+    service_type::Hold,
     time::Timestamp,
 };
 
@@ -23,6 +24,8 @@ pub enum Effect {
     Limit(LeaseId, Option<Limit>),
     /// Guard the port of this lease.
     Guard(LeaseId),
+    /// Guard the port of this lease, which its owner has kept bound.
+    Reguard(Arc<Lease>),
     /// Drop the guard of this lease.
     Unguard(Arc<Lease>),
     /// Expect heartbeats of this instance from now on.
@@ -92,6 +95,9 @@ impl Registry {
         }
         match (had.guard, has.guard) {
             (true, false) => effects.push(Effect::Unguard(Arc::clone(lease))),
+            (false, true) if before.is_some_and(|before| before.hold == Hold::Client) => {
+                effects.push(Effect::Reguard(Arc::clone(lease)));
+            }
             (false, true) => effects.push(Effect::Guard(lease.lease_id)),
             _ => {}
         }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, iter::once, sync::Arc};
 
-use super::Registry;
+use super::{Registry, hold::guarded_again};
 use crate::{
     change::Change,
     error::{Error, ErrorKind},
@@ -61,7 +61,7 @@ impl Registry {
 /// The change when some holders of a lease are gone: the others keep it, or it ends.
 pub fn leave(lease: &Arc<Lease>, gone: impl Fn(&Holder) -> bool, reason: EndReason) -> Change {
     match lease.held_by(lease.holders().filter(|holder| !gone(holder))) {
-        Some(rest) => Change::Leave { lease: Arc::new(rest), reason },
+        Some(rest) => Change::Leave { lease: Arc::new(guarded_again(rest)), reason },
         None => Change::end(Arc::clone(lease), reason),
     }
 }
@@ -167,7 +167,7 @@ fn no_time_limit(lease: &Lease) -> Error {
 
 /// The lease when its owner is gone and something listens on its port.
 pub fn orphaned(lease: &Lease) -> Lease {
-    Lease { orphaned: true, sharers: Vec::new(), ..lease.clone() }
+    Lease { orphaned: true, sharers: Vec::new(), ..guarded_again(lease.clone()) }
 }
 
 #[cfg(test)]

@@ -267,6 +267,7 @@ mod tests {
         let mut world = world();
         let first = world.ask(&request(3001), 1).unwrap();
         assert_eq!((first.port.get(), first.asked), (21_000, Some(port(3001))));
+        assert_eq!(first.holder_id, Some(HolderId::first_of(first.lease_id)));
         // Neither the type nor the name matters, and an owner holds it once.
         let named = AllocateRequest {
             service_name: Some("web".parse().unwrap()),
@@ -317,11 +318,20 @@ mod tests {
         assert_eq!(world.port(&named), 21_001);
         assert_eq!(world.port(&request(6379)), 21_002);
         world.end(1);
+        // Another program gets no other, and what one type has given the next one has, too.
+        let started = |service_type, program: &str| AllocateRequest {
+            program: Some(program.parse().unwrap()),
+            ..asking(service_type, "/shop", 9000)
+        };
+        assert_eq!(world.port(&started("api", "node")), 8002);
+        world.end(1);
+        assert_eq!(world.port(&started("remap", "python")), 8002);
+        world.end(1);
         // What is no type's any more is nobody's to give.
         let mut rules = world.registry.rules().clone();
         rules.types.0.remove(&"remap".parse().unwrap());
         world.registry.set_rules(rules);
-        assert_eq!(world.port(&named), 8002);
+        assert_eq!(world.port(&named), 8003);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! - [`granting`]: the changes of a grant
 //! - [`ending`]: how leases end, and [`holders`]: who holds them
 //! - [`effects`]: the effects of a change
+//! - `hold`: who keeps the port of a live lease bound
 //! - `mappings`: real ports for those that the programs of a project ask for
 //! - `fairness`: limits for each instance and project
 //! - `memory`: which project had which port last
@@ -24,6 +25,7 @@ pub mod effects;
 pub mod ending;
 mod fairness;
 pub mod granting;
+mod hold;
 pub mod holders;
 mod lookup;
 mod mappings;
@@ -57,7 +59,7 @@ use crate::{
     port::{Port, Protocol},
     port_set::PortSet,
     request::Filter,
-    service_type::{InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
+    service_type::{Hold, InstanceBehavior, ServiceTypeName, ServiceTypes, Templates},
     time::Timestamp,
     token::TokenHash,
 };
@@ -123,6 +125,8 @@ pub struct Registry {
     mappings: HashMap<ProjectPath, BTreeMap<(Protocol, Port), LeaseId>>,
     owned: HashMap<Owner, BTreeSet<LeaseId>>,
     orphans: BTreeSet<LeaseId>,
+    /// The leases whose owners keep the port bound.
+    held_by_clients: BTreeSet<LeaseId>,
     /// The leases of each owner.
     holders: HashMap<HolderId, LeaseId>,
     instances: HashMap<InstanceId, Arc<Instance>>,
@@ -171,6 +175,7 @@ impl Registry {
             mappings: HashMap::new(),
             owned: HashMap::new(),
             orphans: BTreeSet::new(),
+            held_by_clients: BTreeSet::new(),
             holders: HashMap::new(),
             instances: HashMap::new(),
             announced: HashMap::new(),
@@ -273,6 +278,7 @@ impl Registry {
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
+            | Change::Hold { lease }
             | Change::Leave { lease, .. } => self.replace(lease),
             Change::Forget { key, .. } => self.memory.forget(key),
             Change::RegisterInstance { instance } => self.insert_instance(Arc::clone(instance)),
@@ -320,6 +326,9 @@ impl Registry {
         }
         self.note_singleton(&lease);
         self.insert_mapping(&lease);
+        if lease.hold == Hold::Client {
+            self.held_by_clients.insert(lease.lease_id);
+        }
         if let Some(service) = service_of(&lease) {
             self.claims.entry(service).or_default().insert((lease.slot, lease.lease_id));
         }
@@ -408,6 +417,7 @@ impl Registry {
         }
         lease.holder_ids().for_each(|holder| _ = self.holders.remove(&holder));
         self.orphans.remove(&lease.lease_id);
+        self.held_by_clients.remove(&lease.lease_id);
     }
 
     fn note_singleton(&mut self, lease: &Lease) {

@@ -29,6 +29,9 @@ impl Begun {
             Effect::Limit(lease_id, Some(limit)) => _ = self.limits.insert(lease_id, limit),
             Effect::Limit(lease_id, None) => _ = self.limits.remove(&lease_id),
             Effect::Guard(lease_id) => assert!(self.guarded.insert(lease_id), "guarded twice"),
+            Effect::Reguard(lease) => {
+                assert!(self.guarded.insert(lease.lease_id), "guarded twice");
+            }
             Effect::Unguard(lease) => {
                 assert!(self.guarded.remove(&lease.lease_id), "it had no guard");
             }

@@ -212,6 +212,7 @@ impl Model {
             Change::Orphan { lease }
             | Change::Renew { lease }
             | Change::Claim { lease }
+            | Change::Hold { lease }
             | Change::Leave { lease, .. } => {
                 self.take(lease);
                 self.put(lease);

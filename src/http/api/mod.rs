@@ -75,6 +75,9 @@ fn description(id: &str, schemas: &mut SchemaGenerator) -> Description {
         "renew" => {
             description!("Restart the time limit of a lease", body requests::Renew, answers::Renewed)
         }
+        "setHold" => description!(
+            "Set who keeps the port of a lease bound", body requests::SetHold, answers::Done
+        ),
         "list" => description!("List leases", query requests::List, answers::Leases),
         "releaseMatching" | "releaseAllocations" => {
             description!("End every lease that matches all keys", query requests::Release, answers::ReleasedSome)
@@ -252,7 +255,7 @@ fn described(
     for part in operation.path.split('/').filter_map(|part| part.strip_prefix('{')) {
         let name = part.trim_end_matches('}');
         let schema = match name {
-            "lock_id" => schemas.subschema_for::<words::Id>(),
+            "lock_id" | "lease_id" => schemas.subschema_for::<words::Id>(),
             "instance_id" => schemas.subschema_for::<words::InstanceName>(),
             "service_type" => schemas.subschema_for::<words::TypeName>(),
             "port" => schemas.subschema_for::<crate::port::Port>(),

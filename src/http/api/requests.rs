@@ -82,6 +82,13 @@ pub(super) struct Renew {
 
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
+pub(super) struct SetHold {
+    /// client: the owner of the lease, by a socket of its own; guard: the service again
+    hold: Keeper,
+}
+
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
 pub(super) struct Filter {
     lease_id: Option<Id>,
     port: Option<Port>,

@@ -74,6 +74,7 @@ macro_rules! schema {
 schema! {
     ProtocolName, {"type": "string", "enum": ["tcp", "udp", "both"]};
     HoldName, {"type": "string", "enum": ["guard", "none"]};
+    Keeper, {"type": "string", "enum": ["client", "guard"]};
     RemapName, {"type": "string", "enum": ["private", "conflict"]};
     OwnerKind, {"type": "string", "enum": ["none", "process", "unit", "connection"]};
     Ttl, {"type": "integer", "minimum": 1, "maximum": 31_536_000, "description": "Seconds"};
