@@ -15,7 +15,7 @@ use styxy::{
     auto_allocation::AutoAllocation,
     change::Change,
     error::{Error, ErrorKind},
-    lease::{EndReason, Lease, LeaseId, MemoryKey},
+    lease::{EndReason, Lease, LeaseId, MemoryKey, Remap},
     obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
     registry::{Choice, Registry, Rules},
@@ -94,7 +94,11 @@ impl Model {
     fn choose(&self, request: &AllocateRequest) -> Result<Choice, ErrorKind> {
         let name = &request.service_type;
         let service_type = self.plan.types.get(name).ok_or(ErrorKind::UnknownServiceType)?;
-        if service_type.instance_behavior == InstanceBehavior::Single {
+        let is_single = service_type.instance_behavior == InstanceBehavior::Single;
+        if is_single && request.asked.is_some() {
+            return Err(ErrorKind::InvalidArgument);
+        }
+        if is_single {
             // Of those from before the type became single, the oldest is everybody's.
             let same = |lease: &&Arc<Lease>| {
                 lease.service_type == *name && lease.singleton_key == request.singleton_key
@@ -109,6 +113,11 @@ impl Model {
         } else if request.singleton_key.is_some() {
             return Err(ErrorKind::InvalidArgument);
         }
+        if let Some(asked) = request.asked
+            && let Some(shared) = self.mapping(asked, request)?
+        {
+            return Ok(Choice::Existing(shared));
+        }
         if self.leases.len() >= self.plan.max_leases {
             return Err(ErrorKind::LimitExceeded);
         }
@@ -120,7 +129,9 @@ impl Model {
             return Err(ErrorKind::LimitExceeded);
         }
         let mut candidates: Vec<_> = request.port.into_iter().collect();
-        if !request.strict {
+        if let Some(asked) = request.asked {
+            candidates = self.real_ports(asked, request, service_type);
+        } else if !request.strict {
             // What is remembered though browsers refuse it was asked for by number.
             candidates.extend(self.remembered(request));
             candidates.extend(self.ordinary(service_type, request.protocol()));
@@ -130,6 +141,56 @@ impl Model {
             .find(|port| self.may_have(*port, request.protocol()))
             .map(Choice::Port)
             .ok_or(if request.strict { ErrorKind::PortInUse } else { ErrorKind::PoolExhausted })
+    }
+
+    /// The live mappings of a project.
+    fn mappings(&self, request: &AllocateRequest) -> impl Iterator<Item = &Arc<Lease>> {
+        let of_project = |lease: &&Arc<Lease>| lease.project_path == request.project_path;
+        self.leases.iter().filter(|lease| lease.asked.is_some()).filter(of_project)
+    }
+
+    /// The mapping that a request shares.
+    fn mapping(
+        &self,
+        asked: Port,
+        request: &AllocateRequest,
+    ) -> Result<Option<Arc<Lease>>, ErrorKind> {
+        if self.mappings(request).any(|lease| Some(lease.remap) != request.remap) {
+            return Err(ErrorKind::InvalidArgument);
+        }
+        let is_it = |lease: &&Arc<Lease>| {
+            lease.asked == Some(asked) && lease.protocol == request.protocol()
+        };
+        if let Some(lease) = self.mappings(request).find(is_it) {
+            return Ok(Some(Arc::clone(lease)));
+        }
+        let is_real = |lease: &Arc<Lease>| lease.port == asked && lease.asked != Some(asked);
+        if self.mappings(request).any(is_real) { Err(ErrorKind::PortInUse) } else { Ok(None) }
+    }
+
+    /// What it had last, if any type has that; its own number, if that may be; and what no program asks for.
+    fn real_ports(
+        &self,
+        asked: Port,
+        request: &AllocateRequest,
+        service_type: &ServiceType,
+    ) -> Vec<Port> {
+        let mut ports = self.remembered(request);
+        ports.retain(|port| {
+            *port == asked || self.plan.types.values().any(|known| known.contains(*port))
+        });
+        ports.push(asked);
+        let ordinary = self.ordinary(service_type, request.protocol());
+        let is_preferred = |port: &Port| service_type.preferred_ports.contains(port);
+        ports.extend(ordinary.into_iter().filter(|port| !is_preferred(port)));
+        let live = self.mappings(request).filter_map(|lease| lease.asked);
+        let of_project =
+            |known: &&Known| Some(&known.key.project_path) == request.project_path.as_ref();
+        let known = self.memory.iter().filter(of_project).filter_map(|known| known.key.asked);
+        let others: Vec<_> = live.chain(known).filter(|other| *other != asked).collect();
+        let is_private = request.remap == Some(Remap::Private);
+        ports.retain(|port| !others.contains(port) && !(is_private && *port == asked));
+        ports
     }
 
     /// The port that the same slot of the same service had last, and what it had instead.
@@ -206,6 +267,7 @@ impl Model {
             let conditions = [
                 filter.lease_id.is_none_or(|id| id == lease.lease_id),
                 filter.port.is_none_or(|port| port == lease.port),
+                filter.asked.is_none() || filter.asked == lease.asked,
                 filter.protocol.is_none_or(|protocol| protocol == lease.protocol),
                 filter.service_type.as_ref().is_none_or(|name| *name == lease.service_type),
                 filter.service_name.is_none() || filter.service_name == lease.service_name,
@@ -221,6 +283,10 @@ impl Model {
 }
 
 fn memory_key(request: &AllocateRequest) -> Option<MemoryKey> {
+    if let Some(asked) = request.asked {
+        let project_path = request.project_path.clone()?;
+        return Some(MemoryKey::of_mapping(project_path, request.protocol(), asked));
+    }
     Some(MemoryKey {
         asked: None,
         project_path: request.project_path.clone()?,
@@ -287,6 +353,8 @@ impl Both {
     fn grant(&mut self, request: &AllocateRequest, port: Port) {
         let lease = Arc::new(Lease {
             protocol: request.protocol(),
+            asked: request.asked,
+            remap: request.remap.unwrap_or_default(),
             service_name: request.service_name.clone(),
             instance_id: request.instance_id.clone(),
             project_path: request.project_path.clone(),
@@ -382,6 +450,8 @@ impl Both {
             assert_eq!(self.registry.at(port, protocol), model.at(port, protocol));
         }
 
+        self.compare_mappings(&live);
+
         let memory = self.registry.memory();
         let entries = memory.iter().map(|(key, known)| Known {
             key: MemoryKey::clone(key),
@@ -392,6 +462,28 @@ impl Both {
         assert_eq!(entries.collect::<Vec<_>>(), self.model.memory);
         for known in &self.model.memory {
             assert_eq!(memory.get(&known.key).unwrap().port, known.port);
+        }
+    }
+}
+
+impl Both {
+    /// Within a project, a number means one thing.
+    fn compare_mappings(&self, live: &[Arc<Lease>]) {
+        let mappings = live.iter().filter(|lease| lease.asked.is_some());
+        for lease in mappings.clone() {
+            let (Some(project), Some(asked)) = (&lease.project_path, lease.asked) else {
+                panic!("a mapping without a project: {lease:?}");
+            };
+            assert_eq!(self.registry.mapping(project, lease.protocol, asked), Some(lease));
+            assert!(lease.remap == Remap::Conflict || lease.port != asked, "{lease:?}");
+            let of_project =
+                mappings.clone().filter(|other| other.project_path == lease.project_path);
+            for other in of_project.filter(|other| other.lease_id != lease.lease_id) {
+                let is_same = other.asked == lease.asked;
+                assert!(!is_same || other.protocol != lease.protocol, "{lease:?}, {other:?}");
+                assert!(is_same || other.asked != Some(lease.port), "{lease:?}, {other:?}");
+                assert_eq!(other.remap, lease.remap);
+            }
         }
     }
 }
@@ -437,7 +529,17 @@ prop_compose! {
         protocol in select(&[None, None, Some(Protocol::Tcp), Some(Protocol::Udp)]),
         singleton_key in weighted(0.1, select(&["k", "l"]).prop_map(word)),
         dry_run in prop::bool::weighted(0.1),
+        asked in weighted(0.3, any_port()),
+        remap in select(&[Remap::Private, Remap::Private, Remap::Private, Remap::Conflict]),
     ) -> AllocateRequest {
+        if let Some(asked) = asked.filter(|_| project_path.is_some()) {
+            return AllocateRequest {
+                service_name, instance_id, project_path, dry_run, protocol,
+                asked: Some(asked),
+                remap: Some(remap),
+                ..AllocateRequest::new(service_type)
+            };
+        }
         AllocateRequest {
             service_name, instance_id, project_path, port, dry_run, protocol, singleton_key,
             strict: strict && port.is_some(),
@@ -449,13 +551,14 @@ prop_compose! {
 prop_compose! {
     fn filter()(
         port in weighted(0.1, any_port()),
+        asked in weighted(0.1, any_port()),
         protocol in weighted(0.3, select(&PROTOCOLS)),
         service_type in weighted(0.3, select(&TYPES).prop_map(word)),
         service_name in weighted(0.3, select(&["web", "db"]).prop_map(word)),
         instance_id in weighted(0.3, select(&["i", "j"]).prop_map(word)),
         project_path in weighted(0.3, select(&["/a", "/b", "/c"]).prop_map(word)),
     ) -> Filter {
-        Filter { port, protocol, service_type, service_name, instance_id, project_path, ..Filter::default() }
+        Filter { port, asked, protocol, service_type, service_name, instance_id, project_path, ..Filter::default() }
     }
 }
 

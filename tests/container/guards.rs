@@ -25,6 +25,7 @@ pub const TESTS: &[Test] = &[
     ("a_guard_that_waits_is_stored_when_others_make_room", room_in_the_store),
     ("a_port_is_never_free_while_the_service_is_killed_and_restarted", assaulted),
     ("the_guard_of_a_released_lease_leaves_the_store", released),
+    ("a_port_that_its_owner_keeps_bound_has_no_guard_in_the_store_either", kept_by_its_owner),
     ("a_grant_beyond_the_limit_of_guards_says_that_it_is_not_guarded", limited),
     ("a_request_or_a_service_type_may_do_without_a_guard", unguarded),
     ("a_port_without_a_guard_can_be_bound_right_after_it_had_one", right_after),
@@ -188,6 +189,37 @@ fn released(machine: &Machine) {
     assert_eq!(released, json!([10]));
     eventually(LIMIT, "the store is empty", || stored(machine) == 0);
     assert_released(machine, &ports, &ports.clone().collect::<Vec<_>>());
+}
+
+fn kept_by_its_owner(machine: &Machine) {
+    let ports = 20_000..=20_009;
+    set_up(machine, &ports);
+    let lease = machine.call("Allocate", "'sa{sv}' dev 0").unwrap();
+    let set_hold = |hold: &str| machine.call("SetHold", &format!("ss {} {hold}", lease[1]));
+    eventually(LIMIT, "the guard is stored", || stored(machine) == 1);
+    set_hold("client").unwrap();
+    // As soon as it is answered.
+    assert_eq!(free(machine, &(20_000..=20_000)), [20_000]);
+    assert_eq!((status(machine, "guards"), stored(machine)), (0, 0));
+
+    let is_left_alone = || {
+        assert_eq!(leases(machine)[0]["hold"]["data"], "client");
+        assert_eq!(status(machine, "guards"), 0);
+        assert_eq!(free(machine, &(20_000..=20_000)), [20_000]);
+    };
+    kill_service(machine);
+    eventually(LIMIT, "the service is back", || machine.unit_state(SERVICE) == "active");
+    is_left_alone();
+    machine.user("systemctl --user restart styxy.service").ok();
+    is_left_alone();
+
+    let wrong = set_hold("none").unwrap_err();
+    assert!(wrong.contains("client") && wrong.contains("guard"), "{wrong}");
+    set_hold("guard").unwrap();
+    assert_eq!(free(machine, &(20_000..=20_000)), NONE);
+    eventually(LIMIT, "the guard is stored again", || stored(machine) == 1);
+    let holds: Vec<_> = audited(machine, "hold").iter().map(|e| e["STYXY_HOLD"].clone()).collect();
+    assert_eq!(holds, [json!("client"), json!("guard")]);
 }
 
 fn limited(machine: &Machine) {

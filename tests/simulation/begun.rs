@@ -1,9 +1,12 @@
 //! What a service has begun because the registry has said so.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use styxy::{
-    lease::{InstanceId, Lease, LeaseId, Owner, Use},
+    lease::{InstanceId, Lease, LeaseId, Owner, Remap, Use},
     registry::{Effect, obligations::Limit},
 };
 
@@ -42,6 +45,25 @@ impl Begun {
                 assert!(self.heartbeats.remove(&instance_id), "nobody waits for them");
             }
         }
+    }
+}
+
+/// Within a project, a number means one thing: it has one live lease for each protocol, no other's real port is the same, and
+/// all are of one mode.
+pub fn mean_one_thing<'a>(leases: impl Iterator<Item = &'a Arc<Lease>>) {
+    let mut projects: HashMap<_, Vec<&Arc<Lease>>> = HashMap::new();
+    for lease in leases.filter(|lease| lease.asked.is_some()) {
+        assert!(lease.remap == Remap::Conflict || lease.asked != Some(lease.port), "{lease:?}");
+        let project = lease.project_path.as_ref().expect("a mapping is for a project");
+        let mappings = projects.entry(project).or_default();
+        for other in &*mappings {
+            let is_same = other.asked == lease.asked;
+            assert!(!is_same || other.protocol != lease.protocol, "{lease:?}, {other:?}");
+            assert!(is_same || other.asked != Some(lease.port), "{lease:?}, {other:?}");
+            assert!(is_same || lease.asked != Some(other.port), "{lease:?}, {other:?}");
+            assert_eq!(other.remap, lease.remap, "{lease:?}, {other:?}");
+        }
+        mappings.push(lease);
     }
 }
 

@@ -13,7 +13,7 @@ use styxy::{
 };
 
 use crate::{
-    begun::{Begun, limit},
+    begun::{Begun, limit, mean_one_thing},
     fleet::{Fleet, is_server},
     model::PORTS,
     service::Service,
@@ -31,6 +31,7 @@ impl Fleet {
         singletons(service);
         memory(service);
         told(service);
+        mean_one_thing(service.model.leases());
     }
 }
 

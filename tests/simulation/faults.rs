@@ -13,7 +13,7 @@ use styxy::{
     auto_allocation::AutoAllocation,
     change::{Change, Record},
     error::ErrorKind,
-    lease::{EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, Owner},
+    lease::{EndReason, HolderId, Instance, InstanceId, Lease, LeaseId, Owner, Remap},
     obstacle::{InUse, Obstacle},
     port::{Port, PortRange, Protocol},
     port_set::PortSet,
@@ -24,12 +24,12 @@ use styxy::{
         obligations::{Limit, Obligations},
     },
     request::{AllocateRequest, Filter},
-    service_type::{InstanceBehavior, ServiceType, ServiceTypes, Templates},
+    service_type::{Hold, InstanceBehavior, ServiceType, ServiceTypes, Templates},
     time::{Moment, Timestamp},
 };
 
 use crate::{
-    begun::{Begun, limit},
+    begun::{Begun, limit, mean_one_thing},
     config::{name, port},
     random::Random,
 };
@@ -65,6 +65,13 @@ pub enum Step {
         named: bool,
         announced: bool,
         claim: Claim,
+        /// A port that its program has hard-coded.
+        asked: Option<u8>,
+    },
+    /// From now on its owner keeps the port of a lease bound, or the service again.
+    Hold {
+        which: u8,
+        client: bool,
     },
     /// The last request that has a name comes again: its caller got no answer.
     AskAgain,
@@ -134,6 +141,7 @@ impl Step {
                 named: random.permille(400),
                 announced: random.permille(300),
                 claim: *random.of(&[Claim::No, Claim::No, Claim::Asked, Claim::Used]),
+                asked: random.permille(300).then(|| small(random)),
             },
             34..37 => Self::AskAgain,
             37..40 => Self::Undelivered,
@@ -147,7 +155,8 @@ impl Step {
             79..83 => Self::Close { which },
             83..85 => Self::Orphans,
             85..90 => Self::Pass { seconds: small(random) },
-            90..92 => Self::Early { which },
+            90..91 => Self::Early { which },
+            91..92 => Self::Hold { which, client: random.permille(700) },
             92..94 => Self::SetClock { back: random.permille(500) },
             94..97 => Self::FailNext,
             _ => Self::Restart,
@@ -343,7 +352,7 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced, claim } => {
+            Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced, claim, asked } => {
                 let (text, first, last) = KINDS[usize::from(kind) % KINDS.len()];
                 let mut request = AllocateRequest::new(name(text));
                 request.project_path =
@@ -354,6 +363,15 @@ impl World {
                 request.instance_id = announced.then(|| instance(agent));
                 request.claim = claim == Claim::Asked;
                 request.use_claim = claim == Claim::Used;
+                if let Some(asked) = asked {
+                    // Agents that share a project share what its programs ask for.
+                    let project = format!("/home/dev/project-{}", agent % 2);
+                    request.project_path = Some(project.parse().expect("a good path"));
+                    request.asked = Some(port(first + u16::from(asked) % 10));
+                    let is_other = asked % 16 == 0;
+                    request.remap = Some(if is_other { Remap::Conflict } else { Remap::Private });
+                    (request.port, request.claim, request.use_claim) = (None, false, false);
+                }
                 if named {
                     self.names += 1;
                     request.lease_id = Some(LeaseId::from_number(1_000_000 + self.names));
@@ -362,6 +380,13 @@ impl World {
                 let shares = self.ask(&request, &owner);
                 if let Some(shares) = shares {
                     self.last = Some(Last { request, owner, shares, again: false });
+                }
+            }
+            Step::Hold { which, client } => {
+                let Some(lease) = self.lease(which) else { return };
+                let hold = if client { Hold::Client } else { Hold::Guard };
+                if let Ok((Some(change), _)) = self.registry.set_hold(lease.lease_id, hold) {
+                    self.commit(vec![change]);
                 }
             }
             Step::AskAgain => self.ask_again(),
@@ -669,6 +694,7 @@ impl World {
             needed.extend(lease.holders().map(|holder| holder.owner).filter(|o| !o.is_none()));
             limits.extend(limit(lease).map(|limit| (lease.lease_id, limit)));
         }
+        mean_one_thing(leases.iter());
         let instances = self.registry.instances();
         needed.extend(instances.iter().map(|instance| instance.owner.clone()));
         for owner in &self.begun.watched {

@@ -7,10 +7,10 @@ use std::{
 
 use styxy::{
     change::Change,
-    lease::{Instance, InstanceId, Lease, Owner, ProjectPath, ServiceName, SingletonKey},
+    lease::{Instance, InstanceId, Lease, Owner, ProjectPath, Remap, ServiceName, SingletonKey},
     port::{Port, Protocol},
     request::{AllocateRequest, Filter, OwnerRequest},
-    service_type::{ServiceTypeName, TemplateName},
+    service_type::{Hold, ServiceTypeName, TemplateName},
     time::Timestamp,
 };
 
@@ -182,6 +182,10 @@ impl Fleet {
             9_826..9_828 => self.forget(),
             9_828..9_832 => self.types(),
             9_832 => self.reload(),
+            9_833..9_850 => self.with_lease(|fleet, lease| {
+                let hold = if fleet.random.permille(700) { Hold::Client } else { Hold::Guard };
+                fleet.service.set_hold(lease.lease_id, hold);
+            }),
             _ => self.share(),
         }
     }
@@ -278,7 +282,31 @@ impl Fleet {
                 request.protocol = Some(Protocol::Tcp);
             }
         }
+        if !is_single && request.count == 1 && self.random.permille(80) {
+            return self.ask_for_real(request, project);
+        }
         self.service.allocate(&request, &owner);
+    }
+
+    /// Asks for the real port of one that programs have hard-coded, for one of three agents of the project.
+    fn ask_for_real(&mut self, request: AllocateRequest, project: usize) {
+        let random = &mut self.random;
+        let is_conflict = project.is_multiple_of(8) != random.permille(20);
+        let mapping = AllocateRequest {
+            asked: Some(port(3_000 + random.small(12))),
+            remap: Some(if is_conflict { Remap::Conflict } else { Remap::Private }),
+            port: None,
+            template: None,
+            strict: false,
+            adopt: false,
+            claim: false,
+            use_claim: false,
+            owner: OwnerRequest::None,
+            instance_id: None,
+            ..request
+        };
+        let owner = self.agents[(project + random.below(3)) % AGENTS].owner.clone();
+        self.service.allocate(&mapping, &owner);
     }
 
     /// Asks for a singleton.

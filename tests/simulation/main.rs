@@ -164,6 +164,8 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
         refused,
         exhausted,
         yielded,
+        mapped,
+        joined,
         moved,
         adopted,
         over_limit,
@@ -182,6 +184,9 @@ fn the_types_are_nearly_used_up_and_everything_happens() {
     let at_times = [blocks, over_limit, types_appeared, types_grown, types_undone, reloads];
     assert!(at_times.into_iter().all(|count| count > OPERATIONS as u64 / 20_000), "{at_times:?}");
     assert!(yielded > OPERATIONS as u64 / 100_000, "{yielded}");
+    for often in [mapped, joined] {
+        assert!(often > OPERATIONS as u64 / 1_000, "{often}");
+    }
     assert!(moved > OPERATIONS as u64 / 100_000, "{moved}");
     assert!(adopted > OPERATIONS as u64 / 100_000, "{adopted}");
 }

@@ -10,7 +10,8 @@ use styxy::{
     change::{Change, Remembers},
     error::{Error, ErrorKind},
     lease::{
-        EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, ServiceName, SingletonKey, Use,
+        EndReason, InstanceId, Lease, MemoryKey, Owner, ProjectPath, Remap, ServiceName,
+        SingletonKey, Use,
     },
     port::{Port, PortRange, Protocol},
     port_set::PortSet,
@@ -30,6 +31,8 @@ pub struct Kind {
     pub is_single: bool,
     /// The protocol whose leases count as the use of its ranges.
     pub part: usize,
+    /// What programs of this type ask for.
+    preferred: Vec<Port>,
     /// How many of its ports are leased.
     pub used: usize,
 }
@@ -61,6 +64,8 @@ pub struct Model {
     by_owner: HashMap<Owner, usize>,
     /// Where the claims of each project are.
     claims: BTreeSet<(ProjectPath, usize, Port)>,
+    /// The real ports of what each project asks for.
+    mappings: BTreeMap<(ProjectPath, usize, Port), Port>,
     pub instances: BTreeMap<InstanceId, Owner>,
     memory: HashMap<MemoryKey, Remembered>,
     /// How much is remembered of each project.
@@ -88,6 +93,11 @@ fn place_of_claim(lease: &Lease) -> Option<(ProjectPath, usize, Port)> {
     Some((project, parts(lease.protocol)[0], lease.port))
 }
 
+/// What a mapping is found by.
+fn place_of_mapping(lease: &Lease) -> Option<(ProjectPath, usize, Port)> {
+    Some((lease.project_path.clone()?, parts(lease.protocol)[0], lease.asked?))
+}
+
 fn less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     let count = counts.get_mut(key).expect("it was counted before");
     *count -= 1;
@@ -112,6 +122,7 @@ impl Model {
             of_key: HashMap::new(),
             by_owner: HashMap::new(),
             claims: BTreeSet::new(),
+            mappings: BTreeMap::new(),
             instances: BTreeMap::new(),
             memory: HashMap::new(),
             of_project: HashMap::new(),
@@ -142,7 +153,8 @@ impl Model {
                 used += usize::from(self.at[part][place(port)].is_some());
             }
             let is_single = service_type.instance_behavior == InstanceBehavior::Single;
-            self.kinds.push(Kind { name: name.clone(), ranges, is_single, part, used });
+            let preferred = service_type.preferred_ports.clone();
+            self.kinds.push(Kind { name: name.clone(), ranges, is_single, part, preferred, used });
         }
     }
 
@@ -262,6 +274,10 @@ impl Model {
         if let Some(place) = place_of_claim(lease) {
             self.claims.insert(place);
         }
+        if let Some(asked) = place_of_mapping(lease) {
+            let before = self.mappings.insert(asked, lease.port);
+            assert_eq!(before, None, "a number has two leases: {lease:?}");
+        }
         self.live += 1;
         self.orphans += usize::from(lease.orphaned);
         let key = (lease.service_type.clone(), lease.singleton_key.clone());
@@ -284,6 +300,9 @@ impl Model {
         let lease = lease.expect("a lease changes or ends while it is live");
         if let Some(place) = place_of_claim(&lease) {
             self.claims.remove(&place);
+        }
+        if let Some(asked) = place_of_mapping(&lease) {
+            self.mappings.remove(&asked);
         }
         self.live -= 1;
         self.orphans -= usize::from(lease.orphaned);
@@ -399,6 +418,9 @@ impl Model {
     /// first, else nobody's.
     fn remembered(&self, request: &AllocateRequest) -> Option<&Remembered> {
         let first = request.memory_key()?;
+        if request.asked.is_some() {
+            return self.memory.get(&first);
+        }
         let slots = (1..=32).map(|slot| MemoryKey { slot, ..first.clone() });
         let is_taken = |slot: &MemoryKey| {
             let mut ports = self.memory.get(slot).into_iter().flat_map(|known| known.ports());
@@ -457,8 +479,83 @@ impl Model {
         })
     }
 
+    /// The live mappings of a project.
+    fn mappings_of(&self, project: &ProjectPath) -> impl Iterator<Item = &Arc<Lease>> {
+        let from = (project.clone(), 0, Port::MIN);
+        let mappings = self.mappings.range(from..).take_while(move |((of, ..), _)| of == project);
+        mappings.filter_map(|((_, part, _), real)| self.lease_at(*part, *real))
+    }
+
+    /// Checks the answer to a request for the real port of one.
+    fn judge_mapping(
+        &self,
+        asked: Port,
+        request: &AllocateRequest,
+        answer: &Result<Option<Decision>, Error>,
+    ) {
+        let index = self.index(&request.service_type).expect("a request of a known type");
+        let kind = &self.kinds[usize::from(index)];
+        let project = request.project_path.as_ref().expect("a mapping is for a project");
+        let part = parts(request.protocol())[0];
+        let remap = request.remap.unwrap_or_default();
+        let is_of_other_mode = self.mappings_of(project).any(|lease| lease.remap != remap);
+        let real = self.mappings.get(&(project.clone(), part, asked));
+        let is_its = |lease: &Arc<Lease>| lease.port == asked && lease.asked != Some(asked);
+        let is_real = real.is_none() && self.mappings_of(project).any(is_its);
+        let known = self.memory.keys().filter(|key| key.project_path == *project);
+        let known = known.filter_map(|key| key.asked);
+        let mut numbers: BTreeSet<_> =
+            self.mappings_of(project).filter_map(|lease| lease.asked).chain(known).collect();
+        match remap {
+            Remap::Private => numbers.insert(asked),
+            Remap::Conflict => numbers.remove(&asked),
+        };
+        let may_be = |port: Port| self.are_free(port, request) && !numbers.contains(&port);
+        let remembered = self.remembered(request).into_iter().flat_map(Remembered::ports);
+        let remembered = remembered
+            .filter(|port| *port == asked || self.home[place(*port)].is_some())
+            .find(|port| may_be(*port));
+        let itself = (remap == Remap::Conflict && may_be(asked)).then_some(asked);
+        let is_any = |port: Port| {
+            may_be(port) && !port.is_refused_by_browsers() && !kind.preferred.contains(&port)
+        };
+        let has_room = || kind.ranges.iter().any(|range| range.ports().any(is_any));
+        let is_full = || remembered.is_none() && itself.is_none() && !has_room();
+        match answer.as_ref().map(|decision| decision.as_ref().map(|decided| &decided.choice)) {
+            Ok(Some(Choice::Existing(lease))) => {
+                assert!(!is_of_other_mode && real == Some(&lease.port), "{request:?}: {lease:?}");
+                assert_eq!(self.lease_at(part, lease.port), Some(lease));
+            }
+            Ok(Some(Choice::Port(port))) => {
+                assert!(!is_of_other_mode && real.is_none() && !is_real, "{request:?}: {port}");
+                assert!(self.live < self.max_leases);
+                match remembered.or(itself) {
+                    Some(first) => assert_eq!(*port, first, "{request:?}"),
+                    None => {
+                        let is_homes = self.home[place(*port)] == Some(index);
+                        assert!(is_any(*port) && is_homes, "{request:?}: {port}");
+                    }
+                }
+            }
+            Ok(Some(Choice::Moved(..))) => panic!("{request:?} is no claim"),
+            Ok(None) => assert!(is_full(), "there is room for {request:?}"),
+            Err(error) => match error.kind {
+                ErrorKind::InvalidArgument => assert!(is_of_other_mode, "{error:?}"),
+                ErrorKind::PortInUse => assert!(is_real, "{error:?}"),
+                ErrorKind::LimitExceeded => {
+                    assert!(real.is_none() && self.live >= self.max_leases, "{error:?}");
+                }
+                ErrorKind::PoolExhausted => assert!(is_full(), "{request:?}: {error:?}"),
+                _ => panic!("{request:?}: {error:?}"),
+            },
+        }
+    }
+
     /// Checks the answer to a request that is completed with its type.
     pub fn judge(&self, request: &AllocateRequest, answer: &Result<Option<Decision>, Error>) {
+        if let Some(asked) = request.asked {
+            return self.judge_mapping(asked, request, answer);
+        }
         let index = self.index(&request.service_type).expect("a request of a known type");
         let kind = &self.kinds[usize::from(index)];
         let key = (request.service_type.clone(), request.singleton_key.clone());
@@ -569,7 +666,8 @@ impl Model {
             }
             Some(other) => panic!("{other:?}"),
             None => {
-                let could = request.count == 1 && !request.dry_run && !soft.is_empty();
+                let is_any = request.count == 1 && request.asked.is_none();
+                let could = is_any && !request.dry_run && !soft.is_empty();
                 assert!(!could, "nothing gave way to {request:?}");
             }
         }

@@ -17,7 +17,7 @@ use styxy::{
         granting::{At, Decision, Means, new_leases},
     },
     request::{AllocateRequest, Filter},
-    service_type::ServiceTypeName,
+    service_type::{Hold, ServiceTypeName},
     time::{Moment, Timestamp},
 };
 
@@ -36,6 +36,8 @@ pub struct Counts {
     pub blocks: u64,
     pub adopted: u64,
     pub shared: u64,
+    pub mapped: u64,
+    pub joined: u64,
     pub left: u64,
     pub refused: u64,
     pub exhausted: u64,
@@ -186,6 +188,10 @@ impl Service {
         let Some(decision) = decided? else { return Ok(false) };
         match &decision.choice {
             Choice::Port(first) => self.grant(&decision, *first, owner, Vec::new()),
+            Choice::Existing(lease) if request.asked.is_some() => {
+                self.counts.joined += 1;
+                self.share(&lease.clone(), request, owner)?;
+            }
             Choice::Existing(lease) => self.share(&lease.clone(), request, owner)?,
             Choice::Moved(claim, first) => {
                 let leases = self.registry.with_block(claim);
@@ -215,6 +221,7 @@ impl Service {
         };
         let mut changes: Vec<_> = new.map(grant).collect();
         self.counts.granted += 1;
+        self.counts.mapped += u64::from(decision.request.asked.is_some());
         self.counts.adopted += u64::from(decision.request.adopt);
         self.counts.blocks += u64::from(changes.len() > 1);
         changes.extend(ends);
@@ -313,6 +320,13 @@ impl Service {
                 self.commit(vec![change]);
             }
             Err(error) => assert_eq!((error.kind, has_limit), (ErrorKind::NoTimeLimit, false)),
+        }
+    }
+
+    /// Its owner keeps the port bound from now on, or the service again.
+    pub fn set_hold(&mut self, lease_id: LeaseId, hold: Hold) {
+        if let Ok((Some(change), _)) = self.registry.set_hold(lease_id, hold) {
+            self.commit(vec![change]);
         }
     }
 
