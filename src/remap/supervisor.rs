@@ -19,7 +19,7 @@ use nix::{
         socket::{
             AddressFamily, MsgFlags, SockFlag, SockType, SockaddrIn, SockaddrIn6, SockaddrLike,
             SockaddrStorage, bind, connect, getsockname, sendmsg, setsockopt, socket,
-            sockopt::Ipv6V6Only,
+            sockopt::{Ipv6V6Only, ReuseAddr},
         },
         uio::{RemoteIoVec, process_vm_readv, process_vm_writev},
     },
@@ -50,8 +50,10 @@ pub trait Service {
     fn answer(&self, port: Port) -> serde_json::Value;
     /// Who has this port.
     fn find(&mut self, protocol: Protocol, port: Port) -> Result<Found, String>;
-    /// Has the service give up the guard of a leased port, which this process keeps from now on.
-    fn keep(&mut self, port: Port) -> Result<(), String>;
+    /// Has the service give up the guard of a leased port, which this process keeps from now on; false if it has none.
+    fn keep(&mut self, port: Port) -> Result<bool, String>;
+    /// Gives a mapping back whose port somebody else has, and leases another one.
+    fn another(&mut self, mapping: Mapping) -> Result<Mapping, String>;
     /// What gives all leases back, on any thread.
     fn give_back(&self) -> impl FnOnce() + Send + 'static;
 }
@@ -66,6 +68,23 @@ struct Asked {
     /// Its length, or where that is.
     length: u64,
 }
+
+/// Why a port could not be bound.
+enum NotBound {
+    /// As the kernel has it.
+    As(Errno),
+    /// Somebody else has it.
+    Lost,
+}
+
+impl From<Errno> for NotBound {
+    fn from(errno: Errno) -> Self {
+        Self::As(errno)
+    }
+}
+
+/// How many other ports are tried for one call.
+const OTHERS: usize = 3;
 
 /// A datagram in the caller's memory.
 struct Message {
@@ -97,7 +116,7 @@ pub struct Supervisor<S> {
     /// What was said of a port.
     said: HashSet<(Protocol, Port)>,
     /// The mappings that were used and told.
-    bound: HashSet<(Protocol, Port)>,
+    bound: HashSet<(Protocol, Port, Port)>,
     unreadable: HashSet<String>,
 }
 
@@ -248,41 +267,93 @@ impl<S: Service> Supervisor<S> {
                     mapping.port
                 }
                 Err(why) => {
-                    if self.said.insert((protocol, asked)) {
-                        self.front.say(&Said::NoLease(asked, why));
-                    }
+                    self.no_lease(protocol, asked, why);
                     return Some(Answer::Failed(Errno::EADDRINUSE));
                 }
             },
         };
-        if self.bound.insert((protocol, asked)) {
-            let (mapping, lease) = (Mapping { asked, port, protocol }, self.service.answer(port));
+        let mut mapping = Mapping { asked, port, protocol };
+        let mut bound = self.bind_mapped(socket.as_fd(), address, mapping);
+        for _ in 0..OTHERS {
+            if !matches!(bound, Err(NotBound::Lost)) {
+                break;
+            }
+            match self.service.another(mapping) {
+                // Others of the project use it.
+                Ok(same) if same.port == mapping.port => break,
+                Ok(other) => {
+                    self.table.add(other);
+                    mapping = other;
+                    bound = self.bind_mapped(socket.as_fd(), address, mapping);
+                }
+                Err(why) => {
+                    self.no_lease(protocol, asked, why);
+                    break;
+                }
+            }
+        }
+        // What cannot be bound anyway is not worth a word.
+        if bound.is_ok() && self.bound.insert((protocol, asked, mapping.port)) {
+            let lease = self.service.answer(mapping.port);
             self.front.say(&Said::Mapped { mapping, lease });
         }
-        let address = with_port(address, port);
-        let bound = match bind_to(socket.as_fd(), address) {
-            // The program has not set SO_REUSEADDR, so the guard of its port is in its way; or its server is there already.
-            Err(Errno::EADDRINUSE) if protocol == Protocol::Tcp && self.open_for(port) => {
-                bind_to(socket.as_fd(), address)
-            }
-            bound => bound,
-        };
-        Some(bound.map_or_else(Answer::Failed, |()| Answer::Done(0)))
+        Some(match bound {
+            Ok(()) => Answer::Done(0),
+            Err(NotBound::As(errno)) => Answer::Failed(errno),
+            Err(NotBound::Lost) => Answer::Failed(Errno::EADDRINUSE),
+        })
     }
 
-    /// Takes the guard of a port away; false if something else is in the way.
-    fn open_for(&mut self, port: Port) -> bool {
-        // Fails if something listens.
-        let Ok(own) = probe::rebind(port) else { return false };
-        let kept = self.service.keep(port);
-        if let Err(why) = &kept
-            && self.said.insert((Protocol::Tcp, port))
-        {
-            self.front.say(&Said::NoLease(port, why.clone()));
+    fn bind_mapped(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        address: SocketAddr,
+        Mapping { port, protocol, .. }: Mapping,
+    ) -> Result<(), NotBound> {
+        let address = with_port(address, port);
+        match bind_to(socket, address) {
+            // The program has not set SO_REUSEADDR, so the guard of its port is in its way; or its server is there already.
+            Err(Errno::EADDRINUSE) if protocol == Protocol::Tcp => {
+                self.bind_over_guard(socket, address, port)
+            }
+            bound => Ok(bound?),
         }
-        // Until now the port was held without a gap.
+    }
+
+    /// Binds a port whose guard is in the way of a program without `SO_REUSEADDR`. The port is never free meanwhile: this process
+    /// keeps it until the program has it.
+    fn bind_over_guard(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        address: SocketAddr,
+        port: Port,
+    ) -> Result<(), NotBound> {
+        // Fails if something listens.
+        let own = probe::rebind(port).map_err(|_| Errno::EADDRINUSE)?;
+        let own = match self.service.keep(port) {
+            Ok(true) => own,
+            // An earlier server of the program is gone, and the port may have been taken since.
+            Ok(false) => {
+                drop(own);
+                probe::regain(port).map_err(|_| NotBound::Lost)?
+            }
+            Err(why) => {
+                self.no_lease(Protocol::Tcp, port, why);
+                return Err(Errno::EADDRINUSE.into());
+            }
+        };
+        setsockopt(&socket, ReuseAddr, &true)?;
+        let bound = bind_to(socket, address);
+        // As the program has it. Left on, a second server could bind beside it.
+        setsockopt(&socket, ReuseAddr, &false)?;
         drop(own);
-        kept.is_ok()
+        Ok(bound?)
+    }
+
+    fn no_lease(&mut self, protocol: Protocol, port: Port, why: String) {
+        if self.said.insert((protocol, port)) {
+            self.front.say(&Said::NoLease(port, why));
+        }
     }
 
     fn connect(
@@ -307,9 +378,7 @@ impl<S: Service> Supervisor<S> {
             Connect::Find => match self.service.find(protocol, asked) {
                 Ok(found) => self.table.reached(asked, found),
                 Err(why) => {
-                    if self.said.insert((protocol, asked)) {
-                        self.front.say(&Said::NoLease(asked, why));
-                    }
+                    self.no_lease(protocol, asked, why);
                     Reached::NotReached
                 }
             },

@@ -10,12 +10,14 @@ use serde_json::Value as Json;
 use super::super::{owner::put_own_process, text};
 use crate::{
     client::{self, Call},
+    error::Error,
     port::{Port, Protocol},
     remap::{
         control::Task,
         supervisor::Service,
         table::{Found, Mapping, Mode},
     },
+    service_type::Hold,
     value::Fields,
 };
 
@@ -146,16 +148,23 @@ impl Service for Leases {
         })
     }
 
-    fn keep(&mut self, port: Port) -> Result<(), String> {
-        let mut lease = self.answer(port);
-        if lease.is_null() {
-            let mut filter = Fields::default();
-            filter.put("port", port.get());
-            lease = self.list(filter)?.into_iter().next().unwrap_or_default();
+    fn keep(&mut self, port: Port) -> Result<bool, String> {
+        let mut filter = Fields::default();
+        filter.put("port", port.get());
+        filter.put("protocol", Protocol::Tcp.as_str());
+        let lease = self.list(filter)?.into_iter().next().unwrap_or_default();
+        if lease["hold"] == Hold::Client.as_str() {
+            return Ok(false);
         }
-        let lease_id = text(&lease, "lease_id").to_owned();
-        let _ = lease_id;
-        Err("SetHold is missing".to_owned())
+        let lease_id = text(&lease, "lease_id").parse().map_err(|error: Error| error.message)?;
+        self.ask(&Call::SetHold { lease_id, hold: Hold::Client }).map(|_| true)
+    }
+
+    fn another(&mut self, Mapping { asked, port, protocol }: Mapping) -> Result<Mapping, String> {
+        let lease_id = text(&self.answer(port), "holder_id").to_owned();
+        self.ask(&Call::Release { lease_id })?;
+        all(&self.held).retain(|held| held.port != port);
+        self.lease(protocol, asked)
     }
 
     fn give_back(&self) -> impl FnOnce() + Send + 'static {
