@@ -45,7 +45,8 @@
 //!
 //! The command:
 //! - [`cli`]: one file per verb. [`client`]: how a command reaches the service. [`project`]: which services a
-//!   project folder will need; a feature, on by default.
+//!   project folder will need; a feature, on by default. [`remap`] and [`proxy`]: a localhost of its own for a command,
+//!   and for a browser.
 
 #[cfg(any(test, feature = "mcp"))]
 mod answers;
@@ -77,6 +78,7 @@ pub mod port_set;
 pub mod portserver;
 #[cfg(feature = "project")]
 pub mod project;
+pub mod proxy;
 pub mod registry;
 pub mod remap;
 pub mod request;
