@@ -102,7 +102,7 @@ mod tests {
     const FREE: &str = "\
         styxy timeout, run count, run setenv, run grace, run port, run command, exec port, exec command, \
         unit port, unit idle, unit patience, unit setenv, unit command, allocate count, allocate ttl, allocate port, port wait, port pid, suggest count, audit since, audit until, \
-        audit lines, cleanup older_than, renew ttl, daemon idle_exit, daemon as_seen";
+        audit lines, cleanup older_than, browse reach, browse arguments, renew ttl, daemon idle_exit, daemon as_seen";
 
     fn unknown(command: &Command, found: &mut Vec<String>) {
         for argument in command.get_arguments() {

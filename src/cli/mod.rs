@@ -6,6 +6,7 @@
 mod agents;
 mod allocate;
 mod audit;
+mod browse;
 mod check;
 mod cleanup;
 mod completions;
@@ -130,6 +131,7 @@ enum Verb {
     Cleanup(cleanup::Cleanup),
     Config(config::Config),
     Open(open::Open),
+    Browse(browse::Browse),
     Http(http::Http),
     Token(token::Token),
     Status(status::Status),
@@ -291,6 +293,7 @@ pub fn run() -> ExitCode {
         Verb::Cleanup(verb) => verb.run(),
         Verb::Config(verb) => verb.run(),
         Verb::Open(verb) => verb.run(),
+        Verb::Browse(verb) => verb.run(),
         Verb::Http(verb) => verb.run(),
         Verb::Token(verb) => verb.run(),
         Verb::Status(verb) => verb.run(),

@@ -146,7 +146,7 @@ fn mapping(project: &Project, asked: Port) -> Result<Json, CliError> {
 /// and browsers try all.
 const IN_BROWSERS: [&str; 6] = ["dev", "docs", "hub", "monitoring", "storybook", "ui"];
 
-fn is_in_browsers(lease: &Json) -> bool {
+pub(super) fn is_in_browsers(lease: &Json) -> bool {
     IN_BROWSERS.contains(&text(lease, "service_type"))
 }
 

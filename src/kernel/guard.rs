@@ -305,7 +305,7 @@ pub fn make_room() {
 }
 
 /// Raises the soft limit on open descriptors to the hard limit. Returns the limit in force.
-fn raised_limit() -> u64 {
+pub fn raised_limit() -> u64 {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
     // A sandbox may forbid it; then the unit's LimitNOFILE= has already raised it.
     let raised = setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok();

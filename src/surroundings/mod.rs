@@ -286,6 +286,11 @@ impl User {
         self.state().map(|state| Door::new(self.uid, state))
     }
 
+    /// The folder for the profiles of browsers, below `$XDG_STATE_HOME`; `None` if there is no home.
+    pub fn profiles(&self) -> Option<PathBuf> {
+        self.states.first().map(|state| state.with_file_name("browse"))
+    }
+
     /// The mark that the socket for TCP listens for pages only, or why there can be none; the message names the variable.
     pub fn for_pages(&self) -> Result<ForPages, &str> {
         self.runtime().map(|runtime| ForPages::in_folder(&runtime.join("styxy")))

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use tokio::{runtime, time};
 
 use crate::{
-    cli::{short, text},
+    cli::{browse, short, text},
     client::{self, Call},
     config::{self, Config, files},
     surroundings::user,
@@ -39,7 +39,8 @@ pub(super) fn of(verb: &str, argument: &str) -> Option<Values> {
         ("port", "service") => |_| services(),
         #[cfg(feature = "project")]
         ("up", "names" | "only" | "except") => |_| processes(),
-        (_, "asked") => |_| asked(),
+        (_, "asked") | ("browse", "url") => |_| asked(),
+        ("browse", "browser") => |_| words(&browse::KNOWN),
         (_, "instance" | "instances") => |_| instances(),
         (_, "name") => |_| of_leases("service_name"),
         (_, "singleton_key") => |_| of_leases("singleton_key"),
