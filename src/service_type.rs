@@ -89,7 +89,7 @@ impl Hold {
             Ok(Self::Socket) => Err(Error::invalid(
                 "no socket can be handed over here: give \"guard\" or \"none\", or call AllocateSocket on the bus",
             )),
-            Err(_) => Err(Error::invalid(format!(
+            Ok(Self::Client) | Err(_) => Err(Error::invalid(format!(
                 "{:?} is not a way to hold a port: give \"guard\" or \"none\"",
                 shortened(text)
             ))),

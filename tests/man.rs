@@ -37,6 +37,7 @@ const UNITS: &str = "styxy.service.8";
 const PORTSERVER: &str = "styxy-portserver.socket.8";
 const TCP: &str = "styxy-tcp.socket.8";
 const TROUBLE: &str = "styxy-troubleshooting.7";
+const REMAP: &str = "styxy-remap.7";
 
 fn main() -> ExitCode {
     let [has_groff, has_mandoc] = ["groff", "mandoc"].map(|name| {
@@ -98,7 +99,7 @@ fn main() -> ExitCode {
 /// The pages: those that are generated, and those that are written by hand.
 fn pages() -> Vec<(String, String)> {
     let mut pages = generated::pages();
-    let others = [BUS, HTTP, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP, TROUBLE];
+    let others = [BUS, HTTP, CONFIGURATION, PROJECT, UNITS, PORTSERVER, TCP, TROUBLE, REMAP];
     pages.extend(others.map(|name| (name.to_owned(), by_hand(name))));
     pages
 }
@@ -405,6 +406,7 @@ fn project() {
     let top = page.split(".SS ").next().unwrap();
     assert_eq!(words(section(top, ".SH FIELDS")), keys(&schema));
     assert_eq!(words(section(&page, ".SS services")), keys(&schema["$defs"]["Declaration"]));
+    assert_eq!(words(section(&page, ".SS remap")), keys(&schema["$defs"]["Remap"]));
 }
 
 fn limits() {

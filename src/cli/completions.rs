@@ -100,7 +100,7 @@ mod tests {
 
     /// The arguments whose values cannot be guessed; a command is completed by the shell itself.
     const FREE: &str = "\
-        styxy timeout, run count, run setenv, run grace, run port, run command, exec port, exec command, \
+        styxy timeout, run count, run setenv, run grace, run port, run map, run reach, run command, exec port, exec command, \
         unit port, unit idle, unit patience, unit setenv, unit command, allocate count, allocate ttl, allocate port, port wait, port pid, suggest count, audit since, audit until, \
         audit lines, cleanup older_than, browse reach, browse arguments, renew ttl, daemon idle_exit, daemon as_seen";
 

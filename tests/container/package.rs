@@ -72,6 +72,7 @@ const FILES: &[&str] = &[
     "644 root /usr/share/man/man5/styxy_config.5.gz",
     "644 root /usr/share/man/man7/styxy-http.7.gz",
     "644 root /usr/share/man/man7/styxy-recipes.7.gz",
+    "644 root /usr/share/man/man7/styxy-remap.7.gz",
     "644 root /usr/share/man/man7/styxy-troubleshooting.7.gz",
     "644 root /usr/share/man/man8/styxy-portserver.socket.8.gz",
     "644 root /usr/share/man/man8/styxy-tcp.socket.8.gz",

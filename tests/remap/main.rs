@@ -12,7 +12,7 @@ use std::{
     net::{TcpListener, TcpStream},
     os::unix::{
         fs::{PermissionsExt, chown},
-        process::CommandExt,
+        process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, ExitStatus, Output, Stdio},
@@ -123,7 +123,7 @@ impl Stage {
         let range = format!("[{first}, {}]", first + PORTS - 1);
         let config = format!(r#"{{"service_types": {{"remap": {{"port_range": {range}}}}}}}"#);
         stage.write("home/.config/styxy/config.json", &config);
-        support::copy_program(Path::new(env!("CARGO_BIN_EXE_styxy")), &stage.path("styxy"));
+        support::copy_program(Path::new(env!("CARGO_BIN_EXE_styxy")), stage.path("styxy"));
         stage
     }
 
@@ -529,7 +529,6 @@ fn ends() {
     ends(&["true"]).code(0);
     ends(&["no-such-program"]).code(127).says("no-such-program cannot be run");
     ends(&["/etc/passwd"]).code(126).says("/etc/passwd cannot be run");
-    use std::os::unix::process::ExitStatusExt;
     for signal in [9, 15, 2] {
         let said = ends(&["sh", "-c", &format!("kill -{signal} $$")]);
         assert_eq!(said.status.signal(), Some(signal), "{said:?}");
@@ -569,12 +568,11 @@ def typed(line):
     os.write(terminal, line)
 def interrupted():
     global text
-    # The shell takes the terminal back only when it has said so.
     end = time.time() + 60
-    # One that comes too early goes to the shell.
     typed(b"\x03")
     while not re.search(rb"ready> ", text) and time.time() < end:
-        if not select.select([terminal], [], [], 2)[0]:
+        # One that comes too early is lost, also without styxy.
+        if not select.select([terminal], [], [], 1)[0]:
             typed(b"\x03")
         else:
             text += os.read(terminal, 4096)
@@ -584,14 +582,18 @@ until(rb"ready> ")
 command = b"styxy run --remap -- sh -c 'echo sta''rted; sleep 1000'\n"
 typed(command)
 until(rb"started")
-typed(b"\x03")
-until(rb"ready> ")
+interrupted()
 typed(b"echo code $?\n")
 until(rb"code 130")
 until(rb"ready> ")
 typed(command)
 until(rb"started")
 typed(b"\x1a")
+while not re.search(rb"Stopped", text):
+    if not select.select([terminal], [], [], 1)[0]:
+        typed(b"\x1a")
+    else:
+        text += os.read(terminal, 4096)
 until(rb"Stopped")
 until(rb"ready> ")
 typed(b"fg\n")
@@ -657,8 +659,15 @@ fn descriptors() {
 
 fn lost() {
     let stage = Stage::new();
-    let command =
-        ["styxy", "run", "--remap", "--", "sh", "-c", "echo $$; echo $PPID; sleep 1000 & wait"];
+    let command = [
+        "styxy",
+        "run",
+        "--remap",
+        "--",
+        "sh",
+        "-c",
+        "echo $$; echo $PPID; sleep 1000 > /dev/null 2>&1 & wait",
+    ];
     let mut front = stage.start("a", &command);
     let pids = [front.line(), front.line()].map(|pid| Pid::from_raw(pid.parse().unwrap()));
     kill(pids[1], Signal::SIGKILL).unwrap();

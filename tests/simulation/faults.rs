@@ -350,6 +350,14 @@ impl World {
         self.commit(if self.mistake == Mistake::SparesNobody { changes } else { spared })
     }
 
+    fn hold(&mut self, which: u8, client: bool) {
+        let Some(lease) = self.lease(which) else { return };
+        let hold = if client { Hold::Client } else { Hold::Guard };
+        if let Ok((Some(change), _)) = self.registry.set_hold(lease.lease_id, hold) {
+            self.commit(vec![change]);
+        }
+    }
+
     fn step(&mut self, step: Step) {
         match step {
             Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced, claim, asked } => {
@@ -382,13 +390,7 @@ impl World {
                     self.last = Some(Last { request, owner, shares, again: false });
                 }
             }
-            Step::Hold { which, client } => {
-                let Some(lease) = self.lease(which) else { return };
-                let hold = if client { Hold::Client } else { Hold::Guard };
-                if let Ok((Some(change), _)) = self.registry.set_hold(lease.lease_id, hold) {
-                    self.commit(vec![change]);
-                }
-            }
+            Step::Hold { which, client } => self.hold(which, client),
             Step::AskAgain => self.ask_again(),
             Step::Undelivered => self.undelivered(),
             Step::Release { which } => {

@@ -529,12 +529,11 @@ impl Model {
             Ok(Some(Choice::Port(port))) => {
                 assert!(!is_of_other_mode && real.is_none() && !is_real, "{request:?}: {port}");
                 assert!(self.live < self.max_leases);
-                match remembered.or(itself) {
-                    Some(first) => assert_eq!(*port, first, "{request:?}"),
-                    None => {
-                        let is_homes = self.home[place(*port)] == Some(index);
-                        assert!(is_any(*port) && is_homes, "{request:?}: {port}");
-                    }
+                if let Some(first) = remembered.or(itself) {
+                    assert_eq!(*port, first, "{request:?}");
+                } else {
+                    let is_homes = self.home[place(*port)] == Some(index);
+                    assert!(is_any(*port) && is_homes, "{request:?}: {port}");
                 }
             }
             Ok(Some(Choice::Moved(..))) => panic!("{request:?} is no claim"),

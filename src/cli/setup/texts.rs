@@ -21,7 +21,7 @@ const BUS: &str = "dbus-1/services/org.styxy.Styxy1.service";
 
 /// The files, with their paths below the folder for the user's data (`$XDG_DATA_HOME`): there systemd.unit(5) and
 /// dbus-daemon(1) look for what is installed in a home, and bash, fish and man for theirs. Zsh looks nowhere by itself.
-const FILES: [(&str, &str); 20] = [
+const FILES: [(&str, &str); 21] = [
     (SERVICE, include_str!("../../../systemd/styxy.service")),
     (SOCKET, include_str!("../../../systemd/styxy.socket")),
     ("systemd/user/styxy-failed.service", include_str!("../../../systemd/styxy-failed.service")),
@@ -46,6 +46,7 @@ const FILES: [(&str, &str); 20] = [
     ("man/man5/styxy.json.5", include_str!("../../../packaging/man/styxy.json.5")),
     ("man/man5/styxy_config.5", include_str!("../../../packaging/man/styxy_config.5")),
     ("man/man7/styxy-http.7", include_str!("../../../packaging/man/styxy-http.7")),
+    ("man/man7/styxy-remap.7", include_str!("../../../packaging/man/styxy-remap.7")),
     (
         "man/man7/styxy-troubleshooting.7",
         include_str!("../../../packaging/man/styxy-troubleshooting.7"),

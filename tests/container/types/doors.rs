@@ -12,7 +12,7 @@ use crate::{inside, machine::Machine, owners::client};
 pub fn http(machine: &Machine) {
     let post = |path: &str, body: Json| ask(machine, "POST", path, &body.to_string());
     let (status, lease) = post("/allocate", json!({"service_type": "grafana"}));
-    assert_eq!((status, &lease["port_range"]), (200, &json!([22010, 22019])), "{lease}");
+    assert_eq!((status, &lease["port_range"]), (200, &json!([11510, 11519])), "{lease}");
 
     let (status, types) = ask(machine, "GET", "/types", "");
     assert_eq!((status, &types["success"]), (200, &json!(true)));
@@ -20,7 +20,7 @@ pub fn http(machine: &Machine) {
     let grafana = types.iter().find(|t| t["service_type"] == "grafana").unwrap();
     let by_command = super::json(machine, "styxy types");
     assert_eq!(&json!({"service_types": types}), &by_command);
-    assert_eq!(grafana["ranges"], json!(["22010-22019"]));
+    assert_eq!(grafana["ranges"], json!(["11510-11519"]));
     assert!(grafana["made_by"].as_str().unwrap().starts_with("automatic, for curl["), "{grafana}");
 
     let (status, suggested) = ask(machine, "GET", "/suggest/grafana?count=2", "");
@@ -28,7 +28,7 @@ pub fn http(machine: &Machine) {
     let ports = suggested["details"].as_array().unwrap().iter();
     let ports: Vec<_> = ports.map(|s| (s["port"].clone(), s["reason"].clone())).collect();
     let first_free = json!("first_free");
-    assert_eq!(ports, [(json!(22011), first_free.clone()), (json!(22012), first_free)]);
+    assert_eq!(ports, [(json!(11511), first_free.clone()), (json!(11512), first_free)]);
     let (status, refused) = ask(machine, "GET", "/suggest/dve", "");
     assert_eq!((status, &refused["code"]), (404, &json!("UnknownServiceType")), "{refused}");
     let hint = refused["suggestions"][0].as_str().unwrap();
@@ -37,7 +37,7 @@ pub fn http(machine: &Machine) {
     let (status, config) = ask(machine, "GET", "/config", "");
     assert_eq!(status, 200);
     let config = &config["configuration"];
-    assert_eq!(config["service_types"]["grafana"]["port_range"], json!([22010, 22019]));
+    assert_eq!(config["service_types"]["grafana"]["port_range"], json!([11510, 11519]));
     assert_eq!(config["auto_allocation"]["enabled"], true);
     let (status, config) = ask(machine, "GET", "/config?origins=true", "");
     assert_eq!(status, 200);
@@ -73,7 +73,7 @@ pub fn http(machine: &Machine) {
     assert_eq!(status, 200);
     let backups = backups["backups"].as_array().unwrap();
     assert_eq!(backups.len(), 4, "{backups:?}");
-    assert_eq!(backups[3]["service_types"], json!(["grafana 22010-22019"]));
+    assert_eq!(backups[3]["service_types"], json!(["grafana 11510-11519"]));
     for wrong in [json!({}), json!({"version": 99}), json!({"version": "4"}), json!({"v": 4})] {
         let (status, refused) = post("/config/restore", wrong);
         assert_eq!((status, &refused["code"]), (400, &json!("InvalidArgument")), "{refused}");

@@ -13,20 +13,20 @@ const LIMIT: Duration = Duration::from_secs(60);
 pub fn grafana(machine: &Machine) {
     machine.user("mkdir -p shop").ok();
     let got = machine.user("cd shop && styxy allocate grafana --name web");
-    assert_eq!((got.code, got.stdout.as_str()), (Some(0), "22010\n"), "{got:?}");
+    assert_eq!((got.code, got.stdout.as_str()), (Some(0), "11510\n"), "{got:?}");
     assert_eq!(
         got.stderr,
-        "styxy: grafana got the ports 22010-22019 \
+        "styxy: grafana got the ports 11510-11519 \
          (to undo: `styxy config undo-auto-allocation grafana`)\n"
     );
-    serve(machine, 22010);
+    serve(machine, 11510);
     let before = grafana_now(machine);
     let use_of = |t: &Json| ["ports", "leased", "listening", "free"].map(|field| t[field].as_u64());
     assert_eq!(use_of(&before), [Some(10), Some(1), Some(1), Some(9)], "{before}");
     assert!(before["made_by"].as_str().unwrap().starts_with("automatic, for styxy["), "{before}");
     let table = machine.user("styxy types").ok();
     let line = table.lines().find(|line| line.trim_start().starts_with("grafana")).unwrap();
-    assert!(line.contains("22010-22019") && line.contains("automatic, for styxy["), "{table}");
+    assert!(line.contains("11510-11519") && line.contains("automatic, for styxy["), "{table}");
     let written = file(machine);
     assert_eq!(machine.user(&format!("stat -c %a {}", super::FILE)).ok(), "600\n");
     machine.user("styxy config validate").ok();
@@ -46,16 +46,16 @@ pub fn grafana(machine: &Machine) {
     assert_eq!(after["made_by"], before["made_by"]);
     assert_eq!(file(machine), written);
     // Another project is first, and yet the port is the first one's.
-    assert_eq!(machine.user("styxy allocate grafana").ok(), "22011\n");
+    assert_eq!(machine.user("styxy allocate grafana").ok(), "11511\n");
     let got = machine.user("cd shop && styxy allocate grafana --name web");
-    assert_eq!((got.stdout.as_str(), got.stderr.as_str()), ("22010\n", ""));
+    assert_eq!((got.stdout.as_str(), got.stderr.as_str()), ("11510\n", ""));
 
     let told = events(machine, "auto_allocate");
     assert_eq!(told.len(), 1, "it was told once: {told:#?}");
     for (field, value) in [
-        ("MESSAGE", "The new service type grafana got the ports 22010-22019"),
+        ("MESSAGE", "The new service type grafana got the ports 11510-11519"),
         ("STYXY_SERVICE_TYPE", "grafana"),
-        ("STYXY_RANGE", "22010-22019"),
+        ("STYXY_RANGE", "11510-11519"),
         ("STYXY_PLACEMENT", "after"),
         ("STYXY_PROJECT_PATH", "/home/dev/shop"),
         ("STYXY_TRANSPORT", "dbus"),
@@ -76,7 +76,7 @@ pub fn undone(machine: &Machine) {
     let undo = "styxy config undo-auto-allocation grafana";
     let refused = machine.user(undo);
     assert_eq!((refused.code, refused.stdout.as_str()), (Some(1), ""), "{refused:?}");
-    assert!(refused.stderr.contains("2 ports are leased, such as 22010 of grafana"), "{refused:?}");
+    assert!(refused.stderr.contains("2 ports are leased, such as 11510 of grafana"), "{refused:?}");
     assert!(refused.stderr.contains("--force"), "{refused:?}");
     assert_eq!(file(machine), written);
     assert_eq!(automatic(machine).len(), 1);
@@ -91,9 +91,9 @@ pub fn undone(machine: &Machine) {
     assert_eq!(releases.len(), 2);
     let [undo_event] = &events(machine, "undo_auto_allocation")[..] else { panic!("one event") };
     for (field, value) in [
-        ("MESSAGE", "The service type grafana was removed; its ports were 22010-22019"),
+        ("MESSAGE", "The service type grafana was removed; its ports were 11510-11519"),
         ("STYXY_SERVICE_TYPE", "grafana"),
-        ("STYXY_RANGE", "22010-22019"),
+        ("STYXY_RANGE", "11510-11519"),
         ("STYXY_PLACEMENT", "after"),
         ("STYXY_CLIENT_COMM", "styxy"),
     ] {
@@ -103,10 +103,10 @@ pub fn undone(machine: &Machine) {
     // While its server runs on, its place counts as taken.
     let other = machine.user("styxy allocate kibana --dry-run").stderr;
     assert!(other.contains("kibana would get the ports "), "{other}");
-    assert!(!other.contains("22010-22019"), "{other}");
+    assert!(!other.contains("11510-11519"), "{other}");
     machine.user("systemctl --user stop server.service").ok();
     let other = machine.user("styxy allocate kibana").stderr;
-    assert!(other.contains("kibana got the ports 22010-22019"), "{other}");
+    assert!(other.contains("kibana got the ports 11510-11519"), "{other}");
 
     // What is not there, and what has not appeared by itself, cannot be undone.
     let again = machine.user(undo);

@@ -68,7 +68,7 @@ pub fn dry_run(machine: &Machine) {
     assert_eq!(would[1], "", "no lease has been made");
     let said = machine.user("styxy allocate grafana --dry-run");
     assert_eq!(said.stdout, format!("{}\n", would[0]));
-    assert!(said.stderr.contains("grafana would get the ports 22010-22019"), "{said:?}");
+    assert!(said.stderr.contains("grafana would get the ports 11510-11519"), "{said:?}");
     let body = r#"{"service_type": "grafana", "dry_run": true}"#;
     let http: Json = serde_json::from_str(
         &machine
@@ -87,7 +87,7 @@ pub fn dry_run(machine: &Machine) {
     {
         assert_eq!(&http[field], value, "{http}");
     }
-    assert_eq!(http["port_range"], json!([22010, 22019]), "{http}");
+    assert_eq!(http["port_range"], json!([11510, 11519]), "{http}");
     assert_eq!(http.get("lock_id"), None, "{http}");
 
     assert_eq!(file(machine), "", "nothing was written");
@@ -98,6 +98,6 @@ pub fn dry_run(machine: &Machine) {
 
     let got = machine.call("Allocate", "'sa{sv}' grafana 0").unwrap();
     assert_eq!(got[0], would[0]);
-    assert_eq!(automatic(machine), [("grafana".to_owned(), vec!["22010-22019".to_owned()])]);
-    assert_eq!(events(machine, "auto_allocate")[0]["STYXY_RANGE"], "22010-22019");
+    assert_eq!(automatic(machine), [("grafana".to_owned(), vec!["11510-11519".to_owned()])]);
+    assert_eq!(events(machine, "auto_allocate")[0]["STYXY_RANGE"], "11510-11519");
 }

@@ -15,7 +15,7 @@ pub fn switch(machine: &Machine) {
     assert!(text.ends_with("no service type was created automatically\n"), "{text}");
     machine.user("styxy allocate grafana").ok();
     let text = status("unknown service types get a range: ");
-    assert!(text.contains("grafana has 22010-22019 (automatic, for styxy["), "{text}");
+    assert!(text.contains("grafana has 11510-11519 (automatic, for styxy["), "{text}");
 
     let done = machine.user("styxy config auto-allocation disable").ok();
     assert_eq!(done, "unknown service types are refused\n");
@@ -35,7 +35,7 @@ pub fn switch(machine: &Machine) {
     // What has appeared before stays, but it does not grow.
     machine.call("Allocate", "'sa{sv}' grafana 1 count q 9").unwrap();
     let error = machine.call("Allocate", "'sa{sv}' grafana 0").unwrap_err();
-    assert!(error.contains("no TCP port of grafana (22010-22019) is free"), "{error}");
+    assert!(error.contains("no TCP port of grafana (11510-11519) is free"), "{error}");
     assert_eq!(automatic(machine).len(), 1);
 
     let done = machine.user("styxy config auto-allocation enable").ok();
@@ -88,7 +88,7 @@ pub fn restored(machine: &Machine) {
         assert!(backup["until"].as_str().unwrap().ends_with('Z'), "{backup}");
     }
     let first = backups[0]["service_types"].as_array().unwrap();
-    let ranges = ["tool-0 22010-22019", "tool-1 22030-22039", "tool-2 22050-22059"];
+    let ranges = ["tool-0 11510-11519", "tool-1 11530-11539", "tool-2 11550-11559"];
     assert_eq!(first, &ranges.map(Json::from));
     let refused = machine.user("styxy config restore 3");
     assert_eq!(refused.code, Some(2), "{refused:?}");
