@@ -189,7 +189,7 @@ impl Model {
         let known = self.memory.iter().filter(of_project).filter_map(|known| known.key.asked);
         let others: Vec<_> = live.chain(known).filter(|other| *other != asked).collect();
         let is_private = request.remap == Some(Remap::Private);
-        ports.retain(|port| !others.contains(port) && !(is_private && *port == asked));
+        ports.retain(|port| !(others.contains(port) || is_private && *port == asked));
         ports
     }
 
