@@ -6,6 +6,7 @@ use std::{
     sync::Mutex,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::table::{Mapping, Mode};
@@ -122,7 +123,17 @@ impl Channel {
         Self { stream, turn: Mutex::new(()) }
     }
 
-    /// Says something. If nobody listens any more, or not fast enough, it is lost: the supervisor waits for nobody.
+    /// Says something if that needs no waiting, else it is lost: a front that is stopped must not stop the supervisor.
+    pub fn mention(&self, what: &impl Serialize) {
+        let mut writable = [PollFd::new(&self.stream, PollFlags::OUT)];
+        let ready = poll(&mut writable, Some(&Timespec::default()));
+        // The kernel says so only while there is room for more than any of these lines (unix(7)).
+        if ready.is_ok_and(|ready| ready > 0) {
+            self.say(what);
+        }
+    }
+
+    /// Says something, and waits until there is room for it. If nobody listens any more, it is lost.
     pub fn say(&self, what: &impl Serialize) {
         let Ok(mut line) = serde_json::to_string(what) else { return };
         line.push('\n');

@@ -295,7 +295,7 @@ impl<S: Service> Supervisor<S> {
         // What cannot be bound anyway is not worth a word.
         if bound.is_ok() && self.bound.insert((protocol, asked, mapping.port)) {
             let lease = self.service.answer(mapping.port);
-            self.front.say(&Said::Mapped { mapping, lease });
+            self.front.mention(&Said::Mapped { mapping, lease });
         }
         Some(match bound {
             Ok(()) => Answer::Done(0),
@@ -352,7 +352,7 @@ impl<S: Service> Supervisor<S> {
 
     fn no_lease(&mut self, protocol: Protocol, port: Port, why: String) {
         if self.said.insert((protocol, port)) {
-            self.front.say(&Said::NoLease(port, why));
+            self.front.mention(&Said::NoLease(port, why));
         }
     }
 
@@ -491,7 +491,7 @@ impl<S: Service> Supervisor<S> {
 
     fn not_reached(&mut self, protocol: Protocol, port: Port, project: Option<String>) -> Port {
         if self.said.insert((protocol, port)) {
-            self.front.say(&Said::NotReached { port, project });
+            self.front.mention(&Said::NotReached { port, project });
         }
         self.dead.0
     }
@@ -499,7 +499,7 @@ impl<S: Service> Supervisor<S> {
     fn tell_of_unreadable(&mut self, thread: u32) {
         let name = process::comm(thread).map(|name| name.to_string()).unwrap_or_default();
         if self.unreadable.insert(name.clone()) {
-            self.front.say(&Said::Unreadable(thread, name));
+            self.front.mention(&Said::Unreadable(thread, name));
         }
     }
 }

@@ -55,6 +55,7 @@ const CASES: &[Case] = &[
     ("a_command_ends_as_it_would_without_styxy", &["bash"], ends),
     ("signals_for_the_front_reach_the_command", &["bash"], forwarded),
     ("a_terminal_interrupts_stops_and_continues_it", &["bash", "python3"], terminal),
+    ("a_front_that_is_stopped_stops_no_call", &["cc"], stopped_front),
     ("a_daemon_outlives_its_command_and_stays_mapped", &["cc"], daemon),
     ("whoever_waits_for_the_end_of_a_pipe_waits_for_the_command_only", &["bash"], pipe),
     ("everything_ends_with_the_command_if_that_is_asked_for", &["bash"], kill_tree),
@@ -608,6 +609,20 @@ os.waitpid(pid, 0)
 fn terminal() {
     let stage = Stage::new();
     stage.run("a", &["python3", "-c", TYPIST]).code(0);
+}
+
+fn stopped_front() {
+    let stage = Stage::new();
+    let script = format!("echo; read -r _ < go; {} sweep 1500; echo swept > done", target());
+    let mkfifo = stage.run("a", &["mkfifo", "go"]);
+    mkfifo.code(0);
+    let mut front = stage.start("a", &["styxy", "run", "--remap", "--", "sh", "-c", &script]);
+    front.line();
+    front.signal(Signal::SIGSTOP);
+    fs::write(stage.path("home/a/go"), "\n").unwrap();
+    until("all ports are refused", || stage.path("home/a/done").exists());
+    front.signal(Signal::SIGCONT);
+    front.end().code(0);
 }
 
 fn daemon() {

@@ -581,6 +581,14 @@ int main(int count, char **words) {
 		say("reach", name_of(connect4(fd, "127.0.0.1", number)));
 		return 0;
 	}
+	if (!strcmp(what, "sweep")) {
+		for (int port = 20000; port < 20000 + number; port++) {
+			int fd = stream(AF_INET);
+			connect4(fd, "127.0.0.1", port);
+			close(fd);
+		}
+		return 0;
+	}
 	if (!strcmp(what, "datagram"))
 		return datagram();
 	if (!strcmp(what, "ring"))
