@@ -45,8 +45,10 @@ fn every_mistake_is_reported_with_its_place_and_a_remedy() {
         ("{}", "it has no services"),
         (
             "{\"services\": {},\n\"x\": 1}",
-            "styxy.json:2:6: x: there is no such field; the known ones are services",
+            "styxy.json:2:6: x: there is no such field; the known ones are remap, services",
         ),
+        ("{\"remap\": {\"reach\": [0]}}", "remap.reach"),
+        ("{\"remap\": {\"reach\": [1], \"map\": []}}", "remap.map: there is no such field"),
         ("{\"services\": {\"a b\": {\"type\": \"dev\"}}}", "use 1 to 100 letters"),
         (
             "{\"services\": {\"a\": {\"typ\": \"dev\", \"command\": \"x\"}}}",
