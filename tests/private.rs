@@ -39,7 +39,7 @@ fn of_state(home: &Home, method: &str, path: &str) -> Json {
 /// What comes, to the end of its JSON object.
 fn object(stream: &mut UnixStream) -> String {
     let (mut text, mut chunk) = (String::new(), [0; 4096]);
-    while !text.ends_with('}') {
+    while !text.trim_end().ends_with('}') {
         let length = stream.read(&mut chunk).unwrap();
         assert!(length > 0, "{text}");
         text.push_str(std::str::from_utf8(&chunk[..length]).unwrap());
