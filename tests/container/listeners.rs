@@ -138,7 +138,6 @@ fn whole_range(machine: &Machine, protocol: &str) -> (BTreeSet<u16>, Vec<Json>) 
         "for _ in $(seq 102); do
              curl -sS --unix-socket $XDG_RUNTIME_DIR/styxy/http.sock http://localhost/allocate \
                  -d '{{\"service_type\": \"dev\", \"protocol\": \"{protocol}\"}}'
-             echo
          done"
     ));
     let (mut granted, mut refusals) = (BTreeSet::new(), Vec::new());

@@ -131,6 +131,8 @@ impl Machine {
         let done =
             self.user(&format!("busctl --user --json=short call {object} {method} {arguments}"));
         match done.code {
+            // A method without a result.
+            Some(0) if done.stdout.trim().is_empty() => Ok(Json::Null),
             Some(0) => {
                 let reply: Json = serde_json::from_str(&done.stdout).unwrap();
                 Ok(reply["data"].clone())
