@@ -333,7 +333,7 @@ fn i386() {
     }
     plain.out("bind 0\nconnect 0\nsocketcall connect 0\n");
     let mapped = stage.remap("a", &["--remap"], &[target(), "i386"]);
-    mapped.code(0).out(&plain.out).says("3001 is really ");
+    mapped.code(0).out(&plain.out).says("14171 is really ");
 }
 
 fn storm() {

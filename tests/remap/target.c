@@ -120,30 +120,30 @@ static double now(void) {
 
 static void binds(void) {
 	int first = stream(AF_INET), second = stream(AF_INET);
-	say("bind", name_of(bind4(first, "0.0.0.0", 3001)));
-	say("bind the same", name_of(bind4(second, "0.0.0.0", 3001)));
-	say("bind the same on one address", name_of(bind4(second, "127.0.0.1", 3001)));
-	say("bind a second time", name_of(bind4(first, "0.0.0.0", 3002)));
+	say("bind", name_of(bind4(first, "0.0.0.0", 14101)));
+	say("bind the same", name_of(bind4(second, "0.0.0.0", 14101)));
+	say("bind the same on one address", name_of(bind4(second, "127.0.0.1", 14101)));
+	say("bind a second time", name_of(bind4(first, "0.0.0.0", 14102)));
 	close(first);
 	close(second);
 
 	first = stream(AF_INET), second = stream(AF_INET);
-	say("bind 127.0.0.1", name_of(bind4(first, "127.0.0.1", 3003)));
-	say("bind 127.0.0.2", name_of(bind4(second, "127.0.0.2", 3003)));
+	say("bind 127.0.0.1", name_of(bind4(first, "127.0.0.1", 14103)));
+	say("bind 127.0.0.2", name_of(bind4(second, "127.0.0.2", 14103)));
 	close(first);
 	close(second);
 
 	first = stream(AF_INET6), second = stream(AF_INET);
 	int on = 1;
 	setsockopt(first, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof on);
-	say("bind IPv6 only", name_of(bind6(first, "::", 3004)));
-	say("bind IPv4 beside it", name_of(bind4(second, "0.0.0.0", 3004)));
+	say("bind IPv6 only", name_of(bind6(first, "::", 14104)));
+	say("bind IPv4 beside it", name_of(bind4(second, "0.0.0.0", 14104)));
 	close(first);
 	close(second);
 
 	first = stream(AF_INET6), second = stream(AF_INET);
-	say("bind both", name_of(bind6(first, "::", 3005)));
-	say("bind IPv4 again", name_of(bind4(second, "0.0.0.0", 3005)));
+	say("bind both", name_of(bind6(first, "::", 14105)));
+	say("bind IPv4 again", name_of(bind4(second, "0.0.0.0", 14105)));
 	close(first);
 	close(second);
 
@@ -152,14 +152,14 @@ static void binds(void) {
 	set(second, SO_REUSEPORT);
 	set(first, SO_REUSEADDR);
 	set(second, SO_REUSEADDR);
-	bind4(first, "127.0.0.1", 3006);
-	say("share by SO_REUSEPORT", name_of(bind4(second, "127.0.0.1", 3006)));
+	bind4(first, "127.0.0.1", 14106);
+	say("share by SO_REUSEPORT", name_of(bind4(second, "127.0.0.1", 14106)));
 	say("listen on both", listen(first, 5) < 0 ? "first" : name_of(listen(second, 5)));
 	close(first);
 	close(second);
 
 	first = stream(AF_INET);
-	struct sockaddr_in a = four("127.0.0.1", 3007);
+	struct sockaddr_in a = four("127.0.0.1", 14107);
 	say("any port", name_of(bind4(first, "127.0.0.1", 0)));
 	close(first);
 	first = stream(AF_INET);
@@ -168,25 +168,25 @@ static void binds(void) {
 	say("bind too long", name_of(bind(first, (void *)&a, 4096)));
 	say("bind nothing", name_of(bind(999, (void *)&a, sizeof a)));
 	say("bind a file", name_of(bind(0, (void *)&a, sizeof a)));
-	say("bind another machine", name_of(bind4(first, "198.51.100.7", 3007)));
-	struct sockaddr_in6 b = six("::1", 3007);
+	say("bind another machine", name_of(bind4(first, "198.51.100.7", 14107)));
+	struct sockaddr_in6 b = six("::1", 14107);
 	say("bind another family", name_of(bind(first, (void *)&b, sizeof b)));
 	close(first);
 
 	/* The address in memory that cannot be written. */
 	struct sockaddr_in *read_only =
 	        mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	*read_only = four("127.0.0.1", 3008);
+	*read_only = four("127.0.0.1", 14108);
 	mprotect(read_only, 4096, PROT_READ);
 	first = stream(AF_INET);
 	say("bind from constant memory", name_of(bind(first, (void *)read_only, sizeof a)));
-	say("the memory is as it was", read_only->sin_port == htons(3008) ? "yes" : "no");
+	say("the memory is as it was", read_only->sin_port == htons(14108) ? "yes" : "no");
 	close(first);
 }
 
 static void reaches(const char *what, int family, const char *address, int listener) {
 	int fd = stream(family);
-	int result = family == AF_INET ? connect4(fd, address, 3010) : connect6(fd, address, 3010);
+	int result = family == AF_INET ? connect4(fd, address, 14110) : connect6(fd, address, 14110);
 	say(what, name_of(result));
 	if (result == 0) {
 		int accepted = accept(listener, NULL, NULL);
@@ -204,7 +204,7 @@ static void *in_thread(void *listener) {
 }
 
 static void connects(void) {
-	int listener = server(3010, 16);
+	int listener = server(14110, 16);
 	reaches("connect 127.0.0.1", AF_INET, "127.0.0.1", listener);
 	reaches("connect 127.1.2.3", AF_INET, "127.1.2.3", listener);
 	reaches("connect 0.0.0.0", AF_INET, "0.0.0.0", listener);
@@ -227,41 +227,41 @@ static void connects(void) {
 	/* Consumes what a new socket reports. */
 	epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event);
 	epoll_wait(epoll, &event, 1, 0);
-	int result = connect4(fd, "127.0.0.1", 3010);
+	int result = connect4(fd, "127.0.0.1", 14110);
 	say("connect without waiting", name_of(result));
 	say("epoll sees it", epoll_wait(epoll, &event, 1, 10000) == 1 ? "yes" : "no");
 	say("and it is connected", settled(fd));
 	accepted = accept(listener, NULL, NULL);
 	say("through another descriptor", write(other, "x", 1) == 1 ? "yes" : "no");
-	say("connect again", name_of(connect4(fd, "127.0.0.1", 3010)));
-	say("connect once more", name_of(connect4(fd, "127.0.0.1", 3010)));
+	say("connect again", name_of(connect4(fd, "127.0.0.1", 14110)));
+	say("connect once more", name_of(connect4(fd, "127.0.0.1", 14110)));
 	close(fd);
 	close(other);
 	close(accepted);
 
 	fd = stream(AF_INET);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
-	connect4(fd, "127.0.0.1", 3010);
+	connect4(fd, "127.0.0.1", 14110);
 	say("the flags stay", (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0 ? "yes" : "no");
 	close(fd);
 	close(accept(listener, NULL, NULL));
 	fd = stream(AF_INET);
-	say("connect to a dead port", name_of(connect4(fd, "127.0.0.1", 3011)));
+	say("connect to a dead port", name_of(connect4(fd, "127.0.0.1", 14111)));
 	say("the flags stay", (fcntl(fd, F_GETFL) & O_NONBLOCK) != 0 ? "no" : "yes");
-	say("connect it elsewhere then", name_of(connect4(fd, "127.0.0.1", 3010)));
+	say("connect it elsewhere then", name_of(connect4(fd, "127.0.0.1", 14110)));
 	close(fd);
 	close(accept(listener, NULL, NULL));
 	fd = stream(AF_INET6);
-	say("connect to a dead port of ::1", name_of(connect6(fd, "::1", 3011)));
+	say("connect to a dead port of ::1", name_of(connect6(fd, "::1", 14111)));
 	close(fd);
 	fd = stream(AF_INET);
 	fcntl(fd, F_SETFL, O_NONBLOCK);
-	say("to a dead port without waiting", name_of(connect4(fd, "127.0.0.1", 3011)));
+	say("to a dead port without waiting", name_of(connect4(fd, "127.0.0.1", 14111)));
 	say("and then", settled(fd));
 	close(fd);
 
 	fd = stream(AF_INET);
-	struct sockaddr_in a = four("127.0.0.1", 3010);
+	struct sockaddr_in a = four("127.0.0.1", 14110);
 	struct sockaddr none = {.sa_family = AF_UNSPEC};
 	say("connect too short", name_of(connect(fd, (void *)&a, 8)));
 	say("connect a bad pointer", name_of(connect(fd, (void *)8, sizeof a)));
@@ -270,17 +270,17 @@ static void connects(void) {
 	say("connect port 0", name_of(connect4(fd, "127.0.0.1", 0)));
 	close(fd);
 	fd = stream(AF_INET);
-	connect4(fd, "127.0.0.1", 3010);
+	connect4(fd, "127.0.0.1", 14110);
 	say("dissolve", name_of(connect(fd, &none, sizeof none)));
 	close(fd);
 	close(accept(listener, NULL, NULL));
 	fd = stream(AF_INET);
-	bind4(fd, "127.0.0.1", 3012);
-	say("from a bound port", name_of(connect4(fd, "127.0.0.1", 3010)));
+	bind4(fd, "127.0.0.1", 14112);
+	say("from a bound port", name_of(connect4(fd, "127.0.0.1", 14110)));
 	close(fd);
 	close(accept(listener, NULL, NULL));
 	fd = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
-	say("MPTCP", fd < 0 ? "none" : name_of(connect4(fd, "127.0.0.1", 3010)));
+	say("MPTCP", fd < 0 ? "none" : name_of(connect4(fd, "127.0.0.1", 14110)));
 	close(fd);
 	close(accept(listener, NULL, NULL));
 	close(listener);
@@ -295,19 +295,19 @@ static int full(int port, int *waiting) {
 }
 
 static void waits(void) {
-	int waiting, listener = full(3020, &waiting), fd = stream(AF_INET);
+	int waiting, listener = full(14120, &waiting), fd = stream(AF_INET);
 	struct itimerval soon = {.it_value = {.tv_usec = 300000}};
 	handle(SIGALRM, 0);
 	setitimer(ITIMER_REAL, &soon, NULL);
 	double start = now();
-	say("a signal interrupts a connection", name_of(connect4(fd, "127.0.0.1", 3020)));
+	say("a signal interrupts a connection", name_of(connect4(fd, "127.0.0.1", 14120)));
 	say("when it comes", now() - start < 60 ? "yes" : "no");
 	close(fd);
 
 	fd = stream(AF_INET);
 	struct timeval limit = {.tv_usec = 300000};
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-	say("a time limit ends the waiting", name_of(connect4(fd, "127.0.0.1", 3020)));
+	say("a time limit ends the waiting", name_of(connect4(fd, "127.0.0.1", 14120)));
 	close(fd);
 
 	/* With SA_RESTART it goes on, and succeeds when the queue has room. */
@@ -324,16 +324,16 @@ static void waits(void) {
 	}
 	fd = stream(AF_INET);
 	setitimer(ITIMER_REAL, &soon, NULL);
-	say("with SA_RESTART it goes on", name_of(connect4(fd, "127.0.0.1", 3020)));
+	say("with SA_RESTART it goes on", name_of(connect4(fd, "127.0.0.1", 14120)));
 	close(accepts[1]);
 	wait(NULL);
 	close(fd);
 	close(listener);
 
-	listener = full(3021, &waiting);
+	listener = full(14121, &waiting);
 	pid_t child = fork();
 	if (child == 0) {
-		connect4(stream(AF_INET), "127.0.0.1", 3021);
+		connect4(stream(AF_INET), "127.0.0.1", 14121);
 		_exit(0);
 	}
 	usleep(300000);
@@ -348,12 +348,12 @@ static void waits(void) {
 static void others(void) {
 	/* Datagrams are left alone. */
 	int first = socket(AF_INET, SOCK_DGRAM, 0), second = socket(AF_INET, SOCK_DGRAM, 0);
-	say("bind UDP", name_of(bind4(first, "127.0.0.1", 3030)));
+	say("bind UDP", name_of(bind4(first, "127.0.0.1", 14130)));
 	struct sockaddr_in a;
 	socklen_t length = sizeof a;
 	getsockname(first, (void *)&a, &length);
-	say("its port is what it was", ntohs(a.sin_port) == 3030 ? "yes" : "no");
-	say("connect UDP", name_of(connect4(second, "127.0.0.1", 3030)));
+	say("its port is what it was", ntohs(a.sin_port) == 14130 ? "yes" : "no");
+	say("connect UDP", name_of(connect4(second, "127.0.0.1", 14130)));
 	char byte = 'x';
 	say("send", name_of(send(second, &byte, 1, 0)));
 	say("receive", name_of(recv(first, &byte, 1, 0)));
@@ -390,7 +390,7 @@ static long old(long number, long a, long b, long c) {
 static int i386(void) {
 	char *low = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
 	struct sockaddr_in *a = (void *)low;
-	*a = four("127.0.0.1", 3001);
+	*a = four("127.0.0.1", 14171);
 	int listener = stream(AF_INET);
 	set(listener, SO_REUSEADDR);
 	printf("bind %ld\n", old(361, listener, (long)a, sizeof *a));
@@ -418,17 +418,17 @@ static int storm(int rounds) {
 	int counts[134] = {0}, done = 0;
 	handle(SIGALRM, SA_RESTART);
 	handle(SIGUSR1, 0);
-	int listener = server(3040, 4096);
+	int listener = server(14140, 4096);
 	struct itimerval often = {.it_interval = {.tv_usec = 150}, .it_value = {.tv_usec = 150}};
 	setitimer(ITIMER_REAL, &often, NULL);
 	for (int i = 0; i < rounds; i++) {
 		int fd = stream(AF_INET);
 		set(fd, SO_REUSEADDR);
-		if (bind4(fd, "127.0.0.1", 3041) < 0)
+		if (bind4(fd, "127.0.0.1", 14141) < 0)
 			counts[errno]++;
 		close(fd);
 		fd = stream(AF_INET);
-		if (connect4(fd, "127.0.0.1", 3040) < 0)
+		if (connect4(fd, "127.0.0.1", 14140) < 0)
 			counts[errno]++;
 		else
 			done++;
@@ -447,15 +447,15 @@ static int storm(int rounds) {
 /* Many pairs of bind and connect. */
 static int pairs(int rounds) {
 	int counts[134] = {0};
-	int listener = server(3050, 4096);
+	int listener = server(14150, 4096);
 	for (int i = 0; i < rounds; i++) {
 		int fd = stream(AF_INET);
 		set(fd, SO_REUSEADDR);
-		if (bind4(fd, "127.0.0.1", 3051) < 0)
+		if (bind4(fd, "127.0.0.1", 14151) < 0)
 			counts[errno]++;
 		close(fd);
 		fd = stream(AF_INET);
-		if (connect4(fd, "127.0.0.1", 3050) < 0)
+		if (connect4(fd, "127.0.0.1", 14150) < 0)
 			counts[errno]++;
 		struct linger hard = {.l_onoff = 1};
 		setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof hard);
@@ -467,18 +467,18 @@ static int pairs(int rounds) {
 
 /* Children that are killed while they connect and bind. */
 static int killed(int rounds) {
-	int listener = server(3060, 4096);
+	int listener = server(14160, 4096);
 	fcntl(listener, F_SETFL, O_NONBLOCK);
 	for (int i = 0; i < rounds; i++) {
 		pid_t child = fork();
 		if (child == 0)
 			for (;;) {
 				int fd = stream(AF_INET);
-				connect4(fd, "127.0.0.1", 3060);
+				connect4(fd, "127.0.0.1", 14160);
 				close(fd);
 				fd = stream(AF_INET);
 				set(fd, SO_REUSEADDR);
-				bind4(fd, "127.0.0.1", 3061);
+				bind4(fd, "127.0.0.1", 14161);
 				close(fd);
 			}
 		usleep(rand() % 1500);
@@ -492,7 +492,7 @@ static int killed(int rounds) {
 			close(accepted);
 	}
 	int fd = stream(AF_INET);
-	if (connect4(fd, "127.0.0.1", 3060) < 0) {
+	if (connect4(fd, "127.0.0.1", 14160) < 0) {
 		printf("%s afterwards\n", strerrorname_np(errno));
 		return 1;
 	}

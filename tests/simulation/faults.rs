@@ -358,6 +358,7 @@ impl World {
         }
     }
 
+    #[expect(clippy::too_many_lines, reason = "a few for each step")]
     fn step(&mut self, step: Step) {
         match step {
             Step::Ask { agent, kind, port: wanted, ttl, owned, named, announced, claim, asked } => {
