@@ -17,6 +17,7 @@ use std::{
 
 use clap::{ArgGroup, Args, ValueEnum};
 
+pub(super) use self::words::not_reached;
 use self::{
     refusals::{Nested, cannot_work, nested},
     service::Leases,

@@ -3,7 +3,7 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::CommandExt,
@@ -43,10 +43,6 @@ static SAMPLE: u64 = 0x5374_7978_7931_3921;
 pub fn execute(supervisor: OwnedFd, scope: Scope, command: &[OsString]) {
     // As a file: a socket's methods send, and that may be left to the supervisor already.
     let mut supervisor = File::from(supervisor);
-    let mut say = |step: Step| {
-        let line = serde_json::to_string(&step).unwrap_or_default() + "\n";
-        supervisor.write_all(line.as_bytes())
-    };
     let installed = rustix::thread::set_no_new_privs(true)
         .map_err(|errno| Errno::from_raw(errno.raw_os_error()))
         .and_then(|()| seccomp::install(&mut scope.program()));
@@ -54,12 +50,12 @@ pub fn execute(supervisor: OwnedFd, scope: Scope, command: &[OsString]) {
         Ok(listener) => listener,
         Err(errno) => {
             // Nobody is left to be told if that fails.
-            let _ = say(Step::NotInstalled(errno as i32));
+            let _ = say(&mut supervisor, Step::NotInstalled(errno as i32));
             return;
         }
     };
     let place = (&raw const SAMPLE).addr() as u64;
-    if say(Step::Installed(listener.as_raw_fd(), place)).is_err() {
+    if say(&mut supervisor, Step::Installed(listener.as_raw_fd(), place)).is_err() {
         return;
     }
     // The supervisor has its own copy when it says go. If it is gone, so is everything.
@@ -72,8 +68,12 @@ pub fn execute(supervisor: OwnedFd, scope: Scope, command: &[OsString]) {
     let Some((program, arguments)) = command.split_first() else { return };
     let error = Command::new(program).args(arguments).exec();
     let number = error.raw_os_error().unwrap_or(Errno::EINVAL as i32);
-    let line = serde_json::to_string(&Step::NotExecuted(number)).unwrap_or_default();
-    let _ = supervisor.write_all(line.as_bytes());
+    let _ = say(&mut supervisor, Step::NotExecuted(number));
+}
+
+fn say(supervisor: &mut File, step: Step) -> io::Result<()> {
+    let line = serde_json::to_string(&step).unwrap_or_default() + "\n";
+    supervisor.write_all(line.as_bytes())
 }
 
 /// Takes the filter's descriptor from the command that is about to be executed, and lets it go on.

@@ -19,17 +19,6 @@ pub enum Mode {
     Map,
 }
 
-impl Mode {
-    /// Its name in every interface.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Private => "private",
-            Self::Conflict => "conflict",
-            Self::Map => "map",
-        }
-    }
-}
-
 /// A mapping: a program that asks for one port has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
@@ -120,11 +109,6 @@ impl Table {
             reach: reach.into_iter().collect(),
             ephemeral,
         }
-    }
-
-    /// The mode.
-    pub fn mode(&self) -> Mode {
-        self.mode
     }
 
     /// Adds a mapping.

@@ -567,39 +567,33 @@ def until(pattern):
     text = text[re.search(pattern, text).end():]
 def typed(line):
     os.write(terminal, line)
-def interrupted():
+def pressed(key, pattern):
     global text
     end = time.time() + 60
-    typed(b"\x03")
-    while not re.search(rb"ready> ", text) and time.time() < end:
+    typed(key)
+    while not re.search(pattern, text) and time.time() < end:
         # One that comes too early is lost, also without styxy.
         if not select.select([terminal], [], [], 1)[0]:
-            typed(b"\x03")
+            typed(key)
         else:
             text += os.read(terminal, 4096)
-    until(rb"ready> ")
+    until(pattern)
 typed(b"PS1='ready''> '\n")
 until(rb"ready> ")
 command = b"styxy run --remap -- sh -c 'echo sta''rted; sleep 1000'\n"
 typed(command)
 until(rb"started")
-interrupted()
+pressed(b"\x03", rb"ready> ")
 typed(b"echo code $?\n")
 until(rb"code 130")
 until(rb"ready> ")
 typed(command)
 until(rb"started")
-typed(b"\x1a")
-while not re.search(rb"Stopped", text):
-    if not select.select([terminal], [], [], 1)[0]:
-        typed(b"\x1a")
-    else:
-        text += os.read(terminal, 4096)
-until(rb"Stopped")
+pressed(b"\x1a", rb"Stopped")
 until(rb"ready> ")
 typed(b"fg\n")
 until(rb"styxy run")
-interrupted()
+pressed(b"\x03", rb"ready> ")
 typed(b"echo code $?\n")
 until(rb"code 130")
 typed(b"exit\n")

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value as Json;
 
 use crate::{
-    cli::{say, short, text},
+    cli::{remap::not_reached, say, text},
     client::{self, Call, Failure},
     kernel::diag,
     port::{Port, Protocol},
@@ -42,14 +42,8 @@ impl ProjectPorts {
         let others = list(filter).await?;
         let other = others.iter().find(|lease| is_tcp(lease));
         let sentence = match other {
-            Some(lease) => {
-                let project = short(text(lease, "project_path"));
-                format!("port {port} belongs to {project}, and is not reached from here")
-            }
-            None if diag::is_listened(port, Protocol::Tcp) => format!(
-                "port {port} of this machine is not reached from here: add --reach {port}, or write \"remap\": \
-                 {{\"reach\": [{port}]}} into styxy.json"
-            ),
+            Some(lease) => not_reached(port, Some(text(lease, "project_path"))),
+            None if diag::is_listened(port, Protocol::Tcp) => not_reached(port, None),
             None => return Ok(()),
         };
         if self.told.borrow_mut().insert(port) {

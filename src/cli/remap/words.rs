@@ -68,19 +68,13 @@ impl<'a> Front<'a> {
                 self.tell(&sentence, || lease);
             }
             Said::NotReached { port, project: Some(project) } => {
-                let sentence = format!(
-                    "port {port} belongs to {}, and is not reached from here",
-                    short(&project)
-                );
+                let sentence = not_reached(port, Some(&project));
                 self.tell(&sentence, || json!({"not_reached": port, "project_path": project}));
             }
             Said::NotReached { port, project: None } => {
                 // If nobody listens, it is refused anyway.
                 if self.reached.insert(port) && diag::is_listened(port, Protocol::Tcp) {
-                    let sentence = format!(
-                        "port {port} of this machine is not reached from here: add --reach {port}, or write \"remap\": \
-                         {{\"reach\": [{port}]}} into styxy.json"
-                    );
+                    let sentence = not_reached(port, None);
                     self.tell(&sentence, || json!({"not_reached": port}));
                 }
             }
@@ -125,6 +119,19 @@ impl<'a> Front<'a> {
         } else {
             say(&sentence);
         }
+    }
+}
+
+/// Why a port is not reached on the localhost of a project: it belongs to another one, or is the machine's.
+pub(in crate::cli) fn not_reached(port: Port, project: Option<&str>) -> String {
+    match project {
+        Some(project) => {
+            format!("port {port} belongs to {}, and is not reached from here", short(project))
+        }
+        None => format!(
+            "port {port} of this machine is not reached from here: add --reach {port}, or write \"remap\": \
+             {{\"reach\": [{port}]}} into styxy.json"
+        ),
     }
 }
 
